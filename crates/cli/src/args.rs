@@ -1,0 +1,212 @@
+//! The command line.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tinygpt_model::Window;
+
+use crate::device::DeviceChoice;
+
+/// Train a small GPT from text and generate from it.
+#[derive(Debug, Parser)]
+#[command(name = "tinygpt", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Start here:\n  tinygpt train --config configs/tiny.toml\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Threads to use [default: all cores]. The results do not depend on it.
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model and write a run folder.
+    #[command(after_help = "Examples:\n  tinygpt train --config configs/tiny.toml\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000")]
+    Train(TrainArgs),
+    /// Generate text from a trained model.
+    #[command(after_help = "Examples:\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n  tinygpt generate --checkpoint runs/tiny-1 --num-samples 5 --stop '\\n' --separator ''\n\nThe same seed gives the same text, for one sample or as one of many: sample 4 of --num-samples 8 is\n--first-sample 4 --num-samples 1.")]
+    Generate(GenerateArgs),
+    /// The loss of a trained model on held-out text, or on any text.
+    Eval(EvalArgs),
+    /// Make, check and fetch corpora.
+    Data {
+        /// What to do with data.
+        #[command(subcommand)]
+        command: DataCommand,
+    },
+    /// Print every configuration key with its meaning and default, as a TOML file to start from.
+    Config,
+}
+
+/// Arguments of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The configuration: a TOML file; `tiny` and `tiny.toml` also find configs/tiny.toml. With --resume it only says whose newest run to resume.
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    pub config: Option<PathBuf>,
+    /// The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in one); overrides data.corpus.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<String>,
+    /// The run folder [default: a fresh runs/NAME-N].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// The seed of everything random; overrides seed.
+    #[arg(long, value_name = "S", conflicts_with = "resume")]
+    pub seed: Option<u64>,
+    /// Override a key of the configuration, for example --set train.max_steps=100; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Go on with the run in --out (or the newest of the configuration's name, or the newest of all).
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Replace the run in --out.
+    #[arg(long, requires = "out")]
+    pub overwrite: bool,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// A run folder or a Hugging Face GPT-2 folder [default: the newest run in runs/].
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: Option<PathBuf>,
+    /// The text to continue; it is printed too [default: a line break, not printed].
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    pub prompt: Option<String>,
+    /// Read the prompt from a file.
+    #[arg(long, value_name = "F")]
+    pub prompt_file: Option<PathBuf>,
+    /// Tokens to generate after the prompt [default: the run's].
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
+    /// Divides the logits; 0 is greedy [default: the run's].
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
+    /// Keep the K most probable tokens; 0 is off [default: the run's].
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Keep the smallest set of tokens of probability P; 1 is off [default: the run's].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: Option<f64>,
+    /// The seed of the draws [default: a fresh one, printed to standard error].
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// How many samples to draw.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub num_samples: u64,
+    /// The number of the first sample, counted from 0.
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    pub first_sample: u64,
+    /// End a sample before this text (`\n`, `\t` and `\\` are understood); repeatable.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// The line between two samples; an empty one is left out.
+    #[arg(long, value_name = "TEXT", default_value = "---")]
+    pub separator: String,
+    /// What to do beyond block_size tokens.
+    #[arg(long, value_enum, default_value_t = WindowArg::Slide)]
+    pub window: WindowArg,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print one JSON object with prompt, seed and samples instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The windows of `generate`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum WindowArg {
+    /// Condition on the last block_size tokens, as nanoGPT: every token beyond block_size costs a whole forward pass.
+    Slide,
+    /// Keep the last half of the context and go on with the cache: cheap, with a context of half to all of block_size.
+    Half,
+}
+
+impl From<WindowArg> for Window {
+    fn from(window: WindowArg) -> Self {
+        match window {
+            WindowArg::Slide => Self::Slide,
+            WindowArg::Half => Self::Half,
+        }
+    }
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The run folder.
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// Evaluate on this text instead of the run's validation split: a UTF-8 file, a folder or a glob.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<String>,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with data.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Write a corpus of stories from the built-in grammar and print its entropy.
+    Synth(SynthArgs),
+    /// Parse stories, one a line, by the built-in grammar and print the share accepted.
+    Accept(AcceptArgs),
+    /// Download a public corpus, checked by its SHA-256.
+    Fetch(FetchArgs),
+}
+
+/// Arguments of `data synth`.
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// The size of the corpus; the last story is finished.
+    #[arg(long, value_name = "N")]
+    pub bytes: usize,
+    /// The seed of the stories.
+    #[arg(long, value_name = "S", default_value_t = 1337)]
+    pub seed: u64,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `data accept`.
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    /// The file of stories, one a line; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `data fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// The corpus: tinyshakespeare.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The folder to put it in.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub dir: PathBuf,
+    /// Download from a mirror: the folder's URL.
+    #[arg(long, value_name = "URL")]
+    pub base_url: Option<String>,
+}

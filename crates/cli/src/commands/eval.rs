@@ -1,0 +1,75 @@
+//! `tinygpt eval`.
+
+use serde_json::json;
+use tinygpt_model::GptConfig;
+use tinygpt_trainer::{
+    Dataset, RunDir,
+    config::RunConfig,
+    corpus::Corpus,
+    data::Split,
+    engine::{AdamW, ComposedEngine, EngineState},
+    evaluate::{Report, whole_split},
+    token_cache::{TokenStore, default_cache_dir},
+    tokenizer::Tokenizer,
+};
+
+use crate::{
+    args::EvalArgs,
+    output::{put, put_json},
+};
+
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let model = tinygpt_trainer::run::ModelFolder::new(&args.run);
+    let (config, params) = model.read()?;
+    let tokenizer = model.read_tokenizer()?;
+    let split = match &args.data {
+        Some(path) => whole_text(path, &tokenizer)?,
+        None => {
+            let run = RunDir::open(&args.run)?;
+            let RunConfig { data, seed, .. } = run.read_config(&[])?;
+            Dataset::load(&data, seed, Some(tokenizer.clone()), &default_cache_dir())?.val
+        }
+    };
+    split.check("evaluated", 2)?;
+    let report = evaluate(&config, params, &split, &tokenizer, args)?;
+    if args.json {
+        return put_json(&json!({ "run": args.run, "data": args.data, "report": report }));
+    }
+    Ok(put(&describe(&report))?)
+}
+
+/// All tokens of a text, for its loss.
+fn whole_text(path: &str, tokenizer: &Tokenizer) -> anyhow::Result<Split> {
+    let corpus = Corpus::open(path)?;
+    let store = TokenStore::open_or_build(&default_cache_dir(), corpus.sha256()?, tokenizer, &corpus)?;
+    Ok(Split::whole(store, None))
+}
+
+fn evaluate(
+    config: &GptConfig,
+    params: Vec<Vec<f32>>,
+    split: &Split,
+    tokenizer: &Tokenizer,
+    args: &EvalArgs,
+) -> anyhow::Result<Report> {
+    /// Windows at once; the result depends on it in the last bits only.
+    const ROWS: usize = 16;
+    let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
+    let device = args.device.open()?;
+    let mut engine = ComposedEngine::new(config, adamw, 0, &EngineState::fresh(params), &device)?;
+    Ok(Report::new(whole_split(&mut engine, split, ROWS)?, split, tokenizer)?)
+}
+
+/// A report for people.
+pub fn describe(report: &Report) -> String {
+    let Report { loss, perplexity, bits_per_byte, tokens, floor, gap, gap_bits_per_byte } = report;
+    let mut text = format!(
+        "validation loss {loss:.4} nats/token  (perplexity {perplexity:.3}, {bits_per_byte:.4} bits/byte, {tokens} tokens, whole split)\n"
+    );
+    if let (Some(floor), Some(gap), Some(bits)) = (floor, gap, gap_bits_per_byte) {
+        let share = 100.0 * gap / floor;
+        text += &format!("floor           {floor:.4} nats/token  (the entropy of the text: no model can do better)\n");
+        text += &format!("gap             {gap:.4} nats/token  ({share:.1}% of the floor, {bits:.4} bits/byte)\n");
+    }
+    text
+}

@@ -1,0 +1,277 @@
+//! `tinygpt generate`.
+
+use std::{ops::ControlFlow, path::Path};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::json;
+use tinygpt_model::{ComposedDecoder, Decoder, Generation, generate};
+use tinygpt_sampler::{Sampler, SamplingParams};
+use tinygpt_trainer::{
+    RunDir,
+    run::{GenerationDefaults, ModelFolder},
+    tokenizer::{StopStrings, TextStream, Tokenizer},
+};
+
+use super::train::RUNS;
+use crate::{
+    args::GenerateArgs,
+    output::{Usage, put, put_json},
+};
+
+/// Tokens after the prompt where neither the flag nor the run says.
+const MAX_NEW_TOKENS: usize = 300;
+/// Samples that are computed side by side. The text does not depend on it.
+const ROWS: u64 = 16;
+
+/// What is generated, resolved from flags and the run's defaults.
+struct Plan {
+    prompt_text: String,
+    prompt: Vec<u32>,
+    stops: Vec<String>,
+    max_new_tokens: usize,
+}
+
+pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
+    let folder = match &args.checkpoint {
+        Some(path) => ModelFolder::new(path),
+        None => RunDir::latest(Path::new(RUNS))?.model(),
+    };
+    let defaults = folder.read_generation_defaults()?;
+    let mut sampler = sampler(args, &defaults)?;
+    let tokenizer = folder.read_tokenizer()?;
+    let (config, params) = folder.read()?;
+    let plan = plan(args, &defaults, &tokenizer)?;
+    let device = args.device.open()?;
+    if args.seed.is_none() && sampler.params().temperature > 0.0 {
+        eprintln!("seed {}", sampler.params().seed);
+    }
+    let mut decoder = ComposedDecoder::new(&config, &params, args.window.into(), &device)?;
+    if args.json {
+        let samples = batches(args, |first, rows| buffered(&mut decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
+        let seed = sampler.params().seed;
+        return put_json(&json!({ "prompt": plan.prompt_text, "seed": seed, "samples": samples }));
+    }
+    if args.num_samples == 1 {
+        return streamed(&mut decoder, &mut sampler, &tokenizer, &plan, args.first_sample);
+    }
+    let mut first = true;
+    batches(args, |start, rows| {
+        for sample in buffered(&mut decoder, &mut sampler, &tokenizer, &plan, start, rows)? {
+            let separator = if first || args.separator.is_empty() { String::new() } else { format!("{}\n", args.separator) };
+            put(&format!("{separator}{}{}\n", plan.prompt_text, sample.text))?;
+            first = false;
+        }
+        Ok(Vec::<()>::new())
+    })?;
+    Ok(())
+}
+
+/// Calls `work(first sample, rows)` for one batch of samples after the other.
+fn batches<T>(args: &GenerateArgs, mut work: impl FnMut(u64, usize) -> anyhow::Result<Vec<T>>) -> anyhow::Result<Vec<T>> {
+    let mut all = Vec::new();
+    let mut done = 0;
+    while done < args.num_samples {
+        let rows = ROWS.min(args.num_samples - done);
+        all.extend(work(args.first_sample + done, rows as usize)?);
+        done += rows;
+    }
+    Ok(all)
+}
+
+fn sampler(args: &GenerateArgs, defaults: &GenerationDefaults) -> anyhow::Result<Sampler> {
+    let greedy = defaults.do_sample == Some(false);
+    let params = SamplingParams {
+        temperature: args.temperature.or(if greedy { Some(0.0) } else { defaults.temperature }).unwrap_or(1.0),
+        top_k: args.top_k.or(defaults.top_k).unwrap_or(0),
+        top_p: args.top_p.or(defaults.top_p).unwrap_or(1.0),
+        seed: args.seed.unwrap_or_else(fresh_seed),
+        ..SamplingParams::default()
+    };
+    Sampler::new(params).map_err(|e| Usage(e.to_string()).into())
+}
+
+/// A seed that is easy to type again.
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    (now.as_nanos() % 1_000_000_000) as u64
+}
+
+fn plan(args: &GenerateArgs, defaults: &GenerationDefaults, tokenizer: &Tokenizer) -> anyhow::Result<Plan> {
+    let prompt_text = match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => {
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            String::from_utf8(bytes).map_err(|e| {
+                anyhow::anyhow!("{} is not UTF-8: bad byte at offset {}", path.display(), e.utf8_error().valid_up_to())
+            })?
+        }
+        (None, None) => String::new(),
+    };
+    let prompt = if prompt_text.is_empty() {
+        default_start(tokenizer)
+    } else {
+        tokenizer.encode(&prompt_text).context("the prompt")?
+    };
+    let stops: Vec<String> = args.stop.iter().map(|stop| unescape(stop)).collect();
+    StopStrings::new(stops.clone()).map_err(|e| Usage(format!("--stop: {e}")))?;
+    let max_new_tokens = args.max_new_tokens.or(defaults.max_new_tokens).unwrap_or(MAX_NEW_TOKENS);
+    Ok(Plan { prompt_text, prompt, stops, max_new_tokens })
+}
+
+/// Where text starts without a prompt: behind the end of another text, or behind a line break; in a vocabulary without
+/// either, behind its first token.
+pub fn default_start(tokenizer: &Tokenizer) -> Vec<u32> {
+    vec![tokenizer.end_of_text().or_else(|| tokenizer.id_of("\n")).unwrap_or(0)]
+}
+
+/// Line breaks and tabs are hard to type in a shell.
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, chars.as_str().chars().next()) {
+            ('\\', Some(next @ ('n' | 't' | '\\'))) => {
+                chars.next();
+                out.push(match next {
+                    'n' => '\n',
+                    't' => '\t',
+                    other => other,
+                });
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// One sample's text as it grows.
+struct Text<'t> {
+    stream: Option<TextStream<'t>>,
+    stops: StopStrings,
+    end_of_text: Option<u32>,
+}
+
+impl<'t> Text<'t> {
+    fn new(tokenizer: &'t Tokenizer, plan: &Plan) -> anyhow::Result<Self> {
+        let stops = StopStrings::new(plan.stops.clone())?;
+        Ok(Self { stream: Some(tokenizer.text_stream()), stops, end_of_text: tokenizer.end_of_text() })
+    }
+
+    /// The text that a token settles, and whether the sample is over.
+    fn push(&mut self, token: u32) -> anyhow::Result<(String, bool)> {
+        if Some(token) == self.end_of_text {
+            return Ok((String::new(), true));
+        }
+        match &mut self.stream {
+            Some(stream) => Ok(self.stops.push(&stream.push(token)?)),
+            None => Ok((String::new(), true)),
+        }
+    }
+
+    /// The rest: what was held back for a stop string or an unfinished character.
+    fn finish(&mut self) -> anyhow::Result<String> {
+        let Some(stream) = self.stream.take() else { return Ok(String::new()) };
+        let (text, _) = self.stops.push(&stream.finish()?);
+        Ok(text + &self.stops.finish())
+    }
+}
+
+/// A finished sample.
+#[derive(Debug, Serialize)]
+struct Sample {
+    /// The number of the sample: what its draws depend on, beside the seed.
+    sample: u64,
+    /// The generated text, without the prompt.
+    text: String,
+    /// The generated tokens, those of the stop included.
+    tokens: Vec<u32>,
+    /// `stop` or `length`.
+    ended_by: &'static str,
+}
+
+/// One sample, printed token by token.
+fn streamed(
+    decoder: &mut dyn Decoder,
+    sampler: &mut Sampler,
+    tokenizer: &Tokenizer,
+    plan: &Plan,
+    first: u64,
+) -> anyhow::Result<()> {
+    put(&plan.prompt_text)?;
+    let mut text = Text::new(tokenizer, plan)?;
+    let mut failed = None;
+    let request =
+        Generation { prompt: &plan.prompt, first_sequence: first, rows: 1, max_new_tokens: plan.max_new_tokens };
+    generate(decoder, sampler, request, |_, token| {
+        let shown = text.push(token).and_then(|(piece, over)| {
+            put(&piece)?;
+            Ok(over)
+        });
+        match shown {
+            Ok(false) => ControlFlow::Continue(()),
+            Ok(true) => ControlFlow::Break(()),
+            Err(e) => {
+                failed = Some(e);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    Ok(put(&(text.finish()? + "\n"))?)
+}
+
+/// Some samples side by side.
+fn buffered(
+    decoder: &mut dyn Decoder,
+    sampler: &mut Sampler,
+    tokenizer: &Tokenizer,
+    plan: &Plan,
+    first: u64,
+    rows: usize,
+) -> anyhow::Result<Vec<Sample>> {
+    let mut texts = (0..rows).map(|_| Text::new(tokenizer, plan)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut samples: Vec<Sample> = (0..rows as u64)
+        .map(|row| Sample { sample: first + row, text: String::new(), tokens: Vec::new(), ended_by: "length" })
+        .collect();
+    let mut failed = None;
+    let request = Generation { prompt: &plan.prompt, first_sequence: first, rows, max_new_tokens: plan.max_new_tokens };
+    generate(decoder, sampler, request, |row, token| {
+        let sample = &mut samples[row];
+        sample.tokens.push(token);
+        match texts[row].push(token) {
+            Ok((piece, over)) => {
+                sample.text += &piece;
+                if over {
+                    sample.ended_by = "stop";
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            }
+            Err(e) => {
+                failed = Some(e);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    for (sample, text) in samples.iter_mut().zip(&mut texts) {
+        sample.text += &text.finish()?;
+    }
+    Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_in_stop_strings_are_understood_and_other_backslashes_kept() {
+        assert_eq!(unescape(r"a\nb\tc\\n"), "a\nb\tc\\n");
+        assert_eq!(unescape(r"\x \"), r"\x \");
+    }
+}

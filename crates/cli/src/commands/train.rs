@@ -1,0 +1,229 @@
+//! `tinygpt train`.
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Context;
+use candle_core::Device;
+use serde_json::json;
+use tinygpt_model::{ComposedDecoder, Generation, Window, generate, init_params};
+use tinygpt_sampler::{Sampler, SamplingParams};
+use tinygpt_trainer::{
+    Dataset, RunConfig, RunDir,
+    config::{self, ConfigError},
+    data::BUILTIN_CORPUS,
+    engine::{AdamW, ComposedEngine, Engine, EngineState},
+    run::{IfExists, LoopState},
+    token_cache::default_cache_dir,
+    train::{Ending, Outcome, Trainer, check_data, check_source},
+};
+
+use super::{eval::describe, generate::default_start};
+use crate::{
+    args::TrainArgs,
+    output::{Interrupted, Usage, put, put_json},
+    progress::{Progress, human_time},
+};
+
+/// Where runs go, and where they are looked for.
+pub const RUNS: &str = "runs";
+
+/// How many samples a finished run shows.
+const SAMPLES: usize = 3;
+
+/// A run that is about to start or to go on.
+struct Prepared {
+    run: RunDir,
+    config: RunConfig,
+    data: Dataset,
+    engine: Box<dyn Engine>,
+    state: LoopState,
+}
+
+pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    let device = args.device.open()?;
+    let mut prepared = if args.resume { resume(args, &device)? } else { start(args, &device)? };
+    let stop = stop_on_signals()?;
+
+    let run = prepared.run.path().display().to_string();
+    let gpt = prepared.engine.config().clone();
+    eprintln!(
+        "{run}: {} parameters, {} training tokens, {} validation tokens, vocabulary {}{}",
+        gpt.n_params(),
+        prepared.data.train.len(),
+        prepared.data.val.len(),
+        gpt.vocab_size,
+        if args.resume { format!(", resumed after step {}", prepared.state.step) } else { String::new() },
+    );
+    let mut progress = Progress::new(&prepared.config, prepared.state.step)?;
+    let trainer = Trainer {
+        config: &prepared.config,
+        data: &prepared.data,
+        engine: prepared.engine.as_mut(),
+        run: &prepared.run,
+        state: prepared.state.clone(),
+    };
+    let outcome = trainer.train(&stop, &mut |event| progress.on(event));
+    progress.finish();
+    let outcome = outcome?;
+    if outcome.ending == Ending::Interrupted {
+        let step = outcome.state.step;
+        let message = format!("interrupted after step {step}; saved. Go on with: tinygpt train --resume --out {run}");
+        return Err(Interrupted(message).into());
+    }
+    show_result(args, &prepared, &outcome, &device)
+}
+
+/// Reads everything and checks everything before the first file of the run is written.
+fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
+    let path = args.config.as_deref().ok_or_else(|| Usage("--config FILE is needed to start a run".into()))?;
+    let config = read_config(path, args)?;
+    let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
+    if let Some(out) = &args.out {
+        RunDir::check_new(out, if_exists)?;
+    }
+    let data = Dataset::load(&config.data, config.seed, None, &default_cache_dir())?;
+    check_data(&config, &data)?;
+    let gpt = config.gpt(data.tokenizer.vocab_size());
+    let engine = ComposedEngine::new(
+        &gpt,
+        AdamW::from(&config.train),
+        config.seed,
+        &EngineState::fresh(init_params(&gpt, config.seed)),
+        device,
+    )?;
+    let run = match &args.out {
+        Some(out) => RunDir::create(out, if_exists)?,
+        None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
+    };
+    run.model().write_description(&gpt, &data.tokenizer, &config.generate)?;
+    run.write_config(&config)?;
+    let state = LoopState::fresh(data.source_hash.clone());
+    Ok(Prepared { run, config, data, engine: Box::new(engine), state })
+}
+
+fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
+    let run = match (&args.out, &args.config) {
+        (Some(out), _) => RunDir::open(out)?,
+        (None, Some(path)) => RunDir::open_numbered(Path::new(RUNS), &read_config(path, args)?.name)?,
+        (None, None) => RunDir::latest(Path::new(RUNS))?,
+    };
+    let mut config = run.read_config(&args.overrides)?;
+    if let Some(corpus) = &args.data {
+        config.data.corpus.clone_from(corpus);
+    }
+    let state = run.last().read_state()?;
+    let (gpt, _) = run.model().read()?;
+    let tokenizer = run.model().read_tokenizer()?;
+    let data = Dataset::load(&config.data, config.seed, Some(tokenizer), &default_cache_dir())?;
+    check_source(run.path(), &state, &data)?;
+    let engine_state = run.last().read_engine(&gpt, &state)?;
+    let engine = ComposedEngine::new(&gpt, AdamW::from(&config.train), config.seed, &engine_state, device)?;
+    run.write_config(&config)?;
+    Ok(Prepared { run, config, data, engine: Box::new(engine), state })
+}
+
+/// The configuration of a file, or of `configs/FILE` or `configs/FILE.toml`, with the flags that override it.
+fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
+    let mut with_extension = path.as_os_str().to_owned();
+    with_extension.push(".toml");
+    let with_extension = PathBuf::from(with_extension);
+    let candidates =
+        [path.to_owned(), with_extension.clone(), Path::new("configs").join(path), Path::new("configs").join(with_extension)];
+    let found = candidates.iter().find(|p| p.is_file()).ok_or_else(|| {
+        Usage(format!("there is no configuration {} here or in configs/; `tinygpt config` prints one", path.display()))
+    })?;
+    let text = std::fs::read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?;
+    let mut overrides = Vec::new();
+    if let Some(corpus) = &args.data {
+        // Debug quotes and escapes as TOML does, so that the path stays a string whatever it looks like.
+        overrides.push(format!("data.corpus={corpus:?}"));
+    }
+    overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
+    if !args.resume {
+        overrides.extend(args.overrides.iter().cloned());
+    }
+    let refused = |e: ConfigError| anyhow::Error::new(Usage(format!("{}: {e}", found.display())));
+    let mut config = config::load(&text, &overrides, false).map_err(refused)?;
+    if config.name == RunConfig::default().name {
+        // A file without a name is named for itself.
+        if let Some(stem) = found.file_stem().and_then(|s| s.to_str()) {
+            config = config::load(&text, &[overrides, vec![format!("name={stem:?}")]].concat(), false).map_err(refused)?;
+        }
+    }
+    Ok(config)
+}
+
+/// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(crate::INTERRUPTED));
+        }
+        eprintln!("stopping after this step and saving; once more to stop at once");
+    })?;
+    Ok(stop)
+}
+
+fn show_result(args: &TrainArgs, prepared: &Prepared, outcome: &Outcome, device: &Device) -> anyhow::Result<()> {
+    let samples = samples(prepared, device)?;
+    let state = &outcome.state;
+    if args.json {
+        return put_json(&json!({
+            "run": prepared.run.path(),
+            "ending": outcome.ending,
+            "step": state.step,
+            "best_step": state.best.map(|best| best.step),
+            "seconds": state.seconds,
+            "report": outcome.report,
+            "samples": samples,
+        }));
+    }
+    let mut text = String::new();
+    for sample in &samples {
+        text += &format!("  {}\n", sample.trim_end().replace('\n', "\n  "));
+        text += "\n";
+    }
+    text += &outcome.report.as_ref().map(describe).unwrap_or_default();
+    let why = match outcome.ending {
+        Ending::Patience => format!(" (no better validation loss in {} evaluations)", prepared.config.train.patience),
+        Ending::MaxMinutes => format!(" (train.max_minutes = {})", prepared.config.train.max_minutes),
+        Ending::MaxSteps | Ending::Interrupted => String::new(),
+    };
+    let best = state.best.map(|best| format!(", best at step {}", best.step)).unwrap_or_default();
+    text += &format!("{} steps in {}{best}{why}\n", state.step, human_time(state.seconds));
+    text += &format!("{}\n", prepared.run.path().display());
+    Ok(put(&text)?)
+}
+
+/// A few samples of the best model at temperature 1: whole stories for the built-in corpus.
+fn samples(prepared: &Prepared, device: &Device) -> anyhow::Result<Vec<String>> {
+    /// For corpora without known ends.
+    const MAX_TOKENS: usize = 200;
+    let Prepared { run, config, data, .. } = prepared;
+    let (gpt, params) = run.model().read()?;
+    let stories = config.data.corpus == BUILTIN_CORPUS;
+    let prompt = default_start(&data.tokenizer);
+    let mut decoder = ComposedDecoder::new(&gpt, &params, Window::Half, device)?;
+    let mut sampler = Sampler::new(SamplingParams { seed: config.seed, ..SamplingParams::default() })?;
+    let mut tokens = vec![Vec::new(); SAMPLES];
+    let max_new_tokens = if stories { gpt.block_size } else { MAX_TOKENS };
+    let request = Generation { prompt: &prompt, first_sequence: 0, rows: SAMPLES, max_new_tokens };
+    let end = if stories { data.tokenizer.id_of("\n") } else { None };
+    generate(&mut decoder, &mut sampler, request, |row, token| {
+        if Some(token) == end {
+            return ControlFlow::Break(());
+        }
+        tokens[row].push(token);
+        ControlFlow::Continue(())
+    })?;
+    Ok(tokens.iter().map(|ids| data.tokenizer.decode(ids)).collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,66 @@
+//! The program `tinygpt`: train a small GPT from text and generate from it.
+#![expect(clippy::print_stderr, reason = "this is the crate that prints: notices and errors go to standard error")]
+
+mod args;
+mod commands;
+mod device;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tinygpt_model::ModelError;
+use tinygpt_trainer::TrainError;
+
+use crate::{
+    args::{Cli, Command, DataCommand},
+    output::{Interrupted, Usage, is_broken_pipe},
+};
+
+/// Done.
+const DONE: u8 = 0;
+/// The work failed.
+const FAILED: u8 = 1;
+/// What was asked for makes no sense.
+const USAGE: u8 = 2;
+/// Ctrl-C, as a shell reports it: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse(); // refuses with exit code 2
+    match run(cli) {
+        Ok(()) => ExitCode::from(DONE),
+        // `| head` has seen enough: not an error.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(threads) = cli.threads {
+        // Every parallel loop of the program runs in rayon's global pool.
+        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    }
+    match cli.command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Data { command: DataCommand::Synth(args) } => commands::data::synth(&args),
+        Command::Data { command: DataCommand::Accept(args) } => commands::data::accept(&args),
+        Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),
+        Command::Config => commands::config::run(),
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<Interrupted>() {
+        return INTERRUPTED;
+    }
+    let refused = error.is::<Usage>()
+        || matches!(error.downcast_ref(), Some(TrainError::Config(_) | TrainError::Model(ModelError::Config { .. })));
+    if refused { USAGE } else { FAILED }
+}

@@ -1,0 +1,141 @@
+//! Progress of training: a bar on a terminal, plain lines elsewhere. Always on standard error.
+
+use std::{
+    io::{IsTerminal, stderr},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tinygpt_trainer::{RunConfig, metrics::Metrics, train::Event};
+
+/// Plain lines come no more often than this.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Shows [`Event`]s as they come.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    max_steps: u64,
+    max_minutes: f64,
+    val_loss: Option<f64>,
+    /// A moving average of tokens a second; single updates are noisy.
+    tokens_per_s: Option<f64>,
+    seconds_per_step: Option<f64>,
+    tokens_per_step: f64,
+    last_line: Option<Instant>,
+}
+
+impl Progress {
+    /// The progress of a run that starts, or goes on, at update `step`.
+    pub fn new(config: &RunConfig, step: u64) -> anyhow::Result<Self> {
+        let max_steps = config.train.max_steps;
+        let bar = if stderr().is_terminal() {
+            let style = ProgressStyle::with_template("{wide_bar:.blue} {pos}/{len}  {msg}")?;
+            Some(ProgressBar::new(max_steps).with_style(style).with_position(step))
+        } else {
+            None
+        };
+        Ok(Self {
+            bar,
+            max_steps,
+            max_minutes: config.train.max_minutes,
+            val_loss: None,
+            tokens_per_s: None,
+            seconds_per_step: None,
+            tokens_per_step: config.tokens_per_step() as f64,
+            last_line: None,
+        })
+    }
+
+    /// Shows an event.
+    pub fn on(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step { metrics, .. } => self.step(metrics),
+            Event::Eval { metrics, best } => self.eval(metrics, best),
+        }
+    }
+
+    fn step(&mut self, metrics: &Metrics) {
+        if let Some(now) = metrics.tokens_per_s {
+            let mean = self.tokens_per_s.map_or(now, |mean| 0.95 * mean + 0.05 * now);
+            self.tokens_per_s = Some(mean);
+            self.seconds_per_step = Some(self.tokens_per_step / mean);
+        }
+        let line = self.figures(metrics);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(metrics.step);
+                bar.set_message(line);
+            }
+            None if metrics.step == self.max_steps || self.last_line.is_none_or(|t| t.elapsed() >= PLAIN_INTERVAL) => {
+                self.last_line = Some(Instant::now());
+                eprintln!("step {}/{}  {line}", metrics.step, self.max_steps);
+            }
+            None => {}
+        }
+    }
+
+    fn eval(&mut self, metrics: &Metrics, best: bool) {
+        self.val_loss = metrics.val_loss;
+        let Some(val_loss) = metrics.val_loss else { return };
+        let floor = metrics.floor.map(|floor| format!("  floor {floor:.4}")).unwrap_or_default();
+        let best = if best { "  best so far, saved" } else { "" };
+        let line =
+            format!("eval {}/{}  validation loss {val_loss:.4}{floor}{best}", metrics.step, self.max_steps);
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn figures(&self, m: &Metrics) -> String {
+        let mut line = String::new();
+        let mut add = |text: Option<String>| {
+            if let Some(text) = text {
+                line += if line.is_empty() { "" } else { "  " };
+                line += &text;
+            }
+        };
+        add(m.loss.map(|x| format!("loss {x:.4}")));
+        add(self.val_loss.map(|x| format!("val {x:.4}")));
+        add(m.lr.map(|x| format!("lr {x:.2e}")));
+        add(m.grad_norm.map(|x| format!("norm {x:.3}")));
+        add(self.tokens_per_s.map(|x| format!("{x:.0} tok/s")));
+        add(self.time_left(m).map(|left| format!("{} left", human_time(left))));
+        line
+    }
+
+    fn time_left(&self, m: &Metrics) -> Option<f64> {
+        let steps = self.seconds_per_step? * (self.max_steps - m.step.min(self.max_steps)) as f64;
+        let limit = if self.max_minutes > 0.0 { 60.0 * self.max_minutes - m.seconds } else { f64::INFINITY };
+        Some(steps.min(limit).max(0.0))
+    }
+}
+
+/// `1h02m`, `3m05s`, `42s`.
+pub fn human_time(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s:02}s"),
+        (h, m, _) => format!("{h}h{m:02}m"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short_and_readable() {
+        for (seconds, text) in [(0.2, "0s"), (59.6, "1m00s"), (185.0, "3m05s"), (3720.0, "1h02m"), (90000.0, "25h00m")] {
+            assert_eq!(human_time(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The shape of a GPT.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ModelError, Result};
+
+/// The activation of the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// The exact GELU, `x * Phi(x)` with the normal distribution function (`gelu` in Hugging Face).
+    #[default]
+    Gelu,
+    /// The tanh approximation of GPT-2 (`gelu_new` in Hugging Face).
+    GeluNew,
+}
+
+impl Activation {
+    /// The name, as configurations and Hugging Face's `activation_function` write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::GeluNew => "gelu_new",
+        }
+    }
+}
+
+/// The shape of a GPT-2 model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GptConfig {
+    /// Number of tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Context length: the most positions one forward pass can see.
+    pub block_size: usize,
+    /// Number of transformer blocks.
+    pub n_layer: usize,
+    /// Number of attention heads; divides `n_embd`.
+    pub n_head: usize,
+    /// Number of channels of the residual stream.
+    pub n_embd: usize,
+    /// Probability with which a value is dropped in training, in [0, 1).
+    #[serde(default)]
+    pub dropout: f64,
+    /// Whether linear layers and layer norms have biases, as GPT-2's do.
+    #[serde(default)]
+    pub bias: bool,
+    /// The activation of the MLP.
+    #[serde(default)]
+    pub activation: Activation,
+}
+
+/// The epsilon of every layer norm, as in GPT-2.
+pub const LAYER_NORM_EPS: f64 = 1e-5;
+
+impl GptConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`], naming the first field that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |field, value: String, reason: &str| Err(ModelError::Config { field, value, reason: reason.to_owned() });
+        for (field, value) in [
+            ("vocab_size", self.vocab_size),
+            ("block_size", self.block_size),
+            ("n_layer", self.n_layer),
+            ("n_head", self.n_head),
+            ("n_embd", self.n_embd),
+        ] {
+            if value == 0 {
+                return bad(field, value.to_string(), "must be at least 1");
+            }
+            // Positions, tokens and matrix sizes are 32-bit on the devices.
+            if value > 1 << 24 {
+                return bad(field, value.to_string(), "is larger than 16,777,216, the most this program handles");
+            }
+        }
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            let reason = format!("must be a multiple of n_head = {}", self.n_head);
+            return bad("n_embd", self.n_embd.to_string(), &reason);
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");
+        }
+        Ok(())
+    }
+
+    /// The size of one attention head, `n_embd / n_head`.
+    pub fn head_size(&self) -> usize {
+        self.n_embd / self.n_head
+    }
+
+    /// The number of trainable parameters; the output head shares the token embedding.
+    pub fn n_params(&self) -> usize {
+        crate::param_specs(self).iter().map(|spec| spec.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(n_layer: usize, n_head: usize, n_embd: usize, block_size: usize) -> GptConfig {
+        GptConfig {
+            vocab_size: 65,
+            block_size,
+            n_layer,
+            n_head,
+            n_embd,
+            dropout: 0.0,
+            bias: false,
+            activation: Activation::Gelu,
+        }
+    }
+
+    #[test]
+    fn the_recipes_have_the_published_parameter_counts() {
+        assert_eq!(recipe(4, 4, 128, 64).n_params(), 804_096);
+        assert_eq!(recipe(6, 6, 384, 256).n_params(), 10_745_088);
+    }
+
+    #[test]
+    fn the_parameters_of_gpt2_124m_are_counted_with_their_biases() {
+        let config = GptConfig { vocab_size: 50257, bias: true, ..recipe(12, 12, 768, 1024) };
+        assert_eq!(config.n_params(), 124_439_808);
+    }
+
+    #[test]
+    fn an_impossible_shape_is_refused_and_its_field_named() {
+        let good = recipe(4, 4, 128, 64);
+        assert!(good.validate().is_ok());
+        for (config, field) in [
+            (GptConfig { vocab_size: 0, ..good.clone() }, "vocab_size"),
+            (GptConfig { block_size: 0, ..good.clone() }, "block_size"),
+            (GptConfig { n_layer: 0, ..good.clone() }, "n_layer"),
+            (GptConfig { n_head: 0, ..good.clone() }, "n_head"),
+            (GptConfig { n_head: 3, ..good.clone() }, "n_embd"),
+            (GptConfig { n_embd: 1 << 30, ..good.clone() }, "n_embd"),
+            (GptConfig { dropout: 1.0, ..good.clone() }, "dropout"),
+            (GptConfig { dropout: f64::NAN, ..good.clone() }, "dropout"),
+        ] {
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.starts_with(&format!("model.{field} = ")), "{message}");
+        }
+    }
+}

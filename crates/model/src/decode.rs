@@ -1,0 +1,125 @@
+//! Logits for the next token: the seam between generation and whatever computes the model.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{Gpt, GptConfig, KvCache, ModelError, Result, params};
+
+/// What happens when a sequence outgrows `block_size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Window {
+    /// The last `block_size` tokens are the context, as in nanoGPT. Positions are learned, so every kept token moves to
+    /// another position and all keys and values are computed anew: each further token costs a whole forward pass over
+    /// `block_size` positions instead of one.
+    #[default]
+    Slide,
+    /// The last half of the context is kept and computed anew once, then the cache fills up again: cheap on average, but
+    /// the context varies between half and all of `block_size`.
+    Half,
+}
+
+/// Computes next-token logits for some sequences that start from one prompt.
+///
+/// A row's logits depend on nothing but its own tokens: not on the number of rows, nor on their contents.
+pub trait Decoder {
+    /// The shape of the model.
+    fn config(&self) -> &GptConfig;
+
+    /// Starts `rows` sequences from `prompt` and gives the logits of their next tokens, `rows * V`, row after row.
+    ///
+    /// # Errors
+    /// When the prompt is empty or has a token outside of the vocabulary.
+    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Vec<f32>>;
+
+    /// Appends one token to each row and gives the logits of their next tokens, `rows * V`.
+    ///
+    /// # Errors
+    /// When a token is outside of the vocabulary.
+    fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
+}
+
+/// The [`Decoder`] over the composed model: candle tensors on any device.
+#[derive(Debug)]
+pub struct ComposedDecoder {
+    gpt: Gpt,
+    window: Window,
+    cache: KvCache,
+    /// The tokens of each row since the last start, for the windows.
+    rows: Vec<Vec<u32>>,
+}
+
+impl ComposedDecoder {
+    /// A decoder of the model with these parameter values (in parameter order).
+    ///
+    /// # Errors
+    /// When the values do not match the configuration or the device is out of memory.
+    pub fn new(config: &GptConfig, values: &[Vec<f32>], window: Window, device: &Device) -> Result<Self> {
+        let gpt = Gpt::new(config, &params::to_tensors(config, values, DType::F32, device)?)?;
+        let cache = gpt.new_cache(1)?;
+        Ok(Self { gpt, window, cache, rows: Vec::new() })
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocab_size = self.gpt.config().vocab_size;
+        match tokens.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(ModelError::TokenOutOfRange { id, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    /// How many tokens stay when a window of `block_size` is full.
+    fn kept(&self) -> usize {
+        let block_size = self.gpt.config().block_size;
+        match self.window {
+            Window::Slide => block_size,
+            Window::Half => (block_size / 2).max(1),
+        }
+    }
+
+    /// Runs `(B, T)` new tokens through the model behind the cache.
+    fn forward(&mut self, ids: &[u32], rows: usize) -> Result<Vec<f32>> {
+        let ids = Tensor::from_slice(ids, (rows, ids.len() / rows), self.gpt.device())?;
+        Ok(self.gpt.forward_last(&ids, &mut self.cache)?.flatten_all()?.to_vec1()?)
+    }
+}
+
+impl Decoder for ComposedDecoder {
+    fn config(&self) -> &GptConfig {
+        self.gpt.config()
+    }
+
+    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Vec<f32>> {
+        if prompt.is_empty() || rows == 0 {
+            return Err(ModelError::EmptyPrompt);
+        }
+        self.check(prompt)?;
+        let fits = prompt.len() <= self.gpt.config().block_size;
+        let context = if fits { prompt } else { &prompt[prompt.len() - self.kept()..] };
+        // The rows share their prompt: it is computed once.
+        self.cache = self.gpt.new_cache(1)?;
+        let logits = self.forward(context, 1)?;
+        self.cache = self.cache.repeat(rows)?;
+        self.rows = vec![context.to_vec(); rows];
+        Ok(logits.repeat(rows))
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if tokens.len() != self.rows.len() {
+            return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
+        }
+        self.check(tokens)?;
+        let rows = self.rows.len();
+        for (row, &token) in self.rows.iter_mut().zip(tokens) {
+            row.push(token);
+        }
+        if self.cache.len() < self.gpt.config().block_size {
+            return self.forward(tokens, rows);
+        }
+        let kept = self.kept();
+        for row in &mut self.rows {
+            row.drain(..row.len() - kept);
+        }
+        self.cache.clear();
+        let windows = self.rows.concat(); // rows * kept
+        self.forward(&windows, rows)
+    }
+}

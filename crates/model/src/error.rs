@@ -1,0 +1,72 @@
+//! What can go wrong in the model.
+
+use tinygpt_sampler::SamplingError;
+
+/// The result of a model operation.
+pub type Result<T> = std::result::Result<T, ModelError>;
+
+/// An error of the model crate.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A field of [`crate::GptConfig`] has a value that no model can have.
+    #[error("model.{field} = {value}: {reason}")]
+    Config {
+        /// The field's name.
+        field: &'static str,
+        /// The offending value, as text.
+        value: String,
+        /// What is allowed.
+        reason: String,
+    },
+    /// The given tensors do not match the parameters of the configuration.
+    #[error("parameter {name}: expected shape {expected:?}, got {got:?}")]
+    ParamShape {
+        /// The parameter's name.
+        name: String,
+        /// The shape the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape that was given.
+        got: Vec<usize>,
+    },
+    /// The number of given tensors is not the number of parameters.
+    #[error("the configuration has {expected} parameters, got {got} tensors")]
+    ParamCount {
+        /// How many parameters the configuration has.
+        expected: usize,
+        /// How many tensors were given.
+        got: usize,
+    },
+    /// More positions than the model has.
+    #[error("{positions} positions do not fit the context of {block_size} (block_size)")]
+    ContextFull {
+        /// The number of positions asked for.
+        positions: usize,
+        /// The model's context.
+        block_size: usize,
+    },
+    /// A token id outside of the vocabulary.
+    #[error("token {id} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The token.
+        id: u32,
+        /// The vocabulary's size.
+        vocab_size: usize,
+    },
+    /// A step of generation got tokens for another number of rows than were started.
+    #[error("{expected} rows were started, but {got} tokens given")]
+    RowCount {
+        /// How many rows were started.
+        expected: usize,
+        /// How many tokens were given.
+        got: usize,
+    },
+    /// Generation needs at least one token to start from.
+    #[error("the prompt is empty: generation needs at least one token to start from")]
+    EmptyPrompt,
+    /// A sampling rule was refused, or a row of logits was not finite.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// An error of candle: a shape mismatch, or the device ran out of memory.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,62 @@
+//! The token loop: logits, sampler, token, and again.
+
+use std::ops::ControlFlow;
+
+use tinygpt_sampler::Sampler;
+
+use crate::{Decoder, Result};
+
+/// What to generate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation<'a> {
+    /// The tokens every sequence starts from; at least one.
+    pub prompt: &'a [u32],
+    /// The id of the first sequence. Sequence `s` draws the same tokens in whatever batch it is computed.
+    pub first_sequence: u64,
+    /// How many sequences, with ids `first_sequence..first_sequence + rows`.
+    pub rows: usize,
+    /// How many tokens each sequence gets at most.
+    pub max_new_tokens: usize,
+}
+
+/// Generates `rows` sequences side by side. `on_token(row, token)` gets every token as soon as it is drawn, and ends its
+/// row by breaking.
+///
+/// The token at index `p` of sequence `s` is drawn with a uniform that depends on the sampler's seed, `s` and `p` alone.
+///
+/// # Errors
+/// When the prompt is empty, a token is unknown to the model, or logits are not finite.
+pub fn generate(
+    decoder: &mut dyn Decoder,
+    sampler: &mut Sampler,
+    request: Generation<'_>,
+    mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<()> {
+    let Generation { prompt, first_sequence, rows, max_new_tokens } = request;
+    if max_new_tokens == 0 || rows == 0 {
+        return Ok(());
+    }
+    let vocab_size = decoder.config().vocab_size;
+    let mut histories = vec![prompt.to_vec(); rows];
+    let mut running = vec![true; rows];
+    let mut logits = decoder.start(prompt, rows)?;
+    for n in 1..=max_new_tokens {
+        let mut tokens = Vec::with_capacity(rows);
+        for (row, history) in histories.iter_mut().enumerate() {
+            let row_logits = &logits[row * vocab_size..(row + 1) * vocab_size];
+            if running[row] {
+                let sequence = first_sequence + row as u64;
+                let token = sampler.sample_row(row_logits, history, sequence, history.len() as u64)?;
+                history.push(token);
+                running[row] = on_token(row, token).is_continue();
+            }
+            // A finished row keeps its place; what it is fed does not matter to the others.
+            tokens.extend(history.last());
+        }
+        if n == max_new_tokens || !running.contains(&true) {
+            break;
+        }
+        logits = decoder.step(&tokens)?;
+    }
+    Ok(())
+}

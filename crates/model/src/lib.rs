@@ -1,0 +1,28 @@
+//! The GPT-2 model of tinygpt.
+//!
+//! Read it in this order: [`config`] (the shape), [`params`] (names, shapes and initial weights of every parameter),
+//! [`ops`] (the tensor operations a block is made of), [`gpt`] (the model), [`kv_cache`] and [`decode`]
+//! (logits for the next token), [`generate`] (the token loop).
+//!
+//! Shapes are written `(B, T, C)`: batch, time (positions), channels (`n_embd`). `V` is the vocabulary size,
+//! `nh` the number of heads and `hs = C / nh` the size of one head. Matrices are stored `(in, out)`, as Hugging Face's
+//! `Conv1D` does, so a linear layer is `x @ w + b`.
+
+pub mod config;
+pub mod decode;
+pub mod dropout;
+mod error;
+pub mod generate;
+pub mod gpt;
+pub mod kv_cache;
+pub mod ops;
+pub mod params;
+
+pub use config::{Activation, GptConfig};
+pub use decode::{ComposedDecoder, Decoder, Window};
+pub use dropout::Dropout;
+pub use error::{ModelError, Result};
+pub use generate::{Generation, generate};
+pub use gpt::Gpt;
+pub use kv_cache::KvCache;
+pub use params::{ParamSpec, init_params, param_specs};

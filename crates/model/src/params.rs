@@ -1,0 +1,201 @@
+//! The parameters of a GPT: one definition of their names, shapes, order and initial values.
+//!
+//! Everything that walks over parameters (engines, checkpoints, the optimizer) does so in the order of [`param_specs`].
+
+use candle_core::{DType, Device, Tensor};
+use tinygpt_sampler::{Stream, philox_at, unit_f64};
+
+use crate::{GptConfig, ModelError, Result};
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Gaussian with mean 0 and this standard deviation.
+    Normal(f64),
+    /// All ones (layer-norm weights).
+    Ones,
+    /// All zeros (biases).
+    Zeros,
+}
+
+/// One parameter: its name (Hugging Face's GPT-2 name), shape and initial distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamSpec {
+    /// For example `transformer.h.0.attn.c_attn.weight`.
+    pub name: String,
+    /// The shape; matrices are `(in, out)`.
+    pub shape: Vec<usize>,
+    /// The initial distribution.
+    pub init: Init,
+}
+
+impl ParamSpec {
+    /// The number of elements.
+    #[expect(clippy::len_without_is_empty, reason = "no parameter is empty")]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether weight decay applies: to matrices (rank 2), not to biases and norms.
+    pub fn decays(&self) -> bool {
+        self.shape.len() >= 2
+    }
+}
+
+/// The standard deviation of GPT-2's initial weights.
+const INIT_STD: f64 = 0.02;
+
+/// Every parameter of the model, in parameter order: embeddings, blocks from the first to the last, final norm.
+///
+/// Without `bias`, the linear layers and norms have none. The output head is the token embedding (tied).
+pub fn param_specs(config: &GptConfig) -> Vec<ParamSpec> {
+    let c = config.n_embd;
+    // GPT-2 scales the projections back into the residual stream, so that its variance does not grow with depth.
+    let residual_std = INIT_STD / (2.0 * config.n_layer as f64).sqrt();
+    let mut specs = Vec::new();
+    let mut add = |name: String, shape: &[usize], init| {
+        specs.push(ParamSpec { name, shape: shape.to_vec(), init });
+    };
+
+    add("transformer.wte.weight".into(), &[config.vocab_size, c], Init::Normal(INIT_STD));
+    add("transformer.wpe.weight".into(), &[config.block_size, c], Init::Normal(INIT_STD));
+    for layer in 0..config.n_layer {
+        let mut module = |module: &str, shape: &[usize], init| {
+            add(format!("transformer.h.{layer}.{module}.weight"), shape, init);
+            if config.bias {
+                let out = shape[shape.len() - 1];
+                add(format!("transformer.h.{layer}.{module}.bias"), &[out], Init::Zeros);
+            }
+        };
+        module("ln_1", &[c], Init::Ones);
+        module("attn.c_attn", &[c, 3 * c], Init::Normal(INIT_STD));
+        module("attn.c_proj", &[c, c], Init::Normal(residual_std));
+        module("ln_2", &[c], Init::Ones);
+        module("mlp.c_fc", &[c, 4 * c], Init::Normal(INIT_STD));
+        module("mlp.c_proj", &[4 * c, c], Init::Normal(residual_std));
+    }
+    add("transformer.ln_f.weight".into(), &[c], Init::Ones);
+    if config.bias {
+        add("transformer.ln_f.bias".into(), &[c], Init::Zeros);
+    }
+    specs
+}
+
+/// Initial values of every parameter, in parameter order: a pure function of the shape and the seed, made on the host,
+/// so that they are the same bytes on every device.
+pub fn init_params(config: &GptConfig, seed: u64) -> Vec<Vec<f32>> {
+    param_specs(config)
+        .iter()
+        .enumerate()
+        .map(|(index, spec)| match spec.init {
+            Init::Normal(std) => gaussians(seed, index as u32, spec.len(), std),
+            Init::Ones => vec![1.0; spec.len()],
+            Init::Zeros => vec![0.0; spec.len()],
+        })
+        .collect()
+}
+
+/// `n` Gaussians with mean 0 by the Box-Muller transform: one Philox block gives two uniforms of 53 bits, and so two
+/// Gaussians. They reach out to 8.6 standard deviations.
+fn gaussians(seed: u64, param: u32, n: usize, std: f64) -> Vec<f32> {
+    let mut values = Vec::with_capacity(n + 1);
+    for pair in 0..n.div_ceil(2) {
+        let [w0, w1, w2, w3] = philox_at(seed, Stream::Init, pair as u64, param);
+        let (u, v) = (unit_f64(w0, w1), unit_f64(w2, w3));
+        // 1 - u lies in (0, 1], where the logarithm is finite.
+        let radius = std * (-2.0 * (1.0 - u).ln()).sqrt();
+        let angle = 2.0 * std::f64::consts::PI * v;
+        values.push((radius * angle.cos()) as f32);
+        values.push((radius * angle.sin()) as f32);
+    }
+    values.truncate(n);
+    values
+}
+
+/// Puts parameter values (in parameter order) on a device.
+///
+/// # Errors
+/// When the number or the sizes of the values do not match the configuration, or the device is out of memory.
+pub fn to_tensors(config: &GptConfig, values: &[Vec<f32>], dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+    let specs = param_specs(config);
+    if specs.len() != values.len() {
+        return Err(ModelError::ParamCount { expected: specs.len(), got: values.len() });
+    }
+    specs
+        .iter()
+        .zip(values)
+        .map(|(spec, values)| {
+            if spec.len() != values.len() {
+                return Err(ModelError::ParamShape {
+                    name: spec.name.clone(),
+                    expected: spec.shape.clone(),
+                    got: vec![values.len()],
+                });
+            }
+            Ok(Tensor::from_slice(values, spec.shape.as_slice(), device)?.to_dtype(dtype)?)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Activation;
+
+    fn config(bias: bool) -> GptConfig {
+        GptConfig {
+            vocab_size: 65,
+            block_size: 64,
+            n_layer: 4,
+            n_head: 4,
+            n_embd: 128,
+            dropout: 0.0,
+            bias,
+            activation: Activation::Gelu,
+        }
+    }
+
+    fn moments(values: &[f32]) -> (f64, f64) {
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+        let var = values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+        (mean, var.sqrt())
+    }
+
+    #[test]
+    fn initial_weights_have_gpt2s_mean_and_deviation() {
+        let config = config(true);
+        for (spec, values) in param_specs(&config).iter().zip(init_params(&config, 1)) {
+            assert_eq!(spec.len(), values.len());
+            match spec.init {
+                Init::Ones => assert!(values.iter().all(|&x| x == 1.0)),
+                Init::Zeros => assert!(values.iter().all(|&x| x == 0.0)),
+                Init::Normal(std) => {
+                    let n = values.len() as f64;
+                    let (mean, got) = moments(&values);
+                    assert!(mean.abs() < 5.0 * std / n.sqrt(), "{}: mean {mean}", spec.name);
+                    assert!((got / std - 1.0).abs() < 5.0 / (2.0 * n).sqrt(), "{}: std {got}", spec.name);
+                    let expected = if spec.name.ends_with("c_proj.weight") { 0.02 / 8f64.sqrt() } else { 0.02 };
+                    assert_eq!(std, expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn initial_weights_are_a_function_of_the_seed() {
+        let config = config(false);
+        assert_eq!(init_params(&config, 7), init_params(&config, 7));
+        assert_ne!(init_params(&config, 7)[0], init_params(&config, 8)[0]);
+        let params = init_params(&config, 7);
+        assert_ne!(params[3], params[9], "two layers of one shape must differ");
+    }
+
+    #[test]
+    fn only_matrices_decay() {
+        for spec in param_specs(&config(true)) {
+            let is_vector = spec.name.contains(".ln_") || spec.name.ends_with(".bias");
+            assert_eq!(spec.decays(), !is_vector, "{}", spec.name);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! AVX2 with FMA: two registers hold the sixteen lanes.
+
+#![allow(unsafe_code)]
+
+use super::{Kernel, LANES, Lanes, Simd};
+use std::arch::x86_64::*;
+
+/// Proof that AVX2 and FMA may run.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// Lanes 0 to 7 and lanes 8 to 15.
+#[derive(Clone, Copy)]
+pub(super) struct Pair(__m256, __m256);
+
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt")
+}
+
+/// # Safety
+/// The processor must have the features.
+#[target_feature(enable = "avx2,fma,popcnt")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+/// For each mask of eight lanes, which lane goes to each place.
+static FRONT: [[i32; 8]; 256] = front_table();
+
+const fn front_table() -> [[i32; 8]; 256] {
+    let mut table = [[0; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let (mut lane, mut place) = (0, 0);
+        while lane < 8 {
+            if mask >> lane & 1 == 1 {
+                table[mask][place] = lane;
+                place += 1;
+            }
+            lane += 1;
+        }
+        mask += 1;
+    }
+    table
+}
+
+impl Avx2 {
+    #[inline(always)]
+    fn both(self, a: Pair, b: Pair, f: impl Fn(__m256, __m256) -> __m256) -> Pair {
+        Pair(f(a.0, b.0), f(a.1, b.1))
+    }
+
+    #[inline(always)]
+    fn masks(self, a: Pair, b: Pair, f: impl Fn(__m256, __m256) -> __m256) -> u16 {
+        // SAFETY: as for the trait below.
+        let bits = |m| unsafe { _mm256_movemask_ps(m) } as u16;
+        bits(f(a.0, b.0)) | bits(f(a.1, b.1)) << 8
+    }
+
+    /// The lanes of the mask at the front, then arbitrary ones, written to sixteen places.
+    #[inline(always)]
+    fn front(self, mask: u16, low: __m256i, high: __m256i, to: &mut [u32; LANES]) {
+        let (low_mask, high_mask) = (usize::from(mask & 0xff), usize::from(mask >> 8));
+        let count = low_mask.count_ones() as usize;
+        // SAFETY: as for the trait below; `count` is at most 8, so the second store ends within the sixteen.
+        unsafe {
+            let low_order = _mm256_loadu_si256(FRONT[low_mask].as_ptr().cast());
+            let high_order = _mm256_loadu_si256(FRONT[high_mask].as_ptr().cast());
+            let to = to.as_mut_ptr();
+            _mm256_storeu_si256(to.cast(), _mm256_permutevar8x32_epi32(low, low_order));
+            _mm256_storeu_si256(to.add(count).cast(), _mm256_permutevar8x32_epi32(high, high_order));
+        }
+    }
+}
+
+// SAFETY, for every block below: an `Avx2` exists only inside `run`, whose caller vouches for the features; the
+// pointers come from references to sixteen elements, of which halves start at 0 and 8.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd for Avx2 {
+    type V = Pair;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Pair {
+        let v = unsafe { _mm256_set1_ps(x) };
+        Pair(v, v)
+    }
+    #[inline(always)]
+    fn load(self, from: &Lanes) -> Pair {
+        unsafe { Pair(_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))) }
+    }
+    #[inline(always)]
+    fn store(self, v: Pair, to: &mut Lanes) {
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr(), v.0);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Pair, b: Pair) -> Pair {
+        self.both(a, b, |a, b| unsafe { _mm256_add_ps(a, b) })
+    }
+    #[inline(always)]
+    fn sub(self, a: Pair, b: Pair) -> Pair {
+        self.both(a, b, |a, b| unsafe { _mm256_sub_ps(a, b) })
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        unsafe { Pair(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    fn max(self, a: Pair, b: Pair) -> Pair {
+        self.both(a, b, |a, b| unsafe { _mm256_max_ps(a, b) })
+    }
+    #[inline(always)]
+    fn ge(self, a: Pair, b: Pair) -> u16 {
+        self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_GE_OQ>(a, b) })
+    }
+    #[inline(always)]
+    fn gt(self, a: Pair, b: Pair) -> u16 {
+        self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(a, b) })
+    }
+    #[inline(always)]
+    fn unordered(self, a: Pair, b: Pair) -> u16 {
+        self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_UNORD_Q>(a, b) })
+    }
+    #[inline(always)]
+    fn keep(self, mask: u16, v: Pair) -> Pair {
+        unsafe {
+            let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let half = |bits: u16, v| {
+                let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(bits)), lanes);
+                let whole = _mm256_cmpeq_epi32(set, lanes);
+                _mm256_and_ps(v, _mm256_castsi256_ps(whole))
+            };
+            Pair(half(mask & 0xff, v.0), half(mask >> 8, v.1))
+        }
+    }
+    #[inline(always)]
+    fn scale(self, v: Pair, n: Pair) -> Pair {
+        self.both(v, n, |v, n| unsafe {
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), power))
+        })
+    }
+    #[inline(always)]
+    fn compress(self, mask: u16, v: Pair, to: &mut Lanes) {
+        let mut bits = [0; LANES];
+        unsafe {
+            self.front(mask, _mm256_castps_si256(v.0), _mm256_castps_si256(v.1), &mut bits);
+        }
+        *to = bits.map(f32::from_bits);
+    }
+    #[inline(always)]
+    fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]) {
+        unsafe {
+            let low = _mm256_add_epi32(_mm256_set1_epi32(first as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            let high = _mm256_add_epi32(low, _mm256_set1_epi32(8));
+            self.front(mask, low, high, to);
+        }
+    }
+    #[inline(always)]
+    fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]) {
+        unsafe {
+            let low = _mm256_loadu_si256(from.as_ptr().cast());
+            let high = _mm256_loadu_si256(from.as_ptr().add(8).cast());
+            self.front(mask, low, high, to);
+        }
+    }
+}

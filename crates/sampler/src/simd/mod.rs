@@ -1,0 +1,201 @@
+//! Sixteen f32 lanes on every processor, with the same bits from each.
+//!
+//! A [`Simd`] value is proof that its instructions may run: one is made only inside [`Level::run`], under the
+//! `target_feature` that [`Level::detect`] found. Each operation is one IEEE operation on each of sixteen lanes,
+//! whatever the width of the registers, so every level computes the same numbers.
+//!
+//! Why `unsafe` here: the vector intrinsics of a processor may only run where it has them, which the type system
+//! cannot know. The proof above is the whole argument; loads and stores go through references to sixteen floats.
+
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen floats in memory.
+pub(crate) type Lanes = [f32; LANES];
+
+/// The operations of a level, on vectors of sixteen f32 lanes. Masks have bit i for lane i.
+pub(crate) trait Simd: Copy {
+    /// A vector.
+    type V: Copy;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, from: &Lanes) -> Self::V;
+    fn store(self, v: Self::V, to: &mut Lanes);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of each pair; of no use where one is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn ge(self, a: Self::V, b: Self::V) -> u16;
+    fn gt(self, a: Self::V, b: Self::V) -> u16;
+    /// The lanes in which either is NaN.
+    fn unordered(self, a: Self::V, b: Self::V) -> u16;
+    /// The lanes of the mask, and +0 elsewhere.
+    fn keep(self, mask: u16, v: Self::V) -> Self::V;
+    /// Adds the low nine bits of `n`'s bit pattern to the exponent of `v`: `v * 2^i` where `n` is `1.5 * 2^23 + i`.
+    fn scale(self, v: Self::V, n: Self::V) -> Self::V;
+    /// Moves the lanes of the mask together to the front and writes all sixteen; the lanes behind them are arbitrary.
+    fn compress(self, mask: u16, v: Self::V, to: &mut Lanes);
+    /// [`Simd::compress`] of the numbers `first..first + 16`.
+    fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]);
+    /// [`Simd::compress`] of integers.
+    fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]);
+}
+
+/// The sum of the lanes, always in this order.
+#[inline(always)]
+pub(crate) fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
+    let mut lanes = [0.0; LANES];
+    s.store(v, &mut lanes);
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+    }
+    lanes[0]
+}
+
+/// Work that is written once for all levels. `run` and all that it calls with `s` must be `inline(always)`, or the
+/// instructions are not those of the level.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// A set of vector instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    Scalar,
+}
+
+impl Level {
+    /// The best level of this processor.
+    pub(crate) fn detect() -> Self {
+        Self::available()[0]
+    }
+
+    /// All levels of this processor, the best first.
+    pub(crate) fn available() -> Vec<Self> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if avx512::is_available() {
+                levels.push(Self::Avx512);
+            }
+            if avx2::is_available() {
+                levels.push(Self::Avx2);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            levels.push(Self::Neon);
+        }
+        levels.push(Self::Scalar);
+        levels
+    }
+
+    /// Runs a kernel with the instructions of this level.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` makes this value only where the processor has these features.
+            Self::Avx512 => unsafe { avx512::run(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Self::Avx2 => unsafe { avx2::run(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Self::Neon => unsafe { neon::run(kernel) },
+            Self::Scalar => kernel.run(scalar::Scalar),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every operation on a few vectors, as bits.
+    struct Everything;
+
+    impl Kernel for Everything {
+        type Output = Vec<u32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<u32> {
+            let a: Lanes = std::array::from_fn(|i| (i as f32 - 7.3) * 1.7);
+            let mut b: Lanes = std::array::from_fn(|i| ((i * 37) % 16) as f32 * 0.9 - 6.0);
+            b[3] = a[3];
+            let (va, vb) = (s.load(&a), s.load(&b));
+            let mut out = Vec::new();
+            let mut push = |v: S::V| {
+                let mut lanes = [0.0; LANES];
+                s.store(v, &mut lanes);
+                out.extend(lanes.map(f32::to_bits));
+            };
+            push(s.splat(1.5));
+            push(s.add(va, vb));
+            push(s.sub(va, vb));
+            push(s.mul_add(va, vb, va));
+            push(s.max(va, vb));
+            push(s.keep(0b1010_0110_1100_0101, va));
+            push(s.scale(va, s.splat(12_582_912.0 - 5.0)));
+            out.push(u32::from(s.ge(va, vb)));
+            out.push(u32::from(s.gt(va, vb)));
+            let mut with_nan = a;
+            with_nan[5] = f32::NAN;
+            with_nan[12] = f32::NAN;
+            out.push(u32::from(s.unordered(s.load(&with_nan), vb)));
+            out.push(sum_lanes(s, va).to_bits());
+            for mask in [0u16, 1, 0x8000, 0xffff, 0b1010_0110_1100_0101] {
+                let count = mask.count_ones() as usize;
+                let mut floats = [0.0; LANES];
+                s.compress(mask, va, &mut floats);
+                out.extend(floats[..count].iter().map(|x| x.to_bits()));
+                let mut numbers = [0; LANES];
+                s.compress_range(mask, 1000, &mut numbers);
+                out.extend(&numbers[..count]);
+                s.compress_integers(mask, &std::array::from_fn(|i| i as u32 * 3), &mut numbers);
+                out.extend(&numbers[..count]);
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn every_level_gives_the_same_bits() {
+        let expected = Level::Scalar.run(Everything);
+        for level in Level::available() {
+            assert_eq!(level.run(Everything), expected, "{level:?}");
+        }
+    }
+
+    #[test]
+    fn the_scalar_level_does_what_the_names_say() {
+        let bits = Level::Scalar.run(Everything);
+        let a: Lanes = std::array::from_fn(|i| (i as f32 - 7.3) * 1.7);
+        assert_eq!(f32::from_bits(bits[0]), 1.5);
+        let scaled: Vec<f32> = bits[6 * 16..7 * 16].iter().map(|&b| f32::from_bits(b)).collect();
+        assert_eq!(scaled, a.map(|x| x / 32.0));
+    }
+}

@@ -1,0 +1,122 @@
+//! NEON: four registers hold the sixteen lanes.
+
+#![allow(unsafe_code)]
+
+use super::{Kernel, LANES, Lanes, Simd};
+use std::arch::aarch64::*;
+use std::array::from_fn;
+
+/// Proof that NEON may run.
+#[derive(Clone, Copy)]
+pub(super) struct Neon(());
+
+type Quad = [float32x4_t; 4];
+
+/// # Safety
+/// The processor must have NEON.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Neon(()))
+}
+
+impl Neon {
+    #[inline(always)]
+    fn masks(self, f: impl Fn(usize) -> uint32x4_t) -> u16 {
+        // SAFETY: as for the trait below.
+        unsafe {
+            let lanes = vld1q_u32([1u32, 2, 4, 8].as_ptr());
+            let quarter = |i| vaddvq_u32(vandq_u32(f(i), lanes)) as u16;
+            quarter(0) | quarter(1) << 4 | quarter(2) << 8 | quarter(3) << 12
+        }
+    }
+}
+
+/// NEON has no compress: walk the set bits.
+#[inline(always)]
+fn front<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
+    let (mut rest, mut place) = (mask, 0);
+    while rest != 0 {
+        to[place] = from(rest.trailing_zeros() as usize);
+        rest &= rest - 1;
+        place += 1;
+    }
+}
+
+// SAFETY, for every block below: a `Neon` exists only inside `run`, whose caller vouches for the feature; the pointers
+// come from references to sixteen elements, of which quarters start at 0, 4, 8 and 12.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd for Neon {
+    type V = Quad;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Quad {
+        [unsafe { vdupq_n_f32(x) }; 4]
+    }
+    #[inline(always)]
+    fn load(self, from: &Lanes) -> Quad {
+        from_fn(|i| unsafe { vld1q_f32(from.as_ptr().add(4 * i)) })
+    }
+    #[inline(always)]
+    fn store(self, v: Quad, to: &mut Lanes) {
+        for (i, quarter) in v.into_iter().enumerate() {
+            unsafe { vst1q_f32(to.as_mut_ptr().add(4 * i), quarter) }
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Quad, b: Quad) -> Quad {
+        from_fn(|i| unsafe { vaddq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn sub(self, a: Quad, b: Quad) -> Quad {
+        from_fn(|i| unsafe { vsubq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Quad, b: Quad, c: Quad) -> Quad {
+        from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn max(self, a: Quad, b: Quad) -> Quad {
+        from_fn(|i| unsafe { vmaxq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn ge(self, a: Quad, b: Quad) -> u16 {
+        self.masks(|i| unsafe { vcgeq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn gt(self, a: Quad, b: Quad) -> u16 {
+        self.masks(|i| unsafe { vcgtq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn unordered(self, a: Quad, b: Quad) -> u16 {
+        self.masks(|i| unsafe { vmvnq_u32(vandq_u32(vceqq_f32(a[i], a[i]), vceqq_f32(b[i], b[i]))) })
+    }
+    #[inline(always)]
+    fn keep(self, mask: u16, v: Quad) -> Quad {
+        from_fn(|i| unsafe {
+            let lanes = vld1q_u32([1u32, 2, 4, 8].as_ptr());
+            let set = vtstq_u32(vdupq_n_u32(u32::from(mask >> (4 * i))), lanes);
+            vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v[i]), set))
+        })
+    }
+    #[inline(always)]
+    fn scale(self, v: Quad, n: Quad) -> Quad {
+        from_fn(|i| unsafe {
+            let power = vshlq_n_u32::<23>(vreinterpretq_u32_f32(n[i]));
+            vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(v[i]), power))
+        })
+    }
+    #[inline(always)]
+    fn compress(self, mask: u16, v: Quad, to: &mut Lanes) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        front(mask, |i| lanes[i], to);
+    }
+    #[inline(always)]
+    fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]) {
+        front(mask, |i| first.wrapping_add(i as u32), to);
+    }
+    #[inline(always)]
+    fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]) {
+        front(mask, |i| from[i], to);
+    }
+}

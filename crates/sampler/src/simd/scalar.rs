@@ -1,0 +1,69 @@
+//! No vector instructions: sixteen floats, one after the other. What the other levels must equal.
+
+use super::{LANES, Lanes, Simd};
+use std::array::from_fn;
+
+/// The level that every processor has.
+#[derive(Clone, Copy)]
+pub(super) struct Scalar;
+
+fn mask(holds: impl Fn(usize) -> bool) -> u16 {
+    (0..LANES).fold(0, |mask, i| mask | u16::from(holds(i)) << i)
+}
+
+fn front<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
+    let lanes = (0..LANES).filter(|i| mask >> i & 1 == 1);
+    for (place, lane) in to.iter_mut().zip(lanes) {
+        *place = from(lane);
+    }
+}
+
+impl Simd for Scalar {
+    type V = Lanes;
+
+    fn splat(self, x: f32) -> Lanes {
+        [x; LANES]
+    }
+    fn load(self, from: &Lanes) -> Lanes {
+        *from
+    }
+    fn store(self, v: Lanes, to: &mut Lanes) {
+        *to = v;
+    }
+    fn add(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| a[i] + b[i])
+    }
+    fn sub(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| a[i] - b[i])
+    }
+    fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    fn max(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    fn ge(self, a: Lanes, b: Lanes) -> u16 {
+        mask(|i| a[i] >= b[i])
+    }
+    fn gt(self, a: Lanes, b: Lanes) -> u16 {
+        mask(|i| a[i] > b[i])
+    }
+    fn unordered(self, a: Lanes, b: Lanes) -> u16 {
+        mask(|i| a[i].is_nan() || b[i].is_nan())
+    }
+    fn keep(self, mask: u16, v: Lanes) -> Lanes {
+        from_fn(|i| if mask >> i & 1 == 1 { v[i] } else { 0.0 })
+    }
+    fn scale(self, v: Lanes, n: Lanes) -> Lanes {
+        from_fn(|i| f32::from_bits(v[i].to_bits().wrapping_add(n[i].to_bits() << 23)))
+    }
+    fn compress(self, mask: u16, v: Lanes, to: &mut Lanes) {
+        front(mask, |i| v[i], to);
+    }
+    fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]) {
+        front(mask, |i| first.wrapping_add(i as u32), to);
+    }
+    fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]) {
+        front(mask, |i| from[i], to);
+    }
+}

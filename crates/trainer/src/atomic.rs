@@ -1,0 +1,59 @@
+//! Files that are complete or absent: written under a temporary name, synced, then renamed.
+
+use std::{io::Write, path::Path};
+
+use crate::{Result, TrainError};
+
+/// Writes a file atomically: after a crash at any moment, `path` holds either its old content or all of `bytes`.
+///
+/// # Errors
+/// When the folder cannot be written to or the disk is full; the old content is still there then.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let error = || TrainError::io("write", path);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-");
+    #[cfg(unix)]
+    {
+        // Temporary files are private by default; a run is as readable as any other new file.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(error())?;
+    file.write_all(bytes).map_err(error())?;
+    file.as_file().sync_all().map_err(error())?;
+    file.persist(path).map_err(|e| error()(e.error))?;
+    sync_folder(folder)
+}
+
+/// Makes renames inside a folder durable. Platforms that cannot sync a folder do not need it.
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) {
+        std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(TrainError::io("sync", folder))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_no_temporary_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write(&path, b"old and longer").unwrap();
+        write(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_names_the_file_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("missing").join("a.json");
+        let message = write(&path, b"x").unwrap_err().to_string();
+        assert!(message.contains("a.json"), "{message}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

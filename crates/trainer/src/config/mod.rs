@@ -1,0 +1,215 @@
+//! The configuration of a run: what `train.toml` and the files in `configs/` hold.
+
+mod schema;
+
+use serde::{Deserialize, Serialize};
+use tinygpt_model::{Activation, GptConfig};
+
+pub use schema::{ConfigError, FIELDS, Field, annotated_default, load};
+
+/// The format of `train.toml`.
+pub const CONFIG_FORMAT: u64 = 1;
+
+/// Everything that determines a run, but for its corpus' contents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// The format version of this file.
+    pub format: u64,
+    /// The run's name: runs go to `runs/NAME-N`.
+    pub name: String,
+    /// The seed of everything random: weights, batches, dropout, the built-in corpus.
+    pub seed: u64,
+    /// Where the text comes from and how it becomes tokens.
+    pub data: DataConfig,
+    /// The shape of the model.
+    pub model: ModelConfig,
+    /// The training loop.
+    pub train: TrainConfig,
+    /// Defaults of `tinygpt generate` for this run.
+    pub generate: GenerateConfig,
+}
+
+/// Where the text comes from and how it becomes tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// `stories` (the built-in corpus), a file, a folder or a glob.
+    pub corpus: String,
+    /// The size of the built-in corpus.
+    pub stories_bytes: usize,
+    /// `char` or `bpe`.
+    pub tokenizer: TokenizerKind,
+    /// The vocabulary size asked of `bpe`.
+    pub vocab_size: usize,
+    /// The share of the corpus, at its end, that is held out.
+    pub val_fraction: f64,
+}
+
+/// The two tokenizers that can be trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizerKind {
+    /// One token a character.
+    Char,
+    /// Byte-level byte-pair encoding.
+    Bpe,
+}
+
+/// The shape of the model; the vocabulary comes from the tokenizer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Context length in tokens.
+    pub block_size: usize,
+    /// Blocks.
+    pub n_layer: usize,
+    /// Heads.
+    pub n_head: usize,
+    /// Channels.
+    pub n_embd: usize,
+    /// Dropout probability in training.
+    pub dropout: f64,
+    /// Biases in linear layers and norms.
+    pub bias: bool,
+    /// `gelu` or `gelu_new`.
+    pub activation: Activation,
+}
+
+/// The training loop: batches, optimizer, schedule, evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Windows in a batch.
+    pub batch_size: usize,
+    /// Batches whose gradients are averaged for one update.
+    pub grad_accum: usize,
+    /// Updates.
+    pub max_steps: u64,
+    /// Minutes; 0 is no limit.
+    pub max_minutes: f64,
+    /// Learning rate after the warm-up.
+    pub lr: f64,
+    /// Learning rate at the end of the decay.
+    pub min_lr: f64,
+    /// Updates of linear warm-up.
+    pub warmup_steps: u64,
+    /// The update at which the cosine decay ends; 0 means `max_steps`.
+    pub decay_steps: u64,
+    /// AdamW's decay of the first moment.
+    pub beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub eps: f64,
+    /// Decoupled weight decay of the matrices.
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient; 0 is off.
+    pub clip: f64,
+    /// Updates between evaluations.
+    pub eval_every: u64,
+    /// Batches of an evaluation during training; 0 is the whole split.
+    pub eval_batches: usize,
+    /// Evaluations without a new best before training stops; 0 is never.
+    pub patience: u64,
+    /// Updates between lines of `metrics.jsonl`.
+    pub log_every: u64,
+}
+
+/// Defaults of `tinygpt generate` for a run, kept in its `generation_config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GenerateConfig {
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// 0 is off.
+    pub top_k: usize,
+    /// 1 is off.
+    pub top_p: f64,
+    /// Tokens after the prompt.
+    pub max_new_tokens: usize,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            format: CONFIG_FORMAT,
+            name: "run".into(),
+            seed: 1337,
+            data: DataConfig::default(),
+            model: ModelConfig::default(),
+            train: TrainConfig::default(),
+            generate: GenerateConfig::default(),
+        }
+    }
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            corpus: "stories".into(),
+            stories_bytes: 2_000_000,
+            tokenizer: TokenizerKind::Char,
+            vocab_size: 1024,
+            val_fraction: 0.1,
+        }
+    }
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        let activation = Activation::Gelu;
+        Self { block_size: 64, n_layer: 4, n_head: 4, n_embd: 128, dropout: 0.0, bias: false, activation }
+    }
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 12,
+            grad_accum: 1,
+            max_steps: 2000,
+            max_minutes: 0.0,
+            lr: 1e-3,
+            min_lr: 1e-4,
+            warmup_steps: 100,
+            decay_steps: 0,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            eval_every: 250,
+            eval_batches: 20,
+            patience: 0,
+            log_every: 10,
+        }
+    }
+}
+
+impl Default for GenerateConfig {
+    fn default() -> Self {
+        Self { temperature: 0.8, top_k: 0, top_p: 1.0, max_new_tokens: 300 }
+    }
+}
+
+impl RunConfig {
+    /// The model's shape for a vocabulary.
+    pub fn gpt(&self, vocab_size: usize) -> GptConfig {
+        let ModelConfig { block_size, n_layer, n_head, n_embd, dropout, bias, activation } = self.model.clone();
+        GptConfig { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation }
+    }
+
+    /// Tokens that one update sees.
+    pub fn tokens_per_step(&self) -> usize {
+        self.train.batch_size * self.train.grad_accum * self.model.block_size
+    }
+
+    /// The file's text, as `train.toml` holds it.
+    ///
+    /// # Errors
+    /// Never for a configuration made by [`load`].
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string_pretty(self).map_err(|e| ConfigError::Syntax(e.to_string()))
+    }
+}

@@ -1,0 +1,193 @@
+//! From text to tokens: the two splits of a corpus, and windows of them.
+
+use std::{path::Path, sync::Arc};
+
+use tinygpt_sampler::{Stream, philox_at};
+
+use crate::{
+    Result, TrainError,
+    config::{DataConfig, TokenizerKind},
+    corpus::Corpus,
+    digest::Digest,
+    engine::Batch,
+    stories::{Grammar, StoryCorpus},
+    token_cache::TokenStore,
+    tokenizer::Tokenizer,
+};
+
+/// The name of the built-in corpus, as `data.corpus` writes it.
+pub const BUILTIN_CORPUS: &str = "stories";
+
+/// A run's tokens: the training split and the held-out split.
+#[derive(Debug)]
+pub struct Dataset {
+    /// How text became tokens.
+    pub tokenizer: Tokenizer,
+    /// What the model learns from.
+    pub train: Split,
+    /// What it is judged by.
+    pub val: Split,
+    /// SHA-256 of the text, so that a run is resumed on the text it was started on.
+    pub source_hash: String,
+}
+
+/// A range of a token store, and what is known of its text.
+#[derive(Debug)]
+pub struct Split {
+    store: Arc<TokenStore>,
+    start: usize,
+    len: usize,
+    /// Where the text's entropy is known: the information of all its tokens but the first, in nats.
+    pub nats: Option<f64>,
+}
+
+impl Dataset {
+    /// Makes or reads the corpus that the configuration names, trains a tokenizer on it unless one is given, and encodes it.
+    ///
+    /// # Errors
+    /// When the corpus is missing, empty or not UTF-8, or has fewer than two distinct tokens.
+    pub fn load(config: &DataConfig, seed: u64, tokenizer: Option<Tokenizer>, cache_dir: &Path) -> Result<Self> {
+        let dataset = if config.corpus == BUILTIN_CORPUS {
+            Self::stories(config, seed, tokenizer)?
+        } else {
+            Self::text(config, tokenizer, cache_dir)?
+        };
+        match dataset.tokenizer.vocab_size() {
+            vocab @ 0..2 => Err(TrainError::NothingToPredict(vocab)),
+            _ => Ok(dataset),
+        }
+    }
+
+    /// The built-in corpus. The split falls between two stories, and the held-out text starts with the line break that
+    /// ends the last training story: that token is given, not predicted, so the information of the held-out stories is
+    /// exactly what a model has to predict.
+    fn stories(config: &DataConfig, seed: u64, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let corpus = StoryCorpus::synth(Grammar::builtin(), config.stories_bytes, seed);
+        let text = corpus.text.as_str();
+        let wanted = (text.len() as f64 * (1.0 - config.val_fraction)) as usize;
+        let at = corpus.stories.partition_point(|story| story.end < wanted);
+        let boundary = corpus.stories.get(at).map_or(text.len(), |story| story.end);
+        let nats = corpus.stories.iter().skip(at + 1).map(|story| story.nats).sum();
+
+        let tokenizer = match tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => train_tokenizer(config, &Corpus::from_text(text)?)?,
+        };
+        let train = tokenizer.encode(&text[..boundary])?;
+        let val = tokenizer.encode(&text[boundary.saturating_sub(1)..])?;
+        Ok(Self {
+            tokenizer,
+            train: Split::whole(train.into(), None),
+            val: Split::whole(val.into(), Some(nats)),
+            source_hash: Digest::of(text.as_bytes()).to_string(),
+        })
+    }
+
+    /// A text file, folder or glob: the first `1 - val_fraction` of the tokens train, the rest validate.
+    fn text(config: &DataConfig, tokenizer: Option<Tokenizer>, cache_dir: &Path) -> Result<Self> {
+        let corpus = Corpus::open(&config.corpus)?;
+        let tokenizer = match tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => train_tokenizer(config, &corpus)?,
+        };
+        let source_hash = corpus.sha256()?;
+        let store = Arc::new(TokenStore::open_or_build(cache_dir, source_hash, &tokenizer, &corpus)?);
+        let n = store.len();
+        let n_train = (n as f64 * (1.0 - config.val_fraction)) as usize;
+        let train = Split { store: Arc::clone(&store), start: 0, len: n_train, nats: None };
+        let val = Split { store, start: n_train, len: n - n_train, nats: None };
+        Ok(Self { tokenizer, train, val, source_hash: source_hash.to_string() })
+    }
+}
+
+fn train_tokenizer(config: &DataConfig, corpus: &Corpus) -> Result<Tokenizer> {
+    Ok(match config.tokenizer {
+        TokenizerKind::Char => Tokenizer::train_char(corpus)?,
+        TokenizerKind::Bpe => Tokenizer::train_bpe(corpus, config.vocab_size)?,
+    })
+}
+
+impl Split {
+    /// All tokens of a store; `nats` is the information of all of them but the first, where it is known.
+    pub fn whole(store: TokenStore, nats: Option<f64>) -> Self {
+        Self { start: 0, len: store.len(), store: Arc::new(store), nats }
+    }
+
+    /// The number of tokens.
+    #[expect(clippy::len_without_is_empty, reason = "a split is checked to hold a window before it is used")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The entropy of the text in nats a predicted token, where it is known: no model's loss lies below it, in
+    /// expectation.
+    pub fn floor(&self) -> Option<f64> {
+        self.nats.filter(|_| self.len > 1).map(|nats| nats / (self.len - 1) as f64)
+    }
+
+    /// Refuses a split that does not hold one whole window and its last target.
+    ///
+    /// # Errors
+    /// [`TrainError::SplitTooShort`].
+    pub fn check(&self, split: &'static str, needed: usize) -> Result<()> {
+        if self.len < needed {
+            return Err(TrainError::SplitTooShort { split, tokens: self.len, needed });
+        }
+        Ok(())
+    }
+
+    fn read(&self, at: usize, tokens: &mut [u32]) -> Result<()> {
+        Ok(self.store.read(self.start + at, tokens)?)
+    }
+
+    /// `rows` windows of `cols` tokens at random places, drawn with replacement: a pure function of the seed and the
+    /// number of the draw.
+    ///
+    /// # Errors
+    /// When the split is shorter than a window, or its token cache cannot be read.
+    pub fn random_batch(&self, rows: usize, cols: usize, seed: u64, draw: u64) -> Result<Batch> {
+        self.check("training", cols + 1)?;
+        let places = (self.len - cols) as u64;
+        self.batch(cols, (0..rows).map(|row| {
+            let [w0, w1, _, _] = philox_at(seed, Stream::Windows, draw, row as u32);
+            let bits = u64::from(w1) << 32 | u64::from(w0);
+            // The high half of a 64 x 64 bit product is uniform over the places to within 2^-64 * places.
+            ((u128::from(bits) * u128::from(places)) >> 64) as usize
+        }))
+    }
+
+    /// The windows that start at the given places.
+    ///
+    /// # Errors
+    /// When a window reaches past the end, or the token cache cannot be read.
+    pub fn batch(&self, cols: usize, starts: impl Iterator<Item = usize>) -> Result<Batch> {
+        let (mut ids, mut targets, mut rows) = (Vec::new(), Vec::new(), 0);
+        let mut window = vec![0; cols + 1];
+        for start in starts {
+            self.read(start, &mut window)?;
+            ids.extend_from_slice(&window[..cols]);
+            targets.extend_from_slice(&window[1..]);
+            rows += 1;
+        }
+        Ok(Batch { ids, targets, rows, cols })
+    }
+
+    /// The number of UTF-8 bytes that all tokens but the first stand for.
+    ///
+    /// # Errors
+    /// When a token is not one of the tokenizer's.
+    pub fn predicted_bytes(&self, tokenizer: &Tokenizer) -> Result<u64> {
+        let mut bytes = 0;
+        let mut chunk = vec![0; 1 << 16];
+        let mut at = 1;
+        while at < self.len {
+            let n = chunk.len().min(self.len - at);
+            self.read(at, &mut chunk[..n])?;
+            for &id in &chunk[..n] {
+                bytes += tokenizer.token_bytes(id)? as u64;
+            }
+            at += n;
+        }
+        Ok(bytes)
+    }
+}

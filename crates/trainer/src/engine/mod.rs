@@ -1,0 +1,101 @@
+//! The seam between the training loop and whatever computes losses, gradients and updates.
+
+mod composed;
+
+use tinygpt_model::GptConfig;
+
+use crate::{Result, config::TrainConfig};
+
+pub use composed::ComposedEngine;
+
+/// A batch of windows: inputs and the tokens that follow them, row after row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Input tokens, `rows * cols`.
+    pub ids: Vec<u32>,
+    /// The token after each input token, `rows * cols`.
+    pub targets: Vec<u32>,
+    /// The number of windows.
+    pub rows: usize,
+    /// The length of a window.
+    pub cols: usize,
+}
+
+/// What an engine needs to go on exactly where another stopped; all in parameter order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineState {
+    /// The parameters' values.
+    pub params: Vec<Vec<f32>>,
+    /// AdamW's first moments.
+    pub m: Vec<Vec<f32>>,
+    /// AdamW's second moments.
+    pub v: Vec<Vec<f32>>,
+    /// Updates made so far.
+    pub updates: u64,
+}
+
+impl EngineState {
+    /// The state before the first update.
+    pub fn fresh(params: Vec<Vec<f32>>) -> Self {
+        let zeros: Vec<Vec<f32>> = params.iter().map(|p| vec![0.0; p.len()]).collect();
+        Self { params, m: zeros.clone(), v: zeros, updates: 0 }
+    }
+}
+
+/// The constants of AdamW (Loshchilov and Hutter, 2019).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of the matrices.
+    pub weight_decay: f64,
+}
+
+impl From<&TrainConfig> for AdamW {
+    fn from(c: &TrainConfig) -> Self {
+        Self { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay }
+    }
+}
+
+/// Owns the parameters and the optimizer's state, and computes with them. The trainer knows nothing else of how losses
+/// and gradients come about.
+pub trait Engine {
+    /// The shape of the model.
+    fn config(&self) -> &GptConfig;
+
+    /// The mean cross-entropy of a batch in nats a token. Its gradients are added to those of the earlier batches of
+    /// this update. `draw` counts the batches of a run and selects the dropout masks.
+    ///
+    /// # Errors
+    /// When the device fails, or a parameter gets no gradient from the first batch.
+    fn loss_and_grads(&mut self, batch: &Batch, draw: u64) -> Result<f64>;
+
+    /// One AdamW update with the mean of the gradients since the last one, scaled down to a global norm of `clip` where
+    /// it is larger (0: never). Returns the norm before clipping.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn apply(&mut self, lr: f64, clip: f64) -> Result<f64>;
+
+    /// The sum of the cross-entropies of a batch, in nats, without dropout and without gradients.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn eval(&mut self, batch: &Batch) -> Result<f64>;
+
+    /// Parameters and optimizer state, in parameter order.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn export(&self) -> Result<EngineState>;
+
+    /// Takes over parameters and optimizer state, in parameter order.
+    ///
+    /// # Errors
+    /// When they do not match the model's shape.
+    fn import(&mut self, state: &EngineState) -> Result<()>;
+}

@@ -1,0 +1,132 @@
+//! What can go wrong in training.
+
+use std::path::{Path, PathBuf};
+
+use tinygpt_model::ModelError;
+
+use crate::{config::ConfigError, corpus::CorpusError, stories::GrammarError, token_cache::TokenCacheError, tokenizer::TokenizerError};
+
+/// The result of a trainer operation.
+pub type Result<T> = std::result::Result<T, TrainError>;
+
+/// An error of the trainer crate.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The corpus could not be read.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// The tokenizer could not be trained, read or applied.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The token cache could not be written or read.
+    #[error(transparent)]
+    TokenCache(#[from] TokenCacheError),
+    /// The grammar of the built-in corpus is broken.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
+    /// The model refused its shape or its tensors.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A split of the corpus is too short for even one window.
+    #[error("the {split} split has {tokens} tokens, but one window needs {needed} (block_size + 1); use a larger corpus, a smaller model.block_size or another data.val_fraction")]
+    SplitTooShort {
+        /// `training` or `validation`.
+        split: &'static str,
+        /// How many tokens it has.
+        tokens: usize,
+        /// How many it needs.
+        needed: usize,
+    },
+    /// There is nothing to learn from one distinct token.
+    #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]
+    NothingToPredict(usize),
+    /// The loss is not a number any more.
+    #[error("the loss of step {step} is {loss}: training has diverged; the last good state is in `last/`; lower train.lr or set train.clip, then --resume or start again")]
+    NonFiniteLoss {
+        /// The update at which it happened.
+        step: u64,
+        /// The loss, NaN or infinite.
+        loss: f64,
+    },
+    /// A parameter would never be trained.
+    #[error("parameter {name} has {problem} after the first backward pass: it would never be trained")]
+    DeadGradient {
+        /// The parameter's name.
+        name: String,
+        /// `no gradient` or `an all-zero gradient`.
+        problem: &'static str,
+    },
+    /// A folder that should be a run is not one.
+    #[error("{path} is not a run or a GPT-2 model folder: {reason}")]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// There is no run to continue or to generate from.
+    #[error("there is no run in {folder}/ yet: train one with `tinygpt train --config configs/tiny.toml`")]
+    NoRun {
+        /// The folder that was searched.
+        folder: PathBuf,
+    },
+    /// The folder of a new run already holds something.
+    #[error("{path} is not empty: give --resume to go on with the run in it, --overwrite to replace it, or another --out")]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// `--overwrite` was given for a folder that tinygpt did not write.
+    #[error("{path} is not a tinygpt run (it has no train.toml), so --overwrite will not delete it; remove it yourself or give another --out")]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file of a run does not hold what it should.
+    #[error("{path}: {reason}")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file was written by a version of the program with another format.
+    #[error("{path} has format {found}, this program reads format {expected}: use the version of tinygpt that wrote it")]
+    FormatVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// Ours.
+        expected: u64,
+    },
+    /// Reading or writing a file failed.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// An error of candle.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl TrainError {
+    /// A closure for `map_err` that adds the action and the path to an I/O error.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// A file that does not hold what it should.
+    pub(crate) fn bad_file(path: &Path, reason: impl ToString) -> Self {
+        Self::BadFile { path: path.to_owned(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,98 @@
+//! The loss on held-out text.
+
+use crate::{Result, data::Split, engine::Engine, tokenizer::Tokenizer};
+
+/// The result of an evaluation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Mean cross-entropy in nats a token.
+    pub loss: f64,
+    /// How many tokens were predicted.
+    pub tokens: u64,
+}
+
+/// The whole split, in non-overlapping windows of `block_size`, the last one shorter: every token but the first is
+/// predicted exactly once, from the tokens before it in its window.
+///
+/// # Errors
+/// When the engine fails.
+pub fn whole_split(engine: &mut dyn Engine, split: &Split, batch_size: usize) -> Result<Evaluation> {
+    let block_size = engine.config().block_size;
+    let windows = (split.len() - 1) / block_size;
+    let mut total = window_losses(engine, split, batch_size, &(0..windows).collect::<Vec<_>>())?;
+    let rest = (split.len() - 1) % block_size;
+    if rest > 0 {
+        total += engine.eval(&split.batch(rest, std::iter::once(windows * block_size))?)?;
+    }
+    let tokens = (split.len() - 1) as u64;
+    Ok(Evaluation { loss: total / tokens as f64, tokens })
+}
+
+/// An estimate from `batches * batch_size` of the whole windows, spread evenly over the split and the same every time;
+/// the whole split where it has no more windows than that, or `batches` is 0.
+///
+/// # Errors
+/// When the engine fails.
+pub fn estimate(engine: &mut dyn Engine, split: &Split, batch_size: usize, batches: usize) -> Result<Evaluation> {
+    let block_size = engine.config().block_size;
+    let windows = (split.len() - 1) / block_size;
+    let wanted = batch_size * batches;
+    if wanted == 0 || wanted >= windows {
+        return whole_split(engine, split, batch_size);
+    }
+    let chosen: Vec<usize> = (0..wanted).map(|i| i * windows / wanted).collect();
+    let total = window_losses(engine, split, batch_size, &chosen)?;
+    let tokens = (wanted * block_size) as u64;
+    Ok(Evaluation { loss: total / tokens as f64, tokens })
+}
+
+fn window_losses(engine: &mut dyn Engine, split: &Split, batch_size: usize, windows: &[usize]) -> Result<f64> {
+    let block_size = engine.config().block_size;
+    let mut total = 0.0;
+    for chunk in windows.chunks(batch_size) {
+        total += engine.eval(&split.batch(block_size, chunk.iter().map(|w| w * block_size))?)?;
+    }
+    Ok(total)
+}
+
+/// A validation loss in the units people compare.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Report {
+    /// Mean cross-entropy in nats a token.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// The loss in bits per byte of UTF-8 text; comparable between tokenizers.
+    pub bits_per_byte: f64,
+    /// Tokens predicted.
+    pub tokens: u64,
+    /// The entropy of the text in nats a token, where it is known.
+    pub floor: Option<f64>,
+    /// `loss - floor`: the Kullback-Leibler divergence from the truth in nats a token.
+    pub gap: Option<f64>,
+    /// The gap in bits per byte.
+    pub gap_bits_per_byte: Option<f64>,
+}
+
+impl Report {
+    /// The report of a whole-split evaluation.
+    ///
+    /// # Errors
+    /// When a token of the split is not one of the tokenizer's.
+    pub fn new(evaluation: Evaluation, split: &Split, tokenizer: &Tokenizer) -> Result<Self> {
+        let Evaluation { loss, tokens } = evaluation;
+        let bytes = split.predicted_bytes(tokenizer)?;
+        let bits_per_byte = |nats: f64| nats * tokens as f64 / std::f64::consts::LN_2 / bytes as f64;
+        let floor = split.floor();
+        let gap = floor.map(|floor| loss - floor);
+        Ok(Self {
+            loss,
+            perplexity: loss.exp(),
+            bits_per_byte: bits_per_byte(loss),
+            tokens,
+            floor,
+            gap,
+            gap_bits_per_byte: gap.map(bits_per_byte),
+        })
+    }
+}

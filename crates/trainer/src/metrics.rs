@@ -1,0 +1,160 @@
+//! `metrics.jsonl`: one JSON object a line, for programs and plots.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Result, TrainError, atomic};
+
+/// The format of a line of `metrics.jsonl`.
+pub const METRICS_FORMAT: u64 = 1;
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An update.
+    Train,
+    /// An evaluation.
+    Eval,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// An update or an evaluation.
+    pub kind: Kind,
+    /// [`METRICS_FORMAT`].
+    pub format: u64,
+    /// Updates made.
+    pub step: u64,
+    /// The loss of the update's batches, in nats a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// The validation loss, in nats a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+    /// The entropy of the validation text in nats a token, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f64>,
+    /// The learning rate of the update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// The norm of the update's gradient before clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Training tokens a second in this update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<f64>,
+    /// Seconds since the start of the run, over all its parts.
+    pub seconds: f64,
+}
+
+impl Metrics {
+    /// A line without figures yet.
+    pub fn new(kind: Kind, step: u64) -> Self {
+        Self {
+            kind,
+            format: METRICS_FORMAT,
+            step,
+            loss: None,
+            val_loss: None,
+            floor: None,
+            lr: None,
+            grad_norm: None,
+            tokens_per_s: None,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// The file, open for appending.
+#[derive(Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+    file: File,
+    rows: Vec<Metrics>,
+}
+
+impl MetricsFile {
+    /// Opens the file and keeps its lines up to `step`: a resumed run writes the later ones again. A line that a crash
+    /// has cut short is dropped.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(TrainError::io("read", path)(e)),
+        };
+        let rows: Vec<Metrics> = parse(&text).into_iter().filter(|row| row.step <= step).collect();
+        let mut kept = String::new();
+        for row in &rows {
+            kept += &to_line(path, row)?;
+        }
+        atomic::write(path, kept.as_bytes())?;
+        let file = OpenOptions::new().append(true).open(path).map_err(TrainError::io("write", path))?;
+        Ok(Self { path: path.to_owned(), file, rows })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn append(&mut self, row: Metrics) -> Result<()> {
+        let line = to_line(&self.path, &row)?;
+        self.file.write_all(line.as_bytes()).map_err(TrainError::io("write", &self.path))?;
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// All lines so far.
+    pub fn rows(&self) -> &[Metrics] {
+        &self.rows
+    }
+}
+
+fn to_line(path: &Path, row: &Metrics) -> Result<String> {
+    Ok(serde_json::to_string(row).map_err(|e| TrainError::bad_file(path, e))? + "\n")
+}
+
+fn parse(text: &str) -> Vec<Metrics> {
+    text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(step: u64) -> Metrics {
+        Metrics { loss: Some(1.5), lr: Some(1e-3), seconds: step as f64, ..Metrics::new(Kind::Train, step) }
+    }
+
+    #[test]
+    fn reopening_keeps_the_lines_up_to_the_step_and_drops_a_torn_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut file = MetricsFile::open(&path, 0).unwrap();
+        for step in 1..=5 {
+            file.append(row(step)).unwrap();
+        }
+        fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"kind\":\"tra").unwrap();
+        let mut file = MetricsFile::open(&path, 3).unwrap();
+        file.append(row(4)).unwrap();
+        let steps: Vec<u64> = parse(&fs::read_to_string(&path).unwrap()).iter().map(|r| r.step).collect();
+        assert_eq!(steps, [1, 2, 3, 4]);
+        assert_eq!(file.rows().len(), 4);
+    }
+
+    #[test]
+    fn absent_figures_are_absent_keys() {
+        let line = serde_json::to_string(&row(1)).unwrap();
+        assert!(line.starts_with("{\"kind\":\"train\",\"format\":1,\"step\":1,\"loss\":1.5,"), "{line}");
+        assert!(!line.contains("val_loss"));
+    }
+}

@@ -1,0 +1,133 @@
+//! `last/`: the weights, the optimizer and the state of the loop, all of one update.
+//!
+//! Weights and optimizer go to files named for their update, then `state.json`, which names them, is renamed into place:
+//! whatever happens in between, `state.json` points to files of one and the same update.
+
+use std::{fs, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tinygpt_model::{GptConfig, param_specs};
+
+use super::model_folder::{read_json, read_tensors, read_weights, write_tensors};
+use crate::{Result, TrainError, atomic, engine::EngineState};
+
+/// The format of the files in `last/`.
+pub const LAST_FORMAT: u64 = 1;
+
+const STATE: &str = "state.json";
+
+/// The state of the training loop after an update.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoopState {
+    /// [`LAST_FORMAT`].
+    pub format: u64,
+    /// Updates made.
+    pub step: u64,
+    /// The evaluation with the lowest validation loss so far.
+    pub best: Option<Best>,
+    /// Evaluations since then.
+    pub evaluations_since_best: u64,
+    /// Seconds spent in training, evaluations included, over all parts of the run.
+    pub seconds: f64,
+    /// SHA-256 of the corpus.
+    pub source_hash: String,
+}
+
+/// A best evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// After which update.
+    pub step: u64,
+    /// Nats a token, as estimated during training.
+    pub val_loss: f64,
+}
+
+/// The folder `last/` of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Last {
+    path: PathBuf,
+}
+
+impl Last {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    fn weights(&self, step: u64) -> PathBuf {
+        self.path.join(format!("weights-{step}.safetensors"))
+    }
+
+    fn optimizer(&self, step: u64) -> PathBuf {
+        self.path.join(format!("optimizer-{step}.safetensors"))
+    }
+
+    /// Whether there is a state to go on from.
+    pub fn exists(&self) -> bool {
+        self.path.join(STATE).is_file()
+    }
+
+    /// Writes everything, then deletes what earlier saves left.
+    ///
+    /// # Errors
+    /// When the disk is full; the state saved before is still whole then.
+    pub fn save(&self, config: &GptConfig, engine: &EngineState, state: &LoopState) -> Result<()> {
+        fs::create_dir_all(&self.path).map_err(TrainError::io("create", &self.path))?;
+        let specs = param_specs(config);
+        let metadata = ("tinygpt_format", LAST_FORMAT.to_string());
+        let metadata = (metadata.0, metadata.1.as_str());
+        let named = |prefix: &'static str, values: &'_ [Vec<f32>]| -> Vec<(String, (Vec<usize>, Vec<f32>))> {
+            let named = specs.iter().zip(values);
+            named.map(|(spec, x)| (format!("{prefix}{}", spec.name), (spec.shape.clone(), x.clone()))).collect()
+        };
+        let write = |path: PathBuf, tensors: Vec<(String, (Vec<usize>, Vec<f32>))>| {
+            let views = tensors.iter().map(|(name, (shape, x))| (name.clone(), (shape.clone(), x.as_slice())));
+            write_tensors(&path, views, metadata)
+        };
+        write(self.weights(state.step), named("", &engine.params))?;
+        let mut moments = named("m/", &engine.m);
+        moments.extend(named("v/", &engine.v));
+        write(self.optimizer(state.step), moments)?;
+        let path = self.path.join(STATE);
+        let json = serde_json::to_string_pretty(state).map_err(|e| TrainError::bad_file(&path, e))?;
+        atomic::write(&path, (json + "\n").as_bytes())?;
+        self.delete_others(state.step)
+    }
+
+    fn delete_others(&self, step: u64) -> Result<()> {
+        let keep = [self.weights(step), self.optimizer(step), self.path.join(STATE)];
+        let entries = fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))?;
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| !keep.contains(path)) {
+            fs::remove_file(&path).map_err(TrainError::io("delete", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the state of the loop.
+    ///
+    /// # Errors
+    /// When it is missing, broken or of another format.
+    pub fn read_state(&self) -> Result<LoopState> {
+        let path = self.path.join(STATE);
+        let value: serde_json::Value = read_json(&path)?;
+        match value["format"].as_u64() {
+            Some(LAST_FORMAT) => serde_json::from_value(value).map_err(|e| TrainError::bad_file(&path, e)),
+            Some(found) => Err(TrainError::FormatVersion { path, found, expected: LAST_FORMAT }),
+            None => Err(TrainError::bad_file(&path, "it has no format version")),
+        }
+    }
+
+    /// Reads the weights and the optimizer's state that belong to a state of the loop.
+    ///
+    /// # Errors
+    /// When a file is missing or truncated, or does not match the configuration.
+    pub fn read_engine(&self, config: &GptConfig, state: &LoopState) -> Result<EngineState> {
+        let params = read_weights(&self.weights(state.step), config)?;
+        let specs = param_specs(config);
+        let moments = |prefix: &str| {
+            let wanted: Vec<_> = specs.iter().map(|s| (format!("{prefix}{}", s.name), s.shape.clone())).collect();
+            read_tensors(&self.optimizer(state.step), &wanted)
+        };
+        Ok(EngineState { params, m: moments("m/")?, v: moments("v/")?, updates: state.step })
+    }
+}

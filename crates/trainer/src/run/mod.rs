@@ -1,0 +1,207 @@
+//! A run is a folder. Its top level is a Hugging Face GPT-2 model folder; beside that lie `train.toml` (the
+//! configuration as resolved), `metrics.jsonl`, `loss.svg`, and `last/` (everything needed to go on).
+
+mod last;
+mod model_folder;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{Result, TrainError, atomic, config::{self, RunConfig}};
+
+pub use last::{Best, LAST_FORMAT, Last, LoopState};
+pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder, read_weights};
+
+/// The file that holds a run's configuration as resolved.
+pub const TRAIN_TOML: &str = "train.toml";
+
+/// The folder of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+/// What to do with a folder that already holds something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfExists {
+    /// Refuse.
+    Refuse,
+    /// Delete the run in it.
+    Overwrite,
+}
+
+impl RunDir {
+    /// A fresh `parent/NAME-N`, with the smallest N above those there.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn create_numbered(parent: &Path, name: &str) -> Result<Self> {
+        fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
+        let mut number = numbered(parent, name).last().map_or(1, |(n, _)| n + 1);
+        loop {
+            let path = parent.join(format!("{name}-{number}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                // Another process was faster.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(e) => return Err(TrainError::io("create", &path)(e)),
+            }
+        }
+    }
+
+    /// The given folder for a new run.
+    ///
+    /// # Errors
+    /// [`TrainError::RunExists`] when it is not empty and may not be overwritten, [`TrainError::NotOurs`] when it may but
+    /// holds something other than a run.
+    pub fn create(path: &Path, if_exists: IfExists) -> Result<Self> {
+        Self::check_new(path, if_exists)?;
+        if path.exists() && !is_empty(path)? {
+            fs::remove_dir_all(path).map_err(TrainError::io("delete", path))?;
+        }
+        fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Whether [`RunDir::create`] would succeed, without touching anything.
+    ///
+    /// # Errors
+    /// As [`RunDir::create`].
+    pub fn check_new(path: &Path, if_exists: IfExists) -> Result<()> {
+        if !path.exists() || is_empty(path)? {
+            return Ok(());
+        }
+        match if_exists {
+            IfExists::Refuse => Err(TrainError::RunExists { path: path.to_owned() }),
+            IfExists::Overwrite if path.join(TRAIN_TOML).is_file() => Ok(()),
+            IfExists::Overwrite => Err(TrainError::NotOurs { path: path.to_owned() }),
+        }
+    }
+
+    /// An existing run.
+    ///
+    /// # Errors
+    /// [`TrainError::NotARun`] when the folder is missing or has no `train.toml`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let not_a_run = |reason: &str| TrainError::NotARun { path: path.to_owned(), reason: reason.into() };
+        if !path.is_dir() {
+            return Err(not_a_run("there is no such folder"));
+        }
+        if !path.join(TRAIN_TOML).is_file() {
+            return Err(not_a_run("it has no train.toml"));
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The newest of `parent/NAME-N`: the one with the largest N.
+    ///
+    /// # Errors
+    /// [`TrainError::NoRun`] when there is none.
+    pub fn open_numbered(parent: &Path, name: &str) -> Result<Self> {
+        match numbered(parent, name).pop() {
+            Some((_, path)) => Self::open(&path),
+            None => Err(TrainError::NoRun { folder: parent.to_owned() }),
+        }
+    }
+
+    /// The run below `parent` whose model was written last.
+    ///
+    /// # Errors
+    /// [`TrainError::NoRun`] when there is none.
+    pub fn latest(parent: &Path) -> Result<Self> {
+        let written = |path: &Path| fs::metadata(path.join(model_folder::WEIGHTS)).and_then(|m| m.modified()).ok();
+        let runs = fs::read_dir(parent).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or(Vec::new());
+        let latest = runs.into_iter().filter_map(|path| Some((written(&path)?, path))).max();
+        match latest {
+            Some((_, path)) => Ok(Self { path }),
+            None => Err(TrainError::NoRun { folder: parent.to_owned() }),
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of what is needed to go on.
+    pub fn last(&self) -> Last {
+        Last::new(self.path.join("last"))
+    }
+
+    /// The model in the run's top level.
+    pub fn model(&self) -> ModelFolder {
+        ModelFolder::new(&self.path)
+    }
+
+    /// Writes the configuration.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn write_config(&self, config: &RunConfig) -> Result<()> {
+        atomic::write(&self.path.join(TRAIN_TOML), config.to_toml()?.as_bytes())
+    }
+
+    /// The configuration, with overrides that a resumed run may take.
+    ///
+    /// # Errors
+    /// When the file is unreadable or an override is refused.
+    pub fn read_config(&self, overrides: &[String]) -> Result<RunConfig> {
+        let path = self.path.join(TRAIN_TOML);
+        let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+        config::load(&text, &[], false).map_err(|e| TrainError::bad_file(&path, e))?;
+        Ok(config::load(&text, overrides, true)?)
+    }
+}
+
+fn is_empty(path: &Path) -> Result<bool> {
+    Ok(fs::read_dir(path).map_err(TrainError::io("read", path))?.next().is_none())
+}
+
+/// The folders `parent/NAME-N`, by rising N.
+fn numbered(parent: &Path, name: &str) -> Vec<(u64, PathBuf)> {
+    let entries = fs::read_dir(parent).map(|entries| entries.flatten().collect()).unwrap_or(Vec::new());
+    let mut runs: Vec<(u64, PathBuf)> = entries
+        .into_iter()
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.strip_prefix(name)?.strip_prefix('-')?.parse().ok()?;
+            Some((number, entry.path()))
+        })
+        .collect();
+    runs.sort();
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbered_runs_count_up_past_gaps() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().join("runs");
+        let create = || RunDir::create_numbered(&runs, "tiny").unwrap().path.file_name().unwrap().to_owned();
+        assert_eq!(create(), "tiny-1");
+        assert_eq!(create(), "tiny-2");
+        fs::create_dir(runs.join("tiny-10")).unwrap();
+        fs::create_dir(runs.join("tiny-other-40")).unwrap();
+        assert_eq!(create(), "tiny-11");
+        assert!(matches!(RunDir::open_numbered(&runs, "none"), Err(TrainError::NoRun { .. })));
+    }
+
+    #[test]
+    fn a_full_folder_is_only_overwritten_when_asked_and_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        RunDir::create(&path, IfExists::Refuse).unwrap();
+        RunDir::create(&path, IfExists::Refuse).unwrap(); // still empty
+        fs::write(path.join("thesis.txt"), "precious").unwrap();
+        assert!(matches!(RunDir::create(&path, IfExists::Refuse), Err(TrainError::RunExists { .. })));
+        assert!(matches!(RunDir::create(&path, IfExists::Overwrite), Err(TrainError::NotOurs { .. })));
+        assert!(path.join("thesis.txt").exists());
+        fs::write(path.join(TRAIN_TOML), "").unwrap();
+        RunDir::create(&path, IfExists::Overwrite).unwrap();
+        assert!(is_empty(&path).unwrap());
+    }
+}

@@ -1,0 +1,261 @@
+//! The Hugging Face GPT-2 model folder: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`,
+//! `tokenizer_config.json`. `transformers` loads it, and this program loads GPT-2 folders that others wrote.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device};
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tinygpt_model::{Activation, GptConfig, param_specs};
+
+use crate::{Result, TrainError, atomic, config::GenerateConfig, tokenizer::Tokenizer};
+
+/// The format of what this program adds to `config.json`, and of `model.safetensors`.
+pub const MODEL_FORMAT: u64 = 1;
+
+/// The file of the weights.
+pub(super) const WEIGHTS: &str = "model.safetensors";
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// A folder with a GPT-2 model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFolder {
+    path: PathBuf,
+}
+
+/// The defaults in a folder's `generation_config.json`; absent ones are `None`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GenerationDefaults {
+    /// 0 is greedy.
+    pub temperature: Option<f64>,
+    /// 0 is off.
+    pub top_k: Option<usize>,
+    /// 1 is off.
+    pub top_p: Option<f64>,
+    /// Tokens after the prompt.
+    pub max_new_tokens: Option<usize>,
+    /// Whether to draw at all; `false` is greedy.
+    pub do_sample: Option<bool>,
+}
+
+impl ModelFolder {
+    /// The model folder at this path; nothing is read yet.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes everything but the weights.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn write_description(&self, config: &GptConfig, tokenizer: &Tokenizer, generate: &GenerateConfig) -> Result<()> {
+        let write_json = |name: &str, value: &Value| {
+            let path = self.path.join(name);
+            let text = serde_json::to_string_pretty(value).map_err(|e| TrainError::bad_file(&path, e))?;
+            atomic::write(&path, (text + "\n").as_bytes())
+        };
+        atomic::write(&self.path.join(TOKENIZER), tokenizer.json())?;
+        write_json(TOKENIZER_CONFIG, &tokenizer.tokenizer_config(config.block_size))?;
+        write_json(GENERATION, &generation_json(generate, tokenizer.end_of_text()))?;
+        write_json(CONFIG, &config_json(config, tokenizer.end_of_text()))
+    }
+
+    /// Writes the weights, given in parameter order. Where the model has no biases, zeros are written, since Hugging
+    /// Face's GPT-2 always has them.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn write_weights(&self, config: &GptConfig, params: &[Vec<f32>]) -> Result<()> {
+        let mut tensors: HashMap<String, (Vec<usize>, &[f32])> = param_specs(config)
+            .into_iter()
+            .zip(params)
+            .map(|(spec, values)| (spec.name, (spec.shape, values.as_slice())))
+            .collect();
+        let zeros = vec![0.0; 4 * config.n_embd];
+        for spec in param_specs(&GptConfig { bias: true, ..config.clone() }) {
+            let n = spec.len();
+            tensors.entry(spec.name).or_insert_with(|| (spec.shape, &zeros[..n]));
+        }
+        // One entry of metadata only: with more, the order in the file, and so its bytes, would differ between runs.
+        write_tensors(&self.path.join(WEIGHTS), tensors, ("format", "pt"))
+    }
+
+    /// Reads the shape and the weights (in parameter order) of the model.
+    ///
+    /// # Errors
+    /// When a file is missing, truncated or foreign, or a tensor is missing or has another shape.
+    pub fn read(&self) -> Result<(GptConfig, Vec<Vec<f32>>)> {
+        let not_a_run = |reason: String| TrainError::NotARun { path: self.path.clone(), reason };
+        if !self.path.is_dir() {
+            return Err(not_a_run("there is no such folder".into()));
+        }
+        for name in [CONFIG, WEIGHTS, TOKENIZER] {
+            if !self.path.join(name).is_file() {
+                return Err(not_a_run(format!("it has no {name}")));
+            }
+        }
+        let config = self.read_config()?;
+        let params = read_weights(&self.path.join(WEIGHTS), &config)?;
+        Ok((config, params))
+    }
+
+    fn read_config(&self) -> Result<GptConfig> {
+        let path = self.path.join(CONFIG);
+        let value: Value = read_json(&path)?;
+        let bad = |reason: String| TrainError::bad_file(&path, reason);
+        if value["model_type"] != "gpt2" {
+            return Err(bad(format!("its model_type is {}, this program knows \"gpt2\" only", value["model_type"])));
+        }
+        if let Some(found) = value["tinygpt"]["format"].as_u64().filter(|&f| f != MODEL_FORMAT) {
+            return Err(TrainError::FormatVersion { path, found, expected: MODEL_FORMAT });
+        }
+        let number = |key: &str| {
+            value[key].as_u64().map(|n| n as usize).ok_or_else(|| bad(format!("`{key}` is missing or not a number")))
+        };
+        let activation = match value["activation_function"].as_str() {
+            Some("gelu") => Activation::Gelu,
+            Some("gelu_new") | None => Activation::GeluNew, // Hugging Face's default
+            Some(other) => return Err(bad(format!("activation_function \"{other}\" is not gelu or gelu_new"))),
+        };
+        let config = GptConfig {
+            vocab_size: number("vocab_size")?,
+            block_size: number("n_positions")?,
+            n_layer: number("n_layer")?,
+            n_head: number("n_head")?,
+            n_embd: number("n_embd")?,
+            dropout: value["resid_pdrop"].as_f64().unwrap_or(0.0),
+            bias: value["tinygpt"]["bias"].as_bool().unwrap_or(true),
+            activation,
+        };
+        config.validate().map_err(|e| bad(e.to_string()))?;
+        Ok(config)
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// When the file is missing or broken.
+    pub fn read_tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::from_file(self.path.join(TOKENIZER))?)
+    }
+
+    /// The defaults for generation; all absent where there is no such file.
+    ///
+    /// # Errors
+    /// When the file is not JSON.
+    pub fn read_generation_defaults(&self) -> Result<GenerationDefaults> {
+        let path = self.path.join(GENERATION);
+        if path.is_file() { read_json(&path) } else { Ok(GenerationDefaults::default()) }
+    }
+}
+
+/// `config.json`: what Hugging Face needs, and what is true. Its own defaults would be gelu_new and token 50256.
+fn config_json(config: &GptConfig, end_of_text: Option<u32>) -> Value {
+    json!({
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_inner": null,
+        "activation_function": config.activation.name(),
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "layer_norm_epsilon": tinygpt_model::config::LAYER_NORM_EPS,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": true,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "torch_dtype": "float32",
+        "tinygpt": { "format": MODEL_FORMAT, "bias": config.bias },
+    })
+}
+
+fn generation_json(generate: &GenerateConfig, end_of_text: Option<u32>) -> Value {
+    let mut value = json!({
+        "do_sample": generate.temperature > 0.0,
+        "top_k": generate.top_k,
+        "top_p": generate.top_p,
+        "max_new_tokens": generate.max_new_tokens,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+    });
+    // Hugging Face refuses a temperature of 0; there, greedy is `do_sample: false`.
+    if generate.temperature > 0.0 {
+        value["temperature"] = json!(generate.temperature);
+    }
+    value
+}
+
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = fs::read(path).map_err(TrainError::io("read", path))?;
+    serde_json::from_slice(&bytes).map_err(|e| TrainError::bad_file(path, format!("not the JSON it should be: {e}")))
+}
+
+/// Writes f32 tensors as safetensors, atomically.
+pub(super) fn write_tensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, (Vec<usize>, &'a [f32]))>,
+    metadata: (&str, &str),
+) -> Result<()> {
+    let bad = |e: safetensors::SafeTensorError| TrainError::bad_file(path, e);
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, (shape, values))| (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()))
+        .collect();
+    let views = bytes
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(bad)?;
+    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
+    atomic::write(path, &serialize(views, Some(metadata)).map_err(bad)?)
+}
+
+/// Reads all parameters of a model, in parameter order, from a safetensors file with Hugging Face's GPT-2 names (with or
+/// without the prefix `transformer.`).
+///
+/// # Errors
+/// When the file is truncated or foreign, or a tensor is missing or has another shape.
+pub fn read_weights(path: &Path, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
+    let specs = param_specs(config);
+    let shapes = specs.into_iter().map(|spec| (spec.name, spec.shape)).collect::<Vec<_>>();
+    read_tensors(path, &shapes)
+}
+
+/// Reads the named tensors as f32.
+pub(super) fn read_tensors(path: &Path, wanted: &[(String, Vec<usize>)]) -> Result<Vec<Vec<f32>>> {
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|e| TrainError::bad_file(path, format!("truncated, or not a safetensors file: {e}")))?;
+    wanted
+        .iter()
+        .map(|(name, shape)| {
+            let short = name.strip_prefix("transformer.").unwrap_or(name);
+            let tensor = tensors
+                .get(name)
+                .or_else(|| tensors.get(short))
+                .ok_or_else(|| TrainError::bad_file(path, format!("it has no tensor {name}")))?;
+            if tensor.dims() != shape.as_slice() {
+                let reason = format!("{name} has shape {:?}, the model needs {shape:?}", tensor.dims());
+                return Err(TrainError::bad_file(path, reason));
+            }
+            Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        })
+        .collect()
+}

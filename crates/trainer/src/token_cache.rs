@@ -1,0 +1,370 @@
+//! Tokens on disk: a corpus is encoded once and then mapped into memory, by every run that uses it.
+//!
+//! A cache file is a header of 128 bytes and the ids. Everything is little-endian.
+//!
+//! | bytes | content |
+//! | --- | --- |
+//! | 0..8 | the magic `TGPTOKEN` |
+//! | 8..12 | format version (u32) |
+//! | 12..16 | bytes per id (u32): 2 if the vocabulary has at most 65,536 tokens, else 4 |
+//! | 16..24 | number of ids (u64) |
+//! | 24..56 | SHA-256 of the corpus |
+//! | 56..88 | SHA-256 of `tokenizer.json` |
+//! | 88..128 | zero |
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use memmap2::Mmap;
+
+use crate::{
+    corpus::{Corpus, CorpusError},
+    digest::{Digest, Hasher},
+    new_file,
+    tokenizer::{Tokenizer, TokenizerError},
+};
+
+#[cfg(test)]
+mod tests;
+
+const MAGIC: &[u8; 8] = b"TGPTOKEN";
+const FORMAT_VERSION: u32 = 1;
+const HEADER_BYTES: usize = 128;
+
+/// The end of the name of a file that is being written.
+const PARTIAL: &str = ".partial";
+
+/// A file that nobody has written to for this long was left by a process that was killed.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// What can go wrong with the tokens of a corpus.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenCacheError {
+    /// The corpus could not be read.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// The corpus could not be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The corpus is not the one whose digest was taken.
+    #[error("the corpus changed while it was read: start again when nothing writes to it")]
+    SourceChanged,
+    /// The cache folder cannot be written to, or its disk is full.
+    #[error(
+        "cannot write the token cache in `{folder}`: {source}; make room there, or set the environment variable \
+         TINYGPT_CACHE to a folder that can be written to"
+    )]
+    Unwritable {
+        /// The cache folder.
+        folder: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A cache file that was just written cannot be read.
+    #[error("cannot read the token cache `{path}`: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A range reaches beyond the tokens.
+    #[error("tokens {start}..{end} were asked for, but there are only {len}")]
+    OutOfRange {
+        /// The first index.
+        start: usize,
+        /// One more than the last index.
+        end: usize,
+        /// How many tokens there are.
+        len: usize,
+    },
+    /// An id in the file is not in the vocabulary.
+    #[error(
+        "the token cache `{path}` is damaged: id {id} at index {index} is not in the vocabulary of {vocab_size}; delete this file, it will be made again"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The id.
+        id: u32,
+        /// Its index.
+        index: usize,
+        /// The size of the vocabulary.
+        vocab_size: usize,
+    },
+}
+
+type Result<T> = std::result::Result<T, TokenCacheError>;
+
+/// The tokens of a corpus, in memory or mapped from a cache file.
+#[derive(Debug)]
+pub struct TokenStore {
+    tokens: Tokens,
+}
+
+#[derive(Debug)]
+enum Tokens {
+    Memory(Vec<u32>),
+    Mapped { path: PathBuf, map: Mmap, len: usize, width: Width, vocab_size: usize },
+}
+
+/// The size of an id in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    U16,
+    U32,
+}
+
+impl Width {
+    fn of(vocab_size: usize) -> Self {
+        if vocab_size <= 1 << 16 { Self::U16 } else { Self::U32 }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::U16 => 2,
+            Self::U32 => 4,
+        }
+    }
+}
+
+impl From<Vec<u32>> for TokenStore {
+    fn from(tokens: Vec<u32>) -> Self {
+        Self { tokens: Tokens::Memory(tokens) }
+    }
+}
+
+impl TokenStore {
+    /// Encodes a small corpus into memory.
+    ///
+    /// # Errors
+    /// When the corpus cannot be read or encoded.
+    pub fn in_memory(tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Self> {
+        let mut all = Vec::new();
+        encode(tokenizer, corpus, |ids| {
+            all.extend_from_slice(ids);
+            Ok(())
+        })?;
+        Ok(all.into())
+    }
+
+    /// Opens the tokens of a corpus in `cache_dir`, or makes them: the folder too, if it is missing.
+    ///
+    /// `source_hash` is [`Corpus::sha256`] of `corpus`. A file that is truncated, has another header or comes from
+    /// another version is made again. Two processes can do this at once: each writes a file of its own and renames it
+    /// when it is complete.
+    ///
+    /// # Errors
+    /// When the corpus cannot be read or encoded, or when the folder cannot be written to.
+    pub fn open_or_build(
+        cache_dir: &Path,
+        source_hash: Digest,
+        tokenizer: &Tokenizer,
+        corpus: &Corpus,
+    ) -> Result<Self> {
+        let path = cache_dir.join(file_name(source_hash, tokenizer.hash()));
+        if let Ok(Some(store)) = Self::open(&path, source_hash, tokenizer) {
+            return Ok(store);
+        }
+        build(cache_dir, &path, source_hash, tokenizer, corpus)?;
+        let unreadable = |source| TokenCacheError::Unreadable { path: path.clone(), source };
+        Self::open(&path, source_hash, tokenizer)
+            .map_err(unreadable)?
+            .ok_or_else(|| unreadable(std::io::Error::other("it is not what was just written")))
+    }
+
+    /// Maps a cache file; `None` if it is not a complete one for this corpus and tokenizer.
+    fn open(path: &Path, source_hash: Digest, tokenizer: &Tokenizer) -> std::io::Result<Option<Self>> {
+        let mut file = File::open(path)?;
+        let mut found = [0; HEADER_BYTES];
+        if let Err(error) = file.read_exact(&mut found) {
+            return if error.kind() == std::io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
+        }
+        let vocab_size = tokenizer.vocab_size();
+        let width = Width::of(vocab_size);
+        let payload = file.metadata()?.len().saturating_sub(HEADER_BYTES as u64);
+        let count = payload / width.bytes() as u64;
+        // All of the header is known beforehand, given the length of the file.
+        let is_whole = payload.is_multiple_of(width.bytes() as u64);
+        if !is_whole || found != header(width, count, source_hash, tokenizer.hash()) {
+            return Ok(None);
+        }
+        let map = map_file(&file)?;
+        let len = map.len().saturating_sub(HEADER_BYTES) / width.bytes();
+        Ok(Some(Self { tokens: Tokens::Mapped { path: path.to_owned(), map, len, width, vocab_size } }))
+    }
+
+    /// How many tokens there are.
+    pub fn len(&self) -> usize {
+        match &self.tokens {
+            Tokens::Memory(tokens) => tokens.len(),
+            Tokens::Mapped { len, .. } => *len,
+        }
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies the tokens from index `start` on into `out`, as many as it holds.
+    ///
+    /// # Errors
+    /// When there are not that many, or when an id in a cache file is not in the vocabulary.
+    pub fn read(&self, start: usize, out: &mut [u32]) -> Result<()> {
+        let end = start.saturating_add(out.len());
+        if end > self.len() {
+            return Err(TokenCacheError::OutOfRange { start, end, len: self.len() });
+        }
+        match &self.tokens {
+            Tokens::Memory(tokens) => out.copy_from_slice(&tokens[start..end]),
+            Tokens::Mapped { path, map, width, vocab_size, .. } => {
+                let bytes = &map[HEADER_BYTES + start * width.bytes()..HEADER_BYTES + end * width.bytes()];
+                // Assembled from bytes, so neither alignment nor the byte order of the machine matters.
+                match width {
+                    Width::U16 => {
+                        let (ids, _) = bytes.as_chunks::<2>();
+                        out.iter_mut().zip(ids).for_each(|(to, id)| *to = u16::from_le_bytes(*id).into());
+                    }
+                    Width::U32 => {
+                        let (ids, _) = bytes.as_chunks::<4>();
+                        out.iter_mut().zip(ids).for_each(|(to, id)| *to = u32::from_le_bytes(*id));
+                    }
+                }
+                if let Some(at) = out.iter().position(|&id| id as usize >= *vocab_size) {
+                    let (path, id, index) = (path.clone(), out[at], start + at);
+                    return Err(TokenCacheError::Damaged { path, id, index, vocab_size: *vocab_size });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The tokens from `start` to `end`.
+    ///
+    /// # Errors
+    /// As [`TokenStore::read`].
+    pub fn range(&self, start: usize, end: usize) -> Result<Vec<u32>> {
+        if start > end || end > self.len() {
+            return Err(TokenCacheError::OutOfRange { start, end, len: self.len() });
+        }
+        let mut tokens = vec![0; end - start];
+        self.read(start, &mut tokens)?;
+        Ok(tokens)
+    }
+}
+
+/// The folder of the token cache: `$TINYGPT_CACHE`, else `$XDG_CACHE_HOME/tinygpt`, else `$HOME/.cache/tinygpt`, else
+/// `.tinygpt-cache` in the current folder.
+pub fn default_cache_dir() -> PathBuf {
+    cache_dir_from(|name| std::env::var_os(name))
+}
+
+fn cache_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    let folder = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("TINYGPT_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("tinygpt")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache").join("tinygpt")))
+        .unwrap_or_else(|| PathBuf::from(".tinygpt-cache"))
+}
+
+fn file_name(source_hash: Digest, tokenizer_hash: Digest) -> String {
+    format!("tokens-v{FORMAT_VERSION}-{source_hash:.16}-{tokenizer_hash:.16}.bin")
+}
+
+fn header(width: Width, count: u64, source_hash: Digest, tokenizer_hash: Digest) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    header[12..16].copy_from_slice(&(width.bytes() as u32).to_le_bytes());
+    header[16..24].copy_from_slice(&count.to_le_bytes());
+    header[24..56].copy_from_slice(source_hash.as_bytes());
+    header[56..88].copy_from_slice(tokenizer_hash.as_bytes());
+    header
+}
+
+/// Encodes the whole corpus, block by block, and gives the digest of its text.
+fn encode(tokenizer: &Tokenizer, corpus: &Corpus, mut sink: impl FnMut(&[u32]) -> Result<()>) -> Result<Digest> {
+    let mut encoder = tokenizer.corpus_encoder();
+    let mut hasher = Hasher::default();
+    let mut ids = Vec::new();
+    for piece in corpus.pieces() {
+        let piece = piece?;
+        hasher.update(piece.as_bytes());
+        encoder.push(&piece, &mut ids)?;
+        sink(&ids)?;
+        ids.clear();
+    }
+    encoder.finish(&mut ids)?;
+    sink(&ids)?;
+    Ok(hasher.finish())
+}
+
+fn build(folder: &Path, path: &Path, source_hash: Digest, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<()> {
+    let unwritable = |source| TokenCacheError::Unwritable { folder: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(unwritable)?;
+    remove_abandoned(folder);
+
+    // Dropped on every way out but the last, which removes the file.
+    let mut file = new_file::in_folder(folder, "tokens-", PARTIAL).map_err(unwritable)?;
+    let width = Width::of(tokenizer.vocab_size());
+    let mut writer = BufWriter::with_capacity(1 << 18, file.as_file_mut());
+    writer.write_all(&[0; HEADER_BYTES]).map_err(unwritable)?;
+    let mut count = 0;
+    let found_hash = encode(tokenizer, corpus, |ids| {
+        count += ids.len() as u64;
+        write_ids(&mut writer, width, ids).map_err(unwritable)
+    })?;
+    if found_hash != source_hash {
+        return Err(TokenCacheError::SourceChanged);
+    }
+    // The header comes last: until then the file begins with zeros and would be trusted by nobody.
+    writer.seek(SeekFrom::Start(0)).map_err(unwritable)?;
+    writer.write_all(&header(width, count, source_hash, tokenizer.hash())).map_err(unwritable)?;
+    writer.flush().map_err(unwritable)?;
+    drop(writer);
+    file.as_file().sync_all().map_err(unwritable)?;
+    file.persist(path).map_err(|e| unwritable(e.error))?;
+    if cfg!(unix) {
+        // Makes the rename durable; other systems cannot open a folder.
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritable)?;
+    }
+    Ok(())
+}
+
+fn write_ids(writer: &mut impl Write, width: Width, ids: &[u32]) -> std::io::Result<()> {
+    match width {
+        // Each id is below the vocabulary's size, which chose the width.
+        Width::U16 => ids.iter().try_for_each(|&id| writer.write_all(&(id as u16).to_le_bytes())),
+        Width::U32 => ids.iter().try_for_each(|&id| writer.write_all(&id.to_le_bytes())),
+    }
+}
+
+/// Removes what killed processes left behind. That some of it stays is no reason to fail.
+fn remove_abandoned(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with("tokens-") && name.ends_with(PARTIAL));
+        let written = entry.metadata().and_then(|meta| meta.modified());
+        let is_old =
+            written.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ABANDONED_AFTER));
+        if is_ours && is_old {
+            // Another process may have been faster.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn map_file(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the bytes of a mapped file must not change. This file has its final name, and under that name files are
+    // only ever placed complete, by a rename: a later build replaces the directory entry and leaves this file's content
+    // as it is. Nobody else has business in the cache folder; the ids are bytes of which every value is valid.
+    unsafe { Mmap::map(file) }
+}

@@ -1,0 +1,106 @@
+//! Tokenizers that run through the `tokenizers` crate.
+
+use tokenizers::{DecoderWrapper, ModelWrapper, PreTokenizerWrapper};
+
+use super::{Result, TokenizerError};
+
+/// A tokenizer of the `tokenizers` crate, and what is known about it.
+#[derive(Clone)]
+pub(super) struct Library {
+    tokenizer: tokenizers::Tokenizer,
+    byte_level: bool,
+    vocab_size: usize,
+}
+
+impl Library {
+    pub(super) fn new(mut tokenizer: tokenizers::Tokenizer) -> Result<Self> {
+        // Some files carry the limits of the model they were made for, which would cut a corpus short.
+        tokenizer.with_truncation(None).map_err(TokenizerError::library)?;
+        tokenizer.with_padding(None);
+        let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Self { byte_level: is_byte_level(&tokenizer), tokenizer, vocab_size })
+    }
+
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.tokenizer
+    }
+
+    pub(super) fn is_byte_level(&self) -> bool {
+        self.byte_level
+    }
+
+    pub(super) fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    pub(super) fn to_json(&self) -> Result<Vec<u8>> {
+        let json = self.tokenizer.to_string(true).map_err(TokenizerError::library)?;
+        Ok(json.into_bytes())
+    }
+
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(TokenizerError::library)?;
+        Ok(encoding.get_ids().to_owned())
+    }
+
+    pub(super) fn decode(&self, ids: &[u32]) -> Result<String> {
+        // The crate leaves unknown ids out without a word.
+        ids.iter().try_for_each(|&id| self.token(id).map(drop))?;
+        self.tokenizer.decode(ids, false).map_err(TokenizerError::library)
+    }
+
+    /// The token as it stands in the vocabulary.
+    pub(super) fn token(&self, id: u32) -> Result<String> {
+        self.tokenizer.id_to_token(id).ok_or(TokenizerError::UnknownId { id, vocab_size: self.vocab_size })
+    }
+
+    pub(super) fn token_bytes(&self, id: u32) -> Result<usize> {
+        let token = self.token(id)?;
+        if self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
+            return Ok(token.len());
+        }
+        if self.byte_level {
+            // Each character of the byte-level alphabet is one byte.
+            return Ok(token.chars().count());
+        }
+        if is_byte_fallback(&token) {
+            return Ok(1);
+        }
+        // Decoders treat the first token in its own way (a leading space is dropped), so the second one is measured.
+        Ok(self.decode(&[id, id])?.len().saturating_sub(self.decode(&[id])?.len()))
+    }
+
+    pub(super) fn id_of(&self, text: &str) -> Option<u32> {
+        self.special_id(text).or_else(|| match self.encode(text).ok()?[..] {
+            [only] => Some(only),
+            _ => None,
+        })
+    }
+
+    pub(super) fn special_id(&self, token: &str) -> Option<u32> {
+        let vocabulary = self.tokenizer.get_added_vocabulary();
+        vocabulary.is_special_token(token).then(|| self.tokenizer.token_to_id(token)).flatten()
+    }
+}
+
+/// Whether the tokenizer is a byte-level BPE with GPT-2's pattern, so that [`super::segment`] applies to it.
+fn is_byte_level(tokenizer: &tokenizers::Tokenizer) -> bool {
+    let gpt2_words = matches!(
+        tokenizer.get_pre_tokenizer(),
+        Some(PreTokenizerWrapper::ByteLevel(level)) if !level.add_prefix_space && level.use_regex
+    );
+    let bytes_back = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+    // Dropout draws merges at random.
+    let plain_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(bpe) if bpe.dropout.is_none());
+    // Added tokens are found before the text is split into words; one that reaches over white space could be cut.
+    let added_tokens_uncut = tokenizer.get_added_tokens_decoder().values().all(|token| {
+        !token.lstrip && !token.rstrip && !token.single_word && !token.content.contains(char::is_whitespace)
+    });
+    gpt2_words && bytes_back && plain_bpe && added_tokens_uncut && tokenizer.get_normalizer().is_none()
+}
+
+/// Whether a token is a byte that a vocabulary of characters falls back to, as `<0xE2>`.
+fn is_byte_fallback(token: &str) -> bool {
+    let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    hex.is_some_and(|hex| hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}

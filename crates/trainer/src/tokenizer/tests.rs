@@ -1,0 +1,296 @@
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const MIXED: &str =
+    "Ein Käse,\r\nthe\tcafé's 🙂🙂 don't  stop;\n\n  12 months!\u{a0}\u{2028}naïve\u{fffd} \"quotes\\\" 日本語。 ";
+
+static BPE: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::train_bpe(&corpus(&training_text()), 400).unwrap());
+
+fn corpus(text: &str) -> Corpus {
+    Corpus::from_text(text).unwrap()
+}
+
+fn training_text() -> String {
+    let words =
+        ["the cat's hat", " and then, they'll", "\n\nOnce upon a time", " 🙂 café\r\n", "\t2024 12 ", "don't  "];
+    (0..300).map(|i| words[(i * i + i / 3) % words.len()]).collect()
+}
+
+/// The tokenizer.json of a byte-level BPE with one special token, as GPT-2's.
+fn with_special_token(json: &[u8]) -> Value {
+    let mut value: Value = serde_json::from_slice(json).unwrap();
+    let id = value["model"]["vocab"].as_object().unwrap().len();
+    value["added_tokens"] = json!([{
+        "id": id, "content": END_OF_TEXT, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": true,
+    }]);
+    value
+}
+
+fn load(value: &Value) -> Tokenizer {
+    Tokenizer::from_bytes(value.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn char_ids_are_the_distinct_characters_in_order_of_code_point() {
+    let tokenizer = Tokenizer::train_char(&corpus("bca\nb🙂é")).unwrap();
+    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (Kind::Char, 6));
+    assert_eq!(tokenizer.encode("\nabcé🙂").unwrap(), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(tokenizer.decode(&[5, 0, 1]).unwrap(), "🙂\na");
+    assert_eq!((tokenizer.token_bytes(5).unwrap(), tokenizer.token_bytes(1).unwrap()), (4, 1));
+    assert_eq!((tokenizer.id_of("é"), tokenizer.id_of("z"), tokenizer.id_of("ab")), (Some(4), None, None));
+}
+
+#[test]
+fn an_unknown_character_is_named_with_its_position_whole_or_in_pieces() {
+    let tokenizer = Tokenizer::train_char(&corpus("éa")).unwrap();
+    let message = tokenizer.encode("aéZ").unwrap_err().to_string();
+    assert!(message.contains("'Z' (U+005A) at character index 2 (counting from 0)"), "{message}");
+    let mut encoder = tokenizer.corpus_encoder();
+    let mut ids = Vec::new();
+    encoder.push("éé", &mut ids).unwrap();
+    let error = encoder.push("a🙂", &mut ids).unwrap_err();
+    assert!(matches!(error, TokenizerError::UnknownChar { ch: '🙂', index: 3, vocab_size: 2 }), "{error}");
+}
+
+#[test]
+fn an_unknown_id_is_an_error_for_every_kind() {
+    let char = Tokenizer::train_char(&corpus("ab")).unwrap();
+    for tokenizer in [&char, &*BPE] {
+        let id = tokenizer.vocab_size() as u32;
+        let unknown = |error| matches!(error, TokenizerError::UnknownId { id: found, .. } if found == id);
+        assert!(unknown(tokenizer.decode(&[0, id]).unwrap_err()));
+        assert!(unknown(tokenizer.token_bytes(id).unwrap_err()));
+        assert!(unknown(tokenizer.text_stream().push(id).unwrap_err()));
+    }
+}
+
+#[test]
+fn a_saved_tokenizer_loads_as_the_same_kind_with_the_same_ids_and_hash() {
+    for tokenizer in [Tokenizer::train_char(&corpus(MIXED)).unwrap(), BPE.clone()] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TOKENIZER_FILE);
+        std::fs::write(&path, tokenizer.json()).unwrap();
+        let loaded = Tokenizer::from_file(&path).unwrap();
+        assert_eq!(loaded.kind(), tokenizer.kind());
+        assert_eq!(loaded.vocab_size(), tokenizer.vocab_size());
+        assert_eq!(loaded.hash(), tokenizer.hash());
+        assert_eq!(loaded.encode(MIXED).unwrap(), tokenizer.encode(MIXED).unwrap());
+    }
+}
+
+#[test]
+fn the_crate_gives_a_char_tokenizer_the_same_ids_as_the_table() {
+    let tokenizer = Tokenizer::train_char(&corpus(MIXED)).unwrap();
+    let theirs = tokenizers::Tokenizer::from_bytes(tokenizer.json()).unwrap();
+    let ids = tokenizer.encode(MIXED).unwrap();
+    assert_eq!(theirs.encode(MIXED, false).unwrap().get_ids(), ids);
+    assert_eq!(theirs.decode(&ids, false).unwrap(), MIXED);
+    assert!(theirs.encode("Ω", false).is_err(), "an unknown character is refused there too");
+}
+
+#[test]
+fn a_char_file_that_was_changed_is_run_by_the_crate() {
+    let tokenizer = Tokenizer::train_char(&corpus("abAB")).unwrap();
+    let mut value: Value = serde_json::from_slice(tokenizer.json()).unwrap();
+    value["normalizer"] = json!({ "type": "Lowercase" });
+    let changed = load(&value);
+    assert_eq!(changed.kind(), Kind::Other);
+    assert_eq!(changed.encode("AB").unwrap(), tokenizer.encode("ab").unwrap());
+    value["normalizer"] = Value::Null;
+    value["model"]["vocab"] = json!({ "a": 0, "b": 2 });
+    assert_eq!(load(&value).kind(), Kind::Other, "ids with a gap are no table");
+}
+
+#[test]
+fn training_a_bpe_twice_gives_the_same_file() {
+    let first = Tokenizer::train_bpe(&corpus(&training_text()), 400).unwrap();
+    for _ in 0..5 {
+        let again = Tokenizer::train_bpe(&corpus(&training_text()), 400).unwrap();
+        assert_eq!(String::from_utf8_lossy(again.json()), String::from_utf8_lossy(first.json()));
+    }
+}
+
+#[test]
+fn bpe_training_agrees_with_the_trainer_fed_by_the_crate_itself() {
+    use tokenizers::{models::bpe::*, pre_tokenizers::byte_level::ByteLevel};
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(400)
+        .min_frequency(2)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .show_progress(false)
+        .build();
+    let mut theirs = tokenizers::TokenizerImpl::<
+        BPE,
+        tokenizers::NormalizerWrapper,
+        ByteLevel,
+        tokenizers::PostProcessorWrapper,
+        ByteLevel,
+    >::new(BPE::default());
+    theirs.with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)));
+    theirs.with_decoder(Some(ByteLevel::default().add_prefix_space(false)));
+    theirs.train(&mut trainer, std::iter::once(training_text())).unwrap();
+    assert_eq!(theirs.to_string(true).unwrap().as_bytes(), BPE.json());
+}
+
+#[test]
+fn a_bpe_encodes_any_text_and_decodes_it_back() {
+    let tokenizer = Tokenizer::train_bpe(&corpus("aaaa bbbb aaaa"), 256).unwrap();
+    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (Kind::Bpe, 256));
+    let ids = tokenizer.encode(MIXED).unwrap();
+    assert_eq!(ids.len(), MIXED.len(), "256 tokens are the bytes");
+    assert_eq!(tokenizer.decode(&ids).unwrap(), MIXED);
+}
+
+#[test]
+fn a_bpe_stops_growing_when_no_pair_occurs_twice_and_refuses_fewer_tokens_than_bytes() {
+    let tokenizer = Tokenizer::train_bpe(&corpus("abab"), 1000).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 257);
+    assert_eq!(tokenizer.token_bytes(256).unwrap(), 2);
+    let message = Tokenizer::train_bpe(&corpus("abab"), 255).unwrap_err().to_string();
+    assert!(message.contains("255") && message.contains("at least 256"), "{message}");
+}
+
+#[test]
+fn token_bytes_add_up_to_the_bytes_of_the_text() {
+    let char = Tokenizer::train_char(&corpus(MIXED)).unwrap();
+    let special = load(&with_special_token(BPE.json()));
+    let marked = format!("{MIXED}{END_OF_TEXT}é");
+    for (tokenizer, text) in [(&char, MIXED), (&*BPE, MIXED), (&special, &marked)] {
+        let ids = tokenizer.encode(text).unwrap();
+        let bytes: usize = ids.iter().map(|&id| tokenizer.token_bytes(id).unwrap()).sum();
+        assert_eq!(bytes, text.len());
+    }
+}
+
+#[test]
+fn another_tokenizer_runs_as_the_general_kind() {
+    let value = json!({
+        "version": "1.0", "truncation": { "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 },
+        "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+        "post_processor": null,
+        "decoder": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+        "model": { "type": "WordLevel", "vocab": { "▁the": 0, "▁cat": 1, "[UNK]": 2 }, "unk_token": "[UNK]" },
+    });
+    let tokenizer = load(&value);
+    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (Kind::Other, 3));
+    let ids = tokenizer.encode("the cat the cat").unwrap();
+    assert_eq!(ids, [0, 1, 0, 1], "the file's truncation is not applied");
+    assert_eq!(tokenizer.token_bytes(0).unwrap(), 4, "the space counts");
+    let mut encoder = tokenizer.corpus_encoder();
+    let mut streamed = Vec::new();
+    encoder.push("the c", &mut streamed).unwrap();
+    encoder.push("at the cat", &mut streamed).unwrap();
+    encoder.finish(&mut streamed).unwrap();
+    assert_eq!(streamed, ids);
+    let mut stream = tokenizer.text_stream();
+    let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    text += &stream.finish().unwrap();
+    assert_eq!(text, "the cat the cat");
+}
+
+#[test]
+fn a_special_token_is_found_named_and_written_into_the_configuration() {
+    let special = load(&with_special_token(BPE.json()));
+    let id = BPE.vocab_size() as u32;
+    assert_eq!(special.kind(), Kind::Bpe);
+    assert_eq!((special.end_of_text(), special.id_of(END_OF_TEXT)), (Some(id), Some(id)));
+    assert_eq!(special.vocab_size(), BPE.vocab_size() + 1);
+    assert!(special.encode("a<|endoftext|>b").unwrap().contains(&id));
+    assert_eq!(special.tokenizer_config(64)["eos_token"], END_OF_TEXT);
+    let ours = BPE.tokenizer_config(64);
+    assert_eq!((BPE.end_of_text(), &ours["bos_token"], &ours["model_max_length"]), (None, &Value::Null, &json!(64)));
+}
+
+#[test]
+fn what_is_no_tokenizer_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(TOKENIZER_FILE);
+    let missing = Tokenizer::from_file(&path).unwrap_err().to_string();
+    assert!(missing.contains("cannot read") && missing.contains(TOKENIZER_FILE), "{missing}");
+    for content in ["", "{}", "[1]", r#"{"model":{"type":"WordLevel","vocab":{"ab":0}}}"#, r#"{"model":{"vocab":7}}"#] {
+        std::fs::write(&path, content).unwrap();
+        let message = Tokenizer::from_file(&path).unwrap_err().to_string();
+        assert!(message.contains(TOKENIZER_FILE) && message.contains("not a tokenizer.json"), "{message}");
+    }
+}
+
+#[test]
+fn a_stream_gives_whole_characters_and_the_broken_rest_at_the_end() {
+    let bytes = Tokenizer::train_bpe(&corpus("ab"), 256).unwrap();
+    let ids = bytes.encode("a🙂é").unwrap();
+    let mut stream = bytes.text_stream();
+    let pieces: Vec<String> = ids[..6].iter().map(|&id| stream.push(id).unwrap()).collect();
+    assert_eq!(pieces, ["a", "", "", "", "🙂", ""]);
+    assert_eq!(stream.finish().unwrap(), "\u{fffd}");
+}
+
+/// Texts in which white space, contractions, digits, letters and special tokens meet in every way.
+fn texts() -> impl Strategy<Value = String> {
+    let parts = [
+        "a",
+        "the",
+        "'s",
+        "'",
+        "l",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\t",
+        "12",
+        "é",
+        "🙂",
+        ".,",
+        "日本",
+        "<|endoftext|>",
+        "\u{a0}",
+        "\u{85}",
+        "\u{3000}",
+    ];
+    prop::collection::vec(prop::sample::select(parts.to_vec()), 0..24).prop_map(|parts| parts.concat())
+}
+
+fn stream_in_pieces(tokenizer: &Tokenizer, text: &str, size: usize) -> Vec<u32> {
+    let mut encoder = tokenizer.corpus_encoder();
+    let mut ids = Vec::new();
+    let chars: Vec<char> = text.chars().collect();
+    for piece in chars.chunks(size) {
+        encoder.push(&piece.iter().collect::<String>(), &mut ids).unwrap();
+    }
+    encoder.finish(&mut ids).unwrap();
+    ids
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn ids_of_a_text_in_pieces_are_the_ids_of_the_whole(text in prop_oneof![texts(), any::<String>()], size in 1usize..7) {
+        let special = load(&with_special_token(BPE.json()));
+        for tokenizer in [&*BPE, &special] {
+            let ids = stream_in_pieces(tokenizer, &text, size);
+            prop_assert_eq!(&ids, &tokenizer.encode(&text).unwrap());
+            prop_assert_eq!(tokenizer.decode(&ids).unwrap(), text.clone());
+        }
+    }
+
+    #[test]
+    fn streamed_text_is_the_decoded_text_for_any_ids(
+        ids in prop_oneof![
+            prop::collection::vec(prop_oneof![0u32..256, 120u32..256, 256u32..300], 0..40),
+            texts().prop_map(|text| BPE.encode(&text).unwrap()),
+        ]
+    ) {
+        let mut stream = BPE.text_stream();
+        let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        text += &stream.finish().unwrap();
+        prop_assert_eq!(text, BPE.decode(&ids).unwrap());
+    }
+}

@@ -1,0 +1,281 @@
+//! The training loop.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use crate::{
+    Result, TrainError, atomic,
+    config::RunConfig,
+    data::Dataset,
+    engine::Engine,
+    evaluate::{self, Report},
+    metrics::{Kind, Metrics, MetricsFile},
+    plot,
+    run::{Best, LAST_FORMAT, LoopState, RunDir, read_weights},
+    schedule::learning_rate,
+};
+
+/// The file of the metrics in a run.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+/// The plot of the losses in a run.
+pub const LOSS_SVG: &str = "loss.svg";
+
+/// What a training run tells while it works.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Event<'a> {
+    /// An update was made. `logged` says whether it went to `metrics.jsonl`.
+    Step {
+        /// The figures of the update.
+        metrics: &'a Metrics,
+        /// Whether this is one of the updates that are logged.
+        logged: bool,
+    },
+    /// An evaluation was made and the run saved.
+    Eval {
+        /// The figures of the evaluation.
+        metrics: &'a Metrics,
+        /// Whether it is the best so far, and `model.safetensors` was written.
+        best: bool,
+    },
+}
+
+/// Why training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// `max_steps` updates are made.
+    MaxSteps,
+    /// `max_minutes` have passed.
+    MaxMinutes,
+    /// The validation loss has not improved for `patience` evaluations.
+    Patience,
+    /// The caller asked to stop. The run is saved and can be resumed.
+    Interrupted,
+}
+
+/// The end of a training run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Why it ended.
+    pub ending: Ending,
+    /// The state of the loop at the end.
+    pub state: LoopState,
+    /// The whole validation split under the best weights; not computed when interrupted.
+    pub report: Option<Report>,
+}
+
+/// Everything that training works with.
+pub struct Trainer<'a> {
+    /// The configuration as resolved.
+    pub config: &'a RunConfig,
+    /// The tokens.
+    pub data: &'a Dataset,
+    /// Computes losses, gradients and updates.
+    pub engine: &'a mut dyn Engine,
+    /// Where everything is written.
+    pub run: &'a RunDir,
+    /// Where to go on from.
+    pub state: LoopState,
+}
+
+impl LoopState {
+    /// The state before the first update.
+    pub fn fresh(source_hash: String) -> Self {
+        Self { format: LAST_FORMAT, step: 0, best: None, evaluations_since_best: 0, seconds: 0.0, source_hash }
+    }
+}
+
+impl Trainer<'_> {
+    /// Trains until a limit of the configuration is reached or `stop` is set, then evaluates the best weights on the
+    /// whole validation split. What it writes depends on the configuration and the corpus alone, but for times: not on
+    /// where it was interrupted and resumed.
+    ///
+    /// # Errors
+    /// When the loss is no number any more, the disk is full or the device fails. What was saved last stays whole.
+    pub fn train(mut self, stop: &AtomicBool, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
+        let config = &self.config.train;
+        let mut metrics = MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?;
+        let mut clock = Clock::new(self.state.seconds);
+        if self.state.step == 0 {
+            self.evaluate(&mut metrics, &mut clock, on_event)?;
+        }
+        let ending = loop {
+            if let Some(ending) = self.ending(stop) {
+                break ending;
+            }
+            let mut row = self.update()?;
+            let step = self.state.step;
+            row.tokens_per_s = Some(clock.tokens_per_s(self.config.tokens_per_step()));
+            row.seconds = clock.seconds();
+            self.state.seconds = row.seconds;
+            let logged = step.is_multiple_of(config.log_every) || step == 1 || step == config.max_steps;
+            on_event(Event::Step { metrics: &row, logged });
+            if logged {
+                metrics.append(row)?;
+            }
+            if step.is_multiple_of(config.eval_every) || matches!(self.ending(stop), Some(Ending::MaxSteps | Ending::MaxMinutes)) {
+                self.evaluate(&mut metrics, &mut clock, on_event)?;
+            }
+        };
+        if ending == Ending::Interrupted {
+            self.save()?;
+            return Ok(Outcome { ending, state: self.state, report: None });
+        }
+        let report = self.report()?;
+        Ok(Outcome { ending, state: self.state, report: Some(report) })
+    }
+
+    fn ending(&self, stop: &AtomicBool) -> Option<Ending> {
+        let config = &self.config.train;
+        if self.state.step >= config.max_steps {
+            Some(Ending::MaxSteps)
+        } else if config.patience > 0 && self.state.evaluations_since_best >= config.patience {
+            Some(Ending::Patience)
+        } else if config.max_minutes > 0.0 && self.state.seconds >= 60.0 * config.max_minutes {
+            Some(Ending::MaxMinutes)
+        } else if stop.load(Ordering::Relaxed) {
+            Some(Ending::Interrupted)
+        } else {
+            None
+        }
+    }
+
+    /// One update: the gradients of `grad_accum` batches, then AdamW.
+    fn update(&mut self) -> Result<Metrics> {
+        let config = &self.config.train;
+        let step = self.state.step;
+        let accum = config.grad_accum as u64;
+        let mut loss = 0.0;
+        for draw in step * accum..(step + 1) * accum {
+            let block_size = self.config.model.block_size;
+            let batch = self.data.train.random_batch(config.batch_size, block_size, self.config.seed, draw)?;
+            loss += self.engine.loss_and_grads(&batch, draw)? / accum as f64;
+        }
+        let lr = learning_rate(config, step);
+        let grad_norm = self.engine.apply(lr, config.clip)?;
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let loss = if loss.is_finite() { grad_norm } else { loss };
+            return Err(TrainError::NonFiniteLoss { step: step + 1, loss });
+        }
+        self.state.step += 1;
+        Ok(Metrics {
+            loss: Some(loss),
+            lr: Some(lr),
+            grad_norm: Some(grad_norm),
+            ..Metrics::new(Kind::Train, self.state.step)
+        })
+    }
+
+    /// An estimate of the validation loss; the weights where they are the best so far; everything needed to go on.
+    fn evaluate(
+        &mut self,
+        metrics: &mut MetricsFile,
+        clock: &mut Clock,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<()> {
+        let config = &self.config.train;
+        let val = &self.data.val;
+        let loss = evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches)?.loss;
+        if !loss.is_finite() {
+            return Err(TrainError::NonFiniteLoss { step: self.state.step, loss });
+        }
+        let best = self.state.best.is_none_or(|best| loss < best.val_loss);
+        if best {
+            let exported = self.engine.export()?;
+            self.run.model().write_weights(self.engine.config(), &exported.params)?;
+            self.state.best = Some(Best { step: self.state.step, val_loss: loss });
+            self.state.evaluations_since_best = 0;
+        } else {
+            self.state.evaluations_since_best += 1;
+        }
+        self.state.seconds = clock.seconds();
+        let row = Metrics {
+            val_loss: Some(loss),
+            floor: val.floor(),
+            seconds: self.state.seconds,
+            ..Metrics::new(Kind::Eval, self.state.step)
+        };
+        on_event(Event::Eval { metrics: &row, best });
+        metrics.append(row)?;
+        self.save()?;
+        if let Some(svg) = plot::loss_svg(metrics.rows()) {
+            atomic::write(&self.run.path().join(LOSS_SVG), svg.as_bytes())?;
+        }
+        clock.restart();
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        self.run.last().save(self.engine.config(), &self.engine.export()?, &self.state)
+    }
+
+    /// The best weights on the whole validation split.
+    fn report(&mut self) -> Result<Report> {
+        let mut state = self.engine.export()?;
+        state.params = read_weights(&self.run.path().join("model.safetensors"), self.engine.config())?;
+        self.engine.import(&state)?;
+        report(self.engine, self.data, self.config.train.batch_size)
+    }
+}
+
+/// Evaluates an engine on the whole validation split.
+///
+/// # Errors
+/// When the engine fails.
+pub fn report(engine: &mut dyn Engine, data: &Dataset, batch_size: usize) -> Result<Report> {
+    let evaluation = evaluate::whole_split(engine, &data.val, batch_size)?;
+    Report::new(evaluation, &data.val, &data.tokenizer)
+}
+
+/// Refuses data that cannot fill one window.
+///
+/// # Errors
+/// [`TrainError::SplitTooShort`].
+pub fn check_data(config: &RunConfig, data: &Dataset) -> Result<()> {
+    data.train.check("training", config.model.block_size + 1)?;
+    data.val.check("validation", 2)
+}
+
+/// Checks that the corpus of a resumed run is the one it was started on.
+///
+/// # Errors
+/// [`TrainError::BadFile`] when it is not.
+pub fn check_source(run: &Path, state: &LoopState, data: &Dataset) -> Result<()> {
+    if state.source_hash == data.source_hash {
+        return Ok(());
+    }
+    let reason = "the corpus has changed since this run was started: give the old one by --data, or start a new run";
+    Err(TrainError::bad_file(run, reason))
+}
+
+/// Seconds of a run over all its parts, and the rate since the last look.
+struct Clock {
+    earlier: f64,
+    start: Instant,
+    last: Instant,
+}
+
+impl Clock {
+    fn new(earlier: f64) -> Self {
+        let now = Instant::now();
+        Self { earlier, start: now, last: now }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.earlier + self.start.elapsed().as_secs_f64()
+    }
+
+    /// Tokens a second of the update since the last look or restart.
+    fn tokens_per_s(&mut self, tokens: usize) -> f64 {
+        let elapsed = self.last.elapsed().as_secs_f64();
+        self.restart();
+        tokens as f64 / elapsed.max(1e-9)
+    }
+
+    fn restart(&mut self) {
+        self.last = Instant::now();
+    }
+}

@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Writes the reference fixtures that tinygpt's Rust engines are compared with.
+
+    python3 -m venv /tmp/venv
+    /tmp/venv/bin/pip install torch numpy safetensors transformers   # the CPU build of torch does
+    /tmp/venv/bin/python scripts/make_reference.py [OUT_FOLDER]      # default: tests/fixtures
+
+Two files, `reference_gelu_nobias.safetensors` (exact GELU, no biases) and `reference_gelu_new_bias.safetensors`
+(tanh GELU, biases). The model below is PyTorch code of its own and shares nothing with the Rust. Initial weights are
+drawn in float32; everything after that is computed in float64 and rounded to float32 once, when it is stored.
+In each file:
+
+    param/<name>   initial weights, under Hugging Face's GPT-2 names; matrices are (in, out): y = x @ W + b
+    ids, targets   int64 (steps, batch, time), one batch per update
+    logits, loss   of batch 0 at the initial weights
+    grad/<name>    gradients of that loss, before clipping
+    losses         the loss of each batch just before the update made from it
+    grad_norms     the global gradient norm of each update, before clipping
+    final/<name>   weights after the last update
+
+The metadata strings `config` and `train` hold the model's and the optimizer's settings as JSON.
+
+Two things to know when comparing float32 results with `final/`. The gradient of the key third of every `c_attn.bias` is
+zero in exact arithmetic (softmax ignores a shift), so AdamW turns float32 rounding noise there into visible steps: leave
+that third out. Elsewhere AdamW magnifies the rounding of very small gradients; the script prints by how much, from a
+second run of its own in float32.
+"""
+
+import json
+import math
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+CONFIG = dict(vocab_size=23, block_size=12, n_layer=2, n_head=4, n_embd=20)
+TRAIN = dict(lr=1e-2, min_lr=1e-3, warmup_steps=3, decay_steps=10, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1)
+STEPS, BATCH = 10, 3
+VARIANTS = {
+    "reference_gelu_nobias": dict(bias=False, activation="gelu", clip=1.6, seed=4),
+    "reference_gelu_new_bias": dict(bias=True, activation="gelu_new", clip=1.8, seed=4),
+}
+
+
+def init_params(cfg, rng):
+    """Initial weights by name, float32. Larger than GPT-2's, so that attention and the norms are far from trivial."""
+    C, params = cfg["n_embd"], {}
+
+    def normal(name, *shape, mean=0.0, std=0.08):
+        params[name] = torch.from_numpy((mean + std * rng.standard_normal(shape)).astype(np.float32))
+
+    def linear(name, n_in, n_out, std):
+        normal(f"{name}.weight", n_in, n_out, std=std)
+        if cfg["bias"]:
+            normal(f"{name}.bias", n_out)
+
+    def norm(name):
+        normal(f"{name}.weight", C, mean=1.0, std=0.2)
+        if cfg["bias"]:
+            normal(f"{name}.bias", C)
+
+    normal("transformer.wte.weight", cfg["vocab_size"], C)
+    normal("transformer.wpe.weight", cfg["block_size"], C)
+    for i in range(cfg["n_layer"]):
+        h = f"transformer.h.{i}"
+        norm(f"{h}.ln_1")
+        linear(f"{h}.attn.c_attn", C, 3 * C, std=0.24)
+        linear(f"{h}.attn.c_proj", C, C, std=0.12)
+        norm(f"{h}.ln_2")
+        linear(f"{h}.mlp.c_fc", C, 4 * C, std=0.36)
+        linear(f"{h}.mlp.c_proj", 4 * C, C, std=0.16)
+    norm("transformer.ln_f")
+    return params
+
+
+def forward(cfg, p, ids):
+    """Logits (batch, time, vocabulary): GPT-2 with pre-norm blocks, learned positions and tied embeddings."""
+    (B, T), C, H = ids.shape, cfg["n_embd"], cfg["n_head"]
+
+    def linear(name, x):
+        y = x @ p[f"{name}.weight"]
+        return y + p[f"{name}.bias"] if cfg["bias"] else y
+
+    def norm(name, x):
+        centred = x - x.mean(-1, keepdim=True)
+        y = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * p[f"{name}.weight"]
+        return y + p[f"{name}.bias"] if cfg["bias"] else y
+
+    def activation(x):
+        if cfg["activation"] == "gelu":
+            return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    x = p["transformer.wte.weight"][ids] + p["transformer.wpe.weight"][:T]
+    for i in range(cfg["n_layer"]):
+        h = f"transformer.h.{i}"
+        qkv = linear(f"{h}.attn.c_attn", norm(f"{h}.ln_1", x))
+        q, k, v = (part.view(B, T, H, C // H).transpose(1, 2) for part in qkv.split(C, dim=-1))
+        scores = q @ k.transpose(-2, -1) / math.sqrt(C // H)
+        mixed = scores.masked_fill(future, -math.inf).softmax(-1) @ v
+        x = x + linear(f"{h}.attn.c_proj", mixed.transpose(1, 2).reshape(B, T, C))
+        x = x + linear(f"{h}.mlp.c_proj", activation(linear(f"{h}.mlp.c_fc", norm(f"{h}.ln_2", x))))
+    return norm("transformer.ln_f", x) @ p["transformer.wte.weight"].T
+
+
+def make_batches(cfg, rng):
+    """Windows of noisy arithmetic sequences modulo the vocabulary: something that ten updates begin to learn."""
+    V, T = cfg["vocab_size"], cfg["block_size"]
+    seq = np.zeros((STEPS, BATCH, T + 1), dtype=np.int64)
+    seq[..., 0] = rng.randint(0, V, (STEPS, BATCH))
+    for t in range(T):
+        random = rng.randint(0, V, (STEPS, BATCH))
+        seq[..., t + 1] = np.where(rng.random_sample((STEPS, BATCH)) < 0.15, random, (seq[..., t] + 3) % V)
+    return torch.from_numpy(seq[..., :-1].copy()), torch.from_numpy(seq[..., 1:].copy())
+
+
+def learning_rate(train, it):
+    if it < train["warmup_steps"]:
+        return train["lr"] * (it + 1) / (train["warmup_steps"] + 1)
+    if it > train["decay_steps"]:
+        return train["min_lr"]
+    ratio = (it - train["warmup_steps"]) / (train["decay_steps"] - train["warmup_steps"])
+    return train["min_lr"] + 0.5 * (1 + math.cos(math.pi * ratio)) * (train["lr"] - train["min_lr"])
+
+
+def run(cfg, train, initial, ids, targets, dtype):
+    """Everything the fixture holds but its inputs, computed in `dtype`."""
+    p = {name: w.to(dtype, copy=True).requires_grad_() for name, w in initial.items()}
+    groups = [
+        dict(params=[w for w in p.values() if w.dim() >= 2], weight_decay=train["weight_decay"]),
+        dict(params=[w for w in p.values() if w.dim() < 2], weight_decay=0.0),
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(train["beta1"], train["beta2"]), eps=train["eps"])
+    out, losses, grad_norms = {}, [], []
+    for it in range(STEPS):
+        logits = forward(cfg, p, ids[it])
+        loss = F.cross_entropy(logits.flatten(0, 1), targets[it].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        if it == 0:
+            out |= {"logits": logits.detach(), "loss": loss.detach().reshape(1)}
+            out |= {f"grad/{name}": w.grad.clone() for name, w in p.items()}
+        losses.append(loss.detach())
+        grad_norms.append(torch.nn.utils.clip_grad_norm_(p.values(), train["clip"]))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(train, it)
+        optimizer.step()
+    out |= {"losses": torch.stack(losses), "grad_norms": torch.stack(grad_norms)}
+    return out | {f"final/{name}": w.detach() for name, w in p.items()}
+
+
+def write_safetensors(path, tensors, metadata):
+    """The format by hand: the library's own writer orders the metadata at random, so files would differ from run to run."""
+    kinds = {torch.int64: "I64", torch.float32: "F32"}
+    header, data = {"__metadata__": metadata}, b""
+    for name, t in sorted(tensors.items(), key=lambda item: (item[1].dtype != torch.int64, item[0])):
+        raw = t.contiguous().numpy().tobytes()
+        header[name] = dict(dtype=kinds[t.dtype], shape=list(t.shape), data_offsets=[len(data), len(data) + len(raw)])
+        data += raw
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def check_with_transformers(cfg, params, ids, logits):
+    try:
+        from transformers import GPT2Config, GPT2LMHeadModel
+    except ImportError:
+        return "transformers is not installed: not compared"
+    hf = GPT2LMHeadModel(GPT2Config(
+        vocab_size=cfg["vocab_size"], n_positions=cfg["block_size"], n_embd=cfg["n_embd"], n_layer=cfg["n_layer"],
+        n_head=cfg["n_head"], activation_function=cfg["activation"], resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+        bos_token_id=None, eos_token_id=None)).double().eval()
+    state = dict(params)
+    for name in hf.state_dict():  # a model without biases is one whose biases are zero
+        if name.endswith(".bias") and name not in state:
+            state[name] = torch.zeros_like(hf.state_dict()[name])
+    missing, unexpected = hf.load_state_dict(state, strict=False)
+    assert set(missing) <= {"lm_head.weight"} and not unexpected, (missing, unexpected)
+    with torch.no_grad():
+        diff = (hf(ids).logits - logits).abs().max().item()
+    assert diff < 1e-5, f"logits differ from transformers by {diff:.2e}"
+    return f"logits agree with transformers' GPT2LMHeadModel (max difference {diff:.1e})"
+
+
+def rounding(cfg, name, exact, single):
+    """max|difference| / max|reference| of a float32 run, the key third of attention biases left out."""
+    a, b = exact.double(), single.double()
+    if name.endswith("c_attn.bias"):
+        keep = [i for i in range(len(a)) if i // cfg["n_embd"] != 1]
+        a, b = a[keep], b[keep]
+    return ((a - b).abs().max() / a.abs().max()).item()
+
+
+def main():
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "tests" / "fixtures")
+    folder.mkdir(parents=True, exist_ok=True)
+    total = 0
+    for stem, variant in VARIANTS.items():
+        cfg = CONFIG | {key: variant[key] for key in ("bias", "activation")}
+        train = TRAIN | {"clip": variant["clip"]}
+        rng = np.random.RandomState(variant["seed"])  # its stream is frozen by NumPy's policy
+        params = init_params(cfg, rng)
+        ids, targets = make_batches(cfg, rng)
+        exact = run(cfg, train, params, ids, targets, torch.float64)
+        single = run(cfg, train, params, ids, targets, torch.float32)
+        clipped = [norm.item() > train["clip"] for norm in exact["grad_norms"]]
+        assert any(clipped) and not all(clipped), f"clipping should be active in some steps only: {exact['grad_norms']}"
+
+        tensors = {"ids": ids, "targets": targets} | {f"param/{name}": w for name, w in params.items()}
+        tensors |= {name: t.float() for name, t in exact.items()}
+        path = folder / f"{stem}.safetensors"
+        write_safetensors(path, tensors, {"config": json.dumps(cfg), "train": json.dumps(train)})
+        total += path.stat().st_size
+
+        print(f"{path}: {path.stat().st_size} bytes, {len(tensors)} tensors")
+        print(f"  config {json.dumps(cfg)}\n  train  {json.dumps(train)}")
+        print(f"  {check_with_transformers(cfg, params, ids[0], exact['logits'])}")
+        print("  step  learning rate     loss  grad norm")
+        for it in range(STEPS):
+            loss, norm = exact["losses"][it].item(), exact["grad_norms"][it].item()
+            print(f"  {it:4}  {learning_rate(train, it):13.6f} {loss:8.5f} {norm:10.5f}{'  clipped' if clipped[it] else ''}")
+        print("  tensor                                shape           largest   float32 run, relative difference")
+        for name, t in sorted(tensors.items()):
+            error = f"{rounding(cfg, name, exact[name], single[name]):.1e}" if name in exact else ""
+            print(f"  {name:<44} {str(tuple(t.shape)):<12} {t.abs().max().item():>8.3g}   {error}")
+    print(f"total {total} bytes")
+
+
+if __name__ == "__main__":
+    main()
