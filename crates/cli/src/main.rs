@@ -6,6 +6,7 @@ mod commands;
 mod device;
 mod output;
 mod progress;
+mod threads;
 
 use std::process::ExitCode;
 
@@ -41,10 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    if let Some(threads) = cli.threads {
-        // Every parallel loop of the program runs in rayon's global pool.
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
-    }
+    threads::set_up(cli.threads)?;
     match cli.command {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),

@@ -103,7 +103,7 @@ impl Decoder for ComposedDecoder {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        if tokens.len() != self.rows.len() {
+        if tokens.is_empty() || tokens.len() != self.rows.len() {
             return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
         }
         self.check(tokens)?;

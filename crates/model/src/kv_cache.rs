@@ -84,8 +84,9 @@ impl KvCache {
     pub fn repeat(&self, rows: usize) -> Result<Self> {
         let widen = |t: &Tensor| -> candle_core::Result<Tensor> {
             let (_, nh, block_size, hs) = t.dims4()?;
-            // `copy` even for one row: the new cache is written in place and must not share storage with this one.
-            t.broadcast_as((rows, nh, block_size, hs))?.force_contiguous()
+            // A reshape, since `broadcast_as` alone would take any cache of `rows` rows. Copied even for one row: the new
+            // cache is written in place and must not share storage with this one.
+            t.reshape((1, nh, block_size, hs))?.broadcast_as((rows, nh, block_size, hs))?.force_contiguous()
         };
         let layers = self
             .layers

@@ -1,10 +1,18 @@
 //! The reference engine: candle tensors and autograd, on any device.
+//!
+//! On the CPU a batch is cut into a fixed number of shards of whole sequences, each of which goes through the whole
+//! network, forward and backward, on one thread; gradients are added in the order of the shards. So the result does not
+//! depend on the number of threads, and the cores do not wait for each other inside every small operation.
 
 use candle_core::{D, DType, Device, Tensor, Var};
+use rayon::prelude::*;
 use tinygpt_model::{Dropout, Gpt, GptConfig, ParamSpec, ops, param_specs, params};
 
 use super::{AdamW, Batch, Engine, EngineState};
 use crate::{Result, TrainError};
+
+/// Shards of a batch on the CPU. A part of the definition of a result, down to its last bit, not of the machine.
+const CPU_SHARDS: usize = 4;
 
 /// The model composed of candle operations, its gradients by candle's autograd, AdamW in tensor operations.
 #[derive(Debug)]
@@ -63,10 +71,43 @@ impl ComposedEngine {
         to_host(&self.grads)
     }
 
-    fn tensors(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+    /// A GPU wants the batch whole.
+    fn n_shards(&self) -> usize {
+        if self.device.is_cpu() { CPU_SHARDS } else { 1 }
+    }
+
+    /// The losses `(B * T)` of a batch.
+    fn losses(&self, gpt: &Gpt, batch: &Batch, dropout: Option<&Dropout>) -> Result<Tensor> {
         let ids = Tensor::from_slice(&batch.ids, (batch.rows, batch.cols), &self.device)?;
         let targets = Tensor::from_slice(&batch.targets, batch.rows * batch.cols, &self.device)?;
-        Ok((ids, targets))
+        let logits = gpt.forward(&ids, dropout)?.flatten_to(1)?; // (B, T, V) to (B * T, V)
+        Ok(ops::cross_entropy(&logits, &targets)?)
+    }
+
+    /// The share of a shard in the mean loss of `tokens` tokens, and its gradients in parameter order.
+    fn shard(&self, batch: &Batch, draw: u64, tokens: usize) -> Result<(f64, Vec<Tensor>)> {
+        let dropout = Dropout::new(self.config.dropout, self.seed, draw, &self.device);
+        let loss = self.losses(&self.training, batch, Some(&dropout))?.sum_all()?.affine(1.0 / tokens as f64, 0.0)?;
+        let mut store = loss.backward()?;
+        let grads = self
+            .specs
+            .iter()
+            .zip(&self.vars)
+            .map(|(spec, var)| store.remove(var.as_tensor()).ok_or_else(|| dead(spec, "no gradient")))
+            .collect::<Result<_>>()?;
+        Ok((f64::from(loss.to_scalar::<f32>()?), grads))
+    }
+
+    /// Adds gradients to those gathered since the last update.
+    fn gather(&mut self, grads: Vec<Tensor>) -> Result<()> {
+        if self.grads.is_empty() {
+            self.grads = grads;
+            return Ok(());
+        }
+        for (sum, grad) in self.grads.iter_mut().zip(grads) {
+            *sum = (&*sum + grad)?;
+        }
+        Ok(())
     }
 
     /// candle drops gradients silently where an operation has no backward; that must not go unseen.
@@ -94,24 +135,20 @@ impl Engine for ComposedEngine {
     }
 
     fn loss_and_grads(&mut self, batch: &Batch, draw: u64) -> Result<f64> {
-        let (ids, targets) = self.tensors(batch)?;
-        let dropout = Dropout::new(self.config.dropout, self.seed, draw, &self.device);
-        let logits = self.training.forward(&ids, Some(&dropout))?.flatten_to(1)?; // (B, T, V) to (B * T, V)
-        let loss = ops::cross_entropy(&logits, &targets)?.mean_all()?;
-        let mut store = loss.backward()?;
-        let mut grads = Vec::with_capacity(self.vars.len());
-        for (spec, var) in self.specs.iter().zip(&self.vars) {
-            grads.push(store.remove(var.as_tensor()).ok_or_else(|| dead(spec, "no gradient"))?);
-        }
-        if self.grads.is_empty() {
-            self.grads = grads;
-        } else {
-            for (sum, grad) in self.grads.iter_mut().zip(grads) {
-                *sum = (&*sum + grad)?;
-            }
+        let tokens = batch.rows * batch.cols;
+        let n_shards = self.n_shards();
+        let shards: Vec<(usize, Batch)> = batch.shards(n_shards).enumerate().collect();
+        // Each shard has masks of its own.
+        let shard_draw = |index: usize| draw * n_shards as u64 + index as u64;
+        let results: Vec<Result<(f64, Vec<Tensor>)>> =
+            shards.par_iter().map(|(index, shard)| self.shard(shard, shard_draw(*index), tokens)).collect();
+        let mut loss = 0.0;
+        for result in results {
+            let (part, grads) = result?;
+            loss += part;
+            self.gather(grads)?;
         }
         self.batches += 1;
-        let loss = f64::from(loss.to_scalar::<f32>()?);
         // A diverged loss has no gradients to speak of; the loop reports it.
         if !self.gradients_checked && loss.is_finite() {
             self.check_gradients()?;
@@ -151,10 +188,16 @@ impl Engine for ComposedEngine {
     }
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
-        let (ids, targets) = self.tensors(batch)?;
-        let logits = self.evaluation.forward(&ids, None)?.flatten_to(1)?; // (B, T, V) to (B * T, V)
-        let losses = ops::cross_entropy(&logits, &targets)?.to_vec1::<f32>()?;
-        Ok(losses.iter().map(|&x| f64::from(x)).sum())
+        let shards: Vec<Batch> = batch.shards(self.n_shards()).collect();
+        let losses: Vec<Result<Vec<f32>>> = shards
+            .par_iter()
+            .map(|shard| Ok(self.losses(&self.evaluation, shard, None)?.to_vec1::<f32>()?))
+            .collect();
+        let mut sum = 0.0;
+        for shard in losses {
+            sum += shard?.into_iter().map(f64::from).sum::<f64>();
+        }
+        Ok(sum)
     }
 
     fn export(&self) -> Result<EngineState> {

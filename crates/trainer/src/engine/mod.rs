@@ -21,6 +21,23 @@ pub struct Batch {
     pub cols: usize,
 }
 
+impl Batch {
+    /// Cuts the batch into at most `n` runs of whole rows, as even as they can be.
+    pub fn shards(&self, n: usize) -> impl Iterator<Item = Batch> + '_ {
+        let n = n.clamp(1, self.rows.max(1));
+        (0..n).map(move |i| {
+            let (from, to) = (i * self.rows / n, (i + 1) * self.rows / n);
+            let range = from * self.cols..to * self.cols;
+            Batch {
+                ids: self.ids[range.clone()].to_vec(),
+                targets: self.targets[range].to_vec(),
+                rows: to - from,
+                cols: self.cols,
+            }
+        })
+    }
+}
+
 /// What an engine needs to go on exactly where another stopped; all in parameter order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineState {

@@ -1,0 +1,26 @@
+//! `--threads`: how the program uses the cores.
+
+use std::num::NonZeroUsize;
+
+/// Makes rayon's global pool of `threads` threads (all cores by default), in which every parallel loop of the program
+/// runs. Each of them takes whole sequences or rows, so candle gets one thread inside an operation: its own pool spins
+/// while it waits, and small operations would wait most of the time.
+///
+/// The first thing the program does.
+pub fn set_up(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
+    let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let from_environment = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|&n| n > 0);
+    let threads = threads.map(NonZeroUsize::get).or_else(from_environment).unwrap_or_else(all);
+    one_thread_inside_candle();
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
+}
+
+/// candle reads its number of threads from the environment, and from nowhere else.
+#[expect(unsafe_code, reason = "changing the environment is unsafe while other threads may read it")]
+fn one_thread_inside_candle() {
+    for name in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+        // SAFETY: this is the first thing the program does, before it starts any thread, so that nothing reads the
+        // environment at the same time.
+        unsafe { std::env::set_var(name, "1") };
+    }
+}
