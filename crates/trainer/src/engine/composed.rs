@@ -93,7 +93,12 @@ impl ComposedEngine {
             .specs
             .iter()
             .zip(&self.vars)
-            .map(|(spec, var)| store.remove(var.as_tensor()).ok_or_else(|| dead(spec, "no gradient")))
+            .map(|(spec, var)| {
+                let grad = store.remove(var.as_tensor()).ok_or_else(|| dead(spec, "no gradient"))?;
+                // candle records how a gradient was computed; undetached, the moments would keep every activation of
+                // every update alive.
+                Ok(grad.detach())
+            })
             .collect::<Result<_>>()?;
         Ok((f64::from(loss.to_scalar::<f32>()?), grads))
     }
