@@ -215,7 +215,8 @@ impl Gpt {
         if let Pass::Cached { cache, .. } = pass {
             (k, v) = cache.append(layer, &k, &v)?; // (B, nh, past + T, hs)
         }
-        let scores = q.matmul(&k.transpose(2, 3)?)?.affine(1.0 / (hs as f64).sqrt(), 0.0)?; // (B, nh, T, past + T)
+        let q = q.affine(1.0 / (hs as f64).sqrt(), 0.0)?; // T x hs products fewer than scaling the T x T scores
+        let scores = q.matmul(&k.transpose(2, 3)?)?; // (B, nh, T, past + T)
         let scores = match pass {
             Pass::Whole { mask, .. } => scores.broadcast_add(mask)?,
             Pass::Cached { mask: Some(mask), .. } => scores.broadcast_add(mask)?,

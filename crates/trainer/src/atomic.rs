@@ -2,7 +2,7 @@
 
 use std::{io::Write, path::Path};
 
-use crate::{Result, TrainError};
+use crate::{Result, TrainError, new_file};
 
 /// Writes a file atomically: after a crash at any moment, `path` holds either its old content or all of `bytes`.
 ///
@@ -11,15 +11,7 @@ use crate::{Result, TrainError};
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let error = || TrainError::io("write", path);
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    #[cfg(unix)]
-    {
-        // Temporary files are private by default; a run is as readable as any other new file.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder).map_err(error())?;
+    let mut file = new_file::in_folder(folder, ".writing-", "").map_err(error())?;
     file.write_all(bytes).map_err(error())?;
     file.as_file().sync_all().map_err(error())?;
     file.persist(path).map_err(|e| error()(e.error))?;
