@@ -147,9 +147,10 @@ impl Engine for ComposedEngine {
         let shard_draw = |index: usize| draw * n_shards as u64 + index as u64;
         let results: Vec<Result<(f64, Vec<Tensor>)>> =
             shards.par_iter().map(|(index, shard)| self.shard(shard, shard_draw(*index), tokens)).collect();
+        // All of the batch or none of it: a shard that failed must not leave the gradients of the others behind.
+        let results = results.into_iter().collect::<Result<Vec<_>>>()?;
         let mut loss = 0.0;
-        for result in results {
-            let (part, grads) = result?;
+        for (part, grads) in results {
             loss += part;
             self.gather(grads)?;
         }
