@@ -1,6 +1,6 @@
 //! Where the most probable ones reach a given mass: selection by weight, without a sort.
 
-use crate::kernels::{Cut, Mass, Narrow, Side};
+use crate::cut::{Cut, Mass, Narrow, Side};
 use crate::simd::{LANES, Level};
 
 /// Up to this many, sorting is quickest.
@@ -75,7 +75,22 @@ impl Search {
             narrowed = true;
         }
         let active = if narrowed { list.active() } else { Active { values, weights, positions: None } };
-        cut_sorted(active, &mut self.keys, above, target)
+        sort_falling(active, &mut self.keys);
+        cut_keys(&self.keys, above, target)
+    }
+
+    /// The cut of a short list by count and then by mass: of the first `count` of the order, the fewest whose weights
+    /// reach a share of theirs. A share of 1 keeps them all. The slices have the same length, above 0; so is `count`.
+    pub(crate) fn cut_short(&mut self, values: &[f32], weights: &[f32], count: usize, share: f64) -> Cut {
+        sort_falling(Active { values, weights, positions: None }, &mut self.keys);
+        self.keys.truncate(count);
+        let target = if share < 1.0 {
+            let mass: f64 = self.keys.iter().map(|&(_, weight)| f64::from(weight)).sum();
+            (share * mass).max(f64::MIN_POSITIVE)
+        } else {
+            f64::INFINITY
+        };
+        cut_keys(&self.keys, 0.0, target)
     }
 }
 
@@ -144,16 +159,20 @@ fn cut_ties(active: Active<'_>, value: f32, mut mass: f64, target: f64) -> Cut {
     Cut { value, position }
 }
 
-/// The cut found by sorting what is left.
-fn cut_sorted(active: Active<'_>, keys: &mut Vec<(u64, f32)>, mut mass: f64, target: f64) -> Cut {
+/// Keys that sort largest value first and lowest position first among equals, with their weights.
+fn sort_falling(active: Active<'_>, keys: &mut Vec<(u64, f32)>) {
     keys.clear();
     keys.extend(active.values.iter().zip(active.weights).enumerate().map(|(n, (&value, &weight))| {
         let falling = !rising_bits(value);
         (u64::from(falling) << 32 | u64::from(active.position(n)), weight)
     }));
     keys.sort_unstable_by_key(|&(key, _)| key);
+}
+
+/// The cut where sorted keys reach the target, `mass` being above them.
+fn cut_keys(keys: &[(u64, f32)], mut mass: f64, target: f64) -> Cut {
     let mut last = 0;
-    for &(key, weight) in keys.iter() {
+    for &(key, weight) in keys {
         mass += f64::from(weight);
         last = key;
         if mass >= target {
@@ -233,6 +252,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_short_list_is_cut_by_count_and_then_by_mass() {
+        let values = [1.0, 3.0, 2.0, 3.0, 0.0];
+        let weights = [1.0, 4.0, 2.0, 4.0, 0.5];
+        let cut = |count, share| Search::default().cut_short(&values, &weights, count, share);
+        assert_eq!(cut(5, 1.0), Cut { value: 0.0, position: 4 });
+        assert_eq!(cut(3, 1.0), Cut { value: 2.0, position: 2 });
+        assert_eq!(cut(1, 1.0), Cut { value: 3.0, position: 1 });
+        assert_eq!(cut(3, 0.8), Cut { value: 3.0, position: 3 });
+        assert_eq!(cut(3, 0.81), Cut { value: 2.0, position: 2 });
+        assert_eq!(cut(3, 0.0), Cut { value: 3.0, position: 1 });
     }
 
     #[test]

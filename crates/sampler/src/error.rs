@@ -66,3 +66,15 @@ impl SamplingError {
         self
     }
 }
+
+/// An error of what works on tensors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorSamplingError {
+    /// The parameters or a row.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// The tensor library.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

@@ -91,6 +91,8 @@ fn random_rules(dice: &mut Dice, vocab: usize) -> (SamplingParams, Vec<u32>) {
 
 /// Compares `cases` rows of up to `largest` logits; panics at a difference that no near boundary explains, and if more
 /// than 0.2% of the rows differ for that reason.
+// The count of rows near a boundary is to be seen, with `--nocapture`.
+#[allow(clippy::print_stderr)]
 fn compare(cases: std::ops::Range<u64>, largest: usize) {
     let levels = Level::available();
     let count = cases.end - cases.start;

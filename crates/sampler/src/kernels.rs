@@ -4,7 +4,7 @@
 //! compared) lane by lane, so its sum is the same on every level and wherever the block is computed; sums over blocks
 //! are f64, in the order of the blocks.
 
-use crate::simd::{Kernel, LANES, Lanes, Simd, sum_lanes};
+use crate::simd::{Kernel, LANES, Lanes, Simd};
 
 /// Vectors of a block.
 pub(crate) const VECTORS: usize = 16;
@@ -48,16 +48,16 @@ impl Kernel for Max<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
         let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
-        let mut max = [s.splat(f32::NEG_INFINITY); 4];
+        let least = s.splat(f32::NEG_INFINITY);
+        let (mut max_0, mut max_1) = (least, least);
         for n in 0..blocks.count {
-            for group in blocks.get(n).as_chunks::<4>().0 {
-                for (max, lanes) in max.iter_mut().zip(group) {
-                    *max = s.max(*max, s.load(lanes));
-                }
+            for [a, b, c, d] in blocks.get(n).as_chunks::<4>().0 {
+                max_0 = s.max(max_0, s.max(s.load(a), s.load(b)));
+                max_1 = s.max(max_1, s.max(s.load(c), s.load(d)));
             }
         }
         let mut lanes = [0.0; LANES];
-        s.store(s.max(s.max(max[0], max[1]), s.max(max[2], max[3])), &mut lanes);
+        s.store(s.max(max_0, max_1), &mut lanes);
         lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 }
@@ -98,6 +98,54 @@ impl Kernel for Maxima<'_> {
     }
 }
 
+/// Folds the lane maxima of each `every` blocks into one; returns the least of the results, to be used if finite.
+pub(crate) struct Fold<'a> {
+    pub(crate) maxima: &'a [Lanes],
+    pub(crate) every: usize,
+    pub(crate) folded: &'a mut Vec<Lanes>,
+}
+
+impl Kernel for Fold<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        self.folded.clear();
+        let zero = s.splat(0.0);
+        // The least is minus the largest of the negated.
+        let mut negated = s.splat(f32::NEG_INFINITY);
+        for blocks in self.maxima.chunks(self.every) {
+            let mut max = s.splat(f32::NEG_INFINITY);
+            for block in blocks {
+                max = s.max(max, s.load(block));
+            }
+            negated = s.max(negated, s.sub(zero, max));
+            let mut lanes = [0.0; LANES];
+            s.store(max, &mut lanes);
+            self.folded.push(lanes);
+        }
+        let mut lanes = [0.0; LANES];
+        s.store(negated, &mut lanes);
+        -lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// How many of these are at least `least`.
+pub(crate) struct Count<'a> {
+    pub(crate) values: &'a [Lanes],
+    pub(crate) least: f32,
+}
+
+impl Kernel for Count<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let least = s.splat(self.least);
+        self.values.iter().map(|lanes| s.ge(s.load(lanes), least).count_ones() as usize).sum()
+    }
+}
+
 /// The first block with a logit of at least `least`, by its lane maxima.
 pub(crate) struct FirstBlock<'a> {
     pub(crate) maxima: &'a [Lanes],
@@ -125,6 +173,8 @@ pub(crate) struct Collect<'a> {
     pub(crate) row: &'a [f32],
     pub(crate) maxima: &'a [Lanes],
     pub(crate) least: f32,
+    /// Whether many reach it: then looking whether a vector has one costs more than it saves.
+    pub(crate) many: bool,
     pub(crate) values: &'a mut [f32],
     pub(crate) tokens: &'a mut [u32],
 }
@@ -138,13 +188,13 @@ impl Kernel for Collect<'_> {
         let least = s.splat(self.least);
         let mut count = 0;
         for (n, maxima) in self.maxima.iter().enumerate() {
-            if s.ge(s.load(maxima), least) == 0 {
+            if !self.many && s.ge(s.load(maxima), least) == 0 {
                 continue;
             }
             for (m, lanes) in blocks.get(n).iter().enumerate() {
                 let v = s.load(lanes);
                 let mask = s.ge(v, least);
-                if mask != 0 {
+                if self.many || mask != 0 {
                     let first = (n * BLOCK + m * LANES) as u32;
                     s.compress(mask, v, window(self.values, count));
                     s.compress_range(mask, first, window(self.tokens, count));
@@ -158,187 +208,18 @@ impl Kernel for Collect<'_> {
 
 /// The sixteen places from `at`.
 #[inline(always)]
-fn window<T>(buffer: &mut [T], at: usize) -> &mut [T; LANES] {
+pub(crate) fn window<T>(buffer: &mut [T], at: usize) -> &mut [T; LANES] {
     // The callers' buffers have the places; a shorter one would be a defect, and is caught by this bounds check.
     let Some(window) = buffer[at..].first_chunk_mut() else { unreachable!("buffers have sixteen spare places") };
     window
 }
 
-/// Where a falling order (largest value first, lowest position first among equals) is cut: what stays is above
-/// `value`, or equal to it at a position of at most `position`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Cut {
-    pub(crate) value: f32,
-    pub(crate) position: u32,
-}
-
-impl Cut {
-    #[inline(always)]
-    pub(crate) fn keeps(&self, value: f32, position: usize) -> bool {
-        value > self.value || (value == self.value && position <= self.position as usize)
-    }
-
-    /// The lanes that stay of a vector whose first lane has this position.
-    #[inline(always)]
-    fn mask<S: Simd>(&self, s: S, v: S::V, first: usize) -> u16 {
-        let value = s.splat(self.value);
-        let (above, not_below) = (s.gt(v, value), s.ge(v, value));
-        let ties = (self.position as usize).saturating_add(1).saturating_sub(first).min(LANES);
-        above | (not_below & ((1u32 << ties) - 1) as u16)
-    }
-}
-
-/// Moves the values and tokens that a cut keeps to the front; returns how many.
-pub(crate) struct Retain<'a> {
-    pub(crate) cut: Cut,
-    pub(crate) values: &'a mut [f32],
-    pub(crate) tokens: &'a mut [u32],
-    pub(crate) count: usize,
-}
-
-impl Kernel for Retain<'_> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> usize {
-        let mut kept = 0;
-        for first in (0..self.count).step_by(LANES) {
-            // Writing goes on behind reading: sixteen places from `kept <= first`.
-            let v = s.load(window(self.values, first));
-            let tokens = *window(self.tokens, first);
-            let valid = ((1u32 << (self.count - first).min(LANES)) - 1) as u16;
-            let mask = self.cut.mask(s, v, first) & valid;
-            s.compress(mask, v, window(self.values, kept));
-            s.compress_integers(mask, &tokens, window(self.tokens, kept));
-            kept += mask.count_ones() as usize;
-        }
-        kept
-    }
-}
-
-/// Sets the weights of what a cut drops to zero, and sums the others by block.
-pub(crate) struct KeepOnly<'a> {
-    pub(crate) cut: Cut,
-    pub(crate) values: &'a [f32],
-    pub(crate) weights: &'a mut [f32],
-    pub(crate) sums: &'a mut Vec<f64>,
-}
-
-impl Kernel for KeepOnly<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let blocks = Blocks::new(self.values, f32::NEG_INFINITY);
-        let weights = self.weights.as_chunks_mut::<LANES>().0;
-        self.sums.clear();
-        for (n, weights) in weights.chunks_exact_mut(VECTORS).take(blocks.count).enumerate() {
-            let mut sum = s.splat(0.0);
-            for (m, (lanes, weights)) in blocks.get(n).iter().zip(weights).enumerate() {
-                let mask = self.cut.mask(s, s.load(lanes), n * BLOCK + m * LANES);
-                let kept = s.keep(mask, s.load(weights));
-                s.store(kept, weights);
-                sum = s.add(sum, kept);
-            }
-            self.sums.push(f64::from(sum_lanes(s, sum)));
-        }
-    }
-}
-
-/// The weight of the values above the pivot, and of those equal to it or above.
-pub(crate) struct Mass<'a> {
-    pub(crate) values: &'a [f32],
-    pub(crate) weights: &'a [f32],
-    pub(crate) pivot: f32,
-}
-
-impl Kernel for Mass<'_> {
-    type Output = (f64, f64);
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> (f64, f64) {
-        let values = Blocks::new(self.values, f32::NEG_INFINITY);
-        let weights = Blocks::new(self.weights, 0.0);
-        let pivot = s.splat(self.pivot);
-        let (mut above, mut not_below) = (0.0, 0.0);
-        for n in 0..values.count {
-            let (mut above_sum, mut not_below_sum) = (s.splat(0.0), s.splat(0.0));
-            for (v, w) in values.get(n).iter().zip(weights.get(n)) {
-                let (v, w) = (s.load(v), s.load(w));
-                above_sum = s.add(above_sum, s.keep(s.gt(v, pivot), w));
-                not_below_sum = s.add(not_below_sum, s.keep(s.ge(v, pivot), w));
-            }
-            above += f64::from(sum_lanes(s, above_sum));
-            not_below += f64::from(sum_lanes(s, not_below_sum));
-        }
-        (above, not_below)
-    }
-}
-
-/// Which part of a list to go on with.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Side {
-    Above,
-    Below,
-}
-
-/// Copies the part of a list on one side of the pivot to the front of the `to` buffers, in order; returns how many.
-/// Without `positions` the positions are 0, 1, 2 and so on. The buffers need sixteen spare places.
-pub(crate) struct Narrow<'a> {
-    pub(crate) side: Side,
-    pub(crate) pivot: f32,
-    pub(crate) values: &'a [f32],
-    pub(crate) weights: &'a [f32],
-    pub(crate) positions: Option<&'a [u32]>,
-    pub(crate) to_values: &'a mut [f32],
-    pub(crate) to_weights: &'a mut [f32],
-    pub(crate) to_positions: &'a mut [u32],
-}
-
-impl Kernel for Narrow<'_> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> usize {
-        let pivot = s.splat(self.pivot);
-        let mut count = 0;
-        for first in (0..self.values.len()).step_by(LANES) {
-            let length = (self.values.len() - first).min(LANES);
-            let valid = ((1u32 << length) - 1) as u16;
-            let v = s.load(&padded(self.values, first));
-            let mask = valid
-                & match self.side {
-                    Side::Above => s.gt(v, pivot),
-                    Side::Below => s.gt(pivot, v),
-                };
-            if mask == 0 {
-                continue;
-            }
-            let w = s.load(&padded(self.weights, first));
-            s.compress(mask, v, window(self.to_values, count));
-            s.compress(mask, w, window(self.to_weights, count));
-            match self.positions {
-                None => s.compress_range(mask, first as u32, window(self.to_positions, count)),
-                Some(positions) => {
-                    s.compress_integers(mask, &padded(positions, first), window(self.to_positions, count))
-                }
-            }
-            count += mask.count_ones() as usize;
-        }
-        count
-    }
-}
-
-/// Sixteen elements from `at`, with zeros behind the end.
-#[inline(always)]
-fn padded<T: Copy + Default>(from: &[T], at: usize) -> [T; LANES] {
-    match from[at..].first_chunk() {
-        Some(chunk) => *chunk,
-        None => {
-            let mut chunk = [T::default(); LANES];
-            let rest = &from[at..];
-            chunk[..rest.len()].copy_from_slice(rest);
-            chunk
-        }
+/// Copies one vector of each `every` blocks, a different one each time, to `sample`.
+pub(crate) fn sample_vectors(row: &[f32], every: usize, sample: &mut Vec<f32>) {
+    sample.clear();
+    let blocks = row.as_chunks::<LANES>().0.as_chunks::<VECTORS>().0;
+    for (n, block) in blocks.iter().step_by(every).enumerate() {
+        // Seven is coprime to sixteen: all places of a block take their turn.
+        sample.extend_from_slice(&block[n * 7 % VECTORS]);
     }
 }

@@ -2,8 +2,26 @@
 //! and (seed, sequence, position).
 //!
 //! A row of logits goes through, in this order: penalties and biases, temperature, top-k, top-p, min-p, one draw. The
-//! definition is [`oracle::sample`], slow and in f64; [`Sampler`] is the fast path on the host, tested against it.
+//! rules are [`SamplingParams`], and their definition is [`oracle::sample`], slow and in f64. [`Sampler`] is the fast
+//! path on the host, tested against it: no sort of the row, vector instructions chosen at run time, rows over threads,
+//! no allocation after the first token.
+//!
+//! Beside it: [`multinomial`] draws from weights, [`gumbel_max`], [`gumbel_top_k`] and the differentiable
+//! [`gumbel_softmax`] draw by noise, [`Distribution`] shows what a draw is made from, and [`Schedule`] moves the
+//! temperature over a generation. All random numbers of the workspace come from [`philox_at`] and [`uniform`].
+//!
+//! ```
+//! use tinygpt_sampler::{Sampler, SamplingParams};
+//!
+//! let rules = SamplingParams { top_k: 2, seed: 42, ..SamplingParams::default() };
+//! let mut sampler = Sampler::new(rules)?;
+//! let token = sampler.sample_row(&[0.1, 2.0, 1.5, -3.0], &[], 0, 0)?;
+//! assert!(token == 1 || token == 2);
+//! # Ok::<(), tinygpt_sampler::SamplingError>(())
+//! ```
 
+mod alias;
+mod cut;
 mod cutoff;
 mod distribution;
 mod error;
@@ -11,9 +29,12 @@ mod exact;
 #[cfg(test)]
 mod exactness;
 mod exponent;
+mod gumbel;
 mod host;
 mod kernels;
 mod limit;
+mod list;
+mod multinomial;
 pub mod oracle;
 mod params;
 mod penalties;
@@ -21,11 +42,14 @@ mod philox;
 mod schedule;
 mod selection;
 mod simd;
+mod weight_tree;
 
 pub use distribution::Distribution;
-pub use error::SamplingError;
+pub use error::{SamplingError, TensorSamplingError};
+pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
 pub use host::{Row, Sampler};
 pub use limit::one_read;
+pub use multinomial::{MultinomialError, MultinomialOptions, multinomial, multinomial_row};
 pub use params::SamplingParams;
 pub use philox::{Stream, philox_at, philox4x32_10, uniform, unit_f64};
 pub use schedule::Schedule;

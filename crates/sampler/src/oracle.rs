@@ -89,7 +89,7 @@ pub fn sample(logits: &[f32], params: &SamplingParams, history: &[u32], u: f64) 
 }
 
 /// Refuses a row from which nothing can be drawn.
-fn check_row(row: &[f32]) -> Result<(), SamplingError> {
+pub(crate) fn check_row(row: &[f32]) -> Result<(), SamplingError> {
     if let Some(index) = row.iter().position(|x| x.is_nan()) {
         return Err(SamplingError::NotANumber { row: 0, index });
     }

@@ -90,7 +90,7 @@ pub fn uniform(seed: u64, sequence: u64, position: u64) -> f64 {
 
 /// The whole block of a draw, of which [`uniform`] uses the first half.
 #[inline]
-fn sampling_block(seed: u64, sequence: u64, position: u64) -> [u32; 4] {
+pub(crate) fn sampling_block(seed: u64, sequence: u64, position: u64) -> [u32; 4] {
     let [k0, k1, k2, k3] = philox_at(seed, Stream::Sampling, sequence, 0);
     philox4x32_10([low(position), high(position), k2, k3], [k0, k1])
 }

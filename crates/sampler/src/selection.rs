@@ -5,21 +5,18 @@
 //! - greedy: the first token of the maximum, from the first block that has it;
 //! - top-k: the k-th largest lane maximum is a bound below which nothing can be kept; collect what reaches it (rarely
 //!   more than k tokens, from few blocks), cut at k exactly, and weigh only those;
-//! - top-p alone: weigh and sum the row; all tokens lighter than (1 - p) / V of the sum weigh less than 1 - p together,
-//!   so collect the others and cut where the heaviest reach p;
+//! - top-p alone: weigh and sum the row; collect what reaches a bound guessed from a sample or, if that turns out to be
+//!   less than p, what is not among the lightest; cut where the heaviest reach p;
 //! - min-p alone: collect what reaches the least logit that qualifies;
 //! - no filter: weigh and sum the row by block; the draw looks into one block.
 
-use crate::SamplingError;
-use crate::SamplingParams;
-use crate::cutoff::{Search, from_rising_bits, rising_bits};
+use crate::cutoff::{from_rising_bits, rising_bits};
 use crate::exact::{self, Candidate};
 use crate::exponent::{Exponent, Sums, Weigh};
-use crate::kernels::{BLOCK, Collect, Cut, FirstBlock, KeepOnly, Maxima, Retain};
-use crate::simd::{LANES, Lanes, Level};
-
-/// The cut that drops nothing.
-const EVERYTHING: Cut = Cut { value: f32::NEG_INFINITY, position: u32::MAX };
+use crate::kernels::{BLOCK, FirstBlock, Maxima};
+use crate::list::{List, Source, find_block, find_in_block};
+use crate::simd::{Lanes, Level};
+use crate::{SamplingError, SamplingParams};
 
 /// How close to 1 top-p may be for sums of f32 weights to place its cut; beyond, f64 does.
 const CLOSEST_TOP_P: f64 = 1.0 - 1.0 / 4096.0;
@@ -30,20 +27,13 @@ pub(crate) struct Selection {
     level: Level,
     kind: Kind,
     exponent: Exponent,
+    /// The lane maxima of the row's blocks.
     maxima: Vec<Lanes>,
-    /// Logits, tokens and weights of the tokens that may be drawn, in vocabulary order (`Kind::List`).
-    values: Vec<f32>,
-    tokens: Vec<u32>,
-    weights: Vec<f32>,
-    len: usize,
-    /// What of the list may be drawn; the weights of the others are zero.
-    cut: Cut,
-    /// The weight of each block of the row or list, and of all.
+    /// The weight of each block of the row, and of all (`Kind::Row`).
     sums: Vec<f64>,
     total: f64,
-    ones: Vec<f32>,
+    list: List,
     exact: Vec<Candidate>,
-    search: Search,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,16 +54,10 @@ impl Selection {
             kind: Kind::Greedy(0),
             exponent: Exponent::new(0.0, 1.0),
             maxima: Vec::new(),
-            values: Vec::new(),
-            tokens: Vec::new(),
-            weights: Vec::new(),
-            len: 0,
-            cut: EVERYTHING,
             sums: Vec::new(),
             total: 0.0,
-            ones: Vec::new(),
+            list: List::new(level),
             exact: Vec::new(),
-            search: Search::default(),
         }
     }
 
@@ -104,46 +88,20 @@ impl Selection {
             return Ok(());
         }
         self.kind = Kind::List;
+        let source = Source { row, maxima: &self.maxima, exponent: self.exponent };
         if top_k {
-            self.collect_top_k(row, params.top_k);
+            self.list.keep_top_k(source, params.top_k, params.top_p);
         } else if params.top_p < 1.0 {
             self.sum_row(row);
-            let least_share = (1.0 - params.top_p) * self.total / row.len() as f64;
-            // A little lower than the bound, for the rounding of weights; dropping less is always right.
-            let least = f64::from(max) + temperature * (least_share.ln() - 1e-4);
-            self.collect(row, (least as f32).next_down().max(f32::MIN));
+            let source = Source { row, maxima: &self.maxima, exponent: self.exponent };
+            self.list.keep_top_p(source, params.top_p, self.total, f64::from(max), temperature);
         } else {
-            self.collect(row, least_for_min_p(max, temperature, params.min_p));
-        }
-        // The mass is that of what top-k left, or of the whole row, of which the list is the heavy part.
-        let row_total = self.total;
-        self.weigh_list();
-        self.cut = EVERYTHING;
-        if params.top_p < 1.0 {
-            let mass = if top_k { self.total } else { row_total };
-            self.cut = self.search.cutoff(
-                self.level,
-                &self.values[..self.len],
-                &self.weights[..self.len],
-                params.top_p * mass,
-                self.total,
-            );
+            self.list.keep_least(source, least_for_min_p(max, temperature, params.min_p));
         }
         if params.min_p > 0.0 {
-            let least = least_for_min_p(max, temperature, params.min_p);
-            if least > self.cut.value {
-                self.cut = Cut { value: least, position: u32::MAX };
-            }
+            self.list.raise_cut(least_for_min_p(max, temperature, params.min_p));
         }
-        if self.cut != EVERYTHING {
-            self.level.run(KeepOnly {
-                cut: self.cut,
-                values: &self.values[..self.len],
-                weights: &mut self.weights,
-                sums: &mut self.sums,
-            });
-            self.total = self.sums.iter().sum();
-        }
+        self.list.apply_cut();
         Ok(())
     }
 
@@ -152,15 +110,10 @@ impl Selection {
         match self.kind {
             Kind::Greedy(token) => token,
             Kind::Exact => exact::draw(&self.exact, u),
-            Kind::List => {
-                let (block, before) = self.find_block(u);
-                let start = block * BLOCK;
-                let end = (start + BLOCK).min(self.len);
-                let n = find_in_block(&self.weights[start..end], before, u * self.total);
-                self.tokens[start + n]
-            }
+            Kind::List => self.list.draw(u),
             Kind::Row => {
-                let (block, before) = self.find_block(u);
+                let target = u * self.total;
+                let (block, before) = find_block(&self.sums, target);
                 let start = block * BLOCK;
                 let mut weights = [0.0; BLOCK];
                 self.level.run(Weigh {
@@ -169,25 +122,9 @@ impl Selection {
                     weights: &mut weights,
                     sums: None,
                 });
-                (start + find_in_block(&weights, before, u * self.total)) as u32
+                (start + find_in_block(&weights, before, target)) as u32
             }
         }
-    }
-
-    /// The first block in which the cumulative weight exceeds `u` x total, and the weight before it.
-    fn find_block(&self, u: f64) -> (usize, f64) {
-        let target = u * self.total;
-        let (mut cumulative, mut found) = (0.0, (0, 0.0));
-        for (block, &sum) in self.sums.iter().enumerate() {
-            if sum > 0.0 {
-                found = (block, cumulative);
-            }
-            cumulative += sum;
-            if cumulative > target {
-                break;
-            }
-        }
-        found
     }
 
     /// The largest probability of what may be drawn.
@@ -196,7 +133,8 @@ impl Selection {
             Kind::Greedy(_) => 1.0,
             Kind::Exact => 1.0 / self.exact.iter().map(|c| c.weight).sum::<f64>(),
             // The largest weight is 1.
-            Kind::Row | Kind::List => 1.0 / self.total,
+            Kind::Row => 1.0 / self.total,
+            Kind::List => 1.0 / self.list.total(),
         }
     }
 
@@ -211,10 +149,7 @@ impl Selection {
         match self.kind {
             Kind::Greedy(token) => vec![(token, 1.0)],
             Kind::Exact => self.exact.iter().map(|c| (c.token, c.weight)).collect(),
-            Kind::List => (0..self.len)
-                .filter(|&n| self.cut.keeps(self.values[n], n))
-                .map(|n| (self.tokens[n], f64::from(self.weights[n])))
-                .collect(),
+            Kind::List => self.list.kept(),
             Kind::Row => {
                 let mut weights = vec![0.0; row.len().next_multiple_of(BLOCK)];
                 self.level.run(Weigh { values: row, exponent: self.exponent, weights: &mut weights, sums: None });
@@ -254,99 +189,6 @@ impl Selection {
         self.level.run(Sums { row, exponent: self.exponent, sums: &mut self.sums });
         self.total = self.sums.iter().sum();
     }
-
-    fn weigh_list(&mut self) {
-        grow(&mut self.weights, self.len.next_multiple_of(BLOCK), 0.0);
-        self.level.run(Weigh {
-            values: &self.values[..self.len],
-            exponent: self.exponent,
-            weights: &mut self.weights,
-            sums: Some(&mut self.sums),
-        });
-        self.total = self.sums.iter().sum();
-    }
-
-    /// Makes the list of the logits of at least `least`.
-    fn collect(&mut self, row: &[f32], least: f32) {
-        grow(&mut self.values, row.len() + LANES, 0.0);
-        grow(&mut self.tokens, row.len() + LANES, 0);
-        self.len = self.level.run(Collect {
-            row,
-            maxima: &self.maxima,
-            least,
-            values: &mut self.values,
-            tokens: &mut self.tokens,
-        });
-    }
-
-    /// Makes the list of the k largest logits, lowest tokens first among equals at the boundary.
-    fn collect_top_k(&mut self, row: &[f32], k: usize) {
-        let least = self.bound_of_kth(k);
-        self.collect(row, least);
-        if self.len > k {
-            grow(&mut self.ones, self.len, 1.0);
-            let cut = self.search.cutoff(
-                self.level,
-                &self.values[..self.len],
-                &self.ones[..self.len],
-                k as f64,
-                self.len as f64,
-            );
-            self.len =
-                self.level.run(Retain { cut, values: &mut self.values, tokens: &mut self.tokens, count: self.len });
-        }
-    }
-
-    /// A finite number that the k-th largest logit, if it is finite, is not below.
-    fn bound_of_kth(&mut self, k: usize) -> f32 {
-        // Fewer and larger subsets are quicker to search, and their maxima still close to the k largest logits.
-        let fold = if self.maxima.len() * LANES >= FEW_HITS * FOLD * k { FOLD } else { 1 };
-        let subsets = self.maxima.len().div_ceil(fold) * LANES;
-        if subsets < 2 * k {
-            return f32::MIN;
-        }
-        grow(&mut self.values, subsets, 0.0);
-        grow(&mut self.ones, subsets, 1.0);
-        let folded = self.values.as_chunks_mut::<LANES>().0;
-        for (to, blocks) in folded.iter_mut().zip(self.maxima.chunks(fold)) {
-            *to = blocks[0];
-            for block in &blocks[1..] {
-                for (to, &from) in to.iter_mut().zip(block) {
-                    *to = if from > *to { from } else { *to };
-                }
-            }
-        }
-        let cut =
-            self.search.cutoff(self.level, &self.values[..subsets], &self.ones[..subsets], k as f64, subsets as f64);
-        cut.value.max(f32::MIN)
-    }
-}
-
-/// Blocks whose lane maxima are folded into one set before the search for a bound.
-const FOLD: usize = 4;
-/// Fold where this many subsets for each of the k remain.
-const FEW_HITS: usize = 4;
-
-fn grow<T: Clone>(buffer: &mut Vec<T>, len: usize, value: T) {
-    if buffer.len() < len {
-        buffer.resize(len, value);
-    }
-}
-
-/// The first place in a block where the cumulative weight exceeds the target; the last one with a weight if rounding
-/// kept the block's sum short of it.
-fn find_in_block(weights: &[f32], mut cumulative: f64, target: f64) -> usize {
-    let mut found = 0;
-    for (n, &weight) in weights.iter().enumerate() {
-        if weight > 0.0 {
-            found = n;
-            cumulative += f64::from(weight);
-            if cumulative > target {
-                break;
-            }
-        }
-    }
-    found
 }
 
 /// The least logit that min-p keeps: exactly the comparison of the definition, by binary search over the floats.

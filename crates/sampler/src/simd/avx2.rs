@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Kernel, LANES, Lanes, Simd};
+use super::{EIGHTHS, Kernel, LANES, Lanes, Simd};
 use std::arch::x86_64::*;
 
 /// Proof that AVX2 and FMA may run.
@@ -42,6 +42,20 @@ const fn front_table() -> [[i32; 8]; 256] {
         mask += 1;
     }
     table
+}
+
+/// The sum of eight lanes: 4 to 7 onto 0 to 3, and so on.
+///
+/// # Safety
+/// The processor must have AVX.
+#[inline(always)]
+pub(super) unsafe fn sum_eight(v: __m256) -> f32 {
+    // SAFETY: the caller's.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
 }
 
 impl Avx2 {
@@ -104,6 +118,10 @@ impl Simd for Avx2 {
         self.both(a, b, |a, b| unsafe { _mm256_sub_ps(a, b) })
     }
     #[inline(always)]
+    fn mul(self, a: Pair, b: Pair) -> Pair {
+        self.both(a, b, |a, b| unsafe { _mm256_mul_ps(a, b) })
+    }
+    #[inline(always)]
     fn mul_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
         unsafe { Pair(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
     }
@@ -136,11 +154,20 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn scale(self, v: Pair, n: Pair) -> Pair {
-        self.both(v, n, |v, n| unsafe {
-            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
-            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), power))
-        })
+    fn power_of_eighths(self, n: Pair) -> Pair {
+        let half = |n| unsafe {
+            // The permutation reads the low three bits of each index.
+            let table = _mm256_loadu_ps(EIGHTHS.as_ptr());
+            let bits = _mm256_castps_si256(n);
+            let eighth = _mm256_castps_si256(_mm256_permutevar8x32_ps(table, bits));
+            let whole = _mm256_slli_epi32::<20>(_mm256_and_si256(bits, _mm256_set1_epi32(!7)));
+            _mm256_castsi256_ps(_mm256_add_epi32(eighth, whole))
+        };
+        Pair(half(n.0), half(n.1))
+    }
+    #[inline(always)]
+    fn sum(self, v: Pair) -> f32 {
+        unsafe { sum_eight(_mm256_add_ps(v.0, v.1)) }
     }
     #[inline(always)]
     fn compress(self, mask: u16, v: Pair, to: &mut Lanes) {

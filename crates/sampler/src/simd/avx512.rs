@@ -2,12 +2,15 @@
 
 #![allow(unsafe_code)]
 
-use super::{Kernel, LANES, Lanes, Simd};
+use super::avx2::sum_eight;
+use super::{EIGHTHS, Kernel, LANES, Lanes, Simd};
 use std::arch::x86_64::*;
 
 /// Proof that AVX-512F may run.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
+
+const EIGHTHS_TWICE: [[f32; 8]; 2] = [EIGHTHS; 2];
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -50,6 +53,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_sub_ps(a, b) }
     }
     #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
     fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
@@ -74,10 +81,21 @@ impl Simd for Avx512 {
         unsafe { _mm512_maskz_mov_ps(mask, v) }
     }
     #[inline(always)]
-    fn scale(self, v: __m512, n: __m512) -> __m512 {
+    fn power_of_eighths(self, n: __m512) -> __m512 {
         unsafe {
-            let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
-            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), power))
+            // The permutation reads the low four bits of each index, so the table is there twice.
+            let table = _mm512_loadu_ps(EIGHTHS_TWICE.as_flattened().as_ptr());
+            let bits = _mm512_castps_si512(n);
+            let eighth = _mm512_castps_si512(_mm512_permutexvar_ps(bits, table));
+            let whole = _mm512_slli_epi32::<20>(_mm512_and_si512(bits, _mm512_set1_epi32(!7)));
+            _mm512_castsi512_ps(_mm512_add_epi32(eighth, whole))
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        unsafe {
+            let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
+            sum_eight(_mm256_add_ps(_mm512_castps512_ps256(v), high))
         }
     }
     // Compress in the register, then store: the compressing store is microcode on Zen 4, a hundred cycles each.

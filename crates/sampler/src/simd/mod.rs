@@ -33,6 +33,7 @@ pub(crate) trait Simd: Copy {
     fn store(self, v: Self::V, to: &mut Lanes);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger of each pair; of no use where one is NaN.
@@ -43,8 +44,10 @@ pub(crate) trait Simd: Copy {
     fn unordered(self, a: Self::V, b: Self::V) -> u16;
     /// The lanes of the mask, and +0 elsewhere.
     fn keep(self, mask: u16, v: Self::V) -> Self::V;
-    /// Adds the low nine bits of `n`'s bit pattern to the exponent of `v`: `v * 2^i` where `n` is `1.5 * 2^23 + i`.
-    fn scale(self, v: Self::V, n: Self::V) -> Self::V;
+    /// `2^(i / 8)` where `n` is `1.5 * 2^23 + i` for an integer i of at least -1000 and at most 0; arbitrary elsewhere.
+    fn power_of_eighths(self, n: Self::V) -> Self::V;
+    /// The sum of the lanes, always in this order: lane i + 8 is added to lane i, then i + 4, i + 2 and i + 1.
+    fn sum(self, v: Self::V) -> f32;
     /// Moves the lanes of the mask together to the front and writes all sixteen; the lanes behind them are arbitrary.
     fn compress(self, mask: u16, v: Self::V, to: &mut Lanes);
     /// [`Simd::compress`] of the numbers `first..first + 16`.
@@ -53,20 +56,9 @@ pub(crate) trait Simd: Copy {
     fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]);
 }
 
-/// The sum of the lanes, always in this order.
-#[inline(always)]
-pub(crate) fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
-    let mut lanes = [0.0; LANES];
-    s.store(v, &mut lanes);
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-    }
-    lanes[0]
-}
+/// `2^(i / 8)` for i from 0 to 7, rounded.
+const EIGHTHS: [f32; 8] =
+    [1.0, 1.090_507_7, 1.189_207_1, 1.296_839_6, std::f32::consts::SQRT_2, 1.542_210_8, 1.681_792_9, 1.834_008_1];
 
 /// Work that is written once for all levels. `run` and all that it calls with `s` must be `inline(always)`, or the
 /// instructions are not those of the level.
@@ -159,14 +151,15 @@ mod tests {
             push(s.mul_add(va, vb, va));
             push(s.max(va, vb));
             push(s.keep(0b1010_0110_1100_0101, va));
-            push(s.scale(va, s.splat(12_582_912.0 - 5.0)));
+            push(s.mul(va, vb));
+            push(s.power_of_eighths(s.load(&std::array::from_fn(|i| 12_582_912.0 - (i * 63) as f32))));
             out.push(u32::from(s.ge(va, vb)));
             out.push(u32::from(s.gt(va, vb)));
             let mut with_nan = a;
             with_nan[5] = f32::NAN;
             with_nan[12] = f32::NAN;
             out.push(u32::from(s.unordered(s.load(&with_nan), vb)));
-            out.push(sum_lanes(s, va).to_bits());
+            out.push(s.sum(va).to_bits());
             for mask in [0u16, 1, 0x8000, 0xffff, 0b1010_0110_1100_0101] {
                 let count = mask.count_ones() as usize;
                 let mut floats = [0.0; LANES];
@@ -193,9 +186,10 @@ mod tests {
     #[test]
     fn the_scalar_level_does_what_the_names_say() {
         let bits = Level::Scalar.run(Everything);
-        let a: Lanes = std::array::from_fn(|i| (i as f32 - 7.3) * 1.7);
         assert_eq!(f32::from_bits(bits[0]), 1.5);
-        let scaled: Vec<f32> = bits[6 * 16..7 * 16].iter().map(|&b| f32::from_bits(b)).collect();
-        assert_eq!(scaled, a.map(|x| x / 32.0));
+        for (i, &power) in bits[7 * 16..8 * 16].iter().enumerate() {
+            let exact = (-63.0 * i as f64 / 8.0).exp2();
+            assert!((f64::from(f32::from_bits(power)) / exact - 1.0).abs() < 6e-8);
+        }
     }
 }

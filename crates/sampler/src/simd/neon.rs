@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Kernel, LANES, Lanes, Simd};
+use super::{EIGHTHS, Kernel, LANES, Lanes, Simd};
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
@@ -71,6 +71,10 @@ impl Simd for Neon {
         from_fn(|i| unsafe { vsubq_f32(a[i], b[i]) })
     }
     #[inline(always)]
+    fn mul(self, a: Quad, b: Quad) -> Quad {
+        from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
     fn mul_add(self, a: Quad, b: Quad, c: Quad) -> Quad {
         from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
     }
@@ -99,11 +103,29 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
-    fn scale(self, v: Quad, n: Quad) -> Quad {
+    fn power_of_eighths(self, n: Quad) -> Quad {
         from_fn(|i| unsafe {
-            let power = vshlq_n_u32::<23>(vreinterpretq_u32_f32(n[i]));
-            vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(v[i]), power))
+            let bits = vreinterpretq_u32_f32(n[i]);
+            // Look up single bytes: 4 x index + 0, 1, 2, 3 in each lane.
+            let index = vandq_u32(bits, vdupq_n_u32(7));
+            let bytes = vmlaq_u32(vdupq_n_u32(0x0302_0100), index, vdupq_n_u32(0x0404_0404));
+            let table = uint8x16x2_t(
+                vreinterpretq_u8_f32(vld1q_f32(EIGHTHS.as_ptr())),
+                vreinterpretq_u8_f32(vld1q_f32(EIGHTHS.as_ptr().add(4))),
+            );
+            let eighth = vreinterpretq_u32_u8(vqtbl2q_u8(table, vreinterpretq_u8_u32(bytes)));
+            let whole = vshlq_n_u32::<20>(vandq_u32(bits, vdupq_n_u32(!7)));
+            vreinterpretq_f32_u32(vaddq_u32(eighth, whole))
         })
+    }
+    #[inline(always)]
+    fn sum(self, v: Quad) -> f32 {
+        unsafe {
+            let eight = [vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])];
+            let four = vaddq_f32(eight[0], eight[1]);
+            let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+            vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+        }
     }
     #[inline(always)]
     fn compress(self, mask: u16, v: Quad, to: &mut Lanes) {

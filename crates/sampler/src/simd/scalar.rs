@@ -1,6 +1,6 @@
 //! No vector instructions: sixteen floats, one after the other. What the other levels must equal.
 
-use super::{LANES, Lanes, Simd};
+use super::{EIGHTHS, LANES, Lanes, Simd};
 use std::array::from_fn;
 
 /// The level that every processor has.
@@ -36,6 +36,9 @@ impl Simd for Scalar {
     fn sub(self, a: Lanes, b: Lanes) -> Lanes {
         from_fn(|i| a[i] - b[i])
     }
+    fn mul(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| a[i] * b[i])
+    }
     fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
         from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
@@ -54,8 +57,20 @@ impl Simd for Scalar {
     fn keep(self, mask: u16, v: Lanes) -> Lanes {
         from_fn(|i| if mask >> i & 1 == 1 { v[i] } else { 0.0 })
     }
-    fn scale(self, v: Lanes, n: Lanes) -> Lanes {
-        from_fn(|i| f32::from_bits(v[i].to_bits().wrapping_add(n[i].to_bits() << 23)))
+    fn power_of_eighths(self, n: Lanes) -> Lanes {
+        from_fn(|i| {
+            let bits = n[i].to_bits();
+            let eighth = EIGHTHS[(bits & 7) as usize].to_bits();
+            f32::from_bits(eighth.wrapping_add((bits & !7) << 20))
+        })
+    }
+    fn sum(self, mut v: Lanes) -> f32 {
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                v[i] += v[i + width];
+            }
+        }
+        v[0]
     }
     fn compress(self, mask: u16, v: Lanes, to: &mut Lanes) {
         front(mask, |i| v[i], to);
