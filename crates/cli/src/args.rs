@@ -7,10 +7,15 @@ use tinygpt_model::Window;
 
 use crate::device::DeviceChoice;
 
+/// The largest whole number that a TOML file can hold.
+const TOML_MAX: u64 = i64::MAX as u64;
+
 /// Train a small GPT from text and generate from it.
 #[derive(Debug, Parser)]
 #[command(name = "tinygpt", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Start here:\n  tinygpt train --config configs/tiny.toml\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted.")]
+#[command(
+    after_help = "Start here:\n  tinygpt train --config configs/tiny.toml\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -24,10 +29,14 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a model and write a run folder.
-    #[command(after_help = "Examples:\n  tinygpt train --config configs/tiny.toml\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000")]
+    #[command(
+        after_help = "Examples:\n  tinygpt train --config configs/tiny.toml\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000"
+    )]
     Train(TrainArgs),
     /// Generate text from a trained model.
-    #[command(after_help = "Examples:\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n  tinygpt generate --checkpoint runs/tiny-1 --num-samples 5 --stop '\\n' --separator ''\n\nThe same seed gives the same text, for one sample or as one of many: sample 4 of --num-samples 8 is\n--first-sample 4 --num-samples 1.")]
+    #[command(
+        after_help = "Examples:\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n  tinygpt generate --checkpoint runs/tiny-1 --num-samples 5 --stop '\\n' --separator ''\n\nThe same seed gives the same text, for one sample or as one of many: sample 4 of --num-samples 8 is\n--first-sample 4 --num-samples 1."
+    )]
     Generate(GenerateArgs),
     /// The loss of a trained model on held-out text, or on any text.
     Eval(EvalArgs),
@@ -57,7 +66,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// The seed of everything random; overrides seed.
-    #[arg(long, value_name = "S", conflicts_with = "resume")]
+    #[arg(long, value_name = "S", conflicts_with = "resume", value_parser = clap::value_parser!(u64).range(..=TOML_MAX))]
     pub seed: Option<u64>,
     /// Override a key of the configuration, for example --set train.max_steps=100; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -101,7 +110,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
     /// How many samples to draw.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub num_samples: u64,
     /// The number of the first sample, counted from 0.
     #[arg(long, value_name = "I", default_value_t = 0)]

@@ -41,7 +41,9 @@ impl DeviceChoice {
     pub fn open(self) -> anyhow::Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => cuda(number).map_err(|reason| Usage(format!("--device cuda:{number}: {reason}")).into()),
+            Self::Cuda(number) => {
+                cuda(number).map_err(|reason| Usage(format!("--device cuda:{number}: {reason}")).into())
+            }
             Self::Metal => metal().map_err(|reason| Usage(format!("--device metal: {reason}")).into()),
             Self::Auto => match (cuda(0), metal()) {
                 (Ok(device), _) => Ok(noted(device, "CUDA device 0")),

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         // `| head` has seen enough: not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", message(&error));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -52,6 +52,19 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),
         Command::Config => commands::config::run(),
     }
+}
+
+/// The error and its causes on one line. Most of our errors quote their cause already; it is not said twice.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text += &format!(": {cause}");
+        }
+    }
+    text
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

@@ -79,8 +79,7 @@ impl Progress {
         let Some(val_loss) = metrics.val_loss else { return };
         let floor = metrics.floor.map(|floor| format!("  floor {floor:.4}")).unwrap_or_default();
         let best = if best { "  best so far, saved" } else { "" };
-        let line =
-            format!("eval {}/{}  validation loss {val_loss:.4}{floor}{best}", metrics.step, self.max_steps);
+        let line = format!("eval {}/{}  validation loss {val_loss:.4}{floor}{best}", metrics.step, self.max_steps);
         match &self.bar {
             Some(bar) => bar.println(line),
             None => eprintln!("{line}"),
@@ -134,7 +133,8 @@ mod tests {
 
     #[test]
     fn times_are_short_and_readable() {
-        for (seconds, text) in [(0.2, "0s"), (59.6, "1m00s"), (185.0, "3m05s"), (3720.0, "1h02m"), (90000.0, "25h00m")] {
+        for (seconds, text) in [(0.2, "0s"), (59.6, "1m00s"), (185.0, "3m05s"), (3720.0, "1h02m"), (90000.0, "25h00m")]
+        {
             assert_eq!(human_time(seconds), text);
         }
     }

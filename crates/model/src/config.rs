@@ -59,7 +59,8 @@ impl GptConfig {
     /// # Errors
     /// [`ModelError::Config`], naming the first field that is out of range.
     pub fn validate(&self) -> Result<()> {
-        let bad = |field, value: String, reason: &str| Err(ModelError::Config { field, value, reason: reason.to_owned() });
+        let bad =
+            |field, value: String, reason: &str| Err(ModelError::Config { field, value, reason: reason.to_owned() });
         for (field, value) in [
             ("vocab_size", self.vocab_size),
             ("block_size", self.block_size),

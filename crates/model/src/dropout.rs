@@ -154,7 +154,10 @@ mod tests {
             for (seed, step, site) in [(2, 1, 1), (1, 2, 1), (1, 1, 2)] {
                 let other = keep(source, 0.5, seed, step, site, n);
                 let equal = base.iter().zip(&other).filter(|(a, b)| a == b).count() as f64;
-                assert!((equal - n as f64 / 2.0).abs() < 5.0 * (n as f64 / 4.0).sqrt(), "{source:?}: {equal} equal of {n}");
+                assert!(
+                    (equal - n as f64 / 2.0).abs() < 5.0 * (n as f64 / 4.0).sqrt(),
+                    "{source:?}: {equal} equal of {n}"
+                );
             }
             for lag in [1, 2, 64, 128, 4096] {
                 let equal = base.iter().zip(&base[lag..]).filter(|(a, b)| a == b).count() as f64;

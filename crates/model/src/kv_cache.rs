@@ -28,7 +28,9 @@ impl KvCache {
     pub fn new(config: &GptConfig, rows: usize, dtype: DType, device: &Device) -> Result<Self> {
         let shape = (rows, config.n_head, config.block_size, config.head_size());
         let layers = (0..config.n_layer)
-            .map(|_| Ok(LayerCache { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? }))
+            .map(|_| {
+                Ok(LayerCache { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
+            })
             .collect::<Result<_>>()?;
         Ok(Self { layers, rows, len: 0, block_size: config.block_size })
     }
@@ -88,11 +90,8 @@ impl KvCache {
             // cache is written in place and must not share storage with this one.
             t.reshape((1, nh, block_size, hs))?.broadcast_as((rows, nh, block_size, hs))?.force_contiguous()
         };
-        let layers = self
-            .layers
-            .iter()
-            .map(|l| Ok(LayerCache { k: widen(&l.k)?, v: widen(&l.v)? }))
-            .collect::<Result<_>>()?;
+        let layers =
+            self.layers.iter().map(|l| Ok(LayerCache { k: widen(&l.k)?, v: widen(&l.v)? })).collect::<Result<_>>()?;
         Ok(Self { layers, rows, len: self.len, block_size: self.block_size })
     }
 }

@@ -148,12 +148,15 @@ impl Split {
     pub fn random_batch(&self, rows: usize, cols: usize, seed: u64, draw: u64) -> Result<Batch> {
         self.check("training", cols + 1)?;
         let places = (self.len - cols) as u64;
-        self.batch(cols, (0..rows).map(|row| {
-            let [w0, w1, _, _] = philox_at(seed, Stream::Windows, draw, row as u32);
-            let bits = u64::from(w1) << 32 | u64::from(w0);
-            // The high half of a 64 x 64 bit product is uniform over the places to within 2^-64 * places.
-            ((u128::from(bits) * u128::from(places)) >> 64) as usize
-        }))
+        self.batch(
+            cols,
+            (0..rows).map(|row| {
+                let [w0, w1, _, _] = philox_at(seed, Stream::Windows, draw, row as u32);
+                let bits = u64::from(w1) << 32 | u64::from(w0);
+                // The high half of a 64 x 64 bit product is uniform over the places to within 2^-64 * places.
+                ((u128::from(bits) * u128::from(places)) >> 64) as usize
+            }),
+        )
     }
 
     /// The windows that start at the given places.

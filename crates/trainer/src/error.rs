@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use tinygpt_model::ModelError;
 
-use crate::{config::ConfigError, corpus::CorpusError, stories::GrammarError, token_cache::TokenCacheError, tokenizer::TokenizerError};
+use crate::{
+    config::ConfigError, corpus::CorpusError, stories::GrammarError, token_cache::TokenCacheError,
+    tokenizer::TokenizerError,
+};
 
 /// The result of a trainer operation.
 pub type Result<T> = std::result::Result<T, TrainError>;
@@ -31,7 +34,7 @@ pub enum TrainError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A split of the corpus is too short for even one window.
-    #[error("the {split} split has {tokens} tokens, but one window needs {needed} (block_size + 1); use a larger corpus, a smaller model.block_size or another data.val_fraction")]
+    #[error("the {split} split has {tokens} tokens, but needs at least {needed}{}; use a larger corpus, a smaller model.block_size or another data.val_fraction", if *.split == "training" { " (block_size + 1)" } else { "" })]
     SplitTooShort {
         /// `training` or `validation`.
         split: &'static str,
@@ -44,7 +47,9 @@ pub enum TrainError {
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]
     NothingToPredict(usize),
     /// The loss is not a number any more.
-    #[error("the loss of step {step} is {loss}: training has diverged; the last good state is in `last/`; lower train.lr or set train.clip, then --resume or start again")]
+    #[error(
+        "the loss of step {step} is {loss}: training has diverged; the last good state is in `last/`; lower train.lr or set train.clip, then --resume or start again"
+    )]
     NonFiniteLoss {
         /// The update at which it happened.
         step: u64,
@@ -74,13 +79,17 @@ pub enum TrainError {
         folder: PathBuf,
     },
     /// The folder of a new run already holds something.
-    #[error("{path} is not empty: give --resume to go on with the run in it, --overwrite to replace it, or another --out")]
+    #[error(
+        "{path} is not empty: give --resume to go on with the run in it, --overwrite to replace it, or another --out"
+    )]
     RunExists {
         /// The folder.
         path: PathBuf,
     },
     /// `--overwrite` was given for a folder that tinygpt did not write.
-    #[error("{path} is not a tinygpt run (it has no train.toml), so --overwrite will not delete it; remove it yourself or give another --out")]
+    #[error(
+        "{path} is not a tinygpt run (it lacks train.toml or config.json), so --overwrite will not delete it; remove it yourself or give another --out"
+    )]
     NotOurs {
         /// The folder.
         path: PathBuf,
@@ -94,7 +103,9 @@ pub enum TrainError {
         reason: String,
     },
     /// The file was written by a version of the program with another format.
-    #[error("{path} has format {found}, this program reads format {expected}: use the version of tinygpt that wrote it")]
+    #[error(
+        "{path} has format {found}, this program reads format {expected}: use the version of tinygpt that wrote it"
+    )]
     FormatVersion {
         /// The file.
         path: PathBuf,

@@ -99,7 +99,8 @@ impl Trainer<'_> {
         let config = &self.config.train;
         let mut metrics = MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?;
         let mut clock = Clock::new(self.state.seconds);
-        if self.state.step == 0 {
+        // A run that was interrupted before its first update has had this one.
+        if self.state.best.is_none() {
             self.evaluate(&mut metrics, &mut clock, on_event)?;
         }
         let ending = loop {
@@ -116,7 +117,9 @@ impl Trainer<'_> {
             if logged {
                 metrics.append(row)?;
             }
-            if step.is_multiple_of(config.eval_every) || matches!(self.ending(stop), Some(Ending::MaxSteps | Ending::MaxMinutes)) {
+            if step.is_multiple_of(config.eval_every)
+                || matches!(self.ending(stop), Some(Ending::MaxSteps | Ending::MaxMinutes))
+            {
                 self.evaluate(&mut metrics, &mut clock, on_event)?;
             }
         };

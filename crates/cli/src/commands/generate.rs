@@ -33,14 +33,17 @@ struct Plan {
 }
 
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
+    if args.first_sample.checked_add(args.num_samples - 1).is_none() {
+        return Err(Usage(format!("--first-sample {} leaves no numbers for --num-samples", args.first_sample)).into());
+    }
     let folder = match &args.checkpoint {
         Some(path) => ModelFolder::new(path),
         None => RunDir::latest(Path::new(RUNS))?.model(),
     };
     let defaults = folder.read_generation_defaults()?;
     let mut sampler = sampler(args, &defaults)?;
-    let tokenizer = folder.read_tokenizer()?;
     let (config, params) = folder.read()?;
+    let tokenizer = folder.read_tokenizer()?;
     let plan = plan(args, &defaults, &tokenizer)?;
     let device = args.device.open()?;
     if args.seed.is_none() && sampler.params().temperature > 0.0 {
@@ -48,7 +51,8 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     }
     let mut decoder = ComposedDecoder::new(&config, &params, args.window.into(), &device)?;
     if args.json {
-        let samples = batches(args, |first, rows| buffered(&mut decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
+        let samples =
+            batches(args, |first, rows| buffered(&mut decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
         let seed = sampler.params().seed;
         return put_json(&json!({ "prompt": plan.prompt_text, "seed": seed, "samples": samples }));
     }
@@ -58,7 +62,8 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let mut first = true;
     batches(args, |start, rows| {
         for sample in buffered(&mut decoder, &mut sampler, &tokenizer, &plan, start, rows)? {
-            let separator = if first || args.separator.is_empty() { String::new() } else { format!("{}\n", args.separator) };
+            let separator =
+                if first || args.separator.is_empty() { String::new() } else { format!("{}\n", args.separator) };
             put(&format!("{separator}{}{}\n", plan.prompt_text, sample.text))?;
             first = false;
         }
@@ -68,7 +73,10 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
 }
 
 /// Calls `work(first sample, rows)` for one batch of samples after the other.
-fn batches<T>(args: &GenerateArgs, mut work: impl FnMut(u64, usize) -> anyhow::Result<Vec<T>>) -> anyhow::Result<Vec<T>> {
+fn batches<T>(
+    args: &GenerateArgs,
+    mut work: impl FnMut(u64, usize) -> anyhow::Result<Vec<T>>,
+) -> anyhow::Result<Vec<T>> {
     let mut all = Vec::new();
     let mut done = 0;
     while done < args.num_samples {

@@ -102,8 +102,9 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
         Some(out) => RunDir::create(out, if_exists)?,
         None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
     };
-    run.model().write_description(&gpt, &data.tokenizer, &config.generate)?;
-    run.write_config(&config)?;
+    let described = run.model().write_description(&gpt, &data.tokenizer, &config.generate);
+    // A folder with half a description is of no use to anybody.
+    described.and_then(|()| run.write_config(&config)).inspect_err(|_| run.discard())?;
     let state = LoopState::fresh(data.source_hash.clone());
     Ok(Prepared { run, config, data, engine: Box::new(engine), state })
 }
@@ -134,16 +135,19 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
     let mut with_extension = path.as_os_str().to_owned();
     with_extension.push(".toml");
     let with_extension = PathBuf::from(with_extension);
-    let candidates =
-        [path.to_owned(), with_extension.clone(), Path::new("configs").join(path), Path::new("configs").join(with_extension)];
+    let candidates = [
+        path.to_owned(),
+        with_extension.clone(),
+        Path::new("configs").join(path),
+        Path::new("configs").join(with_extension),
+    ];
     let found = candidates.iter().find(|p| p.is_file()).ok_or_else(|| {
         Usage(format!("there is no configuration {} here or in configs/; `tinygpt config` prints one", path.display()))
     })?;
     let text = std::fs::read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?;
     let mut overrides = Vec::new();
     if let Some(corpus) = &args.data {
-        // Debug quotes and escapes as TOML does, so that the path stays a string whatever it looks like.
-        overrides.push(format!("data.corpus={corpus:?}"));
+        overrides.push(format!("data.corpus={}", quoted(corpus)));
     }
     overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
     if !args.resume {
@@ -154,10 +158,16 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
     if config.name == RunConfig::default().name {
         // A file without a name is named for itself.
         if let Some(stem) = found.file_stem().and_then(|s| s.to_str()) {
-            config = config::load(&text, &[overrides, vec![format!("name={stem:?}")]].concat(), false).map_err(refused)?;
+            config = config::load(&text, &[overrides, vec![format!("name={}", quoted(stem))]].concat(), false)
+                .map_err(refused)?;
         }
     }
     Ok(config)
+}
+
+/// A TOML string: a path stays one whatever it looks like.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
 }
 
 /// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once.

@@ -45,7 +45,9 @@ pub enum ConfigError {
     #[error("`--set {0}` is not KEY=VALUE; for example --set train.max_steps=100")]
     Override(String),
     /// An override that a resumed run cannot take.
-    #[error("`{0}` cannot change when a run is resumed: only train.max_steps, train.max_minutes, train.patience, train.eval_every, train.eval_batches, train.log_every and generate.* can")]
+    #[error(
+        "`{0}` cannot change when a run is resumed: only train.max_steps, train.max_minutes, train.patience, train.eval_every, train.eval_batches, train.log_every and generate.* can"
+    )]
     FixedOnResume(String),
 }
 
@@ -187,9 +189,11 @@ fn apply_override(table: &mut Table, item: &str, resume: bool) -> Result<(), Con
         Some((section, name)) => {
             let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
             let got = kind(entry).to_owned();
-            let section_table = entry
-                .as_table_mut()
-                .ok_or_else(|| ConfigError::Type { key: section.into(), expected: "a table".into(), got })?;
+            let section_table = entry.as_table_mut().ok_or_else(|| ConfigError::Type {
+                key: section.into(),
+                expected: "a table".into(),
+                got,
+            })?;
             section_table.insert(name.into(), value);
         }
         None => {
@@ -256,7 +260,8 @@ fn unknown(key: &str) -> ConfigError {
         whole.max(tail)
     };
     let sections = ["data", "model", "train", "generate"];
-    let candidates = FIELDS.iter().map(|f| f.key).chain(if key.contains('.') { [].iter() } else { sections.iter() }.copied());
+    let candidates =
+        FIELDS.iter().map(|f| f.key).chain(if key.contains('.') { [].iter() } else { sections.iter() }.copied());
     let nearest = candidates.map(|valid| (likeness(valid), valid)).max_by(|a, b| a.0.total_cmp(&b.0));
     let nearest = nearest.filter(|(score, _)| *score > 0.6).map(|(_, valid)| valid.to_owned());
     ConfigError::UnknownKey { key: key.into(), nearest }
@@ -402,7 +407,8 @@ mod tests {
 
     #[test]
     fn overrides_win_and_need_no_quotes() {
-        let set = |items: &[&str]| load("[train]\nlr = 0.5", &items.iter().map(|s| s.to_string()).collect::<Vec<_>>(), false);
+        let set =
+            |items: &[&str]| load("[train]\nlr = 0.5", &items.iter().map(|s| s.to_string()).collect::<Vec<_>>(), false);
         let config = set(&["train.lr=1", "name=abc", "train.max_steps=7", "data.corpus=a b.txt"]).unwrap();
         assert_eq!((config.train.lr, config.name.as_str(), config.train.max_steps), (1.0, "abc", 7));
         assert_eq!(config.data.corpus, "a b.txt");

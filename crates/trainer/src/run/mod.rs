@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Result, TrainError, atomic, config::{self, RunConfig}};
+use crate::{
+    Result, TrainError, atomic,
+    config::{self, RunConfig},
+};
 
 pub use last::{Best, LAST_FORMAT, Last, LoopState};
 pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder, read_weights};
@@ -65,6 +68,11 @@ impl RunDir {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// Deletes the folder of a run that could not be begun, as far as that is possible.
+    pub fn discard(&self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+
     /// Whether [`RunDir::create`] would succeed, without touching anything.
     ///
     /// # Errors
@@ -75,7 +83,8 @@ impl RunDir {
         }
         match if_exists {
             IfExists::Refuse => Err(TrainError::RunExists { path: path.to_owned() }),
-            IfExists::Overwrite if path.join(TRAIN_TOML).is_file() => Ok(()),
+            // A configuration that happens to be called train.toml makes no run of the folder it lies in.
+            IfExists::Overwrite if [TRAIN_TOML, model_folder::CONFIG].iter().all(|f| path.join(f).is_file()) => Ok(()),
             IfExists::Overwrite => Err(TrainError::NotOurs { path: path.to_owned() }),
         }
     }
@@ -112,7 +121,8 @@ impl RunDir {
     /// [`TrainError::NoRun`] when there is none.
     pub fn latest(parent: &Path) -> Result<Self> {
         let written = |path: &Path| fs::metadata(path.join(model_folder::WEIGHTS)).and_then(|m| m.modified()).ok();
-        let runs = fs::read_dir(parent).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or(Vec::new());
+        let runs =
+            fs::read_dir(parent).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default();
         let latest = runs.into_iter().filter_map(|path| Some((written(&path)?, path))).max();
         match latest {
             Some((_, path)) => Ok(Self { path }),
@@ -161,7 +171,7 @@ fn is_empty(path: &Path) -> Result<bool> {
 
 /// The folders `parent/NAME-N`, by rising N.
 fn numbered(parent: &Path, name: &str) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(parent).map(|entries| entries.flatten().collect()).unwrap_or(Vec::new());
+    let entries = fs::read_dir(parent).map(|entries| entries.flatten().collect()).unwrap_or_default();
     let mut runs: Vec<(u64, PathBuf)> = entries
         .into_iter()
         .filter_map(|entry| {
@@ -201,6 +211,8 @@ mod tests {
         assert!(matches!(RunDir::create(&path, IfExists::Overwrite), Err(TrainError::NotOurs { .. })));
         assert!(path.join("thesis.txt").exists());
         fs::write(path.join(TRAIN_TOML), "").unwrap();
+        assert!(matches!(RunDir::create(&path, IfExists::Overwrite), Err(TrainError::NotOurs { .. })));
+        fs::write(path.join(model_folder::CONFIG), "").unwrap();
         RunDir::create(&path, IfExists::Overwrite).unwrap();
         assert!(is_empty(&path).unwrap());
     }

@@ -20,7 +20,8 @@ pub const MODEL_FORMAT: u64 = 1;
 
 /// The file of the weights.
 pub(super) const WEIGHTS: &str = "model.safetensors";
-const CONFIG: &str = "config.json";
+/// The file of the model's shape.
+pub(super) const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -61,7 +62,12 @@ impl ModelFolder {
     ///
     /// # Errors
     /// When the disk is full.
-    pub fn write_description(&self, config: &GptConfig, tokenizer: &Tokenizer, generate: &GenerateConfig) -> Result<()> {
+    pub fn write_description(
+        &self,
+        config: &GptConfig,
+        tokenizer: &Tokenizer,
+        generate: &GenerateConfig,
+    ) -> Result<()> {
         let write_json = |name: &str, value: &Value| {
             let path = self.path.join(name);
             let text = serde_json::to_string_pretty(value).map_err(|e| TrainError::bad_file(&path, e))?;

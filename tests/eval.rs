@@ -1,0 +1,75 @@
+//! `tinygpt eval`: the loss on the run's held-out text, or on any text.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use common::{Place, failure, json, stdout, trained};
+
+#[test]
+fn the_loss_on_the_runs_split_is_the_one_that_training_reported() {
+    let place = Place::new();
+    let trained = json(place.train().args(["--out", "run", "--json"]));
+    let evaluated = json(place.tinygpt().args(["eval", "run", "--json"]));
+    assert_eq!((&evaluated["run"], &evaluated["data"]), (&"run".into(), &serde_json::Value::Null));
+    for key in ["loss", "perplexity", "bits_per_byte", "floor", "gap", "gap_bits_per_byte", "tokens"] {
+        let value = |report: &serde_json::Value| report["report"][key].as_f64().unwrap();
+        assert!((value(&trained) - value(&evaluated)).abs() < 1e-5, "{key}");
+    }
+}
+
+#[test]
+fn people_get_the_loss_the_perplexity_the_bits_per_byte_the_floor_and_the_gap() {
+    let text = stdout(trained().tinygpt().args(["eval", "run"]));
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    for (line, parts) in lines.iter().zip([
+        &["validation loss ", " nats/token", "perplexity ", " bits/byte", "whole split"][..],
+        &["floor ", " nats/token", "no model can do better"],
+        &["gap ", " nats/token", "% of the floor", " bits/byte"],
+    ]) {
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line}");
+    }
+}
+
+#[test]
+fn any_text_of_known_characters_has_a_loss_but_no_floor() {
+    let place = Place::new().with_run("run");
+    place.tinygpt().args(["data", "synth", "--bytes", "3000", "--seed", "9", "--out", "other.txt"]).assert().success();
+    let value = json(place.tinygpt().args(["eval", "run", "--data", "other.txt", "--json"]));
+    let report = &value["report"];
+    assert_eq!(value["data"], "other.txt");
+    assert_eq!(report["tokens"].as_u64().unwrap() as usize, place.read("other.txt").len() - 1);
+    assert!(report["floor"].is_null());
+    // In ASCII a character is a byte.
+    let (loss, bits) = (report["loss"].as_f64().unwrap(), report["bits_per_byte"].as_f64().unwrap());
+    assert!((bits - loss / std::f64::consts::LN_2).abs() < 1e-9);
+    // The same model knows stories as well as others of the same grammar.
+    let own = json(place.tinygpt().args(["eval", "run", "--json"]))["report"]["loss"].as_f64().unwrap();
+    assert!((own - loss).abs() < 0.3, "{own} {loss}");
+}
+
+#[test]
+fn evaluation_refuses_what_it_cannot_evaluate() {
+    let place = Place::new().with_run("run");
+    place.write("umlaut.txt", "Once there wäs").write("one.txt", "O").write("empty.txt", "");
+    for (data, message) in [
+        ("umlaut.txt", "character 'ä' (U+00E4) at character index 12"),
+        ("one.txt", "the evaluated split has 1 tokens"),
+        ("empty.txt", "is empty"),
+        ("none.txt", "there is no corpus at `none.txt`"),
+    ] {
+        let error = failure(place.tinygpt().args(["eval", "run", "--data", data]), 1);
+        assert!(error.contains(message), "{data}: {error}");
+    }
+    let error = failure(place.tinygpt().args(["eval", "nowhere"]), 1);
+    assert!(error.contains("nowhere is not a run or a GPT-2 model folder: there is no such folder"), "{error}");
+    failure(place.tinygpt().arg("eval"), 2);
+}
+
+#[test]
+fn evaluation_changes_nothing_in_the_run() {
+    let place = Place::new().with_run("run");
+    let before = (place.timeless("run"), place.read("run/metrics.jsonl"), place.read("run/last/state.json"));
+    place.tinygpt().args(["eval", "run"]).assert().success();
+    assert_eq!(before, (place.timeless("run"), place.read("run/metrics.jsonl"), place.read("run/last/state.json")));
+}

@@ -1,0 +1,103 @@
+//! The help texts and the usage errors of the program.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use common::{Place, failure, stdout};
+
+#[test]
+fn help_lists_the_commands_and_where_to_start() {
+    insta::assert_snapshot!(stdout(Place::new().tinygpt().arg("--help")), @r##"
+    Train a small GPT from text and generate from it
+
+    Usage: tinygpt [OPTIONS] <COMMAND>
+
+    Commands:
+      train     Train a model and write a run folder
+      generate  Generate text from a trained model
+      eval      The loss of a trained model on held-out text, or on any text
+      data      Make, check and fetch corpora
+      config    Print every configuration key with its meaning and default, as a TOML file to start from
+      help      Print this message or the help of the given subcommand(s)
+
+    Options:
+          --threads <N>  Threads to use [default: all cores]. The results do not depend on it
+      -h, --help         Print help
+      -V, --version      Print version
+
+    Start here:
+      tinygpt train --config configs/tiny.toml
+      tinygpt generate --prompt "Once" --top-p 0.9 --seed 42
+
+    Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+    "##);
+}
+
+#[test]
+fn the_help_of_train_lists_its_flags_and_gives_examples() {
+    insta::assert_snapshot!(stdout(Place::new().tinygpt().args(["train", "--help"])), @r##"
+    Train a model and write a run folder
+
+    Usage: tinygpt train [OPTIONS]
+
+    Options:
+          --config <FILE>    The configuration: a TOML file; `tiny` and `tiny.toml` also find
+                             configs/tiny.toml. With --resume it only says whose newest run to resume
+          --data <PATH>      The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in
+                             one); overrides data.corpus
+          --out <DIR>        The run folder [default: a fresh runs/NAME-N]
+          --device <DEVICE>  auto, cpu, cuda, cuda:N or metal [default: auto]
+          --seed <S>         The seed of everything random; overrides seed
+          --set <KEY=VALUE>  Override a key of the configuration, for example --set train.max_steps=100;
+                             repeatable
+          --threads <N>      Threads to use [default: all cores]. The results do not depend on it
+          --resume           Go on with the run in --out (or the newest of the configuration's name, or
+                             the newest of all)
+          --overwrite        Replace the run in --out
+          --json             Print the result as one JSON object
+      -h, --help             Print help
+      -V, --version          Print version
+
+    Examples:
+      tinygpt train --config configs/tiny.toml
+      tinygpt train --config tiny --data my.txt --set train.max_steps=500
+      tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000
+    "##);
+}
+
+#[test]
+fn every_command_has_a_help_text_and_the_version() {
+    for command in [
+        &["generate"][..],
+        &["eval"],
+        &["data"],
+        &["data", "synth"],
+        &["data", "accept"],
+        &["data", "fetch"],
+        &["config"],
+    ] {
+        assert!(stdout(Place::new().tinygpt().args(command).arg("--help")).contains("Usage: tinygpt "), "{command:?}");
+    }
+    assert_eq!(stdout(Place::new().tinygpt().arg("--version")), format!("tinygpt {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_usage_is_refused_with_exit_code_2() {
+    for (args, message) in [
+        (&[][..], "Usage: tinygpt"),
+        (&["sing"], "unrecognized subcommand 'sing'"),
+        (&["train"], "--config"),
+        (&["train", "--config"], "a value is required"),
+        (&["train", "--config", "small.toml", "--stepz", "5"], "unexpected argument '--stepz'"),
+        (&["train", "--config", "small.toml", "--seed=-1"], "--seed"),
+        (&["train", "--config", "small.toml", "--overwrite"], "--out"),
+        (&["train", "--resume", "--overwrite", "--out", "run"], "cannot be used with"),
+        (&["train", "--config", "small.toml", "--set", "train.max_steps"], "is not KEY=VALUE"),
+        (&["data"], "Usage: tinygpt data"),
+    ] {
+        let place = Place::new();
+        let error = failure(place.tinygpt().args(args), 2);
+        assert!(error.contains(message), "{args:?}: {error}");
+        assert_eq!(place.names("."), ["small.toml"], "{args:?} left something behind");
+    }
+}

@@ -1,0 +1,262 @@
+//! `tinygpt train`: what a run folder holds, and what is printed where.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use std::fs;
+
+use common::{Place, json, stderr, stdout, trained};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+#[test]
+fn a_run_folder_holds_a_model_its_configuration_its_metrics_and_what_resuming_needs() {
+    let place = trained();
+    assert_eq!(
+        place.names("run"),
+        [
+            "config.json",
+            "generation_config.json",
+            "last",
+            "loss.svg",
+            "metrics.jsonl",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "train.toml",
+        ]
+    );
+    assert_eq!(place.names("run/last"), ["optimizer-60.safetensors", "state.json", "weights-60.safetensors"]);
+    let state = place.json("run/last/state.json");
+    assert_eq!((&state["format"], &state["step"]), (&json!(1), &json!(60)));
+    assert!(place.text("run/loss.svg").starts_with("<svg"));
+}
+
+#[test]
+fn the_hugging_face_configuration_says_what_is_true() {
+    let place = trained();
+    let config = place.json("run/config.json");
+    let tokenizer = place.json("run/tokenizer.json");
+    let vocab_size = tokenizer["model"]["vocab"].as_object().unwrap().len();
+    for (key, value) in [
+        ("model_type", json!("gpt2")),
+        ("architectures", json!(["GPT2LMHeadModel"])),
+        ("activation_function", json!("gelu")),
+        ("bos_token_id", Value::Null),
+        ("eos_token_id", Value::Null),
+        ("vocab_size", json!(vocab_size)),
+        ("n_positions", json!(16)),
+        ("n_embd", json!(16)),
+        ("n_layer", json!(1)),
+        ("n_head", json!(2)),
+        ("tie_word_embeddings", json!(true)),
+    ] {
+        assert_eq!(config.get(key), Some(&value), "{key}");
+    }
+    let generation = place.json("run/generation_config.json");
+    assert_eq!((&generation["do_sample"], &generation["temperature"]), (&json!(true), &json!(0.8)));
+    assert_eq!(place.json("run/tokenizer_config.json")["model_max_length"], json!(16));
+}
+
+#[test]
+fn another_activation_and_greedy_defaults_are_written_as_they_are() {
+    let place = Place::new();
+    let set = ["--set", "model.activation=gelu_new", "--set", "generate.temperature=0", "--set", "model.bias=true"];
+    place.train().args(["--out", "run"]).args(set).assert().success();
+    assert_eq!(place.json("run/config.json")["activation_function"], "gelu_new");
+    let generation = place.json("run/generation_config.json");
+    assert_eq!(generation["do_sample"], false);
+    assert_eq!(generation.get("temperature"), None, "Hugging Face refuses a temperature of 0");
+    // Greedy by default: no seed is needed, and none is named.
+    let mut generate = place.tinygpt();
+    generate.args(["generate", "--checkpoint", "run", "--max-new-tokens", "4"]);
+    assert_eq!(stderr(&mut generate), "");
+}
+
+#[test]
+fn the_weights_have_hugging_faces_names_and_zeros_for_the_biases_that_the_model_lacks() {
+    let bytes = trained().read("run/model.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let shape = |name: &str| tensors.tensor(&format!("transformer.{name}")).unwrap().shape().to_vec();
+    assert_eq!(shape("wpe.weight"), [16, 16]);
+    assert_eq!(shape("h.0.attn.c_attn.weight"), [16, 48], "(in, out)");
+    assert_eq!(shape("h.0.mlp.c_fc.weight"), [16, 64], "(in, out)");
+    assert_eq!(shape("h.0.mlp.c_proj.weight"), [64, 16], "(in, out)");
+    let biases =
+        ["h.0.ln_1", "h.0.attn.c_attn", "h.0.attn.c_proj", "h.0.ln_2", "h.0.mlp.c_fc", "h.0.mlp.c_proj", "ln_f"];
+    for name in biases {
+        let bias = tensors.tensor(&format!("transformer.{name}.bias")).unwrap();
+        assert!(bias.data().iter().all(|&byte| byte == 0), "{name}");
+    }
+    assert_eq!(tensors.len(), 2 + 2 * biases.len(), "{:?}", tensors.names());
+    assert!(tensors.names().iter().all(|name| name.starts_with("transformer.")));
+}
+
+#[test]
+fn the_written_configuration_is_resolved_and_starts_the_same_run_again() {
+    let place = Place::new();
+    place.train().args(["--out", "one", "--seed", "7", "--set", "train.max_steps=5"]).assert().success();
+    let written = place.text("one/train.toml");
+    for line in ["format = 1", "seed = 7", "max_steps = 5", "decay_steps = 5", "n_embd = 16", "name = \"small\""] {
+        assert!(written.lines().any(|l| l == line), "{line}: {written}");
+    }
+    place.tinygpt().args(["train", "--config", "one/train.toml", "--out", "two"]).assert().success();
+    assert_eq!(place.timeless("one"), place.timeless("two"));
+}
+
+#[test]
+fn every_line_of_the_metrics_has_the_documented_keys() {
+    let text = trained().text("run/metrics.jsonl");
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let keys = |row: &Value| row.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    let (train, eval): (Vec<&Value>, Vec<&Value>) = rows.iter().partition(|row| row["kind"] == "train");
+    assert_eq!(train.len(), 60);
+    for row in train {
+        assert_eq!(keys(row), "kind format step loss lr grad_norm tokens_per_s seconds");
+    }
+    let steps: Vec<_> = eval.iter().map(|row| row["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 30, 60]);
+    for row in eval {
+        assert_eq!(keys(row), "kind format step val_loss floor seconds");
+        assert_eq!((&row["kind"], &row["format"]), (&json!("eval"), &json!(1)));
+    }
+    let loss = |at: usize| eval_loss(&rows, at);
+    assert!(loss(60) < loss(0) - 0.2, "it learns: {} to {}", loss(0), loss(60));
+}
+
+fn eval_loss(rows: &[Value], step: usize) -> f64 {
+    rows.iter().find(|row| row["kind"] == "eval" && row["step"] == step).unwrap()["val_loss"].as_f64().unwrap()
+}
+
+#[test]
+fn standard_output_carries_the_result_and_standard_error_the_progress_in_plain_lines() {
+    let place = Place::new();
+    let output = place.train().output().unwrap();
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{err}");
+    // Three sample stories, the loss, the floor and the gap, the time, the folder.
+    assert!(out.starts_with("  "), "{out}");
+    for start in ["validation loss ", "floor  ", "gap  ", "6 steps in ", "runs/small-1"] {
+        assert_eq!(out.lines().filter(|line| line.starts_with(start)).count(), 1, "{start:?} in {out}");
+    }
+    assert!(out.contains("bits/byte") && out.contains("% of the floor"), "{out}");
+    assert!(out.ends_with("runs/small-1\n"), "{out}");
+    for start in ["runs/small-1: ", "eval 0/6 ", "step 1/6 ", "eval 3/6 ", "step 6/6 ", "eval 6/6 "] {
+        assert_eq!(err.lines().filter(|line| line.starts_with(start)).count(), 1, "{start:?} in {err}");
+    }
+    assert!(!err.contains(['\r', '\x1b']), "no terminal, no control characters: {err:?}");
+    let step = err.lines().find(|line| line.starts_with("step 6/6")).unwrap();
+    for figure in ["loss ", "val ", "lr ", "norm ", " tok/s", " left"] {
+        assert!(step.contains(figure), "{figure:?} in {step}");
+    }
+}
+
+#[test]
+fn json_prints_exactly_one_object_with_the_loss_the_floor_the_gap_and_three_samples() {
+    let place = Place::new();
+    let result = json(place.train().args(["--json", "--out", "run"]));
+    for (key, value) in [("run", json!("run")), ("ending", json!("max_steps")), ("step", json!(6))] {
+        assert_eq!(result[key], value, "{key}");
+    }
+    let report = |key: &str| result["report"][key].as_f64().unwrap();
+    assert!((report("loss") - report("floor") - report("gap")).abs() < 1e-12);
+    assert!((report("perplexity") - report("loss").exp()).abs() < 1e-9);
+    // Stories are ASCII and a token is a character.
+    assert!((report("bits_per_byte") - report("loss") / std::f64::consts::LN_2).abs() < 1e-9);
+    let samples: Vec<_> = result["samples"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+    assert_eq!(samples.len(), 3);
+    assert!(samples.iter().all(|s| !s.contains('\n')), "a story is one line: {samples:?}");
+}
+
+#[test]
+fn runs_without_an_out_folder_are_numbered_by_the_configurations_name() {
+    let place = Place::new();
+    for n in 1..=2 {
+        assert!(stdout(&mut place.train()).ends_with(&format!("runs/small-{n}\n")));
+    }
+    place.train().args(["--set", "name=other"]).assert().success();
+    assert_eq!(place.names("runs"), ["other-1", "small-1", "small-2"]);
+}
+
+#[test]
+fn a_configuration_is_also_found_in_configs_and_without_its_extension() {
+    let place = Place::new();
+    place.write("configs/tiny.toml", common::SMALL);
+    for config in ["tiny", "tiny.toml", "configs/tiny.toml"] {
+        place.tinygpt().args(["train", "--config", config, "--set", "train.max_steps=1"]).assert().success();
+    }
+    assert_eq!(place.names("runs"), ["tiny-1", "tiny-2", "tiny-3"]);
+}
+
+#[test]
+fn a_corpus_of_ones_own_has_no_floor() {
+    let place = Place::new();
+    place
+        .write("mine/a.txt", "the cat sat on the mat. ".repeat(20))
+        .write("mine/b.md", "the dog sat on the log. ".repeat(20));
+    let result = json(place.train().args(["--data", "mine", "--json", "--out", "run"]));
+    assert!(result["report"]["floor"].is_null() && result["report"]["gap"].is_null());
+    assert!(result["report"]["bits_per_byte"].is_f64());
+    assert!(!place.text("run/metrics.jsonl").contains("floor"));
+    assert!(place.text("run/train.toml").contains("corpus = \"mine\""));
+}
+
+#[test]
+fn the_name_of_a_corpus_may_hold_any_character() {
+    let place = Place::new();
+    for name in ["with space.txt", "quote\".txt", "cafe\u{301}.txt", "1e5"] {
+        place.write(name, "the cat sat on the mat. ".repeat(20));
+        place.train().args(["--data", name, "--set", "train.max_steps=1"]).assert().success();
+    }
+}
+
+#[test]
+fn the_token_cache_is_shared_by_runs_and_the_text_is_encoded_once() {
+    let place = Place::new();
+    place.write("a.txt", "the cat sat on the mat. ".repeat(20));
+    let cached = || fs::read_dir(place.join("cache")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    place.train().args(["--data", "a.txt", "--set", "train.max_steps=1"]).assert().success();
+    let first = cached();
+    assert_eq!(first.len(), 1);
+    let written = fs::metadata(&first[0]).unwrap().modified().unwrap();
+    place.train().args(["--data", "a.txt", "--set", "train.max_steps=1"]).assert().success();
+    assert_eq!(cached(), first);
+    assert_eq!(fs::metadata(&first[0]).unwrap().modified().unwrap(), written);
+}
+
+#[test]
+fn overwrite_replaces_the_run_in_the_folder() {
+    let place = Place::new();
+    place.train().args(["--out", "run", "--set", "train.max_steps=5"]).assert().success();
+    place.train().args(["--out", "run", "--overwrite", "--set", "train.max_steps=3"]).assert().success();
+    assert_eq!(place.names("run/last"), ["optimizer-3.safetensors", "state.json", "weights-3.safetensors"]);
+    assert_eq!(place.text("run/metrics.jsonl").lines().count(), 3 + 2, "nothing of the old run is left");
+}
+
+#[test]
+fn a_run_ends_at_its_minutes_and_says_so() {
+    let place = Place::new();
+    let set =
+        ["--set", "train.max_steps=10000000", "--set", "train.max_minutes=0.005", "--set", "train.eval_every=1000"];
+    let out = stdout(place.train().args(["--out", "run"]).args(set));
+    assert!(out.contains("(train.max_minutes = 0.005)"), "{out}");
+    let state = place.json("run/last/state.json");
+    assert!(state["seconds"].as_f64().unwrap() >= 0.3, "{state}");
+    // Its last update is evaluated and saved.
+    let rows = place.text("run/metrics.jsonl");
+    let last: Value = serde_json::from_str(rows.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["kind"], &last["step"]), (&json!("eval"), &state["step"]));
+}
+
+#[test]
+fn a_run_ends_when_patience_does_and_says_so() {
+    let place = Place::new();
+    // So small a learning rate changes nothing, and what does not change is not better.
+    let set = ["train.lr=1e-30", "train.min_lr=0", "train.patience=2", "train.eval_every=1", "train.max_steps=1000"];
+    let set: Vec<&str> = set.iter().flat_map(|item| ["--set", item]).collect();
+    let out = stdout(place.train().args(["--out", "run"]).args(&set));
+    assert!(out.contains("(no better validation loss in 2 evaluations)"), "{out}");
+    assert!(out.contains("2 steps in ") && out.contains("best at step 0"), "{out}");
+    let result = json(place.train().args(["--out", "two", "--json"]).args(&set));
+    assert_eq!((&result["ending"], &result["step"], &result["best_step"]), (&json!("patience"), &json!(2), &json!(0)));
+}
