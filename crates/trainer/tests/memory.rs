@@ -1,5 +1,6 @@
 //! The memory of training does not grow with the number of updates.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 use candle_core::Device;
 use tinygpt_model::{Activation, GptConfig, init_params};

@@ -6,7 +6,7 @@
 use std::{fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tinygpt_model::{GptConfig, param_specs};
+use tinygpt_model::{GptConfig, ParamSpec, param_specs};
 
 use super::model_folder::{read_json, read_tensors, read_weights, write_tensors};
 use crate::{Result, TrainError, atomic, engine::EngineState};
@@ -74,20 +74,11 @@ impl Last {
     pub fn save(&self, config: &GptConfig, engine: &EngineState, state: &LoopState) -> Result<()> {
         fs::create_dir_all(&self.path).map_err(TrainError::io("create", &self.path))?;
         let specs = param_specs(config);
-        let metadata = ("tinygpt_format", LAST_FORMAT.to_string());
-        let metadata = (metadata.0, metadata.1.as_str());
-        let named = |prefix: &'static str, values: &'_ [Vec<f32>]| -> Vec<(String, (Vec<usize>, Vec<f32>))> {
-            let named = specs.iter().zip(values);
-            named.map(|(spec, x)| (format!("{prefix}{}", spec.name), (spec.shape.clone(), x.clone()))).collect()
-        };
-        let write = |path: PathBuf, tensors: Vec<(String, (Vec<usize>, Vec<f32>))>| {
-            let views = tensors.iter().map(|(name, (shape, x))| (name.clone(), (shape.clone(), x.as_slice())));
-            write_tensors(&path, views, metadata)
-        };
-        write(self.weights(state.step), named("", &engine.params))?;
-        let mut moments = named("m/", &engine.m);
-        moments.extend(named("v/", &engine.v));
-        write(self.optimizer(state.step), moments)?;
+        let format = LAST_FORMAT.to_string();
+        let metadata = ("tinygpt_format", format.as_str());
+        write_tensors(&self.weights(state.step), named(&specs, "", &engine.params), metadata)?;
+        let moments = named(&specs, "m/", &engine.m).chain(named(&specs, "v/", &engine.v));
+        write_tensors(&self.optimizer(state.step), moments, metadata)?;
         let path = self.path.join(STATE);
         let json = serde_json::to_string_pretty(state).map_err(|e| TrainError::bad_file(&path, e))?;
         atomic::write(&path, (json + "\n").as_bytes())?;
@@ -134,4 +125,16 @@ impl Last {
         };
         Ok(EngineState { params, m: moments("m/")?, v: moments("v/")?, updates: state.step })
     }
+}
+
+/// Values in parameter order as tensors, under the parameters' names with a prefix.
+fn named<'a>(
+    specs: &'a [ParamSpec],
+    prefix: &'a str,
+    values: &'a [Vec<f32>],
+) -> impl Iterator<Item = (String, (Vec<usize>, &'a [f32]))> {
+    specs
+        .iter()
+        .zip(values)
+        .map(move |(spec, x)| (format!("{prefix}{}", spec.name), (spec.shape.clone(), x.as_slice())))
 }

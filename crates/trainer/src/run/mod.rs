@@ -121,9 +121,7 @@ impl RunDir {
     /// [`TrainError::NoRun`] when there is none.
     pub fn latest(parent: &Path) -> Result<Self> {
         let written = |path: &Path| fs::metadata(path.join(model_folder::WEIGHTS)).and_then(|m| m.modified()).ok();
-        let runs =
-            fs::read_dir(parent).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default();
-        let latest = runs.into_iter().filter_map(|path| Some((written(&path)?, path))).max();
+        let latest = entries(parent).filter_map(|path| Some((written(&path)?, path))).max();
         match latest {
             Some((_, path)) => Ok(Self { path }),
             None => Err(TrainError::NoRun { folder: parent.to_owned() }),
@@ -169,14 +167,17 @@ fn is_empty(path: &Path) -> Result<bool> {
     Ok(fs::read_dir(path).map_err(TrainError::io("read", path))?.next().is_none())
 }
 
+/// What a folder holds; nothing where there is no such folder.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
 /// The folders `parent/NAME-N`, by rising N.
 fn numbered(parent: &Path, name: &str) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(parent).map(|entries| entries.flatten().collect()).unwrap_or_default();
-    let mut runs: Vec<(u64, PathBuf)> = entries
-        .into_iter()
-        .filter_map(|entry| {
-            let number = entry.file_name().to_str()?.strip_prefix(name)?.strip_prefix('-')?.parse().ok()?;
-            Some((number, entry.path()))
+    let mut runs: Vec<(u64, PathBuf)> = entries(parent)
+        .filter_map(|path| {
+            let number = path.file_name()?.to_str()?.strip_prefix(name)?.strip_prefix('-')?.parse().ok()?;
+            Some((number, path))
         })
         .collect();
     runs.sort();
