@@ -2,7 +2,7 @@
 //!
 //! Read it in this order: [`config`] (the shape), [`params`] (names, shapes and initial weights of every parameter),
 //! [`ops`] (the tensor operations a block is made of), [`gpt`] (the model), [`kv_cache`] and [`decode`]
-//! (logits for the next token), [`generate`] (the token loop).
+//! (logits for the next token), [`mod@generate`] (the token loop).
 //!
 //! Shapes are written `(B, T, C)`: batch, time (positions), channels (`n_embd`). `V` is the vocabulary size,
 //! `nh` the number of heads and `hs = C / nh` the size of one head. Matrices are stored `(in, out)`, as Hugging Face's

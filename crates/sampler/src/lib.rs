@@ -6,7 +6,7 @@
 //! path on the host, tested against it: no sort of the row, vector instructions chosen at run time, rows over threads,
 //! no allocation after the first token.
 //!
-//! Beside it: [`multinomial`] draws from weights, [`gumbel_max`], [`gumbel_top_k`] and the differentiable
+//! Beside it: [`multinomial()`] draws from weights, [`gumbel_max`], [`gumbel_top_k`] and the differentiable
 //! [`gumbel_softmax`] draw by noise, [`Distribution`] shows what a draw is made from, and [`Schedule`] moves the
 //! temperature over a generation. All random numbers of the workspace come from [`philox_at`] and [`uniform`].
 //!
