@@ -106,7 +106,7 @@ fn resume_refuses_a_corpus_that_has_changed() {
         resume
     };
     let message = failure(&mut resume(), 1);
-    assert!(message.contains("the corpus has changed") && message.contains("--data"), "{message}");
+    assert!(message.contains("has changed since this run was started") && message.contains("--data"), "{message}");
     assert_same(&place.timeless("run"), &before);
     // The old text under another name will do.
     place.write("old.txt", "the cat sat on the mat. ".repeat(20));

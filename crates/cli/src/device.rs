@@ -51,7 +51,7 @@ impl DeviceChoice {
                 (Err(cuda), Err(metal)) => {
                     // Silent in the default build: without a GPU compiled in there was no choice to speak of.
                     if cfg!(any(feature = "cuda", feature = "metal")) {
-                        eprintln!("device: cpu (CUDA: {cuda}; Metal: {metal})");
+                        notice!("device: cpu (CUDA: {cuda}; Metal: {metal})");
                     }
                     Ok(Device::Cpu)
                 }
@@ -61,7 +61,7 @@ impl DeviceChoice {
 }
 
 fn noted(device: Device, name: &str) -> Device {
-    eprintln!("device: {name}");
+    notice!("device: {name}");
     device
 }
 

@@ -1,5 +1,12 @@
 //! The program `tinygpt`: train a small GPT from text and generate from it.
-#![expect(clippy::print_stderr, reason = "this is the crate that prints: notices and errors go to standard error")]
+/// Tells the user something on standard error. A log that cannot be written (a full disk, a reader gone away) must not
+/// end hours of training.
+macro_rules! notice {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($arg)*);
+    }};
+}
 
 mod args;
 mod commands;
@@ -35,7 +42,7 @@ fn main() -> ExitCode {
         // `| head` has seen enough: not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
-            eprintln!("error: {}", message(&error));
+            notice!("error: {}", message(&error));
             ExitCode::from(exit_code(&error))
         }
     }

@@ -68,7 +68,7 @@ impl Progress {
             }
             None if metrics.step == self.max_steps || self.last_line.is_none_or(|t| t.elapsed() >= PLAIN_INTERVAL) => {
                 self.last_line = Some(Instant::now());
-                eprintln!("step {}/{}  {line}", metrics.step, self.max_steps);
+                notice!("step {}/{}  {line}", metrics.step, self.max_steps);
             }
             None => {}
         }
@@ -78,11 +78,16 @@ impl Progress {
         self.val_loss = metrics.val_loss;
         let Some(val_loss) = metrics.val_loss else { return };
         let floor = metrics.floor.map(|floor| format!("  floor {floor:.4}")).unwrap_or_default();
+        let more = match (metrics.perplexity, metrics.bits_per_byte) {
+            (Some(perplexity), Some(bits)) => format!("  perplexity {perplexity:.3}  {bits:.4} bits/byte"),
+            _ => String::new(),
+        };
         let best = if best { "  best so far, saved" } else { "" };
-        let line = format!("eval {}/{}  validation loss {val_loss:.4}{floor}{best}", metrics.step, self.max_steps);
+        let line =
+            format!("eval {}/{}  validation loss {val_loss:.4}{more}{floor}{best}", metrics.step, self.max_steps);
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => notice!("{line}"),
         }
     }
 

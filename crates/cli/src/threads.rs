@@ -2,6 +2,9 @@
 
 use std::num::NonZeroUsize;
 
+/// More would only wait for each other, and starting them would take longer than the work.
+const MOST: usize = 256;
+
 /// Makes rayon's global pool of `threads` threads (all cores by default), in which every parallel loop of the program
 /// runs. Each of them takes whole sequences or rows, so candle gets one thread inside an operation: its own pool spins
 /// while it waits, and small operations would wait most of the time.
@@ -10,7 +13,7 @@ use std::num::NonZeroUsize;
 pub fn set_up(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
     let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let from_environment = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|&n| n > 0);
-    let threads = threads.map(NonZeroUsize::get).or_else(from_environment).unwrap_or_else(all);
+    let threads = threads.map(NonZeroUsize::get).or_else(from_environment).unwrap_or_else(all).min(MOST);
     one_thread_inside_candle();
     Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
 }

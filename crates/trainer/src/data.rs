@@ -47,6 +47,27 @@ impl Dataset {
     /// # Errors
     /// When the corpus is missing, empty or not UTF-8, or has fewer than two distinct tokens.
     pub fn load(config: &DataConfig, seed: u64, tokenizer: Option<Tokenizer>, cache_dir: &Path) -> Result<Self> {
+        Self::load_same(config, seed, tokenizer, cache_dir, None)
+    }
+
+    /// [`Dataset::load`] for a run that exists: refuses a text whose SHA-256 is not `source_hash`, where that is given,
+    /// before anything is encoded.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`], and [`TrainError::CorpusChanged`].
+    pub fn load_same(
+        config: &DataConfig,
+        seed: u64,
+        tokenizer: Option<Tokenizer>,
+        cache_dir: &Path,
+        source_hash: Option<&str>,
+    ) -> Result<Self> {
+        if let Some(expected) = source_hash
+            && config.corpus != BUILTIN_CORPUS
+            && Corpus::open(&config.corpus)?.sha256()?.to_string() != expected
+        {
+            return Err(TrainError::CorpusChanged { corpus: config.corpus.clone() });
+        }
         let dataset = if config.corpus == BUILTIN_CORPUS {
             Self::stories(config, seed, tokenizer)?
         } else {
@@ -54,8 +75,19 @@ impl Dataset {
         };
         match dataset.tokenizer.vocab_size() {
             vocab @ 0..2 => Err(TrainError::NothingToPredict(vocab)),
+            _ if source_hash.is_some_and(|expected| expected != dataset.source_hash) => {
+                Err(TrainError::CorpusChanged { corpus: config.corpus.clone() })
+            }
             _ => Ok(dataset),
         }
+    }
+
+    /// Predicted tokens of the validation split for each byte of their text.
+    ///
+    /// # Errors
+    /// When a token is not one of the tokenizer's.
+    pub fn val_tokens_per_byte(&self) -> Result<f64> {
+        Ok((self.val.len() - 1) as f64 / self.val.predicted_bytes(&self.tokenizer)? as f64)
     }
 
     /// The built-in corpus. The split falls between two stories, and the held-out text starts with the line break that

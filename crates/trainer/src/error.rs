@@ -48,13 +48,16 @@ pub enum TrainError {
     NothingToPredict(usize),
     /// The loss is not a number any more.
     #[error(
-        "the loss of step {step} is {loss}: training has diverged; the last good state is in `last/`; lower train.lr or set train.clip, then --resume or start again"
+        "the {what} of step {step} is {value}: training has diverged; start again with a lower train.lr or with \
+         train.clip = 1.0 (`last/` still holds the state of the last save)"
     )]
     NonFiniteLoss {
         /// The update at which it happened.
         step: u64,
-        /// The loss, NaN or infinite.
-        loss: f64,
+        /// `loss`, `gradient norm` or `validation loss`.
+        what: &'static str,
+        /// NaN or infinite.
+        value: f64,
     },
     /// A parameter would never be trained.
     #[error("parameter {name} has {problem} after the first backward pass: it would never be trained")]
@@ -63,6 +66,23 @@ pub enum TrainError {
         name: String,
         /// `no gradient` or `an all-zero gradient`.
         problem: &'static str,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// Another process writes to the run.
+    #[error("{path} is in use: another tinygpt is training there")]
+    Busy {
+        /// The run's folder.
+        path: PathBuf,
+    },
+    /// The corpus is not the one that the run was started on.
+    #[error(
+        "the corpus {corpus} has changed since this run was started, so its validation split is another one; give the old text by --data, or start a new run (`tinygpt eval RUN --data FILE` evaluates any text)"
+    )]
+    CorpusChanged {
+        /// The corpus as configured.
+        corpus: String,
     },
     /// A folder that should be a run is not one.
     #[error("{path} is not a run or a GPT-2 model folder: {reason}")]
@@ -88,7 +108,7 @@ pub enum TrainError {
     },
     /// `--overwrite` was given for a folder that tinygpt did not write.
     #[error(
-        "{path} is not a tinygpt run (it lacks train.toml or config.json), so --overwrite will not delete it; remove it yourself or give another --out"
+        "{path} is not a tinygpt run (it lacks train.toml or config.json, or the current folder lies in it), so --overwrite will not delete it; remove it yourself or give another --out"
     )]
     NotOurs {
         /// The folder.

@@ -1,6 +1,8 @@
 //! The loss on held-out text.
 
-use crate::{Result, data::Split, engine::Engine, tokenizer::Tokenizer};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::{Result, TrainError, data::Split, engine::Engine, tokenizer::Tokenizer};
 
 /// The result of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,11 +17,12 @@ pub struct Evaluation {
 /// predicted exactly once, from the tokens before it in its window.
 ///
 /// # Errors
-/// When the engine fails.
-pub fn whole_split(engine: &mut dyn Engine, split: &Split, batch_size: usize) -> Result<Evaluation> {
+/// When the split has no token to predict, `stop` was set, or the engine fails.
+pub fn whole_split(engine: &mut dyn Engine, split: &Split, batch_size: usize, stop: &AtomicBool) -> Result<Evaluation> {
+    split.check("evaluated", 2)?;
     let block_size = engine.config().block_size;
     let windows = (split.len() - 1) / block_size;
-    let mut total = window_losses(engine, split, batch_size, &(0..windows).collect::<Vec<_>>())?;
+    let mut total = window_losses(engine, split, batch_size, &(0..windows).collect::<Vec<_>>(), stop)?;
     let rest = (split.len() - 1) % block_size;
     if rest > 0 {
         total += engine.eval(&split.batch(rest, std::iter::once(windows * block_size))?)?;
@@ -32,24 +35,40 @@ pub fn whole_split(engine: &mut dyn Engine, split: &Split, batch_size: usize) ->
 /// the whole split where it has no more windows than that, or `batches` is 0.
 ///
 /// # Errors
-/// When the engine fails.
-pub fn estimate(engine: &mut dyn Engine, split: &Split, batch_size: usize, batches: usize) -> Result<Evaluation> {
+/// As [`whole_split`].
+pub fn estimate(
+    engine: &mut dyn Engine,
+    split: &Split,
+    batch_size: usize,
+    batches: usize,
+    stop: &AtomicBool,
+) -> Result<Evaluation> {
+    split.check("evaluated", 2)?;
     let block_size = engine.config().block_size;
     let windows = (split.len() - 1) / block_size;
-    let wanted = batch_size * batches;
+    let wanted = batch_size.saturating_mul(batches);
     if wanted == 0 || wanted >= windows {
-        return whole_split(engine, split, batch_size);
+        return whole_split(engine, split, batch_size, stop);
     }
     let chosen: Vec<usize> = (0..wanted).map(|i| i * windows / wanted).collect();
-    let total = window_losses(engine, split, batch_size, &chosen)?;
+    let total = window_losses(engine, split, batch_size, &chosen, stop)?;
     let tokens = (wanted * block_size) as u64;
     Ok(Evaluation { loss: total / tokens as f64, tokens })
 }
 
-fn window_losses(engine: &mut dyn Engine, split: &Split, batch_size: usize, windows: &[usize]) -> Result<f64> {
+fn window_losses(
+    engine: &mut dyn Engine,
+    split: &Split,
+    batch_size: usize,
+    windows: &[usize],
+    stop: &AtomicBool,
+) -> Result<f64> {
     let block_size = engine.config().block_size;
     let mut total = 0.0;
     for chunk in windows.chunks(batch_size) {
+        if stop.load(Ordering::Relaxed) {
+            return Err(TrainError::Interrupted);
+        }
         total += engine.eval(&split.batch(block_size, chunk.iter().map(|w| w * block_size))?)?;
     }
     Ok(total)

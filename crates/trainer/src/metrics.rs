@@ -38,7 +38,13 @@ pub struct Metrics {
     /// The validation loss, in nats a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
-    /// The entropy of the validation text in nats a token, where it is known.
+    /// `exp(val_loss)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// The validation loss in bits per byte of UTF-8 text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte: Option<f64>,
+    /// The entropy of the whole validation text in nats a token, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
     /// The learning rate of the update.
@@ -63,6 +69,8 @@ impl Metrics {
             step,
             loss: None,
             val_loss: None,
+            perplexity: None,
+            bits_per_byte: None,
             floor: None,
             lr: None,
             grad_norm: None,
@@ -92,7 +100,7 @@ impl MetricsFile {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(TrainError::io("read", path)(e)),
         };
-        let rows: Vec<Metrics> = parse(&text).into_iter().filter(|row| row.step <= step).collect();
+        let rows: Vec<Metrics> = parse(path, &text)?.into_iter().filter(|row| row.step <= step).collect();
         let mut kept = String::new();
         for row in &rows {
             kept += &to_line(path, row)?;
@@ -123,8 +131,25 @@ fn to_line(path: &Path, row: &Metrics) -> Result<String> {
     Ok(serde_json::to_string(row).map_err(|e| TrainError::bad_file(path, e))? + "\n")
 }
 
-fn parse(text: &str) -> Vec<Metrics> {
-    text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+/// All lines; the last may be torn, the others may not.
+fn parse(path: &Path, text: &str) -> Result<Vec<Metrics>> {
+    let mut rows = Vec::new();
+    let lines: Vec<&str> = text.lines().collect();
+    for (i, line) in lines.iter().enumerate() {
+        match serde_json::from_str::<Metrics>(line) {
+            Ok(row) if row.format == METRICS_FORMAT => rows.push(row),
+            Ok(row) => {
+                return Err(TrainError::FormatVersion {
+                    path: path.to_owned(),
+                    found: row.format,
+                    expected: METRICS_FORMAT,
+                });
+            }
+            Err(_) if i + 1 == lines.len() => {}
+            Err(e) => return Err(TrainError::bad_file(path, format!("line {} is not one of its lines: {e}", i + 1))),
+        }
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]
@@ -146,7 +171,8 @@ mod tests {
         fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"kind\":\"tra").unwrap();
         let mut file = MetricsFile::open(&path, 3).unwrap();
         file.append(row(4)).unwrap();
-        let steps: Vec<u64> = parse(&fs::read_to_string(&path).unwrap()).iter().map(|r| r.step).collect();
+        let steps: Vec<u64> =
+            parse(&path, &fs::read_to_string(&path).unwrap()).unwrap().iter().map(|r| r.step).collect();
         assert_eq!(steps, [1, 2, 3, 4]);
         assert_eq!(file.rows().len(), 4);
     }

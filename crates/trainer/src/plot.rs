@@ -39,10 +39,17 @@ fn draw(
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .margin(16)
+        .margin_right(32)
         .x_label_area_size(40)
         .y_label_area_size(56)
         .build_cartesian_2d(x.clone(), y)?;
-    chart.configure_mesh().x_desc("step").y_desc("loss (nats per token)").light_line_style(WHITE).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_desc("loss (nats per token)")
+        .light_line_style(WHITE)
+        .draw()?;
     let legend = |colour: RGBColor| move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2));
     let (grey, blue, red) = (RGBColor(150, 150, 150), RGBColor(31, 98, 196), RGBColor(196, 49, 31));
     chart.draw_series(LineSeries::new(train.iter().copied(), &grey))?.label("training").legend(legend(grey));
@@ -54,7 +61,12 @@ fn draw(
         let line = [(x.start, floor), (x.end, floor)];
         chart.draw_series(DashedLineSeries::new(line, 6, 4, red.into()))?.label("floor").legend(legend(red));
     }
-    chart.configure_series_labels().background_style(WHITE).border_style(grey).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .border_style(grey)
+        .draw()?;
     root.present()?;
     Ok(())
 }

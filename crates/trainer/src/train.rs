@@ -1,7 +1,6 @@
 //! The training loop.
 
 use std::{
-    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
@@ -96,18 +95,39 @@ impl Trainer<'_> {
     /// # Errors
     /// When the loss is no number any more, the disk is full or the device fails. What was saved last stays whole.
     pub fn train(mut self, stop: &AtomicBool, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
-        let config = &self.config.train;
         let mut metrics = MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?;
         let mut clock = Clock::new(self.state.seconds);
+        match self.until_ending(&mut metrics, &mut clock, stop, on_event) {
+            Ok(Ending::Interrupted) | Err(TrainError::Interrupted) => {}
+            Err(error) => return Err(error),
+            Ok(ending) => match self.report(stop) {
+                Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
+                Err(TrainError::Interrupted) => {}
+                Err(error) => return Err(error),
+            },
+        }
+        // Whole updates only: what an interruption cut short is done again.
+        self.save()?;
+        Ok(Outcome { ending: Ending::Interrupted, state: self.state, report: None })
+    }
+
+    fn until_ending(
+        &mut self,
+        metrics: &mut MetricsFile,
+        clock: &mut Clock,
+        stop: &AtomicBool,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Ending> {
+        let config = &self.config.train;
         // A run that was interrupted before its first update has had this one.
         if self.state.best.is_none() {
-            self.evaluate(&mut metrics, &mut clock, on_event)?;
+            self.evaluate(metrics, clock, stop, on_event)?;
         }
-        let ending = loop {
+        loop {
             if let Some(ending) = self.ending(stop) {
-                break ending;
+                return Ok(ending);
             }
-            let mut row = self.update()?;
+            let mut row = self.update(stop)?;
             let step = self.state.step;
             row.tokens_per_s = Some(clock.tokens_per_s(self.config.tokens_per_step()));
             row.seconds = clock.seconds();
@@ -120,15 +140,9 @@ impl Trainer<'_> {
             if step.is_multiple_of(config.eval_every)
                 || matches!(self.ending(stop), Some(Ending::MaxSteps | Ending::MaxMinutes))
             {
-                self.evaluate(&mut metrics, &mut clock, on_event)?;
+                self.evaluate(metrics, clock, stop, on_event)?;
             }
-        };
-        if ending == Ending::Interrupted {
-            self.save()?;
-            return Ok(Outcome { ending, state: self.state, report: None });
         }
-        let report = self.report()?;
-        Ok(Outcome { ending, state: self.state, report: Some(report) })
     }
 
     fn ending(&self, stop: &AtomicBool) -> Option<Ending> {
@@ -147,21 +161,25 @@ impl Trainer<'_> {
     }
 
     /// One update: the gradients of `grad_accum` batches, then AdamW.
-    fn update(&mut self) -> Result<Metrics> {
+    fn update(&mut self, stop: &AtomicBool) -> Result<Metrics> {
         let config = &self.config.train;
         let step = self.state.step;
         let accum = config.grad_accum as u64;
         let mut loss = 0.0;
         for draw in step * accum..(step + 1) * accum {
+            if stop.load(Ordering::Relaxed) {
+                return Err(TrainError::Interrupted);
+            }
             let block_size = self.config.model.block_size;
             let batch = self.data.train.random_batch(config.batch_size, block_size, self.config.seed, draw)?;
             loss += self.engine.loss_and_grads(&batch, draw)? / accum as f64;
         }
         let lr = learning_rate(config, step);
         let grad_norm = self.engine.apply(lr, config.clip)?;
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            let loss = if loss.is_finite() { grad_norm } else { loss };
-            return Err(TrainError::NonFiniteLoss { step: step + 1, loss });
+        for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                return Err(TrainError::NonFiniteLoss { step: step + 1, what, value });
+            }
         }
         self.state.step += 1;
         Ok(Metrics {
@@ -177,13 +195,15 @@ impl Trainer<'_> {
         &mut self,
         metrics: &mut MetricsFile,
         clock: &mut Clock,
+        stop: &AtomicBool,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<()> {
         let config = &self.config.train;
         let val = &self.data.val;
-        let loss = evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches)?.loss;
+        let loss = evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches, stop)?.loss;
         if !loss.is_finite() {
-            return Err(TrainError::NonFiniteLoss { step: self.state.step, loss });
+            let what = "validation loss";
+            return Err(TrainError::NonFiniteLoss { step: self.state.step, what, value: loss });
         }
         let best = self.state.best.is_none_or(|best| loss < best.val_loss);
         if best {
@@ -197,6 +217,8 @@ impl Trainer<'_> {
         self.state.seconds = clock.seconds();
         let row = Metrics {
             val_loss: Some(loss),
+            perplexity: Some(loss.exp()),
+            bits_per_byte: Some(loss / std::f64::consts::LN_2 * self.data.val_tokens_per_byte()?),
             floor: val.floor(),
             seconds: self.state.seconds,
             ..Metrics::new(Kind::Eval, self.state.step)
@@ -212,25 +234,18 @@ impl Trainer<'_> {
     }
 
     fn save(&self) -> Result<()> {
-        self.run.last().save(self.engine.config(), &self.engine.export()?, &self.state)
+        self.run.last().save(self.engine.config(), &self.engine.export()?, &self.state)?;
+        self.run.delete_replaced()
     }
 
     /// The best weights on the whole validation split.
-    fn report(&mut self) -> Result<Report> {
+    fn report(&mut self, stop: &AtomicBool) -> Result<Report> {
         let mut state = self.engine.export()?;
         state.params = read_weights(&self.run.path().join("model.safetensors"), self.engine.config())?;
         self.engine.import(&state)?;
-        report(self.engine, self.data, self.config.train.batch_size)
+        let evaluation = evaluate::whole_split(self.engine, &self.data.val, self.config.train.batch_size, stop)?;
+        Report::new(evaluation, &self.data.val, &self.data.tokenizer)
     }
-}
-
-/// Evaluates an engine on the whole validation split.
-///
-/// # Errors
-/// When the engine fails.
-pub fn report(engine: &mut dyn Engine, data: &Dataset, batch_size: usize) -> Result<Report> {
-    let evaluation = evaluate::whole_split(engine, &data.val, batch_size)?;
-    Report::new(evaluation, &data.val, &data.tokenizer)
 }
 
 /// Refuses data that cannot fill one window.
@@ -240,18 +255,6 @@ pub fn report(engine: &mut dyn Engine, data: &Dataset, batch_size: usize) -> Res
 pub fn check_data(config: &RunConfig, data: &Dataset) -> Result<()> {
     data.train.check("training", config.model.block_size + 1)?;
     data.val.check("validation", 2)
-}
-
-/// Checks that the corpus of a resumed run is the one it was started on.
-///
-/// # Errors
-/// [`TrainError::BadFile`] when it is not.
-pub fn check_source(run: &Path, state: &LoopState, data: &Dataset) -> Result<()> {
-    if state.source_hash == data.source_hash {
-        return Ok(());
-    }
-    let reason = "the corpus has changed since this run was started: give the old one by --data, or start a new run";
-    Err(TrainError::bad_file(run, reason))
 }
 
 /// Seconds of a run over all its parts, and the rate since the last look.

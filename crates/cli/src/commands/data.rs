@@ -22,8 +22,8 @@ use crate::{
 const SHOWN: usize = 3;
 
 pub fn synth(args: &SynthArgs) -> anyhow::Result<()> {
-    if args.bytes == 0 {
-        return Err(Usage("--bytes must be at least 1".into()).into());
+    if args.bytes == 0 || args.bytes > 1 << 32 {
+        return Err(Usage("--bytes must be at least 1, and at most 4 GiB".into()).into());
     }
     let corpus = StoryCorpus::synth(Grammar::builtin(), args.bytes, args.seed);
     atomic::write(&args.out, corpus.text.as_bytes())?;
@@ -101,6 +101,6 @@ pub fn fetch(args: &FetchArgs) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let fetched = fetched?;
     let how = if fetched.downloaded { "downloaded" } else { "already there" };
-    eprintln!("{how}, SHA-256 verified");
+    notice!("{how}, SHA-256 verified");
     Ok(put(&format!("{}\n", fetched.path.display()))?)
 }

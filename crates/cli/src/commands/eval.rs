@@ -1,5 +1,7 @@
 //! `tinygpt eval`.
 
+use std::sync::atomic::AtomicBool;
+
 use serde_json::json;
 use tinygpt_model::GptConfig;
 use tinygpt_trainer::{
@@ -27,7 +29,8 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         None => {
             let run = RunDir::open(&args.run)?;
             let RunConfig { data, seed, .. } = run.read_config(&[])?;
-            Dataset::load(&data, seed, Some(tokenizer.clone()), &default_cache_dir())?.val
+            let source_hash = run.last().read_state()?.source_hash;
+            Dataset::load_same(&data, seed, Some(tokenizer.clone()), &default_cache_dir(), Some(&source_hash))?.val
         }
     };
     split.check("evaluated", 2)?;
@@ -35,7 +38,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if args.json {
         return put_json(&json!({ "run": args.run, "data": args.data, "report": report }));
     }
-    Ok(put(&describe(&report))?)
+    Ok(put(&describe(&report, args.data.is_none()))?)
 }
 
 /// All tokens of a text, for its loss.
@@ -57,14 +60,16 @@ fn evaluate(
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
     let device = args.device.open()?;
     let mut engine = ComposedEngine::new(config, adamw, 0, &EngineState::fresh(params), &device)?;
-    Ok(Report::new(whole_split(&mut engine, split, ROWS)?, split, tokenizer)?)
+    Ok(Report::new(whole_split(&mut engine, split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
 }
 
 /// A report for people.
-pub fn describe(report: &Report) -> String {
+/// It is that of the whole validation split, or of another text.
+pub fn describe(report: &Report, is_validation: bool) -> String {
+    let (what, split) = if is_validation { ("validation loss", ", whole split") } else { ("loss of the text", "") };
     let Report { loss, perplexity, bits_per_byte, tokens, floor, gap, gap_bits_per_byte } = report;
     let mut text = format!(
-        "validation loss {loss:.4} nats/token  (perplexity {perplexity:.3}, {bits_per_byte:.4} bits/byte, {tokens} tokens, whole split)\n"
+        "{what} {loss:.4} nats/token  (perplexity {perplexity:.3}, {bits_per_byte:.4} bits/byte, {tokens} tokens{split})\n"
     );
     if let (Some(floor), Some(gap), Some(bits)) = (floor, gap, gap_bits_per_byte) {
         let share = 100.0 * gap / floor;

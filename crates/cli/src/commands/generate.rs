@@ -47,7 +47,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let plan = plan(args, &defaults, &tokenizer)?;
     let device = args.device.open()?;
     if args.seed.is_none() && sampler.params().temperature > 0.0 {
-        eprintln!("seed {}", sampler.params().seed);
+        notice!("seed {}", sampler.params().seed);
     }
     let mut decoder = ComposedDecoder::new(&config, &params, args.window.into(), &device)?;
     if args.json {

@@ -3,10 +3,7 @@
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use anyhow::Context;
@@ -21,7 +18,7 @@ use tinygpt_trainer::{
     engine::{AdamW, ComposedEngine, Engine, EngineState},
     run::{IfExists, LoopState},
     token_cache::default_cache_dir,
-    train::{Ending, Outcome, Trainer, check_data, check_source},
+    train::{Ending, Outcome, Trainer, check_data},
 };
 
 use super::{eval::describe, generate::default_start};
@@ -53,7 +50,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
 
     let run = prepared.run.path().display().to_string();
     let gpt = prepared.engine.config().clone();
-    eprintln!(
+    notice!(
         "{run}: {} parameters, {} training tokens, {} validation tokens, vocabulary {}{}",
         gpt.n_params(),
         prepared.data.train.len(),
@@ -71,7 +68,15 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     };
     let outcome = trainer.train(&stop, &mut |event| progress.on(event));
     progress.finish();
-    let outcome = outcome?;
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) if !prepared.run.last().exists() => {
+            // Not saved even once: of no use to anybody, and a run that was to be overwritten comes back.
+            prepared.run.discard()?;
+            return Err(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
     if outcome.ending == Ending::Interrupted {
         let step = outcome.state.step;
         let message = format!("interrupted after step {step}; saved. Go on with: tinygpt train --resume --out {run}");
@@ -83,7 +88,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
 /// Reads everything and checks everything before the first file of the run is written.
 fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let path = args.config.as_deref().ok_or_else(|| Usage("--config FILE is needed to start a run".into()))?;
-    let config = read_config(path, args)?;
+    let mut config = read_config(path, args)?;
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
     if let Some(out) = &args.out {
         RunDir::check_new(out, if_exists)?;
@@ -102,31 +107,54 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
         Some(out) => RunDir::create(out, if_exists)?,
         None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
     };
-    let described = run.model().write_description(&gpt, &data.tokenizer, &config.generate);
-    // A folder with half a description is of no use to anybody.
-    described.and_then(|()| run.write_config(&config)).inspect_err(|_| run.discard())?;
+    // The run is to be found again from any folder.
+    if config.data.corpus != BUILTIN_CORPUS && Path::new(&config.data.corpus).exists() {
+        config.data.corpus = std::path::absolute(&config.data.corpus)?.to_string_lossy().into_owned();
+    }
+    let described = run.write_config(&config);
+    let described = described.and_then(|()| run.model().write_description(&gpt, &data.tokenizer, &config.generate));
+    if let Err(error) = described {
+        // A folder with half a description is of no use to anybody.
+        run.discard()?;
+        return Err(error.into());
+    }
     let state = LoopState::fresh(data.source_hash.clone());
     Ok(Prepared { run, config, data, engine: Box::new(engine), state })
 }
 
 fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let run = match (&args.out, &args.config) {
-        (Some(out), _) => RunDir::open(out)?,
-        (None, Some(path)) => RunDir::open_numbered(Path::new(RUNS), &read_config(path, args)?.name)?,
-        (None, None) => RunDir::latest(Path::new(RUNS))?,
+        (Some(out), _) => RunDir::open_for_writing(out)?,
+        (None, Some(path)) => {
+            let newest = RunDir::open_numbered(Path::new(RUNS), &read_config(path, args)?.name)?;
+            RunDir::open_for_writing(newest.path())?
+        }
+        (None, None) => RunDir::open_for_writing(RunDir::latest(Path::new(RUNS))?.path())?,
     };
     let mut config = run.read_config(&args.overrides)?;
     if let Some(corpus) = &args.data {
         config.data.corpus.clone_from(corpus);
     }
     let state = run.last().read_state()?;
-    let (gpt, _) = run.model().read()?;
+    // The best weights are needed at the end: better to know now that they are damaged.
+    let gpt = match state.best {
+        Some(_) => run.model().read()?.0,
+        None => run.model().read_config()?,
+    };
     let tokenizer = run.model().read_tokenizer()?;
-    let data = Dataset::load(&config.data, config.seed, Some(tokenizer), &default_cache_dir())?;
-    check_source(run.path(), &state, &data)?;
+    let data =
+        Dataset::load_same(&config.data, config.seed, Some(tokenizer), &default_cache_dir(), Some(&state.source_hash))?;
     let engine_state = run.last().read_engine(&gpt, &state)?;
     let engine = ComposedEngine::new(&gpt, AdamW::from(&config.train), config.seed, &engine_state, device)?;
+    if config.train.max_steps > config.train.decay_steps {
+        notice!(
+            "the learning rate has ended its decay at step {}: further steps run at train.min_lr = {}",
+            config.train.decay_steps,
+            config.train.min_lr
+        );
+    }
     run.write_config(&config)?;
+    run.model().write_description(&gpt, &data.tokenizer, &config.generate)?;
     Ok(Prepared { run, config, data, engine: Box::new(engine), state })
 }
 
@@ -145,24 +173,24 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
         Usage(format!("there is no configuration {} here or in configs/; `tinygpt config` prints one", path.display()))
     })?;
     let text = std::fs::read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?;
-    let mut overrides = Vec::new();
+    // The later ones win: --data and --seed over --set.
+    let mut overrides = if args.resume { Vec::new() } else { args.overrides.clone() };
     if let Some(corpus) = &args.data {
         overrides.push(format!("data.corpus={}", quoted(corpus)));
     }
     overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
-    if !args.resume {
-        overrides.extend(args.overrides.iter().cloned());
-    }
     let refused = |e: ConfigError| anyhow::Error::new(Usage(format!("{}: {e}", found.display())));
-    let mut config = config::load(&text, &overrides, false).map_err(refused)?;
-    if config.name == RunConfig::default().name {
+    let named = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("name"));
+    if !named && let Some(stem) = found.file_stem() {
         // A file without a name is named for itself.
-        if let Some(stem) = found.file_stem().and_then(|s| s.to_str()) {
-            config = config::load(&text, &[overrides, vec![format!("name={}", quoted(stem))]].concat(), false)
-                .map_err(refused)?;
-        }
+        let name: String = stem
+            .to_string_lossy()
+            .chars()
+            .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' })
+            .collect();
+        overrides.insert(0, format!("name={}", quoted(&name)));
     }
-    Ok(config)
+    config::load(&text, &overrides, false).map_err(refused)
 }
 
 /// A TOML string: a path stays one whatever it looks like.
@@ -170,16 +198,15 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-/// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once.
+/// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once. A hang-up is left alone,
+/// so that `nohup` works.
 fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(crate::INTERRUPTED));
-        }
-        eprintln!("stopping after this step and saving; once more to stop at once");
-    })?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // In this order: the first signal finds the flag unset, and sets it.
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(crate::INTERRUPTED), Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
     Ok(stop)
 }
 
@@ -202,7 +229,7 @@ fn show_result(args: &TrainArgs, prepared: &Prepared, outcome: &Outcome, device:
         text += &format!("  {}\n", sample.trim_end().replace('\n', "\n  "));
         text += "\n";
     }
-    text += &outcome.report.as_ref().map(describe).unwrap_or_default();
+    text += &outcome.report.as_ref().map(|report| describe(report, true)).unwrap_or_default();
     let why = match outcome.ending {
         Ending::Patience => format!(" (no better validation loss in {} evaluations)", prepared.config.train.patience),
         Ending::MaxMinutes => format!(" (train.max_minutes = {})", prepared.config.train.max_minutes),

@@ -71,7 +71,7 @@ macro_rules! fields {
 /// Every key, in the order of the file.
 pub const FIELDS: &[Field] = fields! {
     "format": "format version of this file",
-    "name": "runs go to runs/NAME-N",
+    "name": "runs go to runs/NAME-N [default: the name of this file]",
     "seed": "seed of everything random: weights, batches, dropout, the built-in corpus",
     "data.corpus": "\"stories\" (built in, with a known entropy), or the path of a UTF-8 file, a folder or a glob",
     "data.stories_bytes": "size of the built-in corpus in bytes",
@@ -155,7 +155,9 @@ pub fn annotated_default() -> Result<String, ConfigError> {
             section = table;
         }
         let value = lookup(&defaults, key).map(Value::to_string).unwrap_or_default();
-        text += &format!("# {doc}\n{name} = {value}\n");
+        // A file without a name is named for itself.
+        let off = if *key == "name" { "# " } else { "" };
+        text += &format!("# {doc}\n{off}{name} = {value}\n");
     }
     Ok(text)
 }
@@ -303,6 +305,33 @@ fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         if value == 0 {
             return refuse(key, &value, "must be at least 1");
         }
+    }
+    // Sizes that no machine holds are refused here, before they overflow anything.
+    const MOST: usize = 1 << 24;
+    for (key, value) in [
+        ("train.batch_size", train.batch_size),
+        ("train.grad_accum", train.grad_accum),
+        ("train.eval_batches", train.eval_batches),
+        ("data.vocab_size", data.vocab_size),
+    ] {
+        if value > MOST {
+            return refuse(key, &value, "is larger than 16,777,216, the most this program handles");
+        }
+    }
+    if train.batch_size.saturating_mul(config.model.block_size) > 1 << 31 {
+        return refuse("train.batch_size", &train.batch_size, "times model.block_size must be at most 2^31 tokens");
+    }
+    let RunConfig { model, .. } = config;
+    let weights = 12 * model.n_layer as u128 * (model.n_embd as u128).pow(2);
+    if weights > 1 << 33 {
+        return refuse("model.n_embd", &model.n_embd, "and model.n_layer ask for more than 2^33 parameters");
+    }
+    if model.n_embd < 2 {
+        return refuse(
+            "model.n_embd",
+            &model.n_embd,
+            "must be at least 2: the layer norm of one channel is always zero",
+        );
     }
     let at_least_0 = |x: f64| x >= 0.0 && x.is_finite();
     for (key, value, good, reason) in [

@@ -1,7 +1,7 @@
 //! `last/`: the weights, the optimizer and the state of the loop, all of one update.
 //!
-//! Weights and optimizer go to files named for their update, then `state.json`, which names them, is renamed into place:
-//! whatever happens in between, `state.json` points to files of one and the same update.
+//! Weights and optimizer go to files named for their update, then `state.json`, which names the update, is renamed into
+//! place: whatever happens in between, it points to files of one and the same update.
 
 use std::{fs, path::PathBuf};
 
@@ -88,7 +88,11 @@ impl Last {
     fn delete_others(&self, step: u64) -> Result<()> {
         let keep = [self.weights(step), self.optimizer(step), self.path.join(STATE)];
         let entries = fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))?;
-        for path in entries.flatten().map(|entry| entry.path()).filter(|path| !keep.contains(path)) {
+        let ours = |path: &PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            ["weights-", "optimizer-", ".writing-"].iter().any(|prefix| name.starts_with(prefix)) && path.is_file()
+        };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| ours(path) && !keep.contains(path)) {
             fs::remove_file(&path).map_err(TrainError::io("delete", &path))?;
         }
         Ok(())
@@ -101,8 +105,8 @@ impl Last {
     pub fn read_state(&self) -> Result<LoopState> {
         let path = self.path.join(STATE);
         if !self.exists() {
-            let reason = "it was stopped before its first save: start it again with --overwrite".into();
-            return Err(TrainError::NotARun { path: self.path.clone(), reason });
+            let reason = "it is missing: the run cannot be resumed; if it was stopped before its first save, start it again with --overwrite";
+            return Err(TrainError::bad_file(&path, reason));
         }
         let value: serde_json::Value = read_json(&path)?;
         match value["format"].as_u64() {

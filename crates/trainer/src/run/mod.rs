@@ -5,7 +5,7 @@ mod last;
 mod model_folder;
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -19,11 +19,17 @@ pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder, read_weigh
 
 /// The file that holds a run's configuration as resolved.
 pub const TRAIN_TOML: &str = "train.toml";
+/// Locked by the process that writes to the run.
+const LOCK: &str = ".lock";
 
 /// The folder of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// The run that this one replaces, moved aside until this one is saved.
+    replaced: Option<PathBuf>,
+    /// Held while a process writes to the run.
+    lock: Option<File>,
 }
 
 /// What to do with a folder that already holds something.
@@ -46,7 +52,7 @@ impl RunDir {
         loop {
             let path = parent.join(format!("{name}-{number}"));
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { path }),
+                Ok(()) => return Self::at(path).locked(),
                 // Another process was faster.
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
                 Err(e) => return Err(TrainError::io("create", &path)(e)),
@@ -61,16 +67,54 @@ impl RunDir {
     /// holds something other than a run.
     pub fn create(path: &Path, if_exists: IfExists) -> Result<Self> {
         Self::check_new(path, if_exists)?;
+        let mut replaced = None;
         if path.exists() && !is_empty(path)? {
-            fs::remove_dir_all(path).map_err(TrainError::io("delete", path))?;
+            // Not while another process works on it.
+            Self::at(path.to_owned()).locked()?;
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let aside = path.with_file_name(format!(".{name}.replaced-{}", std::process::id()));
+            fs::rename(path, &aside).map_err(TrainError::io("move aside", path))?;
+            replaced = Some(aside);
         }
         fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
-        Ok(Self { path: path.to_owned() })
+        Self { replaced, ..Self::at(path.to_owned()) }.locked()
     }
 
-    /// Deletes the folder of a run that could not be begun, as far as that is possible.
-    pub fn discard(&self) {
-        let _ = fs::remove_dir_all(&self.path);
+    fn at(path: PathBuf) -> Self {
+        Self { path, replaced: None, lock: None }
+    }
+
+    /// Keeps other processes from writing to the run, until this value is dropped.
+    fn locked(mut self) -> Result<Self> {
+        let path = self.path.join(LOCK);
+        let file = File::create(&path).map_err(TrainError::io("create", &path))?;
+        match file.try_lock() {
+            Ok(()) => self.lock = Some(file),
+            Err(fs::TryLockError::WouldBlock) => return Err(TrainError::Busy { path: self.path }),
+            // A file system without locks: two processes on one run are the user's care there.
+            Err(fs::TryLockError::Error(_)) => {}
+        }
+        Ok(self)
+    }
+
+    /// Gives up a run that was not saved even once: its folder goes, and the run that it was to replace comes back.
+    ///
+    /// # Errors
+    /// When the folder cannot be deleted or the old one not moved back.
+    pub fn discard(self) -> Result<()> {
+        fs::remove_dir_all(&self.path).map_err(TrainError::io("delete", &self.path))?;
+        match &self.replaced {
+            Some(old) => fs::rename(old, &self.path).map_err(TrainError::io("move back", old)),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes the run that this one replaces, once this one is saved.
+    pub(crate) fn delete_replaced(&self) -> Result<()> {
+        match &self.replaced {
+            Some(old) if old.exists() => fs::remove_dir_all(old).map_err(TrainError::io("delete", old)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether [`RunDir::create`] would succeed, without touching anything.
@@ -80,6 +124,11 @@ impl RunDir {
     pub fn check_new(path: &Path, if_exists: IfExists) -> Result<()> {
         if !path.exists() || is_empty(path)? {
             return Ok(());
+        }
+        let here =
+            std::env::current_dir().and_then(fs::canonicalize).map_err(TrainError::io("find", Path::new(".")))?;
+        if if_exists == IfExists::Overwrite && here.starts_with(fs::canonicalize(path).unwrap_or_default()) {
+            return Err(TrainError::NotOurs { path: path.to_owned() });
         }
         match if_exists {
             IfExists::Refuse => Err(TrainError::RunExists { path: path.to_owned() }),
@@ -101,7 +150,15 @@ impl RunDir {
         if !path.join(TRAIN_TOML).is_file() {
             return Err(not_a_run("it has no train.toml"));
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self::at(path.to_owned()))
+    }
+
+    /// An existing run to write to.
+    ///
+    /// # Errors
+    /// As [`RunDir::open`], and [`TrainError::Busy`] when another process writes to it.
+    pub fn open_for_writing(path: &Path) -> Result<Self> {
+        Self::open(path)?.locked()
     }
 
     /// The newest of `parent/NAME-N`: the one with the largest N.
@@ -115,15 +172,19 @@ impl RunDir {
         }
     }
 
-    /// The run below `parent` whose model was written last.
+    /// The run below `parent` that was saved last.
     ///
     /// # Errors
     /// [`TrainError::NoRun`] when there is none.
     pub fn latest(parent: &Path) -> Result<Self> {
-        let written = |path: &Path| fs::metadata(path.join(model_folder::WEIGHTS)).and_then(|m| m.modified()).ok();
+        let modified = |path: PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
+        let written = |path: &Path| {
+            let model = modified(path.join(model_folder::WEIGHTS))?;
+            Some(modified(path.join("last").join("state.json")).map_or(model, |saved| saved.max(model)))
+        };
         let latest = entries(parent).filter_map(|path| Some((written(&path)?, path))).max();
         match latest {
-            Some((_, path)) => Ok(Self { path }),
+            Some((_, path)) => Ok(Self::at(path)),
             None => Err(TrainError::NoRun { folder: parent.to_owned() }),
         }
     }
@@ -206,7 +267,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run");
         RunDir::create(&path, IfExists::Refuse).unwrap();
-        RunDir::create(&path, IfExists::Refuse).unwrap(); // still empty
         fs::write(path.join("thesis.txt"), "precious").unwrap();
         assert!(matches!(RunDir::create(&path, IfExists::Refuse), Err(TrainError::RunExists { .. })));
         assert!(matches!(RunDir::create(&path, IfExists::Overwrite), Err(TrainError::NotOurs { .. })));
@@ -214,7 +274,13 @@ mod tests {
         fs::write(path.join(TRAIN_TOML), "").unwrap();
         assert!(matches!(RunDir::create(&path, IfExists::Overwrite), Err(TrainError::NotOurs { .. })));
         fs::write(path.join(model_folder::CONFIG), "").unwrap();
-        RunDir::create(&path, IfExists::Overwrite).unwrap();
-        assert!(is_empty(&path).unwrap());
+        let run = RunDir::create(&path, IfExists::Overwrite).unwrap();
+        assert!(!path.join("thesis.txt").exists(), "the old run is moved aside");
+        assert!(matches!(RunDir::create(&path, IfExists::Overwrite), Err(_)), "two processes cannot both write");
+        run.discard().unwrap();
+        assert!(path.join("thesis.txt").exists(), "a run that was not saved gives the old one back");
+        let run = RunDir::create(&path, IfExists::Overwrite).unwrap();
+        run.delete_replaced().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left of the old run");
     }
 }

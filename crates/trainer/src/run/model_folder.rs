@@ -118,7 +118,11 @@ impl ModelFolder {
         Ok((config, params))
     }
 
-    fn read_config(&self) -> Result<GptConfig> {
+    /// Reads the shape of the model.
+    ///
+    /// # Errors
+    /// When `config.json` is missing or broken, or asks for what this program does not do.
+    pub fn read_config(&self) -> Result<GptConfig> {
         let path = self.path.join(CONFIG);
         let value: Value = read_json(&path)?;
         let bad = |reason: String| TrainError::bad_file(&path, reason);
@@ -131,6 +135,20 @@ impl ModelFolder {
         let number = |key: &str| {
             value[key].as_u64().map(|n| n as usize).ok_or_else(|| bad(format!("`{key}` is missing or not a number")))
         };
+        // What other GPT-2 folders may ask for and this program does not do must not be computed wrongly in silence.
+        for (key, supported) in [
+            ("n_inner", json!(null)),
+            ("layer_norm_epsilon", json!(tinygpt_model::config::LAYER_NORM_EPS)),
+            ("tie_word_embeddings", json!(true)),
+            ("scale_attn_weights", json!(true)),
+            ("scale_attn_by_inverse_layer_idx", json!(false)),
+        ] {
+            let found = &value[key];
+            let default_inner = key == "n_inner" && found.as_u64() == value["n_embd"].as_u64().map(|n| 4 * n);
+            if !found.is_null() && *found != supported && !default_inner {
+                return Err(bad(format!("`{key}` is {found}; this program supports {supported} only")));
+            }
+        }
         let activation = match value["activation_function"].as_str() {
             Some("gelu") => Activation::Gelu,
             Some("gelu_new") | None => Activation::GeluNew, // Hugging Face's default
