@@ -276,7 +276,7 @@ mod tests {
         fs::write(path.join(model_folder::CONFIG), "").unwrap();
         let run = RunDir::create(&path, IfExists::Overwrite).unwrap();
         assert!(!path.join("thesis.txt").exists(), "the old run is moved aside");
-        assert!(matches!(RunDir::create(&path, IfExists::Overwrite), Err(_)), "two processes cannot both write");
+        assert!(RunDir::create(&path, IfExists::Overwrite).is_err(), "two processes cannot both write");
         run.discard().unwrap();
         assert!(path.join("thesis.txt").exists(), "a run that was not saved gives the old one back");
         let run = RunDir::create(&path, IfExists::Overwrite).unwrap();
