@@ -23,6 +23,7 @@
 mod alias;
 mod cut;
 mod cutoff;
+mod device;
 mod distribution;
 mod error;
 mod exact;
@@ -44,6 +45,7 @@ mod selection;
 mod simd;
 mod weight_tree;
 
+pub use device::{Cost, DeviceRow, DeviceSampler};
 pub use distribution::Distribution;
 pub use error::{SamplingError, TensorSamplingError};
 pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
