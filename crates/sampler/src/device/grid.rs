@@ -57,7 +57,7 @@ impl Grid {
 
     /// The position of each element in its row, `(1, width)`.
     pub(super) fn positions(&self, ops: &Ops) -> Result<Tensor> {
-        ops.from_host((0..self.width() as i64).collect(), &[1, self.width()], DType::U32)
+        ops.constants((0..self.width() as i64).collect(), &[1, self.width()], DType::U32)
     }
 
     /// The first position of each row, `(B, 1)` u32, up to which the weights, `(B, width)` i64, sum to more than
@@ -101,7 +101,7 @@ impl Grid {
     fn descend(&self, ops: &Ops, list: &Tensor, target: &Tensor) -> Result<(Tensor, Tensor)> {
         let n = list.dim(1)?;
         let triangle = (0..n * n).map(|at| i64::from(at % n <= at / n)).collect();
-        let triangle = ops.from_host(triangle, &[1, n, n], DType::I64)?;
+        let triangle = ops.constants(triangle, &[1, n, n], DType::I64)?;
         // (B, n) -> (B, 1, n), against (1, n, n)
         let prefixes = ops.reduce(Reduce::Sum, &ops.binary(Binary::Mul, &list.unsqueeze(1)?, &triangle)?)?;
         let passed = ops.cast(&ops.binary(Binary::AtMost, &prefixes, target)?, DType::I64)?;
@@ -126,7 +126,7 @@ impl Grid {
 /// The place of the first 1 of each row of a mask, `(B, 1)` u32; the last place if there is none.
 pub(super) fn first_true(ops: &Ops, mask: &Tensor) -> Result<Tensor> {
     let n = mask.dim(1)?;
-    let places = ops.from_host((0..n as i64).collect(), &[1, n], DType::U32)?.broadcast_as(mask.shape())?;
-    let last = ops.from_host(vec![n as i64 - 1], &[1, 1], DType::U32)?.broadcast_as(mask.shape())?;
+    let places = ops.constants((0..n as i64).collect(), &[1, n], DType::U32)?.broadcast_as(mask.shape())?;
+    let last = ops.constants(vec![n as i64 - 1], &[1, 1], DType::U32)?.broadcast_as(mask.shape())?;
     ops.reduce_keep(Reduce::Min, &ops.choose(mask, &places, &last)?)
 }

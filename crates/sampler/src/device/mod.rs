@@ -20,11 +20,11 @@
 //!
 //! | rules | launches | work | read back | the work is |
 //! |---|---|---|---|---|
-//! | greedy | 26 | 2.2 | 1 | maxima and sums of chunks; then one chunk |
-//! | temperature | 93 | 9.4 | 1 | those two; subtract, scale, exp, scale, cast; two sums; the tree |
-//! | top-k 50 | 383 | 93.6 | 2 | temperature's; 18 halvings of compare, choose and sum; the cut; the mask |
-//! | top-k 50 + top-p 0.9 | 691 | 174.8 | 3 | two searches |
-//! | top-p 0.9 | 532 | 133.1 | 3 | one search of 30 halvings |
+//! | greedy | 28 | 2.2 | 1 | maxima and sums of chunks; then one chunk |
+//! | temperature | 95 | 9.4 | 1 | those two; subtract, scale, exp, scale, cast; two sums; the tree |
+//! | top-k 50 | 385 | 93.6 | 2 | temperature's; 18 halvings of compare, choose and sum; the cut; the mask |
+//! | top-k 50 + top-p 0.9 | 693 | 174.8 | 3 | two searches |
+//! | top-p 0.9 | 534 | 133.1 | 3 | one search of 30 halvings |
 //!
 //! A launch is every kernel and every upload: the uniforms and small constants (powers of two, row offsets, the tree's
 //! triangles) are about half of the launches outside the search. Top-k does not yet narrow the row to candidates first,
@@ -59,7 +59,7 @@ pub struct DeviceRow {
     pub position: u64,
 }
 
-/// Draws tokens on the device of the logits; see the [module](self).
+/// Draws tokens on the device of the logits; see [`device`](crate::device).
 #[derive(Debug, Clone)]
 pub struct DeviceSampler {
     params: SamplingParams,

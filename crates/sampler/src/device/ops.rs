@@ -141,15 +141,15 @@ impl Ops {
         self.counted(x.index_select(indices, 0))
     }
 
-    /// Integers as a column of `rank` dimensions, the first of which is their number.
+    /// Integers as a column of `rank` dimensions, all but the first of which are 1.
     pub(super) fn upload(&self, values: Vec<i64>, rank: usize, dtype: DType) -> Result<Tensor> {
         let mut shape = vec![1; rank];
         shape[0] = values.len();
-        self.from_host(values, &shape, dtype)
+        self.constants(values, &shape, dtype)
     }
 
     /// Integers of the host in a shape.
-    pub(super) fn from_host(&self, values: Vec<i64>, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    pub(super) fn constants(&self, values: Vec<i64>, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let host = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?;
         self.counted(host.to_device(&self.device))
     }

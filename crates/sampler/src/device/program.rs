@@ -65,6 +65,10 @@ impl<'a> Batch<'a> {
             let nan = ops.reduce_keep(Reduce::Max, &ops.binary(Binary::NotEqual, &sums, &sums)?)?;
             bad = ops.binary(Binary::Max, &bad, &nan)?;
         }
+        // A NaN may also hide what is larger than the maximum found, and sums of such weights would overflow: below
+        // infinity everything weighs 0.
+        let infinite = ops.full(f32::INFINITY, &[1, 1], DType::F32)?;
+        let largest = ops.choose(&bad, &infinite.broadcast_as((rows, 1))?, &largest)?;
         Ok(Self { ops, grid, x, maxima, largest, bad })
     }
 
@@ -111,7 +115,7 @@ pub(super) fn faults(ops: &Ops, row: &Tensor) -> Result<(Option<usize>, Option<u
     let x = ops.cast(row, DType::F32)?;
     let infinite = ops.full(f32::INFINITY, &[1, 1], DType::F32)?;
     let vocab = x.dim(1)?;
-    let places = ops.from_host((0..=vocab as i64).collect(), &[1, vocab + 1], DType::U32)?;
+    let places = ops.constants((0..=vocab as i64).collect(), &[1, vocab + 1], DType::U32)?;
     let (places, none) = (places.narrow(1, 0, vocab)?, places.narrow(1, vocab, 1)?.broadcast_as((1, vocab))?);
     let first = |mask: &Tensor| ops.reduce_keep(Reduce::Min, &ops.choose(mask, &places, &none)?);
     let nan = first(&ops.binary(Binary::NotEqual, &x, &x)?)?;
