@@ -214,3 +214,17 @@ fn the_counted_costs_are_those_of_the_documentation() {
         assert!(cost.launches <= launches && work <= units, "{name}: {cost:?} {work}");
     }
 }
+
+#[test]
+fn the_narrowest_rows_and_the_most_of_them_draw_as_the_oracle() {
+    for size in [1, 2, 17] {
+        let rows: Vec<Vec<f32>> =
+            (0..1024).map(|n| (0..size).map(|i| ((n * 7 + i * 5) % 11) as f32).collect()).collect();
+        for params in [rules(|_| {}), rules(|p| (p.top_k, p.top_p) = (3, 0.95)), rules(|p| p.min_p = 0.1)] {
+            for (n, token) in sample(&rows, &params).into_iter().enumerate() {
+                let u = uniform(params.seed, n as u64, 7);
+                assert_eq!(token.unwrap(), oracle::sample(&rows[n], &params, &[], u).unwrap().token);
+            }
+        }
+    }
+}
