@@ -27,11 +27,12 @@
 //! | top-p 0.9 | 534 | 133.1 | 3 | one search of 30 halvings |
 //!
 //! A launch is every kernel and every upload: the uniforms and small constants (powers of two, row offsets, the tree's
-//! triangles) are about half of the launches outside the search. Top-k does not yet narrow the row to candidates first,
+//! triangles) are about a fifth of the launches outside the search. Top-k does not yet narrow the row to candidates first,
 //! which would bring its work near that of greedy.
 //!
-//! Each search begins with 18 halvings and reads back whether all rows are done, then goes on by 12: with rows that take
-//! longer (differences of 1 in 10^7 of the range that matter) each round costs 108 launches and 36 units more.
+//! Each search begins with 18 halvings, looks whether all rows are done (one small table read back), and goes on by 12
+//! until they are. A round of 12 with its look costs 131 launches and about 42 units; rows whose logits differ by very
+//! little of the range that matters take several.
 //!
 //! Penalties and biases are refused: they need the history of every row. [`Sampler`](crate::Sampler) has them.
 
