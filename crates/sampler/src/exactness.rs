@@ -7,32 +7,32 @@ use crate::simd::Level;
 use crate::{SamplingParams, oracle};
 
 /// Where a boundary of the definition is this near, sums in another order may decide otherwise.
-const BOUNDARY: f64 = 1.0 / 1_048_576.0;
+pub(crate) const BOUNDARY: f64 = 1.0 / 1_048_576.0;
 
 /// Random numbers of one case.
-struct Dice {
-    case: u64,
-    count: u64,
+pub(crate) struct Dice {
+    pub(crate) case: u64,
+    pub(crate) count: u64,
 }
 
 impl Dice {
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         self.count += 1;
         uniform(0xD1CE, self.case, self.count)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.unit() * n as f64) as usize
     }
 
-    fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
 }
 
 /// A row of one of many shapes: spread, tied, peaked, flat, nearly flat, banned, of extreme values.
-fn random_row(dice: &mut Dice, largest: usize) -> Vec<f32> {
+pub(crate) fn random_row(dice: &mut Dice, largest: usize) -> Vec<f32> {
     let size = (largest as f64).powf(dice.unit()).ceil() as usize;
     let shape = dice.below(10);
     let spread = 10f64.powf(dice.unit() * 3.0 - 1.5);
@@ -58,7 +58,7 @@ fn random_row(dice: &mut Dice, largest: usize) -> Vec<f32> {
     row
 }
 
-fn random_rules(dice: &mut Dice, vocab: usize) -> (SamplingParams, Vec<u32>) {
+pub(crate) fn random_rules(dice: &mut Dice, vocab: usize) -> (SamplingParams, Vec<u32>) {
     let mut params = SamplingParams { seed: dice.case, ..Default::default() };
     if dice.unit() < 0.6 {
         params.temperature = 10f64.powf(dice.unit() * 3.0 - 2.0);

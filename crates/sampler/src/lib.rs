@@ -4,7 +4,7 @@
 //! A row of logits goes through, in this order: penalties and biases, temperature, top-k, top-p, min-p, one draw. The
 //! rules are [`SamplingParams`], and their definition is [`oracle::sample`], slow and in f64. [`Sampler`] is the fast
 //! path on the host, tested against it: no sort of the row, vector instructions chosen at run time, rows over threads,
-//! no allocation after the first token.
+//! no allocation after the first token. [`DeviceSampler`] draws where the logits are, from tensor operations alone.
 //!
 //! Beside it: [`multinomial()`] draws from weights, [`gumbel_max`], [`gumbel_top_k`] and the differentiable
 //! [`gumbel_softmax`] draw by noise, [`Distribution`] shows what a draw is made from, and [`Schedule`] moves the
@@ -23,6 +23,7 @@
 mod alias;
 mod cut;
 mod cutoff;
+pub mod device;
 mod distribution;
 mod error;
 mod exact;
@@ -44,6 +45,7 @@ mod selection;
 mod simd;
 mod weight_tree;
 
+pub use device::{Cost, DeviceRow, DeviceSampler};
 pub use distribution::Distribution;
 pub use error::{SamplingError, TensorSamplingError};
 pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
