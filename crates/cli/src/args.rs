@@ -42,7 +42,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Draw from numbers: logits with every sampling rule, or weights.
     #[command(
-        after_help = "Examples:\n  echo '{\"rows\": [[1, 2, 3, \"-inf\"]]}' | tinygpt sample --input - --top-p 0.9 --num-samples 1000\n  echo '{\"rows\": [[1, 2, 3]]}' | tinygpt sample --input - --kind weights --num-samples 2 --json\n\nA draw depends on the row, the rules and (seed, sequence, position) alone. A bad row is an error in its place; the\nothers are drawn from, and the exit code is 1."
+        after_help = "Examples:\n  echo '{\"rows\": [[1, 2, 3, \"-inf\"]]}' | tinygpt sample --input - --top-p 0.9 --num-samples 1000\n  echo '{\"rows\": [[1, 2, 3]]}' | tinygpt sample --input - --kind weights --num-samples 2 --json\n\nA draw depends on the row, the rules and (seed, sequence, position) alone. A bad row is an error\nin its place; the others are drawn from, and the exit code is 1."
     )]
     Sample(SampleArgs),
     /// Measure what this program is made of.

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 pub enum BenchCommand {
     /// Drawing tokens: candle's LogitsProcessor against this program's sampler, and against one read of the logits.
     #[command(
-        after_help = "Examples:\n  tinygpt bench sampling --quick\n  tinygpt bench sampling --rows 16 --vocab 50257 --rule top-k+top-p --plot sampling.svg\n\nThe logits are normal, times 3. Rules: temperature 1, k 50, p 0.9. The limit is one SIMD maximum over the same\nrows on the same threads, timed in the same rounds; no sampler can be faster."
+        after_help = "Examples:\n  tinygpt bench sampling --quick\n  tinygpt bench sampling --rows 16 --vocab 50257 --rule top-k+top-p --plot sampling.svg\n\nThe logits are normal, times 3. Rules: temperature 1, k 50, p 0.9. The limit is one SIMD maximum\nover the same rows on the same threads, timed in the same rounds; no sampler can be faster."
     )]
     Sampling(BenchSamplingArgs),
 }
