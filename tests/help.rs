@@ -16,6 +16,8 @@ fn help_lists_the_commands_and_where_to_start() {
       train     Train a model and write a run folder
       generate  Generate text from a trained model
       eval      The loss of a trained model on held-out text, or on any text
+      sample    Draw from numbers: logits with every sampling rule, or weights
+      bench     Measure what this program is made of
       data      Make, check and fetch corpora
       config    Print every configuration key with its meaning and default, as a TOML file to start from
       help      Print this message or the help of the given subcommand(s)
@@ -50,11 +52,11 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
           --seed <S>         The seed of everything random; overrides seed
           --set <KEY=VALUE>  Override a key of the configuration, for example --set train.max_steps=100;
                              repeatable
-          --threads <N>      Threads to use [default: all cores]. The results do not depend on it
           --resume           Go on with the run in --out (or the newest of the configuration's name, or
                              the newest of all)
           --overwrite        Replace the run in --out
           --json             Print the result as one JSON object
+          --threads <N>      Threads to use [default: all cores]. The results do not depend on it
       -h, --help             Print help
       -V, --version          Print version
 

@@ -1,10 +1,19 @@
 //! The command line.
 
+mod bench;
+mod rules;
+mod sample;
+
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tinygpt_model::Window;
 
+pub use self::{
+    bench::{BenchCommand, BenchSamplingArgs, Rule},
+    rules::RuleArgs,
+    sample::{Kind, SampleArgs, SamplePath},
+};
 use crate::device::DeviceChoice;
 
 /// The largest whole number that a TOML file can hold.
@@ -21,7 +30,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Threads to use [default: all cores]. The results do not depend on it.
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", display_order = 900)]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -40,6 +49,17 @@ pub enum Command {
     Generate(GenerateArgs),
     /// The loss of a trained model on held-out text, or on any text.
     Eval(EvalArgs),
+    /// Draw from numbers: logits with every sampling rule, or weights.
+    #[command(
+        after_help = "Examples:\n  echo '{\"rows\": [[1, 2, 3, \"-inf\"]]}' | tinygpt sample --input - --top-p 0.9 --num-samples 1000\n  echo '{\"rows\": [[1, 2, 3]]}' | tinygpt sample --input - --kind weights --num-samples 2 --json\n\nA draw depends on the row, the rules and (seed, sequence, position) alone. A bad row is an error\nin its place; the others are drawn from, and the exit code is 1."
+    )]
+    Sample(SampleArgs),
+    /// Measure what this program is made of.
+    Bench {
+        /// What to measure.
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
     /// Make, check and fetch corpora.
     Data {
         /// What to do with data.
@@ -106,6 +126,14 @@ pub struct GenerateArgs {
     /// Keep the smallest set of tokens of probability P; 1 is off [default: the run's].
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    /// Move the temperature, from the first new token to the last of --max-new-tokens, to this one.
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub temperature_end: Option<f64>,
+    /// How it moves there.
+    #[arg(long, value_enum, default_value_t = ScheduleArg::Linear, requires = "temperature_end")]
+    pub temperature_schedule: ScheduleArg,
     /// The seed of the draws [default: a fresh one, printed to standard error].
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
@@ -130,6 +158,15 @@ pub struct GenerateArgs {
     /// Print one JSON object with prompt, seed and samples instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The temperature schedules of `generate`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ScheduleArg {
+    /// In equal differences.
+    Linear,
+    /// In equal ratios; neither end may be 0.
+    Exponential,
 }
 
 /// The windows of `generate`.

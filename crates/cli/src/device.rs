@@ -65,7 +65,8 @@ fn noted(device: Device, name: &str) -> Device {
     device
 }
 
-fn cuda(number: usize) -> Result<Device, String> {
+/// A CUDA device, or why there is none.
+pub fn cuda(number: usize) -> Result<Device, String> {
     if cfg!(feature = "cuda") {
         // `cuda_is_available` only says what was compiled in, so ask for the device itself.
         Device::new_cuda(number).map_err(|e| e.to_string())
@@ -74,7 +75,8 @@ fn cuda(number: usize) -> Result<Device, String> {
     }
 }
 
-fn metal() -> Result<Device, String> {
+/// The Metal device, or why there is none.
+pub fn metal() -> Result<Device, String> {
     if cfg!(feature = "metal") {
         Device::new_metal(0).map_err(|e| e.to_string())
     } else {

@@ -22,7 +22,7 @@ use tinygpt_model::ModelError;
 use tinygpt_trainer::TrainError;
 
 use crate::{
-    args::{Cli, Command, DataCommand},
+    args::{BenchCommand, Cli, Command, DataCommand},
     output::{Interrupted, Usage, is_broken_pipe},
 };
 
@@ -54,6 +54,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Sample(args) => commands::sample::run(&args),
+        Command::Bench { command: BenchCommand::Sampling(args) } => commands::bench::sampling::run(&args),
         Command::Data { command: DataCommand::Synth(args) } => commands::data::synth(&args),
         Command::Data { command: DataCommand::Accept(args) } => commands::data::accept(&args),
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),

@@ -42,6 +42,8 @@ pub struct Sampler {
 struct Rules {
     params: SamplingParams,
     schedule: Schedule,
+    /// The position at which the schedule begins.
+    schedule_start: u64,
     /// Greedy where the largest probability exceeds this.
     adaptive: Option<f64>,
 }
@@ -68,7 +70,7 @@ impl Sampler {
     /// A sampler with the instructions of a level that the processor has.
     pub(crate) fn with_level(params: SamplingParams, level: Level) -> Result<Self, SamplingError> {
         params.validate()?;
-        let rules = Rules { params, schedule: Schedule::Constant, adaptive: None };
+        let rules = Rules { params, schedule: Schedule::Constant, schedule_start: 0, adaptive: None };
         Ok(Self { rules, level, scratch: vec![Scratch::new(level)] })
     }
 
@@ -76,9 +78,19 @@ impl Sampler {
     ///
     /// # Errors
     /// See [`Schedule::validate`].
-    pub fn with_schedule(mut self, schedule: Schedule) -> Result<Self, SamplingError> {
+    pub fn with_schedule(self, schedule: Schedule) -> Result<Self, SamplingError> {
+        self.with_schedule_from(schedule, 0)
+    }
+
+    /// [`Sampler::with_schedule`] with position 0 of the schedule at position `start` of the rows: after a prompt of so
+    /// many tokens. Positions before it have the schedule's first temperature.
+    ///
+    /// # Errors
+    /// See [`Schedule::validate`].
+    pub fn with_schedule_from(mut self, schedule: Schedule, start: u64) -> Result<Self, SamplingError> {
         schedule.validate(self.rules.params.temperature)?;
         self.rules.schedule = schedule;
+        self.rules.schedule_start = start;
         Ok(self)
     }
 
@@ -190,7 +202,7 @@ impl Sampler {
 
 impl Rules {
     fn temperature(&self, position: u64) -> f64 {
-        self.schedule.temperature(self.params.temperature, position)
+        self.schedule.temperature(self.params.temperature, position.saturating_sub(self.schedule_start))
     }
 
     fn draw(&self, row: &Row<'_>, scratch: &mut Scratch) -> Result<u32, SamplingError> {

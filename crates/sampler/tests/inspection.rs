@@ -49,6 +49,19 @@ fn a_schedule_draws_as_a_constant_temperature_of_that_position_would() {
 }
 
 #[test]
+fn a_schedule_from_a_later_position_has_its_first_temperature_until_there() {
+    let params = SamplingParams { temperature: 2.0, seed: 1, ..Default::default() };
+    let schedule = Schedule::Linear { to: 0.0, steps: 4 };
+    let mut moving = sampler(params.clone()).with_schedule_from(schedule, 5).unwrap();
+    for position in 0..13u64 {
+        let temperature = schedule.temperature(2.0, position.saturating_sub(5));
+        let constant = SamplingParams { temperature, ..params.clone() };
+        let expected = sampler(constant).sample_row(&LOGITS, &[], 3, position);
+        assert_eq!(moving.sample_row(&LOGITS, &[], 3, position), expected, "position {position}");
+    }
+}
+
+#[test]
 fn a_bad_schedule_or_threshold_is_refused() {
     let params = SamplingParams::default;
     assert!(sampler(params()).with_schedule(Schedule::Exponential { to: 0.0, steps: 5 }).is_err());

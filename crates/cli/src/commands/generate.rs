@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
 use tinygpt_model::{ComposedDecoder, Decoder, Generation, generate};
-use tinygpt_sampler::{Sampler, SamplingParams};
+use tinygpt_sampler::{Sampler, SamplingParams, Schedule};
 use tinygpt_trainer::{
     RunDir,
     run::{GenerationDefaults, ModelFolder},
@@ -15,7 +15,7 @@ use tinygpt_trainer::{
 
 use super::train::RUNS;
 use crate::{
-    args::GenerateArgs,
+    args::{GenerateArgs, ScheduleArg},
     output::{Usage, put, put_json},
 };
 
@@ -41,13 +41,17 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         None => RunDir::latest(Path::new(RUNS))?.model(),
     };
     let defaults = folder.read_generation_defaults()?;
-    let mut sampler = sampler(args, &defaults)?;
+    // Refused before anything is read, and used once the prompt's length is known.
+    let rules = rules(args, &defaults);
+    let sampler = args.rules.sampler(rules.clone())?;
     let (config, params) = folder.read()?;
     let tokenizer = folder.read_tokenizer()?;
     let plan = plan(args, &defaults, &tokenizer)?;
+    refuse_unknown_biases(&rules, config.vocab_size)?;
+    let mut sampler = scheduled(sampler, args, &plan)?;
     let device = args.device.open()?;
-    if args.seed.is_none() && sampler.params().temperature > 0.0 {
-        notice!("seed {}", sampler.params().seed);
+    if args.seed.is_none() && (rules.temperature > 0.0 || args.temperature_end.is_some()) {
+        notice!("seed {}", rules.seed);
     }
     let mut decoder = ComposedDecoder::new(&config, &params, args.window.into(), &device)?;
     if args.json {
@@ -87,16 +91,36 @@ fn batches<T>(
     Ok(all)
 }
 
-fn sampler(args: &GenerateArgs, defaults: &GenerationDefaults) -> anyhow::Result<Sampler> {
+fn rules(args: &GenerateArgs, defaults: &GenerationDefaults) -> SamplingParams {
     let greedy = defaults.do_sample == Some(false);
-    let params = SamplingParams {
-        temperature: args.temperature.or(if greedy { Some(0.0) } else { defaults.temperature }).unwrap_or(1.0),
-        top_k: args.top_k.or(defaults.top_k).unwrap_or(0),
-        top_p: args.top_p.or(defaults.top_p).unwrap_or(1.0),
-        seed: args.seed.unwrap_or_else(fresh_seed),
-        ..SamplingParams::default()
+    args.rules.params(
+        args.temperature.or(if greedy { Some(0.0) } else { defaults.temperature }).unwrap_or(1.0),
+        args.top_k.or(defaults.top_k).unwrap_or(0),
+        args.top_p.or(defaults.top_p).unwrap_or(1.0),
+        args.seed.unwrap_or_else(fresh_seed),
+    )
+}
+
+/// The sampler with the temperature's way to `--temperature-end`: it starts at the first new token, whose position is
+/// the prompt's length, and arrives at the last.
+fn scheduled(sampler: Sampler, args: &GenerateArgs, plan: &Plan) -> anyhow::Result<Sampler> {
+    let Some(to) = args.temperature_end else { return Ok(sampler) };
+    let steps = (plan.max_new_tokens as u64).saturating_sub(1).max(1);
+    let schedule = match args.temperature_schedule {
+        ScheduleArg::Linear => Schedule::Linear { to, steps },
+        ScheduleArg::Exponential => Schedule::Exponential { to, steps },
     };
-    Sampler::new(params).map_err(|e| Usage(e.to_string()).into())
+    sampler.with_schedule_from(schedule, plan.prompt.len() as u64).map_err(|e| Usage(e.to_string()).into())
+}
+
+/// A bias of a token that the model does not have would fail at the first token, after the prompt was printed.
+fn refuse_unknown_biases(rules: &SamplingParams, vocab_size: usize) -> anyhow::Result<()> {
+    match rules.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size) {
+        Some((token, _)) => {
+            Err(Usage(format!("--logit-bias: token {token} is not below the vocabulary size {vocab_size}")).into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// A seed that is easy to type again.

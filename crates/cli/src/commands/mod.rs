@@ -1,7 +1,9 @@
 //! One file a command.
 
+pub mod bench;
 pub mod config;
 pub mod data;
 pub mod eval;
 pub mod generate;
+pub mod sample;
 pub mod train;

@@ -1,0 +1,80 @@
+//! The arguments of `sample`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::rules::RuleArgs;
+
+/// The most draws of one row: 400 MB of them.
+const MOST_SAMPLES: u64 = 100_000_000;
+
+/// Arguments of `sample`.
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// `{"rows": [[...], ...]}` with numbers, "inf", "-inf" or "nan", or a safetensors file; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// The tensor of a safetensors file: one row, or rows. Its only one needs no name.
+    #[arg(long, value_name = "NAME")]
+    pub tensor: Option<String>,
+    /// What the numbers are.
+    #[arg(long, value_enum, default_value_t = Kind::Logits)]
+    pub kind: Kind,
+    /// Divides the logits; 0 is greedy.
+    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub temperature: f64,
+    /// Keep the K largest logits; 0 is off.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Keep the smallest set of tokens of probability P; 1 is off.
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub top_p: f64,
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    /// The tokens so far of every row, which the penalties are about.
+    #[arg(long, value_name = "ID,...", value_delimiter = ',')]
+    pub history: Vec<u32>,
+    /// Draws of each row.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=MOST_SAMPLES))]
+    pub num_samples: u64,
+    /// Draw from weights with replacement. Draws from logits always are.
+    #[arg(long)]
+    pub replacement: bool,
+    /// The seed of the draws.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// The sequence of row 0; row r draws as sequence Q + r.
+    #[arg(long, value_name = "Q", default_value_t = 0)]
+    pub sequence: u64,
+    /// The position of the first draw; draw j is at position P + j.
+    #[arg(long, value_name = "P", default_value_t = 0)]
+    pub position: u64,
+    /// Which implementation draws from logits.
+    #[arg(long, value_enum, default_value_t = SamplePath::Host)]
+    pub path: SamplePath,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Write a plot of the first good row: expected and observed frequencies, linear and softmax weighting.
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+}
+
+/// What the numbers of `sample` are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// The logarithms of weights, for the sampling rules.
+    Logits,
+    /// Weights, for torch.multinomial's contract.
+    Weights,
+}
+
+/// The implementations of `sample`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SamplePath {
+    /// The definition: f64 and a full sort.
+    Oracle,
+    /// The fast path on the CPU.
+    Host,
+}

@@ -1,0 +1,3 @@
+//! `tinygpt bench`: one module a thing to measure.
+
+pub mod sampling;

@@ -1,0 +1,118 @@
+//! Who is measured.
+
+use std::{borrow::Cow, hint::black_box};
+
+use candle_core::{IndexOp, Storage, Tensor};
+use candle_transformers::generation::{LogitsProcessor, Sampling};
+use tinygpt_sampler::{Row, Sampler, SamplingError, SamplingParams};
+
+use crate::args::Rule;
+
+const TEMPERATURE: f64 = 1.0;
+const TOP_K: usize = 50;
+const TOP_P: f64 = 0.9;
+
+/// Draws one token for each of its rows.
+pub trait Contender {
+    /// Its name in the report.
+    fn name(&self) -> &'static str;
+    /// Rows of one step.
+    fn rows(&self) -> usize;
+    /// One token for each row.
+    fn step(&mut self) -> anyhow::Result<()>;
+}
+
+/// candle's `LogitsProcessor`. It takes one row at a time, on one thread.
+pub struct Candle {
+    processor: LogitsProcessor,
+    rows: Vec<Tensor>,
+}
+
+impl Candle {
+    /// Of the first `rows` rows of `logits`.
+    pub fn new(logits: &Tensor, rows: usize, rule: Rule) -> anyhow::Result<Self> {
+        let (k, p, temperature) = (TOP_K, TOP_P, TEMPERATURE);
+        let sampling = match rule {
+            Rule::Greedy => Sampling::ArgMax,
+            Rule::Temperature => Sampling::All { temperature },
+            Rule::TopK => Sampling::TopK { k, temperature },
+            Rule::TopP => Sampling::TopP { p, temperature },
+            Rule::TopKTopP => Sampling::TopKThenTopP { k, p, temperature },
+        };
+        let rows = (0..rows).map(|row| logits.i(row)).collect::<Result<_, _>>()?;
+        Ok(Self { processor: LogitsProcessor::from_sampling(0, sampling), rows })
+    }
+}
+
+impl Contender for Candle {
+    fn name(&self) -> &'static str {
+        "candle"
+    }
+
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        for row in &self.rows {
+            black_box(self.processor.sample(row)?);
+        }
+        Ok(())
+    }
+}
+
+/// Our host path; logits on another device are copied first.
+pub struct Host {
+    sampler: Sampler,
+    logits: Tensor,
+    position: u64,
+    tokens: Vec<Result<u32, SamplingError>>,
+}
+
+impl Host {
+    /// Of these rows.
+    pub fn new(logits: Tensor, rule: Rule) -> anyhow::Result<Self> {
+        let mut params = SamplingParams { temperature: TEMPERATURE, ..SamplingParams::default() };
+        match rule {
+            Rule::Greedy => params.temperature = 0.0,
+            Rule::Temperature => {}
+            Rule::TopK => params.top_k = TOP_K,
+            Rule::TopP => params.top_p = TOP_P,
+            Rule::TopKTopP => (params.top_k, params.top_p) = (TOP_K, TOP_P),
+        }
+        Ok(Self { sampler: Sampler::new(params)?, logits, position: 0, tokens: Vec::new() })
+    }
+}
+
+impl Contender for Host {
+    fn name(&self) -> &'static str {
+        "host"
+    }
+
+    fn rows(&self) -> usize {
+        self.logits.dim(0).unwrap_or(0)
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        let Self { sampler, logits, position, tokens } = self;
+        with_rows(logits, |rows| {
+            let row = |(sequence, &logits)| Row { logits, history: &[], sequence, position: *position };
+            let rows: Vec<Row<'_>> = (0..).zip(rows).map(row).collect();
+            sampler.sample_batch_into(&rows, tokens);
+        })?;
+        *position += 1;
+        black_box(tokens.iter().try_for_each(|token| token.as_ref().map(drop).map_err(Clone::clone))?);
+        Ok(())
+    }
+}
+
+/// Calls `work` with the rows of `[B, V]` logits, where they are if that is the CPU's memory.
+pub fn with_rows<T>(logits: &Tensor, work: impl FnOnce(&[&[f32]]) -> T) -> anyhow::Result<T> {
+    let (rows, vocab) = logits.dims2()?;
+    let (storage, layout) = logits.storage_and_layout();
+    let values = match &*storage {
+        Storage::Cpu(values) => Cow::Borrowed(&values.as_slice::<f32>()?[layout.start_offset()..][..rows * vocab]),
+        _ => Cow::Owned(logits.flatten_all()?.to_vec1::<f32>()?),
+    };
+    Ok(work(&values.chunks_exact(vocab).collect::<Vec<_>>()))
+}

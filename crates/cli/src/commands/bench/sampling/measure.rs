@@ -1,0 +1,132 @@
+//! The times of one cell.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use candle_core::Tensor;
+use tinygpt_sampler::one_read;
+
+use super::contenders::{Candle, Contender, Host, with_rows};
+use crate::args::Rule;
+
+/// A measurement is repeated until it lasts this long: a clock and a sleeping thread cost microseconds.
+const SHORTEST: Duration = Duration::from_millis(2);
+/// Rounds of a whole sweep.
+const ROUNDS: usize = 15;
+/// With `--quick`: rounds, the time after which no round is started, and the most rows that candle is timed on. It
+/// takes them one at a time, so that its time a row does not depend on their number.
+const QUICK: (usize, Duration, usize) = (25, Duration::from_secs(12), 16);
+
+/// How long to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    rounds: usize,
+    /// No round is started after so long in a cell.
+    longest: Duration,
+    candle_rows: usize,
+}
+
+impl Effort {
+    /// For so many cells.
+    pub fn new(quick: bool, cells: usize) -> Self {
+        if !quick {
+            return Self { rounds: ROUNDS, longest: Duration::MAX, candle_rows: usize::MAX };
+        }
+        let (rounds, all, candle_rows) = QUICK;
+        Self { rounds, longest: all / cells.max(1) as u32, candle_rows }
+    }
+}
+
+/// Medians of a cell, in microseconds a row.
+pub struct Times {
+    /// One read of the rows on the CPU.
+    pub limit: f64,
+    /// (contender, device, time).
+    pub contenders: Vec<(&'static str, &'static str, f64)>,
+}
+
+/// Measures all contenders on the first `rows` rows of the logits, which are there once for each device. The first
+/// device is the CPU.
+pub fn measure(logits: &[(&'static str, Tensor)], rows: usize, rule: Rule, effort: Effort) -> anyhow::Result<Times> {
+    let mut contenders: Vec<(&'static str, Box<dyn Contender>)> = Vec::new();
+    for (device, logits) in logits {
+        let logits = logits.narrow(0, 0, rows)?;
+        contenders.push((device, Box::new(Host::new(logits.clone(), rule)?)));
+        contenders.push((device, Box::new(Candle::new(&logits, rows.min(effort.candle_rows), rule)?)));
+    }
+    let on_cpu = logits[0].1.narrow(0, 0, rows)?;
+    let mut limits = Vec::new();
+    let mut times = vec![Vec::new(); contenders.len()];
+    let start = Instant::now();
+    for round in 0..effort.rounds {
+        limits.push(with_rows(&on_cpu, limit)?);
+        for n in 0..contenders.len() {
+            // In another order each round.
+            let n = (n + round) % contenders.len();
+            // All find the rows in the caches in the same way: as a read leaves them.
+            with_rows(&on_cpu, |rows| black_box(one_read(rows)))?;
+            times[n].push(time(contenders[n].1.as_mut())?);
+        }
+        if start.elapsed() > effort.longest {
+            break;
+        }
+    }
+    let contenders = contenders.iter().zip(times);
+    let contenders =
+        contenders.map(|((device, contender), times)| (contender.name(), *device, median(times))).collect();
+    Ok(Times { limit: median(limits), contenders })
+}
+
+fn limit(rows: &[&[f32]]) -> f64 {
+    black_box(one_read(rows));
+    let (start, mut calls) = (Instant::now(), 0);
+    while calls == 0 || start.elapsed() < SHORTEST {
+        black_box(one_read(black_box(rows)));
+        calls += 1;
+    }
+    1e6 * start.elapsed().as_secs_f64() / f64::from(calls) / rows.len() as f64
+}
+
+fn time(contender: &mut dyn Contender) -> anyhow::Result<f64> {
+    let (start, mut calls) = (Instant::now(), 0);
+    while calls == 0 || start.elapsed() < SHORTEST {
+        contender.step()?;
+        calls += 1;
+    }
+    Ok(1e6 * start.elapsed().as_secs_f64() / f64::from(calls) / contender.rows() as f64)
+}
+
+/// The middle of them; of an even number the mean of both.
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let middle = times.len() / 2;
+    match times.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => times[middle],
+        _ => (times[middle - 1] + times[middle]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn every_rule_of_every_contender_draws_on_every_shape() {
+        let logits = Tensor::from_vec(super::super::logits::normal(3, 60), (3, 60), &Device::Cpu).unwrap();
+        for rule in [Rule::Greedy, Rule::Temperature, Rule::TopK, Rule::TopP, Rule::TopKTopP] {
+            let times = measure(&[("cpu", logits.clone())], 2, rule, Effort::new(true, 1000)).unwrap();
+            assert!(times.limit > 0.0 && times.contenders.iter().all(|(_, _, us)| *us > 0.0));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What `bench sampling` prints.
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::measure::Times;
+use crate::args::Rule;
+
+/// One contender in one cell of the sweep.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cell {
+    /// Who.
+    pub contender: &'static str,
+    /// Where the logits are.
+    pub device: &'static str,
+    /// Rows of a batch.
+    pub rows: u32,
+    /// Logits of a row.
+    pub vocab: u32,
+    /// The name of the rule, as the flag takes it.
+    pub rule: String,
+    /// The median time.
+    pub us_per_row: f64,
+    /// The median time of one read of the row.
+    pub limit_us_per_row: f64,
+    /// The second in units of the first.
+    pub share_of_limit: f64,
+}
+
+/// A device that is not here.
+#[derive(Debug, Clone, Serialize)]
+pub struct Absent {
+    /// Its name.
+    pub device: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// The cells of one batch, vocabulary and rule.
+pub fn cells(rows: u32, vocab: u32, rule: Rule, times: &Times) -> Vec<Cell> {
+    let rule = name(rule);
+    let cell = |&(contender, device, us_per_row): &(&'static str, &'static str, f64)| Cell {
+        contender,
+        device,
+        rows,
+        vocab,
+        rule: rule.clone(),
+        us_per_row,
+        limit_us_per_row: times.limit,
+        share_of_limit: times.limit / us_per_row,
+    };
+    times.contenders.iter().map(cell).collect()
+}
+
+fn name(rule: Rule) -> String {
+    rule.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// The devices that are not here, and the heads of the columns.
+pub fn header(absent: &[Absent]) -> String {
+    let absent: String = absent.iter().map(|a| format!("absent: {}: {}\n", a.device, a.reason)).collect();
+    absent
+        + &format!(
+            "{:>4}  {:>6}  {:<11}  {:<9}  {:<6}  {:>10}  {:>10}  {:>8}  {:>8}  {:>8}  {:>7}\n",
+            "rows",
+            "vocab",
+            "rule",
+            "contender",
+            "device",
+            "us/row",
+            "rows/s",
+            "limit us",
+            "of limit",
+            "x candle",
+            "x cpu",
+        )
+}
+
+/// The lines of one batch, vocabulary and rule. `x candle` is the speed-up over candle on the CPU; `x cpu`, of other
+/// devices, the one over the fastest on the CPU.
+pub fn lines(cells: &[Cell]) -> String {
+    let fastest = |of: &dyn Fn(&Cell) -> bool| {
+        cells.iter().filter(|cell| of(cell)).map(|cell| cell.us_per_row).fold(f64::INFINITY, f64::min)
+    };
+    let candle = fastest(&|cell| cell.device == "cpu" && cell.contender == "candle");
+    let cpu = fastest(&|cell| cell.device == "cpu");
+    let line = |cell: &Cell| {
+        let us = cell.us_per_row;
+        let over_cpu = if cell.device == "cpu" { "-".to_owned() } else { format!("{:.2}", cpu / us) };
+        format!(
+            "{:>4}  {:>6}  {:<11}  {:<9}  {:<6}  {us:>10.2}  {:>10.0}  {:>8.2}  {:>7.1}%  {:>8.1}  {over_cpu:>7}\n",
+            cell.rows,
+            cell.vocab,
+            cell.rule,
+            cell.contender,
+            cell.device,
+            1e6 / us,
+            cell.limit_us_per_row,
+            100.0 * cell.share_of_limit,
+            candle / us,
+        )
+    };
+    cells.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_and_speed_ups_are_those_of_the_times() {
+        let contenders = vec![("host", "cpu", 20.0), ("candle", "cpu", 300.0), ("host", "cuda:0", 5.0)];
+        let cells = cells(16, 50257, Rule::TopKTopP, &Times { limit: 10.0, contenders });
+        assert_eq!(cells[0].share_of_limit, 0.5);
+        let text = header(&[]) + &lines(&cells);
+        assert_eq!(
+            text,
+            "rows   vocab  rule         contender  device      us/row      rows/s  limit us  of limit  x candle    x cpu\n  \
+             16   50257  top-k+top-p  host       cpu          20.00       50000     10.00     50.0%      15.0        -\n  \
+             16   50257  top-k+top-p  candle     cpu         300.00        3333     10.00      3.3%       1.0        -\n  \
+             16   50257  top-k+top-p  host       cuda:0        5.00      200000     10.00    200.0%      60.0     4.00\n"
+        );
+    }
+}
