@@ -62,22 +62,19 @@ impl Dataset {
         cache_dir: &Path,
         source_hash: Option<&str>,
     ) -> Result<Self> {
-        if let Some(expected) = source_hash
-            && config.corpus != BUILTIN_CORPUS
-            && Corpus::open(&config.corpus)?.sha256()?.to_string() != expected
-        {
-            return Err(TrainError::CorpusChanged { corpus: config.corpus.clone() });
-        }
+        let same = |hash: Digest| match source_hash {
+            Some(expected) if expected != hash.to_string() => {
+                Err(TrainError::CorpusChanged { corpus: config.corpus.clone() })
+            }
+            _ => Ok(hash.to_string()),
+        };
         let dataset = if config.corpus == BUILTIN_CORPUS {
-            Self::stories(config, seed, tokenizer)?
+            Self::stories(config, seed, tokenizer, same)?
         } else {
-            Self::text(config, tokenizer, cache_dir)?
+            Self::text(config, tokenizer, cache_dir, same)?
         };
         match dataset.tokenizer.vocab_size() {
             vocab @ 0..2 => Err(TrainError::NothingToPredict(vocab)),
-            _ if source_hash.is_some_and(|expected| expected != dataset.source_hash) => {
-                Err(TrainError::CorpusChanged { corpus: config.corpus.clone() })
-            }
             _ => Ok(dataset),
         }
     }
@@ -93,9 +90,15 @@ impl Dataset {
     /// The built-in corpus. The split falls between two stories, and the held-out text starts with the line break that
     /// ends the last training story: that token is given, not predicted, so the information of the held-out stories is
     /// exactly what a model has to predict.
-    fn stories(config: &DataConfig, seed: u64, tokenizer: Option<Tokenizer>) -> Result<Self> {
+    fn stories(
+        config: &DataConfig,
+        seed: u64,
+        tokenizer: Option<Tokenizer>,
+        same: impl FnOnce(Digest) -> Result<String>,
+    ) -> Result<Self> {
         let corpus = StoryCorpus::synth(Grammar::builtin(), config.stories_bytes, seed);
         let text = corpus.text.as_str();
+        let source_hash = same(Digest::of(text.as_bytes()))?;
         let wanted = (text.len() as f64 * (1.0 - config.val_fraction)) as usize;
         let at = corpus.stories.partition_point(|story| story.end < wanted);
         let boundary = corpus.stories.get(at).map_or(text.len(), |story| story.end);
@@ -111,24 +114,30 @@ impl Dataset {
             tokenizer,
             train: Split::whole(train.into(), None),
             val: Split::whole(val.into(), Some(nats)),
-            source_hash: Digest::of(text.as_bytes()).to_string(),
+            source_hash,
         })
     }
 
     /// A text file, folder or glob: the first `1 - val_fraction` of the tokens train, the rest validate.
-    fn text(config: &DataConfig, tokenizer: Option<Tokenizer>, cache_dir: &Path) -> Result<Self> {
+    fn text(
+        config: &DataConfig,
+        tokenizer: Option<Tokenizer>,
+        cache_dir: &Path,
+        same: impl FnOnce(Digest) -> Result<String>,
+    ) -> Result<Self> {
         let corpus = Corpus::open(&config.corpus)?;
+        let digest = corpus.sha256()?;
+        let source_hash = same(digest)?;
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
             None => train_tokenizer(config, &corpus)?,
         };
-        let source_hash = corpus.sha256()?;
-        let store = Arc::new(TokenStore::open_or_build(cache_dir, source_hash, &tokenizer, &corpus)?);
+        let store = Arc::new(TokenStore::open_or_build(cache_dir, digest, &tokenizer, &corpus)?);
         let n = store.len();
         let n_train = (n as f64 * (1.0 - config.val_fraction)) as usize;
         let train = Split { store: Arc::clone(&store), start: 0, len: n_train, nats: None };
         let val = Split { store, start: n_train, len: n - n_train, nats: None };
-        Ok(Self { tokenizer, train, val, source_hash: source_hash.to_string() })
+        Ok(Self { tokenizer, train, val, source_hash })
     }
 }
 

@@ -98,16 +98,16 @@ impl Trainer<'_> {
         let mut metrics = MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?;
         let mut clock = Clock::new(self.state.seconds);
         match self.until_ending(&mut metrics, &mut clock, stop, on_event) {
-            Ok(Ending::Interrupted) | Err(TrainError::Interrupted) => {}
+            // Whole updates only: what an interruption cut short is done again.
+            Ok(Ending::Interrupted) | Err(TrainError::Interrupted) => self.save()?,
             Err(error) => return Err(error),
             Ok(ending) => match self.report(stop) {
                 Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
+                // The run is saved, and the engine holds the best weights now, which are not to be saved as the last.
                 Err(TrainError::Interrupted) => {}
                 Err(error) => return Err(error),
             },
         }
-        // Whole updates only: what an interruption cut short is done again.
-        self.save()?;
         Ok(Outcome { ending: Ending::Interrupted, state: self.state, report: None })
     }
 
@@ -119,11 +119,11 @@ impl Trainer<'_> {
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Ending> {
         let config = &self.config.train;
-        // A run that was interrupted before its first update has had this one.
-        if self.state.best.is_none() {
-            self.evaluate(metrics, clock, stop, on_event)?;
-        }
         loop {
+            // Before the first update too, and after an interruption that cut an evaluation short.
+            if self.evaluation_is_due(metrics) {
+                self.evaluate(metrics, clock, stop, on_event)?;
+            }
             if let Some(ending) = self.ending(stop) {
                 return Ok(ending);
             }
@@ -137,12 +137,22 @@ impl Trainer<'_> {
             if logged {
                 metrics.append(row)?;
             }
-            if step.is_multiple_of(config.eval_every)
-                || matches!(self.ending(stop), Some(Ending::MaxSteps | Ending::MaxMinutes))
-            {
-                self.evaluate(metrics, clock, stop, on_event)?;
-            }
         }
+    }
+
+    /// Whether this step is to be evaluated and has not been.
+    fn evaluation_is_due(&self, metrics: &MetricsFile) -> bool {
+        let train = &self.config.train;
+        let step = self.state.step;
+        let over = step >= train.max_steps || self.out_of_time();
+        let evaluated =
+            metrics.rows().iter().rev().take_while(|row| row.step == step).any(|row| row.kind == Kind::Eval);
+        (step.is_multiple_of(train.eval_every) || over) && !evaluated
+    }
+
+    fn out_of_time(&self) -> bool {
+        let max_minutes = self.config.train.max_minutes;
+        max_minutes > 0.0 && self.state.seconds >= 60.0 * max_minutes
     }
 
     fn ending(&self, stop: &AtomicBool) -> Option<Ending> {
@@ -151,7 +161,7 @@ impl Trainer<'_> {
             Some(Ending::MaxSteps)
         } else if config.patience > 0 && self.state.evaluations_since_best >= config.patience {
             Some(Ending::Patience)
-        } else if config.max_minutes > 0.0 && self.state.seconds >= 60.0 * config.max_minutes {
+        } else if self.out_of_time() {
             Some(Ending::MaxMinutes)
         } else if stop.load(Ordering::Relaxed) {
             Some(Ending::Interrupted)
