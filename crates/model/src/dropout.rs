@@ -71,19 +71,36 @@ impl Dropout {
         philox_at(self.seed, Stream::Dropout, self.step, site)
     }
 
+    /// What a kept value is multiplied with.
+    pub(crate) fn scale(&self) -> f32 {
+        (1.0 / (1.0 - self.p)) as f32
+    }
+
     /// 1 where an element is kept, by Philox: lane `e % 4` of block `e / 4` under a key of this (seed, step, site).
     fn philox_keep(&self, site: u32, shape: &Shape, device: &Device) -> Result<Tensor> {
+        let n = shape.elem_count();
+        let mut words = vec![0u16; n.div_ceil(16)];
+        self.keep_bits(site, 0, &mut words);
+        let keep: Vec<u8> = (0..n).map(|e| (words[e / 16] >> (e % 16) & 1) as u8).collect();
+        Ok(Tensor::from_vec(keep, shape, device)?)
+    }
+
+    /// Bit `i` of word `w` is set where element `first + 16 w + i` of a site's mask is kept ([`MaskSource::Philox`]).
+    pub(crate) fn keep_bits(&self, site: u32, first: u64, words: &mut [u16]) {
         let [k0, k1, c2, c3] = self.words(site);
         // p in steps of 2^-32.
         let threshold = (self.p * 4_294_967_296.0) as u32;
-        let n = shape.elem_count();
-        let mut keep = Vec::with_capacity(n + 3);
-        for block in 0..n.div_ceil(4) as u64 {
-            let counter = [block as u32, (block >> 32) as u32, c2, c3];
-            keep.extend(philox4x32_10(counter, [k0, k1]).map(|bits| u8::from(bits >= threshold)));
+        let block = |n: u64| {
+            let lanes = philox4x32_10([n as u32, (n >> 32) as u32, c2, c3], [k0, k1]);
+            lanes.into_iter().enumerate().fold(0u32, |bits, (i, lane)| bits | u32::from(lane >= threshold) << i)
+        };
+        let ahead = first % 4;
+        for (w, word) in words.iter_mut().enumerate() {
+            let from = (first + 16 * w as u64) / 4;
+            let blocks = if ahead == 0 { 4 } else { 5 };
+            let bits = (0..blocks).fold(0u32, |bits, i| bits | block(from + i) << (4 * i));
+            *word = (bits >> ahead) as u16;
         }
-        keep.truncate(n);
-        Ok(Tensor::from_vec(keep, shape, device)?)
     }
 
     /// 1 where an element is kept, by the hash `((c3 e + c2) e + c1) e + c0 (mod 2^31 - 1)` of its index `e`.

@@ -58,7 +58,7 @@ impl Pass<'_> {
 }
 
 /// Dropout sites: 0 for the embeddings, then three a block.
-fn site(layer: usize, place: u32) -> u32 {
+pub(crate) fn site(layer: usize, place: u32) -> u32 {
     1 + 3 * layer as u32 + place
 }
 

@@ -9,6 +9,7 @@
 //! `Conv1D` does, so a linear layer is `x @ w + b`.
 
 pub mod config;
+pub mod cpu;
 pub mod decode;
 pub mod dropout;
 mod error;

@@ -1,18 +1,9 @@
 //! From logits to weights: e to the power of each, on vectors, and their sums.
 
 use crate::kernels::{Blocks, VECTORS};
-use crate::simd::{Kernel, LANES, Simd};
-
-/// `2^(r/8) - 1` on [-1/2, 1/2] to 1e-8, without its constant term 0: the coefficients of r^3, r^2 and r,
-/// interpolated at the Chebyshev points.
-const CUBE: f32 = 1.084_140_9e-4;
-const SQUARE: f32 = 3.753_979_5e-3;
-const SLOPE: f32 = 0.086_643_4;
+use crate::simd::{Kernel, LANES, Simd, exp2_of_eighths};
 
 /// `weight(x) = 2^((x - max) * log2(e) / temperature)`: e to the power of the logit below the maximum.
-///
-/// Computed as `2^(n/8)`, from a table of eight and the exponent's bits, times `2^(r/8)`, a cubic, for the integer n and
-/// the rest r of the factor's eighths.
 ///
 /// The factor is held in two floats and multiplied with fused operations, so the exponent's error is that of `x - max`
 /// alone (half a unit in its last place). Below `2^-125` a weight is 0. Relative error of the rest: 2e-7.
@@ -36,17 +27,9 @@ impl Exponent {
 
     #[inline(always)]
     fn weights<S: Simd>(&self, s: S, x: S::V) -> S::V {
-        // Adding this rounds to an integer, here the number of eighths, and leaves it in the low bits.
-        let magic = s.splat(12_582_912.0);
-        let (high, low) = (s.splat(self.high), s.splat(self.low));
         let below = s.sub(x, s.splat(self.max));
         let inside = s.ge(below, s.splat(self.least));
-        let shifted = s.mul_add(below, high, magic);
-        let minus_whole = s.sub(magic, shifted);
-        let rest = s.mul_add(below, low, s.mul_add(below, high, minus_whole));
-        let slope = s.mul_add(s.mul_add(s.splat(CUBE), rest, s.splat(SQUARE)), rest, s.splat(SLOPE));
-        let whole = s.power_of_eighths(shifted);
-        s.keep(inside, s.mul_add(whole, s.mul(slope, rest), whole))
+        s.keep(inside, exp2_of_eighths(s, below, s.splat(self.high), s.splat(self.low)))
     }
 }
 

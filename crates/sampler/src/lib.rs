@@ -42,7 +42,7 @@ mod penalties;
 mod philox;
 mod schedule;
 mod selection;
-mod simd;
+pub mod simd;
 mod weight_tree;
 
 pub use device::{Cost, DeviceRow, DeviceSampler};

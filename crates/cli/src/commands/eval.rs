@@ -9,7 +9,7 @@ use tinygpt_trainer::{
     config::RunConfig,
     corpus::Corpus,
     data::Split,
-    engine::{AdamW, ComposedEngine, EngineState},
+    engine::{self, AdamW, EngineState},
     evaluate::{Report, whole_split},
     token_cache::{TokenStore, default_cache_dir},
     tokenizer::Tokenizer,
@@ -59,8 +59,8 @@ fn evaluate(
     const ROWS: usize = 16;
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
     let device = args.device.open()?;
-    let mut engine = ComposedEngine::new(config, adamw, 0, &EngineState::fresh(params), &device)?;
-    Ok(Report::new(whole_split(&mut engine, split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
+    let mut engine = engine::open(config, adamw, 0, &EngineState::fresh(params), &device)?;
+    Ok(Report::new(whole_split(engine.as_mut(), split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
 }
 
 /// A report for people.

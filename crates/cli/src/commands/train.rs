@@ -15,7 +15,7 @@ use tinygpt_trainer::{
     Dataset, RunConfig, RunDir,
     config::{self, ConfigError},
     data::BUILTIN_CORPUS,
-    engine::{AdamW, ComposedEngine, Engine, EngineState},
+    engine::{self, AdamW, Engine, EngineState},
     run::{IfExists, LoopState},
     token_cache::default_cache_dir,
     train::{Ending, Outcome, Trainer, check_data},
@@ -96,7 +96,7 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let data = Dataset::load(&config.data, config.seed, None, &default_cache_dir())?;
     check_data(&config, &data)?;
     let gpt = config.gpt(data.tokenizer.vocab_size());
-    let engine = ComposedEngine::new(
+    let engine = engine::open(
         &gpt,
         AdamW::from(&config.train),
         config.seed,
@@ -119,7 +119,7 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
         return Err(error.into());
     }
     let state = LoopState::fresh(data.source_hash.clone());
-    Ok(Prepared { run, config, data, engine: Box::new(engine), state })
+    Ok(Prepared { run, config, data, engine, state })
 }
 
 fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
@@ -145,7 +145,7 @@ fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let data =
         Dataset::load_same(&config.data, config.seed, Some(tokenizer), &default_cache_dir(), Some(&state.source_hash))?;
     let engine_state = run.last().read_engine(&gpt, &state)?;
-    let engine = ComposedEngine::new(&gpt, AdamW::from(&config.train), config.seed, &engine_state, device)?;
+    let engine = engine::open(&gpt, AdamW::from(&config.train), config.seed, &engine_state, device)?;
     if config.train.max_steps > config.train.decay_steps {
         notice!(
             "the learning rate has ended its decay at step {}: further steps run at train.min_lr = {}",
@@ -155,7 +155,7 @@ fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     }
     run.write_config(&config)?;
     run.model().write_description(&gpt, &data.tokenizer, &config.generate)?;
-    Ok(Prepared { run, config, data, engine: Box::new(engine), state })
+    Ok(Prepared { run, config, data, engine, state })
 }
 
 /// The configuration of a file, or of `configs/FILE` or `configs/FILE.toml`, with the flags that override it.

@@ -92,6 +92,7 @@ impl Avx2 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx2 {
     type V = Pair;
+    const VECTORS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Pair {
@@ -120,6 +121,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn mul(self, a: Pair, b: Pair) -> Pair {
         self.both(a, b, |a, b| unsafe { _mm256_mul_ps(a, b) })
+    }
+    #[inline(always)]
+    fn div(self, a: Pair, b: Pair) -> Pair {
+        self.both(a, b, |a, b| unsafe { _mm256_div_ps(a, b) })
+    }
+    #[inline(always)]
+    fn sqrt(self, v: Pair) -> Pair {
+        unsafe { Pair(_mm256_sqrt_ps(v.0), _mm256_sqrt_ps(v.1)) }
     }
     #[inline(always)]
     fn mul_add(self, a: Pair, b: Pair, c: Pair) -> Pair {

@@ -1,4 +1,5 @@
-//! Sixteen f32 lanes on every processor, with the same bits from each.
+//! Sixteen f32 lanes on every processor, with the same bits from each: what the sampler and the model's CPU engine are
+//! written in.
 //!
 //! A [`Simd`] value is proof that its instructions may run: one is made only inside [`Level::run`], under the
 //! `target_feature` that [`Level::detect`] found. Each operation is one IEEE operation on each of sixteen lanes,
@@ -13,32 +14,50 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod exp;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
 
+pub use exp::{exp, exp2_of_eighths};
+
 /// Lanes of a vector.
-pub(crate) const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// Sixteen floats in memory.
-pub(crate) type Lanes = [f32; LANES];
+pub type Lanes = [f32; LANES];
 
 /// The operations of a level, on vectors of sixteen f32 lanes. Masks have bit i for lane i.
-pub(crate) trait Simd: Copy {
+pub trait Simd: Copy {
     /// A vector.
     type V: Copy;
 
+    /// How many vectors the registers hold.
+    const VECTORS: usize;
+
+    /// The same number in every lane.
     fn splat(self, x: f32) -> Self::V;
+    /// From memory.
     fn load(self, from: &Lanes) -> Self::V;
+    /// To memory.
     fn store(self, v: Self::V, to: &mut Lanes);
+    /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The square root.
+    fn sqrt(self, v: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger of each pair; of no use where one is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The lanes in which `a >= b`.
     fn ge(self, a: Self::V, b: Self::V) -> u16;
+    /// The lanes in which `a > b`.
     fn gt(self, a: Self::V, b: Self::V) -> u16;
     /// The lanes in which either is NaN.
     fn unordered(self, a: Self::V, b: Self::V) -> u16;
@@ -62,31 +81,42 @@ const EIGHTHS: [f32; 8] =
 
 /// Work that is written once for all levels. `run` and all that it calls with `s` must be `inline(always)`, or the
 /// instructions are not those of the level.
-pub(crate) trait Kernel {
+pub trait Kernel {
+    /// What it computes.
     type Output;
+    /// The work, with the instructions that `s` stands for.
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
-/// A set of vector instructions.
+/// A set of vector instructions that this processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Level {
+pub enum Level {
+    // Non-exhaustive, so that other crates get one from `available` only.
+    /// AVX-512F.
     #[cfg(target_arch = "x86_64")]
+    #[non_exhaustive]
     Avx512,
+    /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
+    #[non_exhaustive]
     Avx2,
+    /// NEON.
     #[cfg(target_arch = "aarch64")]
+    #[non_exhaustive]
     Neon,
+    /// No vector instructions.
+    #[non_exhaustive]
     Scalar,
 }
 
 impl Level {
     /// The best level of this processor.
-    pub(crate) fn detect() -> Self {
+    pub fn detect() -> Self {
         Self::available()[0]
     }
 
     /// All levels of this processor, the best first.
-    pub(crate) fn available() -> Vec<Self> {
+    pub fn available() -> Vec<Self> {
         let mut levels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -107,7 +137,7 @@ impl Level {
 
     /// Runs a kernel with the instructions of this level.
     #[inline]
-    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` makes this value only where the processor has these features.
@@ -152,6 +182,9 @@ mod tests {
             push(s.max(va, vb));
             push(s.keep(0b1010_0110_1100_0101, va));
             push(s.mul(va, vb));
+            push(s.div(va, vb));
+            push(s.sqrt(s.mul(va, va)));
+            push(exp(s, s.sub(va, s.splat(20.0))));
             push(s.power_of_eighths(s.load(&std::array::from_fn(|i| 12_582_912.0 - (i * 63) as f32))));
             out.push(u32::from(s.ge(va, vb)));
             out.push(u32::from(s.gt(va, vb)));
@@ -187,7 +220,7 @@ mod tests {
     fn the_scalar_level_does_what_the_names_say() {
         let bits = Level::Scalar.run(Everything);
         assert_eq!(f32::from_bits(bits[0]), 1.5);
-        for (i, &power) in bits[7 * 16..8 * 16].iter().enumerate() {
+        for (i, &power) in bits[10 * 16..11 * 16].iter().enumerate() {
             let exact = (-63.0 * i as f64 / 8.0).exp2();
             assert!((f64::from(f32::from_bits(power)) / exact - 1.0).abs() < 6e-8);
         }

@@ -47,6 +47,7 @@ fn front<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Neon {
     type V = Quad;
+    const VECTORS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Quad {
@@ -73,6 +74,14 @@ impl Simd for Neon {
     #[inline(always)]
     fn mul(self, a: Quad, b: Quad) -> Quad {
         from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn div(self, a: Quad, b: Quad) -> Quad {
+        from_fn(|i| unsafe { vdivq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn sqrt(self, v: Quad) -> Quad {
+        from_fn(|i| unsafe { vsqrtq_f32(v[i]) })
     }
     #[inline(always)]
     fn mul_add(self, a: Quad, b: Quad, c: Quad) -> Quad {

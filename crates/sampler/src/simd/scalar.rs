@@ -20,6 +20,7 @@ fn front<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
 
 impl Simd for Scalar {
     type V = Lanes;
+    const VECTORS: usize = 8;
 
     fn splat(self, x: f32) -> Lanes {
         [x; LANES]
@@ -38,6 +39,12 @@ impl Simd for Scalar {
     }
     fn mul(self, a: Lanes, b: Lanes) -> Lanes {
         from_fn(|i| a[i] * b[i])
+    }
+    fn div(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| a[i] / b[i])
+    }
+    fn sqrt(self, v: Lanes) -> Lanes {
+        v.map(f32::sqrt)
     }
     fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
         from_fn(|i| a[i].mul_add(b[i], c[i]))

@@ -8,11 +8,11 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use tinygpt_model::{Dropout, Gpt, GptConfig, ParamSpec, ops, param_specs, params};
 
-use super::{AdamW, Batch, Engine, EngineState};
-use crate::{Result, TrainError};
+use super::{AdamW, Batch, Engine, EngineState, dead};
+use crate::Result;
 
 /// Shards of a batch on the CPU. A part of the definition of a result, down to its last bit, not of the machine.
-const CPU_SHARDS: usize = 4;
+pub(super) const CPU_SHARDS: usize = 4;
 
 /// The model composed of candle operations, its gradients by candle's autograd, AdamW in tensor operations.
 #[derive(Debug)]
@@ -125,10 +125,6 @@ impl ComposedEngine {
         }
         Ok(())
     }
-}
-
-fn dead(spec: &ParamSpec, problem: &'static str) -> TrainError {
-    TrainError::DeadGradient { name: spec.name.clone(), problem }
 }
 
 fn to_host(tensors: &[Tensor]) -> Result<Vec<Vec<f32>>> {

@@ -1,12 +1,16 @@
 //! The seam between the training loop and whatever computes losses, gradients and updates.
 
+mod adamw;
 mod composed;
+mod cpu;
 
-use tinygpt_model::GptConfig;
+use candle_core::Device;
+use tinygpt_model::{GptConfig, ParamSpec};
 
-use crate::{Result, config::TrainConfig};
+use crate::{Result, TrainError, config::TrainConfig};
 
 pub use composed::ComposedEngine;
+pub use cpu::CpuEngine;
 
 /// A batch of windows: inputs and the tokens that follow them, row after row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,4 +119,27 @@ pub trait Engine {
     /// # Errors
     /// When they do not match the model's shape.
     fn import(&mut self, state: &EngineState) -> Result<()>;
+}
+
+/// The fastest engine of a device, going on from `state`: [`CpuEngine`] on the CPU, [`ComposedEngine`] elsewhere. `seed`
+/// is that of the dropout masks.
+///
+/// # Errors
+/// When the state does not match the configuration or the device is out of memory.
+pub fn open(
+    config: &GptConfig,
+    adamw: AdamW,
+    seed: u64,
+    state: &EngineState,
+    device: &Device,
+) -> Result<Box<dyn Engine>> {
+    Ok(match device {
+        Device::Cpu => Box::new(CpuEngine::new(config, adamw, seed, state)?),
+        _ => Box::new(ComposedEngine::new(config, adamw, seed, state, device)?),
+    })
+}
+
+/// A parameter that would never learn.
+fn dead(spec: &ParamSpec, problem: &'static str) -> TrainError {
+    TrainError::DeadGradient { name: spec.name.clone(), problem }
 }

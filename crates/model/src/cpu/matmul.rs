@@ -1,0 +1,422 @@
+//! Matrix products, every element of which is one chain of fused multiply-adds in the order of the inner index.
+//!
+//! So an element has the same bits in whatever tile, on whatever level and thread it is computed, and a sum may be
+//! continued later where it was left: chunks of a batch, threads and shapes of tiles do not show in a result.
+
+#![allow(unsafe_code)]
+
+use rayon::prelude::*;
+use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Level, Simd};
+
+use super::rows::{Aligned, Rows};
+
+/// Columns of a panel of packed weights.
+const PANEL: usize = 32;
+/// How much of the inner index is walked before the next columns: a panel of it fits the first-level cache.
+const DEPTH: usize = 256;
+
+/// The left operand `(m, k)`: element `(i, l)` is `data[i * row + l * col]`.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    data: &'a [f32],
+    row: usize,
+    col: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Rows `from..` of a matrix, from column `col` on.
+    pub(super) fn rows(x: &'a Rows, from: usize, col: usize) -> Self {
+        Self { data: x.at(from, col), row: x.ld, col: 1 }
+    }
+
+    /// The transpose of [`Left::rows`].
+    pub(super) fn columns(x: &'a Rows, from: usize, col: usize) -> Self {
+        Self { data: x.at(from, col), row: 1, col: x.ld }
+    }
+}
+
+/// The right operand `(k, n)`: element `(l, 32 p + j)` is `data[p * panel + l * row + j]`.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a> {
+    data: &'a [f32],
+    row: usize,
+    panel: usize,
+}
+
+impl<'a> Right<'a> {
+    /// Rows `from..` of a matrix, from column `col` on.
+    pub(super) fn rows(x: &'a Rows, from: usize, col: usize) -> Self {
+        Self { data: x.at(from, col), row: x.ld, panel: PANEL }
+    }
+}
+
+/// Weights in panels of 32 columns, each contiguous, the last one filled up with zeros: what a product reads in order.
+#[derive(Debug)]
+pub(super) struct Packed {
+    data: Aligned,
+    k: usize,
+    n: usize,
+}
+
+impl Packed {
+    /// Room for a matrix `(k, n)`.
+    pub(super) fn new(k: usize, n: usize) -> Self {
+        Self { data: Aligned::zeros(n.div_ceil(PANEL) * PANEL * k), k, n }
+    }
+
+    /// Takes over a matrix `(k, n)` given row after row.
+    pub(super) fn pack(&mut self, w: &[f32]) {
+        let (k, n) = (self.k, self.n);
+        self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
+            let width = PANEL.min(n - p * PANEL);
+            for (l, to) in panel.chunks_exact_mut(PANEL).enumerate() {
+                to[..width].copy_from_slice(&w[l * n + p * PANEL..][..width]);
+            }
+        });
+    }
+
+    /// Takes over the transpose of a matrix `(n, k)` given row after row.
+    pub(super) fn pack_transposed(&mut self, w: &[f32]) {
+        let (k, n) = (self.k, self.n);
+        self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
+            let width = PANEL.min(n - p * PANEL);
+            transpose_panel(panel, k, width, |j| &w[(p * PANEL + j) * k..][..k]);
+        });
+    }
+
+    /// Columns.
+    pub(super) fn n(&self) -> usize {
+        self.n
+    }
+
+    /// As the right operand of a product.
+    pub(super) fn right(&self) -> Right<'_> {
+        Right { data: &self.data, row: PANEL, panel: PANEL * self.k }
+    }
+}
+
+/// Writes columns `row(0)`, `row(1)`, ... `row(width - 1)` side by side.
+fn transpose_panel<'a>(panel: &mut [f32], k: usize, width: usize, row: impl Fn(usize) -> &'a [f32]) {
+    // Sixteen rows of the source at a time, so that whole cache lines are written.
+    for from in (0..width).step_by(LANES) {
+        let lanes = LANES.min(width - from);
+        if lanes == LANES {
+            let rows: [&[f32]; LANES] = std::array::from_fn(|j| row(from + j));
+            for l in 0..k {
+                let to = &mut panel[l * PANEL + from..][..LANES];
+                for (to, row) in to.iter_mut().zip(rows) {
+                    *to = row[l];
+                }
+            }
+        } else {
+            for j in from..from + lanes {
+                for (l, &x) in row(j).iter().enumerate() {
+                    panel[l * PANEL + j] = x;
+                }
+            }
+        }
+    }
+}
+
+/// Packs the transpose of `rows` rows of `x`, `k` columns from `col` on, into `to`, for [`Right`] from [`transposed`].
+pub(super) fn pack_rows_transposed(x: &Rows, rows: usize, col: usize, k: usize, to: &mut [f32]) {
+    for (p, panel) in to.chunks_exact_mut(PANEL * k).take(rows.div_ceil(PANEL)).enumerate() {
+        let width = PANEL.min(rows - p * PANEL);
+        transpose_panel(panel, k, width, |j| &x.at(p * PANEL + j, col)[..k]);
+    }
+}
+
+/// How many floats [`pack_rows_transposed`] writes.
+pub(super) fn transposed_len(rows: usize, k: usize) -> usize {
+    rows.div_ceil(PANEL) * PANEL * k
+}
+
+/// The columns from `32 * panel` on of what [`pack_rows_transposed`] wrote, as the right operand of a product.
+pub(super) fn transposed(packed: &[f32], k: usize, panel: usize) -> Right<'_> {
+    Right { data: &packed[panel * PANEL * k..], row: PANEL, panel: PANEL * k }
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// A row of `n`, to each row.
+    Row(&'a [f32]),
+    /// What the output holds.
+    Sum,
+}
+
+/// `out (m, n) = start + a (m, k) b (k, n)`, with `ld` floats between the rows of `out`.
+pub(super) fn matmul(
+    level: Level,
+    (m, n, k): (usize, usize, usize),
+    a: Left<'_>,
+    b: Right<'_>,
+    start: Start<'_>,
+    out: &mut [f32],
+    ld: usize,
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    // These hold for all indices that the kernel computes.
+    assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len(), "left operand");
+    let last_panel = (n - 1) / PANEL;
+    let last_vector = (n - 1) % PANEL / LANES;
+    assert!(last_panel * b.panel + (k - 1) * b.row + (last_vector + 1) * LANES <= b.data.len(), "right operand");
+    assert!((m - 1) * ld + n <= out.len() && (m == 1 || n <= ld), "output");
+    if let Start::Row(row) = start {
+        assert_eq!(row.len(), n, "start");
+    }
+    level.run(Product { m, n, k, a, b, start, out, ld });
+}
+
+struct Product<'a> {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Left<'a>,
+    b: Right<'a>,
+    start: Start<'a>,
+    out: &'a mut [f32],
+    ld: usize,
+}
+
+impl Kernel for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if S::VECTORS >= 32 { self.tiles::<S, 12, 2>(s) } else { self.tiles::<S, 6, 1>(s) }
+    }
+}
+
+impl Product<'_> {
+    /// Tiles of `MR` rows and `NV` vectors, as many as the registers hold beside a row of the right operand.
+    #[inline(always)]
+    fn tiles<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
+        let Self { m, n, k, a, b, start, out, ld } = self;
+        for l in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - l);
+            let mut j = 0;
+            while j < n {
+                let wide = n - j > LANES && NV == 2;
+                let cols = if wide { (2 * LANES).min(n - j) } else { LANES.min(n - j) };
+                let mut i = 0;
+                while i < m {
+                    // Tiles of about equal height: a low one does not fill the pipelines.
+                    let rows = (m - i).div_ceil((m - i).div_ceil(MR));
+                    // SAFETY: row i + rows - 1 < m, column j + cols - 1 < n and inner index l + depth - 1 < k, so by the
+                    // assertions of `matmul` all that the tile reads and writes lies in the slices.
+                    unsafe {
+                        let tile = Tile {
+                            depth,
+                            a: a.data.as_ptr().add(i * a.row + l * a.col),
+                            a_row: a.row,
+                            a_col: a.col,
+                            b: b.data.as_ptr().add(j / PANEL * b.panel + j % PANEL + l * b.row),
+                            b_row: b.row,
+                            start: match start {
+                                _ if l > 0 => TileStart::Sum,
+                                Start::Zero => TileStart::Zero,
+                                Start::Row(row) => TileStart::Row(row.as_ptr().add(j)),
+                                Start::Sum => TileStart::Sum,
+                            },
+                            out: out.as_mut_ptr().add(i * ld + j),
+                            ld,
+                            cols,
+                        };
+                        if wide { tile.of_rows::<S, 2>(s, rows) } else { tile.of_rows::<S, 1>(s, rows) }
+                    }
+                    i += rows;
+                }
+                j += cols;
+            }
+        }
+    }
+}
+
+/// A few rows and at most two vectors of the output, held in registers.
+struct Tile {
+    depth: usize,
+    a: *const f32,
+    a_row: usize,
+    a_col: usize,
+    b: *const f32,
+    b_row: usize,
+    start: TileStart,
+    out: *mut f32,
+    ld: usize,
+    cols: usize,
+}
+
+enum TileStart {
+    Zero,
+    Row(*const f32),
+    Sum,
+}
+
+impl Tile {
+    /// # Safety
+    /// As [`Tile::compute`], for `rows` rows, at most 12.
+    #[inline(always)]
+    unsafe fn of_rows<S: Simd, const NV: usize>(self, s: S, rows: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            match rows {
+                1 => self.compute::<S, 1, NV>(s),
+                2 => self.compute::<S, 2, NV>(s),
+                3 => self.compute::<S, 3, NV>(s),
+                4 => self.compute::<S, 4, NV>(s),
+                5 => self.compute::<S, 5, NV>(s),
+                6 => self.compute::<S, 6, NV>(s),
+                7 => self.compute::<S, 7, NV>(s),
+                8 => self.compute::<S, 8, NV>(s),
+                9 => self.compute::<S, 9, NV>(s),
+                10 => self.compute::<S, 10, NV>(s),
+                11 => self.compute::<S, 11, NV>(s),
+                _ => self.compute::<S, 12, NV>(s),
+            }
+        }
+    }
+
+    /// # Safety
+    /// `a` must have `MR` rows and `depth` columns, `b` `depth` rows of `NV` whole vectors, `out` and `start` `MR` rows
+    /// of `cols` floats, of which at least one and at most `NV` vectors.
+    #[inline(always)]
+    unsafe fn compute<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
+        let whole = self.cols == NV * LANES;
+        let zero = s.splat(0.0);
+        let mut acc = [[zero; NV]; MR];
+        // SAFETY: the caller's; where the columns are no whole vectors, they go through a buffer.
+        unsafe {
+            let read = |from: *const f32| -> [S::V; NV] {
+                if whole {
+                    return std::array::from_fn(|v| s.load(&*from.add(v * LANES).cast::<Lanes>()));
+                }
+                let mut buffer = [[0.0; LANES]; NV];
+                std::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr().cast(), self.cols);
+                std::array::from_fn(|v| s.load(&buffer[v]))
+            };
+            match self.start {
+                TileStart::Zero => {}
+                TileStart::Row(row) => acc = [read(row); MR],
+                TileStart::Sum => {
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        *acc = read(self.out.add(i * self.ld));
+                    }
+                }
+            }
+            let (mut a, mut b) = (self.a, self.b);
+            for _ in 0..self.depth {
+                let right: [S::V; NV] = std::array::from_fn(|v| s.load(&*b.add(v * LANES).cast::<Lanes>()));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let left = s.splat(*a.add(i * self.a_row));
+                    for (acc, right) in acc.iter_mut().zip(right) {
+                        *acc = s.mul_add(left, right, *acc);
+                    }
+                }
+                // Behind the last step these are not read.
+                a = a.wrapping_add(self.a_col);
+                b = b.wrapping_add(self.b_row);
+            }
+            for (i, acc) in acc.iter().enumerate() {
+                let to = self.out.add(i * self.ld);
+                if whole {
+                    for (v, &acc) in acc.iter().enumerate() {
+                        s.store(acc, &mut *to.add(v * LANES).cast::<Lanes>());
+                    }
+                } else {
+                    let mut buffer = [[0.0; LANES]; NV];
+                    for (&acc, buffer) in acc.iter().zip(&mut buffer) {
+                        s.store(acc, buffer);
+                    }
+                    std::ptr::copy_nonoverlapping(buffer.as_ptr().cast(), to, self.cols);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinygpt_sampler::{Stream, philox_at};
+
+    fn random(rows: usize, cols: usize, seed: u64) -> Rows {
+        let mut x = Rows::zeros(rows, cols);
+        for i in 0..rows {
+            for (j, x) in x.row_mut(i).iter_mut().enumerate() {
+                let word = philox_at(seed, Stream::Noise, (i * cols + j) as u64, 0)[0];
+                *x = word as f32 / u32::MAX as f32 - 0.5;
+            }
+        }
+        x
+    }
+
+    fn flat(x: &Rows, rows: usize) -> Vec<f32> {
+        (0..rows).flat_map(|i| x.row(i).to_vec()).collect()
+    }
+
+    /// The definition: one chain of fused multiply-adds.
+    fn chain(start: f32, a: impl Iterator<Item = f32>, b: impl Iterator<Item = f32>) -> f32 {
+        a.zip(b).fold(start, |sum, (a, b)| a.mul_add(b, sum))
+    }
+
+    #[test]
+    fn every_element_is_one_chain_of_fused_multiply_adds_on_every_level() {
+        for (case, (m, n, k)) in
+            [(1, 1, 1), (3, 5, 7), (12, 32, 16), (13, 33, 300), (64, 65, 31), (7, 16, 520), (25, 48, 2)]
+                .iter()
+                .enumerate()
+        {
+            let (&m, &n, &k) = (m, n, k);
+            let (a, at) = (random(m, k, 1 + case as u64), random(k, m, 50 + case as u64));
+            let (b, bt) = (random(k, n, 100 + case as u64), random(n, k, 150 + case as u64));
+            let row = random(1, n, 200);
+            let mut packed = Packed::new(k, n);
+            packed.pack(&flat(&b, k));
+            let mut packed_t = Packed::new(k, n);
+            packed_t.pack_transposed(&flat(&bt, n));
+            let mut scratch = vec![0.0; transposed_len(n, k)];
+            pack_rows_transposed(&bt, n, 0, k, &mut scratch);
+            for level in Level::available() {
+                let check = |label: &str, start: &dyn Fn(usize) -> f32, out: &Rows, transposed: (bool, bool)| {
+                    for i in 0..m {
+                        for j in 0..n {
+                            let left = (0..k).map(|l| if transposed.0 { at.row(l)[i] } else { a.row(i)[l] });
+                            let right = (0..k).map(|l| if transposed.1 { bt.row(j)[l] } else { b.row(l)[j] });
+                            let expected = chain(start(j), left, right);
+                            assert_eq!(out.row(i)[j].to_bits(), expected.to_bits(), "{label} {level:?} {m} {n} {k}");
+                        }
+                    }
+                };
+                let shape = (m, n, k);
+                let mut out = Rows::zeros(m, n);
+                let ld = out.ld;
+                let zero = |_| 0.0;
+                matmul(level, shape, Left::rows(&a, 0, 0), packed.right(), Start::Zero, out.at_mut(0, 0), ld);
+                check("packed", &zero, &out, (false, false));
+                matmul(level, shape, Left::rows(&a, 0, 0), packed_t.right(), Start::Zero, out.at_mut(0, 0), ld);
+                check("packed transposed", &zero, &out, (false, true));
+                let right = transposed(&scratch, k, 0);
+                matmul(level, shape, Left::columns(&at, 0, 0), right, Start::Zero, out.at_mut(0, 0), ld);
+                check("both transposed", &zero, &out, (true, true));
+                let right = Right::rows(&b, 0, 0);
+                let start = Start::Row(row.row(0));
+                matmul(level, shape, Left::columns(&at, 0, 0), right, start, out.at_mut(0, 0), ld);
+                check("left transposed", &|j| row.row(0)[j], &out, (true, false));
+                // A sum in two parts is the sum.
+                let half = k / 2;
+                if half > 0 {
+                    let (left, right) = (Left::rows(&a, 0, 0), Right::rows(&b, 0, 0));
+                    matmul(level, (m, n, half), left, right, Start::Zero, out.at_mut(0, 0), ld);
+                    let (left, right) = (Left::rows(&a, 0, half), Right::rows(&b, half, 0));
+                    matmul(level, (m, n, k - half), left, right, Start::Sum, out.at_mut(0, 0), ld);
+                    check("in two parts", &zero, &out, (false, false));
+                }
+            }
+        }
+    }
+}

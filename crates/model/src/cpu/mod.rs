@@ -1,0 +1,24 @@
+//! The model on the CPU, forward and backward written by hand over slices: no graph, and no allocation or page fault
+//! after the first batch.
+//!
+//! Read [`gpt`](self) as the composition: `sequence.rs` takes one sequence through the network and back, `gpt.rs` a batch.
+//! Under them one file for each operation, forward and backward side by side. Every operation is written once for all
+//! processors, over sixteen lanes ([`tinygpt_sampler::simd`]), and gives the same bits on each of them.
+
+mod attention;
+mod dropout;
+mod embedding;
+mod gelu;
+mod gpt;
+mod head;
+mod layer_norm;
+mod layout;
+mod matmul;
+mod rows;
+mod sequence;
+mod vectors;
+mod weights;
+
+pub use gpt::{CpuGpt, Windows};
+pub use layout::Layout;
+pub use sequence::RowDropout;

@@ -1,0 +1,90 @@
+//! Matrices of f32 whose rows start on cache lines.
+
+use std::ops::Range;
+
+/// Floats of a cache line, and lanes of a vector.
+const LINE: usize = 16;
+
+/// Floats that may be read, though they mean nothing, behind a matrix's last row: kernels load whole vectors.
+pub(super) const SLACK: usize = 32;
+
+/// Floats that start on a cache line.
+#[derive(Debug, Clone)]
+pub(crate) struct Aligned {
+    storage: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    /// `len` zeros.
+    pub(crate) fn zeros(len: usize) -> Self {
+        let storage = vec![0.0; len + LINE];
+        // A pointer that cannot be aligned is slow, not wrong.
+        let start = storage.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        Self { storage, start, len }
+    }
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.storage[self.start..self.start + self.len]
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.storage[self.start..self.start + self.len]
+    }
+}
+
+/// A matrix, row after row, `ld` floats from one to the next.
+#[derive(Debug)]
+pub(super) struct Rows {
+    data: Aligned,
+    pub(super) cols: usize,
+    pub(super) ld: usize,
+}
+
+impl Rows {
+    pub(super) fn zeros(rows: usize, cols: usize) -> Self {
+        // An odd number of lines: rows a power of two apart would share the same few sets of the cache.
+        let ld = (cols.div_ceil(LINE) | 1) * LINE;
+        Self { data: Aligned::zeros(rows * ld + SLACK), cols, ld }
+    }
+
+    pub(super) fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.ld..][..self.cols]
+    }
+
+    pub(super) fn row_mut(&mut self, i: usize) -> &mut [f32] {
+        &mut self.data[i * self.ld..][..self.cols]
+    }
+
+    /// From (row, col) on, with what lies between the rows.
+    pub(super) fn at(&self, row: usize, col: usize) -> &[f32] {
+        &self.data[row * self.ld + col..]
+    }
+
+    /// [`Rows::at`], to be written.
+    pub(super) fn at_mut(&mut self, row: usize, col: usize) -> &mut [f32] {
+        &mut self.data[row * self.ld + col..]
+    }
+
+    /// Copies the first `n` rows.
+    pub(super) fn copy_from(&mut self, other: &Self, n: usize) {
+        self.data[..n * self.ld].copy_from_slice(&other.data[..n * self.ld]);
+    }
+
+    /// The first `rows` rows in chunks of `n`, each with its first row.
+    pub(super) fn chunks_mut(&mut self, rows: usize, n: usize) -> impl Iterator<Item = (usize, &mut [f32])> {
+        let ld = self.ld;
+        self.data[..rows * ld].chunks_mut(n * ld).enumerate().map(move |(i, chunk)| (i * n, chunk))
+    }
+
+    pub(super) fn fill(&mut self, rows: Range<usize>, value: f32) {
+        self.data[rows.start * self.ld..rows.end * self.ld].fill(value);
+    }
+}

@@ -1,0 +1,48 @@
+//! Rows of floats as vectors, the last one filled up.
+
+use tinygpt_sampler::simd::{LANES, Lanes, Simd};
+
+/// The number of vectors of a row.
+#[inline(always)]
+pub(super) fn count(row: &[f32]) -> usize {
+    row.len().div_ceil(LANES)
+}
+
+/// Vector `i` of a row, with zeros behind its end.
+#[inline(always)]
+pub(super) fn get<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
+    match row[i * LANES..].first_chunk::<LANES>() {
+        Some(lanes) => s.load(lanes),
+        None => {
+            let mut lanes: Lanes = [0.0; LANES];
+            let rest = &row[i * LANES..];
+            lanes[..rest.len()].copy_from_slice(rest);
+            s.load(&lanes)
+        }
+    }
+}
+
+/// Writes vector `i` of a row, up to its end.
+#[inline(always)]
+pub(super) fn set<S: Simd>(s: S, row: &mut [f32], i: usize, v: S::V) {
+    match row[i * LANES..].first_chunk_mut::<LANES>() {
+        Some(lanes) => s.store(v, lanes),
+        None => {
+            let mut lanes: Lanes = [0.0; LANES];
+            s.store(v, &mut lanes);
+            let rest = &mut row[i * LANES..];
+            let n = rest.len();
+            rest.copy_from_slice(&lanes[..n]);
+        }
+    }
+}
+
+/// The lanes of vector `i` that lie in a row of `len`.
+#[inline(always)]
+pub(super) fn inside(len: usize, i: usize) -> u16 {
+    match len.saturating_sub(i * LANES) {
+        0 => 0,
+        n if n < LANES => (1 << n) - 1,
+        _ => u16::MAX,
+    }
+}

@@ -1,0 +1,157 @@
+//! The global norm and AdamW over flat parameters, each in one parallel pass.
+
+use rayon::prelude::*;
+use tinygpt_model::cpu::Layout;
+use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Level, Simd};
+
+use super::AdamW;
+
+/// Elements of a task. The sums of squares are added block by block, so this is part of a result's last bit.
+const BLOCK: usize = 8192;
+
+/// The square root of the sum of the squares.
+pub(super) fn norm(level: Level, grads: &[f32]) -> f64 {
+    let blocks: Vec<f64> = grads.par_chunks(BLOCK).map(|block| level.run(Squares { block })).collect();
+    blocks.iter().sum::<f64>().sqrt()
+}
+
+struct Squares<'a> {
+    block: &'a [f32],
+}
+
+impl Kernel for Squares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let (vectors, rest) = self.block.as_chunks::<LANES>();
+        let mut sums = [s.splat(0.0); 4];
+        for vectors in vectors.chunks(sums.len()) {
+            for (sum, x) in sums.iter_mut().zip(vectors) {
+                let x = s.load(x);
+                *sum = s.mul_add(x, x, *sum);
+            }
+        }
+        let sum = s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])));
+        f64::from(sum) + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
+    }
+}
+
+/// The factors of one update (Loshchilov and Hutter, 2019, algorithm 2).
+#[derive(Clone, Copy)]
+pub(super) struct Update {
+    beta1: f32,
+    beta2: f32,
+    /// What gradients are multiplied with on their way into the moments.
+    into_m: f32,
+    scale: f32,
+    into_v: f32,
+    /// `1 / (1 - beta2^n)`.
+    correction2: f32,
+    eps: f32,
+    /// `lr / (1 - beta1^n)`.
+    rate: f32,
+    /// What matrices are multiplied with.
+    decay: f32,
+}
+
+impl Update {
+    /// The `n`th update (from 1) with gradients that are to be multiplied with `scale`.
+    pub(super) fn new(adamw: AdamW, lr: f64, scale: f64, n: u64) -> Self {
+        let AdamW { beta1, beta2, eps, weight_decay } = adamw;
+        Self {
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            into_m: (scale * (1.0 - beta1)) as f32,
+            scale: scale as f32,
+            into_v: (1.0 - beta2) as f32,
+            correction2: (1.0 / (1.0 - beta2.powf(n as f64))) as f32,
+            eps: eps as f32,
+            rate: (lr / (1.0 - beta1.powf(n as f64))) as f32,
+            decay: (1.0 - lr * weight_decay) as f32,
+        }
+    }
+
+    /// Moves parameters and moments, all laid out alike, and clears the gradients.
+    pub(super) fn apply(
+        self,
+        level: Level,
+        layout: &Layout,
+        params: &mut [f32],
+        grads: &mut [f32],
+        (m, v): (&mut [f32], &mut [f32]),
+    ) {
+        let mut tasks = Vec::new();
+        let mut rest = [params, grads, m, v];
+        let mut end = 0;
+        for (spec, range) in layout.specs.iter().zip(&layout.ranges) {
+            let decay = if spec.decays() { self.decay } else { 1.0 };
+            let (skip, len) = (range.start - end, range.len());
+            end = range.end;
+            let [p, g, m, v] = rest.each_mut().map(|rest| next(rest, skip, len));
+            let blocks = p.chunks_mut(BLOCK).zip(g.chunks_mut(BLOCK)).zip(m.chunks_mut(BLOCK)).zip(v.chunks_mut(BLOCK));
+            tasks.extend(blocks.map(|(((p, g), m), v)| Step { update: Self { decay, ..self }, p, g, m, v }));
+        }
+        tasks.into_par_iter().for_each(|step| level.run(step));
+    }
+}
+
+/// Takes `len` elements from the front of a slice, behind `skip` others.
+fn next<'a>(rest: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
+    let (this, behind) = std::mem::take(rest)[skip..].split_at_mut(len);
+    *rest = behind;
+    this
+}
+
+struct Step<'a> {
+    update: Update,
+    p: &'a mut [f32],
+    g: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+}
+
+impl Kernel for Step<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { update, p, g, m, v } = self;
+        let (p, p_rest) = p.as_chunks_mut::<LANES>();
+        let (g, g_rest) = g.as_chunks_mut::<LANES>();
+        let (m, m_rest) = m.as_chunks_mut::<LANES>();
+        let (v, v_rest) = v.as_chunks_mut::<LANES>();
+        for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+            update.lanes(s, p, g, m, v);
+        }
+        // What fills no vector, in vectors of its own.
+        let n = p_rest.len();
+        if n > 0 {
+            let mut lanes = [[0.0; LANES]; 4];
+            for (lanes, rest) in lanes.iter_mut().zip([&*p_rest, g_rest, m_rest, v_rest]) {
+                lanes[..n].copy_from_slice(rest);
+            }
+            let [p, g, m, v] = &mut lanes;
+            update.lanes(s, p, g, m, v);
+            for (rest, lanes) in [p_rest, g_rest, m_rest, v_rest].into_iter().zip(&lanes) {
+                rest.copy_from_slice(&lanes[..n]);
+            }
+        }
+    }
+}
+
+impl Update {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, s: S, p: &mut Lanes, g: &mut Lanes, m: &mut Lanes, v: &mut Lanes) {
+        let grad = s.load(g);
+        let scaled = s.mul(grad, s.splat(self.scale));
+        let new_m = s.mul_add(s.load(m), s.splat(self.beta1), s.mul(grad, s.splat(self.into_m)));
+        let new_v = s.mul_add(s.load(v), s.splat(self.beta2), s.mul(s.mul(scaled, scaled), s.splat(self.into_v)));
+        let root = s.add(s.sqrt(s.mul(new_v, s.splat(self.correction2))), s.splat(self.eps));
+        let step = s.mul(s.div(new_m, root), s.splat(self.rate));
+        s.store(s.sub(s.mul(s.load(p), s.splat(self.decay)), step), p);
+        s.store(new_m, m);
+        s.store(new_v, v);
+        *g = [0.0; LANES];
+    }
+}

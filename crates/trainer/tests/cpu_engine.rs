@@ -1,0 +1,111 @@
+//! The CPU engine against the composed one: losses, every gradient, evaluations and updates, on shapes that fill no
+//! vector and no tile.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use candle_core::Device;
+use proptest::prelude::*;
+use tinygpt_model::{Activation, GptConfig, init_params, param_specs};
+use tinygpt_sampler::{Stream, philox_at};
+use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState};
+
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+
+fn initial(config: &GptConfig, seed: u64) -> EngineState {
+    let mut params = init_params(config, seed);
+    for (spec, values) in param_specs(config).iter().zip(&mut params) {
+        if spec.decays() {
+            values.iter_mut().for_each(|x| *x *= 6.0);
+        } else {
+            // Norms and biases of no special value.
+            for (i, x) in values.iter_mut().enumerate() {
+                *x += 0.1 * ((i * 7 % 13) as f32 / 13.0 - 0.4);
+            }
+        }
+    }
+    EngineState::fresh(params)
+}
+
+fn batch(config: &GptConfig, n: u64, rows: usize, cols: usize) -> Batch {
+    let token = |place: u32| {
+        let token = |i: usize| philox_at(n, Stream::Noise, i as u64, place)[0] % config.vocab_size as u32;
+        (0..rows * cols).map(token).collect()
+    };
+    Batch { ids: token(0), targets: token(1), rows, cols }
+}
+
+/// Fails unless each tensor is within `tolerance` of the other, relative to its largest element.
+fn assert_close(label: &str, config: &GptConfig, ours: &[Vec<f32>], theirs: &[Vec<f32>], tolerance: f32) {
+    for ((spec, ours), theirs) in param_specs(config).iter().zip(ours).zip(theirs) {
+        let largest = theirs.iter().fold(0f32, |max, x| max.max(x.abs()));
+        let worst = ours.iter().zip(theirs).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+        assert!(worst <= tolerance * largest + 1e-8, "{label} {}: {worst} of {largest}\n{config:?}", spec.name);
+        assert!(ours.iter().all(|x| x.is_finite()), "{label} {}", spec.name);
+    }
+}
+
+fn compare(config: &GptConfig, rows: usize, cols: usize, seed: u64) {
+    let state = initial(config, seed);
+    let mut composed = ComposedEngine::new(config, ADAMW, 5, &state, &Device::Cpu).unwrap();
+    let mut cpu = CpuEngine::new(config, ADAMW, 5, &state).unwrap();
+    let engines: [&mut dyn Engine; 2] = [&mut composed, &mut cpu];
+    let batches = [batch(config, seed, rows, cols), batch(config, seed + 1, rows.div_ceil(2), cols)];
+    let [theirs, ours] = engines.map(|engine| {
+        let eval = engine.eval(&batches[0]).unwrap() / (rows * cols) as f64;
+        // Two batches gather gradients.
+        [eval, engine.loss_and_grads(&batches[0], 3).unwrap(), engine.loss_and_grads(&batches[1], 4).unwrap()]
+    });
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        assert!((ours - theirs).abs() < 1e-5 * theirs.max(1.0), "{ours} {theirs}: {config:?} {rows} x {cols}");
+    }
+    assert_close("gradient", config, &cpu.gradients(), &composed.gradients().unwrap(), 3e-5);
+    let norms = [composed.apply(1e-3, 1.0).unwrap(), cpu.apply(1e-3, 1.0).unwrap()];
+    assert!((norms[0] - norms[1]).abs() < 1e-4 * norms[0], "{norms:?}");
+    let (theirs, ours) = (composed.export().unwrap(), cpu.export().unwrap());
+    assert_close("m", config, &ours.m, &theirs.m, 3e-5);
+    assert_close("v", config, &ours.v, &theirs.v, 6e-5);
+}
+
+fn shapes() -> impl Strategy<Value = (GptConfig, usize, usize)> {
+    let shape = (1usize..80, 1usize..100, 1usize..3, 1usize..4, 1usize..40);
+    let rest = (any::<bool>(), any::<bool>(), prop_oneof![Just(0.0), Just(0.25)], 1usize..7);
+    (shape, rest).prop_flat_map(|((vocab_size, block_size, n_layer, n_head, head_size), (bias, new, dropout, rows))| {
+        let config = GptConfig {
+            vocab_size: vocab_size + 1,
+            block_size,
+            n_layer,
+            n_head,
+            // A norm over one or two channels is the same for nearly all weights: gradients would be rounding errors.
+            n_embd: (n_head * head_size).max(4).next_multiple_of(n_head),
+            dropout,
+            bias,
+            activation: if new { Activation::GeluNew } else { Activation::Gelu },
+        };
+        (Just(config), Just(rows), 1..=block_size)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn losses_and_gradients_are_those_of_the_composed_engine((config, rows, cols) in shapes(), seed in 0u64..1000) {
+        compare(&config, rows, cols, seed);
+    }
+}
+
+#[test]
+fn the_shapes_of_the_recipes_agree_too() {
+    for (n_head, n_embd, block_size, dropout) in [(4, 128, 64, 0.0), (6, 96, 256, 0.2), (2, 128, 130, 0.0)] {
+        let config = GptConfig {
+            vocab_size: 65,
+            block_size,
+            n_layer: 2,
+            n_head,
+            n_embd,
+            dropout,
+            bias: false,
+            activation: Activation::Gelu,
+        };
+        compare(&config, 3, block_size, 1);
+    }
+}
