@@ -9,7 +9,7 @@ use tinygpt_model::{Activation, GptConfig, init_params, param_specs};
 use tinygpt_sampler::{Stream, philox_at};
 use tinygpt_trainer::{
     TrainError,
-    engine::{AdamW, Batch, ComposedEngine, Engine, EngineState},
+    engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState},
 };
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
@@ -40,8 +40,67 @@ fn initial(config: &GptConfig, seed: u64) -> EngineState {
     EngineState::fresh(params)
 }
 
-fn engine(config: &GptConfig, seed: u64, state: &EngineState) -> ComposedEngine {
-    ComposedEngine::new(config, ADAMW, seed, state, &Device::Cpu).unwrap()
+/// An engine with what the tests need to know of it.
+trait Tested: Engine + Sized {
+    fn open(config: &GptConfig, adamw: AdamW, seed: u64, state: &EngineState) -> Self;
+    fn gradients(&self) -> Vec<Vec<f32>>;
+}
+
+impl Tested for ComposedEngine {
+    fn open(config: &GptConfig, adamw: AdamW, seed: u64, state: &EngineState) -> Self {
+        Self::new(config, adamw, seed, state, &Device::Cpu).unwrap()
+    }
+
+    fn gradients(&self) -> Vec<Vec<f32>> {
+        self.gradients().unwrap()
+    }
+}
+
+impl Tested for CpuEngine {
+    fn open(config: &GptConfig, adamw: AdamW, seed: u64, state: &EngineState) -> Self {
+        Self::new(config, adamw, seed, state).unwrap()
+    }
+
+    fn gradients(&self) -> Vec<Vec<f32>> {
+        self.gradients()
+    }
+}
+
+/// Every test of both engines.
+macro_rules! for_each_engine {
+    ($($test:ident),* $(,)?) => {
+        mod composed {
+            $(#[test] fn $test() { super::$test::<super::ComposedEngine>() })*
+        }
+        mod cpu {
+            $(#[test] fn $test() { super::$test::<super::CpuEngine>() })*
+        }
+    };
+}
+
+for_each_engine!(
+    an_imported_state_goes_on_bit_for_bit_as_if_uninterrupted,
+    an_exported_state_is_a_copy,
+    a_state_of_another_shape_is_refused_and_nothing_changes,
+    two_half_batches_accumulate_to_the_full_one,
+    gradients_do_not_survive_an_update,
+    clipping_scales_the_gradient_to_the_limit_and_reports_the_norm_before,
+    a_learning_rate_of_zero_changes_the_moments_alone,
+    some_updates_on_one_batch_lower_its_loss,
+    dropout_differs_by_draw_and_by_seed_and_repeats,
+    every_row_has_masks_of_its_own,
+    evaluation_is_without_dropout_and_leaves_gradients_alone,
+    windows_shorter_than_the_context_train_and_evaluate,
+    two_engines_of_one_seed_make_the_same_updates,
+    a_parameter_without_a_gradient_is_an_error_that_names_it,
+    an_imported_state_is_checked_again,
+    parameters_that_are_not_numbers_give_a_loss_that_is_none_and_no_panic,
+    tokens_outside_the_vocabulary_are_an_error_and_no_panic,
+    a_batch_that_fails_leaves_no_gradients_behind,
+);
+
+fn engine<E: Tested>(config: &GptConfig, seed: u64, state: &EngineState) -> E {
+    E::open(config, ADAMW, seed, state)
 }
 
 /// A batch of random tokens, the `n`th of its kind.
@@ -74,18 +133,17 @@ fn assert_same_bits(label: &str, config: &GptConfig, a: &EngineState, b: &Engine
     }
 }
 
-#[test]
-fn an_imported_state_goes_on_bit_for_bit_as_if_uninterrupted() {
+fn an_imported_state_goes_on_bit_for_bit_as_if_uninterrupted<E: Tested>() {
     let config = config(0.2);
-    let mut whole = engine(&config, 5, &initial(&config, 1));
+    let mut whole = engine::<E>(&config, 5, &initial(&config, 1));
     for n in 0..3 {
         update(&mut whole, n);
     }
     let state = whole.export().unwrap();
     assert_eq!(state.updates, 3);
     // Into an engine that starts from it, and into one that has trained something else before.
-    let mut fresh = engine(&config, 5, &state);
-    let mut used = engine(&config, 5, &initial(&config, 2));
+    let mut fresh = engine::<E>(&config, 5, &state);
+    let mut used = engine::<E>(&config, 5, &initial(&config, 2));
     update(&mut used, 9);
     used.loss_and_grads(&batch(&config, 8, 2, 16), 8).unwrap();
     used.import(&state).unwrap();
@@ -100,10 +158,9 @@ fn an_imported_state_goes_on_bit_for_bit_as_if_uninterrupted() {
     assert_same_bits("used", &config, &used.export().unwrap(), &end);
 }
 
-#[test]
-fn an_exported_state_is_a_copy() {
+fn an_exported_state_is_a_copy<E: Tested>() {
     let config = config(0.0);
-    let mut engine = engine(&config, 5, &initial(&config, 1));
+    let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     update(&mut engine, 0);
     let state = engine.export().unwrap();
     let kept = state.clone();
@@ -112,10 +169,9 @@ fn an_exported_state_is_a_copy() {
     assert_ne!(engine.export().unwrap().params, kept.params);
 }
 
-#[test]
-fn a_state_of_another_shape_is_refused_and_nothing_changes() {
+fn a_state_of_another_shape_is_refused_and_nothing_changes<E: Tested>() {
     let config = config(0.0);
-    let mut engine = engine(&config, 5, &initial(&config, 1));
+    let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     update(&mut engine, 0);
     let before = engine.export().unwrap();
     for spoil in [
@@ -131,8 +187,7 @@ fn a_state_of_another_shape_is_refused_and_nothing_changes() {
     }
 }
 
-#[test]
-fn two_half_batches_accumulate_to_the_full_one() {
+fn two_half_batches_accumulate_to_the_full_one<E: Tested>() {
     let config = config(0.0);
     let full = batch(&config, 3, 6, 16);
     let half = |rows: std::ops::Range<usize>| Batch {
@@ -145,7 +200,7 @@ fn two_half_batches_accumulate_to_the_full_one() {
         // beta1 = 0: the first moment is the gradient after clipping.
         let build = || {
             let adamw = AdamW { beta1: 0.0, ..ADAMW };
-            ComposedEngine::new(&config, adamw, 5, &initial(&config, 1), &Device::Cpu).unwrap()
+            E::open(&config, adamw, 5, &initial(&config, 1))
         };
         let (mut one, mut two) = (build(), build());
         let loss = one.loss_and_grads(&full, 0).unwrap();
@@ -167,24 +222,22 @@ fn two_half_batches_accumulate_to_the_full_one() {
 }
 
 /// The gradients add up until an update is made, and start from nothing after it.
-#[test]
-fn gradients_do_not_survive_an_update() {
+fn gradients_do_not_survive_an_update<E: Tested>() {
     let config = config(0.0);
-    let mut used = engine(&config, 5, &initial(&config, 1));
+    let mut used = engine::<E>(&config, 5, &initial(&config, 1));
     update(&mut used, 0);
-    let mut fresh = engine(&config, 5, &used.export().unwrap());
+    let mut fresh = engine::<E>(&config, 5, &used.export().unwrap());
     for engine in [&mut used, &mut fresh] {
         engine.loss_and_grads(&batch(&config, 1, 4, 16), 1).unwrap();
     }
-    assert_eq!(bits(&used.gradients().unwrap()), bits(&fresh.gradients().unwrap()));
+    assert_eq!(bits(&used.gradients()), bits(&fresh.gradients()));
 }
 
-#[test]
-fn clipping_scales_the_gradient_to_the_limit_and_reports_the_norm_before() {
+fn clipping_scales_the_gradient_to_the_limit_and_reports_the_norm_before<E: Tested>() {
     let config = config(0.0);
     let build = || {
         let adamw = AdamW { beta1: 0.0, ..ADAMW };
-        ComposedEngine::new(&config, adamw, 5, &initial(&config, 1), &Device::Cpu).unwrap()
+        E::open(&config, adamw, 5, &initial(&config, 1))
     };
     let norm = |tensors: &[Vec<f32>]| tensors.iter().flatten().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     let after = |clip: f64| {
@@ -202,11 +255,10 @@ fn clipping_scales_the_gradient_to_the_limit_and_reports_the_norm_before() {
     }
 }
 
-#[test]
-fn a_learning_rate_of_zero_changes_the_moments_alone() {
+fn a_learning_rate_of_zero_changes_the_moments_alone<E: Tested>() {
     let config = config(0.0);
     let start = initial(&config, 1);
-    let mut engine = engine(&config, 5, &start);
+    let mut engine = engine::<E>(&config, 5, &start);
     engine.loss_and_grads(&batch(&config, 0, 4, 16), 0).unwrap();
     engine.apply(0.0, CLIP).unwrap();
     let end = engine.export().unwrap();
@@ -215,10 +267,9 @@ fn a_learning_rate_of_zero_changes_the_moments_alone() {
     assert_eq!(end.updates, 1);
 }
 
-#[test]
-fn some_updates_on_one_batch_lower_its_loss() {
+fn some_updates_on_one_batch_lower_its_loss<E: Tested>() {
     let config = config(0.0);
-    let mut engine = engine(&config, 5, &initial(&config, 1));
+    let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     let batch = batch(&config, 0, 4, 16);
     let before = engine.eval(&batch).unwrap();
     for n in 0..20 {
@@ -233,14 +284,13 @@ fn some_updates_on_one_batch_lower_its_loss() {
 // Dropout
 // ---------------------------------------------------------------------------------------------------------------------
 
-#[test]
-fn dropout_differs_by_draw_and_by_seed_and_repeats() {
+fn dropout_differs_by_draw_and_by_seed_and_repeats<E: Tested>() {
     let config = config(0.2);
     let batch = batch(&config, 0, 4, 16);
     let run = |seed: u64, draw: u64| {
-        let mut engine = engine(&config, seed, &initial(&config, 1));
+        let mut engine = engine::<E>(&config, seed, &initial(&config, 1));
         let loss = engine.loss_and_grads(&batch, draw).unwrap();
-        (loss, bits(&engine.gradients().unwrap()))
+        (loss, bits(&engine.gradients()))
     };
     let base = run(5, 0);
     assert_eq!(run(5, 0), base);
@@ -251,13 +301,12 @@ fn dropout_differs_by_draw_and_by_seed_and_repeats() {
 }
 
 /// Equal rows of a batch lose different values.
-#[test]
-fn every_row_has_masks_of_its_own() {
+fn every_row_has_masks_of_its_own<E: Tested>() {
     let config = config(0.2);
     let row = batch(&config, 0, 1, 16);
     let loss = |rows: usize| {
         let batch = Batch { ids: row.ids.repeat(rows), targets: row.targets.repeat(rows), rows, cols: 16 };
-        engine(&config, 5, &initial(&config, 1)).loss_and_grads(&batch, 0).unwrap()
+        engine::<E>(&config, 5, &initial(&config, 1)).loss_and_grads(&batch, 0).unwrap()
     };
     let losses = [1, 2, 4, 8].map(loss);
     for (i, a) in losses.iter().enumerate() {
@@ -267,12 +316,11 @@ fn every_row_has_masks_of_its_own() {
     }
 }
 
-#[test]
-fn evaluation_is_without_dropout_and_leaves_gradients_alone() {
+fn evaluation_is_without_dropout_and_leaves_gradients_alone<E: Tested>() {
     let (with, without) = (config(0.2), config(0.0));
     let state = initial(&with, 1);
-    let mut dropping = engine(&with, 5, &state);
-    let mut plain = engine(&without, 6, &state);
+    let mut dropping = engine::<E>(&with, 5, &state);
+    let mut plain = engine::<E>(&without, 6, &state);
     let batch = batch(&with, 0, 4, 16);
     let reference = plain.eval(&batch).unwrap();
     assert_eq!(dropping.eval(&batch).unwrap(), reference);
@@ -280,11 +328,11 @@ fn evaluation_is_without_dropout_and_leaves_gradients_alone() {
     assert!((plain.loss_and_grads(&batch, 0).unwrap() - reference / 64.0).abs() < 1e-5);
 
     dropping.loss_and_grads(&batch, 0).unwrap();
-    let gradients = bits(&dropping.gradients().unwrap());
+    let gradients = bits(&dropping.gradients());
     assert_eq!(dropping.eval(&batch).unwrap(), reference);
-    assert_eq!(bits(&dropping.gradients().unwrap()), gradients);
+    assert_eq!(bits(&dropping.gradients()), gradients);
     // An evaluation between two updates changes nothing, and sees each update.
-    let mut other = engine(&with, 5, &state);
+    let mut other = engine::<E>(&with, 5, &state);
     other.loss_and_grads(&batch, 0).unwrap();
     for engine in [&mut dropping, &mut other] {
         engine.apply(LR, CLIP).unwrap();
@@ -293,13 +341,12 @@ fn evaluation_is_without_dropout_and_leaves_gradients_alone() {
     assert_same_bits("with evaluations", &with, &dropping.export().unwrap(), &end);
     let evaluated = dropping.eval(&batch).unwrap();
     assert_ne!(evaluated, reference);
-    assert_eq!(evaluated, engine(&with, 7, &end).eval(&batch).unwrap());
+    assert_eq!(evaluated, engine::<E>(&with, 7, &end).eval(&batch).unwrap());
 }
 
-#[test]
-fn windows_shorter_than_the_context_train_and_evaluate() {
+fn windows_shorter_than_the_context_train_and_evaluate<E: Tested>() {
     let config = config(0.2);
-    let mut engine = engine(&config, 5, &initial(&config, 1));
+    let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     for (n, (rows, cols)) in [(1, 1), (3, 7), (1, 16)].into_iter().enumerate() {
         let batch = batch(&config, n as u64, rows, cols);
         assert!(engine.eval(&batch).unwrap().is_finite());
@@ -313,9 +360,9 @@ fn windows_shorter_than_the_context_train_and_evaluate() {
 // ---------------------------------------------------------------------------------------------------------------------
 
 /// Five updates: losses, norms and the state, in bits. Products large enough to be cut among threads.
-fn five_updates() -> Vec<u64> {
+fn five_updates<E: Tested>() -> Vec<u64> {
     let config = GptConfig { vocab_size: 65, block_size: 32, n_head: 4, n_embd: 96, ..config(0.2) };
-    let mut engine = engine(&config, 5, &initial(&config, 1));
+    let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     let mut all = Vec::new();
     for n in 0..5 {
         for half in 0..2 {
@@ -336,10 +383,9 @@ fn digest(words: &[u64]) -> u64 {
     words.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &word| (hash ^ word).wrapping_mul(0x0100_0000_01B3))
 }
 
-#[test]
-fn two_engines_of_one_seed_make_the_same_updates() {
-    let one = five_updates();
-    assert!(one == five_updates());
+fn two_engines_of_one_seed_make_the_same_updates<E: Tested>() {
+    let one = five_updates::<E>();
+    assert!(one == five_updates::<E>());
     assert!(one.len() > 100_000);
 }
 
@@ -347,7 +393,11 @@ fn two_engines_of_one_seed_make_the_same_updates() {
 #[ignore = "run by updates_have_the_same_bits_on_one_and_on_two_threads, in processes of its own"]
 #[expect(clippy::print_stdout, reason = "how the other process gets the result")]
 fn print_digest() {
-    println!("\ndigest {:016x}", digest(&five_updates()));
+    println!(
+        "\ndigest {:016x} {:016x}",
+        digest(&five_updates::<ComposedEngine>()),
+        digest(&five_updates::<CpuEngine>())
+    );
 }
 
 /// The numbers of threads come from the environment, so each choice is a process of its own. The program gives rayon
@@ -383,37 +433,34 @@ fn with(config: &GptConfig, name: &str, value: f32) -> EngineState {
     state
 }
 
-#[test]
-fn a_parameter_without_a_gradient_is_an_error_that_names_it() {
+fn a_parameter_without_a_gradient_is_an_error_that_names_it<E: Tested>() {
     let config = config(0.0);
     for (zero, dead) in [
         // Nothing behind a zero matrix matters to the loss.
         ("transformer.h.1.mlp.c_proj.weight", "transformer.h.1.ln_2.weight"),
         ("transformer.h.0.attn.c_proj.weight", "transformer.h.0.ln_1.weight"),
     ] {
-        let mut engine = engine(&config, 5, &with(&config, zero, 0.0));
+        let mut engine = engine::<E>(&config, 5, &with(&config, zero, 0.0));
         let error = engine.loss_and_grads(&batch(&config, 0, 4, 16), 0).unwrap_err();
         assert!(matches!(&error, TrainError::DeadGradient { name, .. } if name == dead), "{error}");
         assert!(error.to_string().contains(dead), "{error}");
     }
 }
 
-#[test]
-fn an_imported_state_is_checked_again() {
+fn an_imported_state_is_checked_again<E: Tested>() {
     let config = config(0.0);
-    let mut engine = engine(&config, 5, &initial(&config, 1));
+    let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     update(&mut engine, 0);
     engine.import(&with(&config, "transformer.h.1.mlp.c_proj.weight", 0.0)).unwrap();
     let error = engine.loss_and_grads(&batch(&config, 1, 4, 16), 1).unwrap_err();
     assert!(matches!(error, TrainError::DeadGradient { .. }), "{error}");
 }
 
-#[test]
-fn parameters_that_are_not_numbers_give_a_loss_that_is_none_and_no_panic() {
+fn parameters_that_are_not_numbers_give_a_loss_that_is_none_and_no_panic<E: Tested>() {
     let config = config(0.2);
     for bad in [f32::NAN, f32::INFINITY] {
         for name in ["transformer.wte.weight", "transformer.h.0.mlp.c_fc.weight", "transformer.ln_f.weight"] {
-            let mut engine = engine(&config, 5, &with(&config, name, bad));
+            let mut engine = engine::<E>(&config, 5, &with(&config, name, bad));
             let batch = batch(&config, 0, 4, 16);
             assert!(!engine.loss_and_grads(&batch, 0).unwrap().is_finite(), "{name} = {bad}");
             assert!(!engine.eval(&batch).unwrap().is_finite(), "{name} = {bad}");
@@ -423,10 +470,9 @@ fn parameters_that_are_not_numbers_give_a_loss_that_is_none_and_no_panic() {
     }
 }
 
-#[test]
-fn tokens_outside_the_vocabulary_are_an_error_and_no_panic() {
+fn tokens_outside_the_vocabulary_are_an_error_and_no_panic<E: Tested>() {
     let config = config(0.0);
-    let mut engine = engine(&config, 5, &initial(&config, 1));
+    let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     let good = batch(&config, 0, 2, 16);
     let (mut ids, mut targets, mut long) = (good.clone(), good.clone(), batch(&config, 0, 2, 17));
     ids.ids[3] = 29;
@@ -439,14 +485,13 @@ fn tokens_outside_the_vocabulary_are_an_error_and_no_panic() {
     assert!(engine.loss_and_grads(&good, 0).unwrap().is_finite());
 }
 
-#[test]
-fn a_batch_that_fails_leaves_no_gradients_behind() {
+fn a_batch_that_fails_leaves_no_gradients_behind<E: Tested>() {
     let config = config(0.0);
     for place in [0, 31] {
-        let mut engine = engine(&config, 5, &initial(&config, 1));
+        let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
         let mut bad = batch(&config, 0, 2, 16);
         bad.targets[place] = 29;
         assert!(engine.loss_and_grads(&bad, 0).is_err());
-        assert_eq!(engine.gradients().unwrap().len(), 0, "token {place}");
+        assert!(engine.gradients().iter().flatten().all(|&grad| grad == 0.0), "token {place}");
     }
 }

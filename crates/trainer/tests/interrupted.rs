@@ -6,12 +6,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use candle_core::Device;
 use tinygpt_model::init_params;
 use tinygpt_trainer::{
     Dataset, RunConfig, RunDir,
     config::load,
-    engine::{AdamW, ComposedEngine, EngineState},
+    engine::{AdamW, CpuEngine, EngineState},
     run::{IfExists, LoopState},
     train::{Ending, Event, Outcome, Trainer},
 };
@@ -50,7 +49,7 @@ fn train(folder: &Path, resume: bool, interrupt: fn(&Event<'_>) -> bool) -> Outc
         true => run.last().read_engine(&gpt, &state).unwrap(),
         false => EngineState::fresh(init_params(&gpt, 1)),
     };
-    let mut engine = ComposedEngine::new(&gpt, AdamW::from(&config.train), 1, &weights, &Device::Cpu).unwrap();
+    let mut engine = CpuEngine::new(&gpt, AdamW::from(&config.train), 1, &weights).unwrap();
     let stop = AtomicBool::new(false);
     let trainer = Trainer { config: &config, data: &data, engine: &mut engine, run: &run, state };
     trainer.train(&stop, &mut |event| stop.store(interrupt(&event), Ordering::Relaxed)).unwrap()

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tinygpt_model::{Gpt, GptConfig, param_specs, params};
 use tinygpt_trainer::{
     config::TrainConfig,
-    engine::{AdamW, Batch, ComposedEngine, Engine, EngineState},
+    engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState},
     schedule::learning_rate,
 };
 
@@ -207,6 +207,20 @@ fn the_composed_engine_agrees_with_pytorch_for_gelu_without_biases() {
 #[test]
 fn the_composed_engine_agrees_with_pytorch_for_gelu_new_with_biases() {
     check_engine("composed, gelu_new, biases", GELU_NEW, &composed);
+}
+
+fn cpu(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
+    Box::new(CpuEngine::new(config, adamw, 0, state).unwrap())
+}
+
+#[test]
+fn the_cpu_engine_agrees_with_pytorch_for_gelu_without_biases() {
+    check_engine("cpu, gelu, no biases", GELU, &cpu);
+}
+
+#[test]
+fn the_cpu_engine_agrees_with_pytorch_for_gelu_new_with_biases() {
+    check_engine("cpu, gelu_new, biases", GELU_NEW, &cpu);
 }
 
 #[test]
