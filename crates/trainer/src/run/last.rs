@@ -90,12 +90,12 @@ impl Last {
         let entries = fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))?;
         let ours = |path: &PathBuf| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            ["weights-", "optimizer-", ".writing-"].iter().any(|prefix| name.starts_with(prefix)) && path.is_file()
+            ["weights-", "optimizer-"].iter().any(|prefix| name.starts_with(prefix)) && path.is_file()
         };
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| ours(path) && !keep.contains(path)) {
             fs::remove_file(&path).map_err(TrainError::io("delete", &path))?;
         }
-        Ok(())
+        atomic::delete_abandoned(&self.path)
     }
 
     /// Reads the state of the loop.

@@ -158,7 +158,9 @@ impl RunDir {
     /// # Errors
     /// As [`RunDir::open`], and [`TrainError::Busy`] when another process writes to it.
     pub fn open_for_writing(path: &Path) -> Result<Self> {
-        Self::open(path)?.locked()
+        let run = Self::open(path)?.locked()?;
+        atomic::delete_abandoned(path)?;
+        Ok(run)
     }
 
     /// The newest of `parent/NAME-N`: the one with the largest N.
