@@ -263,3 +263,37 @@ fn a_run_ends_when_patience_does_and_says_so() {
     let result = json(place.train().args(["--out", "two", "--json"]).args(&set));
     assert_eq!((&result["ending"], &result["step"], &result["best_step"]), (&json!("patience"), &json!(2), &json!(0)));
 }
+
+#[test]
+fn the_floor_is_that_of_the_very_text_that_is_evaluated() {
+    let place = Place::new();
+    let result = json(place.train().args(["--out", "run", "--json"]));
+    let floors = |run: &str| -> Vec<f64> {
+        let text = place.text(&format!("{run}/metrics.jsonl"));
+        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        rows.filter_map(|row| row["floor"].as_f64()).collect()
+    };
+    let whole = result["report"]["floor"].as_f64().unwrap();
+    let estimated = floors("run");
+    assert!(estimated.iter().all(|floor| (0.1..1.0).contains(floor)), "{estimated:?}");
+    assert!(estimated.iter().all(|floor| *floor == estimated[0] && *floor != whole), "{estimated:?}, {whole}");
+    // An evaluation of the whole split has the floor of the whole split.
+    place.train().args(["--out", "all", "--set", "train.eval_batches=0"]).assert().success();
+    assert!(floors("all").iter().all(|floor| (floor - whole).abs() < 1e-12), "{:?}, {whole}", floors("all"));
+}
+
+#[test]
+fn the_recipes_are_built_in_and_a_file_of_the_same_name_wins() {
+    let place = Place::new();
+    let small = ["model.n_layer=1", "model.n_head=1", "model.n_embd=8", "model.block_size=8", "train.max_steps=1"];
+    let small = small.iter().chain(&["data.stories_bytes=9000", "train.eval_batches=1"]).flat_map(|x| ["--set", x]);
+    let small: Vec<&str> = small.collect();
+    for config in ["tiny", "tiny.toml", "configs/tiny.toml"] {
+        place.tinygpt().args(["train", "--config", config]).args(&small).assert().success();
+    }
+    assert_eq!(place.names("runs"), ["tiny-1", "tiny-2", "tiny-3"]);
+    assert!(place.text("runs/tiny-1/train.toml").contains("lr = 0.004"), "the recipe's");
+    place.write("tiny.toml", common::SMALL);
+    place.tinygpt().args(["train", "--config", "tiny"]).args(&small).assert().success();
+    assert!(place.text("runs/tiny-4/train.toml").contains("lr = 0.001"), "the file's");
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tinygpt_model::ModelError;
 
 use crate::{
-    config::ConfigError, corpus::CorpusError, stories::GrammarError, token_cache::TokenCacheError,
+    config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError,
     tokenizer::TokenizerError,
 };
 
@@ -29,7 +29,7 @@ pub enum TrainError {
     TokenCache(#[from] TokenCacheError),
     /// The grammar of the built-in corpus is broken.
     #[error(transparent)]
-    Grammar(#[from] GrammarError),
+    Rejected(#[from] Rejected),
     /// The model refused its shape or its tensors.
     #[error(transparent)]
     Model(#[from] ModelError),

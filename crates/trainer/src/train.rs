@@ -10,7 +10,7 @@ use crate::{
     config::RunConfig,
     data::Dataset,
     engine::Engine,
-    evaluate::{self, Report},
+    evaluate::{self, Evaluation, Report},
     metrics::{Kind, Metrics, MetricsFile},
     plot,
     run::{Best, LAST_FORMAT, LoopState, RunDir, read_weights},
@@ -210,7 +210,8 @@ impl Trainer<'_> {
     ) -> Result<()> {
         let config = &self.config.train;
         let val = &self.data.val;
-        let loss = evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches, stop)?.loss;
+        let Evaluation { loss, floor, .. } =
+            evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches, stop)?;
         if !loss.is_finite() {
             let what = "validation loss";
             return Err(TrainError::NonFiniteLoss { step: self.state.step, what, value: loss });
@@ -229,7 +230,7 @@ impl Trainer<'_> {
             val_loss: Some(loss),
             perplexity: Some(loss.exp()),
             bits_per_byte: Some(loss / std::f64::consts::LN_2 * self.data.val_tokens_per_byte()?),
-            floor: val.floor(),
+            floor,
             seconds: self.state.seconds,
             ..Metrics::new(Kind::Eval, self.state.step)
         };
