@@ -227,6 +227,9 @@ pub struct SynthArgs {
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub overwrite: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
