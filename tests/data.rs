@@ -155,3 +155,14 @@ fn config_prints_a_configuration_that_training_takes() {
         .success();
     assert_eq!(place.names("runs"), ["mine-1"], "a configuration without a name of its own is named for its file");
 }
+
+#[test]
+fn config_prints_the_recipes_too() {
+    let place = Place::new();
+    for name in ["tiny", "shakespeare-small", "shakespeare-baby.toml"] {
+        let text = stdout(place.tinygpt().args(["config", name]));
+        assert!(text.contains(&format!("name = \"{}\"", name.trim_end_matches(".toml"))), "{text}");
+    }
+    let message = failure(place.tinygpt().args(["config", "huge"]), 2);
+    assert!(message.contains("there is no recipe huge; the recipes are tiny, shakespeare-small, shakespeare-baby"));
+}

@@ -1,6 +1,7 @@
 //! `tinygpt train`.
 
 use std::{
+    fs::read_to_string,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -13,7 +14,7 @@ use tinygpt_model::{ComposedDecoder, Generation, Window, generate, init_params};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     Dataset, RunConfig, RunDir,
-    config::{self, ConfigError},
+    config::{self, ConfigError, recipe},
     data::BUILTIN_CORPUS,
     engine::{AdamW, ComposedEngine, Engine, EngineState},
     run::{IfExists, LoopState},
@@ -158,7 +159,24 @@ fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     Ok(Prepared { run, config, data, engine: Box::new(engine), state })
 }
 
-/// The configuration of a file, or of `configs/FILE` or `configs/FILE.toml`, with the flags that override it.
+/// The corpus is to be found again from any folder.
+fn make_absolute(config: &mut RunConfig) -> anyhow::Result<()> {
+    if config.data.corpus != BUILTIN_CORPUS && Path::new(&config.data.corpus).exists() {
+        config.data.corpus = std::path::absolute(&config.data.corpus)?.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
+/// The memory of a GPU is its own, and its driver's errors are no aborts.
+fn check_memory(config: &RunConfig, vocab_size: usize, device: &Device) -> anyhow::Result<()> {
+    if device.is_cpu() {
+        memory::check(config, vocab_size)?;
+    }
+    Ok(())
+}
+
+/// The configuration of a file, of `configs/FILE` or `configs/FILE.toml`, or of a built-in recipe, with the flags that
+/// override it.
 fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
     let mut with_extension = path.as_os_str().to_owned();
     with_extension.push(".toml");
@@ -169,17 +187,13 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
         Path::new("configs").join(path),
         Path::new("configs").join(with_extension),
     ];
-    let found = candidates.iter().find(|p| p.is_file()).ok_or_else(|| {
-        Usage(format!("there is no configuration {} here or in configs/; `tinygpt config` prints one", path.display()))
-    })?;
-    let text = std::fs::read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?;
-    // The later ones win: --data and --seed over --set.
+    let (found, text) = match candidates.iter().find(|p| p.is_file()) {
+        Some(found) => {
+            (found.as_path(), read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?)
+        }
+        None => (path, path.to_str().and_then(recipe).ok_or_else(|| no_config(path))?.to_owned()),
+    };
     let mut overrides = if args.resume { Vec::new() } else { args.overrides.clone() };
-    if let Some(corpus) = &args.data {
-        overrides.push(format!("data.corpus={}", quoted(corpus)));
-    }
-    overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
-    let refused = |e: ConfigError| anyhow::Error::new(Usage(format!("{}: {e}", found.display())));
     let named = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("name"));
     if !named && let Some(stem) = found.file_stem() {
         // A file without a name is named for itself.
@@ -188,14 +202,26 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
             .chars()
             .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' })
             .collect();
-        overrides.insert(0, format!("name={}", quoted(&name)));
+        overrides.insert(0, format!("name=\"{name}\""));
     }
-    config::load(&text, &overrides, false).map_err(refused)
+    let mut config = config::load(&text, &overrides, false).map_err(|e| match e {
+        ConfigError::InOverride { .. } | ConfigError::Override(_) => Usage(e.to_string()),
+        _ => Usage(format!("{}: {e}", found.display())),
+    })?;
+    // Flags win over --set.
+    if let Some(corpus) = &args.data {
+        config.data.corpus.clone_from(corpus);
+    }
+    config.seed = args.seed.unwrap_or(config.seed);
+    Ok(config)
 }
 
-/// A TOML string: a path stays one whatever it looks like.
-fn quoted(text: &str) -> String {
-    toml::Value::from(text).to_string()
+fn no_config(path: &Path) -> Usage {
+    let recipes = config::RECIPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    Usage(format!(
+        "there is no configuration {} here or in configs/, and the recipes are {recipes}; `tinygpt config` prints one",
+        path.display()
+    ))
 }
 
 /// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once. A hang-up is left alone,

@@ -217,11 +217,11 @@ impl RunDir {
     /// The configuration, with overrides that a resumed run may take.
     ///
     /// # Errors
-    /// When the file is unreadable or an override is refused.
+    /// When the file is unreadable or not a whole one, or an override is refused.
     pub fn read_config(&self, overrides: &[String]) -> Result<RunConfig> {
         let path = self.path.join(TRAIN_TOML);
         let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
-        config::load(&text, &[], false).map_err(|e| TrainError::bad_file(&path, e))?;
+        config::load_resolved(&text).map_err(|e| TrainError::bad_file(&path, e))?;
         Ok(config::load(&text, overrides, true)?)
     }
 }
