@@ -30,7 +30,39 @@ fn a_run_folder_holds_a_model_its_configuration_its_metrics_and_what_resuming_ne
     assert_eq!(place.names("run/last"), ["optimizer-60.safetensors", "state.json", "weights-60.safetensors"]);
     let state = place.json("run/last/state.json");
     assert_eq!((&state["format"], &state["step"]), (&json!(1), &json!(60)));
-    assert!(place.text("run/loss.svg").starts_with("<svg"));
+    let svg = place.text("run/loss.svg");
+    assert!(
+        svg.starts_with("<svg") && svg.contains("small") && svg.contains("validation"),
+        "a title and a legend: {svg}"
+    );
+}
+
+#[test]
+fn every_file_of_ours_says_its_format() {
+    let place = trained();
+    for (file, format) in [
+        ("run/config.json", &["tinygpt", "format"][..]),
+        ("run/generation_config.json", &["tinygpt", "format"]),
+        ("run/last/state.json", &["format"]),
+    ] {
+        let value = place.json(file);
+        assert_eq!(format.iter().fold(&value, |value, key| &value[key]), &json!(1), "{file}");
+    }
+    assert!(place.text("run/train.toml").starts_with("format = 1\n"));
+    assert!(place.text("run/metrics.jsonl").lines().all(|line| line.contains("\"format\":1,")));
+    assert!(place.text("run/loss.svg").contains("<!-- tinygpt loss plot, format 1 -->"));
+    let ours = [("tinygpt_format", "1")];
+    for (file, metadata) in [
+        ("run/model.safetensors", &[("format", "pt"), ours[0]][..]),
+        ("run/last/weights-60.safetensors", &ours),
+        ("run/last/optimizer-60.safetensors", &ours),
+    ] {
+        let bytes = place.read(file);
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let mut found: Vec<_> = header.metadata().iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        found.sort();
+        assert_eq!(found, metadata, "{file}");
+    }
 }
 
 #[test]
@@ -150,6 +182,7 @@ fn standard_output_carries_the_result_and_standard_error_the_progress_in_plain_l
     for figure in ["loss ", "lr ", "norm ", " tok/s", " left"] {
         assert!(step.contains(figure), "{figure:?} in {step}");
     }
+    assert!(!step.contains("val"), "the validation loss is that of an earlier step: {step}");
 }
 
 #[test]
@@ -182,7 +215,6 @@ fn runs_without_an_out_folder_are_numbered_by_the_configurations_name() {
 #[test]
 fn a_configuration_is_also_found_in_configs_and_without_its_extension() {
     let place = Place::new();
-    assert!(!step.contains("val"), "the validation loss is that of an earlier step: {step}");
     place.write("configs/tiny.toml", common::SMALL);
     for config in ["tiny", "tiny.toml", "configs/tiny.toml"] {
         place.tinygpt().args(["train", "--config", config, "--set", "train.max_steps=1"]).assert().success();

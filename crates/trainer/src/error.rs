@@ -27,7 +27,7 @@ pub enum TrainError {
     /// The token cache could not be written or read.
     #[error(transparent)]
     TokenCache(#[from] TokenCacheError),
-    /// The grammar of the built-in corpus is broken.
+    /// A text that should be stories of the grammar is not.
     #[error(transparent)]
     Rejected(#[from] Rejected),
     /// The model refused its shape or its tensors.

@@ -17,9 +17,10 @@ use tinygpt_trainer::{
     config::{self, ConfigError, recipe},
     data::BUILTIN_CORPUS,
     engine::{AdamW, ComposedEngine, Engine, EngineState},
+    memory,
     run::{IfExists, LoopState},
     token_cache::default_cache_dir,
-    train::{Ending, Outcome, Trainer, check_data},
+    train::{Ending, METRICS_FILE, Outcome, Trainer, check_data},
 };
 
 use super::{eval::describe, generate::default_start};
@@ -57,7 +58,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         prepared.data.train.len(),
         prepared.data.val.len(),
         gpt.vocab_size,
-        if args.resume { format!(", resumed after step {}", prepared.state.step) } else { String::new() },
+        if args.resume { resumed(&prepared.state, &prepared.config) } else { String::new() },
     );
     let mut progress = Progress::new(&prepared.config, prepared.state.step)?;
     let trainer = Trainer {
@@ -71,7 +72,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     progress.finish();
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(error) if !prepared.run.last().exists() => {
+        Err(error) if !prepared.run.is_saved() => {
             // Not saved even once: of no use to anybody, and a run that was to be overwritten comes back.
             prepared.run.discard()?;
             return Err(error.into());
@@ -86,6 +87,17 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     show_result(args, &prepared, &outcome, &device)
 }
 
+fn resumed(state: &LoopState, config: &RunConfig) -> String {
+    let step = state.step;
+    let finished = |key| format!(", already finished at step {step} (a larger train.{key} goes on)");
+    match state.ending(&config.train) {
+        None | Some(Ending::Interrupted) => format!(", resumed after step {step}"),
+        Some(Ending::MaxSteps) => finished("max_steps"),
+        Some(Ending::MaxMinutes) => finished("max_minutes"),
+        Some(Ending::Patience) => finished("patience"),
+    }
+}
+
 /// Reads everything and checks everything before the first file of the run is written.
 fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let path = args.config.as_deref().ok_or_else(|| Usage("--config FILE is needed to start a run".into()))?;
@@ -94,9 +106,12 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     if let Some(out) = &args.out {
         RunDir::check_new(out, if_exists)?;
     }
+    // Before the corpus is read, which may take minutes; and once more when the vocabulary is known.
+    check_memory(&config, 1, device)?;
     let data = Dataset::load(&config.data, config.seed, None, &default_cache_dir())?;
     check_data(&config, &data)?;
     let gpt = config.gpt(data.tokenizer.vocab_size());
+    check_memory(&config, gpt.vocab_size, device)?;
     let engine = ComposedEngine::new(
         &gpt,
         AdamW::from(&config.train),
@@ -108,10 +123,7 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
         Some(out) => RunDir::create(out, if_exists)?,
         None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
     };
-    // The run is to be found again from any folder.
-    if config.data.corpus != BUILTIN_CORPUS && Path::new(&config.data.corpus).exists() {
-        config.data.corpus = std::path::absolute(&config.data.corpus)?.to_string_lossy().into_owned();
-    }
+    make_absolute(&mut config)?;
     let described = run.write_config(&config);
     let described = described.and_then(|()| run.model().write_description(&gpt, &data.tokenizer, &config.generate));
     if let Err(error) = described {
@@ -135,27 +147,42 @@ fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let mut config = run.read_config(&args.overrides)?;
     if let Some(corpus) = &args.data {
         config.data.corpus.clone_from(corpus);
+        make_absolute(&mut config)?;
     }
     let state = run.last().read_state()?;
-    // The best weights are needed at the end: better to know now that they are damaged.
-    let gpt = match state.best {
-        Some(_) => run.model().read()?.0,
-        None => run.model().read_config()?,
-    };
+    let max_steps = config.train.max_steps;
+    if max_steps < state.step {
+        let step = state.step;
+        let message =
+            format!("train.max_steps = {max_steps}, but the run has made {step} steps already; give a larger one");
+        return Err(Usage(message).into());
+    }
+    let gpt = run.model().read_config()?;
+    check_memory(&config, gpt.vocab_size, device)?;
+    // The best weights are needed at the end: better to know now that they are damaged. Those of the last step are
+    // written again where they are.
+    if state.best.is_some() && !state.is_best() {
+        run.model().read_weights(&gpt)?;
+    }
     let tokenizer = run.model().read_tokenizer()?;
     let data =
         Dataset::load_same(&config.data, config.seed, Some(tokenizer), &default_cache_dir(), Some(&state.source_hash))?;
     let engine_state = run.last().read_engine(&gpt, &state)?;
     let engine = ComposedEngine::new(&gpt, AdamW::from(&config.train), config.seed, &engine_state, device)?;
-    if config.train.max_steps > config.train.decay_steps {
+    if state.step > 0 && !run.path().join(METRICS_FILE).exists() {
+        notice!("{} has no {METRICS_FILE} any more: it begins anew at step {}", run.path().display(), state.step);
+    }
+    if max_steps > config.train.decay_steps && state.ending(&config.train).is_none() {
         notice!(
             "the learning rate has ended its decay at step {}: further steps run at train.min_lr = {}",
             config.train.decay_steps,
             config.train.min_lr
         );
     }
-    run.write_config(&config)?;
-    run.model().write_description(&gpt, &data.tokenizer, &config.generate)?;
+    if config != run.read_config(&[])? {
+        run.write_config(&config)?;
+        run.model().write_description(&gpt, &data.tokenizer, &config.generate)?;
+    }
     Ok(Prepared { run, config, data, engine: Box::new(engine), state })
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub use last::{Best, LAST_FORMAT, Last, LoopState};
-pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder, read_weights};
+pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder};
 
 /// The file that holds a run's configuration as resolved.
 pub const TRAIN_TOML: &str = "train.toml";
@@ -107,6 +107,11 @@ impl RunDir {
             Some(old) => fs::rename(old, &self.path).map_err(TrainError::io("move back", old)),
             None => Ok(()),
         }
+    }
+
+    /// Whether the run was saved at least once.
+    pub fn is_saved(&self) -> bool {
+        self.model().path().join(model_folder::WEIGHTS).is_file() && self.last().exists()
     }
 
     /// Deletes the run that this one replaces, once this one is saved.
