@@ -31,6 +31,13 @@ mod corpus {
     }
 
     #[test]
+    fn a_public_corpus_that_was_not_fetched_yet() {
+        let place = Place::new();
+        let message = failure(place.tinygpt().args(["train", "--config", "shakespeare-small"]), 1);
+        assert!(message.contains("; `tinygpt data fetch tinyshakespeare` downloads it to data/"), "{message}");
+    }
+
+    #[test]
     fn a_glob_without_a_match() {
         insta::assert_snapshot!(refused(&Place::new(), &["--data", "none/*.txt"], 1), @"no file matches `none/*.txt`: the glob is relative to the current folder; quote it so that the shell leaves it alone");
     }
@@ -222,6 +229,8 @@ mod folders {
         insta::assert_snapshot!(resume("nowhere").trim_end(), @"error: nowhere is not a run or a GPT-2 model folder: there is no such folder");
         let message = failure(place.tinygpt().args(["train", "--resume"]), 1);
         assert!(message.contains("there is no run in runs/ yet"), "{message}");
+        let message = failure(place.tinygpt().args(["train", "--resume", "--config", "small"]), 1);
+        assert!(message.contains("there is no run runs/small-N yet"), "{message}");
         assert_eq!(place.names("."), ["small.toml", "thesis"]);
     }
 

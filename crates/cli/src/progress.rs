@@ -10,7 +10,7 @@ use tinygpt_trainer::{RunConfig, metrics::Metrics, train::Event};
 
 /// Plain lines come no more often than this.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
-/// What the line of the bar may take of a terminal, and what of that is the bar at least.
+/// What a line may take of a terminal, and what of that is the bar at least.
 const COLUMNS: usize = 80;
 const BAR: usize = 10;
 
@@ -77,18 +77,17 @@ impl Progress {
     }
 
     fn eval(&mut self, metrics: &Metrics, best: bool) {
-        let Some(val_loss) = metrics.val_loss else { return };
-        let floor = metrics.floor.map(|floor| format!("  floor {floor:.4}")).unwrap_or_default();
-        let more = match (metrics.perplexity, metrics.bits_per_byte) {
-            (Some(perplexity), Some(bits)) => format!("  perplexity {perplexity:.3}  {bits:.4} bits/byte"),
-            _ => String::new(),
-        };
-        let best = if best { "  best so far, saved" } else { "" };
-        let line =
-            format!("eval {}/{}  validation loss {val_loss:.4}{more}{floor}{best}", metrics.step, self.max_steps);
+        let figures = present([
+            (0, Some(format!("eval {}/{}", metrics.step, self.max_steps))),
+            (0, metrics.val_loss.map(|x| format!("loss {x:.4}"))),
+            (4, metrics.perplexity.map(|x| format!("ppl {x:.3}"))),
+            (3, metrics.bits_per_byte.map(|x| format!("{x:.4} bits/byte"))),
+            (2, metrics.floor.map(|x| format!("floor {x:.4}"))),
+            (1, best.then(|| "best".to_owned())),
+        ]);
         match &self.bar {
-            Some(bar) => bar.println(line),
-            None => notice!("{line}"),
+            Some(bar) => bar.println(fitting(figures, COLUMNS)),
+            None => notice!("{}", fitting(figures, usize::MAX)),
         }
     }
 
@@ -102,14 +101,13 @@ impl Progress {
     /// What is known of an update, in the order in which it is shown, each with its rank: the least important has the
     /// largest.
     fn figures(&self, m: &Metrics) -> Vec<(u8, String)> {
-        let figures = [
+        present([
             (0, m.loss.map(|x| format!("loss {x:.4}"))),
             (3, m.lr.map(|x| format!("lr {x:.2e}"))),
             (4, m.grad_norm.map(|x| format!("norm {x:.3}"))),
             (2, self.tokens_per_s.map(|x| format!("{x:.0} tok/s"))),
             (1, self.time_left(m).map(|left| format!("{} left", human_time(left)))),
-        ];
-        figures.into_iter().filter_map(|(rank, text)| Some((rank, text?))).collect()
+        ])
     }
 
     fn time_left(&self, m: &Metrics) -> Option<f64> {
@@ -117,6 +115,10 @@ impl Progress {
         let limit = if self.max_minutes > 0.0 { 60.0 * self.max_minutes - m.seconds } else { f64::INFINITY };
         Some(steps.min(limit).max(0.0))
     }
+}
+
+fn present<const N: usize>(figures: [(u8, Option<String>); N]) -> Vec<(u8, String)> {
+    figures.into_iter().filter_map(|(rank, text)| Some((rank, text?))).collect()
 }
 
 /// The figures in one line, without the least important ones that do not fit.

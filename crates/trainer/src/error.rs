@@ -110,10 +110,10 @@ pub enum TrainError {
         reason: String,
     },
     /// There is no run to continue or to generate from.
-    #[error("there is no run in {folder}/ yet: train one with `tinygpt train --config tiny`")]
+    #[error("there is no run {wanted} yet: train one with `tinygpt train --config tiny`")]
     NoRun {
-        /// The folder that was searched.
-        folder: PathBuf,
+        /// What was looked for.
+        wanted: String,
     },
     /// The folder of a new run already holds something.
     #[error(

@@ -30,11 +30,11 @@ pub fn loss_svg(title: &str, rows: &[Metrics]) -> Option<String> {
 
 type Points = [(f64, f64)];
 
-/// Each point with the mean of the last fiftieth of all points up to it: single batches are noisy.
+/// Each point with the mean of the fiftieth of all points around it: single batches are noisy.
 fn smoothed(points: &Points) -> impl Iterator<Item = (f64, f64)> {
-    let window = points.len().div_ceil(50);
+    let reach = points.len() / 100;
     points.iter().enumerate().map(move |(i, &(x, _))| {
-        let near = &points[(i + 1).saturating_sub(window)..=i];
+        let near = &points[i.saturating_sub(reach)..(i + reach + 1).min(points.len())];
         (x, near.iter().map(|p| p.1).sum::<f64>() / near.len() as f64)
     })
 }
@@ -65,7 +65,7 @@ fn draw(
         .light_line_style(WHITE)
         .draw()?;
     let legend = |colour: RGBColor| move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2));
-    let (faint, grey) = (RGBColor(215, 215, 215), RGBColor(110, 110, 110));
+    let (faint, grey) = (RGBColor(205, 205, 205), RGBColor(110, 110, 110));
     let (blue, red) = (RGBColor(31, 98, 196), RGBColor(196, 49, 31));
     chart.draw_series(LineSeries::new(train.iter().copied(), &faint))?;
     chart.draw_series(LineSeries::new(smoothed(train), &grey))?.label("training").legend(legend(grey));
@@ -92,11 +92,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_smoothed_curve_is_the_mean_of_the_points_just_before() {
+    fn a_smoothed_curve_is_the_mean_of_the_points_around() {
         let points: Vec<(f64, f64)> = (0..120).map(|i| (f64::from(i), f64::from(i % 3))).collect();
         let smooth: Vec<_> = smoothed(&points).collect();
-        assert_eq!(smooth[..3], [(0.0, 0.0), (1.0, 0.5), (2.0, 1.0)]);
-        assert!(smooth[2..].iter().all(|&(_, y)| y == 1.0), "120 points: three at a time");
-        assert!(smoothed(&points[..50]).eq(points[..50].iter().copied()), "few points are left as they are");
+        assert_eq!((smooth[0], smooth[119]), ((0.0, 0.5), (119.0, 1.5)));
+        assert!(smooth[1..119].iter().all(|&(_, y)| y == 1.0), "120 points: three at a time");
+        assert!(smoothed(&points[..99]).eq(points[..99].iter().copied()), "few points are left as they are");
     }
 }

@@ -64,7 +64,11 @@ pub(super) fn unknown(key: &str) -> ConfigError {
     let sections = ["data", "model", "train", "generate"];
     let candidates =
         FIELDS.iter().map(|f| f.key).chain(if key.contains('.') { [].iter() } else { sections.iter() }.copied());
-    let nearest = candidates.map(|valid| (likeness(valid), valid)).max_by(|a, b| a.0.total_cmp(&b.0));
+    // `data` is a section, and no key.
+    let nearest = candidates
+        .filter(|valid| *valid != key)
+        .map(|valid| (likeness(valid), valid))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
     let nearest = nearest.filter(|(score, _)| *score > 0.6).map(|(_, valid)| valid.to_owned());
     ConfigError::UnknownKey { key: key.into(), nearest }
 }

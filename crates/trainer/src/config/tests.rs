@@ -45,6 +45,8 @@ fn an_unknown_key_is_refused_and_the_nearest_named() {
     assert!(error("[train]\nlearning_rate = 5").contains("unknown key `train.learning_rate`"));
     assert!(error("[modle]\nn_layer = 5").contains("did you mean `model`?"));
     assert!(error("n_layer = 5").contains("`model.n_layer`"));
+    let message = load("", &["data=a.txt".into()], false).unwrap_err().to_string();
+    assert!(message.contains("unknown key `data`; did you mean `data."), "{message}");
     let message = load("", &["train.lrr=1".into()], false).unwrap_err().to_string();
     assert!(message.starts_with("--set train.lrr=1: ") && message.contains("`train.lr`"), "{message}");
 }

@@ -175,7 +175,7 @@ impl RunDir {
     pub fn open_numbered(parent: &Path, name: &str) -> Result<Self> {
         match numbered(parent, name).pop() {
             Some((_, path)) => Self::open(&path),
-            None => Err(TrainError::NoRun { folder: parent.to_owned() }),
+            None => Err(TrainError::NoRun { wanted: format!("{}/{name}-N", parent.display()) }),
         }
     }
 
@@ -192,7 +192,7 @@ impl RunDir {
         let latest = entries(parent).filter_map(|path| Some((written(&path)?, path))).max();
         match latest {
             Some((_, path)) => Ok(Self::at(path)),
-            None => Err(TrainError::NoRun { folder: parent.to_owned() }),
+            None => Err(TrainError::NoRun { wanted: format!("in {}/", parent.display()) }),
         }
     }
 

@@ -53,10 +53,12 @@ impl Reader<'_> {
         match *symbol {
             Symbol::Text(ref text) => {
                 let matching = self.text[at..].iter().zip(text.as_bytes()).take_while(|(a, b)| a == b).count();
-                self.parsed.furthest = self.parsed.furthest.max(at + matching);
-                // Whatever is chosen later, this derivation has told these bytes; no two that are followed are one.
-                let probability = (-nats).exp();
-                self.parsed.beginnings[at + 1..=at + matching].iter_mut().for_each(|sum| *sum += probability);
+                if matching > 0 {
+                    self.parsed.furthest = self.parsed.furthest.max(at + matching);
+                    // Whatever is chosen later, this derivation has told these bytes; no two that are followed are one.
+                    let probability = (-nats).exp();
+                    self.parsed.beginnings[at + 1..=at + matching].iter_mut().for_each(|sum| *sum += probability);
+                }
                 if matching == text.len() {
                     self.read(at + matching, after, nats);
                 }
