@@ -72,7 +72,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     progress.finish();
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(error) if !prepared.run.is_saved() => {
+        Err(error) if !args.resume && !prepared.run.is_saved() => {
             // Not saved even once: of no use to anybody, and a run that was to be overwritten comes back.
             prepared.run.discard()?;
             return Err(error.into());
