@@ -18,7 +18,7 @@ fn synth_writes_stories_of_the_size_asked_for_and_prints_their_entropy() {
     assert!(text.starts_with(&format!("stories.txt: {count} stories, {bytes} bytes\nentropy ")), "{text}");
     assert!(text.contains(" nats/char, ") && text.ends_with(" bits/char\n"), "{text}");
 
-    let value = json(place.tinygpt().args(synth).arg("--json"));
+    let value = json(place.tinygpt().args(synth).args(["--overwrite", "--json"]));
     let figure = |key: &str| value[key].as_f64().unwrap();
     assert_eq!((figure("stories"), figure("bytes")), (count as f64, bytes as f64));
     assert!((figure("nats") / figure("bytes") - figure("nats_per_char")).abs() < 1e-12);
@@ -44,6 +44,40 @@ fn synth_refuses_what_it_cannot_write() {
     let message = failure(place.tinygpt().args(["data", "synth", "--bytes", "100", "--out", "none/a.txt"]), 1);
     assert!(message.contains("cannot write none/a.txt"), "{message}");
     assert_eq!(place.names("."), ["small.toml"]);
+}
+
+#[test]
+fn synth_replaces_a_file_only_when_asked_and_a_link_never() {
+    let place = Place::new();
+    place.write("precious.txt", "precious").write("folder/a.txt", "a");
+    #[cfg(unix)]
+    for (target, link) in [("precious.txt", "link.txt"), ("gone.txt", "broken.txt")] {
+        std::os::unix::fs::symlink(target, place.join(link)).unwrap();
+    }
+    let synth = |out: &str| {
+        let mut command = place.tinygpt();
+        command.args(["data", "synth", "--bytes", "500", "--out", out]);
+        command
+    };
+    let outs =
+        if cfg!(unix) { &["precious.txt", "folder", "link.txt", "broken.txt", "/dev/null"][..] } else { &["folder"] };
+    for out in outs {
+        let message = failure(&mut synth(out), 1);
+        assert!(message.contains(&format!("{out} exists already: give --overwrite")), "{message}");
+    }
+    let not_files = if cfg!(unix) { &["folder", "broken.txt", "/dev/null"][..] } else { &["folder"] };
+    for out in not_files {
+        let message = failure(synth(out).arg("--overwrite"), 1);
+        assert!(message.contains(&format!("{out} is not a regular file")), "{message}");
+    }
+    assert_eq!(place.text("precious.txt"), "precious");
+    if cfg!(unix) {
+        synth("link.txt").arg("--overwrite").assert().success();
+        assert!(place.join("link.txt").is_symlink());
+    } else {
+        synth("precious.txt").arg("--overwrite").assert().success();
+    }
+    assert!(place.text("precious.txt").len() >= 500, "what the link leads to is written");
 }
 
 #[test]
@@ -120,4 +154,15 @@ fn config_prints_a_configuration_that_training_takes() {
         .assert()
         .success();
     assert_eq!(place.names("runs"), ["mine-1"], "a configuration without a name of its own is named for its file");
+}
+
+#[test]
+fn config_prints_the_recipes_too() {
+    let place = Place::new();
+    for name in ["tiny", "shakespeare-small", "shakespeare-baby.toml"] {
+        let text = stdout(place.tinygpt().args(["config", name]));
+        assert!(text.contains(&format!("name = \"{}\"", name.trim_end_matches(".toml"))), "{text}");
+    }
+    let message = failure(place.tinygpt().args(["config", "huge"]), 2);
+    assert!(message.contains("there is no recipe huge; the recipes are tiny, shakespeare-small, shakespeare-baby"));
 }

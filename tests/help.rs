@@ -19,7 +19,8 @@ fn help_lists_the_commands_and_where_to_start() {
       sample    Draw from numbers: logits with every sampling rule, or weights
       bench     Measure what this program is made of
       data      Make, check and fetch corpora
-      config    Print every configuration key with its meaning and default, as a TOML file to start from
+      config    Print every configuration key with its meaning and default, or a recipe: a TOML file to
+                start from
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -28,7 +29,7 @@ fn help_lists_the_commands_and_where_to_start() {
       -V, --version      Print version
 
     Start here:
-      tinygpt train --config configs/tiny.toml
+      tinygpt train --config tiny
       tinygpt generate --prompt "Once" --top-p 0.9 --seed 42
 
     Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
@@ -43,8 +44,9 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
     Usage: tinygpt train [OPTIONS]
 
     Options:
-          --config <FILE>    The configuration: a TOML file; `tiny` and `tiny.toml` also find
-                             configs/tiny.toml. With --resume it only says whose newest run to resume
+          --config <FILE>    The configuration: a TOML file, here or in configs/, or a recipe: tiny,
+                             shakespeare-small, shakespeare-baby. With --resume it only says whose
+                             newest run to resume
           --data <PATH>      The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in
                              one); overrides data.corpus
           --out <DIR>        The run folder [default: a fresh runs/NAME-N]
@@ -61,7 +63,7 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
       -V, --version          Print version
 
     Examples:
-      tinygpt train --config configs/tiny.toml
+      tinygpt train --config tiny
       tinygpt train --config tiny --data my.txt --set train.max_steps=500
       tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000
     "##);

@@ -56,10 +56,56 @@ fn a_finished_run_goes_on_to_a_larger_number_of_steps_with_the_same_bytes() {
     assert_same(&place.timeless("parts"), &place.timeless("whole"));
     // The metrics hold each update once.
     assert_eq!(steps(&place, "parts"), steps(&place, "whole"));
-    // Without a larger limit there is nothing left to do, and the result is shown again.
-    let result = json(place.tinygpt().args(["train", "--resume", "--out", "parts", "--json"]));
-    assert_eq!(result["step"], 80);
-    assert_same(&place.timeless("parts"), &place.timeless("whole"));
+}
+
+#[test]
+fn a_finished_run_says_that_it_is_finished_shows_its_result_again_and_stays_as_it_is() {
+    let place = Place::new().with_run("run");
+    let resume = |more: &[&str]| {
+        let mut command = place.tinygpt();
+        command.args(["train", "--resume", "--out", "run"]).args(more);
+        command
+    };
+    let before = place.timeless("run");
+    let written = || std::fs::metadata(place.join("run/train.toml")).unwrap().modified().unwrap();
+    let then = written();
+    let notice = stderr(&mut resume(&[]));
+    assert!(notice.contains("already finished at step 60 (a larger train.max_steps goes on)"), "{notice}");
+    assert_eq!(json(&mut resume(&["--json"]))["step"], 60);
+    let message = failure(&mut resume(&["--set", "train.max_steps=50"]), 2);
+    assert!(message.contains("train.max_steps = 50, but the run has made 60 steps already"), "{message}");
+    assert_same(&place.timeless("run"), &before);
+    assert_eq!(written(), then);
+}
+
+#[test]
+fn best_weights_that_were_not_written_any_more_are_made_up_on_resume() {
+    let place = Place::new().with_run("run");
+    let state = place.json("run/last/state.json");
+    assert_eq!(state["best"]["step"], state["step"], "the last evaluation was the best");
+    let best = place.read("run/model.safetensors");
+    // As a full disk or a crash leaves it behind the state that names it: the best of an earlier evaluation, or none.
+    place.train().args(["--out", "earlier", "--set", "train.max_steps=30"]).assert().success();
+    let earlier = place.read("earlier/model.safetensors");
+    assert!(earlier != best);
+    for left in [Some(earlier), None] {
+        match left {
+            Some(bytes) => drop(place.write("run/model.safetensors", bytes)),
+            None => std::fs::remove_file(place.join("run/model.safetensors")).unwrap(),
+        }
+        place.tinygpt().args(["train", "--resume", "--out", "run"]).assert().success();
+        assert!(place.read("run/model.safetensors") == best);
+    }
+}
+
+#[test]
+fn metrics_that_are_gone_are_noticed_and_begin_anew() {
+    let place = Place::new().with_run("run");
+    std::fs::remove_file(place.join("run/metrics.jsonl")).unwrap();
+    let resume = ["train", "--resume", "--out", "run", "--set", "train.max_steps=62"];
+    let notice = stderr(place.tinygpt().args(resume));
+    assert!(notice.contains("run has no metrics.jsonl any more: it begins anew at step 60"), "{notice}");
+    assert!(steps(&place, "run").contains(&("\"train\"".into(), 62)));
 }
 
 fn steps(place: &Place, run: &str) -> Vec<(String, u64)> {
@@ -108,9 +154,10 @@ fn resume_refuses_a_corpus_that_has_changed() {
     let message = failure(&mut resume(), 1);
     assert!(message.contains("has changed since this run was started") && message.contains("--data"), "{message}");
     assert_same(&place.timeless("run"), &before);
-    // The old text under another name will do.
+    // The old text under another name will do, and is found again from any folder.
     place.write("old.txt", "the cat sat on the mat. ".repeat(20));
     resume().args(["--data", "old.txt"]).assert().success();
+    assert!(place.text("run/train.toml").contains("/old.txt\""));
 }
 
 #[cfg(unix)]

@@ -30,7 +30,39 @@ fn a_run_folder_holds_a_model_its_configuration_its_metrics_and_what_resuming_ne
     assert_eq!(place.names("run/last"), ["optimizer-60.safetensors", "state.json", "weights-60.safetensors"]);
     let state = place.json("run/last/state.json");
     assert_eq!((&state["format"], &state["step"]), (&json!(1), &json!(60)));
-    assert!(place.text("run/loss.svg").starts_with("<svg"));
+    let svg = place.text("run/loss.svg");
+    assert!(
+        svg.starts_with("<svg") && svg.contains("small") && svg.contains("validation"),
+        "a title and a legend: {svg}"
+    );
+}
+
+#[test]
+fn every_file_of_ours_says_its_format() {
+    let place = trained();
+    for (file, format) in [
+        ("run/config.json", &["tinygpt", "format"][..]),
+        ("run/generation_config.json", &["tinygpt", "format"]),
+        ("run/last/state.json", &["format"]),
+    ] {
+        let value = place.json(file);
+        assert_eq!(format.iter().fold(&value, |value, key| &value[key]), &json!(1), "{file}");
+    }
+    assert!(place.text("run/train.toml").starts_with("format = 1\n"));
+    assert!(place.text("run/metrics.jsonl").lines().all(|line| line.contains("\"format\":1,")));
+    assert!(place.text("run/loss.svg").contains("<!-- tinygpt loss plot, format 1 -->"));
+    let ours = [("tinygpt_format", "1")];
+    for (file, metadata) in [
+        ("run/model.safetensors", &[("format", "pt"), ours[0]][..]),
+        ("run/last/weights-60.safetensors", &ours),
+        ("run/last/optimizer-60.safetensors", &ours),
+    ] {
+        let bytes = place.read(file);
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let mut found: Vec<_> = header.metadata().iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        found.sort();
+        assert_eq!(found, metadata, "{file}");
+    }
 }
 
 #[test]
@@ -147,9 +179,10 @@ fn standard_output_carries_the_result_and_standard_error_the_progress_in_plain_l
     }
     assert!(!err.contains(['\r', '\x1b']), "no terminal, no control characters: {err:?}");
     let step = err.lines().find(|line| line.starts_with("step 6/6")).unwrap();
-    for figure in ["loss ", "val ", "lr ", "norm ", " tok/s", " left"] {
+    for figure in ["loss ", "lr ", "norm ", " tok/s", " left"] {
         assert!(step.contains(figure), "{figure:?} in {step}");
     }
+    assert!(!step.contains("val"), "the validation loss is that of an earlier step: {step}");
 }
 
 #[test]
@@ -261,4 +294,38 @@ fn a_run_ends_when_patience_does_and_says_so() {
     assert!(out.contains("2 steps in ") && out.contains("best at step 0"), "{out}");
     let result = json(place.train().args(["--out", "two", "--json"]).args(&set));
     assert_eq!((&result["ending"], &result["step"], &result["best_step"]), (&json!("patience"), &json!(2), &json!(0)));
+}
+
+#[test]
+fn the_floor_is_that_of_the_very_text_that_is_evaluated() {
+    let place = Place::new();
+    let result = json(place.train().args(["--out", "run", "--json"]));
+    let floors = |run: &str| -> Vec<f64> {
+        let text = place.text(&format!("{run}/metrics.jsonl"));
+        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        rows.filter_map(|row| row["floor"].as_f64()).collect()
+    };
+    let whole = result["report"]["floor"].as_f64().unwrap();
+    let estimated = floors("run");
+    assert!(estimated.iter().all(|floor| (0.1..1.0).contains(floor)), "{estimated:?}");
+    assert!(estimated.iter().all(|floor| *floor == estimated[0] && *floor != whole), "{estimated:?}, {whole}");
+    // An evaluation of the whole split has the floor of the whole split.
+    place.train().args(["--out", "all", "--set", "train.eval_batches=0"]).assert().success();
+    assert!(floors("all").iter().all(|floor| (floor - whole).abs() < 1e-12), "{:?}, {whole}", floors("all"));
+}
+
+#[test]
+fn the_recipes_are_built_in_and_a_file_of_the_same_name_wins() {
+    let place = Place::new();
+    let small = ["model.n_layer=1", "model.n_head=1", "model.n_embd=8", "model.block_size=8", "train.max_steps=1"];
+    let small = small.iter().chain(&["data.stories_bytes=9000", "train.eval_batches=1"]).flat_map(|x| ["--set", x]);
+    let small: Vec<&str> = small.collect();
+    for config in ["tiny", "tiny.toml", "configs/tiny.toml"] {
+        place.tinygpt().args(["train", "--config", config]).args(&small).assert().success();
+    }
+    assert_eq!(place.names("runs"), ["tiny-1", "tiny-2", "tiny-3"]);
+    assert!(place.text("runs/tiny-1/train.toml").contains("lr = 0.004"), "the recipe's");
+    place.write("tiny.toml", common::SMALL);
+    place.tinygpt().args(["train", "--config", "tiny"]).args(&small).assert().success();
+    assert!(place.text("runs/tiny-4/train.toml").contains("lr = 0.001"), "the file's");
 }

@@ -23,7 +23,7 @@ const TOML_MAX: u64 = i64::MAX as u64;
 #[derive(Debug, Parser)]
 #[command(name = "tinygpt", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Start here:\n  tinygpt train --config configs/tiny.toml\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted."
+    after_help = "Start here:\n  tinygpt train --config tiny\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted."
 )]
 pub struct Cli {
     /// What to do.
@@ -39,7 +39,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a model and write a run folder.
     #[command(
-        after_help = "Examples:\n  tinygpt train --config configs/tiny.toml\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000"
+        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000"
     )]
     Train(TrainArgs),
     /// Generate text from a trained model.
@@ -66,14 +66,14 @@ pub enum Command {
         #[command(subcommand)]
         command: DataCommand,
     },
-    /// Print every configuration key with its meaning and default, as a TOML file to start from.
-    Config,
+    /// Print every configuration key with its meaning and default, or a recipe: a TOML file to start from.
+    Config(ConfigArgs),
 }
 
 /// Arguments of `train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// The configuration: a TOML file; `tiny` and `tiny.toml` also find configs/tiny.toml. With --resume it only says whose newest run to resume.
+    /// The configuration: a TOML file, here or in configs/, or a recipe: tiny, shakespeare-small, shakespeare-baby. With --resume it only says whose newest run to resume.
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     pub config: Option<PathBuf>,
     /// The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in one); overrides data.corpus.
@@ -227,6 +227,9 @@ pub struct SynthArgs {
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub overwrite: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -241,6 +244,14 @@ pub struct AcceptArgs {
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// A recipe: tiny, shakespeare-small or shakespeare-baby [default: every key with its meaning and default].
+    #[arg(value_name = "RECIPE")]
+    pub recipe: Option<String>,
 }
 
 /// Arguments of `data fetch`.

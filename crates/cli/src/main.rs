@@ -1,4 +1,5 @@
 //! The program `tinygpt`: train a small GPT from text and generate from it.
+
 /// Tells the user something on standard error. A log that cannot be written (a full disk, a reader gone away) must not
 /// end hours of training.
 macro_rules! notice {
@@ -59,7 +60,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Data { command: DataCommand::Synth(args) } => commands::data::synth(&args),
         Command::Data { command: DataCommand::Accept(args) } => commands::data::accept(&args),
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),
-        Command::Config => commands::config::run(),
+        Command::Config(args) => commands::config::run(&args),
     }
 }
 

@@ -1,6 +1,9 @@
 //! What goes to standard output, and the errors that only a program has.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal, Write},
+};
 
 use serde::Serialize;
 
@@ -28,11 +31,22 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Writes a piece of a result to standard output, at once.
+/// Writes a piece of a result to standard output, at once. What a model or a file says must not drive the terminal;
+/// anything else gets it byte for byte.
 pub fn put(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    let text = if out.is_terminal() { harmless(text) } else { text.into() };
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// The text with its control characters (C0, DEL, C1) as `\x1b`, but for line breaks and tabs.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let drives = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(drives) {
+        return text.into();
+    }
+    text.chars().map(|c| if drives(c) { format!("\\x{:02x}", u32::from(c)) } else { c.to_string() }).collect()
 }
 
 /// Writes a result as one line of JSON.
@@ -43,4 +57,17 @@ pub fn put_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Whether the reader of our output has gone away.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_text_is_left_alone() {
+        assert_eq!(harmless("a\x1b[2J\rb\u{7f}\u{9b}31m\0"), r"a\x1b[2J\x0db\x7f\x9b31m\x00");
+        for text in ["", "Once\tthere\n", "Käse 🦀 \\x1b"] {
+            assert!(matches!(harmless(text), Cow::Borrowed(same) if same == text));
+        }
+    }
 }

@@ -10,13 +10,15 @@ use tinygpt_trainer::{RunConfig, metrics::Metrics, train::Event};
 
 /// Plain lines come no more often than this.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+/// What a line may take of a terminal, and what of that is the bar at least.
+const COLUMNS: usize = 80;
+const BAR: usize = 10;
 
 /// Shows [`Event`]s as they come.
 pub struct Progress {
     bar: Option<ProgressBar>,
     max_steps: u64,
     max_minutes: f64,
-    val_loss: Option<f64>,
     /// A moving average of tokens a second; single updates are noisy.
     tokens_per_s: Option<f64>,
     seconds_per_step: Option<f64>,
@@ -38,7 +40,6 @@ impl Progress {
             bar,
             max_steps,
             max_minutes: config.train.max_minutes,
-            val_loss: None,
             tokens_per_s: None,
             seconds_per_step: None,
             tokens_per_step: config.tokens_per_step() as f64,
@@ -60,34 +61,33 @@ impl Progress {
             self.tokens_per_s = Some(mean);
             self.seconds_per_step = Some(self.tokens_per_step / mean);
         }
-        let line = self.figures(metrics);
+        let figures = self.figures(metrics);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(metrics.step);
-                bar.set_message(line);
+                let count = format!(" {}/{}  ", metrics.step, self.max_steps);
+                bar.set_message(fitting(figures, COLUMNS.saturating_sub(BAR + count.len())));
             }
             None if metrics.step == self.max_steps || self.last_line.is_none_or(|t| t.elapsed() >= PLAIN_INTERVAL) => {
                 self.last_line = Some(Instant::now());
-                notice!("step {}/{}  {line}", metrics.step, self.max_steps);
+                notice!("step {}/{}  {}", metrics.step, self.max_steps, fitting(figures, usize::MAX));
             }
             None => {}
         }
     }
 
     fn eval(&mut self, metrics: &Metrics, best: bool) {
-        self.val_loss = metrics.val_loss;
-        let Some(val_loss) = metrics.val_loss else { return };
-        let floor = metrics.floor.map(|floor| format!("  floor {floor:.4}")).unwrap_or_default();
-        let more = match (metrics.perplexity, metrics.bits_per_byte) {
-            (Some(perplexity), Some(bits)) => format!("  perplexity {perplexity:.3}  {bits:.4} bits/byte"),
-            _ => String::new(),
-        };
-        let best = if best { "  best so far, saved" } else { "" };
-        let line =
-            format!("eval {}/{}  validation loss {val_loss:.4}{more}{floor}{best}", metrics.step, self.max_steps);
+        let figures = present([
+            (0, Some(format!("eval {}/{}", metrics.step, self.max_steps))),
+            (0, metrics.val_loss.map(|x| format!("loss {x:.4}"))),
+            (4, metrics.perplexity.map(|x| format!("ppl {x:.3}"))),
+            (3, metrics.bits_per_byte.map(|x| format!("{x:.4} bits/byte"))),
+            (2, metrics.floor.map(|x| format!("floor {x:.4}"))),
+            (1, best.then(|| "best".to_owned())),
+        ]);
         match &self.bar {
-            Some(bar) => bar.println(line),
-            None => notice!("{line}"),
+            Some(bar) => bar.println(fitting(figures, COLUMNS)),
+            None => notice!("{}", fitting(figures, usize::MAX)),
         }
     }
 
@@ -98,27 +98,38 @@ impl Progress {
         }
     }
 
-    fn figures(&self, m: &Metrics) -> String {
-        let mut line = String::new();
-        let mut add = |text: Option<String>| {
-            if let Some(text) = text {
-                line += if line.is_empty() { "" } else { "  " };
-                line += &text;
-            }
-        };
-        add(m.loss.map(|x| format!("loss {x:.4}")));
-        add(self.val_loss.map(|x| format!("val {x:.4}")));
-        add(m.lr.map(|x| format!("lr {x:.2e}")));
-        add(m.grad_norm.map(|x| format!("norm {x:.3}")));
-        add(self.tokens_per_s.map(|x| format!("{x:.0} tok/s")));
-        add(self.time_left(m).map(|left| format!("{} left", human_time(left))));
-        line
+    /// What is known of an update, in the order in which it is shown, each with its rank: the least important has the
+    /// largest.
+    fn figures(&self, m: &Metrics) -> Vec<(u8, String)> {
+        present([
+            (0, m.loss.map(|x| format!("loss {x:.4}"))),
+            (3, m.lr.map(|x| format!("lr {x:.2e}"))),
+            (4, m.grad_norm.map(|x| format!("norm {x:.3}"))),
+            (2, self.tokens_per_s.map(|x| format!("{x:.0} tok/s"))),
+            (1, self.time_left(m).map(|left| format!("{} left", human_time(left)))),
+        ])
     }
 
     fn time_left(&self, m: &Metrics) -> Option<f64> {
         let steps = self.seconds_per_step? * (self.max_steps - m.step.min(self.max_steps)) as f64;
         let limit = if self.max_minutes > 0.0 { 60.0 * self.max_minutes - m.seconds } else { f64::INFINITY };
         Some(steps.min(limit).max(0.0))
+    }
+}
+
+fn present<const N: usize>(figures: [(u8, Option<String>); N]) -> Vec<(u8, String)> {
+    figures.into_iter().filter_map(|(rank, text)| Some((rank, text?))).collect()
+}
+
+/// The figures in one line, without the least important ones that do not fit.
+fn fitting(mut figures: Vec<(u8, String)>, columns: usize) -> String {
+    loop {
+        let line = figures.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("  ");
+        if line.len() <= columns || figures.len() <= 1 {
+            return line;
+        }
+        let least = figures.iter().map(|(rank, _)| *rank).max();
+        figures.retain(|(rank, _)| Some(*rank) != least);
     }
 }
 
@@ -135,6 +146,15 @@ pub fn human_time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_fit_goes_by_its_rank() {
+        let figures =
+            || [(0, "loss 1"), (2, "lr 2"), (1, "3 left")].map(|(rank, text)| (rank, text.to_owned())).to_vec();
+        for (columns, line) in [(20, "loss 1  lr 2  3 left"), (19, "loss 1  3 left"), (13, "loss 1"), (0, "loss 1")] {
+            assert_eq!(fitting(figures(), columns), line);
+        }
+    }
 
     #[test]
     fn times_are_short_and_readable() {

@@ -12,8 +12,9 @@ pub enum Window {
     /// `block_size` positions instead of one.
     #[default]
     Slide,
-    /// The last half of the context is kept and computed anew once, then the cache fills up again: cheap on average, but
-    /// the context varies between half and all of `block_size`.
+    /// A token that does not fit any more leaves the last half of the context, which is computed anew once, then the
+    /// cache fills up again: cheap on average, but the context varies between half and all of `block_size`. Of a prompt
+    /// the last `block_size` tokens are the context.
     Half,
 }
 
@@ -92,8 +93,7 @@ impl Decoder for ComposedDecoder {
             return Err(ModelError::EmptyPrompt);
         }
         self.check(prompt)?;
-        let fits = prompt.len() <= self.gpt.config().block_size;
-        let context = if fits { prompt } else { &prompt[prompt.len() - self.kept()..] };
+        let context = &prompt[prompt.len().saturating_sub(self.gpt.config().block_size)..];
         // The rows share their prompt: it is computed once.
         self.cache = self.gpt.new_cache(1)?;
         let logits = self.forward(context, 1)?;

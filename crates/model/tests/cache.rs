@@ -141,10 +141,10 @@ fn context(tokens: &[u32], prompt: usize, block_size: usize, window: Window) -> 
     let start = match window {
         Window::Slide => tokens.len().saturating_sub(block_size),
         Window::Half => {
-            // The context grows until it has block_size tokens; the token that does not fit any more leaves its last
-            // half, that token included.
+            // The context begins with the end of the prompt and grows until it has block_size tokens; the token that
+            // does not fit any more leaves its last half, that token included.
             let half = (block_size / 2).max(1);
-            let mut start = if prompt > block_size { prompt - half } else { 0 };
+            let mut start = prompt.saturating_sub(block_size);
             for end in prompt..=tokens.len() {
                 if end - start > block_size {
                     start = end - half;
@@ -259,6 +259,8 @@ fn the_windows_keep_what_they_promise() {
     let lengths = |window| (3..=20).map(|n| context(&tokens[..n], 3, 6, window).len()).collect::<Vec<_>>();
     assert_eq!(lengths(Window::Slide), [3, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6]);
     assert_eq!(lengths(Window::Half), [3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4]);
+    let after_a_long_prompt = (9..=14).map(|n| context(&tokens[..n], 9, 6, Window::Half).len()).collect::<Vec<_>>();
+    assert_eq!(after_a_long_prompt, [6, 3, 4, 5, 6, 3]);
 }
 
 #[test]

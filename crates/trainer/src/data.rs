@@ -1,6 +1,6 @@
 //! From text to tokens: the two splits of a corpus, and windows of them.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use tinygpt_sampler::{Stream, philox_at};
 
@@ -37,8 +37,8 @@ pub struct Split {
     store: Arc<TokenStore>,
     start: usize,
     len: usize,
-    /// Where the text's entropy is known: the information of all its tokens but the first, in nats.
-    pub nats: Option<f64>,
+    /// Where the text's entropy is known: the information of each token, in nats, given those before it.
+    nats: Option<Vec<f64>>,
 }
 
 impl Dataset {
@@ -102,14 +102,14 @@ impl Dataset {
         let wanted = (text.len() as f64 * (1.0 - config.val_fraction)) as usize;
         let at = corpus.stories.partition_point(|story| story.end < wanted);
         let boundary = corpus.stories.get(at).map_or(text.len(), |story| story.end);
-        let nats = corpus.stories.iter().skip(at + 1).map(|story| story.nats).sum();
-
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
             None => train_tokenizer(config, &Corpus::from_text(text)?)?,
         };
         let train = tokenizer.encode(&text[..boundary])?;
-        let val = tokenizer.encode(&text[boundary.saturating_sub(1)..])?;
+        let held_out = boundary.saturating_sub(1);
+        let val = tokenizer.encode(&text[held_out..])?;
+        let nats = nats_per_token(&val, &tokenizer, &nats_per_byte(&text[held_out..])?)?;
         Ok(Self {
             tokenizer,
             train: Split::whole(train.into(), None),
@@ -148,9 +148,33 @@ fn train_tokenizer(config: &DataConfig, corpus: &Corpus) -> Result<Tokenizer> {
     })
 }
 
+/// The information of every byte of some stories. The end of a line is certain, and costs nothing.
+fn nats_per_byte(stories: &str) -> Result<Vec<f64>> {
+    let mut nats = Vec::with_capacity(stories.len());
+    for line in stories.split_inclusive('\n') {
+        match line.trim_end_matches('\n') {
+            "" => {}
+            story => nats.extend(Grammar::builtin().nats_per_byte(story)?),
+        }
+        nats.push(0.0);
+    }
+    Ok(nats)
+}
+
+/// The information of the bytes of each token.
+fn nats_per_token(tokens: &[u32], tokenizer: &Tokenizer, mut bytes: &[f64]) -> Result<Vec<f64>> {
+    let mut nats = Vec::with_capacity(tokens.len());
+    for &token in tokens {
+        let (own, rest) = bytes.split_at(tokenizer.token_bytes(token)?.min(bytes.len()));
+        nats.push(own.iter().sum());
+        bytes = rest;
+    }
+    Ok(nats)
+}
+
 impl Split {
-    /// All tokens of a store; `nats` is the information of all of them but the first, where it is known.
-    pub fn whole(store: TokenStore, nats: Option<f64>) -> Self {
+    /// All tokens of a store; `nats` is the information of each of them, where it is known.
+    pub fn whole(store: TokenStore, nats: Option<Vec<f64>>) -> Self {
         Self { start: 0, len: store.len(), store: Arc::new(store), nats }
     }
 
@@ -160,10 +184,10 @@ impl Split {
         self.len
     }
 
-    /// The entropy of the text in nats a predicted token, where it is known: no model's loss lies below it, in
-    /// expectation.
-    pub fn floor(&self) -> Option<f64> {
-        self.nats.filter(|_| self.len > 1).map(|nats| nats / (self.len - 1) as f64)
+    /// The information of some tokens in nats, where it is known: no model that predicts them has a smaller summed
+    /// loss, in expectation.
+    pub fn nats(&self, tokens: Range<usize>) -> Option<f64> {
+        Some(self.nats.as_ref()?.get(tokens)?.iter().sum())
     }
 
     /// Refuses a split that does not hold one whole window and its last target.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tinygpt_model::ModelError;
 
 use crate::{
-    config::ConfigError, corpus::CorpusError, stories::GrammarError, token_cache::TokenCacheError,
+    config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError,
     tokenizer::TokenizerError,
 };
 
@@ -27,9 +27,9 @@ pub enum TrainError {
     /// The token cache could not be written or read.
     #[error(transparent)]
     TokenCache(#[from] TokenCacheError),
-    /// The grammar of the built-in corpus is broken.
+    /// A text that should be stories of the grammar is not.
     #[error(transparent)]
-    Grammar(#[from] GrammarError),
+    Rejected(#[from] Rejected),
     /// The model refused its shape or its tensors.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -46,6 +46,23 @@ pub enum TrainError {
     /// There is nothing to learn from one distinct token.
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]
     NothingToPredict(usize),
+    /// A run that the machine has no memory for.
+    #[error(
+        "training needs at least {} of memory, and {} is there: {} for {what}; lower {keys}",
+        gib(*.needed), gib(*.available), gib(*.bytes)
+    )]
+    TooLarge {
+        /// Bytes that it needs at least.
+        needed: f64,
+        /// Bytes that there are.
+        available: f64,
+        /// What most of it is for.
+        what: &'static str,
+        /// The bytes for that.
+        bytes: f64,
+        /// The keys to lower.
+        keys: &'static str,
+    },
     /// The loss is not a number any more.
     #[error(
         "the {what} of step {step} is {value}: training has diverged; start again with a lower train.lr or with \
@@ -93,10 +110,10 @@ pub enum TrainError {
         reason: String,
     },
     /// There is no run to continue or to generate from.
-    #[error("there is no run in {folder}/ yet: train one with `tinygpt train --config configs/tiny.toml`")]
+    #[error("there is no run {wanted} yet: train one with `tinygpt train --config tiny`")]
     NoRun {
-        /// The folder that was searched.
-        folder: PathBuf,
+        /// What was looked for.
+        wanted: String,
     },
     /// The folder of a new run already holds something.
     #[error(
@@ -147,6 +164,10 @@ pub enum TrainError {
     /// An error of candle.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+fn gib(bytes: f64) -> String {
+    format!("{:.1} GiB", bytes / (1u64 << 30) as f64)
 }
 
 impl TrainError {

@@ -9,6 +9,9 @@ use crate::{Result, TrainError, data::Split, engine::Engine, tokenizer::Tokenize
 pub struct Evaluation {
     /// Mean cross-entropy in nats a token.
     pub loss: f64,
+    /// The entropy of the very tokens that were predicted, in nats a token, where it is known: no model's loss lies
+    /// below it, in expectation.
+    pub floor: Option<f64>,
     /// How many tokens were predicted.
     pub tokens: u64,
 }
@@ -28,7 +31,8 @@ pub fn whole_split(engine: &mut dyn Engine, split: &Split, batch_size: usize, st
         total += engine.eval(&split.batch(rest, std::iter::once(windows * block_size))?)?;
     }
     let tokens = (split.len() - 1) as u64;
-    Ok(Evaluation { loss: total / tokens as f64, tokens })
+    let floor = split.nats(1..split.len()).map(|nats| nats / tokens as f64);
+    Ok(Evaluation { loss: total / tokens as f64, floor, tokens })
 }
 
 /// An estimate from `batches * batch_size` of the whole windows, spread evenly over the split and the same every time;
@@ -53,7 +57,9 @@ pub fn estimate(
     let chosen: Vec<usize> = (0..wanted).map(|i| i * windows / wanted).collect();
     let total = window_losses(engine, split, batch_size, &chosen, stop)?;
     let tokens = (wanted * block_size) as u64;
-    Ok(Evaluation { loss: total / tokens as f64, tokens })
+    let predicted = |window: &usize| window * block_size + 1..(window + 1) * block_size + 1;
+    let nats: Option<f64> = chosen.iter().map(|window| split.nats(predicted(window))).sum();
+    Ok(Evaluation { loss: total / tokens as f64, floor: nats.map(|nats| nats / tokens as f64), tokens })
 }
 
 fn window_losses(
@@ -99,10 +105,9 @@ impl Report {
     /// # Errors
     /// When a token of the split is not one of the tokenizer's.
     pub fn new(evaluation: Evaluation, split: &Split, tokenizer: &Tokenizer) -> Result<Self> {
-        let Evaluation { loss, tokens } = evaluation;
+        let Evaluation { loss, floor, tokens } = evaluation;
         let bytes = split.predicted_bytes(tokenizer)?;
         let bits_per_byte = |nats: f64| nats * tokens as f64 / std::f64::consts::LN_2 / bytes as f64;
-        let floor = split.floor();
         let gap = floor.map(|floor| loss - floor);
         Ok(Self {
             loss,

@@ -185,7 +185,7 @@ pub fn fetch(
         hasher.update(bytes);
         received += bytes.len() as u64;
         progress(received, dataset.bytes);
-        file.write_all(bytes)
+        file.as_file_mut().write_all(bytes)
     })
     .map_err(|error| match error {
         CopyError::Read(error) => network(format!("the connection broke after {received} bytes ({error})")),

@@ -13,6 +13,7 @@ pub mod engine;
 mod error;
 pub mod evaluate;
 pub mod fetch;
+pub mod memory;
 pub mod metrics;
 mod new_file;
 mod plot;

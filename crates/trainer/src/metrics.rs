@@ -44,7 +44,7 @@ pub struct Metrics {
     /// The validation loss in bits per byte of UTF-8 text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
-    /// The entropy of the whole validation text in nats a token, where it is known.
+    /// The entropy of the text that the validation loss is of, in nats a token, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
     /// The learning rate of the update.

@@ -7,13 +7,13 @@ use std::{
 
 use crate::{
     Result, TrainError, atomic,
-    config::RunConfig,
+    config::{RunConfig, TrainConfig},
     data::Dataset,
     engine::Engine,
-    evaluate::{self, Report},
+    evaluate::{self, Evaluation, Report},
     metrics::{Kind, Metrics, MetricsFile},
     plot,
-    run::{Best, LAST_FORMAT, LoopState, RunDir, read_weights},
+    run::{Best, LAST_FORMAT, LoopState, RunDir},
     schedule::learning_rate,
 };
 
@@ -85,6 +85,28 @@ impl LoopState {
     pub fn fresh(source_hash: String) -> Self {
         Self { format: LAST_FORMAT, step: 0, best: None, evaluations_since_best: 0, seconds: 0.0, source_hash }
     }
+
+    /// Whether the weights of this update are the best so far.
+    pub fn is_best(&self) -> bool {
+        self.best.is_some_and(|best| best.step == self.step)
+    }
+
+    /// Which limit of the configuration is reached, if any.
+    pub fn ending(&self, train: &TrainConfig) -> Option<Ending> {
+        if self.step >= train.max_steps {
+            Some(Ending::MaxSteps)
+        } else if train.patience > 0 && self.evaluations_since_best >= train.patience {
+            Some(Ending::Patience)
+        } else if self.out_of_time(train) {
+            Some(Ending::MaxMinutes)
+        } else {
+            None
+        }
+    }
+
+    fn out_of_time(&self, train: &TrainConfig) -> bool {
+        train.max_minutes > 0.0 && self.seconds >= 60.0 * train.max_minutes
+    }
 }
 
 impl Trainer<'_> {
@@ -95,6 +117,7 @@ impl Trainer<'_> {
     /// # Errors
     /// When the loss is no number any more, the disk is full or the device fails. What was saved last stays whole.
     pub fn train(mut self, stop: &AtomicBool, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
+        self.catch_up()?;
         let mut metrics = MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?;
         let mut clock = Clock::new(self.state.seconds);
         match self.until_ending(&mut metrics, &mut clock, stop, on_event) {
@@ -124,8 +147,11 @@ impl Trainer<'_> {
             if self.evaluation_is_due(metrics) {
                 self.evaluate(metrics, clock, stop, on_event)?;
             }
-            if let Some(ending) = self.ending(stop) {
+            if let Some(ending) = self.state.ending(config) {
                 return Ok(ending);
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Ending::Interrupted);
             }
             let mut row = self.update(stop)?;
             let step = self.state.step;
@@ -144,30 +170,10 @@ impl Trainer<'_> {
     fn evaluation_is_due(&self, metrics: &MetricsFile) -> bool {
         let train = &self.config.train;
         let step = self.state.step;
-        let over = step >= train.max_steps || self.out_of_time();
+        let over = step >= train.max_steps || self.state.out_of_time(train);
         let evaluated =
             metrics.rows().iter().rev().take_while(|row| row.step == step).any(|row| row.kind == Kind::Eval);
         (step.is_multiple_of(train.eval_every) || over) && !evaluated
-    }
-
-    fn out_of_time(&self) -> bool {
-        let max_minutes = self.config.train.max_minutes;
-        max_minutes > 0.0 && self.state.seconds >= 60.0 * max_minutes
-    }
-
-    fn ending(&self, stop: &AtomicBool) -> Option<Ending> {
-        let config = &self.config.train;
-        if self.state.step >= config.max_steps {
-            Some(Ending::MaxSteps)
-        } else if config.patience > 0 && self.state.evaluations_since_best >= config.patience {
-            Some(Ending::Patience)
-        } else if self.out_of_time() {
-            Some(Ending::MaxMinutes)
-        } else if stop.load(Ordering::Relaxed) {
-            Some(Ending::Interrupted)
-        } else {
-            None
-        }
     }
 
     /// One update: the gradients of `grad_accum` batches, then AdamW.
@@ -210,15 +216,14 @@ impl Trainer<'_> {
     ) -> Result<()> {
         let config = &self.config.train;
         let val = &self.data.val;
-        let loss = evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches, stop)?.loss;
+        let Evaluation { loss, floor, .. } =
+            evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches, stop)?;
         if !loss.is_finite() {
             let what = "validation loss";
             return Err(TrainError::NonFiniteLoss { step: self.state.step, what, value: loss });
         }
         let best = self.state.best.is_none_or(|best| loss < best.val_loss);
         if best {
-            let exported = self.engine.export()?;
-            self.run.model().write_weights(self.engine.config(), &exported.params)?;
             self.state.best = Some(Best { step: self.state.step, val_loss: loss });
             self.state.evaluations_since_best = 0;
         } else {
@@ -229,29 +234,47 @@ impl Trainer<'_> {
             val_loss: Some(loss),
             perplexity: Some(loss.exp()),
             bits_per_byte: Some(loss / std::f64::consts::LN_2 * self.data.val_tokens_per_byte()?),
-            floor: val.floor(),
+            floor,
             seconds: self.state.seconds,
             ..Metrics::new(Kind::Eval, self.state.step)
         };
-        on_event(Event::Eval { metrics: &row, best });
-        metrics.append(row)?;
+        metrics.append(row.clone())?;
         self.save()?;
-        if let Some(svg) = plot::loss_svg(metrics.rows()) {
+        if let Some(svg) = plot::loss_svg(&self.config.name, metrics.rows()) {
             atomic::write(&self.run.path().join(LOSS_SVG), svg.as_bytes())?;
         }
+        on_event(Event::Eval { metrics: &row, best });
         clock.restart();
         Ok(())
     }
 
+    /// The state of the loop first: it says whether the weights are the best, and [`Trainer::catch_up`] writes them as
+    /// such where a crash or a full disk kept this from doing it.
     fn save(&self) -> Result<()> {
-        self.run.last().save(self.engine.config(), &self.engine.export()?, &self.state)?;
+        let exported = self.engine.export()?;
+        self.run.last().save(self.engine.config(), &exported, &self.state)?;
+        if self.state.is_best() {
+            self.run.model().write_weights(self.engine.config(), &exported.params)?;
+        }
         self.run.delete_replaced()
+    }
+
+    /// Writes the best weights, if they are those to go on from and are not written yet.
+    fn catch_up(&self) -> Result<()> {
+        if !self.state.is_best() {
+            return Ok(());
+        }
+        let (config, params) = (self.engine.config(), self.engine.export()?.params);
+        match self.run.model().read_weights(config) {
+            Ok(written) if written == params => Ok(()),
+            _ => self.run.model().write_weights(config, &params),
+        }
     }
 
     /// The best weights on the whole validation split.
     fn report(&mut self, stop: &AtomicBool) -> Result<Report> {
         let mut state = self.engine.export()?;
-        state.params = read_weights(&self.run.path().join("model.safetensors"), self.engine.config())?;
+        state.params = self.run.model().read_weights(self.engine.config())?;
         self.engine.import(&state)?;
         let evaluation = evaluate::whole_split(self.engine, &self.data.val, self.config.train.batch_size, stop)?;
         Report::new(evaluation, &self.data.val, &self.data.tokenizer)

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Read, stdin},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context;
@@ -25,8 +25,9 @@ pub fn synth(args: &SynthArgs) -> anyhow::Result<()> {
     if args.bytes == 0 || args.bytes > 1 << 32 {
         return Err(Usage("--bytes must be at least 1, and at most 4 GiB".into()).into());
     }
+    let out = new_or_replaced(args)?;
     let corpus = StoryCorpus::synth(Grammar::builtin(), args.bytes, args.seed);
-    atomic::write(&args.out, corpus.text.as_bytes())?;
+    atomic::write(&out, corpus.text.as_bytes())?;
     let (nats, per_char) = (corpus.nats(), corpus.nats_per_char());
     let bits_per_char = per_char / std::f64::consts::LN_2;
     let (stories, bytes) = (corpus.stories.len(), corpus.text.len());
@@ -40,6 +41,22 @@ pub fn synth(args: &SynthArgs) -> anyhow::Result<()> {
         "{}: {stories} stories, {bytes} bytes\nentropy {nats:.1} nats: {per_char:.5} nats/char, {bits_per_char:.5} bits/char\n",
         args.out.display()
     ))?)
+}
+
+/// The file to write: one that does not exist yet, or with --overwrite a regular file; where it is a link, what it leads
+/// to.
+fn new_or_replaced(args: &SynthArgs) -> anyhow::Result<PathBuf> {
+    let out = args.out.display();
+    match std::fs::symlink_metadata(&args.out) {
+        Err(_) => Ok(args.out.clone()), // writing says what is wrong, if anything is
+        Ok(_) if !args.overwrite => {
+            anyhow::bail!("{out} exists already: give --overwrite to replace it, or another --out")
+        }
+        Ok(_) => match args.out.canonicalize() {
+            Ok(path) if path.is_file() => Ok(path),
+            _ => anyhow::bail!("{out} is not a regular file: give another --out"),
+        },
+    }
 }
 
 pub fn accept(args: &AcceptArgs) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! `tinygpt train`.
 
 use std::{
+    fs::read_to_string,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -13,12 +14,13 @@ use tinygpt_model::{ComposedDecoder, Generation, Window, generate, init_params};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     Dataset, RunConfig, RunDir,
-    config::{self, ConfigError},
+    config::{self, ConfigError, recipe},
     data::BUILTIN_CORPUS,
     engine::{self, AdamW, Engine, EngineState},
+    memory,
     run::{IfExists, LoopState},
     token_cache::default_cache_dir,
-    train::{Ending, Outcome, Trainer, check_data},
+    train::{Ending, METRICS_FILE, Outcome, Trainer, check_data},
 };
 
 use super::{eval::describe, generate::default_start};
@@ -56,7 +58,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         prepared.data.train.len(),
         prepared.data.val.len(),
         gpt.vocab_size,
-        if args.resume { format!(", resumed after step {}", prepared.state.step) } else { String::new() },
+        if args.resume { resumed(&prepared.state, &prepared.config) } else { String::new() },
     );
     let mut progress = Progress::new(&prepared.config, prepared.state.step)?;
     let trainer = Trainer {
@@ -70,7 +72,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     progress.finish();
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(error) if !prepared.run.last().exists() => {
+        Err(error) if !args.resume && !prepared.run.is_saved() => {
             // Not saved even once: of no use to anybody, and a run that was to be overwritten comes back.
             prepared.run.discard()?;
             return Err(error.into());
@@ -85,6 +87,17 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     show_result(args, &prepared, &outcome, &device)
 }
 
+fn resumed(state: &LoopState, config: &RunConfig) -> String {
+    let step = state.step;
+    let finished = |key| format!(", already finished at step {step} (a larger train.{key} goes on)");
+    match state.ending(&config.train) {
+        None | Some(Ending::Interrupted) => format!(", resumed after step {step}"),
+        Some(Ending::MaxSteps) => finished("max_steps"),
+        Some(Ending::MaxMinutes) => finished("max_minutes"),
+        Some(Ending::Patience) => finished("patience"),
+    }
+}
+
 /// Reads everything and checks everything before the first file of the run is written.
 fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let path = args.config.as_deref().ok_or_else(|| Usage("--config FILE is needed to start a run".into()))?;
@@ -93,9 +106,12 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     if let Some(out) = &args.out {
         RunDir::check_new(out, if_exists)?;
     }
+    // Before the corpus is read, which may take minutes; and once more when the vocabulary is known.
+    check_memory(&config, 1, device)?;
     let data = Dataset::load(&config.data, config.seed, None, &default_cache_dir())?;
     check_data(&config, &data)?;
     let gpt = config.gpt(data.tokenizer.vocab_size());
+    check_memory(&config, gpt.vocab_size, device)?;
     let engine = engine::open(
         &gpt,
         AdamW::from(&config.train),
@@ -107,10 +123,7 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
         Some(out) => RunDir::create(out, if_exists)?,
         None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
     };
-    // The run is to be found again from any folder.
-    if config.data.corpus != BUILTIN_CORPUS && Path::new(&config.data.corpus).exists() {
-        config.data.corpus = std::path::absolute(&config.data.corpus)?.to_string_lossy().into_owned();
-    }
+    make_absolute(&mut config)?;
     let described = run.write_config(&config);
     let described = described.and_then(|()| run.model().write_description(&gpt, &data.tokenizer, &config.generate));
     if let Err(error) = described {
@@ -134,31 +147,63 @@ fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let mut config = run.read_config(&args.overrides)?;
     if let Some(corpus) = &args.data {
         config.data.corpus.clone_from(corpus);
+        make_absolute(&mut config)?;
     }
     let state = run.last().read_state()?;
-    // The best weights are needed at the end: better to know now that they are damaged.
-    let gpt = match state.best {
-        Some(_) => run.model().read()?.0,
-        None => run.model().read_config()?,
-    };
+    let max_steps = config.train.max_steps;
+    if max_steps < state.step {
+        let step = state.step;
+        let message =
+            format!("train.max_steps = {max_steps}, but the run has made {step} steps already; give a larger one");
+        return Err(Usage(message).into());
+    }
+    let gpt = run.model().read_config()?;
+    check_memory(&config, gpt.vocab_size, device)?;
+    // The best weights are needed at the end: better to know now that they are damaged. Those of the last step are
+    // written again where they are.
+    if state.best.is_some() && !state.is_best() {
+        run.model().read_weights(&gpt)?;
+    }
     let tokenizer = run.model().read_tokenizer()?;
     let data =
         Dataset::load_same(&config.data, config.seed, Some(tokenizer), &default_cache_dir(), Some(&state.source_hash))?;
     let engine_state = run.last().read_engine(&gpt, &state)?;
     let engine = engine::open(&gpt, AdamW::from(&config.train), config.seed, &engine_state, device)?;
-    if config.train.max_steps > config.train.decay_steps {
+    if state.step > 0 && !run.path().join(METRICS_FILE).exists() {
+        notice!("{} has no {METRICS_FILE} any more: it begins anew at step {}", run.path().display(), state.step);
+    }
+    if max_steps > config.train.decay_steps && state.ending(&config.train).is_none() {
         notice!(
             "the learning rate has ended its decay at step {}: further steps run at train.min_lr = {}",
             config.train.decay_steps,
             config.train.min_lr
         );
     }
-    run.write_config(&config)?;
-    run.model().write_description(&gpt, &data.tokenizer, &config.generate)?;
+    if config != run.read_config(&[])? {
+        run.write_config(&config)?;
+        run.model().write_description(&gpt, &data.tokenizer, &config.generate)?;
+    }
     Ok(Prepared { run, config, data, engine, state })
 }
 
-/// The configuration of a file, or of `configs/FILE` or `configs/FILE.toml`, with the flags that override it.
+/// The corpus is to be found again from any folder.
+fn make_absolute(config: &mut RunConfig) -> anyhow::Result<()> {
+    if config.data.corpus != BUILTIN_CORPUS && Path::new(&config.data.corpus).exists() {
+        config.data.corpus = std::path::absolute(&config.data.corpus)?.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
+/// The memory of a GPU is its own, and its driver's errors are no aborts.
+fn check_memory(config: &RunConfig, vocab_size: usize, device: &Device) -> anyhow::Result<()> {
+    if device.is_cpu() {
+        memory::check(config, vocab_size)?;
+    }
+    Ok(())
+}
+
+/// The configuration of a file, of `configs/FILE` or `configs/FILE.toml`, or of a built-in recipe, with the flags that
+/// override it.
 fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
     let mut with_extension = path.as_os_str().to_owned();
     with_extension.push(".toml");
@@ -169,17 +214,13 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
         Path::new("configs").join(path),
         Path::new("configs").join(with_extension),
     ];
-    let found = candidates.iter().find(|p| p.is_file()).ok_or_else(|| {
-        Usage(format!("there is no configuration {} here or in configs/; `tinygpt config` prints one", path.display()))
-    })?;
-    let text = std::fs::read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?;
-    // The later ones win: --data and --seed over --set.
+    let (found, text) = match candidates.iter().find(|p| p.is_file()) {
+        Some(found) => {
+            (found.as_path(), read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?)
+        }
+        None => (path, path.to_str().and_then(recipe).ok_or_else(|| no_config(path))?.to_owned()),
+    };
     let mut overrides = if args.resume { Vec::new() } else { args.overrides.clone() };
-    if let Some(corpus) = &args.data {
-        overrides.push(format!("data.corpus={}", quoted(corpus)));
-    }
-    overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
-    let refused = |e: ConfigError| anyhow::Error::new(Usage(format!("{}: {e}", found.display())));
     let named = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("name"));
     if !named && let Some(stem) = found.file_stem() {
         // A file without a name is named for itself.
@@ -188,14 +229,26 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
             .chars()
             .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' })
             .collect();
-        overrides.insert(0, format!("name={}", quoted(&name)));
+        overrides.insert(0, format!("name=\"{name}\""));
     }
-    config::load(&text, &overrides, false).map_err(refused)
+    let mut config = config::load(&text, &overrides, false).map_err(|e| match e {
+        ConfigError::InOverride { .. } | ConfigError::Override(_) => Usage(e.to_string()),
+        _ => Usage(format!("{}: {e}", found.display())),
+    })?;
+    // Flags win over --set.
+    if let Some(corpus) = &args.data {
+        config.data.corpus.clone_from(corpus);
+    }
+    config.seed = args.seed.unwrap_or(config.seed);
+    Ok(config)
 }
 
-/// A TOML string: a path stays one whatever it looks like.
-fn quoted(text: &str) -> String {
-    toml::Value::from(text).to_string()
+fn no_config(path: &Path) -> Usage {
+    let recipes = config::RECIPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    Usage(format!(
+        "there is no configuration {} here or in configs/, and the recipes are {recipes}; `tinygpt config` prints one",
+        path.display()
+    ))
 }
 
 /// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once. A hang-up is left alone,

@@ -1,11 +1,16 @@
 //! The configuration of a run: what `train.toml` and the files in `configs/` hold.
 
+mod check;
+mod recipes;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 use tinygpt_model::{Activation, GptConfig};
 
-pub use schema::{ConfigError, FIELDS, Field, annotated_default, load};
+pub use recipes::{RECIPES, recipe};
+pub use schema::{ConfigError, FIELDS, Field, annotated_default, load, load_resolved};
 
 /// The format of `train.toml`.
 pub const CONFIG_FORMAT: u64 = 1;

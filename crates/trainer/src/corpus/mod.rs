@@ -9,7 +9,10 @@ mod tests;
 
 pub use read::Pieces;
 
-use crate::digest::{Digest, Hasher};
+use crate::{
+    digest::{Digest, Hasher},
+    fetch::DATASETS,
+};
 
 /// How many bytes of a file are read at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -18,10 +21,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
     /// Nothing has the given name.
-    #[error(
-        "there is no corpus at `{path}`: no file or folder of that name (looked in {folder}); give a UTF-8 text \
-         file, a folder with .txt or .md files, or a glob such as 'texts/*.txt'"
-    )]
+    #[error("there is no corpus at `{path}`: no file or folder of that name (looked in {folder}); {}", remedy(path))]
     Missing {
         /// What was given.
         path: PathBuf,
@@ -77,6 +77,13 @@ pub enum CorpusError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+}
+
+fn remedy(path: &Path) -> String {
+    match DATASETS.iter().find(|dataset| path.file_name().is_some_and(|name| name == dataset.file)) {
+        Some(dataset) => format!("`tinygpt data fetch {}` downloads it to data/", dataset.name),
+        None => "give a UTF-8 text file, a folder with .txt or .md files, or a glob such as 'texts/*.txt'".into(),
+    }
 }
 
 impl CorpusError {

@@ -6,9 +6,10 @@
 use std::{fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tinygpt_model::{GptConfig, ParamSpec, param_specs};
 
-use super::model_folder::{read_json, read_tensors, read_weights, write_tensors};
+use super::model_folder::{FORMAT_KEY, read_json, read_tensors, read_weights, write_tensors};
 use crate::{Result, TrainError, atomic, engine::EngineState};
 
 /// The format of the files in `last/`.
@@ -74,9 +75,8 @@ impl Last {
     pub fn save(&self, config: &GptConfig, engine: &EngineState, state: &LoopState) -> Result<()> {
         fs::create_dir_all(&self.path).map_err(TrainError::io("create", &self.path))?;
         let specs = param_specs(config);
-        let format = LAST_FORMAT.to_string();
-        let metadata = ("tinygpt_format", format.as_str());
-        write_tensors(&self.weights(state.step), named(&specs, "", &engine.params), metadata)?;
+        let metadata = json!({ FORMAT_KEY: LAST_FORMAT.to_string() });
+        write_tensors(&self.weights(state.step), named(&specs, "", &engine.params), metadata.clone())?;
         let moments = named(&specs, "m/", &engine.m).chain(named(&specs, "v/", &engine.v));
         write_tensors(&self.optimizer(state.step), moments, metadata)?;
         let path = self.path.join(STATE);
@@ -90,12 +90,12 @@ impl Last {
         let entries = fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))?;
         let ours = |path: &PathBuf| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            ["weights-", "optimizer-", ".writing-"].iter().any(|prefix| name.starts_with(prefix)) && path.is_file()
+            ["weights-", "optimizer-"].iter().any(|prefix| name.starts_with(prefix)) && path.is_file()
         };
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| ours(path) && !keep.contains(path)) {
             fs::remove_file(&path).map_err(TrainError::io("delete", &path))?;
         }
-        Ok(())
+        atomic::delete_abandoned(&self.path)
     }
 
     /// Reads the state of the loop.

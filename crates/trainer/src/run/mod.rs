@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub use last::{Best, LAST_FORMAT, Last, LoopState};
-pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder, read_weights};
+pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder};
 
 /// The file that holds a run's configuration as resolved.
 pub const TRAIN_TOML: &str = "train.toml";
@@ -109,6 +109,11 @@ impl RunDir {
         }
     }
 
+    /// Whether the run was saved at least once.
+    pub fn is_saved(&self) -> bool {
+        self.model().path().join(model_folder::WEIGHTS).is_file() && self.last().exists()
+    }
+
     /// Deletes the run that this one replaces, once this one is saved.
     pub(crate) fn delete_replaced(&self) -> Result<()> {
         match &self.replaced {
@@ -158,7 +163,9 @@ impl RunDir {
     /// # Errors
     /// As [`RunDir::open`], and [`TrainError::Busy`] when another process writes to it.
     pub fn open_for_writing(path: &Path) -> Result<Self> {
-        Self::open(path)?.locked()
+        let run = Self::open(path)?.locked()?;
+        atomic::delete_abandoned(path)?;
+        Ok(run)
     }
 
     /// The newest of `parent/NAME-N`: the one with the largest N.
@@ -168,7 +175,7 @@ impl RunDir {
     pub fn open_numbered(parent: &Path, name: &str) -> Result<Self> {
         match numbered(parent, name).pop() {
             Some((_, path)) => Self::open(&path),
-            None => Err(TrainError::NoRun { folder: parent.to_owned() }),
+            None => Err(TrainError::NoRun { wanted: format!("{}/{name}-N", parent.display()) }),
         }
     }
 
@@ -185,7 +192,7 @@ impl RunDir {
         let latest = entries(parent).filter_map(|path| Some((written(&path)?, path))).max();
         match latest {
             Some((_, path)) => Ok(Self::at(path)),
-            None => Err(TrainError::NoRun { folder: parent.to_owned() }),
+            None => Err(TrainError::NoRun { wanted: format!("in {}/", parent.display()) }),
         }
     }
 
@@ -215,11 +222,11 @@ impl RunDir {
     /// The configuration, with overrides that a resumed run may take.
     ///
     /// # Errors
-    /// When the file is unreadable or an override is refused.
+    /// When the file is unreadable or not a whole one, or an override is refused.
     pub fn read_config(&self, overrides: &[String]) -> Result<RunConfig> {
         let path = self.path.join(TRAIN_TOML);
         let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
-        config::load(&text, &[], false).map_err(|e| TrainError::bad_file(&path, e))?;
+        config::load_resolved(&text).map_err(|e| TrainError::bad_file(&path, e))?;
         Ok(config::load(&text, overrides, true)?)
     }
 }

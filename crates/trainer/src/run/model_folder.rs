@@ -15,8 +15,10 @@ use tinygpt_model::{Activation, GptConfig, param_specs};
 
 use crate::{Result, TrainError, atomic, config::GenerateConfig, tokenizer::Tokenizer};
 
-/// The format of what this program adds to `config.json`, and of `model.safetensors`.
+/// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
 pub const MODEL_FORMAT: u64 = 1;
+/// The key of our format version among the metadata of a safetensors file.
+pub(super) const FORMAT_KEY: &str = "tinygpt_format";
 
 /// The file of the weights.
 pub(super) const WEIGHTS: &str = "model.safetensors";
@@ -95,8 +97,12 @@ impl ModelFolder {
             let n = spec.len();
             tensors.entry(spec.name).or_insert_with(|| (spec.shape, &zeros[..n]));
         }
-        // One entry of metadata only: with more, the order in the file, and so its bytes, would differ between runs.
-        write_tensors(&self.path.join(WEIGHTS), tensors, ("format", "pt"))
+        // `transformers` loads nothing without this format.
+        write_tensors(
+            &self.path.join(WEIGHTS),
+            tensors,
+            json!({ "format": "pt", FORMAT_KEY: MODEL_FORMAT.to_string() }),
+        )
     }
 
     /// Reads the shape and the weights (in parameter order) of the model.
@@ -114,8 +120,16 @@ impl ModelFolder {
             }
         }
         let config = self.read_config()?;
-        let params = read_weights(&self.path.join(WEIGHTS), &config)?;
+        let params = self.read_weights(&config)?;
         Ok((config, params))
+    }
+
+    /// Reads the weights, in parameter order.
+    ///
+    /// # Errors
+    /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
+    pub fn read_weights(&self, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
+        read_weights(&self.path.join(WEIGHTS), config)
     }
 
     /// Reads the shape of the model.
@@ -129,9 +143,7 @@ impl ModelFolder {
         if value["model_type"] != "gpt2" {
             return Err(bad(format!("its model_type is {}, this program knows \"gpt2\" only", value["model_type"])));
         }
-        if let Some(found) = value["tinygpt"]["format"].as_u64().filter(|&f| f != MODEL_FORMAT) {
-            return Err(TrainError::FormatVersion { path, found, expected: MODEL_FORMAT });
-        }
+        check_format(&path, &value)?;
         let number = |key: &str| {
             value[key].as_u64().map(|n| n as usize).ok_or_else(|| bad(format!("`{key}` is missing or not a number")))
         };
@@ -179,10 +191,15 @@ impl ModelFolder {
     /// The defaults for generation; all absent where there is no such file.
     ///
     /// # Errors
-    /// When the file is not JSON.
+    /// When the file is not JSON, or of another format.
     pub fn read_generation_defaults(&self) -> Result<GenerationDefaults> {
         let path = self.path.join(GENERATION);
-        if path.is_file() { read_json(&path) } else { Ok(GenerationDefaults::default()) }
+        if !path.is_file() {
+            return Ok(GenerationDefaults::default());
+        }
+        let value: Value = read_json(&path)?;
+        check_format(&path, &value)?;
+        serde_json::from_value(value).map_err(|e| TrainError::bad_file(&path, e))
     }
 }
 
@@ -219,6 +236,7 @@ fn generation_json(generate: &GenerateConfig, end_of_text: Option<u32>) -> Value
         "max_new_tokens": generate.max_new_tokens,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
+        "tinygpt": { "format": MODEL_FORMAT },
     });
     // Hugging Face refuses a temperature of 0; there, greedy is `do_sample: false`.
     if generate.temperature > 0.0 {
@@ -227,16 +245,26 @@ fn generation_json(generate: &GenerateConfig, end_of_text: Option<u32>) -> Value
     value
 }
 
+/// Refuses a file of ours of another format; files that others wrote have none.
+fn check_format(path: &Path, value: &Value) -> Result<()> {
+    match value["tinygpt"]["format"].as_u64() {
+        Some(found) if found != MODEL_FORMAT => {
+            Err(TrainError::FormatVersion { path: path.to_owned(), found, expected: MODEL_FORMAT })
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path).map_err(TrainError::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|e| TrainError::bad_file(path, format!("not the JSON it should be: {e}")))
 }
 
-/// Writes f32 tensors as safetensors, atomically.
+/// Writes f32 tensors as safetensors, atomically. `metadata` is an object of strings.
 pub(super) fn write_tensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, (Vec<usize>, &'a [f32]))>,
-    metadata: (&str, &str),
+    metadata: Value,
 ) -> Result<()> {
     let bad = |e: safetensors::SafeTensorError| TrainError::bad_file(path, e);
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
@@ -248,16 +276,24 @@ pub(super) fn write_tensors<'a>(
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(bad)?;
-    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
-    atomic::write(path, &serialize(views, Some(metadata)).map_err(bad)?)
+    atomic::write(path, &with_metadata(&serialize(views, None).map_err(bad)?, &metadata))
+}
+
+/// A safetensors file with metadata. `serialize` would write them in another order, and so other bytes, each time.
+fn with_metadata(file: &[u8], metadata: &Value) -> Vec<u8> {
+    // The file: the length of the header (8 bytes), the header (a JSON object, padded), the tensors.
+    let (words, _) = file.as_chunks::<8>();
+    let tensors_at = 8 + u64::from_le_bytes(words[0]) as usize;
+    let entries = &file[9..tensors_at];
+    let mut header = format!("{{\"__metadata__\":{metadata},").into_bytes();
+    header.extend_from_slice(entries);
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes(), &header[..], &file[tensors_at..]].concat()
 }
 
 /// Reads all parameters of a model, in parameter order, from a safetensors file with Hugging Face's GPT-2 names (with or
 /// without the prefix `transformer.`).
-///
-/// # Errors
-/// When the file is truncated or foreign, or a tensor is missing or has another shape.
-pub fn read_weights(path: &Path, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
+pub(super) fn read_weights(path: &Path, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
     let specs = param_specs(config);
     let shapes = specs.into_iter().map(|spec| (spec.name, spec.shape)).collect::<Vec<_>>();
     read_tensors(path, &shapes)
@@ -265,6 +301,9 @@ pub fn read_weights(path: &Path, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
 
 /// Reads the named tensors as f32.
 pub(super) fn read_tensors(path: &Path, wanted: &[(String, Vec<usize>)]) -> Result<Vec<Vec<f32>>> {
+    if !path.exists() {
+        return Err(TrainError::bad_file(path, "it is missing"));
+    }
     let tensors = candle_core::safetensors::load(path, &Device::Cpu)
         .map_err(|e| TrainError::bad_file(path, format!("truncated, or not a safetensors file: {e}")))?;
     wanted

@@ -8,15 +8,19 @@ pub(super) struct Parsed {
     pub(super) derivations: Vec<f64>,
     /// The length of the longest beginning of the text with which some story begins too.
     pub(super) furthest: usize,
+    /// The probability that a story begins with the first 0, 1, 2, ... bytes of the text.
+    pub(super) beginnings: Vec<f64>,
 }
 
 /// Tries everything: at each choice all alternatives, at the first mention of a variable all rows.
 pub(super) fn parse(grammar: &Grammar, text: &str) -> Parsed {
+    let mut beginnings = vec![0.0; text.len() + 1];
+    beginnings[0] = 1.0;
     let mut reader = Reader {
         grammar,
         text: text.as_bytes(),
         rows: vec![None; grammar.variables.len()],
-        parsed: Parsed { derivations: Vec::new(), furthest: 0 },
+        parsed: Parsed { derivations: Vec::new(), furthest: 0, beginnings },
     };
     let start = [Symbol::Rule(grammar.story)];
     reader.read(0, Ahead { symbols: &start, unbinds: &[], up: None }, 0.0);
@@ -49,7 +53,12 @@ impl Reader<'_> {
         match *symbol {
             Symbol::Text(ref text) => {
                 let matching = self.text[at..].iter().zip(text.as_bytes()).take_while(|(a, b)| a == b).count();
-                self.parsed.furthest = self.parsed.furthest.max(at + matching);
+                if matching > 0 {
+                    self.parsed.furthest = self.parsed.furthest.max(at + matching);
+                    // Whatever is chosen later, this derivation has told these bytes; no two that are followed are one.
+                    let probability = (-nats).exp();
+                    self.parsed.beginnings[at + 1..=at + matching].iter_mut().for_each(|sum| *sum += probability);
+                }
                 if matching == text.len() {
                     self.read(at + matching, after, nats);
                 }

@@ -182,6 +182,19 @@ impl Grammar {
         }
     }
 
+    /// The nats of each byte of a story, given those before it; together they are [`Story::nats`].
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    pub fn nats_per_byte(&self, story: &str) -> Result<Vec<f64>, Rejected> {
+        let parsed = accept::parse(self, story);
+        if parsed.derivations.is_empty() {
+            return Err(Rejected { position: parsed.furthest });
+        }
+        Ok(parsed.beginnings.windows(2).map(|p| (p[0] / p[1]).ln()).collect())
+    }
+
     /// In how many ways the grammar can tell this story: 1, or 0 where it cannot. The search is exhaustive and does
     /// not rely on the proof made when the grammar was read.
     pub fn derivations(&self, story: &str) -> usize {

@@ -1,0 +1,15 @@
+//! The configurations of `configs/`, compiled into the program.
+
+/// The name and the text of every recipe.
+pub const RECIPES: &[(&str, &str)] = &[
+    ("tiny", include_str!("../../../../configs/tiny.toml")),
+    ("shakespeare-small", include_str!("../../../../configs/shakespeare-small.toml")),
+    ("shakespeare-baby", include_str!("../../../../configs/shakespeare-baby.toml")),
+];
+
+/// The text of a recipe, called `tiny`, `tiny.toml` or `configs/tiny.toml`.
+pub fn recipe(name: &str) -> Option<&'static str> {
+    let name = name.strip_prefix("configs/").unwrap_or(name);
+    let name = name.strip_suffix(".toml").unwrap_or(name);
+    RECIPES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}

@@ -1,0 +1,141 @@
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use super::{
+    schema::{FREE_ON_RESUME, defaults},
+    *,
+};
+
+fn error(text: &str) -> String {
+    load(text, &[], false).unwrap_err().to_string()
+}
+
+#[test]
+fn the_table_of_fields_is_exactly_the_configuration() {
+    let mut keys = Vec::new();
+    for (name, value) in &defaults().unwrap() {
+        match value.as_table() {
+            Some(table) => keys.extend(table.keys().map(|k| format!("{name}.{k}"))),
+            None => keys.push(name.clone()),
+        }
+    }
+    let documented: Vec<_> = FIELDS.iter().map(|f| f.key.to_owned()).collect();
+    let sorted = |mut v: Vec<String>| {
+        v.sort();
+        v
+    };
+    assert_eq!(sorted(keys), sorted(documented));
+    assert!(FREE_ON_RESUME.iter().all(|key| FIELDS.iter().any(|f| f.key == *key)));
+}
+
+#[test]
+fn the_annotated_default_reads_back_as_the_default() {
+    let config = load(&annotated_default().unwrap(), &[], false).unwrap();
+    let expected = load("", &[], false).unwrap();
+    assert_eq!(config, expected);
+    assert_eq!(load(&expected.to_toml().unwrap(), &[], false).unwrap(), expected);
+}
+
+#[test]
+fn an_unknown_key_is_refused_and_the_nearest_named() {
+    assert_eq!(
+        error("[train]\nmax_step = 5"),
+        "unknown key `train.max_step`; did you mean `train.max_steps`?; `tinygpt config` lists all keys"
+    );
+    assert!(error("[model]\nn_layers = 5").contains("`model.n_layer`"));
+    assert!(error("[train]\nlearning_rate = 5").contains("unknown key `train.learning_rate`"));
+    assert!(error("[modle]\nn_layer = 5").contains("did you mean `model`?"));
+    assert!(error("n_layer = 5").contains("`model.n_layer`"));
+    let message = load("", &["data=a.txt".into()], false).unwrap_err().to_string();
+    assert!(message.contains("unknown key `data`; did you mean `data."), "{message}");
+    let message = load("", &["train.lrr=1".into()], false).unwrap_err().to_string();
+    assert!(message.starts_with("--set train.lrr=1: ") && message.contains("`train.lr`"), "{message}");
+}
+
+#[test]
+fn a_wrong_type_is_refused_and_both_types_named() {
+    assert_eq!(error("[train]\nmax_steps = \"5\""), "`train.max_steps` must be a whole number, not a string");
+    assert_eq!(error("[train]\nmax_steps = 5.5"), "`train.max_steps` must be a whole number, not a number");
+    assert_eq!(error("[model]\nbias = 1"), "`model.bias` must be true or false, not a whole number");
+    assert_eq!(error("model = 1"), "`model` must be a table, not a whole number");
+    assert_eq!(error("[data]\ntokenizer = \"word\""), "`data.tokenizer` must be \"char\" or \"bpe\", not \"word\"");
+    assert!(error("[train]\nmax_steps = -5").contains("must not be negative"));
+    assert!(error("[train\n").contains("not valid TOML"));
+}
+
+#[test]
+fn a_value_out_of_range_is_refused_and_its_key_named() {
+    for (text, key) in [
+        ("format = 9", "format"),
+        ("name = \"a/b\"", "name"),
+        ("[data]\nval_fraction = 1.0", "data.val_fraction"),
+        ("[data]\ntokenizer = \"bpe\"\nvocab_size = 100", "data.vocab_size"),
+        ("[model]\nn_embd = 130", "model.n_embd"),
+        ("[model]\ndropout = 1.0", "model.dropout"),
+        ("[train]\nmax_steps = 0", "train.max_steps"),
+        ("[train]\nlr = nan", "train.lr"),
+        ("[train]\nmin_lr = 1", "train.min_lr"),
+        ("[train]\nbeta2 = 1", "train.beta2"),
+        ("[generate]\ntop_p = 1.5", "generate.top_p"),
+        ("[generate]\ntemperature = -1", "generate.temperature"),
+    ] {
+        let message = error(text);
+        assert!(message.starts_with(&format!("`{key}` = ")), "{text}: {message}");
+    }
+}
+
+#[test]
+fn overrides_win_and_need_no_quotes() {
+    let set =
+        |items: &[&str]| load("[train]\nlr = 0.5", &items.iter().map(|s| s.to_string()).collect::<Vec<_>>(), false);
+    let config = set(&["train.lr=1", "name=abc", "train.max_steps=7", "data.corpus=a b.txt"]).unwrap();
+    assert_eq!((config.train.lr, config.name.as_str(), config.train.max_steps), (1.0, "abc", 7));
+    assert_eq!(config.data.corpus, "a b.txt");
+    assert_eq!(config.train.decay_steps, 100, "the decay follows max_steps but never ends before the warm-up");
+    assert!(matches!(set(&["train.lr"]), Err(ConfigError::Override(_))));
+}
+
+#[test]
+fn what_an_override_breaks_names_the_override_and_what_the_text_breaks_does_not() {
+    let message = |text: &str, items: &[&str]| {
+        let items: Vec<_> = items.iter().map(|item| item.to_string()).collect();
+        load(text, &items, false).unwrap_err().to_string()
+    };
+    let heads = "`model.n_embd` = 128: must be a multiple of n_head = 5";
+    assert_eq!(message("", &["seed=3", "model.n_head=5", "name=a"]), format!("--set model.n_head=5: {heads}"));
+    assert_eq!(message("[model]\nn_head = 5", &["seed=3"]), heads);
+    // The first is made good by the second, and the third breaks something else.
+    let items = ["model.n_head=5", "model.n_embd=10", "train.lr=-1"];
+    assert_eq!(message("", &items), "--set train.lr=-1: `train.lr` = -1: must be larger than 0");
+    assert_eq!(message("", &["train.lr"]), "`--set train.lr` is not KEY=VALUE; for example --set train.max_steps=100");
+}
+
+#[test]
+fn the_configuration_of_a_run_must_be_whole() {
+    let whole = load("", &[], false).unwrap().to_toml().unwrap();
+    assert!(load_resolved(&whole).is_ok());
+    for (text, missing) in
+        [("", "data"), ("format = 1", "data"), (&whole[..whole.find("[generate]").unwrap()], "generate")]
+    {
+        assert_eq!(load_resolved(text), Err(ConfigError::Incomplete(missing.into())));
+    }
+}
+
+#[test]
+fn every_recipe_is_found_by_its_name_and_its_file_and_can_be_loaded() {
+    for (name, text) in RECIPES {
+        assert_eq!(load(text, &[], false).unwrap().name, *name);
+        for other in [name.to_string(), format!("{name}.toml"), format!("configs/{name}.toml")] {
+            assert_eq!(recipe(&other), Some(*text));
+        }
+    }
+    assert_eq!(recipe("none"), None);
+}
+
+#[test]
+fn a_resumed_run_refuses_what_would_change_its_updates() {
+    assert!(load("", &["train.max_steps=9000".into()], true).is_ok());
+    for item in ["train.lr=1.0", "model.n_layer=1"] {
+        let error = load("", &[item.into()], true).unwrap_err().to_string();
+        assert!(error.contains("cannot change when a run is resumed"), "{error}");
+    }
+}

@@ -1,0 +1,134 @@
+//! Whether a run can fit the memory of the machine. An allocation that fails ends the program at once, so what is
+//! clearly too large is refused before.
+
+use std::{fs, path::Path};
+
+use crate::{
+    Result, TrainError,
+    config::{ModelConfig, RunConfig, TokenizerKind},
+    data::BUILTIN_CORPUS,
+};
+
+const F32: f64 = 4.0;
+
+/// A part of the memory that training needs at least.
+struct Part {
+    what: &'static str,
+    bytes: f64,
+    /// The keys that it grows with.
+    keys: &'static str,
+}
+
+/// Refuses a run on the CPU that needs more memory than there is. Knows a lower bound only: what passes may still be too
+/// large. Passes everything where the size of the memory is unknown.
+///
+/// # Errors
+/// [`TrainError::TooLarge`].
+pub fn check(config: &RunConfig, vocab_size: usize) -> Result<()> {
+    match limit() {
+        Some(available) => check_against(config, vocab_size, available),
+        None => Ok(()),
+    }
+}
+
+fn check_against(config: &RunConfig, vocab_size: usize, available: f64) -> Result<()> {
+    let parts = parts(config, vocab_size);
+    let needed: f64 = parts.iter().map(|part| part.bytes).sum();
+    match parts.into_iter().max_by(|a, b| a.bytes.total_cmp(&b.bytes)) {
+        Some(Part { what, bytes, keys }) if needed > available => {
+            Err(TrainError::TooLarge { needed, available, what, bytes, keys })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
+    let ModelConfig { block_size, n_layer, n_embd, .. } = config.model;
+    let [t, l, c, v] = [block_size, n_layer, n_embd, vocab_size].map(|n| n as f64);
+    // The matrices; norms and biases are small beside them. Each has a gradient and two moments, and those of linear
+    // layers and the head are there twice more, packed for products.
+    let linear = 12.0 * l * c * c + v * c;
+    let parameters = 6.0 * linear + 4.0 * t * c;
+    // What a sequence leaves in each block for its backward pass, of one sequence at least; and of all of them the
+    // gradient of the embeddings.
+    let activations = t * c * (25.0 * l + config.train.batch_size as f64);
+    let stories = if config.data.corpus == BUILTIN_CORPUS { config.data.stories_bytes as f64 } else { 0.0 };
+    let per_byte = if config.data.tokenizer == TokenizerKind::Char { 1.0 + F32 } else { 1.0 };
+    [
+        Part {
+            what: "the parameters, their gradients and moments",
+            bytes: F32 * parameters,
+            keys: "model.n_embd, model.n_layer, model.block_size or the vocabulary",
+        },
+        Part {
+            what: "the activations of a batch",
+            bytes: F32 * activations,
+            keys: "train.batch_size (train.grad_accum makes up for it) or model.block_size",
+        },
+        Part { what: "the built-in corpus", bytes: per_byte * stories, keys: "data.stories_bytes" },
+    ]
+}
+
+/// The most memory that this process can have, swap included, in bytes; `None` where it is unknown.
+fn limit() -> Option<f64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |key: &str| -> Option<f64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    let memory = 1024.0 * kib("MemTotal:")?;
+    Some(control_groups().fold(memory, f64::min) + 1024.0 * kib("SwapTotal:").unwrap_or(0.0))
+}
+
+/// The limits of the control groups (version 2) that this process is in.
+fn control_groups() -> impl Iterator<Item = f64> {
+    let root = Path::new("/sys/fs/cgroup");
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let folders: Vec<_> = root.join(own).ancestors().take_while(|f| f.starts_with(root)).map(Path::to_owned).collect();
+    // A group without a limit says "max".
+    folders.into_iter().filter_map(|folder| fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    const GIB: f64 = (1u64 << 30) as f64;
+
+    fn refused(set: &[&str], available: f64) -> Option<String> {
+        let set: Vec<_> = set.iter().map(|item| item.to_string()).collect();
+        let config = load("", &set, false).unwrap();
+        check_against(&config, 65, available).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_recipes_fit_a_small_machine() {
+        for (name, text) in crate::config::RECIPES {
+            assert!(check_against(&load(text, &[], false).unwrap(), 65, 2.0 * GIB).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_named_with_the_keys_to_lower() {
+        let message = refused(&["model.n_embd=8192", "model.n_layer=8"], 16.0 * GIB).unwrap();
+        assert_eq!(
+            message,
+            "training needs at least 144.8 GiB of memory, and 16.0 GiB is there: 144.0 GiB for the parameters, their \
+             gradients and moments; lower model.n_embd, model.n_layer, model.block_size or the vocabulary"
+        );
+        let message = refused(&["train.batch_size=100000", "model.block_size=256"], 16.0 * GIB).unwrap();
+        assert!(message.contains("activations of a batch; lower train.batch_size"), "{message}");
+        let message = refused(&["data.stories_bytes=4294967296"], 16.0 * GIB).unwrap();
+        assert!(message.ends_with("20.0 GiB for the built-in corpus; lower data.stories_bytes"), "{message}");
+        assert_eq!(refused(&["data.stories_bytes=4294967296"], 21.0 * GIB), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_memory_of_this_machine_is_known() {
+        let limit = limit().unwrap();
+        assert!((0.1 * GIB..1e6 * GIB).contains(&limit), "{limit}");
+    }
+}
