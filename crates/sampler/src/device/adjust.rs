@@ -18,8 +18,8 @@ pub(super) fn adjusted(
     let vocab = logits.dim(1)?;
     let mut errors = vec![None; rows.len()];
     let mut touched: Vec<Vec<u32>> = vec![Vec::new(); rows.len()];
-    for (row, here) in rows.iter().enumerate().filter(|(_, here)| params.adjusts(here.history)) {
-        match tokens(params, here.history, vocab) {
+    for (row, here) in rows.iter().enumerate() {
+        match self::touched(params, here.history, vocab) {
             Ok(tokens) => touched[row] = tokens,
             Err(error) => errors[row] = Some(error.at_row(row)),
         }
@@ -46,7 +46,14 @@ pub(super) fn adjusted(
 }
 
 /// The tokens that a row's penalties and biases touch, rising.
-fn tokens(params: &SamplingParams, history: &[u32], vocab: usize) -> std::result::Result<Vec<u32>, SamplingError> {
+pub(super) fn touched(
+    params: &SamplingParams,
+    history: &[u32],
+    vocab: usize,
+) -> std::result::Result<Vec<u32>, SamplingError> {
+    if !params.adjusts(history) {
+        return Ok(Vec::new());
+    }
     let known = |token: u32, place| {
         if (token as usize) < vocab {
             Ok(token)

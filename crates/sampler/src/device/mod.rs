@@ -49,10 +49,11 @@ mod share;
 mod tests;
 mod tree;
 
-use crate::{SamplingError, SamplingParams, TensorSamplingError, uniform};
+use crate::{Distribution, SamplingError, SamplingParams, TensorSamplingError, uniform};
 use candle_core::{DType, Tensor};
 use ops::Ops;
 use program::Program;
+use std::cmp::Ordering;
 
 pub use ops::Cost;
 
@@ -119,7 +120,7 @@ impl DeviceSampler {
     ) -> Result<(Rows<u32>, Cost), TensorSamplingError> {
         let params = self.params.clone();
         let Some((ops, logits, errors)) = self.begin(logits, rows)? else {
-            return Ok((nothing(logits, rows.len())?, Cost::default()));
+            return Ok((nothing(&params, logits, rows)?, Cost::default()));
         };
         let uniforms: Vec<f64> = rows.iter().map(|row| uniform(params.seed, row.sequence, row.position)).collect();
         let program = Program { ops, logits: &logits, params: &params, check: true };
@@ -142,32 +143,31 @@ impl DeviceSampler {
         Ok((tokens, ops.cost()))
     }
 
-    /// The tokens that may be drawn from each row, in the order of the vocabulary. This reads all of them back: it is for
-    /// inspection, not for a step.
+    /// The distributions that the draws of the rows are made from, as these rules select on the device. Their logits are
+    /// read back: this is for inspection, not for a step.
     ///
     /// # Errors
     /// As for [`DeviceSampler::sample`].
-    pub fn kept(&mut self, logits: &Tensor, rows: &[DeviceRow<'_>]) -> Result<Rows<Vec<u32>>, TensorSamplingError> {
+    pub fn distributions(
+        &mut self,
+        logits: &Tensor,
+        rows: &[DeviceRow<'_>],
+    ) -> Result<Rows<Distribution>, TensorSamplingError> {
         let params = self.params.clone();
-        let Some((ops, logits, errors)) = self.begin(logits, rows)? else { return nothing(logits, rows.len()) };
-        let mut kept = Vec::with_capacity(rows.len());
+        let Some((ops, logits, errors)) = self.begin(logits, rows)? else { return nothing(&params, logits, rows) };
+        let mut distributions = Vec::with_capacity(rows.len());
         for (row, error) in errors.into_iter().enumerate() {
-            let alone = match (error, look_again(ops, &logits, row)?) {
-                (Some(error), _) | (None, Err(error)) => {
-                    kept.push(Err(error));
-                    continue;
+            distributions.push(match (error, look_again(ops, &logits, row)?) {
+                (Some(error), _) | (None, Err(error)) => Err(error),
+                (None, Ok(alone)) => {
+                    match (Program { ops, logits: &alone, params: &params, check: false }).tokens()? {
+                        none if none.is_empty() => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
+                        tokens => Ok(distribution(tokens, params.temperature)),
+                    }
                 }
-                (None, Ok(alone)) => alone,
-            };
-            let program = Program { ops, logits: &alone, params: &params, check: false };
-            let mut tokens = if params.is_greedy() { ops.read(&program.greedy()?)? } else { program.tokens()? };
-            tokens.sort_unstable();
-            kept.push(match tokens.first() {
-                None | Some(&BAD) => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
-                Some(_) => Ok(tokens),
             });
         }
-        Ok(kept)
+        Ok(distributions)
     }
 
     /// The operations of the logits' device, the logits after their penalties, and the errors of these; none if there is
@@ -207,9 +207,28 @@ impl DeviceSampler {
 }
 
 /// The answers for logits without rows or without a vocabulary.
-fn nothing<T>(logits: &Tensor, rows: usize) -> Result<Rows<T>, TensorSamplingError> {
+fn nothing<T>(
+    params: &SamplingParams,
+    logits: &Tensor,
+    rows: &[DeviceRow<'_>],
+) -> Result<Rows<T>, TensorSamplingError> {
     let vocab = logits.dim(1)?;
-    Ok((0..rows).map(|row| Err(SamplingError::NothingFinite { row, vocab })).collect())
+    let error = |(row, here): (usize, &DeviceRow<'_>)| {
+        let unknown = adjust::touched(params, here.history, vocab).err();
+        Err(unknown.unwrap_or(SamplingError::NothingFinite { row, vocab }).at_row(row))
+    };
+    Ok(rows.iter().enumerate().map(error).collect())
+}
+
+/// Of the kept tokens and their logits.
+fn distribution(mut kept: Vec<(u32, f32)>, temperature: f64) -> Distribution {
+    // Most probable first, the lowest first among equals; 0 and -0 are equal.
+    kept.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0)));
+    let max = kept.first().map_or(0.0, |&(_, logit)| f64::from(logit));
+    // A single token is greedy's, whose temperature may be 0.
+    let weight = |logit: f32| if kept.len() == 1 { 1.0 } else { ((f64::from(logit) - max) / temperature).exp() };
+    let weights = kept.iter().map(|&(_, logit)| weight(logit)).collect();
+    Distribution::from_weights(kept.iter().map(|&(token, _)| token).collect(), weights)
 }
 
 /// A token for each row, or [`BAD`].

@@ -78,8 +78,9 @@ impl Kept {
         }
     }
 
-    /// The tokens of a single row that may be drawn, in no order: those of weight zero too, if no rule dropped them.
-    fn tokens(&self, ops: &Ops) -> Result<Vec<u32>> {
+    /// The tokens of a single row that may be drawn and their logits, in no order: those of weight zero too, if no rule
+    /// dropped them.
+    fn tokens(&self, ops: &Ops) -> Result<Vec<(u32, f32)>> {
         let mut kept = ops.with(Binary::Above, &self.logits, f64::NEG_INFINITY)?;
         for mask in &self.masks {
             kept = ops.binary(Binary::Mul, &kept, mask)?;
@@ -89,7 +90,8 @@ impl Kept {
             Columns::All(tree) => tree.positions(ops)?,
         };
         let tokens = ops.read(&ops.choose_or(&kept, &positions, f64::from(BAD))?)?;
-        Ok(tokens.into_iter().filter(|&token| token != BAD).collect())
+        let logits = ops.read_floats(&self.logits)?;
+        Ok(tokens.into_iter().zip(logits).filter(|&(token, _)| token != BAD).collect())
     }
 }
 
@@ -122,14 +124,17 @@ impl Program<'_> {
         if self.params.top_p < 1.0 && few > 0 { self.of_candidates(few, true) } else { self.kept_of_all() }
     }
 
-    /// The tokens of a single row that may be drawn.
-    pub(super) fn tokens(&self) -> Result<Vec<u32>> {
+    /// The tokens of a single row that may be drawn and their logits, in no order; none if the row is bad.
+    pub(super) fn tokens(&self) -> Result<Vec<(u32, f32)>> {
+        let ops = self.ops;
+        if self.params.is_greedy() {
+            let token = ops.read(&self.greedy()?)?[0];
+            return Ok(if token == BAD { Vec::new() } else { vec![(token, 0.0)] });
+        }
         let kept = self.kept()?;
         match &kept.fits {
-            Some(fits) if self.ops.read(&self.ops.cast(fits, DType::U32)?)? == [0] => {
-                self.kept_of_all()?.tokens(self.ops)
-            }
-            _ => kept.tokens(self.ops),
+            Some(fits) if ops.read(&ops.cast(fits, DType::U32)?)? == [0] => self.kept_of_all()?.tokens(ops),
+            _ => kept.tokens(ops),
         }
     }
 
