@@ -45,7 +45,8 @@ pub(super) enum Reduce {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pool {
     Max,
-    Mean,
+    /// Up to a factor.
+    Sum,
 }
 
 /// The order of a sort.
@@ -159,13 +160,17 @@ impl Ops {
     /// Candle's pooling reads its input where it lies, so that no chunk has to divide a row.
     pub(super) fn pool(&self, op: Pool, x: &Tensor, size: usize, stride: usize) -> Result<Tensor> {
         let (rows, n) = x.dims2()?;
+        let windows = (n - size) / stride + 1;
+        self.count(1, rows * windows * size);
         let image = x.reshape((rows, 1, 1, n))?; // (B, n) -> (B, 1, 1, n)
         let pooled = match op {
+            // On the CPU a sum is vectorised and pooling is not.
+            Pool::Sum if self.device.is_cpu() && windows * size == n => {
+                return x.reshape((rows, windows, size))?.sum(D::Minus1); // (B, n) -> (B, windows, size)
+            }
+            Pool::Sum => image.avg_pool2d_with_stride((1, size), (1, stride))?,
             Pool::Max => image.max_pool2d_with_stride((1, size), (1, stride))?,
-            Pool::Mean => image.avg_pool2d_with_stride((1, size), (1, stride))?,
         };
-        let windows = pooled.dim(3)?;
-        self.count(1, rows * windows * size);
         pooled.reshape((rows, windows)) // (B, 1, 1, windows) -> (B, windows)
     }
 

@@ -245,7 +245,7 @@ impl Program<'_> {
 
 /// The size and the stride of windows that cover a row: they overlap by as little as they can.
 fn windows(vocab: usize) -> (usize, usize) {
-    let stride = if vocab < 64 { vocab } else { (32..=64).rev().min_by_key(|stride| vocab % stride).unwrap_or(64) };
+    let stride = if vocab < 64 { vocab } else { (24..=64).rev().min_by_key(|stride| vocab % stride).unwrap_or(64) };
     (stride + vocab % stride, stride)
 }
 

@@ -67,18 +67,21 @@ fn without_nan(ops: &Ops, suspects: &Tensor, values: &Tensor) -> Result<Tensor> 
     ops.choose_or(&ops.binary(Binary::Equal, suspects, suspects)?, values, f64::INFINITY)
 }
 
-/// The maxima of the windows of rows, +inf for one that holds a NaN: a maximum may lose a NaN, a mean never does.
+/// The maxima of the windows of rows, +inf for one that holds a NaN: a maximum may lose a NaN, a sum never does.
 pub(super) fn maxima(ops: &Ops, rows: &Tensor, size: usize, stride: usize, check: bool) -> Result<Tensor> {
     let maxima = ops.pool(Pool::Max, rows, size, stride)?;
     if !check {
         return Ok(maxima);
     }
-    without_nan(ops, &ops.pool(Pool::Mean, rows, size, stride)?, &maxima)
+    without_nan(ops, &ops.pool(Pool::Sum, rows, size, stride)?, &maxima)
 }
 
-/// The size of the chunks that leaves the fewest maxima and candidates to sort.
+/// The size of the chunks: about that which leaves the fewest maxima and candidates to sort, and one that divides the row
+/// if there is one.
 fn chunk_size(n: usize, k: usize) -> usize {
-    ((n as f64 / k as f64).sqrt().round() as usize).clamp(2, LARGEST_CHUNK)
+    let best = ((n as f64 / k as f64).sqrt().round() as usize).clamp(2, LARGEST_CHUNK);
+    let near = best - best / 4..=(best + best / 4).min(LARGEST_CHUNK);
+    near.filter(|size| n.is_multiple_of(*size)).min_by_key(|size| size.abs_diff(best)).unwrap_or(best)
 }
 
 /// Rising positions in rows `(B, n)` among which those of the k largest are: k chunks, and what is behind the last whole
