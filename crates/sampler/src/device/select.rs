@@ -7,8 +7,8 @@
 //! Sorts on GPUs are not stable, so a sort by value says only what the k-th largest value is. A second sort, of keys
 //! that are all different, takes what is above it and then as many of its equals as are missing, the lowest first.
 
-use super::ops::{Binary, Ops, Order, Pool};
-use candle_core::{Result, Tensor};
+use super::ops::{Binary, Constant, Ops, Order, Pool};
+use candle_core::{DType, Result, Tensor};
 
 /// Chunks are of at most this size.
 const LARGEST_CHUNK: usize = 64;
@@ -29,9 +29,7 @@ impl Candidates {
     pub(super) fn new(ops: &Ops, rows: &Tensor, k: usize, check: bool) -> Result<Self> {
         let (count, vocab) = rows.dims2()?;
         let mut found = if vocab <= ops.sort_limit && chunk_size(vocab, k) < WORTHWHILE {
-            // (1, V) -> (B, V)
-            let positions = ops.copy(&ops.ramp(vocab, 1)?.broadcast_as((count, vocab))?)?;
-            Self { positions, values: rows.clone() }
+            Self { positions: ops.ramps(count, 0, vocab)?, values: rows.clone() }
         } else {
             let positions = narrow(ops, rows, k, check)?;
             Self { values: ops.gather(rows, &positions)?, positions }
@@ -64,7 +62,9 @@ impl Candidates {
 
 /// `values` with +inf wherever `suspects`, of the same shape, is NaN.
 fn without_nan(ops: &Ops, suspects: &Tensor, values: &Tensor) -> Result<Tensor> {
-    ops.choose_or(&ops.binary(Binary::Equal, suspects, suspects)?, values, f64::INFINITY)
+    let (rows, n) = values.dims2()?;
+    let infinity = ops.tile(Constant::Scalar(f64::INFINITY.to_bits()), values.dtype(), rows, n)?;
+    ops.choose(&ops.binary(Binary::Equal, suspects, suspects)?, values, &infinity)
 }
 
 /// The maxima of the windows of rows, +inf for one that holds a NaN: a maximum may lose a NaN, a sum never does.
@@ -99,8 +99,7 @@ fn narrow(ops: &Ops, rows: &Tensor, k: usize, check: bool) -> Result<Tensor> {
     if tail == 0 {
         return Ok(positions);
     }
-    let behind = ops.ramp_from(n - tail, tail)?;
-    ops.concat(&[&positions, &behind.broadcast_as((count, tail))?]) // (1, tail) -> (B, tail)
+    ops.concat(&[&positions, &ops.ramps(count, n - tail, tail)?])
 }
 
 /// The indices of exactly the k largest elements of `(B, n)`, the lowest first among equals at the boundary: `(B, k)`.
@@ -117,11 +116,11 @@ fn largest(ops: &Ops, values: &Tensor, k: usize) -> Result<Tensor> {
 
 /// The indices of the elements above `least`, `(B, 1)`, in rising order, then of those equal to it: the first k.
 fn down_to(ops: &Ops, values: &Tensor, least: &Tensor, k: usize) -> Result<Tensor> {
-    let n = values.dim(1)?;
-    let index = ops.ramp(n, 1)?;
-    let equal = ops.ramp_from(n, n)?;
+    let (rows, n) = values.dims2()?;
+    let last = ops.tile(Constant::Scalar(f64::from(u32::MAX).to_bits()), DType::U32, rows, n)?;
     let above = ops.binary(Binary::Above, values, least)?;
     let reaches = ops.binary(Binary::AtLeast, values, least)?;
-    let keys = ops.choose(&above, &index, &ops.choose_or(&reaches, &equal, f64::from(u32::MAX))?)?;
+    let keys = ops.choose(&reaches, &ops.ramps(rows, n, n)?, &last)?;
+    let keys = ops.choose(&above, &ops.ramps(rows, 0, n)?, &keys)?;
     ops.sort(&keys, Order::Rising, k)
 }
