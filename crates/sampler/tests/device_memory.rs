@@ -54,7 +54,7 @@ fn a_step_takes_no_more_memory_than_documented() {
         ("top-p of few", SamplingParams { top_p: 0.9, temperature: 0.002, ..default.clone() }, 6.0),
         ("top-p by search", SamplingParams { top_p: 0.9, ..default }, 10.0),
     ];
-    for (rows, vocab) in [(16, 50_257), (4, 128_256), (2, 262_144)] {
+    for (rows, vocab) in [(1, 50_257), (16, 50_257), (4, 128_256), (2, 262_144)] {
         let logits = logits(rows, vocab);
         let places: Vec<_> =
             (0..rows as u64).map(|sequence| DeviceRow { history: &[], sequence, position: 0 }).collect();

@@ -29,12 +29,12 @@
 //! | top-p by search | 172 | 135.8 | 9.9 | 2 | temperature's; 12 rounds of 3 thresholds: compare, choose, sum |
 //!
 //! The tests hold the first two numbers to 16 and 3, 42 and 12, 64 and 3, 80 and 3, 95 and 12, and 180 and 150, for
-//! vocabularies from 50257 to 262144 whatever the batch, and the memory to 1.25, 6, 1.25, 1.25, 6 and 10. (With fewer
-//! logits, 50 chunks are more of the row: 3.4 units of work for top-k at V = 32000.) Logits of 16 bits add up to three
-//! launches, the cast and, where the whole row is weighed, one unit. A batch in which a row is searched has paid for the
-//! look at its candidates too. A search whose first 12 rounds (8 for 16 bits) leave a row undecided, which happens to one
-//! row in a thousand, goes on by two rounds and a look of 24 launches until it is decided; one that cuts within equal
-//! logits ends in 24 launches more.
+//! several vocabularies from 50257 to 262144 and batches, and the memory to 1.25, 6, 1.25, 1.25, 6 and 10. (With fewer
+//! logits, 50 chunks are more of the row: above 3 units of work for top-k at V = 32000.) Logits of 16 bits add up to three
+//! launches, the cast and, where the whole row is weighed, one unit. A step in which rows are searched has paid for the
+//! look at its candidates too: some 265 launches and 146 units in all. A search whose first 12 rounds (8 for 16 bits)
+//! leave a row undecided, which happens to about one row in a thousand, goes on by two rounds and a look until it is
+//! decided; one that cuts within equal logits ends in some 24 launches more.
 //!
 //! A launch is every kernel and every upload; a chunk that divides the row saves two of those of top-k. Constants are uploaded in the first step of a shape and kept. Not counted:
 //! candle on CUDA sends shape and strides ahead of each reduction, pooling and operation on a view.
@@ -244,7 +244,7 @@ fn draw(program: &Program<'_>, uniforms: &[f64]) -> candle_core::Result<Vec<u32>
         let logits = if all { program.logits.clone() } else { ops.rows(program.logits, &more)? };
         let uniforms: Vec<f64> = more.iter().map(|&row| uniforms[row]).collect();
         // A search takes ten times the memory of the logits as it is.
-        ops.forget_tiles();
+        ops.forget();
         let kept = Program { logits: &logits, ..*program }.kept_of_all()?;
         for (row, token) in more.into_iter().zip(ops.read(&kept.draw(ops, &uniforms)?)?) {
             tokens[row] = token;

@@ -73,6 +73,9 @@ pub(super) enum Constant {
     Steps { count: usize, halvings: i32 },
 }
 
+/// Constants of up to so many elements are always kept.
+const SMALL: usize = 1 << 10;
+
 /// Runs operations on one device, counts them, and keeps the constants there.
 #[derive(Debug)]
 pub(super) struct Ops {
@@ -301,9 +304,10 @@ impl Ops {
         Ok(tile)
     }
 
-    /// Frees the tiles; they are made again when they are needed.
-    pub(super) fn forget_tiles(&self) {
+    /// Frees the tiles and the larger constants; they are made again when they are needed.
+    pub(super) fn forget(&self) {
         self.tiles.borrow_mut().clear();
+        self.constants.borrow_mut().retain(|_, constant| constant.elem_count() <= SMALL);
     }
 
     /// Numbers of the host.
