@@ -101,17 +101,25 @@ impl List {
 
     /// Keeps the nucleus of mass `top_p`, below 1.
     pub(crate) fn keep_top_p(&mut self, source: Source<'_>, top_p: f64, temperature: f64) {
-        let guess = if source.row.len() < SAMPLED_ROW { f32::MIN } else { self.guess_of_nucleus(source, 1.0 - top_p) };
+        // All that is lighter than (1 - p) / V of the total weighs less than 1 - p of it together. A little lower, for the
+        // rounding of weights: keeping more is never wrong.
+        let least = |total: f64| {
+            let lightest = (1.0 - top_p) * total / source.row.len() as f64;
+            let least = f64::from(source.exponent.max) + temperature * (lightest.ln() - 1e-4);
+            (least as f32).next_down().max(f32::MIN)
+        };
+        let heaviest = self.weight_of_maxima(source);
+        let guess = if source.row.len() < SAMPLED_ROW {
+            least(heaviest)
+        } else {
+            self.guess_of_nucleus(source, (1.0 - top_p) * heaviest)
+        };
         let total = self.collect_many(source, guess);
         self.weigh(source.exponent);
         let target = top_p * total;
         // All that reaches the guess is in the list: if that is enough, the nucleus is.
         if self.total < target * (1.0 + 1e-6) {
-            // All that is lighter than (1 - p) / V of the total weighs less than 1 - p of it together. A little lower,
-            // for the rounding of weights: keeping more is never wrong.
-            let lightest = (1.0 - top_p) * total / source.row.len() as f64;
-            let least = f64::from(source.exponent.max) + temperature * (lightest.ln() - 1e-4);
-            self.collect_many(source, (least as f32).next_down().max(f32::MIN));
+            self.collect_many(source, least(total));
             self.weigh(source.exponent);
         }
         self.cut_at_mass(target);
@@ -239,15 +247,17 @@ impl List {
         low
     }
 
-    /// A bound that leaves somewhat more than the nucleus, if a sample of the row is like the row; `outside` is the
-    /// share of all that is not in the nucleus.
-    ///
-    /// The weight of all is not known yet, and a sample that misses the heaviest says little about it. The lane maxima
-    /// have the heaviest: their weight is never more than that of all, and close to it where few tokens weigh most.
-    fn guess_of_nucleus(&mut self, source: Source<'_>, outside: f64) -> f32 {
+    /// The weight of the lane maxima: never more than that of all, which is not known yet, and close to it where few
+    /// tokens weigh most. A sample that misses the heaviest says little about it.
+    fn weight_of_maxima(&mut self, source: Source<'_>) -> f64 {
         let (row, exponent) = (source.maxima.as_flattened(), source.exponent);
         self.level.run(Sums { row, exponent, sums: &mut self.sums });
-        let outside = outside * self.sums.iter().sum::<f64>();
+        self.sums.iter().sum()
+    }
+
+    /// A bound that leaves somewhat more than the nucleus, if a sample of the row is like the row; `outside` is the
+    /// weight of all that is not in the nucleus, or less.
+    fn guess_of_nucleus(&mut self, source: Source<'_>, outside: f64) -> f32 {
         sample_vectors(source.row, SAMPLED, &mut self.sample);
         let len = self.sample.len();
         grow(&mut self.weights, len.next_multiple_of(BLOCK), 0.0);
