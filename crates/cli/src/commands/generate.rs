@@ -57,8 +57,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let mut decoder = decoder::open(&config, &weights.slices(), args.window.into(), args.weights.into(), &device)?;
     let decoder = decoder.as_mut();
     if args.json {
-        let samples =
-            batches(args, |first, rows| buffered(decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
+        let samples = batches(args, |first, rows| buffered(decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
         let seed = sampler.params().seed;
         return put_json(&json!({ "prompt": plan.prompt_text, "seed": seed, "samples": samples }));
     }

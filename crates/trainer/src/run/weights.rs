@@ -16,7 +16,10 @@ pub struct Weights(Source);
 #[derive(Debug)]
 enum Source {
     /// The bytes of each parameter in the file.
-    Mapped { map: Mmap, ranges: Vec<Range<usize>> },
+    Mapped {
+        map: Mmap,
+        ranges: Vec<Range<usize>>,
+    },
     Read(Vec<Vec<f32>>),
 }
 
