@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use tinygpt_sampler::simd::Level;
+
 use crate::{ModelError, Result};
 
 /// The activation of the MLP.
@@ -22,6 +24,27 @@ impl Activation {
             Self::Gelu => "gelu",
             Self::GeluNew => "gelu_new",
         }
+    }
+}
+
+/// What the operands of a linear layer's products are rounded to in training. Sums, and all else, are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Not rounded.
+    #[default]
+    F32,
+    /// The upper half of an f32: 8 bits of precision, and twice the speed where the processor multiplies pairs of them.
+    Bf16,
+}
+
+impl Precision {
+    /// Refuses what this processor has no instructions for.
+    ///
+    /// # Errors
+    /// [`ModelError::NoBf16`].
+    pub fn check(self) -> Result<()> {
+        if self == Self::Bf16 && !Level::detect().has_bf16() { Err(ModelError::NoBf16) } else { Ok(()) }
     }
 }
 

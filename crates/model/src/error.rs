@@ -18,6 +18,12 @@ pub enum ModelError {
         /// What is allowed.
         reason: String,
     },
+    /// Products of bf16 on a processor that has none.
+    #[error(
+        "bf16 needs a CPU with AVX512-BF16 (AMD from Zen 4 on, Intel from Sapphire Rapids on), which this one is not; \
+         use f32"
+    )]
+    NoBf16,
     /// The given tensors do not match the parameters of the configuration.
     #[error("parameter {name}: expected shape {expected:?}, got {got:?}")]
     ParamShape {

@@ -19,7 +19,7 @@ pub mod kv_cache;
 pub mod ops;
 pub mod params;
 
-pub use config::{Activation, GptConfig};
+pub use config::{Activation, GptConfig, Precision};
 pub use decode::{ComposedDecoder, Decoder, Window};
 pub use dropout::Dropout;
 pub use error::{ModelError, Result};

@@ -46,6 +46,9 @@ pub enum TrainError {
     /// There is nothing to learn from one distinct token.
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]
     NothingToPredict(usize),
+    /// bf16 on a device whose engine has f32 only.
+    #[error("train.precision = \"bf16\" is for the CPU; on other devices, train with \"f32\"")]
+    PrecisionOfDevice,
     /// A run that the machine has no memory for.
     #[error(
         "training needs at least {} of memory, and {} is there: {} for {what}; lower {keys}",

@@ -3,6 +3,8 @@
 
 use std::{fs, path::Path};
 
+use tinygpt_model::Precision;
+
 use crate::{
     Result, TrainError,
     config::{ModelConfig, RunConfig, TokenizerKind},
@@ -45,13 +47,19 @@ fn check_against(config: &RunConfig, vocab_size: usize, available: f64) -> Resul
 fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
     let ModelConfig { block_size, n_layer, n_embd, .. } = config.model;
     let [t, l, c, v] = [block_size, n_layer, n_embd, vocab_size].map(|n| n as f64);
+    // The share of an f32 that an operand of products takes, and how many floats a block leaves of a position and
+    // channel: ten, and the sixteen operands of its linear layers, one of which is among the ten in f32.
+    let (operand, floats) = match config.train.precision {
+        Precision::F32 => (1.0, 25.0),
+        Precision::Bf16 => (0.5, 18.0),
+    };
     // The matrices; norms and biases are small beside them. Each has a gradient and two moments, and those of linear
     // layers and the head are there twice more, packed for products.
     let linear = 12.0 * l * c * c + v * c;
-    let parameters = 6.0 * linear + 4.0 * t * c;
+    let parameters = (4.0 + 2.0 * operand) * linear + 4.0 * t * c;
     // What a sequence leaves in each block for its backward pass, of one sequence at least; and of all of them the
     // gradient of the embeddings.
-    let activations = t * c * (25.0 * l + config.train.batch_size as f64);
+    let activations = t * c * (floats * l + config.train.batch_size as f64);
     let stories = if config.data.corpus == BUILTIN_CORPUS { config.data.stories_bytes as f64 } else { 0.0 };
     let per_byte = if config.data.tokenizer == TokenizerKind::Char { 1.0 + F32 } else { 1.0 };
     [
@@ -118,6 +126,8 @@ mod tests {
             "training needs at least 144.4 GiB of memory, and 16.0 GiB is there: 144.0 GiB for the parameters, their \
              gradients and moments; lower model.n_embd, model.n_layer, model.block_size or the vocabulary"
         );
+        let less = refused(&["model.n_embd=8192", "model.n_layer=8", "train.precision=bf16"], 16.0 * GIB).unwrap();
+        assert!(less.contains("120.0 GiB for the parameters"), "{less}");
         let message = refused(&["train.batch_size=1000000", "model.block_size=256"], 16.0 * GIB).unwrap();
         assert!(message.contains("activations of a batch; lower train.batch_size"), "{message}");
         let message = refused(&["data.stories_bytes=4294967296"], 16.0 * GIB).unwrap();

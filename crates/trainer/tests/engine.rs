@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use candle_core::Device;
-use tinygpt_model::{Activation, GptConfig, init_params, param_specs};
+use tinygpt_model::{Activation, GptConfig, Precision, init_params, param_specs};
 use tinygpt_sampler::{Stream, philox_at};
 use tinygpt_trainer::{
     TrainError,
@@ -58,7 +58,7 @@ impl Tested for ComposedEngine {
 
 impl Tested for CpuEngine {
     fn open(config: &GptConfig, adamw: AdamW, seed: u64, state: &EngineState) -> Self {
-        Self::new(config, adamw, seed, state).unwrap()
+        Self::new(config, Precision::F32, adamw, seed, state).unwrap()
     }
 
     fn gradients(&self) -> Vec<Vec<f32>> {

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use tinygpt_model::init_params;
+use tinygpt_model::{Precision, init_params};
 use tinygpt_trainer::{
     Dataset, RunConfig, RunDir,
     config::load,
@@ -49,7 +49,7 @@ fn train(folder: &Path, resume: bool, interrupt: fn(&Event<'_>) -> bool) -> Outc
         true => run.last().read_engine(&gpt, &state).unwrap(),
         false => EngineState::fresh(init_params(&gpt, 1)),
     };
-    let mut engine = CpuEngine::new(&gpt, AdamW::from(&config.train), 1, &weights).unwrap();
+    let mut engine = CpuEngine::new(&gpt, Precision::F32, AdamW::from(&config.train), 1, &weights).unwrap();
     let stop = AtomicBool::new(false);
     let trainer = Trainer { config: &config, data: &data, engine: &mut engine, run: &run, state };
     trainer.train(&stop, &mut |event| stop.store(interrupt(&event), Ordering::Relaxed)).unwrap()

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use tinygpt_model::{Gpt, GptConfig, param_specs, params};
+use tinygpt_model::{Gpt, GptConfig, Precision, param_specs, params};
 use tinygpt_trainer::{
     config::TrainConfig,
     engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState},
@@ -210,7 +210,7 @@ fn the_composed_engine_agrees_with_pytorch_for_gelu_new_with_biases() {
 }
 
 fn cpu(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
-    Box::new(CpuEngine::new(config, adamw, 0, state).unwrap())
+    Box::new(CpuEngine::new(config, Precision::F32, adamw, 0, state).unwrap())
 }
 
 #[test]

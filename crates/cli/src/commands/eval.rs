@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use tinygpt_model::GptConfig;
+use tinygpt_model::{GptConfig, Precision};
 use tinygpt_trainer::{
     Dataset, RunDir,
     config::RunConfig,
@@ -59,7 +59,7 @@ fn evaluate(
     const ROWS: usize = 16;
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
     let device = args.device.open()?;
-    let mut engine = engine::open(config, adamw, 0, &EngineState::fresh(params), &device)?;
+    let mut engine = engine::open(config, Precision::F32, adamw, 0, &EngineState::fresh(params), &device)?;
     Ok(Report::new(whole_split(engine.as_mut(), split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
 }
 

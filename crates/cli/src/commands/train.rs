@@ -107,6 +107,7 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     if let Some(out) = &args.out {
         RunDir::check_new(out, if_exists)?;
     }
+    engine::check_precision(config.train.precision, device)?;
     // Before the corpus is read, which may take minutes; and once more when the vocabulary is known.
     check_memory(&config, 1, device)?;
     let data = Dataset::load(&config.data, config.seed, None, &default_cache_dir())?;
@@ -115,6 +116,7 @@ fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     check_memory(&config, gpt.vocab_size, device)?;
     let engine = engine::open(
         &gpt,
+        config.train.precision,
         AdamW::from(&config.train),
         config.seed,
         &EngineState::fresh(init_params(&gpt, config.seed)),
@@ -146,6 +148,7 @@ fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
         (None, None) => RunDir::open_for_writing(RunDir::latest(Path::new(RUNS))?.path())?,
     };
     let mut config = run.read_config(&args.overrides)?;
+    engine::check_precision(config.train.precision, device)?;
     if let Some(corpus) = &args.data {
         config.data.corpus.clone_from(corpus);
         make_absolute(&mut config)?;
@@ -169,7 +172,8 @@ fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Prepared> {
     let data =
         Dataset::load_same(&config.data, config.seed, Some(tokenizer), &default_cache_dir(), Some(&state.source_hash))?;
     let engine_state = run.last().read_engine(&gpt, &state)?;
-    let engine = engine::open(&gpt, AdamW::from(&config.train), config.seed, &engine_state, device)?;
+    let precision = config.train.precision;
+    let engine = engine::open(&gpt, precision, AdamW::from(&config.train), config.seed, &engine_state, device)?;
     if state.step > 0 && !run.path().join(METRICS_FILE).exists() {
         notice!("{} has no {METRICS_FILE} any more: it begins anew at step {}", run.path().display(), state.step);
     }

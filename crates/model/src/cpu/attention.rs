@@ -8,7 +8,8 @@ use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, exp};
 
 use super::{
     dropout::KeepBits,
-    matmul::{Left, Right, Start, matmul, pack_rows_transposed, transposed, transposed_len},
+    matmul::{Left, Right, Start, matmul},
+    packed::{pack_rows_transposed, transposed, transposed_len},
     rows::{Aligned, Rows},
     vectors,
 };

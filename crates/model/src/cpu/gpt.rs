@@ -12,12 +12,12 @@ use super::{
     embedding,
     head::{self, Job, Unit},
     layout::{Affine, Layout},
-    matmul::{Left, Right, Start, matmul},
+    operand::InOut,
     rows::{Aligned, Rows},
-    sequence::{InOut, RowDropout, Saved, Sequence, VectorGrads},
+    sequence::{RowDropout, Saved, Sequence, VectorGrads},
     weights::Weights,
 };
-use crate::{GptConfig, ModelError, Result};
+use crate::{GptConfig, ModelError, Precision, Result};
 
 /// Rows that are in the network at a time, at least: what is kept of them stays in the cache, and the weights'
 /// gradients are walked over once for them all.
@@ -41,6 +41,7 @@ pub struct Windows<'a> {
 #[derive(Debug)]
 pub struct CpuGpt {
     config: GptConfig,
+    precision: Precision,
     level: Level,
     weights: Weights,
     grads: Aligned,
@@ -52,18 +53,17 @@ pub struct CpuGpt {
 }
 
 impl CpuGpt {
-    /// A model with these parameter values, in parameter order.
+    /// A model with these parameter values, in parameter order, whose linear layers multiply in a precision.
     ///
     /// # Errors
-    /// When the configuration is invalid or the values do not match it.
-    pub fn new(config: &GptConfig, values: &[Vec<f32>]) -> Result<Self> {
-        Self::with_level(config, values, Level::detect())
-    }
-
-    fn with_level(config: &GptConfig, values: &[Vec<f32>], level: Level) -> Result<Self> {
-        let weights = Weights::new(config, values)?;
+    /// When the configuration is invalid, the values do not match it, or this processor lacks the precision.
+    pub fn new(config: &GptConfig, precision: Precision, values: &[Vec<f32>]) -> Result<Self> {
+        precision.check()?;
+        let level = Level::detect();
+        let weights = Weights::new(config, precision, level, values)?;
         Ok(Self {
             config: config.clone(),
+            precision,
             level,
             grads: Aligned::zeros(weights.layout.len()),
             weights,
@@ -84,6 +84,11 @@ impl CpuGpt {
         &self.weights.layout
     }
 
+    /// What the linear layers multiply in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// All parameters, flat.
     pub fn params(&self) -> &[f32] {
         &self.weights.flat
@@ -102,7 +107,7 @@ impl CpuGpt {
         let mut flat = Aligned::zeros(self.weights.layout.len());
         self.weights.layout.fill(values, &mut flat)?;
         self.weights.flat = flat;
-        self.weights.pack();
+        self.weights.pack(self.level);
         self.grads.fill(0.0);
         Ok(())
     }
@@ -111,7 +116,7 @@ impl CpuGpt {
     /// gradients is what the next ones are added to.
     pub fn update(&mut self, change: impl FnOnce(&Layout, &mut [f32], &mut [f32])) {
         change(&self.weights.layout, &mut self.weights.flat, &mut self.grads);
-        self.weights.pack();
+        self.weights.pack(self.level);
     }
 
     /// The sum of the cross-entropies of a batch in nats, without dropout and without gradients.
@@ -166,7 +171,7 @@ impl CpuGpt {
         let threads = rayon::current_num_threads();
         let at_a_time = (ROWS_AT_A_TIME.div_ceil(cols).next_multiple_of(threads)).min(n);
         self.prepare(n, cols, at_a_time, weight.is_some());
-        let Self { config, level, weights, grads, sequences, units, embedded, losses } = self;
+        let Self { config, level, weights, grads, sequences, units, embedded, losses, .. } = self;
         let (config, level, weights) = (&*config, *level, &*weights);
         for first in (0..n).step_by(at_a_time) {
             let range = first..n.min(first + at_a_time);
@@ -196,13 +201,13 @@ impl CpuGpt {
     fn prepare(&mut self, n: usize, cols: usize, at_a_time: usize, gradients: bool) {
         let (config, threads) = (&self.config, rayon::current_num_threads());
         while self.sequences.len() < at_a_time {
-            self.sequences.push(Sequence::new(config, &self.weights.layout));
+            self.sequences.push(Sequence::new(config, self.precision, &self.weights.layout));
         }
         // As many rows of logits at a time as sequences have; but of a large vocabulary, one unit a thread.
         let units =
             (at_a_time * config.block_size.div_ceil(head::ROWS)).min((1 << 21) / (head::ROWS * config.vocab_size));
         while self.units.len() < units.max(threads) {
-            self.units.push(Unit::new(config.vocab_size));
+            self.units.push(Unit::new(self.precision, config.vocab_size));
         }
         self.losses.resize(n * cols, 0.0);
         while gradients && self.embedded.len() < n {
@@ -230,12 +235,13 @@ fn head(
     let (mut targets, mut losses) = (targets, losses);
     let mut jobs = Vec::new();
     for sequence in sequences {
+        let (hidden, rounded, ld) = (&sequence.hidden, &sequence.scratch.rounded, sequence.dhidden.ld);
         for (from, dx) in sequence.dhidden.chunks_mut(sequence.t, head::ROWS) {
             let n = head::ROWS.min(sequence.t - from);
             let (here, loss);
             (here, targets) = targets.split_at(n);
             (loss, losses) = std::mem::take(&mut losses).split_at_mut(n);
-            jobs.push(Job { hidden: &sequence.hidden, from, targets: here, losses: loss, dx });
+            jobs.push(Job { hidden, rounded, from, targets: here, losses: loss, dx, ld });
         }
     }
     for jobs in jobs.chunks_mut(units.len()) {
@@ -287,9 +293,9 @@ fn weight_grads(level: Level, layout: &Layout, sequences: &[Sequence], grads: &m
             let matrix;
             (matrix, rest) = std::mem::take(&mut rest)[weight.start - end..].split_at_mut(weight.len());
             end = weight.end;
-            let n_out = sequences.first().map_or(1, |sequence| select(&sequence.layers[layer]).dy.cols);
+            let n_out = sequences.first().map_or(1, |sequence| select(&sequence.layers[layer]).dy.cols());
             for (i, grad) in matrix.chunks_mut(GRAD_ROWS * n_out).enumerate() {
-                tasks.push(GradTask { layer, select, first: i * GRAD_ROWS, n_out, grad });
+                tasks.push(GradTask { layer, select, first: i * GRAD_ROWS, grad });
             }
         }
     }
@@ -303,7 +309,6 @@ struct GradTask<'a> {
     layer: usize,
     select: Select<InOut>,
     first: usize,
-    n_out: usize,
     grad: &'a mut [f32],
 }
 
@@ -312,9 +317,7 @@ impl GradTask<'_> {
     fn run(self, level: Level, sequences: &[Sequence]) {
         for sequence in sequences {
             let InOut { x, dy, .. } = (self.select)(&sequence.layers[self.layer]);
-            let shape = (self.grad.len() / self.n_out, self.n_out, sequence.t);
-            let (left, right) = (Left::columns(x, 0, self.first), Right::rows(dy, 0, 0));
-            matmul(level, shape, left, right, Start::Sum, self.grad, self.n_out);
+            x.add_outer(level, self.first, dy, 0..sequence.t, self.grad);
         }
     }
 }

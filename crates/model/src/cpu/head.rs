@@ -3,10 +3,12 @@
 use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, exp};
 
 use super::{
-    matmul::{Left, Packed, Right, Start, matmul},
+    matmul::{Pair, Start},
+    operand::{Operand, Packed, Scratch},
     rows::Rows,
     vectors,
 };
+use crate::Precision;
 
 /// Rows of a unit of work.
 pub(super) const ROWS: usize = 64;
@@ -16,49 +18,56 @@ pub(super) const GRAD_ROWS: usize = 16;
 
 /// What a unit computes of one sequence.
 pub(super) struct Job<'a> {
-    /// What the head reads, from row `from` on.
-    pub(super) hidden: &'a Rows,
+    /// What the head reads, from row `from` on, an even number; with its rounded rows.
+    pub(super) hidden: &'a Operand,
+    pub(super) rounded: &'a Rows<Pair>,
     pub(super) from: usize,
     /// The token of each row, at most [`ROWS`].
     pub(super) targets: &'a [u32],
     /// Gets the cross-entropy of each row.
     pub(super) losses: &'a mut [f32],
-    /// Gets the gradients of those rows of `hidden`, with its distance between rows.
+    /// Gets the gradients of those rows of `hidden`, with the distance between rows.
     pub(super) dx: &'a mut [f32],
+    pub(super) ld: usize,
+}
+
+impl Job<'_> {
+    fn rows(&self) -> std::ops::Range<usize> {
+        self.from..self.from + self.targets.len()
+    }
 }
 
 /// The logits of up to [`ROWS`] rows, which become their gradient.
 #[derive(Debug)]
 pub(super) struct Unit {
-    logits: Rows,
+    logits: Operand,
+    scratch: Scratch,
 }
 
 impl Unit {
-    pub(super) fn new(vocab_size: usize) -> Self {
-        Self { logits: Rows::zeros(ROWS, vocab_size) }
+    pub(super) fn new(precision: Precision, vocab_size: usize) -> Self {
+        let logits = Operand::new(precision, ROWS, vocab_size);
+        Self { logits, scratch: Scratch::new(precision, ROWS, vocab_size) }
     }
 
     /// The losses of a job, and the gradients of `scale` times their sum. The head is packed as `(C, V)` and `(V, C)`.
     pub(super) fn run(&mut self, level: Level, packed: (&Packed, &Packed), job: &mut Job<'_>, scale: Option<f32>) {
-        let (n, c, vocab_size) = (job.targets.len(), job.hidden.cols, self.logits.cols);
-        let ld = self.logits.ld;
-        let left = Left::rows(job.hidden, job.from, 0);
-        matmul(level, (n, vocab_size, c), left, packed.0.right(), Start::Zero, self.logits.at_mut(0, 0), ld);
+        let Self { logits: operand, scratch } = self;
+        let logits = operand.rows_mut(&mut scratch.rows);
+        let (n, ld) = (job.targets.len(), logits.ld);
+        job.hidden.multiply(level, job.rows(), job.rounded, packed.0, Start::Zero, (logits.at_mut(0, 0), ld));
         for (i, (&target, loss)) in job.targets.iter().zip(&mut *job.losses).enumerate() {
-            *loss = level.run(CrossEntropy { logits: self.logits.row_mut(i), target: target as usize, scale });
+            *loss = level.run(CrossEntropy { logits: logits.row_mut(i), target: target as usize, scale });
         }
         if scale.is_some() {
-            let left = Left::rows(&self.logits, 0, 0);
-            matmul(level, (n, c, vocab_size), left, packed.1.right(), Start::Zero, job.dx, job.hidden.ld);
+            operand.round(level, n, scratch);
+            operand.multiply(level, 0..n, &scratch.rounded, packed.1, Start::Zero, (job.dx, job.ld));
         }
     }
 
     /// Adds the share of a job that was run to rows `first..` of the gradient of the head's weights `(V, C)`.
     pub(super) fn add_weight_grads(&self, level: Level, first: usize, grad: &mut [f32], job: &Job<'_>) {
-        let c = job.hidden.cols;
-        let shape = (grad.len() / c, c, job.targets.len());
-        let (left, right) = (Left::columns(&self.logits, 0, first), Right::rows(job.hidden, job.from, 0));
-        matmul(level, shape, left, right, Start::Sum, grad, c);
+        self.logits.add_outer(level, first, job.hidden, job.rows(), grad);
     }
 }
 

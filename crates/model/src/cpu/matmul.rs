@@ -1,144 +1,107 @@
-//! Matrix products, every element of which is one chain of fused multiply-adds in the order of the inner index.
+//! Matrix products, every element of which is one chain of fused multiply-adds in the order of the inner index; of
+//! floats, or of pairs of bf16 whose products are added to floats.
 //!
 //! So an element has the same bits in whatever tile, on whatever level and thread it is computed, and a sum may be
 //! continued later where it was left: chunks of a batch, threads and shapes of tiles do not show in a result.
 
 #![allow(unsafe_code)]
 
-use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Level, Simd};
 
-use super::rows::{Aligned, Rows};
+use super::rows::Rows;
 
 /// Columns of a panel of packed weights.
 pub(super) const PANEL: usize = 32;
 /// How much of the inner index is walked before the next columns: a panel of it fits the first-level cache.
 const DEPTH: usize = 256;
 
+/// An element of an operand: four bytes, with its step of the chain.
+pub(super) trait Element: Copy + Default + Send + Sync {
+    /// As the bits of a lane.
+    fn lane(self) -> f32;
+
+    /// `sum + left right`, lane by lane.
+    fn mul_add<S: Simd>(s: S, left: S::V, right: S::V, sum: S::V) -> S::V;
+
+    /// Runs a kernel with the instructions for such elements.
+    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn lane(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn mul_add<S: Simd>(s: S, left: S::V, right: S::V, sum: S::V) -> S::V {
+        s.mul_add(left, right, sum)
+    }
+
+    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
+        level.run(kernel)
+    }
+}
+
+/// The bits of two neighbours along the inner index in bf16, the first in the lower half.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Pair(pub(super) u32);
+
+impl Element for Pair {
+    #[inline(always)]
+    fn lane(self) -> f32 {
+        f32::from_bits(self.0)
+    }
+
+    #[inline(always)]
+    fn mul_add<S: Simd>(s: S, left: S::V, right: S::V, sum: S::V) -> S::V {
+        s.dot_bf16(left, right, sum)
+    }
+
+    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
+        level.run_bf16(kernel)
+    }
+}
+
 /// The left operand `(m, k)`: element `(i, l)` is `data[i * row + l * col]`.
 #[derive(Clone, Copy)]
-pub(super) struct Left<'a> {
-    data: &'a [f32],
+pub(super) struct Left<'a, E = f32> {
+    data: &'a [E],
     row: usize,
     col: usize,
 }
 
-impl<'a> Left<'a> {
+impl<'a, E: Element> Left<'a, E> {
     /// Rows `from..` of a matrix, from column `col` on.
-    pub(super) fn rows(x: &'a Rows, from: usize, col: usize) -> Self {
+    pub(super) fn rows(x: &'a Rows<E>, from: usize, col: usize) -> Self {
         Self { data: x.at(from, col), row: x.ld, col: 1 }
     }
 
     /// The transpose of [`Left::rows`].
-    pub(super) fn columns(x: &'a Rows, from: usize, col: usize) -> Self {
+    pub(super) fn columns(x: &'a Rows<E>, from: usize, col: usize) -> Self {
         Self { data: x.at(from, col), row: 1, col: x.ld }
     }
 }
 
 /// The right operand `(k, n)`: element `(l, 32 p + j)` is `data[p * panel + l * row + j]`.
 #[derive(Clone, Copy)]
-pub(super) struct Right<'a> {
-    data: &'a [f32],
-    row: usize,
-    panel: usize,
+pub(super) struct Right<'a, E = f32> {
+    pub(super) data: &'a [E],
+    pub(super) row: usize,
+    pub(super) panel: usize,
 }
 
-impl<'a> Right<'a> {
+impl<'a, E: Element> Right<'a, E> {
     /// Rows `from..` of a matrix, from column `col` on.
-    pub(super) fn rows(x: &'a Rows, from: usize, col: usize) -> Self {
+    pub(super) fn rows(x: &'a Rows<E>, from: usize, col: usize) -> Self {
         Self { data: x.at(from, col), row: x.ld, panel: PANEL }
     }
 
     /// A single panel `(k, 32)`.
-    pub(super) fn panel(data: &'a [f32]) -> Self {
+    pub(super) fn panel(data: &'a [E]) -> Self {
         Self { data, row: PANEL, panel: data.len() }
     }
-}
-
-/// Weights in panels of 32 columns, each contiguous, the last one filled up with zeros: what a product reads in order.
-#[derive(Debug)]
-pub(super) struct Packed {
-    data: Aligned,
-    k: usize,
-    n: usize,
-}
-
-impl Packed {
-    /// Room for a matrix `(k, n)`.
-    pub(super) fn new(k: usize, n: usize) -> Self {
-        Self { data: Aligned::zeros(n.div_ceil(PANEL) * PANEL * k), k, n }
-    }
-
-    /// Takes over a matrix `(k, n)` given row after row.
-    pub(super) fn pack(&mut self, w: &[f32]) {
-        let (k, n) = (self.k, self.n);
-        self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
-            let width = PANEL.min(n - p * PANEL);
-            for (l, to) in panel.chunks_exact_mut(PANEL).enumerate() {
-                to[..width].copy_from_slice(&w[l * n + p * PANEL..][..width]);
-            }
-        });
-    }
-
-    /// Takes over the transpose of a matrix `(n, k)` given row after row.
-    pub(super) fn pack_transposed(&mut self, w: &[f32]) {
-        let (k, n) = (self.k, self.n);
-        self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
-            let width = PANEL.min(n - p * PANEL);
-            transpose_panel(panel, k, width, |j| &w[(p * PANEL + j) * k..][..k]);
-        });
-    }
-
-    /// Columns.
-    pub(super) fn n(&self) -> usize {
-        self.n
-    }
-
-    /// As the right operand of a product.
-    pub(super) fn right(&self) -> Right<'_> {
-        Right { data: &self.data, row: PANEL, panel: PANEL * self.k }
-    }
-}
-
-/// Writes columns `row(0)`, `row(1)`, ... `row(width - 1)` side by side.
-fn transpose_panel<'a>(panel: &mut [f32], k: usize, width: usize, row: impl Fn(usize) -> &'a [f32]) {
-    // Sixteen rows of the source at a time, so that whole cache lines are written.
-    for from in (0..width).step_by(LANES) {
-        let lanes = LANES.min(width - from);
-        if lanes == LANES {
-            let rows: [&[f32]; LANES] = std::array::from_fn(|j| row(from + j));
-            for l in 0..k {
-                let to = &mut panel[l * PANEL + from..][..LANES];
-                for (to, row) in to.iter_mut().zip(rows) {
-                    *to = row[l];
-                }
-            }
-        } else {
-            for j in from..from + lanes {
-                for (l, &x) in row(j).iter().enumerate() {
-                    panel[l * PANEL + j] = x;
-                }
-            }
-        }
-    }
-}
-
-/// Packs the transpose of `rows` rows of `x`, `k` columns from `col` on, into `to`, for [`Right`] from [`transposed`].
-pub(super) fn pack_rows_transposed(x: &Rows, rows: usize, col: usize, k: usize, to: &mut [f32]) {
-    for (p, panel) in to.chunks_exact_mut(PANEL * k).take(rows.div_ceil(PANEL)).enumerate() {
-        let width = PANEL.min(rows - p * PANEL);
-        transpose_panel(panel, k, width, |j| &x.at(p * PANEL + j, col)[..k]);
-    }
-}
-
-/// How many floats [`pack_rows_transposed`] writes.
-pub(super) fn transposed_len(rows: usize, k: usize) -> usize {
-    rows.div_ceil(PANEL) * PANEL * k
-}
-
-/// The columns from `32 * panel` on of what [`pack_rows_transposed`] wrote, as the right operand of a product.
-pub(super) fn transposed(packed: &[f32], k: usize, panel: usize) -> Right<'_> {
-    Right { data: &packed[panel * PANEL * k..], row: PANEL, panel: PANEL * k }
 }
 
 /// What a product is added to.
@@ -153,11 +116,11 @@ pub(super) enum Start<'a> {
 }
 
 /// `out (m, n) = start + a (m, k) b (k, n)`, with `ld` floats between the rows of `out`.
-pub(super) fn matmul(
+pub(super) fn matmul<E: Element>(
     level: Level,
     (m, n, k): (usize, usize, usize),
-    a: Left<'_>,
-    b: Right<'_>,
+    a: Left<'_, E>,
+    b: Right<'_, E>,
     start: Start<'_>,
     out: &mut [f32],
     ld: usize,
@@ -174,21 +137,21 @@ pub(super) fn matmul(
     if let Start::Row(row) = start {
         assert_eq!(row.len(), n, "start");
     }
-    level.run(Product { m, n, k, a, b, start, out, ld });
+    E::run(level, Product { m, n, k, a, b, start, out, ld });
 }
 
-struct Product<'a> {
+struct Product<'a, E> {
     m: usize,
     n: usize,
     k: usize,
-    a: Left<'a>,
-    b: Right<'a>,
+    a: Left<'a, E>,
+    b: Right<'a, E>,
     start: Start<'a>,
     out: &'a mut [f32],
     ld: usize,
 }
 
-impl Kernel for Product<'_> {
+impl<E: Element> Kernel for Product<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -197,7 +160,7 @@ impl Kernel for Product<'_> {
     }
 }
 
-impl Product<'_> {
+impl<E: Element> Product<'_, E> {
     /// Tiles of `MR` rows and `NV` vectors, as many as the registers hold beside a row of the right operand.
     #[inline(always)]
     fn tiles<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
@@ -243,12 +206,12 @@ impl Product<'_> {
 }
 
 /// A few rows and at most two vectors of the output, held in registers.
-struct Tile {
+struct Tile<E> {
     depth: usize,
-    a: *const f32,
+    a: *const E,
     a_row: usize,
     a_col: usize,
-    b: *const f32,
+    b: *const E,
     b_row: usize,
     start: TileStart,
     out: *mut f32,
@@ -262,7 +225,7 @@ enum TileStart {
     Sum,
 }
 
-impl Tile {
+impl<E: Element> Tile<E> {
     /// # Safety
     /// As [`Tile::compute`], for `rows` rows, at most 12.
     #[inline(always)]
@@ -317,9 +280,9 @@ impl Tile {
             for _ in 0..self.depth {
                 let right: [S::V; NV] = std::array::from_fn(|v| s.load(&*b.add(v * LANES).cast::<Lanes>()));
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    let left = s.splat(*a.add(i * self.a_row));
+                    let left = s.splat((*a.add(i * self.a_row)).lane());
                     for (acc, right) in acc.iter_mut().zip(right) {
-                        *acc = s.mul_add(left, right, *acc);
+                        *acc = E::mul_add(s, left, right, *acc);
                     }
                 }
                 // Behind the last step these are not read.
@@ -347,6 +310,7 @@ impl Tile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::packed::{Panels, pack_rows_transposed, transposed, transposed_len};
     use tinygpt_sampler::{Stream, philox_at};
 
     fn random(rows: usize, cols: usize, seed: u64) -> Rows {
@@ -380,9 +344,9 @@ mod tests {
             let (a, at) = (random(m, k, 1 + case as u64), random(k, m, 50 + case as u64));
             let (b, bt) = (random(k, n, 100 + case as u64), random(n, k, 150 + case as u64));
             let row = random(1, n, 200);
-            let mut packed = Packed::new(k, n);
+            let mut packed = Panels::<f32>::new(k, n);
             packed.pack(&flat(&b, k));
-            let mut packed_t = Packed::new(k, n);
+            let mut packed_t = Panels::<f32>::new(k, n);
             packed_t.pack_transposed(&flat(&bt, n));
             let mut scratch = vec![0.0; transposed_len(n, k)];
             pack_rows_transposed(&bt, n, 0, k, &mut scratch);

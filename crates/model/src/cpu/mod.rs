@@ -6,6 +6,7 @@
 //! processors, over sixteen lanes ([`tinygpt_sampler::simd`]), and gives the same bits on each of them.
 
 mod attention;
+mod bf16;
 pub mod decode;
 mod dropout;
 mod embedding;
@@ -15,6 +16,8 @@ mod head;
 mod layer_norm;
 mod layout;
 mod matmul;
+mod operand;
+mod packed;
 mod rows;
 mod sequence;
 mod vectors;

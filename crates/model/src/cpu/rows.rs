@@ -1,4 +1,4 @@
-//! Matrices of f32 whose rows start on cache lines.
+//! Matrices whose rows start on cache lines: of f32, or of pairs of bf16, which are as large.
 
 use std::ops::Range;
 
@@ -10,71 +10,83 @@ const LINE: usize = 16;
 /// Floats that may be read, though they mean nothing, behind a matrix's last row: kernels load whole vectors.
 pub(super) const SLACK: usize = 32;
 
-/// Floats that start on a cache line.
+/// Elements of four bytes that start on a cache line.
 #[derive(Debug, Clone)]
-pub(crate) struct Aligned {
-    storage: Vec<f32>,
+pub(crate) struct Aligned<T = f32> {
+    storage: Vec<T>,
     start: usize,
     len: usize,
 }
 
-impl Aligned {
+impl<T: Copy + Default> Aligned<T> {
     /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        let storage = vec![0.0; len + LINE];
+        let storage = vec![T::default(); len + LINE];
         // A pointer that cannot be aligned is slow, not wrong.
         let start = storage.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         Self { storage, start, len }
     }
 }
 
-impl std::ops::Deref for Aligned {
-    type Target = [f32];
+impl<T> std::ops::Deref for Aligned<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         &self.storage[self.start..self.start + self.len]
     }
 }
 
-impl std::ops::DerefMut for Aligned {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T> std::ops::DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut self.storage[self.start..self.start + self.len]
     }
 }
 
-/// A matrix, row after row, `ld` floats from one to the next.
+/// A matrix, row after row, `ld` elements from one to the next.
 #[derive(Debug)]
-pub(super) struct Rows {
-    data: Aligned,
+pub(super) struct Rows<T = f32> {
+    data: Aligned<T>,
     pub(super) cols: usize,
     pub(super) ld: usize,
 }
 
-impl Rows {
+/// The distance between rows: an odd number of lines, as rows a power of two apart would share the same few sets of the
+/// cache.
+fn distance(cols: usize) -> usize {
+    (cols.div_ceil(LINE) | 1) * LINE
+}
+
+impl<T: Copy + Default> Rows<T> {
     pub(super) fn zeros(rows: usize, cols: usize) -> Self {
-        // An odd number of lines: rows a power of two apart would share the same few sets of the cache.
-        let ld = (cols.div_ceil(LINE) | 1) * LINE;
+        let ld = distance(cols);
         Self { data: Aligned::zeros(rows * ld + SLACK), cols, ld }
     }
 
-    pub(super) fn row(&self, i: usize) -> &[f32] {
+    /// The same memory as rows of another length, whose contents are then arbitrary.
+    pub(super) fn set_cols(&mut self, cols: usize) {
+        (self.cols, self.ld) = (cols, distance(cols));
+    }
+
+    pub(super) fn row(&self, i: usize) -> &[T] {
         &self.data[i * self.ld..][..self.cols]
     }
 
-    pub(super) fn row_mut(&mut self, i: usize) -> &mut [f32] {
+    pub(super) fn row_mut(&mut self, i: usize) -> &mut [T] {
         &mut self.data[i * self.ld..][..self.cols]
     }
 
     /// From (row, col) on, with what lies between the rows.
-    pub(super) fn at(&self, row: usize, col: usize) -> &[f32] {
+    pub(super) fn at(&self, row: usize, col: usize) -> &[T] {
         &self.data[row * self.ld + col..]
     }
 
     /// [`Rows::at`], to be written.
-    pub(super) fn at_mut(&mut self, row: usize, col: usize) -> &mut [f32] {
+    pub(super) fn at_mut(&mut self, row: usize, col: usize) -> &mut [T] {
         &mut self.data[row * self.ld + col..]
     }
+}
 
+impl Rows {
     /// Copies the first `n` rows.
     pub(super) fn copy_from(&mut self, other: &Self, n: usize) {
         self.data[..n * self.ld].copy_from_slice(&other.data[..n * self.ld]);

@@ -3,16 +3,17 @@
 use tinygpt_sampler::simd::Level;
 
 use super::{
-    attention::{self, Dropped, Scratch, Shape},
+    attention::{self, Dropped, Shape},
     dropout::KeepBits,
     embedding, gelu,
     layer_norm::{self, Moments},
     layout::{Affine, Block, Layout},
-    matmul::{Left, Packed, Start, matmul},
+    matmul::{Pair, Start},
+    operand::{InOut, Operand, Packed, Scratch},
     rows::Rows,
     weights::Weights,
 };
-use crate::{Dropout, GptConfig, gpt::site};
+use crate::{Dropout, GptConfig, Precision, gpt::site};
 
 /// The dropout masks of a sequence: those of row `row` of a batch.
 #[derive(Debug, Clone)]
@@ -35,7 +36,7 @@ impl VectorGrads {
         Self { weight: vec![0.0; at.weight.len()], bias: at.bias.clone().map(|b| vec![0.0; b.len()]) }
     }
 
-    fn of_linear(at: &Affine) -> Self {
+    pub(super) fn of_linear(at: &Affine) -> Self {
         Self { weight: Vec::new(), bias: at.bias.clone().map(|b| vec![0.0; b.len()]) }
     }
 
@@ -91,23 +92,10 @@ pub(super) struct Saved {
     pub(super) ln_2: VectorGrads,
 }
 
-/// The input of a linear layer, the gradient of its output, and the gradient of its bias.
-#[derive(Debug)]
-pub(super) struct InOut {
-    pub(super) x: Rows,
-    pub(super) dy: Rows,
-    pub(super) bias: VectorGrads,
-}
-
-impl InOut {
-    fn new(t: usize, n_in: usize, n_out: usize, at: &Affine) -> Self {
-        Self { x: Rows::zeros(t, n_in), dy: Rows::zeros(t, n_out), bias: VectorGrads::of_linear(at) }
-    }
-}
-
 impl Saved {
-    fn new(config: &GptConfig, at: &Block) -> Self {
+    fn new(config: &GptConfig, precision: Precision, at: &Block) -> Self {
         let (t, c, n_head) = (config.block_size, config.n_embd, config.n_head);
+        let in_out = |n_in: usize, n_out: usize, at| InOut::new(precision, t, (n_in, n_out), at);
         let keep = |rows: usize, cols| KeepBits::new(if config.dropout > 0.0 { rows } else { 0 }, cols);
         Self {
             x: Rows::zeros(t, c),
@@ -120,10 +108,11 @@ impl Saved {
             keep_attn: keep(n_head * t, t),
             keep_1: keep(t, c),
             keep_2: keep(t, c),
-            c_attn: InOut::new(t, c, 3 * c, &at.c_attn),
-            attn_proj: InOut::new(t, c, c, &at.attn_proj),
-            c_fc: InOut::new(t, c, 4 * c, &at.c_fc),
-            mlp_proj: InOut::new(t, 4 * c, c, &at.mlp_proj),
+            c_attn: in_out(c, 3 * c, &at.c_attn),
+            // The backward pass of attention asks for what it gave.
+            attn_proj: InOut { x: Operand::kept(precision, t, c), ..in_out(c, c, &at.attn_proj) },
+            c_fc: in_out(c, 4 * c, &at.c_fc),
+            mlp_proj: in_out(4 * c, c, &at.mlp_proj),
             ln_1: VectorGrads::of_norm(&at.ln_1),
             ln_2: VectorGrads::of_norm(&at.ln_2),
         }
@@ -139,29 +128,31 @@ pub(super) struct Sequence {
     x: Rows,
     moments_f: Vec<Moments>,
     /// What the head reads, and the gradient that it sends back.
-    pub(super) hidden: Rows,
+    pub(super) hidden: Operand,
     pub(super) dhidden: Rows,
     pub(super) ln_f: VectorGrads,
     keep_0: KeepBits,
     /// The gradient on its way back through a branch.
     dbranch: Rows,
-    scratch: Scratch,
+    tiles: attention::Scratch,
+    pub(super) scratch: Scratch,
 }
 
 impl Sequence {
-    pub(super) fn new(config: &GptConfig, layout: &Layout) -> Self {
+    pub(super) fn new(config: &GptConfig, precision: Precision, layout: &Layout) -> Self {
         let (t, c) = (config.block_size, config.n_embd);
         Self {
             t,
-            layers: layout.blocks.iter().map(|at| Saved::new(config, at)).collect(),
+            layers: layout.blocks.iter().map(|at| Saved::new(config, precision, at)).collect(),
             x: Rows::zeros(t, c),
             moments_f: vec![Moments::default(); t],
-            hidden: Rows::zeros(t, c),
+            hidden: Operand::new(precision, t, c),
             dhidden: Rows::zeros(t, c),
             ln_f: VectorGrads::of_norm(&layout.ln_f),
             keep_0: KeepBits::new(if config.dropout > 0.0 { t } else { 0 }, c),
             dbranch: Rows::zeros(t, c),
-            scratch: Scratch::new(t, config.head_size()),
+            tiles: attention::Scratch::new(t, config.head_size()),
+            scratch: Scratch::new(precision, t, 4 * c),
         }
     }
 
@@ -176,7 +167,7 @@ impl Sequence {
     ) {
         let t = ids.len();
         self.t = t;
-        let Self { layers, x, moments_f, hidden, keep_0, scratch, .. } = self;
+        let Self { layers, x, moments_f, hidden, keep_0, tiles, scratch, .. } = self;
         let shape = Shape { t, n_head: config.n_head, head_size: config.head_size() };
         let layout = &weights.layout;
 
@@ -191,26 +182,34 @@ impl Sequence {
 
             // x + attention(norm(x))
             let norm = (weights.weight(&at.ln_1), weights.bias(&at.ln_1));
-            layer_norm::forward(level, t, x, norm, &mut saved.moments_1, &mut c_attn.x);
-            linear(level, t, &c_attn.x, &packed.c_attn.packed, weights.bias(&at.c_attn), &mut saved.qkv);
+            layer_norm::forward(level, t, x, norm, &mut saved.moments_1, c_attn.x.rows_mut(&mut scratch.rows));
+            c_attn.x.round(level, t, scratch);
+            let (packed_qkv, bias) = (&packed.c_attn.packed, weights.bias(&at.c_attn));
+            linear(level, t, &c_attn.x, &scratch.rounded, packed_qkv, bias, &mut saved.qkv);
             if let Some(masks) = dropout {
                 draw_attention(masks, site(layer, 0), shape, &mut saved.keep_attn);
             }
             let dropped = dropped(dropout, &saved.keep_attn);
-            attention::forward(level, shape, &saved.qkv, dropped, &mut attn_proj.x, &mut saved.lse, scratch);
-            let branch = Branch { packed: &packed.attn_proj.packed, bias: weights.bias(&at.attn_proj) };
-            branch.add(level, t, &attn_proj.x, x, &mut saved.mid, dropout, site(layer, 1), &mut saved.keep_1);
+            let y = attn_proj.x.rows_mut(&mut scratch.rows);
+            attention::forward(level, shape, &saved.qkv, dropped, y, &mut saved.lse, tiles);
+            attn_proj.x.round(level, t, scratch);
+            let branch = Branch::new(&attn_proj.x, scratch, &packed.attn_proj.packed, weights.bias(&at.attn_proj));
+            branch.add(level, t, x, &mut saved.mid, dropout, site(layer, 1), &mut saved.keep_1);
 
             // x + mlp(norm(x))
             let norm = (weights.weight(&at.ln_2), weights.bias(&at.ln_2));
-            layer_norm::forward(level, t, &saved.mid, norm, &mut saved.moments_2, &mut c_fc.x);
-            linear(level, t, &c_fc.x, &packed.c_fc.packed, weights.bias(&at.c_fc), &mut mlp_proj.x);
-            gelu::forward(level, config.activation, t, &mut mlp_proj.x, &mut saved.slope);
-            let branch = Branch { packed: &packed.mlp_proj.packed, bias: weights.bias(&at.mlp_proj) };
-            branch.add(level, t, &mlp_proj.x, &saved.mid, x, dropout, site(layer, 2), &mut saved.keep_2);
+            layer_norm::forward(level, t, &saved.mid, norm, &mut saved.moments_2, c_fc.x.rows_mut(&mut scratch.rows));
+            c_fc.x.round(level, t, scratch);
+            let h = mlp_proj.x.rows_mut(&mut scratch.rows);
+            linear(level, t, &c_fc.x, &scratch.rounded, &packed.c_fc.packed, weights.bias(&at.c_fc), h);
+            gelu::forward(level, config.activation, t, h, &mut saved.slope);
+            mlp_proj.x.round(level, t, scratch);
+            let branch = Branch::new(&mlp_proj.x, scratch, &packed.mlp_proj.packed, weights.bias(&at.mlp_proj));
+            branch.add(level, t, &saved.mid, x, dropout, site(layer, 2), &mut saved.keep_2);
         }
         let norm = (weights.weight(&layout.ln_f), weights.bias(&layout.ln_f));
-        layer_norm::forward(level, t, x, norm, moments_f, hidden);
+        layer_norm::forward(level, t, x, norm, moments_f, hidden.rows_mut(&mut scratch.rows));
+        hidden.round(level, t, scratch);
     }
 
     /// From the gradient of the hidden states to that of the embeddings, `dx`; what the weights' gradients are made of
@@ -224,7 +223,7 @@ impl Sequence {
         dx: &mut Rows,
     ) {
         let t = self.t;
-        let Self { layers, x, moments_f, dhidden, ln_f, keep_0, dbranch, scratch, .. } = self;
+        let Self { layers, x, moments_f, dhidden, ln_f, keep_0, dbranch, tiles, scratch, .. } = self;
         let shape = Shape { t, n_head: config.n_head, head_size: config.head_size() };
         let layout = &weights.layout;
 
@@ -234,22 +233,26 @@ impl Sequence {
         for ((saved, at), packed) in layers.iter_mut().zip(&layout.blocks).zip(&weights.blocks).rev() {
             let Saved { c_attn, attn_proj, c_fc, mlp_proj, .. } = saved;
 
-            branch_backward(dropout, &saved.keep_2, t, dx, mlp_proj);
-            linear_backward(level, t, &mlp_proj.dy, &packed.mlp_proj.transposed, &mut c_fc.dy);
-            gelu::backward(level, t, &mut c_fc.dy, &saved.slope);
+            branch_backward(level, dropout, &saved.keep_2, t, dx, mlp_proj, scratch);
+            let dh = c_fc.dy.rows_mut(&mut scratch.rows);
+            linear(level, t, &mlp_proj.dy, &scratch.rounded, &packed.mlp_proj.transposed, None, dh);
+            gelu::backward(level, t, dh, &saved.slope);
             c_fc.bias.clear();
-            c_fc.bias.add_rows(t, &c_fc.dy);
-            linear_backward(level, t, &c_fc.dy, &packed.c_fc.transposed, dbranch);
+            c_fc.bias.add_rows(t, dh);
+            c_fc.dy.round(level, t, scratch);
+            linear(level, t, &c_fc.dy, &scratch.rounded, &packed.c_fc.transposed, None, dbranch);
             let weight = weights.weight(&at.ln_2);
             norm_backward(level, t, (&saved.mid, &saved.moments_2), weight, dbranch, dx, &mut saved.ln_2);
 
-            branch_backward(dropout, &saved.keep_1, t, dx, attn_proj);
-            linear_backward(level, t, &attn_proj.dy, &packed.attn_proj.transposed, dbranch);
-            let (y, dropped) = ((&attn_proj.x, &*saved.lse), dropped(dropout, &saved.keep_attn));
-            attention::backward(level, shape, &saved.qkv, dropped, y, dbranch, &mut c_attn.dy, scratch);
+            branch_backward(level, dropout, &saved.keep_1, t, dx, attn_proj, scratch);
+            linear(level, t, &attn_proj.dy, &scratch.rounded, &packed.attn_proj.transposed, None, dbranch);
+            let (y, dropped) = ((attn_proj.x.rows(), &*saved.lse), dropped(dropout, &saved.keep_attn));
+            let dqkv = c_attn.dy.rows_mut(&mut scratch.rows);
+            attention::backward(level, shape, &saved.qkv, dropped, y, dbranch, dqkv, tiles);
             c_attn.bias.clear();
-            c_attn.bias.add_rows(t, &c_attn.dy);
-            linear_backward(level, t, &c_attn.dy, &packed.c_attn.transposed, dbranch);
+            c_attn.bias.add_rows(t, dqkv);
+            c_attn.dy.round(level, t, scratch);
+            linear(level, t, &c_attn.dy, &scratch.rounded, &packed.c_attn.transposed, None, dbranch);
             let weight = weights.weight(&at.ln_1);
             norm_backward(level, t, (&saved.x, &saved.moments_1), weight, dbranch, dx, &mut saved.ln_1);
         }
@@ -259,15 +262,10 @@ impl Sequence {
     }
 }
 
-/// `y = x w + b`.
-fn linear(level: Level, t: usize, x: &Rows, w: &Packed, b: Option<&[f32]>, y: &mut Rows) {
-    let (shape, ld) = ((t, y.cols, x.cols), y.ld);
-    matmul(level, shape, Left::rows(x, 0, 0), w.right(), b.map_or(Start::Zero, Start::Row), y.at_mut(0, 0), ld);
-}
-
-/// `dx = dy w^T`.
-fn linear_backward(level: Level, t: usize, dy: &Rows, transposed: &Packed, dx: &mut Rows) {
-    linear(level, t, dy, transposed, None, dx);
+/// `y = x w + b`, where `x` was rounded last; the gradient of the input too, with the weights transposed.
+fn linear(level: Level, t: usize, x: &Operand, rounded: &Rows<Pair>, w: &Packed, b: Option<&[f32]>, y: &mut Rows) {
+    let ld = y.ld;
+    x.multiply(level, 0..t, rounded, w, b.map_or(Start::Zero, Start::Row), (y.at_mut(0, 0), ld));
 }
 
 fn norm_backward(
@@ -284,20 +282,25 @@ fn norm_backward(
     layer_norm::backward(level, t, forward, weight, dy, dx, (dw, db.as_deref_mut()));
 }
 
-/// The projection of a branch back into the residual stream.
+/// A branch's end and its projection back into the residual stream.
 struct Branch<'a> {
+    y: &'a Operand,
+    rounded: &'a Rows<Pair>,
     packed: &'a Packed,
     bias: Option<&'a [f32]>,
 }
 
-impl Branch<'_> {
+impl<'a> Branch<'a> {
+    fn new(y: &'a Operand, scratch: &'a Scratch, packed: &'a Packed, bias: Option<&'a [f32]>) -> Self {
+        Self { y, rounded: &scratch.rounded, packed, bias }
+    }
+
     /// `out = x + dropout(y w + b)`.
-    #[expect(clippy::too_many_arguments, reason = "two streams in, one out, and the masks")]
+    #[expect(clippy::too_many_arguments, reason = "a stream in, one out, and the masks")]
     fn add(
         &self,
         level: Level,
         t: usize,
-        y: &Rows,
         x: &Rows,
         out: &mut Rows,
         dropout: Option<&RowDropout>,
@@ -305,12 +308,10 @@ impl Branch<'_> {
         keep: &mut KeepBits,
     ) {
         if let Some(masks) = dropout {
-            linear(level, t, y, self.packed, self.bias, out);
+            linear(level, t, self.y, self.rounded, self.packed, self.bias, out);
             draw(masks, site, t, x.cols, keep);
             drop_rows(masks, keep, t, out);
-            for i in 0..t {
-                out.row_mut(i).iter_mut().zip(x.row(i)).for_each(|(out, x)| *out += x);
-            }
+            out.add(x, t);
             return;
         }
         out.copy_from(x, t);
@@ -319,19 +320,29 @@ impl Branch<'_> {
                 out.row_mut(i).iter_mut().zip(bias).for_each(|(out, b)| *out += b);
             }
         }
-        let (shape, ld) = ((t, out.cols, y.cols), out.ld);
-        matmul(level, shape, Left::rows(y, 0, 0), self.packed.right(), Start::Sum, out.at_mut(0, 0), ld);
+        let ld = out.ld;
+        self.y.multiply(level, 0..t, self.rounded, self.packed, Start::Sum, (out.at_mut(0, 0), ld));
     }
 }
 
 /// The gradient of a branch's projection from that of the residual stream, and its bias's.
-fn branch_backward(dropout: Option<&RowDropout>, keep: &KeepBits, t: usize, dx: &Rows, proj: &mut InOut) {
-    proj.dy.copy_from(dx, t);
+fn branch_backward(
+    level: Level,
+    dropout: Option<&RowDropout>,
+    keep: &KeepBits,
+    t: usize,
+    dx: &Rows,
+    proj: &mut InOut,
+    scratch: &mut Scratch,
+) {
+    let dy = proj.dy.rows_mut(&mut scratch.rows);
+    dy.copy_from(dx, t);
     if let Some(masks) = dropout {
-        drop_rows(masks, keep, t, &mut proj.dy);
+        drop_rows(masks, keep, t, dy);
     }
     proj.bias.clear();
-    proj.bias.add_rows(t, &proj.dy);
+    proj.bias.add_rows(t, dy);
+    proj.dy.round(level, t, scratch);
 }
 
 /// Draws the masks of a site over `(B, T, C)`.

@@ -1,11 +1,13 @@
 //! The parameters, and the matrices among them once more in the order in which products read them.
 
+use tinygpt_sampler::simd::Level;
+
 use super::{
     layout::{Affine, Layout},
-    matmul::Packed,
+    operand::Packed,
     rows::Aligned,
 };
-use crate::{GptConfig, ModelError, Result};
+use crate::{GptConfig, ModelError, Precision, Result};
 
 /// A linear layer's weights `(in, out)`, packed for both directions.
 #[derive(Debug)]
@@ -18,14 +20,15 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    fn new(at: &Affine, n_in: usize, n_out: usize) -> Self {
-        Self { at: at.clone(), packed: Packed::new(n_in, n_out), transposed: Packed::new(n_out, n_in) }
+    fn new(precision: Precision, at: &Affine, n_in: usize, n_out: usize) -> Self {
+        let (packed, transposed) = (Packed::new(precision, n_in, n_out), Packed::new(precision, n_out, n_in));
+        Self { at: at.clone(), packed, transposed }
     }
 
-    fn pack(&mut self, params: &[f32]) {
+    fn pack(&mut self, level: Level, params: &[f32]) {
         let w = &params[self.at.weight.clone()];
-        self.packed.pack(w);
-        self.transposed.pack_transposed(w);
+        self.packed.pack(level, w);
+        self.transposed.pack_transposed(level, w);
     }
 }
 
@@ -51,7 +54,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    pub(super) fn new(config: &GptConfig, values: &[Vec<f32>]) -> Result<Self> {
+    pub(super) fn new(config: &GptConfig, precision: Precision, level: Level, values: &[Vec<f32>]) -> Result<Self> {
         config.validate()?;
         let layout = Layout::new(config);
         let (c, v) = (config.n_embd, config.vocab_size);
@@ -59,31 +62,31 @@ impl Weights {
             .blocks
             .iter()
             .map(|at| BlockWeights {
-                c_attn: Linear::new(&at.c_attn, c, 3 * c),
-                attn_proj: Linear::new(&at.attn_proj, c, c),
-                c_fc: Linear::new(&at.c_fc, c, 4 * c),
-                mlp_proj: Linear::new(&at.mlp_proj, 4 * c, c),
+                c_attn: Linear::new(precision, &at.c_attn, c, 3 * c),
+                attn_proj: Linear::new(precision, &at.attn_proj, c, c),
+                c_fc: Linear::new(precision, &at.c_fc, c, 4 * c),
+                mlp_proj: Linear::new(precision, &at.mlp_proj, 4 * c, c),
             })
             .collect();
         let flat = Aligned::zeros(layout.len());
-        let (head, head_transposed) = (Packed::new(c, v), Packed::new(v, c));
+        let (head, head_transposed) = (Packed::new(precision, c, v), Packed::new(precision, v, c));
         let mut weights = Self { layout, flat, blocks, head, head_transposed };
         weights.layout.fill(values, &mut weights.flat)?;
-        weights.pack();
+        weights.pack(level);
         Ok(weights)
     }
 
     /// Takes the changed parameters over into the packed copies.
-    pub(super) fn pack(&mut self) {
+    pub(super) fn pack(&mut self, level: Level) {
         let flat = &self.flat;
         for block in &mut self.blocks {
             for linear in [&mut block.c_attn, &mut block.attn_proj, &mut block.c_fc, &mut block.mlp_proj] {
-                linear.pack(flat);
+                linear.pack(level, flat);
             }
         }
         let wte = &flat[self.layout.wte.clone()];
-        self.head.pack_transposed(wte);
-        self.head_transposed.pack(wte);
+        self.head.pack_transposed(level, wte);
+        self.head_transposed.pack(level, wte);
     }
 
     pub(super) fn weight(&self, at: &Affine) -> &[f32] {

@@ -3,12 +3,12 @@
 #![allow(unsafe_code)]
 
 use super::avx2::sum_eight;
-use super::{EIGHTHS, Kernel, LANES, Lanes, Simd};
-use std::arch::x86_64::*;
+use super::{EIGHTHS, Kernel, LANES, Lanes, Simd, bf16};
+use std::{arch::x86_64::*, mem::transmute};
 
-/// Proof that AVX-512F may run.
+/// Proof that AVX-512F may run, and with `BF16` AVX512-BF16 and AVX-512BW too.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512<const BF16: bool>(());
 
 /// The bits of `2^(i / 8)` less `i << 20`, so that adding `n << 20` adds only what of n lies above its low three bits.
 /// Twice, since the permutation reads the low four bits of each index.
@@ -29,17 +29,28 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("bmi1")
 }
 
+pub(super) fn has_bf16() -> bool {
+    is_available() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
+}
+
 /// # Safety
 /// The processor must have the features.
 #[target_feature(enable = "avx512f,fma,popcnt,bmi1")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
 }
 
-// SAFETY, for every block below: an `Avx512` exists only inside `run`, whose caller vouches for the features; the
+/// # Safety
+/// The processor must have the features.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,fma,popcnt,bmi1")]
+pub(super) unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512::<true>(()))
+}
+
+// SAFETY, for every block below: an `Avx512` exists only inside `run` or `run_bf16`, whose caller vouches for the features; the
 // pointers come from references to sixteen elements.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     const VECTORS: usize = 32;
 
@@ -148,4 +159,36 @@ impl Simd for Avx512 {
             _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, v));
         }
     }
+    #[inline(always)]
+    fn pairs_bf16(self, low: __m512, high: __m512) -> __m512 {
+        if !BF16 {
+            return bf16::pairs(self, low, high);
+        }
+        unsafe {
+            let low = _mm512_cvtepu16_epi32(bits(_mm512_cvtneps_pbh(low)));
+            let high = _mm512_cvtepu16_epi32(bits(_mm512_cvtneps_pbh(high)));
+            _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
+        }
+    }
+    #[inline(always)]
+    fn neighbours_bf16(self, first: __m512, second: __m512) -> __m512 {
+        if !BF16 {
+            return bf16::neighbours(self, first, second);
+        }
+        unsafe { transmute(_mm512_cvtne2ps_pbh(second, first)) }
+    }
+    #[inline(always)]
+    fn dot_bf16(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if !BF16 {
+            return bf16::dot(self, a, b, c);
+        }
+        unsafe { _mm512_dpbf16_ps(c, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)) }
+    }
+}
+
+/// The bits of sixteen bf16.
+#[inline(always)]
+fn bits(v: __m256bh) -> __m256i {
+    // SAFETY: both are any 256 bits.
+    unsafe { transmute(v) }
 }

@@ -14,11 +14,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bf16;
 mod exp;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
 
+pub use bf16::to_bf16;
 pub use exp::{exp, exp2_of_eighths};
 
 /// Lanes of a vector.
@@ -77,6 +79,23 @@ pub trait Simd: Copy {
     fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]);
     /// [`Simd::compress`] of integers.
     fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]);
+    /// Pairs of bf16: lane i holds the bits of `low[i]` in its lower half and those of `high[i]` in its upper one, both
+    /// by [`to_bf16`].
+    #[inline(always)]
+    fn pairs_bf16(self, low: Self::V, high: Self::V) -> Self::V {
+        bf16::pairs(self, low, high)
+    }
+    /// Pairs of neighbours in bf16: of `first` in the lower eight lanes, of `second` in the upper ones.
+    #[inline(always)]
+    fn neighbours_bf16(self, first: Self::V, second: Self::V) -> Self::V {
+        bf16::neighbours(self, first, second)
+    }
+    /// `c + a b` over pairs of bf16: the product of the upper halves is added first, then that of the lower ones.
+    /// Subnormal numbers may count as zero.
+    #[inline(always)]
+    fn dot_bf16(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        bf16::dot(self, a, b, c)
+    }
 }
 
 /// `2^(i / 8)` for i from 0 to 7, rounded.
@@ -139,6 +158,25 @@ impl Level {
         levels
     }
 
+    /// Whether this processor multiplies pairs of bf16 faster than floats (AVX512-BF16).
+    pub fn has_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512 && avx512::has_bf16();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// [`Level::run`] for a kernel of bf16, with the instructions for it where the processor has them.
+    #[inline]
+    pub fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_bf16() {
+            // SAFETY: the processor has these features.
+            return unsafe { avx512::run_bf16(kernel) };
+        }
+        self.run(kernel)
+    }
+
     /// Runs a kernel with the instructions of this level.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -192,6 +230,10 @@ mod tests {
             push(s.sqrt(s.mul(va, va)));
             push(exp(s, s.sub(va, s.splat(20.0))));
             push(s.power_of_eighths(s.load(&std::array::from_fn(|i| 12_582_912.0 - (i * 63) as f32))));
+            let (pa, pb) = (s.pairs_bf16(va, vb), s.pairs_bf16(vb, s.splat(1.01)));
+            push(pa);
+            push(s.neighbours_bf16(va, vb));
+            push(s.dot_bf16(pa, pb, va));
             out.push(u32::from(s.ge(va, vb)));
             out.push(u32::from(s.gt(va, vb)));
             let mut with_nan = a;
@@ -219,6 +261,7 @@ mod tests {
         let expected = Level::Scalar.run(Everything);
         for level in Level::available() {
             assert_eq!(level.run(Everything), expected, "{level:?}");
+            assert_eq!(level.run_bf16(Everything), expected, "{level:?}, bf16");
         }
     }
 

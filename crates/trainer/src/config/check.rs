@@ -31,6 +31,7 @@ fn check_choice(key: &str, text: &str) -> Result<(), ConfigError> {
     let choices = match key {
         "data.tokenizer" => ["char", "bpe"],
         "model.activation" => ["gelu", "gelu_new"],
+        "train.precision" => ["f32", "bf16"],
         _ => return Ok(()),
     };
     if choices.contains(&text) {

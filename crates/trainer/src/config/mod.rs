@@ -7,7 +7,7 @@ mod schema;
 mod tests;
 
 use serde::{Deserialize, Serialize};
-use tinygpt_model::{Activation, GptConfig};
+use tinygpt_model::{Activation, GptConfig, Precision};
 
 pub use recipes::{RECIPES, recipe};
 pub use schema::{ConfigError, FIELDS, Field, annotated_default, load, load_resolved};
@@ -89,6 +89,8 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Batches whose gradients are averaged for one update.
     pub grad_accum: usize,
+    /// `f32` or `bf16`.
+    pub precision: Precision,
     /// Updates.
     pub max_steps: u64,
     /// Minutes; 0 is no limit.
@@ -173,6 +175,7 @@ impl Default for TrainConfig {
         Self {
             batch_size: 12,
             grad_accum: 1,
+            precision: Precision::F32,
             max_steps: 2000,
             max_minutes: 0.0,
             lr: 1e-3,

@@ -58,6 +58,7 @@ fn a_wrong_type_is_refused_and_both_types_named() {
     assert_eq!(error("[model]\nbias = 1"), "`model.bias` must be true or false, not a whole number");
     assert_eq!(error("model = 1"), "`model` must be a table, not a whole number");
     assert_eq!(error("[data]\ntokenizer = \"word\""), "`data.tokenizer` must be \"char\" or \"bpe\", not \"word\"");
+    assert_eq!(error("[train]\nprecision = \"f16\""), "`train.precision` must be \"f32\" or \"bf16\", not \"f16\"");
     assert!(error("[train]\nmax_steps = -5").contains("must not be negative"));
     assert!(error("[train\n").contains("not valid TOML"));
 }
@@ -134,7 +135,7 @@ fn every_recipe_is_found_by_its_name_and_its_file_and_can_be_loaded() {
 #[test]
 fn a_resumed_run_refuses_what_would_change_its_updates() {
     assert!(load("", &["train.max_steps=9000".into()], true).is_ok());
-    for item in ["train.lr=1.0", "model.n_layer=1"] {
+    for item in ["train.lr=1.0", "train.precision=bf16", "model.n_layer=1"] {
         let error = load("", &[item.into()], true).unwrap_err().to_string();
         assert!(error.contains("cannot change when a run is resumed"), "{error}");
     }

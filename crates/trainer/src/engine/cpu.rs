@@ -1,7 +1,7 @@
 //! The engine of the CPU: the model's forward and backward written by hand ([`tinygpt_model::cpu`]), AdamW in place.
 
 use tinygpt_model::{
-    Dropout, GptConfig,
+    Dropout, GptConfig, Precision,
     cpu::{CpuGpt, RowDropout, Windows},
     dropout::MaskSource,
 };
@@ -29,9 +29,9 @@ impl CpuEngine {
     /// An engine that goes on from `state`. `seed` is that of the dropout masks.
     ///
     /// # Errors
-    /// When the state does not match the configuration.
-    pub fn new(config: &GptConfig, adamw: AdamW, seed: u64, state: &EngineState) -> Result<Self> {
-        let gpt = CpuGpt::new(config, &state.params)?;
+    /// When the state does not match the configuration, or this processor lacks the precision.
+    pub fn new(config: &GptConfig, precision: Precision, adamw: AdamW, seed: u64, state: &EngineState) -> Result<Self> {
+        let gpt = CpuGpt::new(config, precision, &state.params)?;
         let flat = |values: &[Vec<f32>]| -> Result<Vec<f32>> {
             let mut flat = vec![0.0; gpt.layout().len()];
             gpt.layout().fill(values, &mut flat)?;
@@ -119,7 +119,7 @@ impl Engine for CpuEngine {
     }
 
     fn import(&mut self, state: &EngineState) -> Result<()> {
-        *self = Self::new(&self.gpt.config().clone(), self.adamw, self.seed, state)?;
+        *self = Self::new(&self.gpt.config().clone(), self.gpt.precision(), self.adamw, self.seed, state)?;
         Ok(())
     }
 }

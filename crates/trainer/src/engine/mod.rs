@@ -5,7 +5,7 @@ mod composed;
 mod cpu;
 
 use candle_core::Device;
-use tinygpt_model::{GptConfig, ParamSpec};
+use tinygpt_model::{GptConfig, ParamSpec, Precision};
 
 use crate::{Result, TrainError, config::TrainConfig};
 
@@ -121,20 +121,34 @@ pub trait Engine {
     fn import(&mut self, state: &EngineState) -> Result<()>;
 }
 
+/// Refuses a precision that a device does not compute in.
+///
+/// # Errors
+/// [`TrainError::PrecisionOfDevice`], or [`tinygpt_model::ModelError::NoBf16`].
+pub fn check_precision(precision: Precision, device: &Device) -> Result<()> {
+    match (precision, device) {
+        (_, Device::Cpu) => Ok(precision.check()?),
+        (Precision::F32, _) => Ok(()),
+        (Precision::Bf16, _) => Err(TrainError::PrecisionOfDevice),
+    }
+}
+
 /// The fastest engine of a device, going on from `state`: [`CpuEngine`] on the CPU, [`ComposedEngine`] elsewhere. `seed`
 /// is that of the dropout masks.
 ///
 /// # Errors
-/// When the state does not match the configuration or the device is out of memory.
+/// As [`check_precision`]; when the state does not match the configuration or the device is out of memory.
 pub fn open(
     config: &GptConfig,
+    precision: Precision,
     adamw: AdamW,
     seed: u64,
     state: &EngineState,
     device: &Device,
 ) -> Result<Box<dyn Engine>> {
+    check_precision(precision, device)?;
     Ok(match device {
-        Device::Cpu => Box::new(CpuEngine::new(config, adamw, seed, state)?),
+        Device::Cpu => Box::new(CpuEngine::new(config, precision, adamw, seed, state)?),
         _ => Box::new(ComposedEngine::new(config, adamw, seed, state, device)?),
     })
 }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use rayon::prelude::*;
-use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd};
+use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, to_bf16};
 
 use super::super::{
     matmul::{Left, PANEL, Right, Start, matmul},
@@ -93,15 +93,6 @@ impl<'a> Matrix<'a> {
             Values::Int8 { values, scales } => dot_products(level, values, Some(scales), (m, x), y),
         }
     }
-}
-
-/// The upper half of a float, rounded to even.
-fn to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
 /// The largest of each output becomes 127.

@@ -1,0 +1,215 @@
+//! Floats rounded to pairs of bf16: packed weights, and the operands that a layer's products read.
+
+use rayon::prelude::*;
+use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd};
+
+use super::{
+    matmul::{Element, PANEL, Pair},
+    packed::Panels,
+    rows::Rows,
+    vectors,
+};
+
+/// Vector `i` of a row, of which there may be none.
+#[inline(always)]
+fn get<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
+    if i * LANES < row.len() { vectors::get(s, row, i) } else { s.splat(0.0) }
+}
+
+/// Vectors `2 i` and `2 i + 1` of a row as pairs of neighbours.
+#[inline(always)]
+fn neighbours<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
+    s.neighbours_bf16(get(s, row, 2 * i), get(s, row, 2 * i + 1))
+}
+
+#[inline(always)]
+fn store<S: Simd>(s: S, pairs: S::V, to: &mut [Pair]) {
+    let mut lanes = [0.0; LANES];
+    s.store(pairs, &mut lanes);
+    for (to, lane) in to[..LANES].iter_mut().zip(lanes) {
+        *to = Pair(lane.to_bits());
+    }
+}
+
+impl Panels<Pair> {
+    /// Takes over a matrix `(2 k, n)` given row after row; the last row may be missing.
+    pub(super) fn pack(&mut self, level: Level, w: &[f32]) {
+        let (k, n) = (self.k(), self.n());
+        self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
+            Pair::run(level, PackRows { w, n, first: p * PANEL, panel });
+        });
+    }
+
+    /// Takes over the transpose of a matrix `(n, len)` given row after row; its columns are pairs.
+    pub(super) fn pack_transposed(&mut self, level: Level, w: &[f32], len: usize) {
+        let k = self.k();
+        self.data.par_chunks_mut(PANEL * k).zip(w.par_chunks(PANEL * len)).for_each(|(panel, rows)| {
+            Pair::run(level, PackColumns { rows, len, panel });
+        });
+    }
+}
+
+/// A panel from the columns `first..` of a matrix.
+struct PackRows<'a> {
+    w: &'a [f32],
+    n: usize,
+    first: usize,
+    panel: &'a mut [Pair],
+}
+
+impl Kernel for PackRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { w, n, first, panel } = self;
+        for (to, rows) in panel.chunks_exact_mut(PANEL).zip(w.chunks(2 * n)) {
+            let (low, high) = rows.split_at(n);
+            let (low, high) = (&low[first..], high.get(first..).unwrap_or_default());
+            for (v, to) in to.chunks_exact_mut(LANES).enumerate() {
+                store(s, s.pairs_bf16(get(s, low, v), get(s, high, v)), to);
+            }
+        }
+    }
+}
+
+/// A panel from up to 32 rows of `len`, which become its columns.
+struct PackColumns<'a> {
+    rows: &'a [f32],
+    len: usize,
+    panel: &'a mut [Pair],
+}
+
+impl Kernel for PackColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { rows, len, panel } = self;
+        for (half, rows) in rows.chunks(LANES * len).enumerate() {
+            for (block, to) in panel.chunks_mut(LANES * PANEL).enumerate() {
+                let mut columns = [[Pair::default(); LANES]; LANES];
+                for (column, row) in columns.iter_mut().zip(rows.chunks_exact(len)) {
+                    store(s, neighbours(s, row, block), column);
+                }
+                for (l, to) in to.chunks_exact_mut(PANEL).enumerate() {
+                    for (to, column) in to[half * LANES..][..LANES].iter_mut().zip(&columns) {
+                        *to = column[l];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rounds `n` rows: `rows` gets them with pairs along each row, `columns` with pairs down the columns. An odd end is
+/// paired with zeros.
+pub(super) fn round(level: Level, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
+    Pair::run(level, Round { n, x, rows, columns });
+}
+
+struct Round<'a> {
+    n: usize,
+    x: &'a Rows,
+    rows: &'a mut Rows<Pair>,
+    columns: &'a mut Rows<Pair>,
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { n, x, rows, columns } = self;
+        for i in (0..n).step_by(2) {
+            let (low, high) = (x.row(i), if i + 1 < n { x.row(i + 1) } else { &[] });
+            for v in 0..vectors::count(low) {
+                // Rows are whole cache lines, so a whole vector may be written at their end.
+                store(s, s.pairs_bf16(get(s, low, v), get(s, high, v)), columns.at_mut(i / 2, v * LANES));
+            }
+            for v in 0..vectors::count(low).div_ceil(2) {
+                store(s, neighbours(s, low, v), rows.at_mut(i, v * LANES));
+                if i + 1 < n {
+                    store(s, neighbours(s, high, v), rows.at_mut(i + 1, v * LANES));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::matmul::{Left, Right, Start, matmul};
+    use tinygpt_sampler::{Stream, philox_at, simd::to_bf16};
+
+    fn random(rows: usize, cols: usize, seed: u64) -> Rows {
+        let mut x = Rows::zeros(rows, cols);
+        for i in 0..rows {
+            for (j, x) in x.row_mut(i).iter_mut().enumerate() {
+                let word = philox_at(seed, Stream::Noise, (i * cols + j) as u64, 0)[0];
+                *x = word as f32 / u32::MAX as f32 - 0.5;
+            }
+        }
+        x
+    }
+
+    /// The definition: a chain over pairs, the second of each pair first.
+    fn chain(start: f32, k: usize, a: impl Fn(usize) -> f32, b: impl Fn(usize) -> f32) -> f32 {
+        let rounded = |x: f32| f32::from_bits(u32::from(to_bf16(x)) << 16);
+        let product = |l: usize| if l < k { rounded(a(l)) * rounded(b(l)) } else { 0.0 };
+        (0..k).step_by(2).fold(start, |sum, l| sum + product(l + 1) + product(l))
+    }
+
+    #[test]
+    fn every_element_is_one_chain_over_pairs_on_every_level() {
+        for (case, &(m, n, k)) in
+            [(1, 1, 1), (3, 5, 7), (12, 32, 16), (13, 33, 301), (64, 65, 31), (7, 16, 1040)].iter().enumerate()
+        {
+            let case = case as u64;
+            let (a, at) = (random(m, k, case), random(k, m, 50 + case));
+            let (b, bt) = (random(k, n, 100 + case), random(n, k, 150 + case));
+            let flat = |x: &Rows, rows: usize| (0..rows).flat_map(|i| x.row(i).to_vec()).collect::<Vec<_>>();
+            let pairs = k.div_ceil(2);
+            for level in Level::available() {
+                let mut out = Rows::zeros(m, n);
+                let ld = out.ld;
+                let check = |label: &str, out: &Rows, left: &dyn Fn(usize, usize) -> f32, transposed: bool| {
+                    for i in 0..m {
+                        for j in 0..n {
+                            let right = |l| if transposed { bt.row(j)[l] } else { b.row(l)[j] };
+                            let expected = chain(1.5, k, |l| left(i, l), right);
+                            assert_eq!(out.row(i)[j], expected, "{label} {level:?} {m} {n} {k}");
+                        }
+                    }
+                };
+                // What lies behind the rows' ends must not matter.
+                let garbage = |rows: usize, cols: usize| {
+                    let mut x = Rows::zeros(rows, cols);
+                    x.at_mut(0, 0).fill(Pair(0x7fc0_7fc0));
+                    x
+                };
+                let (mut rows, mut columns) = (garbage(m, pairs), garbage(m.div_ceil(2), k));
+                round(level, m, &a, &mut rows, &mut columns);
+                let start = vec![1.5; n];
+                let start = Start::Row(&start);
+                let mut packed = Panels::<Pair>::new(pairs, n);
+                packed.pack(level, &flat(&b, k));
+                let left = Left::rows(&rows, 0, 0);
+                matmul(level, (m, n, pairs), left, packed.right(), start, out.at_mut(0, 0), ld);
+                check("packed", &out, &|i, l| a.row(i)[l], false);
+                packed.pack_transposed(level, &flat(&bt, n), k);
+                matmul(level, (m, n, pairs), left, packed.right(), start, out.at_mut(0, 0), ld);
+                check("packed transposed", &out, &|i, l| a.row(i)[l], true);
+
+                let (mut rows, mut left) = (garbage(k, m.div_ceil(2)), garbage(pairs, m));
+                round(level, k, &at, &mut rows, &mut left);
+                let (mut rows, mut right) = (garbage(k, n.div_ceil(2)), garbage(pairs, n));
+                round(level, k, &b, &mut rows, &mut right);
+                let (left, right) = (Left::columns(&left, 0, 0), Right::rows(&right, 0, 0));
+                matmul(level, (m, n, pairs), left, right, start, out.at_mut(0, 0), ld);
+                check("columns", &out, &|i, l| at.row(l)[i], false);
+            }
+        }
+    }
+}
