@@ -7,10 +7,10 @@ mod sample;
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tinygpt_model::Window;
+use tinygpt_model::{Window, cpu::WeightFormat};
 
 pub use self::{
-    bench::{BenchCommand, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
+    bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
     rules::RuleArgs,
     sample::{Kind, SampleArgs, SamplePath},
 };
@@ -152,6 +152,9 @@ pub struct GenerateArgs {
     /// What to do beyond block_size tokens.
     #[arg(long, value_enum, default_value_t = WindowArg::Slide)]
     pub window: WindowArg,
+    /// How the weights are kept in memory, on the CPU: rounded, a large model is faster.
+    #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
+    pub weights: WeightsArg,
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
@@ -266,4 +269,25 @@ pub struct FetchArgs {
     /// Download from a mirror: the folder's URL.
     #[arg(long, value_name = "URL")]
     pub base_url: Option<String>,
+}
+
+/// `--weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightsArg {
+    /// As they are.
+    F32,
+    /// 16 bits: half the memory.
+    Bf16,
+    /// 8 bits and a scale for each output: a quarter of the memory.
+    Int8,
+}
+
+impl From<WeightsArg> for WeightFormat {
+    fn from(weights: WeightsArg) -> Self {
+        match weights {
+            WeightsArg::F32 => Self::F32,
+            WeightsArg::Bf16 => Self::Bf16,
+            WeightsArg::Int8 => Self::Int8,
+        }
+    }
 }

@@ -12,6 +12,7 @@ macro_rules! notice {
 mod args;
 mod commands;
 mod config_file;
+mod decoder;
 mod device;
 mod output;
 mod progress;
@@ -52,7 +53,13 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     threads::set_up(cli.threads)?;
-    match cli.command {
+    // On a thread of the pool: from there a parallel loop starts at once, without waking another thread for its first
+    // part.
+    rayon::scope(|_| execute(cli.command))
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),

@@ -18,6 +18,16 @@ pub enum Window {
     Half,
 }
 
+impl Window {
+    /// How many tokens stay when a window of `block_size` is full.
+    pub(crate) fn kept(self, block_size: usize) -> usize {
+        match self {
+            Self::Slide => block_size,
+            Self::Half => (block_size / 2).max(1),
+        }
+    }
+}
+
 /// Computes next-token logits for some sequences that start from one prompt.
 ///
 /// A row's logits depend on nothing but its own tokens: not on the number of rows, nor on their contents.
@@ -29,13 +39,13 @@ pub trait Decoder {
     ///
     /// # Errors
     /// When the prompt is empty or has a token outside of the vocabulary.
-    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Vec<f32>>;
+    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<&[f32]>;
 
     /// Appends one token to each row and gives the logits of their next tokens, `rows * V`.
     ///
     /// # Errors
     /// When a token is outside of the vocabulary.
-    fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
+    fn step(&mut self, tokens: &[u32]) -> Result<&[f32]>;
 }
 
 /// The [`Decoder`] over the composed model: candle tensors on any device.
@@ -46,6 +56,7 @@ pub struct ComposedDecoder {
     cache: KvCache,
     /// The tokens of each row since the last start, for the windows.
     rows: Vec<Vec<u32>>,
+    logits: Vec<f32>,
 }
 
 impl ComposedDecoder {
@@ -56,7 +67,7 @@ impl ComposedDecoder {
     pub fn new(config: &GptConfig, values: &[Vec<f32>], window: Window, device: &Device) -> Result<Self> {
         let gpt = Gpt::new(config, &params::to_tensors(config, values, DType::F32, device)?)?;
         let cache = gpt.new_cache(1)?;
-        Ok(Self { gpt, window, cache, rows: Vec::new() })
+        Ok(Self { gpt, window, cache, rows: Vec::new(), logits: Vec::new() })
     }
 
     fn check(&self, tokens: &[u32]) -> Result<()> {
@@ -64,15 +75,6 @@ impl ComposedDecoder {
         match tokens.iter().find(|&&id| id as usize >= vocab_size) {
             Some(&id) => Err(ModelError::TokenOutOfRange { id, vocab_size }),
             None => Ok(()),
-        }
-    }
-
-    /// How many tokens stay when a window of `block_size` is full.
-    fn kept(&self) -> usize {
-        let block_size = self.gpt.config().block_size;
-        match self.window {
-            Window::Slide => block_size,
-            Window::Half => (block_size / 2).max(1),
         }
     }
 
@@ -88,7 +90,7 @@ impl Decoder for ComposedDecoder {
         self.gpt.config()
     }
 
-    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Vec<f32>> {
+    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<&[f32]> {
         if prompt.is_empty() || rows == 0 {
             return Err(ModelError::EmptyPrompt);
         }
@@ -99,10 +101,11 @@ impl Decoder for ComposedDecoder {
         let logits = self.forward(context, 1)?;
         self.cache = self.cache.repeat(rows)?;
         self.rows = vec![context.to_vec(); rows];
-        Ok(logits.repeat(rows))
+        self.logits = logits.repeat(rows);
+        Ok(&self.logits)
     }
 
-    fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+    fn step(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         if tokens.is_empty() || tokens.len() != self.rows.len() {
             return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
         }
@@ -112,14 +115,16 @@ impl Decoder for ComposedDecoder {
             row.push(token);
         }
         if self.cache.len() < self.gpt.config().block_size {
-            return self.forward(tokens, rows);
+            self.logits = self.forward(tokens, rows)?;
+            return Ok(&self.logits);
         }
-        let kept = self.kept();
+        let kept = self.window.kept(self.gpt.config().block_size);
         for row in &mut self.rows {
             row.drain(..row.len() - kept);
         }
         self.cache.clear();
         let windows = self.rows.concat(); // rows * kept
-        self.forward(&windows, rows)
+        self.logits = self.forward(&windows, rows)?;
+        Ok(&self.logits)
     }
 }

@@ -37,21 +37,23 @@ pub fn generate(
         return Ok(());
     }
     let vocab_size = decoder.config().vocab_size;
-    let mut histories = vec![prompt.to_vec(); rows];
+    let mut history = Vec::with_capacity(prompt.len() + max_new_tokens.min(1 << 20));
+    history.extend_from_slice(prompt);
+    let mut histories = vec![history; rows];
     let mut running = vec![true; rows];
+    let mut tokens = vec![0; rows];
     let mut logits = decoder.start(prompt, rows)?;
     for n in 1..=max_new_tokens {
-        let mut tokens = Vec::with_capacity(rows);
         for (row, history) in histories.iter_mut().enumerate() {
             let row_logits = &logits[row * vocab_size..(row + 1) * vocab_size];
             if running[row] {
                 let sequence = first_sequence + row as u64;
                 let token = sampler.sample_row(row_logits, history, sequence, history.len() as u64)?;
                 history.push(token);
+                // A finished row keeps its place and its token; what it is fed does not matter to the others.
+                tokens[row] = token;
                 running[row] = on_token(row, token).is_continue();
             }
-            // A finished row keeps its place; what it is fed does not matter to the others.
-            tokens.extend(history.last());
         }
         if n == max_new_tokens || !running.contains(&true) {
             break;

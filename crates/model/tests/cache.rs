@@ -5,8 +5,8 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use common::{Random, arg_max, cached, ids, lively_params, relative_error, shape, uncached};
-use tinygpt_model::{Activation, ComposedDecoder, Decoder, Gpt, GptConfig, ModelError, Window, params::to_tensors};
+use common::{Random, Tested, arg_max, cached, for_each_decoder, ids, lively_params, relative_error, shape, uncached};
+use tinygpt_model::{Activation, Decoder, Gpt, GptConfig, ModelError, Window, params::to_tensors};
 
 const CPU: Device = Device::Cpu;
 const TOLERANCE: f64 = 1e-4;
@@ -15,8 +15,17 @@ fn model(config: &GptConfig, seed: u64) -> Gpt {
     Gpt::new(config, &to_tensors(config, &lively_params(config, seed), DType::F32, &CPU).unwrap()).unwrap()
 }
 
-fn decoder(config: &GptConfig, seed: u64, window: Window) -> ComposedDecoder {
-    ComposedDecoder::new(config, &lively_params(config, seed), window, &CPU).unwrap()
+for_each_decoder!(
+    greedy_text_is_the_same_with_and_without_the_cache_far_beyond_the_context,
+    greedy_text_is_the_same_for_small_contexts_and_prompts_around_their_size,
+    rows_with_texts_of_their_own_agree_with_the_uncached_model_beyond_the_context,
+    starting_again_forgets_the_earlier_text,
+    the_decoder_names_what_is_wrong_and_goes_on_afterwards,
+    parameters_that_do_not_fit_the_shape_are_refused_by_name,
+);
+
+fn decoder<D: Tested>(config: &GptConfig, seed: u64, window: Window) -> D {
+    D::open(config, lively_params(config, seed), window).unwrap()
 }
 
 fn random_shape(random: &mut Random) -> GptConfig {
@@ -172,7 +181,7 @@ fn plain_greedy(gpt: &Gpt, prompt: &[u32], n: usize, window: Window) -> (Vec<u32
 fn decoded_greedy(decoder: &mut dyn Decoder, prompt: &[u32], n: usize, rows: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
     let vocab_size = decoder.config().vocab_size;
     let (mut tokens, mut all) = (Vec::new(), Vec::new());
-    let mut logits = decoder.start(prompt, rows).unwrap();
+    let mut logits = decoder.start(prompt, rows).unwrap().to_vec();
     loop {
         assert_eq!(logits.len(), rows * vocab_size);
         for row in logits.chunks(vocab_size) {
@@ -184,13 +193,13 @@ fn decoded_greedy(decoder: &mut dyn Decoder, prompt: &[u32], n: usize, rows: usi
         if tokens.len() == n {
             return (tokens, all);
         }
-        logits = decoder.step(&vec![tokens[tokens.len() - 1]; rows]).unwrap();
+        logits = decoder.step(&vec![tokens[tokens.len() - 1]; rows]).unwrap().to_vec();
     }
 }
 
-fn assert_text_agrees(config: &GptConfig, seed: u64, prompt: &[u32], n: usize, rows: usize, window: Window) {
+fn assert_text_agrees<D: Tested>(config: &GptConfig, seed: u64, prompt: &[u32], n: usize, rows: usize, window: Window) {
     let label = format!("{config:?}, prompt of {}, {rows} rows, {window:?}", prompt.len());
-    let (text, logits) = decoded_greedy(&mut decoder(config, seed, window), prompt, n, rows);
+    let (text, logits) = decoded_greedy(&mut decoder::<D>(config, seed, window), prompt, n, rows);
     let (expected, reference) = plain_greedy(&model(config, seed), prompt, n, window);
     for (position, (got, reference)) in logits.iter().zip(&reference).enumerate() {
         let error = relative_error(got, reference);
@@ -199,8 +208,7 @@ fn assert_text_agrees(config: &GptConfig, seed: u64, prompt: &[u32], n: usize, r
     assert_eq!(text, expected, "{label}");
 }
 
-#[test]
-fn greedy_text_is_the_same_with_and_without_the_cache_far_beyond_the_context() {
+fn greedy_text_is_the_same_with_and_without_the_cache_far_beyond_the_context<D: Tested>() {
     for (seed, config, prompt) in [
         (20, shape(31, 16, 2, 4, 6), 1),
         (21, GptConfig { bias: true, activation: Activation::GeluNew, ..shape(50, 12, 3, 3, 5) }, 5),
@@ -209,35 +217,33 @@ fn greedy_text_is_the_same_with_and_without_the_cache_far_beyond_the_context() {
         let prompt = Random::new(seed).tokens(prompt, config.vocab_size);
         for window in [Window::Slide, Window::Half] {
             for rows in [1, 3] {
-                assert_text_agrees(&config, seed, &prompt, 3 * config.block_size, rows, window);
+                assert_text_agrees::<D>(&config, seed, &prompt, 3 * config.block_size, rows, window);
             }
         }
     }
 }
 
-#[test]
-fn greedy_text_is_the_same_for_small_contexts_and_prompts_around_their_size() {
+fn greedy_text_is_the_same_for_small_contexts_and_prompts_around_their_size<D: Tested>() {
     for block_size in [1, 2, 3, 5] {
         let config = shape(19, block_size, 2, 2, 4);
         for prompt in 1..=2 * block_size + 2 {
             let prompt = Random::new(30 + prompt as u64).tokens(prompt, 19);
             for window in [Window::Slide, Window::Half] {
-                assert_text_agrees(&config, 31, &prompt, 3 * block_size + 2, 2, window);
+                assert_text_agrees::<D>(&config, 31, &prompt, 3 * block_size + 2, 2, window);
             }
         }
     }
 }
 
 /// Greedy text could repeat one token; these rows are random and differ from each other.
-#[test]
-fn rows_with_texts_of_their_own_agree_with_the_uncached_model_beyond_the_context() {
+fn rows_with_texts_of_their_own_agree_with_the_uncached_model_beyond_the_context<D: Tested>() {
     let config = GptConfig { bias: true, ..shape(27, 10, 2, 3, 4) };
     let gpt = model(&config, 40);
     let mut random = Random::new(41);
     let prompt = random.tokens(4, 27);
     let steps = random_rows(&mut random, 3, 25, 27);
     for window in [Window::Slide, Window::Half] {
-        let mut decoder = decoder(&config, 40, window);
+        let mut decoder = decoder::<D>(&config, 40, window);
         decoder.start(&prompt, 3).unwrap();
         for n in 1..=25 {
             let tokens: Vec<u32> = steps.iter().map(|row| row[n - 1]).collect();
@@ -263,14 +269,13 @@ fn the_windows_keep_what_they_promise() {
     assert_eq!(after_a_long_prompt, [6, 3, 4, 5, 6, 3]);
 }
 
-#[test]
-fn starting_again_forgets_the_earlier_text() {
+fn starting_again_forgets_the_earlier_text<D: Tested>() {
     let config = shape(19, 6, 2, 2, 4);
     for window in [Window::Slide, Window::Half] {
-        let mut used = decoder(&config, 50, window);
+        let mut used = decoder::<D>(&config, 50, window);
         decoded_greedy(&mut used, &[1, 2, 3], 11, 4);
         let again = decoded_greedy(&mut used, &[7, 8], 11, 2);
-        assert_eq!(again, decoded_greedy(&mut decoder(&config, 50, window), &[7, 8], 11, 2));
+        assert_eq!(again, decoded_greedy(&mut decoder::<D>(&config, 50, window), &[7, 8], 11, 2));
     }
 }
 
@@ -366,40 +371,39 @@ fn no_positions_a_wrong_row_count_and_unknown_tokens_are_errors() {
     assert!(gpt.forward_cached(&ids(&[vec![1, 29], vec![1, 1]]), &mut cache).is_err());
 }
 
-#[test]
-fn the_decoder_names_what_is_wrong_and_goes_on_afterwards() {
+fn the_decoder_names_what_is_wrong_and_goes_on_afterwards<D: Tested>() {
     let config = shape(29, 6, 2, 2, 5);
     for window in [Window::Slide, Window::Half] {
-        let mut decoder = decoder(&config, 66, window);
+        let mut decoder = decoder::<D>(&config, 66, window);
         assert!(matches!(decoder.step(&[]), Err(ModelError::RowCount { expected: 0, got: 0 })), "before any start");
         assert!(matches!(decoder.step(&[1]), Err(ModelError::RowCount { expected: 0, got: 1 })));
         assert!(matches!(decoder.start(&[], 1), Err(ModelError::EmptyPrompt)));
         assert!(decoder.start(&[1], 0).is_err(), "no rows");
-        let unknown = |r| matches!(r, Err(ModelError::TokenOutOfRange { id: 29, vocab_size: 29 }));
+        let unknown =
+            |r: tinygpt_model::Result<&[f32]>| matches!(r, Err(ModelError::TokenOutOfRange { id: 29, vocab_size: 29 }));
         assert!(unknown(decoder.start(&[1, 29], 1)));
         assert!(unknown(decoder.start(&[29, 0, 0, 0, 0, 0, 0, 0], 1)), "also where it would not be in the context");
 
         let reference = decoded_greedy(&mut decoder, &[3, 4], 9, 2).1;
-        let mut logits = decoder.start(&[3, 4], 2).unwrap();
+        let mut logits = decoder.start(&[3, 4], 2).unwrap().to_vec();
         for expected in &reference {
             assert_eq!(logits[..29], expected[..], "an error must not change what follows");
             assert!(matches!(decoder.step(&[1]), Err(ModelError::RowCount { expected: 2, got: 1 })));
             assert!(matches!(decoder.step(&[1, 2, 3]), Err(ModelError::RowCount { expected: 2, got: 3 })));
             assert!(unknown(decoder.step(&[0, 29])));
             assert!(unknown(decoder.start(&[29], 1)), "a start that fails changes nothing either");
-            logits = decoder.step(&[arg_max(expected); 2]).unwrap();
+            logits = decoder.step(&[arg_max(expected); 2]).unwrap().to_vec();
         }
     }
 }
 
-#[test]
-fn parameters_that_do_not_fit_the_shape_are_refused_by_name() {
+fn parameters_that_do_not_fit_the_shape_are_refused_by_name<D: Tested>() {
     let config = shape(29, 6, 1, 2, 5);
     let mut values = lively_params(&config, 1);
     values[3].pop();
-    let error = ComposedDecoder::new(&config, &values, Window::Slide, &CPU).unwrap_err().to_string();
+    let error = D::open(&config, values.clone(), Window::Slide).err().unwrap().to_string();
     assert!(error.contains("transformer.h.0.attn.c_attn.weight"), "{error}");
     values.pop();
-    let error = ComposedDecoder::new(&config, &values, Window::Slide, &CPU).unwrap_err();
+    let error = D::open(&config, values, Window::Slide).err().unwrap();
     assert!(matches!(error, ModelError::ParamCount { expected: 9, got: 8 }), "{error}");
 }

@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, path::Path};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
-use tinygpt_model::{ComposedDecoder, Decoder, Generation, generate};
+use tinygpt_model::{Decoder, Generation, generate};
 use tinygpt_sampler::{Sampler, SamplingParams, Schedule};
 use tinygpt_trainer::{
     RunDir,
@@ -16,6 +16,7 @@ use tinygpt_trainer::{
 use super::train::RUNS;
 use crate::{
     args::{GenerateArgs, ScheduleArg},
+    decoder,
     output::{Usage, put, put_json},
 };
 
@@ -44,7 +45,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     // Refused before anything is read, and used once the prompt's length is known.
     let rules = rules(args, &defaults);
     let sampler = args.rules.sampler(rules.clone())?;
-    let (config, params) = folder.read()?;
+    let (config, weights) = folder.map()?;
     let tokenizer = folder.read_tokenizer()?;
     let plan = plan(args, &defaults, &tokenizer)?;
     refuse_unknown_biases(&rules, config.vocab_size)?;
@@ -53,19 +54,19 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if args.seed.is_none() && (rules.temperature > 0.0 || args.temperature_end.is_some()) {
         notice!("seed {}", rules.seed);
     }
-    let mut decoder = ComposedDecoder::new(&config, &params, args.window.into(), &device)?;
+    let mut decoder = decoder::open(&config, &weights.slices(), args.window.into(), args.weights.into(), &device)?;
+    let decoder = decoder.as_mut();
     if args.json {
-        let samples =
-            batches(args, |first, rows| buffered(&mut decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
+        let samples = batches(args, |first, rows| buffered(decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
         let seed = sampler.params().seed;
         return put_json(&json!({ "prompt": plan.prompt_text, "seed": seed, "samples": samples }));
     }
     if args.num_samples == 1 {
-        return streamed(&mut decoder, &mut sampler, &tokenizer, &plan, args.first_sample);
+        return streamed(decoder, &mut sampler, &tokenizer, &plan, args.first_sample);
     }
     let mut first = true;
     batches(args, |start, rows| {
-        for sample in buffered(&mut decoder, &mut sampler, &tokenizer, &plan, start, rows)? {
+        for sample in buffered(decoder, &mut sampler, &tokenizer, &plan, start, rows)? {
             let separator =
                 if first || args.separator.is_empty() { String::new() } else { format!("{}\n", args.separator) };
             put(&format!("{separator}{}{}\n", plan.prompt_text, sample.text))?;

@@ -8,7 +8,7 @@ use std::{
 
 use candle_core::Device;
 use serde_json::json;
-use tinygpt_model::{ComposedDecoder, Generation, Window, generate, init_params};
+use tinygpt_model::{Generation, Window, cpu::WeightFormat, generate, init_params};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     Dataset, RunConfig, RunDir,
@@ -23,7 +23,7 @@ use tinygpt_trainer::{
 use super::{eval::describe, generate::default_start};
 use crate::{
     args::TrainArgs,
-    config_file,
+    config_file, decoder,
     output::{Interrupted, Usage, put, put_json},
     progress::{Progress, human_time},
 };
@@ -260,16 +260,16 @@ fn samples(prepared: &Prepared, device: &Device) -> anyhow::Result<Vec<String>> 
     /// For corpora without known ends.
     const MAX_TOKENS: usize = 200;
     let Prepared { run, config, data, .. } = prepared;
-    let (gpt, params) = run.model().read()?;
+    let (gpt, weights) = run.model().map()?;
     let stories = config.data.corpus == BUILTIN_CORPUS;
     let prompt = default_start(&data.tokenizer);
-    let mut decoder = ComposedDecoder::new(&gpt, &params, Window::Half, device)?;
+    let mut decoder = decoder::open(&gpt, &weights.slices(), Window::Half, WeightFormat::F32, device)?;
     let mut sampler = Sampler::new(SamplingParams { seed: config.seed, ..SamplingParams::default() })?;
     let mut tokens = vec![Vec::new(); SAMPLES];
     let max_new_tokens = if stories { gpt.block_size } else { MAX_TOKENS };
     let request = Generation { prompt: &prompt, first_sequence: 0, rows: SAMPLES, max_new_tokens };
     let end = if stories { data.tokenizer.id_of("\n") } else { None };
-    generate(&mut decoder, &mut sampler, request, |row, token| {
+    generate(decoder.as_mut(), &mut sampler, request, |row, token| {
         if Some(token) == end {
             return ControlFlow::Break(());
         }

@@ -11,7 +11,7 @@ use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Level, Simd};
 use super::rows::{Aligned, Rows};
 
 /// Columns of a panel of packed weights.
-const PANEL: usize = 32;
+pub(super) const PANEL: usize = 32;
 /// How much of the inner index is walked before the next columns: a panel of it fits the first-level cache.
 const DEPTH: usize = 256;
 
@@ -47,6 +47,11 @@ impl<'a> Right<'a> {
     /// Rows `from..` of a matrix, from column `col` on.
     pub(super) fn rows(x: &'a Rows, from: usize, col: usize) -> Self {
         Self { data: x.at(from, col), row: x.ld, panel: PANEL }
+    }
+
+    /// A single panel `(k, 32)`.
+    pub(super) fn panel(data: &'a [f32]) -> Self {
+        Self { data, row: PANEL, panel: data.len() }
     }
 }
 

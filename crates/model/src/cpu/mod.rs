@@ -6,6 +6,7 @@
 //! processors, over sixteen lanes ([`tinygpt_sampler::simd`]), and gives the same bits on each of them.
 
 mod attention;
+pub mod decode;
 mod dropout;
 mod embedding;
 mod gelu;
@@ -19,6 +20,7 @@ mod sequence;
 mod vectors;
 mod weights;
 
+pub use decode::{CpuDecoder, WeightFormat};
 pub use gpt::{CpuGpt, Windows};
 pub use layout::Layout;
 pub use sequence::RowDropout;

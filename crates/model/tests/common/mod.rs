@@ -3,7 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use candle_core::{Device, Tensor};
-use tinygpt_model::{Activation, Gpt, GptConfig, KvCache, init_params, param_specs, params::Init};
+use tinygpt_model::{
+    Activation, ComposedDecoder, Decoder, Gpt, GptConfig, KvCache, Window,
+    cpu::{CpuDecoder, WeightFormat},
+    init_params, param_specs,
+    params::Init,
+};
 use tinygpt_sampler::{Stream, philox_at, unit_f64};
 
 /// Random numbers of a test: the same on every run and machine.
@@ -123,3 +128,37 @@ pub(crate) fn arg_max(logits: &[f32]) -> u32 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     logits.iter().position(|&x| x == largest).unwrap() as u32
 }
+
+/// A decoder that the tests open.
+pub(crate) trait Tested: Decoder + Sized {
+    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: Window) -> tinygpt_model::Result<Self>;
+}
+
+impl Tested for ComposedDecoder {
+    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: Window) -> tinygpt_model::Result<Self> {
+        Self::new(config, &params, window, &Device::Cpu)
+    }
+}
+
+impl Tested for CpuDecoder<'static> {
+    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: Window) -> tinygpt_model::Result<Self> {
+        // Small, and a test ends soon.
+        let params: Vec<&[f32]> = params.into_iter().map(|values| &*values.leak()).collect();
+        Self::new(config, &params, window, WeightFormat::F32)
+    }
+}
+
+/// Every test of both decoders.
+#[allow(unused_macros, reason = "each test file uses a part")]
+macro_rules! for_each_decoder {
+    ($($test:ident),* $(,)?) => {
+        mod composed {
+            $(#[test] fn $test() { super::$test::<tinygpt_model::ComposedDecoder>() })*
+        }
+        mod cpu {
+            $(#[test] fn $test() { super::$test::<tinygpt_model::cpu::CpuDecoder<'static>>() })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test file uses a part")]
+pub(crate) use for_each_decoder;

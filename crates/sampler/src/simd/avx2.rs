@@ -104,6 +104,22 @@ impl Simd for Avx2 {
         unsafe { Pair(_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))) }
     }
     #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> Pair {
+        let half = |at: usize| unsafe {
+            let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(at).cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+        };
+        Pair(half(0), half(8))
+    }
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> Pair {
+        unsafe {
+            let all = _mm_loadu_si128(from.as_ptr().cast());
+            let half = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+            Pair(half(all), half(_mm_srli_si128::<8>(all)))
+        }
+    }
+    #[inline(always)]
     fn store(self, v: Pair, to: &mut Lanes) {
         unsafe {
             _mm256_storeu_ps(to.as_mut_ptr(), v.0);

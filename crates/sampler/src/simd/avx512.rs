@@ -42,6 +42,17 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_ps(from.as_ptr()) }
     }
     #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> __m512 {
+        unsafe {
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
+    }
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) }
+    }
+    #[inline(always)]
     fn store(self, v: __m512, to: &mut Lanes) {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
     }

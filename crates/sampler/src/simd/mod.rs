@@ -39,6 +39,10 @@ pub trait Simd: Copy {
     fn splat(self, x: f32) -> Self::V;
     /// From memory.
     fn load(self, from: &Lanes) -> Self::V;
+    /// From bf16: the upper halves of floats.
+    fn load_bf16(self, from: &[u16; LANES]) -> Self::V;
+    /// From integers.
+    fn load_i8(self, from: &[i8; LANES]) -> Self::V;
     /// To memory.
     fn store(self, v: Self::V, to: &mut Lanes);
     /// `a + b`.
@@ -176,6 +180,8 @@ mod tests {
                 out.extend(lanes.map(f32::to_bits));
             };
             push(s.splat(1.5));
+            push(s.load_bf16(&std::array::from_fn(|i| (a[i].to_bits() >> 16) as u16)));
+            push(s.load_i8(&std::array::from_fn(|i| (i as i8 - 7).wrapping_mul(18))));
             push(s.add(va, vb));
             push(s.sub(va, vb));
             push(s.mul_add(va, vb, va));
@@ -220,7 +226,7 @@ mod tests {
     fn the_scalar_level_does_what_the_names_say() {
         let bits = Level::Scalar.run(Everything);
         assert_eq!(f32::from_bits(bits[0]), 1.5);
-        for (i, &power) in bits[10 * 16..11 * 16].iter().enumerate() {
+        for (i, &power) in bits[12 * 16..13 * 16].iter().enumerate() {
             let exact = (-63.0 * i as f64 / 8.0).exp2();
             assert!((f64::from(f32::from_bits(power)) / exact - 1.0).abs() < 6e-8);
         }

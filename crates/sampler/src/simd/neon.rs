@@ -58,6 +58,24 @@ impl Simd for Neon {
         from_fn(|i| unsafe { vld1q_f32(from.as_ptr().add(4 * i)) })
     }
     #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> Quad {
+        from_fn(|i| unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.as_ptr().add(4 * i)))) })
+    }
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> Quad {
+        unsafe {
+            let all = vld1q_s8(from.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(all)), vmovl_s8(vget_high_s8(all)));
+            let quarter = |half| vcvtq_f32_s32(vmovl_s16(half));
+            [
+                quarter(vget_low_s16(low)),
+                quarter(vget_high_s16(low)),
+                quarter(vget_low_s16(high)),
+                quarter(vget_high_s16(high)),
+            ]
+        }
+    }
+    #[inline(always)]
     fn store(self, v: Quad, to: &mut Lanes) {
         for (i, quarter) in v.into_iter().enumerate() {
             unsafe { vst1q_f32(to.as_mut_ptr().add(4 * i), quarter) }

@@ -28,6 +28,12 @@ impl Simd for Scalar {
     fn load(self, from: &Lanes) -> Lanes {
         *from
     }
+    fn load_bf16(self, from: &[u16; LANES]) -> Lanes {
+        from.map(|x| f32::from_bits(u32::from(x) << 16))
+    }
+    fn load_i8(self, from: &[i8; LANES]) -> Lanes {
+        from.map(f32::from)
+    }
     fn store(self, v: Lanes, to: &mut Lanes) {
         *to = v;
     }

@@ -3,6 +3,7 @@
 
 mod last;
 mod model_folder;
+mod weights;
 
 use std::{
     fs::{self, File},
@@ -16,6 +17,7 @@ use crate::{
 
 pub use last::{Best, LAST_FORMAT, Last, LoopState};
 pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder};
+pub use weights::Weights;
 
 /// The file that holds a run's configuration as resolved.
 pub const TRAIN_TOML: &str = "train.toml";

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tinygpt_model::{Activation, GptConfig, param_specs};
 
+use super::Weights;
 use crate::{Result, TrainError, atomic, config::GenerateConfig, tokenizer::Tokenizer};
 
 /// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
@@ -110,6 +111,24 @@ impl ModelFolder {
     /// # Errors
     /// When a file is missing, truncated or foreign, or a tensor is missing or has another shape.
     pub fn read(&self) -> Result<(GptConfig, Vec<Vec<f32>>)> {
+        self.check()?;
+        let config = self.read_config()?;
+        let params = self.read_weights(&config)?;
+        Ok((config, params))
+    }
+
+    /// Reads the shape of the model and maps its weights.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::read`].
+    pub fn map(&self) -> Result<(GptConfig, Weights)> {
+        self.check()?;
+        let config = self.read_config()?;
+        let weights = Weights::open(&self.path.join(WEIGHTS), &config)?;
+        Ok((config, weights))
+    }
+
+    fn check(&self) -> Result<()> {
         let not_a_run = |reason: String| TrainError::NotARun { path: self.path.clone(), reason };
         if !self.path.is_dir() {
             return Err(not_a_run("there is no such folder".into()));
@@ -119,9 +138,7 @@ impl ModelFolder {
                 return Err(not_a_run(format!("it has no {name}")));
             }
         }
-        let config = self.read_config()?;
-        let params = self.read_weights(&config)?;
-        Ok((config, params))
+        Ok(())
     }
 
     /// Reads the weights, in parameter order.

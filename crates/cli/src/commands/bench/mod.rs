@@ -1,5 +1,6 @@
 //! `tinygpt bench`: one module a thing to measure.
 
+mod decode;
 mod limits;
 mod sampling;
 mod train;
@@ -10,6 +11,7 @@ use crate::args::BenchCommand;
 
 pub fn run(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
+        BenchCommand::Decode(args) => decode::run(args),
         BenchCommand::Limits(args) => limits::run(args),
         BenchCommand::Sampling(args) => sampling::run(args),
         BenchCommand::Train(args) => train::run(args),

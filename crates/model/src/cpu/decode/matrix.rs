@@ -1,0 +1,462 @@
+//! Weights as generation reads them, and their products with few rows: each weight is read once, in the order of memory.
+
+#![allow(unsafe_code)]
+
+use rayon::prelude::*;
+use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd};
+
+use super::super::{
+    matmul::{Left, PANEL, Right, Start, matmul},
+    rows::Rows,
+    vectors,
+};
+
+/// How generation stores the model's matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightFormat {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16: half the memory and nearly twice the speed where memory is the limit.
+    Bf16,
+    /// Rounded to integers of 8 bits with a scale for each output: a quarter of the memory.
+    Int8,
+}
+
+impl WeightFormat {
+    /// Bytes of a weight.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+}
+
+/// A matrix, row after row. Which of its dimensions is the input decides which product is used.
+#[derive(Debug)]
+pub(super) struct Matrix<'a> {
+    values: Values<'a>,
+}
+
+#[derive(Debug)]
+enum Values<'a> {
+    F32(&'a [f32]),
+    Bf16(Vec<u16>),
+    Int8 { values: Vec<i8>, scales: Vec<f32> },
+}
+
+/// Which dimension of a matrix is its output, and so has the scales.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// `(in, out)`, as linear layers are stored.
+    Cols,
+    /// `(out, in)`, as the embeddings are when they serve as the head.
+    Rows,
+}
+
+impl<'a> Matrix<'a> {
+    pub(super) fn new(values: &'a [f32], cols: usize, output: Output, format: WeightFormat) -> Self {
+        let values = match format {
+            WeightFormat::F32 => Values::F32(values),
+            WeightFormat::Bf16 => Values::Bf16(values.iter().map(|&x| to_bf16(x)).collect()),
+            WeightFormat::Int8 => to_int8(values, cols, output),
+        };
+        Self { values }
+    }
+
+    /// Rows `0..m` of `y (m, out) = x (m, in) w (in, out) + b`: every element one chain of fused multiply-adds in the
+    /// order of the inputs, so that a row's result does not depend on the others.
+    pub(super) fn apply(&self, level: Level, m: usize, x: &Rows, b: Option<&[f32]>, y: &mut Rows) {
+        match &self.values {
+            Values::F32(w) => product(level, w, (m, x), b, y),
+            Values::Bf16(w) => product(level, w, (m, x), b, y),
+            Values::Int8 { values, scales } => {
+                product(level, values, (m, x), None, y);
+                for i in 0..m {
+                    let y = y.row_mut(i);
+                    y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
+                    if let Some(b) = b {
+                        y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `y (m, out) = x (m, in) w^T` of a matrix `(out, in)`: dot products, each in the order of its vectors.
+    pub(super) fn apply_transposed(&self, level: Level, m: usize, x: &Rows, y: &mut [f32]) {
+        match &self.values {
+            Values::F32(w) => dot_products(level, w, None, (m, x), y),
+            Values::Bf16(w) => dot_products(level, w, None, (m, x), y),
+            Values::Int8 { values, scales } => dot_products(level, values, Some(scales), (m, x), y),
+        }
+    }
+}
+
+/// The upper half of a float, rounded to even.
+fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+/// The largest of each output becomes 127.
+fn to_int8<'a>(values: &[f32], cols: usize, output: Output) -> Values<'a> {
+    let n_out = if output == Output::Cols { cols } else { values.len() / cols };
+    let at = |i: usize| if output == Output::Cols { i % cols } else { i / cols };
+    let mut scales = vec![0f32; n_out];
+    for (i, x) in values.iter().enumerate() {
+        let scale = &mut scales[at(i)];
+        *scale = scale.max(x.abs());
+    }
+    scales.iter_mut().for_each(|scale| *scale /= 127.0);
+    let round = |(i, x): (usize, &f32)| if scales[at(i)] > 0.0 { (x / scales[at(i)]).round() as i8 } else { 0 };
+    Values::Int8 { values: values.iter().enumerate().map(round).collect(), scales }
+}
+
+/// A stored weight.
+trait Element: Copy + Default + Sync {
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
+    fn value(self) -> f32;
+}
+
+impl Element for f32 {
+    fn value(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load(from)
+    }
+}
+
+impl Element for u16 {
+    fn value(self) -> f32 {
+        f32::from_bits(u32::from(self) << 16)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load_bf16(from)
+    }
+}
+
+impl Element for i8 {
+    fn value(self) -> f32 {
+        f32::from(self)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load_i8(from)
+    }
+}
+
+/// Vector `i` of a row of weights, with zeros behind its end.
+#[inline(always)]
+fn get<S: Simd, E: Element>(s: S, row: &[E], i: usize) -> S::V {
+    match row[i * LANES..].first_chunk::<LANES>() {
+        Some(lanes) => E::load(s, lanes),
+        None => {
+            let mut lanes = [E::default(); LANES];
+            let rest = &row[i * LANES..];
+            lanes[..rest.len()].copy_from_slice(rest);
+            E::load(s, &lanes)
+        }
+    }
+}
+
+/// Outputs of a task at most: those of some rows stay in the first-level cache.
+const MOST_OUTPUTS: usize = 1024;
+/// Weights below which a product is not worth two threads.
+const LEAST_BYTES: usize = 1 << 18;
+
+/// Calls `work` with ranges of `0..n`, whole vectors but for the last, on all threads if there are bytes enough to read.
+fn for_each_range(n: usize, bytes: usize, work: impl Fn(std::ops::Range<usize>) + Sync) {
+    let threads = rayon::current_num_threads();
+    if threads == 1 || bytes < LEAST_BYTES {
+        for from in (0..n).step_by(MOST_OUTPUTS) {
+            work(from..n.min(from + MOST_OUTPUTS));
+        }
+        return;
+    }
+    let rounds = n.div_ceil(threads * MOST_OUTPUTS);
+    let size = n.div_ceil(threads * rounds).next_multiple_of(LANES);
+    (0..n.div_ceil(size)).into_par_iter().for_each(|i| work(i * size..n.min((i + 1) * size)));
+}
+
+/// An output whose columns several threads write.
+#[derive(Clone, Copy)]
+struct Columns {
+    data: *mut f32,
+    len: usize,
+    ld: usize,
+    cols: usize,
+}
+
+// SAFETY: it is only written through `Columns::part`, whose callers ask for disjoint ranges.
+unsafe impl Send for Columns {}
+// SAFETY: as above.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    fn new(y: &mut [f32], cols: usize, ld: usize) -> Self {
+        Self { data: y.as_mut_ptr(), len: y.len(), ld, cols }
+    }
+
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// No two slices of one row that are alive at the same time may overlap, and the output must outlive them.
+    unsafe fn part<'a>(self, row: usize, range: &std::ops::Range<usize>) -> &'a mut [f32] {
+        let start = row * self.ld + range.start;
+        assert!(range.start <= range.end && range.end <= self.cols && start + range.len() <= self.len);
+        // SAFETY: the range lies in the row, the row in the output; the rest is the caller's.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), range.len()) }
+    }
+}
+
+/// From as many rows on, the weights are packed for products in tiles, which are bound by arithmetic.
+const TILED_ROWS: usize = 16;
+/// Rows of a task then.
+const TASK_ROWS: usize = 64;
+
+/// Rows `0..m` of `y = x w + b`, for `w (in, out)`.
+fn product<E: Element>(level: Level, w: &[E], (m, x): (usize, &Rows), b: Option<&[f32]>, y: &mut Rows) {
+    if m >= TILED_ROWS {
+        let tiled = Tiled { level, w, x, b, n_out: y.cols, ld: y.ld };
+        let tasks: Vec<_> = y.chunks_mut(m, TASK_ROWS).collect();
+        tasks.into_par_iter().for_each(|(from, y)| tiled.run(from, TASK_ROWS.min(m - from), y));
+        return;
+    }
+    for i in 0..m {
+        match b {
+            Some(b) => y.row_mut(i).copy_from_slice(b),
+            None => y.row_mut(i).fill(0.0),
+        }
+    }
+    let (n_out, ld) = (y.cols, y.ld);
+    let columns = Columns::new(y.at_mut(0, 0), n_out, ld);
+    for_each_range(n_out, size_of_val(w), |range| level.run(Stream { w, m, x, columns, range }));
+}
+
+/// A product with many rows.
+struct Tiled<'a, E> {
+    level: Level,
+    w: &'a [E],
+    x: &'a Rows,
+    b: Option<&'a [f32]>,
+    n_out: usize,
+    ld: usize,
+}
+
+impl<E: Element> Tiled<'_, E> {
+    /// Rows `from..from + m`, panel by panel of the weights.
+    fn run(&self, from: usize, m: usize, y: &mut [f32]) {
+        let n_in = self.x.cols;
+        let mut panel = vec![0.0; PANEL * n_in];
+        for j in (0..self.n_out).step_by(PANEL) {
+            let width = PANEL.min(self.n_out - j);
+            for (to, from) in panel.chunks_exact_mut(PANEL).zip(self.w.chunks_exact(self.n_out)) {
+                to.iter_mut().zip(&from[j..j + width]).for_each(|(to, &from)| *to = from.value());
+            }
+            let start = self.b.map_or(Start::Zero, |b| Start::Row(&b[j..j + width]));
+            let left = Left::rows(self.x, from, 0);
+            matmul(self.level, (m, width, n_in), left, Right::panel(&panel), start, &mut y[j..], self.ld);
+        }
+    }
+}
+
+/// Some columns of a product, eight inputs at a time: their weights are read in eight streams, and the sums stay in
+/// the first-level cache.
+struct Stream<'a, E> {
+    w: &'a [E],
+    m: usize,
+    x: &'a Rows,
+    columns: Columns,
+    range: std::ops::Range<usize>,
+}
+
+impl<E: Element> Kernel for Stream<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n_in = self.x.cols;
+        let whole = n_in / 8 * 8;
+        for l in (0..whole).step_by(8) {
+            self.inputs::<S, 8>(s, l);
+        }
+        for l in whole..n_in {
+            self.inputs::<S, 1>(s, l);
+        }
+    }
+}
+
+impl<E: Element> Stream<'_, E> {
+    #[inline(always)]
+    fn inputs<S: Simd, const N: usize>(&self, s: S, l: usize) {
+        let Self { w, m, x, columns, range } = self;
+        let weights: [&[E]; N] = std::array::from_fn(|i| &w[(l + i) * columns.cols..][range.clone()]);
+        for v in 0..range.len().div_ceil(LANES) {
+            let weights: [S::V; N] = std::array::from_fn(|i| get(s, weights[i], v));
+            for row in 0..*m {
+                // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice at a time.
+                let y = unsafe { columns.part(row, range) };
+                let mut sum = vectors::get(s, y, v);
+                for (&x, w) in x.row(row)[l..].iter().zip(weights) {
+                    sum = s.mul_add(s.splat(x), w, sum);
+                }
+                vectors::set(s, y, v, sum);
+            }
+        }
+    }
+}
+
+/// `y (m, out) = x (m, in) w (out, in)^T`, times the scale of each output.
+fn dot_products<E: Element>(level: Level, w: &[E], scales: Option<&[f32]>, (m, x): (usize, &Rows), y: &mut [f32]) {
+    let n_out = w.len() / x.cols;
+    let columns = Columns::new(y, n_out, n_out);
+    for_each_range(n_out, size_of_val(w), |range| level.run(Dots { w, scales, m, x, columns, range }));
+}
+
+/// Some outputs of a product, four at a time.
+struct Dots<'a, E> {
+    w: &'a [E],
+    scales: Option<&'a [f32]>,
+    m: usize,
+    x: &'a Rows,
+    columns: Columns,
+    range: std::ops::Range<usize>,
+}
+
+impl<E: Element> Kernel for Dots<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let whole = self.range.start + self.range.len() / 4 * 4;
+        for at in (self.range.start..whole).step_by(4) {
+            self.outputs::<S, 4>(s, at);
+        }
+        for at in whole..self.range.end {
+            self.outputs::<S, 1>(s, at);
+        }
+    }
+}
+
+impl<E: Element> Dots<'_, E> {
+    #[inline(always)]
+    fn outputs<S: Simd, const N: usize>(&self, s: S, at: usize) {
+        let Self { w, scales, m, x, columns, .. } = self;
+        let n_in = x.cols;
+        let weights: [&[E]; N] = std::array::from_fn(|i| &w[(at + i) * n_in..][..n_in]);
+        for row in 0..*m {
+            let x = x.row(row);
+            let mut sums = [s.splat(0.0); N];
+            for v in 0..vectors::count(x) {
+                let x = vectors::get(s, x, v);
+                for (sum, w) in sums.iter_mut().zip(weights) {
+                    *sum = s.mul_add(x, get(s, w, v), *sum);
+                }
+            }
+            // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice at a time.
+            let y = unsafe { columns.part(row, &(at..at + N)) };
+            for (i, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
+                *y = s.sum(sum) * scales.map_or(1.0, |scales| scales[at + i]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinygpt_sampler::{Stream as Random, philox_at};
+
+    fn random(n: usize, seed: u64) -> Vec<f32> {
+        (0..n).map(|i| philox_at(seed, Random::Noise, i as u64, 0)[0] as f32 / u32::MAX as f32 - 0.5).collect()
+    }
+
+    /// The weights as a matrix holds them.
+    fn stored(matrix: &Matrix<'_>, cols: usize, output: Output) -> Vec<f32> {
+        match &matrix.values {
+            Values::F32(values) => values.to_vec(),
+            Values::Bf16(values) => values.iter().map(|x| x.value()).collect(),
+            Values::Int8 { values, scales } => {
+                let scale = |i: usize| scales[if output == Output::Cols { i % cols } else { i / cols }];
+                values.iter().enumerate().map(|(i, &x)| f32::from(x) * scale(i)).collect()
+            }
+        }
+    }
+
+    fn rows(values: &[f32], cols: usize) -> Rows {
+        let mut rows = Rows::zeros(values.len() / cols, cols);
+        values.chunks(cols).enumerate().for_each(|(i, row)| rows.row_mut(i).copy_from_slice(row));
+        rows
+    }
+
+    #[test]
+    fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same_in_any_company() {
+        const M: usize = 70;
+        for (n_in, n_out) in [(1, 1), (7, 5), (24, 48), (40, 1100), (8, 33), (300, 300)] {
+            for (format, tolerance) in
+                [(WeightFormat::F32, 0.0), (WeightFormat::Bf16, 0.001), (WeightFormat::Int8, 0.002)]
+            {
+                let (w, b) = (random(n_in * n_out, 1), random(n_out, 3));
+                let x = rows(&random(M * n_in, 2), n_in);
+                let linear = Matrix::new(&w, n_out, Output::Cols, format);
+                let head = Matrix::new(&w, n_in, Output::Rows, format);
+                let (linear_w, head_w) = (stored(&linear, n_out, Output::Cols), stored(&head, n_in, Output::Rows));
+                assert!(linear_w.iter().zip(&w).all(|(a, b)| (a - b).abs() <= tolerance), "{format:?}");
+                assert!(head_w.iter().zip(&w).all(|(a, b)| (a - b).abs() <= tolerance), "{format:?}");
+                let mut expected: Option<Vec<u32>> = None;
+                for level in Level::available() {
+                    let (mut y, mut z) = (Rows::zeros(M, n_out), vec![0.0; M * n_out]);
+                    linear.apply(level, M, &x, Some(&b), &mut y);
+                    head.apply_transposed(level, M, &x, &mut z);
+                    for i in 0..M {
+                        let exact = |w: &dyn Fn(usize) -> f32| -> f64 {
+                            x.row(i).iter().enumerate().map(|(l, &x)| f64::from(x) * f64::from(w(l))).sum()
+                        };
+                        let bound = 1e-6 * n_in as f64;
+                        for j in 0..n_out {
+                            let linear = exact(&|l| linear_w[l * n_out + j]) + f64::from(b[j]);
+                            assert!((f64::from(y.row(i)[j]) - linear).abs() < bound, "{format:?} {level:?}");
+                            let head = exact(&|l| head_w[j * n_in + l]);
+                            assert!((f64::from(z[i * n_out + j]) - head).abs() < bound, "{format:?} {level:?}");
+                        }
+                    }
+                    // Alone, and one of nine, which is too few for tiles.
+                    for (first, m) in [(69, 1), (3, 1), (60, 9)] {
+                        let some: Vec<f32> = (first..first + m).flat_map(|i| x.row(i).to_vec()).collect();
+                        let some = rows(&some, n_in);
+                        let (mut few, mut few_z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
+                        linear.apply(level, m, &some, Some(&b), &mut few);
+                        head.apply_transposed(level, m, &some, &mut few_z);
+                        for i in 0..m {
+                            assert_eq!(few.row(i), y.row(first + i), "{format:?} {level:?} {n_in} {n_out}");
+                        }
+                        assert_eq!(few_z, z[first * n_out..][..m * n_out], "{format:?} {level:?} {n_in} {n_out}");
+                    }
+                    let bits = (0..M).flat_map(|i| y.row(i)).chain(&z).map(|y| y.to_bits()).collect();
+                    assert_eq!(*expected.get_or_insert_with(|| Vec::clone(&bits)), bits, "{level:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_to_even() {
+        for (x, bits) in [(1.0, 0x3f80), (1.003_906_2, 0x3f80), (1.003_906_4, 0x3f81), (1.011_718_8, 0x3f82)] {
+            assert_eq!(to_bf16(x), bits, "{x}");
+        }
+        assert!(f32::from_bits(u32::from(to_bf16(f32::NAN)) << 16).is_nan());
+        assert_eq!(to_bf16(f32::NEG_INFINITY), 0xff80);
+    }
+}
