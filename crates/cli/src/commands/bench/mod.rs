@@ -7,7 +7,15 @@ mod train;
 
 use std::fs;
 
+use tinygpt_trainer::{
+    RunConfig,
+    config::{self, recipe},
+};
+
 use crate::args::BenchCommand;
+
+/// The vocabulary where it is that of the characters of a text: the 65 of Shakespeare.
+const CHARACTERS: usize = 65;
 
 pub fn run(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
@@ -16,6 +24,16 @@ pub fn run(command: &BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Sampling(args) => sampling::run(args),
         BenchCommand::Train(args) => train::run(args),
     }
+}
+
+/// The built-in recipe of a short name, whatever files lie about: it is to be the same work for everybody.
+fn named_recipe(name: &str) -> Option<anyhow::Result<RunConfig>> {
+    let text = match name {
+        "small" => recipe("shakespeare-small")?,
+        "baby" => recipe("shakespeare-baby")?,
+        _ => return None,
+    };
+    Some(config::load(text, &[], false).map_err(Into::into))
 }
 
 /// Said once by every benchmark.

@@ -16,20 +16,18 @@ use tinygpt_sampler::{Row, Sampler, SamplingParams};
 use tinygpt_trainer::run::{ModelFolder, Weights};
 
 use super::{
+    CHARACTERS,
     limits::{Memory, Threads},
-    median, note_debug_build, peak_memory_mib,
+    median, named_recipe, note_debug_build, peak_memory_mib,
 };
 use crate::{
     args::BenchDecodeArgs,
-    config_file,
     output::{put, put_json},
 };
 use losses::Losses;
 
 /// The seed of weights and draws.
 const SEED: u64 = 1337;
-/// The vocabulary of characters: that of Shakespeare.
-const CHARACTERS: usize = 65;
 /// After a round that warms up, rounds are started for so long, and at least so many.
 const ROUNDS: (Duration, usize) = (Duration::from_secs(3), 3);
 
@@ -121,12 +119,11 @@ impl Values {
 impl Model {
     /// A shape with random weights, or the model of a run.
     fn named(args: &BenchDecodeArgs) -> anyhow::Result<Self> {
-        let recipe = |name: &str| Ok::<_, anyhow::Error>(config_file::read(name.as_ref(), Vec::new())?.gpt(CHARACTERS));
-        let config = match args.work.to_str() {
-            Some("small") => recipe("shakespeare-small")?,
-            Some("baby") => recipe("shakespeare-baby")?,
-            Some("gpt2") => gpt2(),
-            _ => {
+        let name = args.work.to_str();
+        let config = match name.and_then(named_recipe) {
+            Some(recipe) => recipe?.gpt(CHARACTERS),
+            None if name == Some("gpt2") => gpt2(),
+            None => {
                 let (config, weights) = ModelFolder::new(&args.work).map()?;
                 return Ok(Self { config, values: Values::Mapped(weights) });
             }

@@ -22,8 +22,9 @@ use tinygpt_trainer::{
 };
 
 use super::{
+    CHARACTERS,
     limits::{Threads, f32_peak},
-    median, note_debug_build, peak_memory_mib,
+    median, named_recipe, note_debug_build, peak_memory_mib,
 };
 use crate::{
     args::BenchTrainArgs,
@@ -31,8 +32,6 @@ use crate::{
     output::{put, put_json},
 };
 
-/// The vocabulary where it is that of the characters of a text: the 65 of Shakespeare.
-const CHARACTERS: usize = 65;
 /// Tokens to draw windows from; as many as Shakespeare has.
 const TOKENS: usize = 1 << 20;
 /// Updates before the first that is timed: at least one, and so long that the processor has found its speed.
@@ -94,14 +93,12 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
     if args.json { put_json(&report) } else { Ok(put(&describe(&report, &gpt))?) }
 }
 
-/// `small` and `baby` for short, else what `train --config` takes.
+/// `small` and `baby`, else what `train --config` takes.
 fn configuration(work: &Path) -> anyhow::Result<RunConfig> {
-    let path = match work.to_str() {
-        Some("small") => Path::new("shakespeare-small"),
-        Some("baby") => Path::new("shakespeare-baby"),
-        _ => work,
-    };
-    config_file::read(path, Vec::new())
+    match work.to_str().and_then(named_recipe) {
+        Some(config) => config,
+        None => config_file::read(work, Vec::new()),
+    }
 }
 
 /// Training as the training loop does it, without evaluations and files.
@@ -159,10 +156,10 @@ impl<'a> Training<'a> {
     }
 }
 
-/// Uniform tokens: nothing can be learned from them but that, and the time of an update does not depend on it.
+/// Uniform tokens: nothing can be learned from them but that, and an update takes the same time.
 fn random_tokens(vocab_size: usize, seed: u64) -> Vec<u32> {
     let key = [seed as u32, (seed >> 32) as u32];
-    let token = |word: u32| (u64::from(word) * vocab_size as u64 >> 32) as u32;
+    let token = |word: u32| ((u64::from(word) * vocab_size as u64) >> 32) as u32;
     (0..TOKENS as u32 / 4).flat_map(|block| philox4x32_10([block, 0, 0, 0], key).map(token)).collect()
 }
 
