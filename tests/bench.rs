@@ -154,7 +154,7 @@ fn the_cells_that_were_asked_for_come_as_json_with_the_devices_that_are_absent()
     for rows in [1, 3] {
         for vocab in [1, 500] {
             for rule in ["greedy", "top-k+top-p"] {
-                for contender in ["host", "candle"] {
+                for contender in ["host", "device", "candle"] {
                     let found: Vec<_> = cells
                         .iter()
                         .filter(|c| c["rows"] == rows && c["vocab"] == vocab && c["rule"] == rule)
@@ -185,9 +185,11 @@ fn people_get_a_table_and_a_plot() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("of limit  x candle"), "{text}");
-    assert_eq!(text.lines().filter(|line| line.contains("  top-p        ")).count(), 8, "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("  top-p        ")).count(), 12, "{text}");
     let svg = fs::read_to_string(plot).unwrap();
-    for word in ["top-p, host on cpu", "top-p, candle on cpu", "one read", "sampling from 2000 logits"] {
+    for word in
+        ["top-p, host on cpu", "top-p, device on cpu", "top-p, candle on cpu", "one read", "sampling from 2000 logits"]
+    {
         assert!(svg.contains(word), "{word}");
     }
 }

@@ -47,7 +47,7 @@ fn every_rule_is_off_by_default_and_a_row_tells_what_it_may_give() {
 }
 
 #[test]
-fn both_paths_keep_and_draw_the_same_for_every_rule() {
+fn all_paths_keep_and_draw_the_same_for_every_rule() {
     let logits: Vec<f64> = (0..300).map(|n| f64::from(n * 7919 % 1000) / 100.0).collect();
     let input = json!({ "rows": [logits, vec![0.0; 50], [5.0, 5.0, -1.0]] }).to_string();
     for rules in [
@@ -72,15 +72,40 @@ fn both_paths_keep_and_draw_the_same_for_every_rule() {
         &["--adaptive", "0.4"],
     ] {
         let more = ["--num-samples", "40", "--seed", "7", "--sequence", "3", "--position", "11"];
-        let [host, oracle] =
-            ["host", "oracle"].map(|path| rows(&input, &[rules, &more, &["--path", path]].concat(), 0));
-        for (host, oracle) in host.iter().zip(&oracle) {
-            assert_eq!(host["kept"], oracle["kept"], "{rules:?}");
-            assert_eq!(host["samples"], oracle["samples"], "{rules:?}");
-            for (a, b) in floats(&host["probs"]).iter().zip(floats(&oracle["probs"])) {
-                assert!((a - b).abs() < 1e-5, "{rules:?}");
+        let of = |path| rows(&input, &[rules, &more, &["--path", path]].concat(), 0);
+        let oracle = of("oracle");
+        let others = if rules.contains(&"--adaptive") { &["host"][..] } else { &["host", "device"] };
+        for path in others {
+            for (found, oracle) in of(path).iter().zip(&oracle) {
+                assert_eq!(found["kept"], oracle["kept"], "{path} {rules:?}");
+                assert_eq!(found["samples"], oracle["samples"], "{path} {rules:?}");
+                for (a, b) in floats(&found["probs"]).iter().zip(floats(&oracle["probs"])) {
+                    assert!((a - b).abs() < 1e-5, "{path} {rules:?}");
+                }
             }
         }
+    }
+}
+
+#[test]
+fn the_device_path_names_bad_rows_and_devices_that_are_absent() {
+    let bad = r#"{"rows": [[1, "nan"], ["inf", 0], ["-inf", "-inf"], [], [1, 2]]}"#;
+    for rules in [&[][..], &["--top-k", "1"], &["--top-p", "0.5"], &["--history", "9", "--presence-penalty", "1"]] {
+        let [host, device] = ["host", "device"].map(|path| rows(bad, &[rules, &["--path", path]].concat(), 1));
+        for (host, device) in host.iter().zip(&device) {
+            assert_eq!((&host["error"], &host["samples"]), (&device["error"], &device["samples"]), "{rules:?}");
+        }
+    }
+    let explicit = rows(r#"{"rows": [[1, 2]]}"#, &["--path", "device", "--device", "cpu"], 0);
+    assert_eq!(explicit[0]["samples"], rows(r#"{"rows": [[1, 2]]}"#, &[], 0)[0]["samples"]);
+    for (args, message) in [
+        (&["--device", "cpu"][..], "--device is where --path device draws"),
+        (&["--path", "device", "--adaptive", "0.5"], "--path device has no --adaptive"),
+        (&["--path", "device", "--device", "tpu"], "must be auto, cpu, cuda, cuda:N or metal"),
+        #[cfg(not(feature = "cuda"))]
+        (&["--path", "device", "--device", "cuda"], "built without CUDA"),
+    ] {
+        assert!(refused("not read", args, 2).contains(message), "{args:?}");
     }
 }
 

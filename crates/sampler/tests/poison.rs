@@ -1,7 +1,8 @@
 //! Rows that cannot be drawn from are errors that name the row; nothing panics, nothing hangs, no other row changes.
 
+use candle_core::{Device, Tensor};
 use proptest::prelude::*;
-use tinygpt_sampler::{Row, Sampler, SamplingError, SamplingParams, oracle, uniform};
+use tinygpt_sampler::{DeviceRow, DeviceSampler, Row, Sampler, SamplingError, SamplingParams, oracle, uniform};
 
 const INF: f32 = f32::INFINITY;
 
@@ -132,10 +133,15 @@ proptest! {
             Ok(mut sampler) => {
                 let u = uniform(params.seed, 9, position);
                 let fast = sampler.sample_row(&logits, &history, 9, position);
-                match oracle::sample(&logits, &params, &history, u) {
-                    Ok(outcome) if outcome.margin > 1e-6 => prop_assert_eq!(fast, Ok(outcome.token)),
-                    Ok(_) => prop_assert!(fast.is_ok()),
-                    Err(error) => prop_assert_eq!(fast, Err(error)),
+                let tensor = Tensor::from_slice(&logits, (1, logits.len()), &Device::Cpu).unwrap();
+                let place = DeviceRow { history: &history, sequence: 9, position };
+                let on_device = DeviceSampler::new(params.clone()).unwrap().sample(&tensor, &[place]).unwrap().remove(0);
+                for found in [fast, on_device] {
+                    match oracle::sample(&logits, &params, &history, u) {
+                        Ok(outcome) if outcome.margin > 1e-6 => prop_assert_eq!(found, Ok(outcome.token)),
+                        Ok(_) => prop_assert!(found.is_ok()),
+                        Err(error) => prop_assert_eq!(found, Err(error)),
+                    }
                 }
             }
         }

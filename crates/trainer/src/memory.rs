@@ -118,7 +118,7 @@ mod tests {
             "training needs at least 144.4 GiB of memory, and 16.0 GiB is there: 144.0 GiB for the parameters, their \
              gradients and moments; lower model.n_embd, model.n_layer, model.block_size or the vocabulary"
         );
-        let message = refused(&["train.batch_size=100000", "model.block_size=256"], 16.0 * GIB).unwrap();
+        let message = refused(&["train.batch_size=1000000", "model.block_size=256"], 16.0 * GIB).unwrap();
         assert!(message.contains("activations of a batch; lower train.batch_size"), "{message}");
         let message = refused(&["data.stories_bytes=4294967296"], 16.0 * GIB).unwrap();
         assert!(message.ends_with("20.0 GiB for the built-in corpus; lower data.stories_bytes"), "{message}");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::rules::RuleArgs;
+use crate::device::DeviceChoice;
 
 /// The most draws of one row: 400 MB of them.
 const MOST_SAMPLES: u64 = 100_000_000;
@@ -53,6 +54,9 @@ pub struct SampleArgs {
     /// Which implementation draws from logits.
     #[arg(long, value_enum, default_value_t = SamplePath::Host)]
     pub path: SamplePath,
+    /// Where --path device draws: auto, cpu, cuda, cuda:N or metal [default: cpu].
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -77,4 +81,6 @@ pub enum SamplePath {
     Oracle,
     /// The fast path on the CPU.
     Host,
+    /// Tensor operations alone, on --device.
+    Device,
 }

@@ -5,55 +5,69 @@
 //!
 //! - **Weights** are integers, `trunc(2^40 exp((x - max) / T))`. Sums of integers are the same in every order, so given
 //!   the same weights the draw is the same on every device; a token 20 nats down still weighs 2266.
-//! - **The draw** is the first token whose cumulative weight exceeds `floor(total * u)`, found in a tree of three levels.
-//! - **Top-k and top-p** are one search: halve the range of the logits until the elements above the threshold weigh
-//!   enough (each 1 for top-k, its weight for top-p), snap to a value of the data, and of those equal to it keep as many
-//!   of the first as it takes. No sort, so no device's limit on sorts and no unstable tie.
-//! - **Bad rows** (NaN, +inf, nothing finite) come back as a flag beside the token; a flagged row alone is then looked
-//!   at again, on the device, for the place of its fault.
+//! - **The draw** is the first token whose cumulative weight exceeds the total times u (`share`, `tree`).
+//! - **Top-k** up to 128 is selected by small sorts of chunk maxima and of what is in the best chunks (`select`).
+//! - **Top-p** after it needs nothing more than those k. Top-p alone looks for the nucleus among the 96 largest logits;
+//!   for rows where it is not there, a flag comes back in the place of the token, and these are searched.
+//! - **A search** (`search`), for them and for a larger top-k, raises a threshold until what is above weighs enough,
+//!   snaps to a value of the data, and of those equal to it keeps as many of the first as it takes.
+//! - **Bad rows** (NaN, +inf, nothing finite) come back as another flag; a flagged row alone is then looked at again, on
+//!   the device, for the place of its fault.
+//! - **Penalties and biases** read back the few logits that they touch, and write them into a copy (`adjust`).
 //!
-//! # What it costs
-//! Counted by [`DeviceSampler::sample_counted`] and asserted in the tests for B = 16 and V = 50257, f32. The work is in
-//! units of B x V elements, each operation counting all it touches. Other dtypes add one pass, the cast; a vocabulary
-//! without a divisor from 16 to 128 adds one, the padding. For rows of fewer than a few thousand logits the tree's small
-//! tensors count for more than their share.
+//! # What a step costs
+//! Counted by [`DeviceSampler::sample_counted`]. The work is in units of B x V elements, each operation counting all that
+//! it touches. The memory is beside the logits and in units of them, f32.
 //!
-//! | rules | launches | work | read back | the work is |
-//! |---|---|---|---|---|
-//! | greedy | 28 | 2.2 | 1 | maxima and sums of chunks; then one chunk |
-//! | temperature | 95 | 9.4 | 1 | those two; subtract, scale, exp, scale, cast; two sums; the tree |
-//! | top-k 50 | 385 | 93.6 | 2 | temperature's; 18 halvings of compare, choose and sum; the cut; the mask |
-//! | top-k 50 + top-p 0.9 | 693 | 174.8 | 3 | two searches |
-//! | top-p 0.9 | 534 | 133.1 | 3 | one search of 30 halvings |
+//! | rules | launches | work | memory | read back | the work is |
+//! |---|---|---|---|---|---|
+//! | greedy | 15 | 2.2 | 0.2 | 1 | maxima and sums of chunks; then one chunk |
+//! | temperature | 36 | 10.1 | 4.1 | 1 | those two; subtract, scale, exp, scale, cast; sums; padding; the tree |
+//! | top-k 50 | 51 | 2.8 | 0.8 | 1 | maxima and sums; 10 operations on 50 chunks of 32 |
+//! | top-k 50 + top-p 0.9 | 70 | 2.9 | 0.8 | 1 | the same, and prefix sums of 50 |
+//! | top-p, the nucleus in 96 | 79 | 9.9 | 3.9 | 1 | top-k's; the weights of the whole row |
+//! | top-p by search | 172 | 135.8 | 9.9 | 2 | temperature's; 12 rounds of 3 thresholds: compare, choose, sum |
 //!
-//! A launch is every kernel and every upload: the uniforms and small constants (powers of two, row offsets, the tree's
-//! triangles) are about a fifth of the launches outside the search. Top-k does not yet narrow the row to candidates first,
-//! which would bring its work near that of greedy.
+//! The tests hold the first two numbers to 16 and 3, 42 and 12, 64 and 3, 80 and 3, 95 and 12, and 180 and 150, for
+//! several vocabularies from 50257 to 262144 and batches, and the memory to 1.25, 6, 1.25, 1.25, 6 and 10. (With fewer
+//! logits, 50 chunks are more of the row: above 3 units of work for top-k at V = 32000.) Logits of 16 bits add up to three
+//! launches, the cast and, where the whole row is weighed, one unit. A step in which rows are searched has paid for the
+//! look at its candidates too: some 265 launches and 146 units in all. A search whose first 12 rounds (8 for 16 bits)
+//! leave a row undecided, which happens to about one row in a thousand, goes on by two rounds and a look until it is
+//! decided; one that cuts within equal logits ends in some 24 launches more.
 //!
-//! Each search begins with 18 halvings, looks whether all rows are done (one small table read back), and goes on by 12
-//! until they are. A round of 12 with its look costs 131 launches and about 42 units; rows whose logits differ by very
-//! little of the range that matters take several.
-//!
-//! Penalties and biases are refused: they need the history of every row. [`Sampler`](crate::Sampler) has them.
+//! A launch is every kernel and every upload; a chunk that divides the row saves two of those of top-k. Constants are
+//! uploaded in the first step of a shape and kept; the memory, the most of any shape tested, includes them. Not counted:
+//! candle on CUDA sends shape and strides ahead of each reduction, pooling and operation on a view.
 
-mod grid;
+mod adjust;
 mod ops;
 mod program;
 mod search;
+mod select;
 mod share;
 #[cfg(test)]
 mod tests;
+mod tree;
 
-use crate::{SamplingError, SamplingParams, TensorSamplingError, uniform};
+use crate::{Distribution, SamplingError, SamplingParams, TensorSamplingError, uniform};
 use candle_core::{DType, Tensor};
 use ops::Ops;
-use program::Trust;
+use program::Program;
+use std::cmp::Ordering;
 
 pub use ops::Cost;
 
+/// In the place of a token: nothing can be drawn from the row.
+const BAD: u32 = u32::MAX;
+/// In the place of a token: the candidates do not hold the nucleus, which has to be searched for.
+const MORE: u32 = u32::MAX - 1;
+
 /// What the draw of a row depends on, beside its logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceRow {
+pub struct DeviceRow<'a> {
+    /// The tokens so far, for the penalties; may be empty if there are none.
+    pub history: &'a [u32],
     /// Which text of the run this is.
     pub sequence: u64,
     /// Which token of that text this is.
@@ -61,30 +75,24 @@ pub struct DeviceRow {
 }
 
 /// Draws tokens on the device of the logits; see [`device`](crate::device).
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct DeviceSampler {
     params: SamplingParams,
+    /// Of the device of the last logits, with its constants.
+    ops: Option<Ops>,
 }
+
+/// One answer for each row, or why it has none.
+type Rows<T> = Vec<Result<T, SamplingError>>;
 
 impl DeviceSampler {
     /// A sampler with these rules.
     ///
     /// # Errors
-    /// The first parameter outside its range, or a penalty or bias that is not off.
+    /// The first parameter outside its range.
     pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
         params.validate()?;
-        for (field, value, off) in [
-            ("repetition_penalty", params.repetition_penalty, 1.0),
-            ("presence_penalty", params.presence_penalty, 0.0),
-            ("frequency_penalty", params.frequency_penalty, 0.0),
-            ("logit_bias", params.logit_bias.len() as f64, 0.0),
-        ] {
-            if value != off {
-                let allowed = "off on the device path; the host path has it";
-                return Err(SamplingError::Parameter { field, value: value.to_string(), allowed });
-            }
-        }
-        Ok(Self { params })
+        Ok(Self { params, ops: None })
     }
 
     /// The rules.
@@ -98,11 +106,7 @@ impl DeviceSampler {
     ///
     /// # Errors
     /// Logits of another rank or type, or not as many rows as `rows`; an error of the tensor library.
-    pub fn sample(
-        &self,
-        logits: &Tensor,
-        rows: &[DeviceRow],
-    ) -> Result<Vec<Result<u32, SamplingError>>, TensorSamplingError> {
+    pub fn sample(&mut self, logits: &Tensor, rows: &[DeviceRow<'_>]) -> Result<Rows<u32>, TensorSamplingError> {
         self.sample_counted(logits, rows).map(|(tokens, _)| tokens)
     }
 
@@ -111,12 +115,71 @@ impl DeviceSampler {
     /// # Errors
     /// As for [`DeviceSampler::sample`].
     pub fn sample_counted(
-        &self,
+        &mut self,
         logits: &Tensor,
-        rows: &[DeviceRow],
-    ) -> Result<(Vec<Result<u32, SamplingError>>, Cost), TensorSamplingError> {
+        rows: &[DeviceRow<'_>],
+    ) -> Result<(Rows<u32>, Cost), TensorSamplingError> {
+        let params = self.params.clone();
+        let Some((ops, logits, errors)) = self.begin(logits, rows)? else {
+            return Ok((nothing(&params, logits, rows)?, Cost::default()));
+        };
+        let uniforms: Vec<f64> = rows.iter().map(|row| uniform(params.seed, row.sequence, row.position)).collect();
+        let program = Program { ops, logits: &logits, params: &params, check: true };
+        let drawn = draw(&program, &uniforms)?;
+        let mut tokens = Vec::with_capacity(rows.len());
+        for (row, (token, error)) in drawn.into_iter().zip(errors).enumerate() {
+            tokens.push(match (token, error) {
+                (_, Some(error)) => Err(error),
+                (BAD, None) => match look_again(ops, &logits, row)? {
+                    Ok(alone) => match draw(&Program { logits: &alone, check: false, ..program }, &[uniforms[row]])?[0]
+                    {
+                        BAD => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
+                        token => Ok(token),
+                    },
+                    Err(error) => Err(error),
+                },
+                (token, None) => Ok(token),
+            });
+        }
+        Ok((tokens, ops.cost()))
+    }
+
+    /// The distributions that the draws of the rows are made from, as these rules select on the device. Their logits are
+    /// read back: this is for inspection, not for a step.
+    ///
+    /// # Errors
+    /// As for [`DeviceSampler::sample`].
+    pub fn distributions(
+        &mut self,
+        logits: &Tensor,
+        rows: &[DeviceRow<'_>],
+    ) -> Result<Rows<Distribution>, TensorSamplingError> {
+        let params = self.params.clone();
+        let Some((ops, logits, errors)) = self.begin(logits, rows)? else { return nothing(&params, logits, rows) };
+        let mut distributions = Vec::with_capacity(rows.len());
+        for (row, error) in errors.into_iter().enumerate() {
+            distributions.push(match (error, look_again(ops, &logits, row)?) {
+                (Some(error), _) | (None, Err(error)) => Err(error),
+                (None, Ok(alone)) => {
+                    match (Program { ops, logits: &alone, params: &params, check: false }).tokens()? {
+                        none if none.is_empty() => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
+                        tokens => Ok(distribution(tokens, params.temperature)),
+                    }
+                }
+            });
+        }
+        Ok(distributions)
+    }
+
+    /// The operations of the logits' device, the logits after their penalties, and the errors of these; none if there is
+    /// nothing to draw from.
+    #[allow(clippy::type_complexity)]
+    fn begin(
+        &mut self,
+        logits: &Tensor,
+        rows: &[DeviceRow<'_>],
+    ) -> Result<Option<(&Ops, Tensor, Vec<Option<SamplingError>>)>, TensorSamplingError> {
         let refuse = |field, value, allowed| Err(SamplingError::Parameter { field, value, allowed }.into());
-        let ops = Ops::new(logits.device());
         let &[batch, vocab] = logits.dims() else {
             return refuse("logits", format!("of shape {:?}", logits.dims()), "of two dimensions: rows and vocabulary");
         };
@@ -126,43 +189,77 @@ impl DeviceSampler {
         if rows.len() != batch {
             return refuse("rows", format!("{} for {batch} rows of logits", rows.len()), "one for each row of logits");
         }
-        if vocab == 0 {
-            return Ok(((0..batch).map(|row| Err(SamplingError::NothingFinite { row, vocab })).collect(), ops.cost()));
+        if vocab == 0 || batch == 0 {
+            return Ok(None);
         }
-        if batch == 0 {
-            return Ok((Vec::new(), ops.cost()));
+        if !self.ops.as_ref().is_some_and(|ops| ops.is_on(logits.device())) {
+            self.ops = None;
         }
-        let logits = logits.detach();
-        let uniforms: Vec<f64> = rows.iter().map(|row| uniform(self.params.seed, row.sequence, row.position)).collect();
-        let drawn = ops.read(&program::tokens(&ops, &logits, &self.params, &uniforms, Trust::Nothing)?)?;
-        let mut tokens = Vec::with_capacity(batch);
-        for (row, drawn) in drawn.iter().enumerate() {
-            tokens.push(match drawn[1] {
-                0 => Ok(drawn[0]),
-                _ => self.look_again(&ops, &logits.narrow(0, row, 1)?, uniforms[row], row)?,
-            });
+        let ops = self.ops.get_or_insert_with(|| Ops::new(logits.device()));
+        ops.reset_cost();
+        let mut logits = logits.detach();
+        // Candle's pooling on Metal forgets where a view begins.
+        if !logits.is_contiguous() || (logits.device().is_metal() && logits.layout().start_offset() > 0) {
+            logits = ops.copy(&logits)?;
         }
-        Ok((tokens, ops.cost()))
+        let (logits, errors) = adjust::adjusted(ops, &logits, &self.params, rows)?;
+        Ok(Some((ops, logits, errors)))
     }
+}
 
-    /// What is wrong with a flagged row, or its token if nothing is.
-    fn look_again(
-        &self,
-        ops: &Ops,
-        logits: &Tensor,
-        uniform: f64,
-        row: usize,
-    ) -> Result<Result<u32, SamplingError>, TensorSamplingError> {
-        Ok(match program::faults(ops, logits)? {
-            (Some(index), _) => Err(SamplingError::NotANumber { row, index }),
-            (None, Some(index)) => Err(SamplingError::PositiveInfinity { row, index }),
-            (None, None) => {
-                let drawn = ops.read(&program::tokens(ops, logits, &self.params, &[uniform], Trust::NoNaN)?)?;
-                match drawn[0][1] {
-                    0 => Ok(drawn[0][0]),
-                    _ => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
-                }
-            }
-        })
+/// The answers for logits without rows or without a vocabulary.
+fn nothing<T>(
+    params: &SamplingParams,
+    logits: &Tensor,
+    rows: &[DeviceRow<'_>],
+) -> Result<Rows<T>, TensorSamplingError> {
+    let vocab = logits.dim(1)?;
+    let error = |(row, here): (usize, &DeviceRow<'_>)| {
+        let unknown = adjust::touched(params, here.history, vocab).err();
+        Err(unknown.unwrap_or(SamplingError::NothingFinite { row, vocab }).at_row(row))
+    };
+    Ok(rows.iter().enumerate().map(error).collect())
+}
+
+/// Of the kept tokens and their logits.
+fn distribution(mut kept: Vec<(u32, f32)>, temperature: f64) -> Distribution {
+    // Most probable first, the lowest first among equals; 0 and -0 are equal.
+    kept.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0)));
+    let max = kept.first().map_or(0.0, |&(_, logit)| f64::from(logit));
+    // A single token is greedy's, whose temperature may be 0.
+    let weight = |logit: f32| if kept.len() == 1 { 1.0 } else { ((f64::from(logit) - max) / temperature).exp() };
+    let weights = kept.iter().map(|&(_, logit)| weight(logit)).collect();
+    Distribution::from_weights(kept.iter().map(|&(token, _)| token).collect(), weights)
+}
+
+/// A token for each row, or [`BAD`].
+fn draw(program: &Program<'_>, uniforms: &[f64]) -> candle_core::Result<Vec<u32>> {
+    let ops = program.ops;
+    if program.params.is_greedy() {
+        return ops.read(&program.greedy()?);
     }
+    let mut tokens = ops.read(&program.kept()?.draw(ops, uniforms)?)?;
+    let more: Vec<usize> = (0..tokens.len()).filter(|&row| tokens[row] == MORE).collect();
+    if !more.is_empty() {
+        let all = more.len() == tokens.len();
+        let logits = if all { program.logits.clone() } else { ops.rows(program.logits, &more)? };
+        let uniforms: Vec<f64> = more.iter().map(|&row| uniforms[row]).collect();
+        // A search takes ten times the memory of the logits as it is.
+        ops.forget();
+        let kept = Program { logits: &logits, ..*program }.kept_of_all()?;
+        for (row, token) in more.into_iter().zip(ops.read(&kept.draw(ops, &uniforms)?)?) {
+            tokens[row] = token;
+        }
+    }
+    Ok(tokens)
+}
+
+/// A row alone, or what is wrong with it.
+fn look_again(ops: &Ops, logits: &Tensor, row: usize) -> candle_core::Result<Result<Tensor, SamplingError>> {
+    let alone = ops.copy(&logits.narrow(0, row, 1)?)?;
+    Ok(match program::faults(ops, &alone)? {
+        (Some(index), _) => Err(SamplingError::NotANumber { row, index: index as usize }),
+        (None, Some(index)) => Err(SamplingError::PositiveInfinity { row, index: index as usize }),
+        (None, None) => Ok(alone),
+    })
 }

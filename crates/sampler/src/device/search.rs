@@ -1,72 +1,111 @@
 //! Cutting a falling order (largest logit first, lowest index first among equals) where a count or a mass is reached,
-//! without sorting: a search for the threshold by halving, snapped to a value of the data.
+//! when what stays does not fit a few candidates: a search for the threshold, snapped to a value of the data.
 
-use super::grid::Grid;
-use super::ops::{Binary, Ops, Reduce};
+use super::ops::{Binary, Constant, Ops, Reduce};
+use super::tree::Tree;
 use candle_core::{DType, Result, Tensor};
 
-/// Halvings before the first look at whether all rows are done, and between the looks.
-const FIRST_ROUND: usize = 18;
-const ROUND: usize = 12;
-/// The halvings that separate any two floats of any range: 256 exponents and 24 bits, and some to spare.
-const MOST: usize = 330;
+/// Thresholds that are tried at once; each round narrows the range by one more.
+const THRESHOLDS: usize = 3;
+/// Rounds before the first look at whether all rows are done: 24 bits of the range for f32, 16 for the half types, whose
+/// values lie farther apart.
+const FIRST_ROUNDS: usize = 12;
+const FIRST_ROUNDS_OF_HALVES: usize = 8;
+/// Rounds between the looks that follow.
+const ROUNDS: usize = 2;
 
-/// The weights of the smallest set of elements whose weights, `(B, width)` i64, reach `target`, `(B, 1)`, and zero for
-/// the others. Equal logits have equal weights; a target that cannot be reached keeps everything; rows in
-/// `bad`, `(B, 1)`, may get any answer.
-pub(super) fn keep(
-    ops: &Ops,
-    grid: Grid,
-    x: &Tensor,
-    largest: &Tensor,
-    weights: &Tensor,
-    target: &Tensor,
-    bad: &Tensor,
-) -> Result<Tensor> {
-    let zeros = ops.zeros(weights)?;
-    let mass = |mask: &Tensor| grid.reduce(ops, Reduce::Sum, &ops.choose(mask, weights, &zeros)?);
-    // Between the least logit that weighs something, above which is everything, and the largest.
-    let top = largest.broadcast_as(x.shape())?;
-    let heavy = ops.with(Binary::Above, weights, 0)?;
-    let mut low = grid.reduce(ops, Reduce::Min, &ops.choose(&heavy, x, &top)?)?;
-    let total = grid.reduce(ops, Reduce::Sum, weights)?;
-    let target = ops.with(Binary::Max, &ops.binary(Binary::Min, target, &total)?, 1)?;
-    let enough = ops.binary(Binary::AtLeast, &mass(&ops.binary(Binary::AtLeast, x, largest)?)?, &target)?;
-    low = ops.choose(&enough, largest, &low)?;
-    let mut high = largest.clone();
+/// What a look finds of a row.
+const WHOLE: u32 = 0;
+const CUTS_A_TIE: u32 = 1;
+const NOT_DONE: u32 = 2;
 
-    let mut steps = 0;
-    let (threshold, above) = loop {
-        for _ in 0..if steps == 0 { FIRST_ROUND } else { ROUND } {
-            // Halved before they are added: the sum may not be finite.
-            let middle = ops.binary(Binary::Add, &ops.affine(&low, 0.5, 0.0)?, &ops.affine(&high, 0.5, 0.0)?)?;
-            let reached = mass(&ops.binary(Binary::AtLeast, x, &middle)?)?;
-            let enough = ops.binary(Binary::AtLeast, &reached, &target)?;
-            low = ops.choose(&enough, &middle, &low)?;
-            high = ops.choose(&enough, &high, &middle)?;
-            steps += 1;
+/// What is searched in.
+pub(super) struct Search<'a> {
+    pub(super) ops: &'a Ops,
+    pub(super) tree: Tree,
+    /// The logits, `(B, width)` f32.
+    pub(super) x: &'a Tensor,
+    /// The largest of each row, `(B, 1)`.
+    pub(super) largest: &'a Tensor,
+    /// Whether the logits come from a type of 16 bits.
+    pub(super) halves: bool,
+}
+
+impl Search<'_> {
+    /// The smallest set of elements whose masses, `(B, width)` i64, reach `target`, `(B, 1)`, as a mask. Equal logits
+    /// have equal masses; a target above `total`, `(B, 1)`, keeps everything; rows without mass may get any answer.
+    pub(super) fn reach(&self, masses: &Tensor, total: &Tensor, target: &Tensor) -> Result<Tensor> {
+        let Self { ops, tree, x, largest, .. } = *self;
+        let target = ops.with(Binary::Max, &ops.binary(Binary::Min, target, total)?, 1.0)?;
+        // All that weighs something is not below `low`; the threshold never is.
+        let heavy = ops.choose(&ops.with(Binary::Above, masses, 0.0)?, x, largest)?;
+        let mut low = tree.reduce(ops, Reduce::Min, &heavy)?;
+        drop(heavy);
+        // Halved before the difference is taken, which may not be finite.
+        let half_range = ops.binary(Binary::Sub, &ops.scale(largest, 0.5)?, &ops.scale(&low, 0.5)?)?;
+        let mut round = 0;
+        loop {
+            let rounds = match (round, self.halves) {
+                (0, false) => FIRST_ROUNDS,
+                (0, true) => FIRST_ROUNDS_OF_HALVES,
+                _ => ROUNDS,
+            };
+            for _ in 0..rounds {
+                low = self.raise(&low, &half_range, round, masses, &target)?;
+                round += 1;
+            }
+            // The least value of the data that is not below.
+            let reached = ops.binary(Binary::AtLeast, x, &low)?;
+            let least = tree.reduce(ops, Reduce::Min, &ops.choose(&reached, x, largest)?)?;
+            let beyond = ops.binary(Binary::Above, x, &least)?;
+            let above = tree.reduce(ops, Reduce::Sum, &ops.choose_or(&beyond, masses, 0.0)?)?;
+            let equal = ops.binary(Binary::Equal, x, &least)?;
+            let tie = tree.reduce(ops, Reduce::Max, &ops.choose_or(&equal, masses, 0.0)?)?;
+            // Nothing weighs 0 here but in a bad row, where the division must not fail.
+            let tie = ops.with(Binary::Max, &tie, 1.0)?;
+            // How many of the equals stay before the last that does.
+            let stay = ops.with(Binary::Sub, &ops.binary(Binary::Sub, &target, &above)?, 1.0)?;
+            let stay = ops.binary(Binary::Div, &stay, &tie)?;
+            let ties = Tree::ones(ops, &equal)?;
+            let count = tree.reduce(ops, Reduce::Sum, &ties)?;
+            let done = ops.binary(Binary::Above, &target, &above)?;
+            let cuts = ops.binary(Binary::Above, &count, &ops.with(Binary::Add, &stay, 1.0)?)?;
+            let cuts = ops.choose_or(&cuts, &ops.scalar(f64::from(CUTS_A_TIE), DType::U32)?, f64::from(WHOLE))?;
+            let found = ops.read(&ops.choose_or(&done, &cuts, f64::from(NOT_DONE))?)?;
+            if found.contains(&NOT_DONE) {
+                // Everything that stays is above: on from the next value, so that every look is progress.
+                let next = tree.reduce(ops, Reduce::Min, &ops.choose(&beyond, x, largest)?)?;
+                low = ops.choose(&done, &low, &next)?;
+                continue;
+            }
+            if !found.contains(&CUTS_A_TIE) {
+                return ops.binary(Binary::AtLeast, x, &least);
+            }
+            let last = tree.pick(ops, &ties, &tree.prefixes(ops, &ties)?, &stay)?;
+            let early = ops.binary(Binary::AtMost, &tree.positions(ops)?, &last)?;
+            return ops.binary(Binary::Add, &beyond, &ops.binary(Binary::Mul, &equal, &early)?);
         }
-        // The least value of the data that is not below; done if what is above it does not reach the target.
-        let not_below = ops.binary(Binary::AtLeast, x, &low)?;
-        let snapped = grid.reduce(ops, Reduce::Min, &ops.choose(&not_below, x, &top)?)?;
-        let above = mass(&ops.binary(Binary::Above, x, &snapped)?)?;
-        let done = ops.binary(Binary::Max, &ops.binary(Binary::Above, &target, &above)?, bad)?;
-        if steps >= MOST || ops.read(&ops.cast(&done, DType::U32)?)?.iter().all(|row| row[0] > 0) {
-            break (snapped, above);
-        }
-    };
+    }
 
-    // Of the elements equal to the threshold, which weigh the same, as many of the first as it takes.
-    let equal = ops.binary(Binary::Equal, x, &threshold)?;
-    let ties = ops.cast(&equal, DType::I64)?;
-    let count = ops.with(Binary::Max, &grid.reduce(ops, Reduce::Sum, &ties)?, 1)?;
-    let weight = ops.binary(Binary::Div, &mass(&equal)?, &count)?;
-    // Nothing weighs 0 here but in a bad row, where the division must not fail.
-    let weight = ops.with(Binary::Max, &weight, 1)?;
-    let wanted = ops.with(Binary::Sub, &ops.binary(Binary::Sub, &target, &above)?, 1)?;
-    let last = grid.pick(ops, &ties, &ops.binary(Binary::Div, &wanted, &weight)?)?;
-    let early = ops.binary(Binary::AtMost, &grid.positions(ops)?.broadcast_as(x.shape())?, &last)?;
-    let chosen = ops.binary(Binary::Mul, &equal, &early)?;
-    let chosen = ops.binary(Binary::Add, &chosen, &ops.binary(Binary::Above, x, &threshold)?)?;
-    ops.choose(&chosen, weights, &zeros)
+    /// The largest of `low` and the thresholds above it, `(B, 1)`, down to which the masses reach the target.
+    fn raise(
+        &self,
+        low: &Tensor,
+        half_range: &Tensor,
+        round: usize,
+        masses: &Tensor,
+        target: &Tensor,
+    ) -> Result<Tensor> {
+        let ops = self.ops;
+        // (j / 4^(round + 1)) of the range: of its half, twice that.
+        let steps = Constant::Steps { count: THRESHOLDS, halvings: 2 * round as i32 + 1 };
+        let steps = ops.binary(Binary::Mul, half_range, &ops.constant(steps, DType::F32)?)?;
+        let thresholds = ops.binary(Binary::Add, low, &steps)?; // (B, thresholds)
+        // (B, 1, width) against (B, thresholds, 1)
+        let reached = ops.binary(Binary::AtLeast, &self.x.unsqueeze(1)?, &thresholds.unsqueeze(2)?)?;
+        let reached = ops.choose_or(&reached, &masses.unsqueeze(1)?, 0.0)?;
+        let mass = ops.reduce(Reduce::Sum, &reached)?.squeeze(2)?; // (B, thresholds, 1) -> (B, thresholds)
+        let enough = ops.binary(Binary::AtLeast, &mass, target)?;
+        ops.reduce(Reduce::Max, &ops.choose(&enough, &thresholds, low)?)
+    }
 }

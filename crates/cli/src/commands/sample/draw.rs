@@ -1,11 +1,22 @@
 //! One row of `sample`.
 
+use anyhow::bail;
+use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use tinygpt_sampler::{
-    MultinomialOptions, Row, Sampler, SamplingError, SamplingParams, multinomial_row, oracle, uniform,
+    DeviceRow, DeviceSampler, MultinomialOptions, Row, Sampler, SamplingError, SamplingParams, TensorSamplingError,
+    multinomial_row, oracle, uniform,
 };
 
-use crate::args::{Kind, SampleArgs, SamplePath};
+use crate::{
+    args::{Kind, SampleArgs, SamplePath},
+    device::DeviceChoice,
+    output::Usage,
+};
+
+/// The most rows of a batch on a device, and about how many logits.
+const MOST_ROWS: usize = 1024;
+const BATCH_LOGITS: usize = 1 << 20;
 
 /// What a row may give, and what was drawn from it.
 pub struct Drawn {
@@ -37,16 +48,78 @@ impl Drawn {
     }
 }
 
-/// Draws from logits with the rules.
-pub fn from_logits(args: &SampleArgs, sampler: &mut Sampler, numbers: &[f64], row: usize) -> Result<Drawn, String> {
-    let logits: Vec<f32> = numbers.iter().map(|&x| x as f32).collect();
-    let sequence = args.sequence.wrapping_add(row as u64);
-    let here = Row { logits: &logits, history: &args.history, sequence, position: args.position };
-    let drawn = match args.path {
-        SamplePath::Host => on_host(args, sampler, &here),
-        SamplePath::Oracle => by_definition(args, sampler.params(), &here),
-    };
-    drawn.map_err(|error| error.at_row(row).to_string())
+/// The implementation that draws from logits.
+pub enum Path {
+    /// The definition.
+    Oracle(SamplingParams),
+    /// The fast path on the CPU.
+    Host(Sampler),
+    /// Tensor operations on a device.
+    Device(DeviceSampler, Device),
+}
+
+impl Path {
+    /// The one that was asked for; rules outside their range and what it cannot do are refused.
+    pub fn new(args: &SampleArgs, params: &SamplingParams) -> anyhow::Result<Self> {
+        // All rules are checked here, those of the oracle and of the device too.
+        let host = args.rules.sampler(params.clone())?;
+        if args.device.is_some() && args.path != SamplePath::Device {
+            bail!(Usage("--device is where --path device draws; the other paths are the CPU's".into()));
+        }
+        match args.path {
+            SamplePath::Oracle => Ok(Self::Oracle(params.clone())),
+            SamplePath::Host => Ok(Self::Host(host)),
+            SamplePath::Device if args.rules.adaptive.is_some() => {
+                bail!(Usage("--path device has no --adaptive; --path host and --path oracle do".into()))
+            }
+            SamplePath::Device => {
+                let device = args.device.unwrap_or(DeviceChoice::Cpu).open()?;
+                Ok(Self::Device(DeviceSampler::new(params.clone())?, device))
+            }
+        }
+    }
+
+    /// Draws from logits.
+    pub fn draw(&mut self, args: &SampleArgs, numbers: &[f64], row: usize) -> Result<Drawn, String> {
+        let logits: Vec<f32> = numbers.iter().map(|&x| x as f32).collect();
+        let sequence = args.sequence.wrapping_add(row as u64);
+        let here = Row { logits: &logits, history: &args.history, sequence, position: args.position };
+        let drawn = match self {
+            Self::Host(sampler) => on_host(args, sampler, &here),
+            Self::Oracle(params) => by_definition(args, params, &here),
+            Self::Device(sampler, device) => match on_device(args, sampler, device, &here) {
+                Err(TensorSamplingError::Sampling(error)) => Err(error),
+                Err(other) => return Err(format!("row {row}: {other}")),
+                Ok(drawn) => Ok(drawn),
+            },
+        };
+        drawn.map_err(|error| error.at_row(row).to_string())
+    }
+}
+
+fn on_device(
+    args: &SampleArgs,
+    sampler: &mut DeviceSampler,
+    device: &Device,
+    row: &Row<'_>,
+) -> Result<Drawn, TensorSamplingError> {
+    let vocab = row.logits.len();
+    let logits = Tensor::from_slice(row.logits, (1, vocab), device)?;
+    let at =
+        |draw| DeviceRow { history: row.history, sequence: row.sequence, position: row.position.wrapping_add(draw) };
+    let distribution = sampler.distributions(&logits, &[at(0)])?.remove(0)?;
+    let mut samples = Vec::new();
+    while (samples.len() as u64) < args.num_samples {
+        // A batch of the same row at successive positions.
+        let first = samples.len() as u64;
+        let rows: Vec<_> = (first..args.num_samples).take((BATCH_LOGITS / vocab).clamp(1, MOST_ROWS)).map(at).collect();
+        let batch = logits.broadcast_as((rows.len(), vocab))?.contiguous()?;
+        for token in sampler.sample(&batch, &rows)? {
+            samples.push(token?);
+        }
+    }
+    let (kept, probs) = (distribution.kept().to_vec(), distribution.probs().to_vec());
+    Ok(Drawn { kept, probs, samples, vocab })
 }
 
 fn on_host(args: &SampleArgs, sampler: &mut Sampler, row: &Row<'_>) -> Result<Drawn, SamplingError> {

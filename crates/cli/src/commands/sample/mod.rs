@@ -13,12 +13,12 @@ use crate::{
     args::{Kind, SampleArgs},
     output::{Usage, put, put_json},
 };
-use draw::Drawn;
+use draw::{Drawn, Path};
 
 pub fn run(args: &SampleArgs) -> anyhow::Result<()> {
     let params = args.rules.params(args.temperature, args.top_k, args.top_p, args.seed);
     // Refused before the input is read.
-    let mut sampler = args.rules.sampler(params.clone())?;
+    let mut path = Path::new(args, &params)?;
     if args.kind == Kind::Weights {
         refuse_rules(args, &params)?;
     }
@@ -29,7 +29,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<()> {
         .map(|(row, numbers)| match (numbers, args.kind) {
             (Err(reason), _) => Err(reason.clone()),
             (Ok(weights), Kind::Weights) => draw::from_weights(args, weights, row),
-            (Ok(logits), Kind::Logits) => draw::from_logits(args, &mut sampler, logits, row),
+            (Ok(logits), Kind::Logits) => path.draw(args, logits, row),
         })
         .collect();
     if let Some(path) = &args.plot {

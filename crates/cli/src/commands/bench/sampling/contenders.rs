@@ -4,7 +4,7 @@ use std::{borrow::Cow, hint::black_box};
 
 use candle_core::{IndexOp, Storage, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
-use tinygpt_sampler::{Row, Sampler, SamplingError, SamplingParams};
+use tinygpt_sampler::{DeviceRow, DeviceSampler, Row, Sampler, SamplingError, SamplingParams};
 
 use crate::args::Rule;
 
@@ -72,16 +72,20 @@ pub struct Host {
 impl Host {
     /// Of these rows.
     pub fn new(logits: Tensor, rule: Rule) -> anyhow::Result<Self> {
-        let mut params = SamplingParams { temperature: TEMPERATURE, ..SamplingParams::default() };
-        match rule {
-            Rule::Greedy => params.temperature = 0.0,
-            Rule::Temperature => {}
-            Rule::TopK => params.top_k = TOP_K,
-            Rule::TopP => params.top_p = TOP_P,
-            Rule::TopKTopP => (params.top_k, params.top_p) = (TOP_K, TOP_P),
-        }
-        Ok(Self { sampler: Sampler::new(params)?, logits, position: 0, tokens: Vec::new() })
+        Ok(Self { sampler: Sampler::new(params(rule))?, logits, position: 0, tokens: Vec::new() })
     }
+}
+
+fn params(rule: Rule) -> SamplingParams {
+    let mut params = SamplingParams { temperature: TEMPERATURE, ..SamplingParams::default() };
+    match rule {
+        Rule::Greedy => params.temperature = 0.0,
+        Rule::Temperature => {}
+        Rule::TopK => params.top_k = TOP_K,
+        Rule::TopP => params.top_p = TOP_P,
+        Rule::TopKTopP => (params.top_k, params.top_p) = (TOP_K, TOP_P),
+    }
+    params
 }
 
 impl Contender for Host {
@@ -102,6 +106,40 @@ impl Contender for Host {
         })?;
         *position += 1;
         black_box(tokens.iter().try_for_each(|token| token.as_ref().map(drop).map_err(Clone::clone))?);
+        Ok(())
+    }
+}
+
+/// Our device path: tensor operations where the logits are.
+pub struct OnDevice {
+    sampler: DeviceSampler,
+    logits: Tensor,
+    position: u64,
+}
+
+impl OnDevice {
+    /// Of these rows.
+    pub fn new(logits: Tensor, rule: Rule) -> anyhow::Result<Self> {
+        Ok(Self { sampler: DeviceSampler::new(params(rule))?, logits, position: 0 })
+    }
+}
+
+impl Contender for OnDevice {
+    fn name(&self) -> &'static str {
+        "device"
+    }
+
+    fn rows(&self) -> usize {
+        self.logits.dim(0).unwrap_or(0)
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        let row = |sequence| DeviceRow { history: &[], sequence, position: self.position };
+        let rows: Vec<_> = (0..self.rows() as u64).map(row).collect();
+        for token in self.sampler.sample(&self.logits, &rows)? {
+            black_box(token?);
+        }
+        self.position += 1;
         Ok(())
     }
 }

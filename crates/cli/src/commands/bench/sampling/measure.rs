@@ -10,7 +10,7 @@ use tinygpt_sampler::one_read;
 
 use super::{
     super::median,
-    contenders::{Candle, Contender, Host, with_rows},
+    contenders::{Candle, Contender, Host, OnDevice, with_rows},
 };
 use crate::args::Rule;
 
@@ -57,6 +57,7 @@ pub fn measure(logits: &[(&'static str, Tensor)], rows: usize, rule: Rule, effor
     for (device, logits) in logits {
         let logits = logits.narrow(0, 0, rows)?;
         contenders.push((device, Box::new(Host::new(logits.clone(), rule)?)));
+        contenders.push((device, Box::new(OnDevice::new(logits.clone(), rule)?)));
         contenders.push((device, Box::new(Candle::new(&logits, rows.min(effort.candle_rows), rule)?)));
     }
     let on_cpu = logits[0].1.narrow(0, 0, rows)?;

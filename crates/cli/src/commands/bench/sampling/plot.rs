@@ -25,7 +25,8 @@ struct Line {
     points: Vec<(f64, f64)>,
 }
 
-/// A panel for each vocabulary, a line for each contender, device and rule. A colour is a rule; candle's lines are thin.
+/// A panel for each vocabulary, a line for each contender, device and rule. A colour is a rule; candle's lines are thin, the host
+/// path's thick.
 pub fn svg(cells: &[Cell]) -> anyhow::Result<String> {
     let mut svg = String::new();
     draw(&mut svg, cells).map_err(|e| anyhow!("cannot draw the plot: {e}"))?;
@@ -67,7 +68,11 @@ fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, vocab: u32, cells: &[&Cell])
             rules.push(&cell.rule);
         }
         let rule = rules.iter().position(|rule| *rule == cell.rule).unwrap_or(0);
-        let width = if cell.contender == "candle" { 1 } else { 3 };
+        let width = match cell.contender {
+            "candle" => 1,
+            "device" => 2,
+            _ => 3,
+        };
         let name = format!("{}, {} on {}", cell.rule, cell.contender, cell.device);
         let x = f64::from(cell.rows);
         limit.push((x, cell.limit_us_per_row));

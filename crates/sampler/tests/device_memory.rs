@@ -1,0 +1,73 @@
+//! The most memory that a step on the device path takes, in units of its logits. This is a program of its own, since the
+//! allocator is global; a device's allocator sees the same tensors.
+
+use candle_core::{Device, Tensor};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tinygpt_sampler::{DeviceRow, DeviceSampler, SamplingParams, uniform};
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+#[allow(unsafe_code)]
+// SAFETY: both calls go to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Logits whose weights are spread over thousands of tokens.
+fn logits(rows: usize, vocab: usize) -> Tensor {
+    let spread = |n: usize| {
+        let u = uniform(3, (n / vocab) as u64, (n % vocab) as u64);
+        (12.0 * u * u * u) as f32
+    };
+    Tensor::from_vec((0..rows * vocab).map(spread).collect::<Vec<_>>(), (rows, vocab), &Device::Cpu)
+        .expect("as many numbers as the shape says")
+}
+
+#[test]
+// The numbers are to be seen, with `--nocapture`.
+#[allow(clippy::print_stderr)]
+fn a_step_takes_no_more_memory_than_documented() {
+    let default = SamplingParams::default();
+    let bars = [
+        ("greedy", SamplingParams { temperature: 0.0, ..default.clone() }, 1.25),
+        ("temperature", default.clone(), 6.0),
+        ("top-k", SamplingParams { top_k: 50, ..default.clone() }, 1.25),
+        ("top-k + top-p", SamplingParams { top_k: 50, top_p: 0.9, ..default.clone() }, 1.25),
+        ("top-p of few", SamplingParams { top_p: 0.9, temperature: 0.002, ..default.clone() }, 6.0),
+        ("top-p by search", SamplingParams { top_p: 0.9, ..default }, 10.0),
+    ];
+    for (rows, vocab) in [(1, 50_257), (16, 50_257), (4, 128_256), (2, 262_144)] {
+        let logits = logits(rows, vocab);
+        let places: Vec<_> =
+            (0..rows as u64).map(|sequence| DeviceRow { history: &[], sequence, position: 0 }).collect();
+        for (name, params, most) in &bars {
+            let mut sampler = DeviceSampler::new(params.clone()).unwrap();
+            let before = LIVE.load(Ordering::Relaxed);
+            PEAK.store(before, Ordering::Relaxed);
+            // The first step makes the constants too.
+            let (_, cost) = sampler.sample_counted(&logits, &places).unwrap();
+            assert_eq!(cost.readbacks > 1, *name == "top-p by search");
+            let taken = (PEAK.load(Ordering::Relaxed) - before) as f64 / (4 * rows * vocab) as f64;
+            eprintln!("{rows} x {vocab}, {name}: {taken:.2} times the logits, beside them");
+            assert!(taken <= *most, "{name}: {taken}");
+        }
+    }
+}
