@@ -17,6 +17,13 @@ impl Cut {
         value > self.value || (value == self.value && position <= self.position as usize)
     }
 
+    /// Whichever keeps less.
+    pub(crate) fn tighter(self, other: Self) -> Self {
+        let other_keeps_less =
+            other.value > self.value || (other.value == self.value && other.position < self.position);
+        if other_keeps_less { other } else { self }
+    }
+
     /// The lanes that stay of a vector whose first lane has this position.
     #[inline(always)]
     fn mask<S: Simd>(&self, s: S, v: S::V, first: usize) -> u16 {
@@ -24,34 +31,6 @@ impl Cut {
         let (above, not_below) = (s.gt(v, value), s.ge(v, value));
         let ties = (self.position as usize).saturating_add(1).saturating_sub(first).min(LANES);
         above | (not_below & ((1u32 << ties) - 1) as u16)
-    }
-}
-
-/// Moves the values and tokens that a cut keeps to the front; returns how many.
-pub(crate) struct Retain<'a> {
-    pub(crate) cut: Cut,
-    pub(crate) values: &'a mut [f32],
-    pub(crate) tokens: &'a mut [u32],
-    pub(crate) count: usize,
-}
-
-impl Kernel for Retain<'_> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> usize {
-        let mut kept = 0;
-        for first in (0..self.count).step_by(LANES) {
-            // Writing goes on behind reading: sixteen places from `kept <= first`.
-            let v = s.load(window(self.values, first));
-            let tokens = *window(self.tokens, first);
-            let valid = ((1u32 << (self.count - first).min(LANES)) - 1) as u16;
-            let mask = self.cut.mask(s, v, first) & valid;
-            s.compress(mask, v, window(self.values, kept));
-            s.compress_integers(mask, &tokens, window(self.tokens, kept));
-            kept += mask.count_ones() as usize;
-        }
-        kept
     }
 }
 

@@ -14,7 +14,7 @@ const PIVOTS: usize = 40;
 #[derive(Debug, Default)]
 pub(crate) struct Search {
     lists: [List; 2],
-    keys: Vec<(u64, f32)>,
+    keys: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl Search {
         }
         let active = if narrowed { list.active() } else { Active { values, weights, positions: None } };
         sort_falling(active, &mut self.keys);
-        cut_keys(&self.keys, above, target)
+        cut_keys(&self.keys, weights, above, target)
     }
 
     /// The cut of a short list by count and then by mass: of the first `count` of the order, the fewest whose weights
@@ -85,12 +85,12 @@ impl Search {
         sort_falling(Active { values, weights, positions: None }, &mut self.keys);
         self.keys.truncate(count);
         let target = if share < 1.0 {
-            let mass: f64 = self.keys.iter().map(|&(_, weight)| f64::from(weight)).sum();
+            let mass: f64 = self.keys.iter().map(|&key| f64::from(weights[position(key)])).sum();
             (share * mass).max(f64::MIN_POSITIVE)
         } else {
             f64::INFINITY
         };
-        cut_keys(&self.keys, 0.0, target)
+        cut_keys(&self.keys, weights, 0.0, target)
     }
 }
 
@@ -128,22 +128,21 @@ impl List {
 /// A value of the list near the point where a share of its mass is reached, guessed from a few elements.
 fn choose_pivot(active: Active<'_>, share: f64) -> f32 {
     let len = active.values.len();
-    let mut sample = [(0.0f32, 0.0f32); SAMPLE];
-    for (n, element) in sample.iter_mut().enumerate() {
+    // Values above and weights below in integers, which sort without branches.
+    let mut sample: [u64; SAMPLE] = std::array::from_fn(|n| {
         // Spread over the list, away from its ends.
         let at = (2 * n + 1) * len / (2 * SAMPLE);
-        *element = (active.values[at], active.weights[at]);
-    }
-    sample.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-    let target = share * sample.iter().map(|&(_, w)| f64::from(w)).sum::<f64>();
+        u64::from(rising_bits(active.values[at])) << 32 | u64::from(active.weights[at].to_bits())
+    });
+    sample.sort_unstable();
+    let weight = |key: u64| f64::from(f32::from_bits(key as u32));
+    let target = share * sample.iter().map(|&key| weight(key)).sum::<f64>();
     let mut mass = 0.0;
-    for (value, weight) in sample {
-        mass += f64::from(weight);
-        if mass >= target {
-            return value;
-        }
-    }
-    sample[SAMPLE - 1].0
+    let reaches = sample.iter().rev().find(|&&key| {
+        mass += weight(key);
+        mass >= target
+    });
+    from_rising_bits((reaches.unwrap_or(&sample[0]) >> 32) as u32)
 }
 
 /// The cut within the elements equal to `value`, `mass` being above them.
@@ -159,21 +158,27 @@ fn cut_ties(active: Active<'_>, value: f32, mut mass: f64, target: f64) -> Cut {
     Cut { value, position }
 }
 
-/// Keys that sort largest value first and lowest position first among equals, with their weights.
-fn sort_falling(active: Active<'_>, keys: &mut Vec<(u64, f32)>) {
+/// Keys that sort largest value first and lowest position first among equals. Plain integers, which sort without
+/// branches; a weight is found by its position.
+fn sort_falling(active: Active<'_>, keys: &mut Vec<u64>) {
     keys.clear();
-    keys.extend(active.values.iter().zip(active.weights).enumerate().map(|(n, (&value, &weight))| {
+    keys.extend(active.values.iter().enumerate().map(|(n, &value)| {
         let falling = !rising_bits(value);
-        (u64::from(falling) << 32 | u64::from(active.position(n)), weight)
+        u64::from(falling) << 32 | u64::from(active.position(n))
     }));
-    keys.sort_unstable_by_key(|&(key, _)| key);
+    keys.sort_unstable();
+}
+
+/// The position in a key.
+fn position(key: u64) -> usize {
+    key as u32 as usize
 }
 
 /// The cut where sorted keys reach the target, `mass` being above them.
-fn cut_keys(keys: &[(u64, f32)], mut mass: f64, target: f64) -> Cut {
+fn cut_keys(keys: &[u64], weights: &[f32], mut mass: f64, target: f64) -> Cut {
     let mut last = 0;
-    for &(key, weight) in keys {
-        mass += f64::from(weight);
+    for &key in keys {
+        mass += f64::from(weights[position(key)]);
         last = key;
         if mass >= target {
             break;

@@ -9,7 +9,7 @@ use crate::simd::{Kernel, LANES, Simd, exp2_of_eighths};
 /// alone (half a unit in its last place). Below `2^-125` a weight is 0. Relative error of the rest: 2e-7.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Exponent {
-    max: f32,
+    pub(crate) max: f32,
     high: f32,
     low: f32,
     least: f32,
@@ -26,7 +26,7 @@ impl Exponent {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(&self, s: S, x: S::V) -> S::V {
+    pub(crate) fn weights<S: Simd>(&self, s: S, x: S::V) -> S::V {
         let below = s.sub(x, s.splat(self.max));
         let inside = s.ge(below, s.splat(self.least));
         s.keep(inside, exp2_of_eighths(s, below, s.splat(self.high), s.splat(self.low)))

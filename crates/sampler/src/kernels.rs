@@ -4,6 +4,7 @@
 //! compared) lane by lane, so its sum is the same on every level and wherever the block is computed; sums over blocks
 //! are f64, in the order of the blocks.
 
+use crate::exponent::Exponent;
 use crate::simd::{Kernel, LANES, Lanes, Simd};
 
 /// Vectors of a block.
@@ -77,7 +78,7 @@ impl Kernel for Maxima<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> (f32, bool) {
         let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
-        self.maxima.clear();
+        // Every one is written below: from row to row nothing need be cleared.
         self.maxima.resize(blocks.count, [0.0; LANES]);
         let mut all = s.splat(f32::NEG_INFINITY);
         let mut nan = 0;
@@ -167,16 +168,16 @@ impl Kernel for FirstBlock<'_> {
     }
 }
 
-/// Copies the logits of at least `least` and their tokens to the front of `values` and `tokens`, in order, and returns
-/// how many there are. Both buffers need sixteen places more than that.
+/// Copies the logits of at least `least` to the front of `values`, in order, and returns how many there are; `starts`
+/// gets how many come before each block. `values` needs sixteen places more than that.
+///
+/// Tokens are not written: that would be a second stream of stores that cross cache lines, and a draw needs only one.
 pub(crate) struct Collect<'a> {
     pub(crate) row: &'a [f32],
     pub(crate) maxima: &'a [Lanes],
     pub(crate) least: f32,
-    /// Whether many reach it: then looking whether a vector has one costs more than it saves.
-    pub(crate) many: bool,
     pub(crate) values: &'a mut [f32],
-    pub(crate) tokens: &'a mut [u32],
+    pub(crate) starts: &'a mut [u32],
 }
 
 impl Kernel for Collect<'_> {
@@ -187,22 +188,55 @@ impl Kernel for Collect<'_> {
         let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
         let least = s.splat(self.least);
         let mut count = 0;
-        for (n, maxima) in self.maxima.iter().enumerate() {
-            if !self.many && s.ge(s.load(maxima), least) == 0 {
+        for (n, (maxima, start)) in self.maxima.iter().zip(self.starts).enumerate() {
+            *start = count as u32;
+            if s.ge(s.load(maxima), least) == 0 {
                 continue;
             }
-            for (m, lanes) in blocks.get(n).iter().enumerate() {
+            for lanes in blocks.get(n) {
                 let v = s.load(lanes);
                 let mask = s.ge(v, least);
-                if self.many || mask != 0 {
-                    let first = (n * BLOCK + m * LANES) as u32;
+                if mask != 0 {
                     s.compress(mask, v, window(self.values, count));
-                    s.compress_range(mask, first, window(self.tokens, count));
                     count += mask.count_ones() as usize;
                 }
             }
         }
         count
+    }
+}
+
+/// [`Collect`] for many, where looking whether a vector has one costs more than it saves; the same read weighs the row.
+pub(crate) struct CollectMany<'a> {
+    pub(crate) row: &'a [f32],
+    pub(crate) exponent: Exponent,
+    pub(crate) least: f32,
+    pub(crate) values: &'a mut [f32],
+    pub(crate) starts: &'a mut [u32],
+}
+
+impl Kernel for CollectMany<'_> {
+    /// How many, and the weight of the row.
+    type Output = (usize, f64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (usize, f64) {
+        let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
+        let least = s.splat(self.least);
+        let (mut count, mut total) = (0, 0.0);
+        for (n, start) in self.starts.iter_mut().enumerate() {
+            *start = count as u32;
+            let mut sum = s.splat(0.0);
+            for lanes in blocks.get(n) {
+                let v = s.load(lanes);
+                sum = s.add(sum, self.exponent.weights(s, v));
+                let mask = s.ge(v, least);
+                s.compress(mask, v, window(self.values, count));
+                count += mask.count_ones() as usize;
+            }
+            total += f64::from(s.sum(sum));
+        }
+        (count, total)
     }
 }
 

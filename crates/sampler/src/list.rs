@@ -1,9 +1,9 @@
 //! A list of the tokens that may be drawn, in vocabulary order, found without a sort of the row.
 
-use crate::cut::{Cut, KeepOnly, Retain};
+use crate::cut::{Cut, KeepOnly};
 use crate::cutoff::Search;
-use crate::exponent::{Exponent, Weigh};
-use crate::kernels::{BLOCK, Collect, Count, Fold, sample_vectors};
+use crate::exponent::{Exponent, Sums, Weigh};
+use crate::kernels::{BLOCK, Collect, CollectMany, Count, Fold, sample_vectors};
 use crate::simd::{LANES, Lanes, Level};
 
 /// The cut that drops nothing.
@@ -18,8 +18,6 @@ const HALVINGS: usize = 16;
 /// Blocks for each vector of the sample from which the bound of a nucleus is guessed, and the least of logits for it.
 const SAMPLED: usize = 4;
 const SAMPLED_ROW: usize = 1 << 13;
-/// The share of the lightest, of mass 1 - p, that the guess means to drop: less than all, since a sample errs.
-const DROPPED: f64 = 0.75;
 
 /// Where a list comes from.
 #[derive(Clone, Copy)]
@@ -29,12 +27,14 @@ pub(crate) struct Source<'a> {
     pub(crate) exponent: Exponent,
 }
 
-/// Logits, tokens and weights; only the first `len` of each count.
+/// All logits of a row that reach `least`, in order, and their weights; only the first `len` of each count.
 #[derive(Debug)]
 pub(crate) struct List {
     level: Level,
+    least: f32,
     values: Vec<f32>,
-    tokens: Vec<u32>,
+    /// How many of the list come before each block of the row: where the tokens are found again.
+    starts: Vec<u32>,
     weights: Vec<f32>,
     len: usize,
     /// What of the list may be drawn; once applied, the weights of the others are zero.
@@ -52,8 +52,9 @@ impl List {
     pub(crate) fn new(level: Level) -> Self {
         Self {
             level,
+            least: f32::MIN,
             values: Vec::new(),
-            tokens: Vec::new(),
+            starts: Vec::new(),
             weights: Vec::new(),
             len: 0,
             cut: EVERYTHING,
@@ -68,54 +69,59 @@ impl List {
 
     /// Keeps the logits of at least `least`, a finite number that some logit reaches.
     pub(crate) fn keep_least(&mut self, source: Source<'_>, least: f32) {
-        self.collect(source, least, false);
+        self.collect(source, least);
         self.weigh(source.exponent);
-        self.cut = EVERYTHING;
     }
 
     /// Keeps the k largest logits and of these, renormalised, the nucleus of mass `top_p` (1 is off).
     pub(crate) fn keep_top_k(&mut self, source: Source<'_>, k: usize, top_p: f64) {
-        let least = self.bound_of_kth(source.maxima, k);
-        self.collect(source, least, k >= source.row.len() / (2 * LANES));
+        let least = self.bound_of_kth(source, k);
+        if k < source.row.len() / (2 * LANES) {
+            self.collect(source, least);
+        } else {
+            self.collect_many(source, least);
+        }
         if self.len <= SHORT {
             self.weigh(source.exponent);
             let (values, weights) = (&self.values[..self.len], &self.weights[..self.len]);
             self.cut = self.search.cut_short(values, weights, k, top_p);
             return;
         }
+        self.weigh(source.exponent);
         if self.len > k {
             grow(&mut self.ones, self.len, 1.0);
             let (values, ones) = (&self.values[..self.len], &self.ones[..self.len]);
-            let cut = self.search.cutoff(self.level, values, ones, k as f64, self.len as f64);
-            let count = self.len;
-            self.len = self.level.run(Retain { cut, values: &mut self.values, tokens: &mut self.tokens, count });
+            self.cut = self.search.cutoff(self.level, values, ones, k as f64, self.len as f64);
+            self.apply_cut();
         }
-        self.weigh(source.exponent);
-        self.cut = EVERYTHING;
         if top_p < 1.0 {
             self.cut_at_mass(top_p * self.total);
         }
     }
 
-    /// Keeps the nucleus of mass `top_p`, below 1, of a row whose weights have the sum `total`.
-    pub(crate) fn keep_top_p(&mut self, source: Source<'_>, top_p: f64, total: f64, max: f64, temperature: f64) {
-        let target = top_p * total;
-        if source.row.len() >= SAMPLED_ROW {
-            let guess = self.guess_of_nucleus(source, (1.0 - top_p) * total);
-            self.collect(source, guess, true);
-            self.weigh(source.exponent);
-            // All that reaches the guess is in the list: if that is enough, the nucleus is.
-            if self.total >= target * (1.0 + 1e-6) {
-                self.cut_at_mass(target);
-                return;
-            }
-        }
-        // All that is lighter than (1 - p) / V of the total weighs less than 1 - p of it together. A little lower, for
-        // the rounding of weights: keeping more is never wrong.
-        let lightest = (1.0 - top_p) * total / source.row.len() as f64;
-        let least = max + temperature * (lightest.ln() - 1e-4);
-        self.collect(source, (least as f32).next_down().max(f32::MIN), true);
+    /// Keeps the nucleus of mass `top_p`, below 1.
+    pub(crate) fn keep_top_p(&mut self, source: Source<'_>, top_p: f64, temperature: f64) {
+        // All that is lighter than (1 - p) / V of the total weighs less than 1 - p of it together. A little lower, for the
+        // rounding of weights: keeping more is never wrong.
+        let least = |total: f64| {
+            let lightest = (1.0 - top_p) * total / source.row.len() as f64;
+            let least = f64::from(source.exponent.max) + temperature * (lightest.ln() - 1e-4);
+            (least as f32).next_down().max(f32::MIN)
+        };
+        let heaviest = self.weight_of_maxima(source);
+        let guess = if source.row.len() < SAMPLED_ROW {
+            least(heaviest)
+        } else {
+            self.guess_of_nucleus(source, (1.0 - top_p) * heaviest)
+        };
+        let total = self.collect_many(source, guess);
         self.weigh(source.exponent);
+        let target = top_p * total;
+        // All that reaches the guess is in the list: if that is enough, the nucleus is.
+        if self.total < target * (1.0 + 1e-6) {
+            self.collect_many(source, least(total));
+            self.weigh(source.exponent);
+        }
         self.cut_at_mass(target);
     }
 
@@ -141,29 +147,60 @@ impl List {
         self.total
     }
 
-    /// The token for a uniform number.
-    pub(crate) fn draw(&self, u: f64) -> u32 {
+    /// The token for a uniform number; `row` is that of the list.
+    pub(crate) fn draw(&self, row: &[f32], u: f64) -> u32 {
         let target = u * self.total;
         let (block, before) = find_block(&self.sums, target);
         let start = block * BLOCK;
         let weights = &self.weights[start..(start + BLOCK).min(self.len)];
-        self.tokens[start + find_in_block(weights, before, target)]
+        self.token(row, start + find_in_block(weights, before, target))
     }
 
-    /// The tokens that may be drawn and their weights.
-    pub(crate) fn kept(&self) -> Vec<(u32, f64)> {
-        (0..self.len)
-            .filter(|&n| self.cut.keeps(self.values[n], n))
-            .map(|n| (self.tokens[n], f64::from(self.weights[n])))
+    /// The tokens that may be drawn and their weights; `row` is that of the list.
+    pub(crate) fn kept(&self, row: &[f32]) -> Vec<(u32, f64)> {
+        let listed = (0..).zip(row).filter(|&(_, &x)| x >= self.least).enumerate();
+        listed
+            .filter(|&(place, (_, &x))| self.cut.keeps(x, place))
+            .map(|(place, (token, _))| (token, f64::from(self.weights[place])))
             .collect()
     }
 
-    fn collect(&mut self, source: Source<'_>, least: f32, many: bool) {
+    /// The token at a place of the list.
+    fn token(&self, row: &[f32], place: usize) -> u32 {
+        // The last block with no more before it; the first has 0.
+        let block = self.starts.partition_point(|&start| start as usize <= place) - 1;
+        let first = block * BLOCK;
+        let mut within = (first..).zip(&row[first..]).filter(|&(_, &x)| x >= self.least);
+        let Some((token, _)) = within.nth(place - self.starts[block] as usize) else {
+            unreachable!("the row is not that of the list")
+        };
+        token as u32
+    }
+
+    /// Makes the list of what reaches `least`, from the few blocks that have any.
+    fn collect(&mut self, source: Source<'_>, least: f32) {
         let Source { row, maxima, .. } = source;
-        grow(&mut self.values, row.len() + LANES, 0.0);
-        grow(&mut self.tokens, row.len() + LANES, 0);
-        let (values, tokens) = (&mut self.values[..], &mut self.tokens[..]);
-        self.len = self.level.run(Collect { row, maxima, least, many, values, tokens });
+        self.begin(row.len(), least);
+        let (values, starts) = (&mut self.values[..], &mut self.starts[..]);
+        self.len = self.level.run(Collect { row, maxima, least, values, starts });
+    }
+
+    /// Makes the list of what reaches `least`, and returns the weight of the whole row.
+    fn collect_many(&mut self, source: Source<'_>, least: f32) -> f64 {
+        let Source { row, exponent, .. } = source;
+        self.begin(row.len(), least);
+        let (values, starts) = (&mut self.values[..], &mut self.starts[..]);
+        let (len, total) = self.level.run(CollectMany { row, exponent, least, values, starts });
+        self.len = len;
+        total
+    }
+
+    /// An empty list without a cut, with room for a whole row.
+    fn begin(&mut self, vocab: usize, least: f32) {
+        grow(&mut self.values, vocab + LANES, 0.0);
+        self.starts.resize(vocab.div_ceil(BLOCK), 0);
+        self.least = least;
+        self.cut = EVERYTHING;
     }
 
     fn weigh(&mut self, exponent: Exponent) {
@@ -175,20 +212,22 @@ impl List {
 
     fn cut_at_mass(&mut self, target: f64) {
         let (values, weights) = (&self.values[..self.len], &self.weights[..self.len]);
-        self.cut = self.search.cutoff(self.level, values, weights, target, self.total);
+        let cut = self.search.cutoff(self.level, values, weights, target, self.total);
+        self.cut = self.cut.tighter(cut);
     }
 
     /// A finite number that the k-th largest logit, if it is finite, is not below.
     ///
     /// It is one that at least k of the lane maxima reach: they are maxima of disjoint sets, so as many logits do.
-    fn bound_of_kth(&mut self, maxima: &[Lanes], k: usize) -> f32 {
+    fn bound_of_kth(&mut self, source: Source<'_>, k: usize) -> f32 {
+        let maxima = source.maxima;
         // Fewer and larger sets are quicker to count, and their maxima are still close to the k largest logits.
         let every = if maxima.len() * LANES >= 8 * FOLD * k { FOLD } else { 1 };
         let mut low = self.level.run(Fold { maxima, every, folded: &mut self.folded });
         if self.folded.len() * LANES < k || !low.is_finite() {
             return f32::MIN;
         }
-        let mut high = self.folded.as_flattened().iter().copied().fold(low, f32::max);
+        let mut high = source.exponent.max;
         let enough = k + k / 4 + 4;
         for _ in 0..HALVINGS {
             let middle = low + (high - low) / 2.0;
@@ -208,8 +247,16 @@ impl List {
         low
     }
 
+    /// The weight of the lane maxima: never more than that of all, which is not known yet, and close to it where few
+    /// tokens weigh most. A sample that misses the heaviest says little about it.
+    fn weight_of_maxima(&mut self, source: Source<'_>) -> f64 {
+        let (row, exponent) = (source.maxima.as_flattened(), source.exponent);
+        self.level.run(Sums { row, exponent, sums: &mut self.sums });
+        self.sums.iter().sum()
+    }
+
     /// A bound that leaves somewhat more than the nucleus, if a sample of the row is like the row; `outside` is the
-    /// weight of all that is not in the nucleus.
+    /// weight of all that is not in the nucleus, or less.
     fn guess_of_nucleus(&mut self, source: Source<'_>, outside: f64) -> f32 {
         sample_vectors(source.row, SAMPLED, &mut self.sample);
         let len = self.sample.len();
@@ -221,7 +268,7 @@ impl List {
             sums: Some(&mut self.sums),
         });
         let total: f64 = self.sums.iter().sum();
-        let outside = DROPPED * outside * len as f64 / source.row.len() as f64;
+        let outside = outside * len as f64 / source.row.len() as f64;
         let cut = self.search.cutoff(self.level, &self.sample, &self.weights[..len], total - outside, total);
         cut.value.max(f32::MIN)
     }
@@ -251,15 +298,10 @@ pub(crate) fn find_block(sums: &[f64], target: f64) -> (usize, f64) {
 /// The first place in a block where the cumulative weight exceeds the target; the last one with a weight if rounding
 /// kept the block's sum short of it.
 pub(crate) fn find_in_block(weights: &[f32], mut cumulative: f64, target: f64) -> usize {
-    let mut found = 0;
-    for (n, &weight) in weights.iter().enumerate() {
-        if weight > 0.0 {
-            found = n;
-            cumulative += f64::from(weight);
-            if cumulative > target {
-                break;
-            }
-        }
-    }
-    found
+    // What comes before the block does not exceed the target, so a weight of zero cannot be the first to.
+    let found = weights.iter().position(|&weight| {
+        cumulative += f64::from(weight);
+        cumulative > target
+    });
+    found.or_else(|| weights.iter().rposition(|&weight| weight > 0.0)).unwrap_or(0)
 }

@@ -5,8 +5,8 @@
 //! - greedy: the first token of the maximum, from the first block that has it;
 //! - top-k: the k-th largest lane maximum is a bound below which nothing can be kept; collect what reaches it (rarely
 //!   more than k tokens, from few blocks), cut at k exactly, and weigh only those;
-//! - top-p alone: weigh and sum the row; collect what reaches a bound guessed from a sample or, if that turns out to be
-//!   less than p, what is not among the lightest; cut where the heaviest reach p;
+//! - top-p alone: weigh and sum the row and, in the same read, collect what reaches a bound guessed from a sample or,
+//!   if that turns out to be less than p, what is not among the lightest; cut where the heaviest reach p;
 //! - min-p alone: collect what reaches the least logit that qualifies;
 //! - no filter: weigh and sum the row by block; the draw looks into one block.
 
@@ -92,9 +92,7 @@ impl Selection {
         if top_k {
             self.list.keep_top_k(source, params.top_k, params.top_p);
         } else if params.top_p < 1.0 {
-            self.sum_row(row);
-            let source = Source { row, maxima: &self.maxima, exponent: self.exponent };
-            self.list.keep_top_p(source, params.top_p, self.total, f64::from(max), temperature);
+            self.list.keep_top_p(source, params.top_p, temperature);
         } else {
             self.list.keep_least(source, least_for_min_p(max, temperature, params.min_p));
         }
@@ -110,7 +108,7 @@ impl Selection {
         match self.kind {
             Kind::Greedy(token) => token,
             Kind::Exact => exact::draw(&self.exact, u),
-            Kind::List => self.list.draw(u),
+            Kind::List => self.list.draw(row, u),
             Kind::Row => {
                 let target = u * self.total;
                 let (block, before) = find_block(&self.sums, target);
@@ -149,7 +147,7 @@ impl Selection {
         match self.kind {
             Kind::Greedy(token) => vec![(token, 1.0)],
             Kind::Exact => self.exact.iter().map(|c| (c.token, c.weight)).collect(),
-            Kind::List => self.list.kept(),
+            Kind::List => self.list.kept(row),
             Kind::Row => {
                 let mut weights = vec![0.0; row.len().next_multiple_of(BLOCK)];
                 self.level.run(Weigh { values: row, exponent: self.exponent, weights: &mut weights, sums: None });

@@ -10,7 +10,17 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
-const EIGHTHS_TWICE: [[f32; 8]; 2] = [EIGHTHS; 2];
+/// The bits of `2^(i / 8)` less `i << 20`, so that adding `n << 20` adds only what of n lies above its low three bits.
+/// Twice, since the permutation reads the low four bits of each index.
+const EIGHTHS_LESS: [u32; 16] = {
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        table[i] = EIGHTHS[i % 8].to_bits() - ((i as u32 % 8) << 20);
+        i += 1;
+    }
+    table
+};
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -103,11 +113,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn power_of_eighths(self, n: __m512) -> __m512 {
         unsafe {
-            // The permutation reads the low four bits of each index, so the table is there twice.
-            let table = _mm512_loadu_ps(EIGHTHS_TWICE.as_flattened().as_ptr());
+            let table = _mm512_loadu_si512(EIGHTHS_LESS.as_ptr().cast());
             let bits = _mm512_castps_si512(n);
-            let eighth = _mm512_castps_si512(_mm512_permutexvar_ps(bits, table));
-            let whole = _mm512_slli_epi32::<20>(_mm512_and_si512(bits, _mm512_set1_epi32(!7)));
+            let eighth = _mm512_permutexvar_epi32(bits, table);
+            let whole = _mm512_slli_epi32::<20>(bits);
             _mm512_castsi512_ps(_mm512_add_epi32(eighth, whole))
         }
     }
