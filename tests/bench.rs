@@ -1,14 +1,147 @@
 //! `tinygpt bench`, as a user sees it. Times are not asserted: they are the machine's.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod common;
+
 use std::{fs, process::Output};
 
-use assert_cmd::Command;
+use common::{Place, failure, json, stdout};
 use serde_json::Value;
 
 fn bench(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tinygpt"));
-    command.args(["bench", "sampling"]).args(args).output().unwrap()
+    Place::new().tinygpt().args(["bench", "sampling"]).args(args).output().unwrap()
+}
+
+/// `tinygpt bench ARGS --json`.
+fn json_of(place: &Place, args: &[&str]) -> Value {
+    json(place.tinygpt().arg("bench").args(args).arg("--json"))
+}
+
+/// Numbers of a result by their names, all of them positive.
+fn positive<const N: usize>(value: &Value, keys: [&str; N]) -> [f64; N] {
+    keys.map(|key| match value[key].as_f64() {
+        Some(number) if number > 0.0 && number.is_finite() => number,
+        _ => panic!("{key}: {value}"),
+    })
+}
+
+fn assert_about(got: f64, expected: f64) {
+    assert!((got / expected - 1.0).abs() < 1e-9, "{got}, expected {expected}");
+}
+
+#[test]
+fn limits_are_measured_on_one_thread_and_on_all_or_named_as_absent() {
+    let place = Place::new();
+    let value = json_of(&place, &["limits", "--threads", "2"]);
+    assert_eq!((&value["work"], &value["threads"]), (&Value::from("limits"), &Value::from(2)));
+    let names = |list: &str| -> Vec<String> {
+        value[list].as_array().unwrap().iter().map(|limit| limit["limit"].as_str().unwrap().to_owned()).collect()
+    };
+    let (present, absent) = (names("limits"), names("absent"));
+    for limit in ["f32", "bf16", "int8", "read"] {
+        let [here, not_here] = [&present, &absent].map(|list| list.iter().any(|name| name == limit));
+        assert!(here != not_here, "{limit}: {value}");
+    }
+    assert!(present.contains(&"f32".into()) && present.contains(&"read".into()), "{value}");
+    for limit in value["limits"].as_array().unwrap() {
+        positive(limit, ["one_thread", "all_threads"]);
+        assert!(["GFLOP/s", "Gop/s", "GB/s"].contains(&limit["unit"].as_str().unwrap()), "{limit}");
+    }
+    assert!(value["absent"].as_array().unwrap().iter().all(|limit| limit["reason"].is_string()), "{value}");
+
+    let text = stdout(place.tinygpt().args(["bench", "limits"]));
+    for word in ["one thread", "fused multiply-adds of f32", "streaming read of memory", "GB/s"] {
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+#[test]
+fn updates_are_timed_and_set_against_the_peak() {
+    let place = Place::new();
+    let value = json_of(&place, &["train", "small.toml", "--iters", "3", "--batch", "4"]);
+    assert_eq!(value["work"], "train small.toml");
+    assert_eq!((&value["iters"], &value["batch"]), (&Value::from(3), &Value::from(4)));
+    assert_eq!(value["precision"], "f32");
+    let keys = ["median_ms", "tokens_per_s", "share_of_peak", "peak_gflops", "gflop_per_update", "min_ms", "loss"];
+    let [ms, tokens, share, peak, gflop, fastest, loss] = positive(&value, keys);
+    assert_about(tokens, 4.0 * 16.0 / (ms / 1e3));
+    assert_about(share, gflop / (ms / 1e3) / peak);
+    assert!(fastest <= ms, "{value}");
+    // One block of 16 channels, 4 windows of 16 tokens, 65 characters.
+    assert_about(gflop * 1e9, 6.0 * (12.0 * 256.0 * 64.0 + 4.0 * 16.0 * 16.0 * 17.0 + 65.0 * 16.0 * 64.0));
+    // Of random tokens nothing can be known.
+    assert!((loss - 65f64.ln()).abs() < 0.3, "{loss}");
+    if cfg!(target_os = "linux") {
+        positive(&value, ["peak_memory_mib"]);
+    }
+    assert_eq!(place.names("."), ["small.toml"], "a benchmark leaves nothing behind");
+}
+
+#[test]
+fn the_named_recipes_are_trained_and_people_get_lines() {
+    let text = stdout(Place::new().tinygpt().args(["bench", "train", "small", "--iters", "1", "--batch", "1"]));
+    let first = "train small: 4 layers, 4 heads, 128 channels, context 64, vocabulary 65, dropout 0; batch 1, f32";
+    for word in [first, "ms (median of 1;", "tokens/s", "% of the peak of"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn tokens_are_timed_and_set_against_the_bandwidth() {
+    let place = Place::new();
+    for (weights, bytes) in [("f32", 4.0), ("bf16", 2.0), ("int8", 1.0)] {
+        let args = ["decode", "small", "--rows", "2", "--tokens", "3", "--weights", weights];
+        let value = json_of(&place, &args);
+        assert_eq!(value["work"], "decode small");
+        assert_eq!((&value["rows"], &value["tokens"]), (&Value::from(2), &Value::from(3)));
+        assert_eq!(value["weights"], weights);
+        let keys = ["median_ms", "tokens_per_s", "weight_bytes", "read_gb_per_s", "share_of_bandwidth"];
+        let [ms, tokens, read, rate, share] = positive(&value, keys);
+        assert_about(tokens, 2.0 / (ms / 1e3));
+        assert_about(share, read / (ms / 1e3) / (rate * 1e9));
+        // 12 C^2 L + V C of matrices; norms and scales are small beside them.
+        let matrices = 12.0 * 128.0 * 128.0 * 4.0 + 65.0 * 128.0;
+        assert!((1.0..1.05).contains(&(read / bytes / matrices)), "{value}");
+        if weights == "f32" {
+            assert!(value.get("loss").is_none(), "{value}");
+        } else {
+            let [exact, rounded] = positive(&value, ["loss_f32", "loss"]);
+            assert!((exact - 65f64.ln()).abs() < 0.5 && (rounded - exact).abs() < 0.01, "{value}");
+        }
+    }
+}
+
+#[test]
+fn a_run_is_decoded_up_to_its_context() {
+    let place = Place::new().with_run("run");
+    let value = json_of(&place, &["decode", "run", "--tokens", "1000", "--weights", "int8"]);
+    assert_eq!((&value["work"], &value["tokens"]), (&Value::from("decode run"), &Value::from(16)));
+    let text = stdout(place.tinygpt().args(["bench", "decode", "run", "--weights", "bf16"]));
+    for word in ["decode run: 1 layers, 2 heads, 16 channels, context 16", "ms (median of", "of a streaming read of"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(text.contains("128 tokens that f32 drew"), "{text}");
+}
+
+#[test]
+fn work_that_makes_no_sense_is_refused() {
+    for args in [
+        &["train"][..],
+        &["train", "small", "--iters", "0"],
+        &["train", "small", "--batch", "0"],
+        &["train", "small", "--precision", "f64"],
+        &["train", "no-such-recipe"],
+        &["decode", "small", "--rows", "0"],
+        &["decode", "small", "--tokens", "0"],
+        &["decode", "small", "--weights", "int4"],
+        &["limits", "--rows", "1"],
+    ] {
+        failure(Place::new().tinygpt().arg("bench").args(args), 2);
+    }
+    let message = failure(Place::new().tinygpt().args(["bench", "decode", "no-such-run"]), 1);
+    assert!(message.contains("no-such-run"), "{message}");
+    let message = failure(Place::new().tinygpt().args(["bench", "train", "small", "--batch", "100000000"]), 1);
+    assert!(message.contains("memory"), "{message}");
 }
 
 #[test]

@@ -79,6 +79,10 @@ fn every_command_has_a_help_text_and_the_version() {
         &["data", "accept"],
         &["data", "fetch"],
         &["config"],
+        &["bench", "limits"],
+        &["bench", "train"],
+        &["bench", "decode"],
+        &["bench", "sampling"],
     ] {
         assert!(stdout(Place::new().tinygpt().args(command).arg("--help")).contains("Usage: tinygpt "), "{command:?}");
     }

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tinygpt_model::{Window, cpu::WeightFormat};
 
 pub use self::{
-    bench::{BenchCommand, BenchSamplingArgs, Rule},
+    bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
     rules::RuleArgs,
     sample::{Kind, SampleArgs, SamplePath},
 };

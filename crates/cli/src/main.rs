@@ -11,6 +11,7 @@ macro_rules! notice {
 
 mod args;
 mod commands;
+mod config_file;
 mod decoder;
 mod device;
 mod output;
@@ -24,7 +25,7 @@ use tinygpt_model::ModelError;
 use tinygpt_trainer::TrainError;
 
 use crate::{
-    args::{BenchCommand, Cli, Command, DataCommand},
+    args::{Cli, Command, DataCommand},
     output::{Interrupted, Usage, is_broken_pipe},
 };
 
@@ -63,7 +64,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
-        Command::Bench { command: BenchCommand::Sampling(args) } => commands::bench::sampling::run(&args),
+        Command::Bench { command } => commands::bench::run(&command),
         Command::Data { command: DataCommand::Synth(args) } => commands::data::synth(&args),
         Command::Data { command: DataCommand::Accept(args) } => commands::data::accept(&args),
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),

@@ -4,14 +4,86 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::WeightsArg;
+
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
+    /// The limits of this machine: arithmetic and reading of memory, on one thread and on all.
+    #[command(
+        after_help = "Each thread repeats its work for 10 ms; the best of twenty rounds counts. Instructions are chosen at run\ntime, as everywhere in this program."
+    )]
+    Limits(BenchLimitsArgs),
+    /// Whole updates of a model on the CPU, and their share of the arithmetic peak.
+    #[command(
+        after_help = "Examples:\n  tinygpt bench train small\n  tinygpt bench train baby --iters 3 --json\n  tinygpt bench train my.toml --batch 8\n\nThe weights are random and so are the tokens, from the recipe's seed. An update is what training does:\nbatches, losses, gradients, clipping, AdamW. The share of the peak counts the operations of its matrix\nproducts alone, and of attention only those of positions that a query sees; the peak is that of f32\nmultiply-adds on the same threads, measured before the updates."
+    )]
+    Train(BenchTrainArgs),
+    /// Tokens of a model on the CPU, drawn one after the other, and their share of the rate of reading memory.
+    #[command(
+        after_help = "Examples:\n  tinygpt bench decode gpt2 --weights int8\n  tinygpt bench decode runs/tiny-1 --rows 16 --json\n\nEach row starts at position 0, at temperature 0.8 with top-k 50; the draw is part of a step. A step reads\nevery weight once for all rows: its share of the bandwidth is those bytes over what all threads read of a\nlong stretch of memory in the same time, measured in the same run. It is above 100% where the weights fit\nthe caches. Of rounded weights the loss of a text is given that the weights as they are drew."
+    )]
+    Decode(BenchDecodeArgs),
     /// Drawing tokens: candle's LogitsProcessor against this program's sampler, and against one read of the logits.
     #[command(
         after_help = "Examples:\n  tinygpt bench sampling --quick\n  tinygpt bench sampling --rows 16 --vocab 50257 --rule top-k+top-p --plot sampling.svg\n\nThe logits are normal, times 3. Rules: temperature 1, k 50, p 0.9. The limit is one SIMD maximum\nover the same rows on the same threads, timed in the same rounds; no sampler can be faster."
     )]
     Sampling(BenchSamplingArgs),
+}
+
+/// Arguments of `bench limits`.
+#[derive(Debug, Args)]
+pub struct BenchLimitsArgs {
+    /// End in one JSON object; nothing else is printed.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `bench train`.
+#[derive(Debug, Args)]
+pub struct BenchTrainArgs {
+    /// What to train: small (the recipe shakespeare-small), baby (shakespeare-baby), or a configuration as `train` takes it.
+    #[arg(value_name = "small|baby|CONFIG")]
+    pub work: PathBuf,
+    /// Updates to time [default: as many as ten seconds hold, at least three].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub iters: Option<u32>,
+    /// Windows in a batch [default: the recipe's].
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// What the operands of the matrix products are rounded to.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+    /// End in one JSON object; nothing else is printed.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The precisions of training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// Single precision.
+    F32,
+}
+
+/// Arguments of `bench decode`.
+#[derive(Debug, Args)]
+pub struct BenchDecodeArgs {
+    /// The model: the shape small (of shakespeare-small), baby (of shakespeare-baby) or gpt2 (124 million parameters), each with random weights, or a run folder.
+    #[arg(value_name = "small|baby|gpt2|RUN")]
+    pub work: PathBuf,
+    /// Texts side by side.
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub rows: u32,
+    /// Tokens of each; at most the context.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub tokens: u32,
+    /// How the weights are kept in memory.
+    #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
+    pub weights: WeightsArg,
+    /// End in one JSON object; nothing else is printed.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `bench sampling`.

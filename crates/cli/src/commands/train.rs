@@ -1,20 +1,17 @@
 //! `tinygpt train`.
 
 use std::{
-    fs::read_to_string,
     ops::ControlFlow,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
 
-use anyhow::Context;
 use candle_core::Device;
 use serde_json::json;
 use tinygpt_model::{Generation, Window, cpu::WeightFormat, generate, init_params};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     Dataset, RunConfig, RunDir,
-    config::{self, ConfigError, recipe},
     data::BUILTIN_CORPUS,
     engine::{self, AdamW, Engine, EngineState},
     memory,
@@ -26,7 +23,7 @@ use tinygpt_trainer::{
 use super::{eval::describe, generate::default_start};
 use crate::{
     args::TrainArgs,
-    decoder,
+    config_file, decoder,
     output::{Interrupted, Usage, put, put_json},
     progress::{Progress, human_time},
 };
@@ -207,53 +204,16 @@ fn check_memory(config: &RunConfig, vocab_size: usize, device: &Device) -> anyho
     Ok(())
 }
 
-/// The configuration of a file, of `configs/FILE` or `configs/FILE.toml`, or of a built-in recipe, with the flags that
-/// override it.
+/// The configuration of a file or a recipe, with the flags that override it.
 fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
-    let mut with_extension = path.as_os_str().to_owned();
-    with_extension.push(".toml");
-    let with_extension = PathBuf::from(with_extension);
-    let candidates = [
-        path.to_owned(),
-        with_extension.clone(),
-        Path::new("configs").join(path),
-        Path::new("configs").join(with_extension),
-    ];
-    let (found, text) = match candidates.iter().find(|p| p.is_file()) {
-        Some(found) => {
-            (found.as_path(), read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?)
-        }
-        None => (path, path.to_str().and_then(recipe).ok_or_else(|| no_config(path))?.to_owned()),
-    };
-    let mut overrides = if args.resume { Vec::new() } else { args.overrides.clone() };
-    let named = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("name"));
-    if !named && let Some(stem) = found.file_stem() {
-        // A file without a name is named for itself.
-        let name: String = stem
-            .to_string_lossy()
-            .chars()
-            .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' })
-            .collect();
-        overrides.insert(0, format!("name=\"{name}\""));
-    }
-    let mut config = config::load(&text, &overrides, false).map_err(|e| match e {
-        ConfigError::InOverride { .. } | ConfigError::Override(_) => Usage(e.to_string()),
-        _ => Usage(format!("{}: {e}", found.display())),
-    })?;
+    let overrides = if args.resume { Vec::new() } else { args.overrides.clone() };
+    let mut config = config_file::read(path, overrides)?;
     // Flags win over --set.
     if let Some(corpus) = &args.data {
         config.data.corpus.clone_from(corpus);
     }
     config.seed = args.seed.unwrap_or(config.seed);
     Ok(config)
-}
-
-fn no_config(path: &Path) -> Usage {
-    let recipes = config::RECIPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-    Usage(format!(
-        "there is no configuration {} here or in configs/, and the recipes are {recipes}; `tinygpt config` prints one",
-        path.display()
-    ))
 }
 
 /// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once. A hang-up is left alone,

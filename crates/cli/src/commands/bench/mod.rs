@@ -1,3 +1,83 @@
 //! `tinygpt bench`: one module a thing to measure.
 
-pub mod sampling;
+mod decode;
+mod limits;
+mod sampling;
+mod train;
+
+use std::fs;
+
+use tinygpt_trainer::{
+    RunConfig,
+    config::{self, recipe},
+};
+
+use crate::args::BenchCommand;
+
+/// The vocabulary where it is that of the characters of a text: the 65 of Shakespeare.
+const CHARACTERS: usize = 65;
+
+pub fn run(command: &BenchCommand) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Decode(args) => decode::run(args),
+        BenchCommand::Limits(args) => limits::run(args),
+        BenchCommand::Sampling(args) => sampling::run(args),
+        BenchCommand::Train(args) => train::run(args),
+    }
+}
+
+/// The built-in recipe of a short name, whatever files lie about: it is to be the same work for everybody.
+fn named_recipe(name: &str) -> Option<anyhow::Result<RunConfig>> {
+    let text = match name {
+        "small" => recipe("shakespeare-small")?,
+        "baby" => recipe("shakespeare-baby")?,
+        _ => return None,
+    };
+    Some(config::load(text, &[], false).map_err(Into::into))
+}
+
+/// Said once by every benchmark.
+fn note_debug_build() {
+    if cfg!(debug_assertions) {
+        notice!("note: this is a debug build; only a release build's times say something");
+    }
+}
+
+/// The middle of them; of an even number the mean of both.
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let middle = times.len() / 2;
+    match times.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => times[middle],
+        _ => (times[middle - 1] + times[middle]) / 2.0,
+    }
+}
+
+/// The most memory that this process has held at a time, in MiB; `None` where the system does not tell.
+fn peak_memory_mib() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_that_was_held_is_counted_after_it_is_gone() {
+        let before = peak_memory_mib().unwrap();
+        let held = std::hint::black_box(vec![1u8; 64 << 20]);
+        drop(held);
+        assert!(peak_memory_mib().unwrap() >= before.max(64.0));
+    }
+}

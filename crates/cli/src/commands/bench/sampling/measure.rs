@@ -8,7 +8,10 @@ use std::{
 use candle_core::Tensor;
 use tinygpt_sampler::one_read;
 
-use super::contenders::{Candle, Contender, Host, OnDevice, with_rows};
+use super::{
+    super::median,
+    contenders::{Candle, Contender, Host, OnDevice, with_rows},
+};
 use crate::args::Rule;
 
 /// A measurement is repeated until it lasts this long: a clock and a sleeping thread cost microseconds.
@@ -99,28 +102,11 @@ fn time(contender: &mut dyn Contender) -> anyhow::Result<f64> {
     Ok(1e6 * start.elapsed().as_secs_f64() / f64::from(calls) / contender.rows() as f64)
 }
 
-/// The middle of them; of an even number the mean of both.
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    let middle = times.len() / 2;
-    match times.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => times[middle],
-        _ => (times[middle - 1] + times[middle]) / 2.0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
 
     #[test]
     fn every_rule_of_every_contender_draws_on_every_shape() {

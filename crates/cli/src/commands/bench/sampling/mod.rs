@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use serde_json::json;
 use tinygpt_trainer::atomic;
 
+use super::note_debug_build;
 use crate::{
     args::{BenchSamplingArgs, Rule},
     device,
@@ -25,9 +26,7 @@ pub fn run(args: &BenchSamplingArgs) -> anyhow::Result<()> {
     let rules = chosen(&args.rule, Rule::value_variants());
     let most_rows = rows.iter().copied().max().unwrap_or(1) as usize;
     let effort = Effort::new(args.quick, rows.len() * vocabs.len() * rules.len());
-    if cfg!(debug_assertions) {
-        notice!("note: this is a debug build; only a release build's times say something");
-    }
+    note_debug_build();
     let (present, absent) = devices();
     if !args.json {
         put(&report::header(&absent))?;

@@ -1,0 +1,218 @@
+//! `tinygpt bench decode`: milliseconds a token, the draw included, and the share of the rate at which memory can be
+//! read.
+
+mod losses;
+
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::Serialize;
+use tinygpt_model::{
+    Activation, Decoder, GptConfig, Window,
+    cpu::{CpuDecoder, WeightFormat},
+    init_params,
+};
+use tinygpt_sampler::{Row, Sampler, SamplingParams};
+use tinygpt_trainer::run::{ModelFolder, Weights};
+
+use super::{
+    CHARACTERS,
+    limits::{Memory, Threads},
+    median, named_recipe, note_debug_build, peak_memory_mib,
+};
+use crate::{
+    args::BenchDecodeArgs,
+    output::{put, put_json},
+};
+use losses::Losses;
+
+/// The seed of weights and draws.
+const SEED: u64 = 1337;
+/// After a round that warms up, rounds are started for so long, and at least so many.
+const ROUNDS: (Duration, usize) = (Duration::from_secs(3), 3);
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    work: String,
+    weights: String,
+    threads: usize,
+    rows: usize,
+    tokens: usize,
+    rounds: usize,
+    /// Of one token of each row.
+    median_ms: f64,
+    min_ms: f64,
+    /// Of all rows.
+    tokens_per_s: f64,
+    /// What a step reads of the weights.
+    weight_bytes: usize,
+    read_gb_per_s: f64,
+    /// Above 1 where the weights fit the caches.
+    share_of_bandwidth: f64,
+    peak_memory_mib: Option<f64>,
+    /// Where the weights are rounded.
+    #[serde(flatten)]
+    losses: Option<Losses>,
+}
+
+pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
+    let Model { config, values } = Model::named(args)?;
+    note_debug_build();
+    let values = values.slices();
+    let format = WeightFormat::from(args.weights);
+    let mut decoder = CpuDecoder::new(&config, &values, Window::Slide, format)?;
+    let tokens = (args.tokens as usize).min(config.block_size);
+    let times = Steps::new(&mut decoder, args.rows as usize, tokens)?.time()?;
+    // Of the process until now: what follows is not decoding.
+    let peak_memory_mib = peak_memory_mib();
+    let losses = match format {
+        WeightFormat::F32 => None,
+        _ => {
+            let mut exact = CpuDecoder::new(&config, &values, Window::Slide, WeightFormat::F32)?;
+            Some(Losses::of_drawn_text(&mut exact, &mut decoder, SEED)?)
+        }
+    };
+    let read_rate = Memory::new().read_rate(Threads::All);
+    let median_s = median(times.clone());
+    let weight_bytes = decoder.weight_bytes(format);
+    let report = Report {
+        work: format!("decode {}", args.work.display()),
+        weights: args.weights.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
+        threads: Threads::All.count(),
+        rows: args.rows as usize,
+        tokens,
+        rounds: times.len(),
+        median_ms: 1e3 * median_s,
+        min_ms: 1e3 * times.into_iter().fold(f64::INFINITY, f64::min),
+        tokens_per_s: f64::from(args.rows) / median_s,
+        weight_bytes,
+        read_gb_per_s: read_rate / 1e9,
+        share_of_bandwidth: weight_bytes as f64 / median_s / read_rate,
+        peak_memory_mib,
+        losses,
+    };
+    if args.json { put_json(&report) } else { Ok(put(&describe(&report, &config))?) }
+}
+
+/// A model to decode with.
+struct Model {
+    config: GptConfig,
+    values: Values,
+}
+
+/// Its parameters, in parameter order.
+enum Values {
+    Random(Vec<Vec<f32>>),
+    Mapped(Weights),
+}
+
+impl Values {
+    fn slices(&self) -> Vec<&[f32]> {
+        match self {
+            Self::Random(values) => values.iter().map(Vec::as_slice).collect(),
+            Self::Mapped(weights) => weights.slices(),
+        }
+    }
+}
+
+impl Model {
+    /// A shape with random weights, or the model of a run.
+    fn named(args: &BenchDecodeArgs) -> anyhow::Result<Self> {
+        let name = args.work.to_str();
+        let config = match name.and_then(named_recipe) {
+            Some(recipe) => recipe?.gpt(CHARACTERS),
+            None if name == Some("gpt2") => gpt2(),
+            None => {
+                let (config, weights) = ModelFolder::new(&args.work).map()?;
+                return Ok(Self { config, values: Values::Mapped(weights) });
+            }
+        };
+        Ok(Self { values: Values::Random(init_params(&config, SEED)), config })
+    }
+}
+
+/// The smallest of the published models: 124 million parameters.
+fn gpt2() -> GptConfig {
+    let activation = Activation::Gelu;
+    GptConfig {
+        vocab_size: 50_257,
+        block_size: 1024,
+        n_layer: 12,
+        n_head: 12,
+        n_embd: 768,
+        dropout: 0.0,
+        bias: false,
+        activation,
+    }
+}
+
+/// Generation from position 0, again and again.
+struct Steps<'a> {
+    decoder: &'a mut dyn Decoder,
+    sampler: Sampler,
+    rows: usize,
+    tokens: usize,
+}
+
+impl<'a> Steps<'a> {
+    fn new(decoder: &'a mut dyn Decoder, rows: usize, tokens: usize) -> anyhow::Result<Self> {
+        let rules = SamplingParams { temperature: 0.8, top_k: 50, seed: SEED, ..SamplingParams::default() };
+        Ok(Self { decoder, sampler: Sampler::new(rules)?, rows, tokens })
+    }
+
+    /// The seconds of a token of every row, of each round.
+    fn time(&mut self) -> anyhow::Result<Vec<f64>> {
+        self.round()?;
+        let (start, mut times) = (Instant::now(), Vec::new());
+        while times.len() < ROUNDS.1 || start.elapsed() < ROUNDS.0 {
+            let start = Instant::now();
+            self.round()?;
+            times.push(start.elapsed().as_secs_f64() / self.tokens as f64);
+        }
+        Ok(times)
+    }
+
+    fn round(&mut self) -> anyhow::Result<()> {
+        let Self { decoder, sampler, rows, tokens } = self;
+        let vocab_size = decoder.config().vocab_size;
+        let mut last = vec![0; *rows];
+        let mut drawn = Vec::with_capacity(*rows);
+        for n in 0..*tokens {
+            let logits = if n == 0 { decoder.start(&last[..1], *rows)? } else { decoder.step(&last)? };
+            let rows = logits.chunks_exact(vocab_size).zip(0..);
+            let rows: Vec<Row<'_>> =
+                rows.map(|(logits, sequence)| Row { logits, history: &[], sequence, position: n as u64 }).collect();
+            sampler.sample_batch_into(&rows, &mut drawn);
+            for (last, drawn) in last.iter_mut().zip(&drawn) {
+                *last = drawn.clone()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn describe(report: &Report, config: &GptConfig) -> String {
+    let GptConfig { n_layer, n_head, n_embd, block_size, vocab_size, .. } = config;
+    let Report { work, weights, threads, rows, tokens, rounds, median_ms, min_ms, tokens_per_s, .. } = report;
+    let Report { weight_bytes, read_gb_per_s, share_of_bandwidth, peak_memory_mib, losses, .. } = report;
+    let mut text = format!(
+        "{work}: {n_layer} layers, {n_head} heads, {n_embd} channels, context {block_size}, vocabulary {vocab_size}; \
+         {rows} rows, {tokens} tokens each, weights {weights}, {threads} threads\n\
+         step         {median_ms:.3} ms (median of {rounds} rounds; fastest {min_ms:.3})\n\
+         speed        {tokens_per_s:.1} tokens/s\n\
+         memory       {:.2} MB of weights a step: {:.1}% of a streaming read of {read_gb_per_s:.1} GB/s\n",
+        *weight_bytes as f64 / 1e6,
+        100.0 * share_of_bandwidth,
+    );
+    if let Some(Losses { loss_f32, loss, loss_difference, loss_tokens }) = losses {
+        text += &format!(
+            "loss         {loss:.5} nats/token, {loss_difference:+.5} from the {loss_f32:.5} of f32 ({loss_tokens} tokens \
+             that f32 drew)\n"
+        );
+    }
+    if let Some(mib) = peak_memory_mib {
+        text += &format!("peak memory  {mib:.0} MiB\n");
+    }
+    text
+}

@@ -1,0 +1,211 @@
+//! `tinygpt bench train`: milliseconds an update, and the share of the arithmetic peak.
+
+mod flops;
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use candle_core::Device;
+use clap::ValueEnum;
+use serde::Serialize;
+use tinygpt_model::{GptConfig, init_params};
+use tinygpt_sampler::philox4x32_10;
+use tinygpt_trainer::{
+    RunConfig,
+    config::TokenizerKind,
+    data::Split,
+    engine::{self, AdamW, Engine, EngineState},
+    memory,
+    schedule::learning_rate,
+};
+
+use super::{
+    CHARACTERS,
+    limits::{Threads, f32_peak},
+    median, named_recipe, note_debug_build, peak_memory_mib,
+};
+use crate::{
+    args::BenchTrainArgs,
+    config_file,
+    output::{put, put_json},
+};
+
+/// Tokens to draw windows from; as many as Shakespeare has.
+const TOKENS: usize = 1 << 20;
+/// Updates before the first that is timed: at least one, and so long that the processor has found its speed.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// Without `--iters`: how long, and how many at least.
+const DEFAULT: (Duration, usize) = (Duration::from_secs(10), 3);
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    work: String,
+    precision: String,
+    threads: usize,
+    batch: usize,
+    iters: usize,
+    median_ms: f64,
+    min_ms: f64,
+    tokens_per_s: f64,
+    /// Of the last update.
+    loss: f64,
+    gflop_per_update: f64,
+    peak_gflops: f64,
+    share_of_peak: f64,
+    peak_memory_mib: Option<f64>,
+}
+
+pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
+    let mut config = configuration(&args.work)?;
+    if let Some(batch) = args.batch {
+        config.train.batch_size = batch as usize;
+    }
+    note_debug_build();
+    let gpt = config.gpt(match config.data.tokenizer {
+        TokenizerKind::Char => CHARACTERS,
+        TokenizerKind::Bpe => config.data.vocab_size,
+    });
+    memory::check(&config, gpt.vocab_size)?;
+    let peak = f32_peak(Threads::All);
+    let mut training = Training::new(&config, &gpt)?;
+    let (times, loss) = training.time(args.iters)?;
+    let median_s = median(times.clone());
+    let RunConfig { train, .. } = &config;
+    let flop = train.grad_accum as f64 * flops::of_update(&gpt, train.batch_size, gpt.block_size);
+    let report = Report {
+        work: format!("train {}", args.work.display()),
+        precision: args.precision.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
+        threads: Threads::All.count(),
+        batch: train.batch_size,
+        iters: times.len(),
+        median_ms: 1e3 * median_s,
+        min_ms: 1e3 * times.into_iter().fold(f64::INFINITY, f64::min),
+        tokens_per_s: config.tokens_per_step() as f64 / median_s,
+        loss,
+        gflop_per_update: flop / 1e9,
+        peak_gflops: peak / 1e9,
+        share_of_peak: flop / median_s / peak,
+        peak_memory_mib: peak_memory_mib(),
+    };
+    if args.json { put_json(&report) } else { Ok(put(&describe(&report, &gpt))?) }
+}
+
+/// `small` and `baby`, else what `train --config` takes.
+fn configuration(work: &Path) -> anyhow::Result<RunConfig> {
+    match work.to_str().and_then(named_recipe) {
+        Some(config) => config,
+        None => config_file::read(work, Vec::new()),
+    }
+}
+
+/// Training as the training loop does it, without evaluations and files.
+struct Training<'a> {
+    config: &'a RunConfig,
+    tokens: Split,
+    engine: Box<dyn Engine>,
+    step: u64,
+}
+
+impl<'a> Training<'a> {
+    fn new(config: &'a RunConfig, gpt: &GptConfig) -> anyhow::Result<Self> {
+        let tokens = Split::whole(random_tokens(gpt.vocab_size, config.seed).into(), None);
+        tokens.check("random", gpt.block_size + 1)?;
+        let state = EngineState::fresh(init_params(gpt, config.seed));
+        let engine = engine::open(gpt, AdamW::from(&config.train), config.seed, &state, &Device::Cpu)?;
+        Ok(Self { config, tokens, engine, step: 0 })
+    }
+
+    /// The seconds of each update, and the loss of the last one.
+    fn time(&mut self, iters: Option<u32>) -> anyhow::Result<(Vec<f64>, f64)> {
+        let start = Instant::now();
+        loop {
+            self.update()?;
+            if start.elapsed() >= WARM_UP {
+                break;
+            }
+        }
+        let (mut times, mut loss) = (Vec::new(), f64::NAN);
+        let start = Instant::now();
+        let over = |done| match (iters, DEFAULT) {
+            (Some(iters), _) => done >= iters as usize,
+            (None, (long, least)) => done >= least && start.elapsed() >= long,
+        };
+        while !over(times.len()) {
+            let start = Instant::now();
+            loss = self.update()?;
+            times.push(start.elapsed().as_secs_f64());
+        }
+        Ok((times, loss))
+    }
+
+    /// One update; gives the mean loss of its batches.
+    fn update(&mut self) -> anyhow::Result<f64> {
+        let RunConfig { train, model, seed, .. } = self.config;
+        let batches = train.grad_accum as u64;
+        let mut loss = 0.0;
+        for draw in self.step * batches..(self.step + 1) * batches {
+            let batch = self.tokens.random_batch(train.batch_size, model.block_size, *seed, draw)?;
+            loss += self.engine.loss_and_grads(&batch, draw)? / batches as f64;
+        }
+        self.engine.apply(learning_rate(train, self.step), train.clip)?;
+        self.step += 1;
+        Ok(loss)
+    }
+}
+
+/// Uniform tokens: nothing can be learned from them but that, and an update takes the same time.
+fn random_tokens(vocab_size: usize, seed: u64) -> Vec<u32> {
+    let key = [seed as u32, (seed >> 32) as u32];
+    let token = |word: u32| ((u64::from(word) * vocab_size as u64) >> 32) as u32;
+    (0..TOKENS as u32 / 4).flat_map(|block| philox4x32_10([block, 0, 0, 0], key).map(token)).collect()
+}
+
+fn describe(report: &Report, gpt: &GptConfig) -> String {
+    let GptConfig { n_layer, n_head, n_embd, block_size, vocab_size, dropout, .. } = gpt;
+    let Report { work, precision, threads, batch, iters, median_ms, min_ms, tokens_per_s, loss, .. } = report;
+    let Report { gflop_per_update, peak_gflops, share_of_peak, peak_memory_mib, .. } = report;
+    let mut text = format!(
+        "{work}: {n_layer} layers, {n_head} heads, {n_embd} channels, context {block_size}, vocabulary {vocab_size}, \
+         dropout {dropout}; batch {batch}, {precision}, {threads} threads\n\
+         update       {median_ms:.2} ms (median of {iters}; fastest {min_ms:.2})\n\
+         speed        {tokens_per_s:.0} tokens/s\n\
+         arithmetic   {:.1} GFLOP/s in products, {:.1}% of the peak of {peak_gflops:.1} ({gflop_per_update:.2} GFLOP an update)\n\
+         loss         {loss:.4} on random tokens\n",
+        share_of_peak * peak_gflops,
+        100.0 * share_of_peak,
+    );
+    if let Some(mib) = peak_memory_mib {
+        text += &format!("peak memory  {mib:.0} MiB\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_tokens_are_of_the_vocabulary_and_all_of_it() {
+        let tokens = random_tokens(65, 1337);
+        assert_eq!(tokens.len(), TOKENS);
+        let mut counts = [0usize; 65];
+        tokens.iter().for_each(|&token| counts[token as usize] += 1);
+        let mean = TOKENS as f64 / 65.0;
+        assert!(counts.iter().all(|&n| (n as f64 - mean).abs() < 6.0 * mean.sqrt()), "{counts:?}");
+    }
+
+    #[test]
+    fn the_short_names_are_the_recipes_of_shakespeare() {
+        let shape = |work: &str| {
+            let config = configuration(Path::new(work)).unwrap();
+            let (m, batch) = (config.model, config.train.batch_size);
+            (m.n_layer, m.n_head, m.n_embd, m.block_size, batch, m.dropout)
+        };
+        assert_eq!(shape("small"), (4, 4, 128, 64, 12, 0.0));
+        assert_eq!(shape("baby"), (6, 6, 384, 256, 64, 0.2));
+        assert!(configuration(Path::new("nothing")).is_err());
+    }
+}

@@ -1,0 +1,57 @@
+//! A configuration named on the command line: a file or a recipe.
+
+use std::{
+    fs::read_to_string,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use tinygpt_trainer::{
+    RunConfig,
+    config::{self, ConfigError, recipe},
+};
+
+use crate::output::Usage;
+
+/// The configuration of a file, of `configs/FILE` or `configs/FILE.toml`, or of a built-in recipe, with overrides
+/// `KEY=VALUE`.
+pub fn read(path: &Path, mut overrides: Vec<String>) -> anyhow::Result<RunConfig> {
+    let mut with_extension = path.as_os_str().to_owned();
+    with_extension.push(".toml");
+    let with_extension = PathBuf::from(with_extension);
+    let candidates = [
+        path.to_owned(),
+        with_extension.clone(),
+        Path::new("configs").join(path),
+        Path::new("configs").join(with_extension),
+    ];
+    let (found, text) = match candidates.iter().find(|p| p.is_file()) {
+        Some(found) => {
+            (found.as_path(), read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?)
+        }
+        None => (path, path.to_str().and_then(recipe).ok_or_else(|| no_config(path))?.to_owned()),
+    };
+    let named = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("name"));
+    if !named && let Some(stem) = found.file_stem() {
+        // A file without a name is named for itself.
+        let name: String = stem
+            .to_string_lossy()
+            .chars()
+            .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' })
+            .collect();
+        overrides.insert(0, format!("name=\"{name}\""));
+    }
+    let config = config::load(&text, &overrides, false).map_err(|e| match e {
+        ConfigError::InOverride { .. } | ConfigError::Override(_) => Usage(e.to_string()),
+        _ => Usage(format!("{}: {e}", found.display())),
+    })?;
+    Ok(config)
+}
+
+fn no_config(path: &Path) -> Usage {
+    let recipes = config::RECIPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    Usage(format!(
+        "there is no configuration {} here or in configs/, and the recipes are {recipes}; `tinygpt config` prints one",
+        path.display()
+    ))
+}
