@@ -274,3 +274,17 @@ fn samples_are_numbered_to_the_end_of_the_numbers_and_no_further() {
     let message = failure(&mut generate(&["--first-sample", &last, "--num-samples", "2", "--seed", "1"]), 2);
     assert!(message.contains("--first-sample"), "{message}");
 }
+
+#[test]
+fn rounded_weights_give_text_that_repeats_and_no_format_but_those_named() {
+    let text = |weights: &str| {
+        let mut command = generate(&["--weights", weights, "--seed", "3", "--max-new-tokens", "40", "--json"]);
+        samples(&json(&mut command))[0]["text"].as_str().unwrap().to_owned()
+    };
+    for weights in ["f32", "bf16", "int8"] {
+        assert_eq!(text(weights), text(weights), "{weights}");
+        assert!(text(weights).chars().count() >= 40, "{weights}");
+    }
+    let error = failure(&mut generate(&["--weights", "int4"]), 2);
+    assert!(error.contains("--weights"), "{error}");
+}

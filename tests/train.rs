@@ -318,13 +318,13 @@ fn the_floor_is_that_of_the_very_text_that_is_evaluated() {
 fn the_recipes_are_built_in_and_a_file_of_the_same_name_wins() {
     let place = Place::new();
     let small = ["model.n_layer=1", "model.n_head=1", "model.n_embd=8", "model.block_size=8", "train.max_steps=1"];
-    let small = small.iter().chain(&["data.stories_bytes=9000", "train.eval_batches=1"]).flat_map(|x| ["--set", x]);
+    let small = small.iter().chain(&["data.stories_bytes=60000", "train.eval_batches=1"]).flat_map(|x| ["--set", x]);
     let small: Vec<&str> = small.collect();
     for config in ["tiny", "tiny.toml", "configs/tiny.toml"] {
         place.tinygpt().args(["train", "--config", config]).args(&small).assert().success();
     }
     assert_eq!(place.names("runs"), ["tiny-1", "tiny-2", "tiny-3"]);
-    assert!(place.text("runs/tiny-1/train.toml").contains("lr = 0.004"), "the recipe's");
+    assert!(place.text("runs/tiny-1/train.toml").contains("lr = 0.005"), "the recipe's");
     place.write("tiny.toml", common::SMALL);
     place.tinygpt().args(["train", "--config", "tiny"]).args(&small).assert().success();
     assert!(place.text("runs/tiny-4/train.toml").contains("lr = 0.001"), "the file's");

@@ -276,9 +276,9 @@ pub struct FetchArgs {
 pub enum WeightsArg {
     /// As they are.
     F32,
-    /// 16 bits: half the memory.
+    /// 16 bits.
     Bf16,
-    /// 8 bits and a scale for each output: a quarter of the memory.
+    /// 8 bits, and a scale for each output.
     Int8,
 }
 

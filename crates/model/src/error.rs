@@ -50,6 +50,16 @@ pub enum ModelError {
         /// The model's context.
         block_size: usize,
     },
+    /// A batch that is not made of whole windows.
+    #[error("a batch of {ids} inputs and {targets} targets is not made of windows of {cols} tokens")]
+    BatchShape {
+        /// The number of inputs.
+        ids: usize,
+        /// The number of targets.
+        targets: usize,
+        /// The length of a window.
+        cols: usize,
+    },
     /// A token id outside of the vocabulary.
     #[error("token {id} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange {

@@ -79,6 +79,7 @@ macro_rules! for_each_engine {
 }
 
 for_each_engine!(
+    a_single_parameter_that_is_no_number_shows_in_the_loss,
     an_imported_state_goes_on_bit_for_bit_as_if_uninterrupted,
     an_exported_state_is_a_copy,
     a_state_of_another_shape_is_refused_and_nothing_changes,
@@ -366,7 +367,7 @@ fn five_updates<E: Tested>() -> Vec<u64> {
     let mut all = Vec::new();
     for n in 0..5 {
         for half in 0..2 {
-            let loss = engine.loss_and_grads(&batch(&config, 2 * n + half, 6, 32), 2 * n + half).unwrap();
+            let loss = engine.loss_and_grads(&batch(&config, 2 * n + half, 20, 32), 2 * n + half).unwrap();
             all.push(loss.to_bits());
         }
         all.push(engine.apply(LR, CLIP).unwrap().to_bits());
@@ -387,6 +388,26 @@ fn two_engines_of_one_seed_make_the_same_updates<E: Tested>() {
     let one = five_updates::<E>();
     assert!(one == five_updates::<E>());
     assert!(one.len() > 100_000);
+}
+
+fn a_single_parameter_that_is_no_number_shows_in_the_loss<E: Tested>() {
+    let config = config(0.0);
+    let mut state = initial(&config, 1);
+    // The embedding of a token that the text does not have: the logits alone know it.
+    state.params[0][28 * config.n_embd] = f32::NAN;
+    let mut engine = engine::<E>(&config, 5, &state);
+    let mut batch = batch(&config, 0, 4, 16);
+    batch.ids.iter_mut().chain(&mut batch.targets).for_each(|id| *id %= 28);
+    assert!(engine.eval(&batch).unwrap().is_nan());
+    assert!(engine.loss_and_grads(&batch, 0).unwrap().is_nan());
+}
+
+#[test]
+fn a_batch_of_no_windows_is_an_error_and_no_panic_on_the_cpu() {
+    let config = config(0.0);
+    let mut engine = engine::<CpuEngine>(&config, 5, &initial(&config, 1));
+    let empty = Batch { ids: vec![], targets: vec![], rows: 0, cols: 16 };
+    assert!(engine.loss_and_grads(&empty, 0).is_err() && engine.eval(&empty).is_err());
 }
 
 #[test]

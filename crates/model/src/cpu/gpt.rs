@@ -99,19 +99,6 @@ impl CpuGpt {
         &self.grads
     }
 
-    /// Takes over parameter values, in parameter order, and forgets the gradients.
-    ///
-    /// # Errors
-    /// When they do not match the configuration; then nothing has changed.
-    pub fn set_params(&mut self, values: &[Vec<f32>]) -> Result<()> {
-        let mut flat = Aligned::zeros(self.weights.layout.len());
-        self.weights.layout.fill(values, &mut flat)?;
-        self.weights.flat = flat;
-        self.weights.pack(self.level);
-        self.grads.fill(0.0);
-        Ok(())
-    }
-
     /// Lets an optimizer change the parameters, given the layout, the parameters and the gradients; what it leaves in the
     /// gradients is what the next ones are added to.
     pub fn update(&mut self, change: impl FnOnce(&Layout, &mut [f32], &mut [f32])) {
@@ -122,7 +109,7 @@ impl CpuGpt {
     /// The sum of the cross-entropies of a batch in nats, without dropout and without gradients.
     ///
     /// # Errors
-    /// When a window is empty or longer than `block_size`, or a token is outside of the vocabulary.
+    /// When the batch is empty or no whole windows, a window longer than `block_size`, or a token outside of the vocabulary.
     pub fn losses(&mut self, batch: Windows<'_>) -> Result<f64> {
         self.check(batch)?;
         Ok(in_pool(|| {
@@ -155,8 +142,8 @@ impl CpuGpt {
         if cols == 0 || cols > block_size {
             return Err(ModelError::ContextFull { positions: cols, block_size });
         }
-        if ids.len() != targets.len() || !ids.len().is_multiple_of(cols) {
-            return Err(ModelError::RowCount { expected: ids.len(), got: targets.len() });
+        if ids.is_empty() || ids.len() != targets.len() || !ids.len().is_multiple_of(cols) {
+            return Err(ModelError::BatchShape { ids: ids.len(), targets: targets.len(), cols });
         }
         match ids.iter().chain(targets).find(|&&id| id as usize >= vocab_size) {
             Some(&id) => Err(ModelError::TokenOutOfRange { id, vocab_size }),

@@ -87,12 +87,20 @@ impl Kernel for CrossEntropy<'_> {
         let vocab_size = logits.len();
         let count = vectors::count(logits);
         let mut largest = s.splat(f32::MIN);
+        let mut unordered = 0;
         for v in 0..vocab_size / LANES {
-            largest = s.max(largest, vectors::get(s, logits, v));
+            let x = vectors::get(s, logits, v);
+            largest = s.max(largest, x);
+            unordered |= s.unordered(x, x);
         }
         let mut lanes = [0.0; LANES];
         s.store(largest, &mut lanes);
         let rest = &logits[vocab_size / LANES * LANES..];
+        // The largest and the weights would pass a NaN over.
+        if unordered != 0 || rest.iter().any(|x| x.is_nan()) {
+            logits.fill(f32::NAN);
+            return f32::NAN;
+        }
         let max = lanes.iter().chain(rest).copied().fold(f32::MIN, f32::max);
         let weight = |logits: &[f32], v| {
             let below = s.sub(vectors::get(s, logits, v), s.splat(max));

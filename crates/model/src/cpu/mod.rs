@@ -1,9 +1,9 @@
-//! The model on the CPU, forward and backward written by hand over slices: no graph, and no allocation or page fault
-//! after the first batch.
+//! The model on the CPU, forward and backward written by hand over slices: no graph, and no buffer that is
+//! not kept from one batch to the next.
 //!
-//! Read [`gpt`](self) as the composition: `sequence.rs` takes one sequence through the network and back, `gpt.rs` a batch.
+//! `sequence.rs` takes one sequence through the network and back, `gpt.rs` a batch.
 //! Under them one file for each operation, forward and backward side by side. Every operation is written once for all
-//! processors, over sixteen lanes ([`tinygpt_sampler::simd`]), and gives the same bits on each of them.
+//! processors, over sixteen lanes ([`tinygpt_sampler::simd`]), and gives the same bits whatever vector instructions it uses.
 
 mod attention;
 mod bf16;

@@ -11,7 +11,7 @@ const LINE: usize = 16;
 pub(super) const SLACK: usize = 32;
 
 /// Elements of four bytes that start on a cache line.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Aligned<T = f32> {
     storage: Vec<T>,
     start: usize,

@@ -73,7 +73,9 @@ fn in_place(map: &Mmap, config: &GptConfig) -> std::result::Result<Option<Vec<Ra
 
 #[allow(unsafe_code)]
 fn map_file(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the bytes of a mapped file must not change. Weights are only ever placed complete, by a rename: training
-    // that goes on replaces the directory entry and leaves this file's content as it is. Any bytes are valid floats.
+    // SAFETY: the bytes of a mapped file must not change. This program and the libraries of Hugging Face place weights
+    // complete, by a rename or in a new file: training that goes on replaces the directory entry and leaves this file's
+    // content as it is. Who overwrites the file of a model in place while text is generated from it breaks this, as
+    // with every program that maps its weights. Any bytes are valid floats.
     unsafe { Mmap::map(file) }
 }

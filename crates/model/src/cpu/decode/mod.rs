@@ -84,7 +84,7 @@ struct Buffers {
 }
 
 impl Buffers {
-    /// For `positions` positions at once, in whatever rows.
+    /// For a prompt of any length, and then for `rows` sequences side by side.
     fn new(config: &GptConfig, rows: usize) -> Self {
         let (c, n) = (config.n_embd, config.block_size.max(rows));
         Self {
@@ -166,7 +166,7 @@ impl<'a> CpuDecoder<'a> {
         })
     }
 
-    /// Bytes of weights that one step reads, whatever the number of rows.
+    /// Bytes of weights that one step reads, whatever the number of rows: all but the positions' embeddings.
     pub fn weight_bytes(&self, format: WeightFormat) -> usize {
         let positions = self.config.block_size * self.config.n_embd;
         (param_specs(&self.config).iter().map(|spec| spec.len()).sum::<usize>() - positions) * format.bytes()

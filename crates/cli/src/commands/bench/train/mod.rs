@@ -114,7 +114,8 @@ impl<'a> Training<'a> {
         let tokens = Split::whole(random_tokens(gpt.vocab_size, config.seed).into(), None);
         tokens.check("random", gpt.block_size + 1)?;
         let state = EngineState::fresh(init_params(gpt, config.seed));
-        let engine = engine::open(gpt, AdamW::from(&config.train), config.seed, &state, &Device::Cpu)?;
+        let engine =
+            engine::open(gpt, config.train.precision, AdamW::from(&config.train), config.seed, &state, &Device::Cpu)?;
         Ok(Self { config, tokens, engine, step: 0 })
     }
 

@@ -1,0 +1,69 @@
+//! Rounded weights: logits near those of the model itself, from the prompt and from every later step, for any matrix.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use common::{Random, lively_params, relative_error, shape};
+use tinygpt_model::{
+    Decoder, GptConfig, Window,
+    cpu::{CpuDecoder, WeightFormat},
+};
+
+/// Logits behind the prompt and behind each of the tokens, of one row alone.
+fn logits(config: &GptConfig, params: &[Vec<f32>], format: WeightFormat, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+    let mut decoder = CpuDecoder::new(config, &slices, Window::Slide, format).unwrap();
+    let mut all = vec![decoder.start(&tokens[..20], 1).unwrap().to_vec()];
+    for &token in &tokens[20..] {
+        all.push(decoder.step(&[token]).unwrap().to_vec());
+    }
+    all
+}
+
+#[test]
+fn rounded_weights_give_logits_near_those_of_the_model() {
+    for config in [shape(50, 40, 2, 3, 16), GptConfig { bias: true, ..shape(33, 30, 1, 2, 20) }] {
+        let params = lively_params(&config, 5);
+        let tokens = Random::new(6).tokens(config.block_size + 3, config.vocab_size);
+        let exact = logits(&config, &params, WeightFormat::F32, &tokens);
+        for (format, tolerance) in [(WeightFormat::Bf16, 0.05), (WeightFormat::Int8, 0.1)] {
+            let rounded = logits(&config, &params, format, &tokens);
+            assert_ne!(rounded, exact, "{format:?}");
+            for (position, (rounded, exact)) in rounded.iter().zip(&exact).enumerate() {
+                let error = relative_error(rounded, exact);
+                assert!(error < tolerance, "{format:?} at {position}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_no_number_shows_in_every_format() {
+    let config = shape(50, 40, 2, 3, 16);
+    let mut params = lively_params(&config, 5);
+    params[3][7] = f32::NAN;
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        let logits = logits(&config, &params, format, &[1; 21]);
+        assert!(logits.iter().flatten().any(|x| x.is_nan()), "{format:?}");
+    }
+}
+
+/// As many rows as `generate` computes at once are enough for products in tiles.
+#[test]
+fn a_row_among_seventeen_has_the_bits_it_has_alone() {
+    let config = shape(50, 40, 2, 3, 16);
+    let params = lively_params(&config, 5);
+    let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        let open = || CpuDecoder::new(&config, &slices, Window::Slide, format).unwrap();
+        let (mut many, mut one) = (open(), open());
+        let mut random = Random::new(9);
+        many.start(&[1, 2, 3], 17).unwrap();
+        one.start(&[1, 2, 3], 1).unwrap();
+        for _ in 0..10 {
+            let tokens = random.tokens(17, config.vocab_size);
+            let among = many.step(&tokens).unwrap()[16 * 50..].to_vec();
+            assert_eq!(one.step(&tokens[16..]).unwrap(), among, "{format:?}");
+        }
+    }
+}
