@@ -77,6 +77,18 @@ pub struct GptConfig {
 pub const LAYER_NORM_EPS: f64 = 1e-5;
 
 impl GptConfig {
+    /// Checks that tokens are of the vocabulary.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenOutOfRange`], naming the first that is not.
+    pub fn check_tokens<'a>(&self, tokens: impl IntoIterator<Item = &'a u32>) -> Result<()> {
+        let vocab_size = self.vocab_size;
+        match tokens.into_iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(ModelError::TokenOutOfRange { id, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
     /// Checks every field.
     ///
     /// # Errors

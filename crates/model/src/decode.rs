@@ -70,14 +70,6 @@ impl ComposedDecoder {
         Ok(Self { gpt, window, cache, rows: Vec::new(), logits: Vec::new() })
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
-        let vocab_size = self.gpt.config().vocab_size;
-        match tokens.iter().find(|&&id| id as usize >= vocab_size) {
-            Some(&id) => Err(ModelError::TokenOutOfRange { id, vocab_size }),
-            None => Ok(()),
-        }
-    }
-
     /// Runs `(B, T)` new tokens through the model behind the cache.
     fn forward(&mut self, ids: &[u32], rows: usize) -> Result<Vec<f32>> {
         let ids = Tensor::from_slice(ids, (rows, ids.len() / rows), self.gpt.device())?;
@@ -94,7 +86,7 @@ impl Decoder for ComposedDecoder {
         if prompt.is_empty() || rows == 0 {
             return Err(ModelError::EmptyPrompt);
         }
-        self.check(prompt)?;
+        self.config().check_tokens(prompt)?;
         let context = &prompt[prompt.len().saturating_sub(self.gpt.config().block_size)..];
         // The rows share their prompt: it is computed once.
         self.cache = self.gpt.new_cache(1)?;
@@ -109,7 +101,7 @@ impl Decoder for ComposedDecoder {
         if tokens.is_empty() || tokens.len() != self.rows.len() {
             return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
         }
-        self.check(tokens)?;
+        self.config().check_tokens(tokens)?;
         let rows = self.rows.len();
         for (row, &token) in self.rows.iter_mut().zip(tokens) {
             row.push(token);

@@ -112,29 +112,35 @@ fn gaussians(seed: u64, param: u32, n: usize, std: f64) -> Vec<f32> {
     values
 }
 
+/// Checks that values given in parameter order are as many, and each as long, as the parameters.
+///
+/// # Errors
+/// When they are not, naming the first that differs.
+pub fn check_values<V: AsRef<[f32]>>(specs: &[ParamSpec], values: &[V]) -> Result<()> {
+    if specs.len() != values.len() {
+        return Err(ModelError::ParamCount { expected: specs.len(), got: values.len() });
+    }
+    for (spec, values) in specs.iter().zip(values) {
+        let got = values.as_ref().len();
+        if spec.len() != got {
+            let (name, expected) = (spec.name.clone(), spec.shape.clone());
+            return Err(ModelError::ParamShape { name, expected, got: vec![got] });
+        }
+    }
+    Ok(())
+}
+
 /// Puts parameter values (in parameter order) on a device.
 ///
 /// # Errors
 /// When the number or the sizes of the values do not match the configuration, or the device is out of memory.
 pub fn to_tensors(config: &GptConfig, values: &[Vec<f32>], dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
     let specs = param_specs(config);
-    if specs.len() != values.len() {
-        return Err(ModelError::ParamCount { expected: specs.len(), got: values.len() });
-    }
-    specs
-        .iter()
-        .zip(values)
-        .map(|(spec, values)| {
-            if spec.len() != values.len() {
-                return Err(ModelError::ParamShape {
-                    name: spec.name.clone(),
-                    expected: spec.shape.clone(),
-                    got: vec![values.len()],
-                });
-            }
-            Ok(Tensor::from_slice(values, spec.shape.as_slice(), device)?.to_dtype(dtype)?)
-        })
-        .collect()
+    check_values(&specs, values)?;
+    let tensor = |(spec, values): (&ParamSpec, &Vec<f32>)| {
+        Ok(Tensor::from_slice(values, spec.shape.as_slice(), device)?.to_dtype(dtype)?)
+    };
+    specs.iter().zip(values).map(tensor).collect()
 }
 
 #[cfg(test)]

@@ -141,18 +141,8 @@ impl Kernel for Round<'_> {
 mod tests {
     use super::*;
     use crate::cpu::matmul::{Left, Right, Start, matmul};
-    use tinygpt_sampler::{Stream, philox_at, simd::to_bf16};
-
-    fn random(rows: usize, cols: usize, seed: u64) -> Rows {
-        let mut x = Rows::zeros(rows, cols);
-        for i in 0..rows {
-            for (j, x) in x.row_mut(i).iter_mut().enumerate() {
-                let word = philox_at(seed, Stream::Noise, (i * cols + j) as u64, 0)[0];
-                *x = word as f32 / u32::MAX as f32 - 0.5;
-            }
-        }
-        x
-    }
+    use crate::cpu::rows::tests::{flat, random};
+    use tinygpt_sampler::simd::to_bf16;
 
     /// The definition: a chain over pairs, the second of each pair first.
     fn chain(start: f32, k: usize, a: impl Fn(usize) -> f32, b: impl Fn(usize) -> f32) -> f32 {
@@ -169,7 +159,6 @@ mod tests {
             let case = case as u64;
             let (a, at) = (random(m, k, case), random(k, m, 50 + case));
             let (b, bt) = (random(k, n, 100 + case), random(n, k, 150 + case));
-            let flat = |x: &Rows, rows: usize| (0..rows).flat_map(|i| x.row(i).to_vec()).collect::<Vec<_>>();
             let pairs = k.div_ceil(2);
             for level in Level::available() {
                 let mut out = Rows::zeros(m, n);

@@ -137,7 +137,7 @@ impl CpuGpt {
     }
 
     fn check(&self, batch: Windows<'_>) -> Result<()> {
-        let GptConfig { block_size, vocab_size, .. } = self.config;
+        let block_size = self.config.block_size;
         let Windows { ids, targets, cols } = batch;
         if cols == 0 || cols > block_size {
             return Err(ModelError::ContextFull { positions: cols, block_size });
@@ -145,10 +145,7 @@ impl CpuGpt {
         if ids.is_empty() || ids.len() != targets.len() || !ids.len().is_multiple_of(cols) {
             return Err(ModelError::BatchShape { ids: ids.len(), targets: targets.len(), cols });
         }
-        match ids.iter().chain(targets).find(|&&id| id as usize >= vocab_size) {
-            Some(&id) => Err(ModelError::TokenOutOfRange { id, vocab_size }),
-            None => Ok(()),
-        }
+        self.config.check_tokens(ids.iter().chain(targets))
     }
 
     /// Fills `losses`; and with the weight of a token in the loss, adds to `grads`.

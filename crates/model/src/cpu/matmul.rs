@@ -311,22 +311,7 @@ impl<E: Element> Tile<E> {
 mod tests {
     use super::*;
     use crate::cpu::packed::{Panels, pack_rows_transposed, transposed, transposed_len};
-    use tinygpt_sampler::{Stream, philox_at};
-
-    fn random(rows: usize, cols: usize, seed: u64) -> Rows {
-        let mut x = Rows::zeros(rows, cols);
-        for i in 0..rows {
-            for (j, x) in x.row_mut(i).iter_mut().enumerate() {
-                let word = philox_at(seed, Stream::Noise, (i * cols + j) as u64, 0)[0];
-                *x = word as f32 / u32::MAX as f32 - 0.5;
-            }
-        }
-        x
-    }
-
-    fn flat(x: &Rows, rows: usize) -> Vec<f32> {
-        (0..rows).flat_map(|i| x.row(i).to_vec()).collect()
-    }
+    use crate::cpu::rows::tests::{flat, random};
 
     /// The definition: one chain of fused multiply-adds.
     fn chain(start: f32, a: impl Iterator<Item = f32>, b: impl Iterator<Item = f32>) -> f32 {

@@ -92,6 +92,11 @@ impl Rows {
         self.data[..n * self.ld].copy_from_slice(&other.data[..n * self.ld]);
     }
 
+    /// Copies a row to the place of another.
+    pub(super) fn copy_row(&mut self, from: usize, to: usize) {
+        self.data.copy_within(from * self.ld..from * self.ld + self.cols, to * self.ld);
+    }
+
     /// Adds the first `n` rows of another.
     pub(super) fn add(&mut self, other: &Self, n: usize) {
         for i in 0..n {
@@ -113,5 +118,28 @@ impl Rows {
 
     pub(super) fn fill(&mut self, rows: Range<usize>, value: f32) {
         self.data[rows.start * self.ld..rows.end * self.ld].fill(value);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use tinygpt_sampler::{Stream, philox_at};
+
+    /// Uniform numbers around zero.
+    pub(in crate::cpu) fn random(rows: usize, cols: usize, seed: u64) -> Rows {
+        let mut x = Rows::zeros(rows, cols);
+        for i in 0..rows {
+            for (j, x) in x.row_mut(i).iter_mut().enumerate() {
+                let word = philox_at(seed, Stream::Noise, (i * cols + j) as u64, 0)[0];
+                *x = word as f32 / u32::MAX as f32 - 0.5;
+            }
+        }
+        x
+    }
+
+    /// The first rows, one after the other.
+    pub(in crate::cpu) fn flat(x: &Rows, rows: usize) -> Vec<f32> {
+        (0..rows).flat_map(|i| x.row(i).to_vec()).collect()
     }
 }

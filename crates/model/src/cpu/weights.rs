@@ -7,7 +7,7 @@ use super::{
     operand::Packed,
     rows::Aligned,
 };
-use crate::{GptConfig, ModelError, Precision, Result};
+use crate::{GptConfig, Precision, Result, params::check_values};
 
 /// A linear layer's weights `(in, out)`, packed for both directions.
 #[derive(Debug)]
@@ -104,14 +104,8 @@ impl Layout {
     /// # Errors
     /// When their number or sizes are not those of the parameters.
     pub fn fill(&self, values: &[Vec<f32>], flat: &mut [f32]) -> Result<()> {
-        if values.len() != self.specs.len() {
-            return Err(ModelError::ParamCount { expected: self.specs.len(), got: values.len() });
-        }
-        for ((spec, range), values) in self.specs.iter().zip(&self.ranges).zip(values) {
-            if values.len() != range.len() {
-                let (name, expected) = (spec.name.clone(), spec.shape.clone());
-                return Err(ModelError::ParamShape { name, expected, got: vec![values.len()] });
-            }
+        check_values(&self.specs, values)?;
+        for (range, values) in self.ranges.iter().zip(values) {
             flat[range.clone()].copy_from_slice(values);
         }
         Ok(())

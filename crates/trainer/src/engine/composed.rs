@@ -8,7 +8,7 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use tinygpt_model::{Dropout, Gpt, GptConfig, ParamSpec, ops, param_specs, params};
 
-use super::{AdamW, Batch, Engine, EngineState, dead};
+use super::{AdamW, Batch, Engine, EngineState, clipped, dead};
 use crate::Result;
 
 /// Shards of a batch on the CPU. A part of the definition of a result, down to its last bit, not of the machine.
@@ -170,7 +170,7 @@ impl Engine for ComposedEngine {
             squares = (squares + grad.sqr()?.sum(D::Minus1)?.sum_all()?)?;
         }
         let norm = f64::from(squares.to_scalar::<f32>()?).sqrt() * mean;
-        let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
+        let scale = clipped(mean, norm, clip);
 
         self.updates += 1;
         let AdamW { beta1, beta2, eps, weight_decay } = self.adamw;

@@ -7,7 +7,7 @@ use tinygpt_model::{
 };
 use tinygpt_sampler::simd::Level;
 
-use super::{AdamW, Batch, Engine, EngineState, adamw, composed::CPU_SHARDS, dead};
+use super::{AdamW, Batch, Engine, EngineState, adamw, clipped, composed::CPU_SHARDS, dead};
 use crate::Result;
 
 /// Computes what [`super::ComposedEngine`] computes on the CPU, with the same dropout masks, many times faster.
@@ -102,7 +102,7 @@ impl Engine for CpuEngine {
         self.updates += 1;
         let Self { gpt, level, adamw, m, v, updates, .. } = self;
         let norm = adamw::norm(*level, gpt.grads()) * mean;
-        let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
+        let scale = clipped(mean, norm, clip);
         let update = adamw::Update::new(*adamw, lr, scale, *updates);
         gpt.update(|layout, params, grads| update.apply(*level, layout, params, grads, (m, v)));
         Ok(norm)

@@ -153,6 +153,11 @@ pub fn open(
     })
 }
 
+/// What the sum of the gradients is multiplied with: `mean`, or less where their norm (after `mean`) exceeds `clip`.
+fn clipped(mean: f64, norm: f64, clip: f64) -> f64 {
+    if clip > 0.0 && norm > clip { mean * clip / norm } else { mean }
+}
+
 /// A parameter that would never learn.
 fn dead(spec: &ParamSpec, problem: &'static str) -> TrainError {
     TrainError::DeadGradient { name: spec.name.clone(), problem }

@@ -316,6 +316,21 @@ pub(super) fn read_weights(path: &Path, config: &GptConfig) -> Result<Vec<Vec<f3
     read_tensors(path, &shapes)
 }
 
+/// The tensor of a name, with or without the prefix `transformer.`, or why there is none of this shape.
+pub(super) fn named<T>(
+    name: &str,
+    shape: &[usize],
+    get: impl Fn(&str) -> Option<T>,
+    dims: impl Fn(&T) -> &[usize],
+) -> std::result::Result<T, String> {
+    let short = name.strip_prefix("transformer.").unwrap_or(name);
+    let tensor = get(name).or_else(|| get(short)).ok_or_else(|| format!("it has no tensor {name}"))?;
+    if dims(&tensor) != shape {
+        return Err(format!("{name} has shape {:?}, the model needs {shape:?}", dims(&tensor)));
+    }
+    Ok(tensor)
+}
+
 /// Reads the named tensors as f32.
 pub(super) fn read_tensors(path: &Path, wanted: &[(String, Vec<usize>)]) -> Result<Vec<Vec<f32>>> {
     if !path.exists() {
@@ -326,15 +341,8 @@ pub(super) fn read_tensors(path: &Path, wanted: &[(String, Vec<usize>)]) -> Resu
     wanted
         .iter()
         .map(|(name, shape)| {
-            let short = name.strip_prefix("transformer.").unwrap_or(name);
-            let tensor = tensors
-                .get(name)
-                .or_else(|| tensors.get(short))
-                .ok_or_else(|| TrainError::bad_file(path, format!("it has no tensor {name}")))?;
-            if tensor.dims() != shape.as_slice() {
-                let reason = format!("{name} has shape {:?}, the model needs {shape:?}", tensor.dims());
-                return Err(TrainError::bad_file(path, reason));
-            }
+            let tensor = named(name, shape, |name| tensors.get(name), |tensor| tensor.dims())
+                .map_err(|reason| TrainError::bad_file(path, reason))?;
             Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
         })
         .collect()

@@ -6,7 +6,7 @@ use memmap2::Mmap;
 use safetensors::{SafeTensors, tensor::Dtype};
 use tinygpt_model::{GptConfig, ParamSpec, param_specs};
 
-use super::model_folder::read_weights;
+use super::model_folder::{named, read_weights};
 use crate::{Result, TrainError};
 
 /// All parameters of a model, in parameter order.
@@ -53,12 +53,7 @@ fn in_place(map: &Mmap, config: &GptConfig) -> std::result::Result<Option<Vec<Ra
     let tensors = SafeTensors::deserialize(map).map_err(|e| format!("truncated, or not a safetensors file: {e}"))?;
     let mut ranges = Vec::new();
     for ParamSpec { name, shape, .. } in param_specs(config) {
-        let short = name.strip_prefix("transformer.").unwrap_or(&name);
-        let tensor = tensors.tensor(&name).or_else(|_| tensors.tensor(short));
-        let tensor = tensor.map_err(|_| format!("it has no tensor {name}"))?;
-        if tensor.shape() != shape {
-            return Err(format!("{name} has shape {:?}, the model needs {shape:?}", tensor.shape()));
-        }
+        let tensor = named(&name, &shape, |name| tensors.tensor(name).ok(), |tensor| tensor.shape())?;
         let usable = tensor.dtype() == Dtype::F32
             && cfg!(target_endian = "little")
             && bytemuck::try_cast_slice::<u8, f32>(tensor.data()).is_ok();

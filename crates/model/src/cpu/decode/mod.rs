@@ -17,7 +17,7 @@ use super::{
     layer_norm::{self, Moments},
     rows::Rows,
 };
-use crate::{Decoder, GptConfig, ModelError, Result, Window, param_specs};
+use crate::{Decoder, GptConfig, ModelError, Result, Window, param_specs, params::check_values};
 
 pub use matrix::WeightFormat;
 
@@ -104,6 +104,11 @@ impl Buffers {
     }
 }
 
+/// Empty caches of `rows` sequences.
+fn new_caches(config: &GptConfig, rows: usize) -> Vec<Vec<LayerCache>> {
+    vec![vec![LayerCache::new(config.block_size, config.n_embd); config.n_layer]; rows]
+}
+
 /// What the positions of a forward pass are.
 enum Positions {
     /// The first ones of one row.
@@ -119,16 +124,7 @@ impl<'a> CpuDecoder<'a> {
     /// When the values do not match the configuration.
     pub fn new(config: &GptConfig, params: &[&'a [f32]], window: Window, format: WeightFormat) -> Result<Self> {
         config.validate()?;
-        let specs = param_specs(config);
-        if params.len() != specs.len() {
-            return Err(ModelError::ParamCount { expected: specs.len(), got: params.len() });
-        }
-        for (spec, values) in specs.iter().zip(params) {
-            if spec.len() != values.len() {
-                let (name, expected) = (spec.name.clone(), spec.shape.clone());
-                return Err(ModelError::ParamShape { name, expected, got: vec![values.len()] });
-            }
-        }
+        check_values(&param_specs(config), params)?;
         // `param_specs` gives them in this order.
         let mut rest = params.iter().copied();
         let mut next = || rest.next().unwrap_or_default();
@@ -159,7 +155,7 @@ impl<'a> CpuDecoder<'a> {
             blocks,
             ln_f: Norm { weight: next(), bias: config.bias.then(next) },
             head: Matrix::new(wte, c, Output::Rows, format),
-            caches: Vec::new(),
+            caches: new_caches(config, 1),
             len: 0,
             rows: Vec::new(),
             buffers: Buffers::new(config, 1),
@@ -170,14 +166,6 @@ impl<'a> CpuDecoder<'a> {
     pub fn weight_bytes(&self, format: WeightFormat) -> usize {
         let positions = self.config.block_size * self.config.n_embd;
         (param_specs(&self.config).iter().map(|spec| spec.len()).sum::<usize>() - positions) * format.bytes()
-    }
-
-    fn check(&self, tokens: &[u32]) -> Result<()> {
-        let vocab_size = self.config.vocab_size;
-        match tokens.iter().find(|&&id| id as usize >= vocab_size) {
-            Some(&id) => Err(ModelError::TokenOutOfRange { id, vocab_size }),
-            None => Ok(()),
-        }
     }
 
     /// Puts the sum of the embeddings of a token and a position into a row of the residual stream.
@@ -201,8 +189,7 @@ impl<'a> CpuDecoder<'a> {
         let Self { level, ln_f, head, buffers, config, .. } = self;
         let Buffers { x, normed, moments, logits, .. } = buffers;
         // The last position alone: it takes the first's place.
-        let last = x.row(t - 1).to_vec();
-        x.row_mut(0).copy_from_slice(&last);
+        x.copy_row(t - 1, 0);
         layer_norm::forward(*level, 1, x, (ln_f.weight, ln_f.bias), moments, normed);
         let v = config.vocab_size;
         head.apply_transposed(*level, 1, normed, &mut logits[row * v..][..v]);
@@ -276,12 +263,11 @@ impl Decoder for CpuDecoder<'_> {
         if prompt.is_empty() || rows == 0 {
             return Err(ModelError::EmptyPrompt);
         }
-        self.check(prompt)?;
-        let (c, block_size, v) = (self.config.n_embd, self.config.block_size, self.config.vocab_size);
+        self.config.check_tokens(prompt)?;
+        let (block_size, v) = (self.config.block_size, self.config.vocab_size);
         let context = &prompt[prompt.len().saturating_sub(block_size)..];
         if self.caches.len() != rows {
-            let layers = vec![LayerCache::new(block_size, c); self.config.n_layer];
-            self.caches = vec![layers; rows];
+            self.caches = new_caches(&self.config, rows);
             self.buffers = Buffers::new(&self.config, rows);
         }
         let mut tokens = Vec::with_capacity(block_size + 1);
@@ -306,7 +292,7 @@ impl Decoder for CpuDecoder<'_> {
         if tokens.is_empty() || tokens.len() != self.rows.len() {
             return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
         }
-        self.check(tokens)?;
+        self.config.check_tokens(tokens)?;
         let rows = tokens.len();
         for (row, &token) in self.rows.iter_mut().zip(tokens) {
             row.push(token);
