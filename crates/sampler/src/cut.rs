@@ -2,6 +2,7 @@
 
 use crate::kernels::{BLOCK, Blocks, VECTORS, window};
 use crate::simd::{Kernel, LANES, Lanes, Simd};
+use std::ops::RangeInclusive;
 
 /// Where a falling order (largest value first, lowest position first among equals) is cut: what stays is above
 /// `value`, or equal to it at a position of at most `position`.
@@ -63,11 +64,12 @@ impl Kernel for KeepOnly<'_> {
     }
 }
 
-/// The weight of the values above the pivot, and of those equal to it or above.
+/// The weight of the values above `high`, and of those not below `low`.
 pub(crate) struct Mass<'a> {
     pub(crate) values: &'a [f32],
     pub(crate) weights: &'a [f32],
-    pub(crate) pivot: f32,
+    pub(crate) low: f32,
+    pub(crate) high: f32,
 }
 
 impl Kernel for Mass<'_> {
@@ -77,14 +79,14 @@ impl Kernel for Mass<'_> {
     fn run<S: Simd>(self, s: S) -> (f64, f64) {
         let values = Blocks::new(self.values, f32::NEG_INFINITY);
         let weights = Blocks::new(self.weights, 0.0);
-        let pivot = s.splat(self.pivot);
+        let (low, high) = (s.splat(self.low), s.splat(self.high));
         let (mut above, mut not_below) = (0.0, 0.0);
         for n in 0..values.count {
             let (mut above_sum, mut not_below_sum) = (s.splat(0.0), s.splat(0.0));
             for (v, w) in values.get(n).iter().zip(weights.get(n)) {
                 let (v, w) = (s.load(v), s.load(w));
-                above_sum = s.add(above_sum, s.keep(s.gt(v, pivot), w));
-                not_below_sum = s.add(not_below_sum, s.keep(s.ge(v, pivot), w));
+                above_sum = s.add(above_sum, s.keep(s.gt(v, high), w));
+                not_below_sum = s.add(not_below_sum, s.keep(s.ge(v, low), w));
             }
             above += f64::from(s.sum(above_sum));
             not_below += f64::from(s.sum(not_below_sum));
@@ -93,18 +95,10 @@ impl Kernel for Mass<'_> {
     }
 }
 
-/// Which part of a list to go on with.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Side {
-    Above,
-    Below,
-}
-
-/// Copies the part of a list on one side of the pivot to the front of the `to` buffers, in order; returns how many.
+/// Copies the part of a list with values in the range to the front of the `to` buffers, in order; returns how many.
 /// Without `positions` the positions are 0, 1, 2 and so on. The buffers need sixteen spare places.
 pub(crate) struct Narrow<'a> {
-    pub(crate) side: Side,
-    pub(crate) pivot: f32,
+    pub(crate) range: RangeInclusive<f32>,
     pub(crate) values: &'a [f32],
     pub(crate) weights: &'a [f32],
     pub(crate) positions: Option<&'a [u32]>,
@@ -138,7 +132,7 @@ impl Kernel for Narrow<'_> {
 }
 
 impl Narrow<'_> {
-    /// Appends one vector's lanes on the right side.
+    /// Appends the lanes of one vector that are in the range.
     #[allow(clippy::too_many_arguments)]
     #[inline(always)]
     fn narrow<S: Simd>(
@@ -151,12 +145,8 @@ impl Narrow<'_> {
         positions: Option<&[u32; LANES]>,
         count: &mut usize,
     ) {
-        let (v, pivot) = (s.load(values), s.splat(self.pivot));
-        let mask = valid
-            & match self.side {
-                Side::Above => s.gt(v, pivot),
-                Side::Below => s.gt(pivot, v),
-            };
+        let v = s.load(values);
+        let mask = valid & s.ge(v, s.splat(*self.range.start())) & s.ge(s.splat(*self.range.end()), v);
         s.compress(mask, v, window(self.to_values, *count));
         s.compress(mask, s.load(weights), window(self.to_weights, *count));
         let to = window(self.to_positions, *count);

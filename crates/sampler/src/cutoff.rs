@@ -1,12 +1,18 @@
 //! Where the most probable ones reach a given mass: selection by weight, without a sort.
 
-use crate::cut::{Cut, Mass, Narrow, Side};
+use crate::cut::{Cut, Mass, Narrow};
 use crate::simd::{LANES, Level};
+use std::ops::RangeInclusive;
 
 /// Up to this many, sorting is quickest.
 const SORTED: usize = 64;
 /// Elements looked at to choose a pivot.
 const SAMPLE: usize = 31;
+/// From this length on the first step looks at more of them and takes two pivots, with this many on either side of the
+/// guess: between them lies a quarter of the list, and almost always the cut.
+const LONG: usize = 512;
+const LONG_SAMPLE: usize = 63;
+const MARGIN: usize = 8;
 /// After so many pivots the rest is sorted: bad luck with pivots may not cost more than a sort.
 const PIVOTS: usize = 40;
 
@@ -55,21 +61,30 @@ impl Search {
             if active.values.len() <= SORTED {
                 break;
             }
-            let pivot = choose_pivot(active, (target - above) / within);
-            let (more, with_ties) = level.run(Mass { values: active.values, weights: active.weights, pivot });
-            let side = if above + more >= target {
-                within = more;
-                Side::Above
-            } else if above + with_ties >= target {
-                return cut_ties(active, pivot, above + more, target);
+            let dropped = above + within - target;
+            let (low, high) = if narrowed || active.values.len() < LONG {
+                pivots::<SAMPLE>(active, dropped, 0)
             } else {
-                above += with_ties;
-                within -= with_ties;
-                Side::Below
+                pivots::<LONG_SAMPLE>(active, dropped, MARGIN)
             };
-            if !spare.narrow(level, active, pivot, side) {
+            let (over, reached) = level.run(Mass { values: active.values, weights: active.weights, low, high });
+            let range = if above + over >= target {
+                within = over;
+                high.next_up()..=f32::INFINITY
+            } else if above + reached < target {
+                above += reached;
+                within -= reached;
+                f32::NEG_INFINITY..=low.next_down()
+            } else if low < high {
+                above += over;
+                within = reached - over;
+                low..=high
+            } else {
+                return cut_ties(active, low, above + over, target);
+            };
+            if !spare.narrow(level, active, range) {
                 // Nothing is below, and rounding kept the sum short of the target: all of it stays.
-                return cut_ties(active, pivot, 0.0, f64::INFINITY);
+                return cut_ties(active, low, 0.0, f64::INFINITY);
             }
             std::mem::swap(list, spare);
             narrowed = true;
@@ -103,8 +118,8 @@ impl List {
         }
     }
 
-    /// Becomes one side of `from`; false if that is empty.
-    fn narrow(&mut self, level: Level, from: Active<'_>, pivot: f32, side: Side) -> bool {
+    /// Becomes what of `from` has a value in the range; false if that is nothing.
+    fn narrow(&mut self, level: Level, from: Active<'_>, range: RangeInclusive<f32>) -> bool {
         let room = from.values.len() + LANES;
         if self.values.len() < room {
             self.values.resize(room, 0.0);
@@ -112,8 +127,7 @@ impl List {
             self.positions.resize(room, 0);
         }
         self.len = level.run(Narrow {
-            side,
-            pivot,
+            range,
             values: from.values,
             weights: from.weights,
             positions: from.positions,
@@ -125,24 +139,28 @@ impl List {
     }
 }
 
-/// A value of the list near the point where a share of its mass is reached, guessed from a few elements.
-fn choose_pivot(active: Active<'_>, share: f64) -> f32 {
+/// Two values of the list, the lower one first, on either side of the point below which the least values weigh `dropped`
+/// together; guessed from N elements, `margin` of which lie between each and the guess.
+///
+/// Counted from below: there the weights are small and much alike, so that a few of them tell of the rest.
+fn pivots<const N: usize>(active: Active<'_>, dropped: f64, margin: usize) -> (f32, f32) {
     let len = active.values.len();
     // Values above and weights below in integers, which sort without branches.
-    let mut sample: [u64; SAMPLE] = std::array::from_fn(|n| {
+    let mut sample: [u64; N] = std::array::from_fn(|n| {
         // Spread over the list, away from its ends.
-        let at = (2 * n + 1) * len / (2 * SAMPLE);
+        let at = (2 * n + 1) * len / (2 * N);
         u64::from(rising_bits(active.values[at])) << 32 | u64::from(active.weights[at].to_bits())
     });
     sample.sort_unstable();
-    let weight = |key: u64| f64::from(f32::from_bits(key as u32));
-    let target = share * sample.iter().map(|&key| weight(key)).sum::<f64>();
+    let dropped = dropped * N as f64 / len as f64;
     let mut mass = 0.0;
-    let reaches = sample.iter().rev().find(|&&key| {
-        mass += weight(key);
-        mass >= target
+    let reaches = sample.iter().position(|&key| {
+        mass += f64::from(f32::from_bits(key as u32));
+        mass >= dropped
     });
-    from_rising_bits((reaches.unwrap_or(&sample[0]) >> 32) as u32)
+    let guess = reaches.unwrap_or(N - 1);
+    let value = |n: usize| from_rising_bits((sample[n] >> 32) as u32);
+    (value(guess.saturating_sub(margin)), value((guess + margin).min(N - 1)))
 }
 
 /// The cut within the elements equal to `value`, `mass` being above them.

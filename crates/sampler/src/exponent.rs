@@ -3,13 +3,13 @@
 use crate::kernels::{Blocks, VECTORS};
 use crate::simd::{Kernel, LANES, Simd, exp2_of_eighths};
 
-/// `weight(x) = 2^((x - max) * log2(e) / temperature)`: e to the power of the logit below the maximum.
+/// `weight(x) = 2^((x - origin) * log2(e) / temperature)`: e to the power of the logit's distance from the one of weight 1.
 ///
-/// The factor is held in two floats and multiplied with fused operations, so the exponent's error is that of `x - max`
-/// alone (half a unit in its last place). Below `2^-125` a weight is 0. Relative error of the rest: 2e-7.
+/// The factor is held in two floats and multiplied with fused operations, so the exponent's error is that of
+/// `x - origin` alone (half a unit in its last place). Below `2^-125` a weight is 0. Relative error of the rest: 2e-7.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Exponent {
-    pub(crate) max: f32,
+    pub(crate) origin: f32,
     high: f32,
     low: f32,
     least: f32,
@@ -19,17 +19,23 @@ impl Exponent {
     /// Temperatures for which neither the factor nor `least` leaves the range of f32.
     pub(crate) const TEMPERATURES: std::ops::RangeInclusive<f64> = 1.0 / 1_099_511_627_776.0..=1_099_511_627_776.0;
 
-    pub(crate) fn new(max: f32, temperature: f64) -> Self {
+    pub(crate) fn new(origin: f32, temperature: f64) -> Self {
         let factor = 8.0 * std::f64::consts::LOG2_E / temperature;
         let high = factor as f32;
-        Self { max, high, low: (factor - f64::from(high)) as f32, least: (-1000.0 / factor) as f32 }
+        Self { origin, high, low: (factor - f64::from(high)) as f32, least: (-1000.0 / factor) as f32 }
+    }
+
+    /// Whether the largest logit of a row is near enough to the origin: where it weighs more than `2^24`, the rounding of
+    /// its distance could show in a draw.
+    pub(crate) fn reaches(&self, max: f32) -> bool {
+        (f64::from(max) - f64::from(self.origin)) * f64::from(self.high) <= 8.0 * 24.0
     }
 
     #[inline(always)]
     pub(crate) fn weights<S: Simd>(&self, s: S, x: S::V) -> S::V {
-        let below = s.sub(x, s.splat(self.max));
-        let inside = s.ge(below, s.splat(self.least));
-        s.keep(inside, exp2_of_eighths(s, below, s.splat(self.high), s.splat(self.low)))
+        let distance = s.sub(x, s.splat(self.origin));
+        let inside = s.ge(distance, s.splat(self.least));
+        s.keep(inside, exp2_of_eighths(s, distance, s.splat(self.high), s.splat(self.low)))
     }
 }
 

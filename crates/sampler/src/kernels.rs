@@ -99,6 +99,45 @@ impl Kernel for Maxima<'_> {
     }
 }
 
+/// [`Maxima`] and, in the same read, the sum of the weights of each block.
+pub(crate) struct Survey<'a> {
+    pub(crate) row: &'a [f32],
+    pub(crate) exponent: Exponent,
+    pub(crate) maxima: &'a mut Vec<Lanes>,
+    pub(crate) sums: &'a mut Vec<f64>,
+}
+
+impl Kernel for Survey<'_> {
+    type Output = (f32, bool);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f32, bool) {
+        let Self { row, exponent, maxima, sums } = self;
+        let blocks = Blocks::new(row, f32::NEG_INFINITY);
+        maxima.resize(blocks.count, [0.0; LANES]);
+        sums.resize(blocks.count, 0.0);
+        let mut all = s.splat(f32::NEG_INFINITY);
+        let mut nan = 0;
+        for (n, (to, block_sum)) in maxima.iter_mut().zip(sums).enumerate() {
+            let mut max = s.splat(f32::NEG_INFINITY);
+            let mut sum = s.splat(0.0);
+            for [a, b] in blocks.get(n).as_chunks::<2>().0 {
+                let (a, b) = (s.load(a), s.load(b));
+                nan |= s.unordered(a, b);
+                max = s.max(s.max(a, b), max);
+                sum = s.add(sum, exponent.weights(s, a));
+                sum = s.add(sum, exponent.weights(s, b));
+            }
+            s.store(max, to);
+            all = s.max(all, max);
+            *block_sum = f64::from(s.sum(sum));
+        }
+        let mut lanes = [0.0; LANES];
+        s.store(all, &mut lanes);
+        (lanes.into_iter().fold(f32::NEG_INFINITY, f32::max), nan != 0)
+    }
+}
+
 /// Folds the lane maxima of each `every` blocks into one; returns the least of the results, to be used if finite.
 pub(crate) struct Fold<'a> {
     pub(crate) maxima: &'a [Lanes],
@@ -206,37 +245,39 @@ impl Kernel for Collect<'_> {
     }
 }
 
-/// [`Collect`] for many, where looking whether a vector has one costs more than it saves; the same read weighs the row.
+/// [`Collect`] for many, where looking whether a vector has one costs more than it saves.
 pub(crate) struct CollectMany<'a> {
     pub(crate) row: &'a [f32],
-    pub(crate) exponent: Exponent,
     pub(crate) least: f32,
     pub(crate) values: &'a mut [f32],
     pub(crate) starts: &'a mut [u32],
 }
 
 impl Kernel for CollectMany<'_> {
-    /// How many, and the weight of the row.
-    type Output = (usize, f64);
+    type Output = usize;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> (usize, f64) {
+    fn run<S: Simd>(self, s: S) -> usize {
         let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
         let least = s.splat(self.least);
-        let (mut count, mut total) = (0, 0.0);
+        let mut count = 0;
         for (n, start) in self.starts.iter_mut().enumerate() {
             *start = count as u32;
-            let mut sum = s.splat(0.0);
+            // Room for a block: one check of the bounds instead of sixteen.
+            let Some(to) = self.values[count..].first_chunk_mut::<{ BLOCK + LANES }>() else {
+                unreachable!("buffers have a spare block")
+            };
+            let mut kept = 0;
             for lanes in blocks.get(n) {
                 let v = s.load(lanes);
-                sum = s.add(sum, self.exponent.weights(s, v));
                 let mask = s.ge(v, least);
-                s.compress(mask, v, window(self.values, count));
-                count += mask.count_ones() as usize;
+                // At most 240 so far: the remainder says so to the compiler.
+                s.compress_few(mask, v, window(to, kept % BLOCK));
+                kept += mask.count_ones() as usize;
             }
-            total += f64::from(s.sum(sum));
+            count += kept;
         }
-        (count, total)
+        count
     }
 }
 
@@ -249,11 +290,37 @@ pub(crate) fn window<T>(buffer: &mut [T], at: usize) -> &mut [T; LANES] {
 }
 
 /// Copies one vector of each `every` blocks, a different one each time, to `sample`.
-pub(crate) fn sample_vectors(row: &[f32], every: usize, sample: &mut Vec<f32>) {
+pub(crate) fn sample_vectors(row: &[f32], every: usize, sample: &mut Vec<Lanes>) {
     sample.clear();
     let blocks = row.as_chunks::<LANES>().0.as_chunks::<VECTORS>().0;
-    for (n, block) in blocks.iter().step_by(every).enumerate() {
-        // Seven is coprime to sixteen: all places of a block take their turn.
-        sample.extend_from_slice(&block[n * 7 % VECTORS]);
+    // Seven is coprime to sixteen: all places of a block take their turn.
+    sample.extend(blocks.iter().step_by(every).enumerate().map(|(n, block)| block[n * 7 % VECTORS]));
+}
+
+/// The weight of the values below each of sixteen thresholds.
+pub(crate) struct Below<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) weights: &'a [f32],
+    pub(crate) thresholds: &'a Lanes,
+}
+
+impl Kernel for Below<'_> {
+    type Output = Lanes;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Lanes {
+        let thresholds = s.load(self.thresholds);
+        // Four chains of additions, so that one need not wait for the other.
+        let mut sums = [s.splat(0.0); 4];
+        let (values, weights) = (self.values.as_chunks::<4>().0, self.weights.as_chunks::<4>().0);
+        for (values, weights) in values.iter().zip(weights) {
+            for ((sum, &x), &w) in sums.iter_mut().zip(values).zip(weights) {
+                *sum = s.add(*sum, s.keep(s.gt(thresholds, s.splat(x)), s.splat(w)));
+            }
+        }
+        let [a, b, c, d] = sums;
+        let mut lanes = [0.0; LANES];
+        s.store(s.add(s.add(a, b), s.add(c, d)), &mut lanes);
+        lanes
     }
 }

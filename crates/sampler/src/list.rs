@@ -2,8 +2,8 @@
 
 use crate::cut::{Cut, KeepOnly};
 use crate::cutoff::Search;
-use crate::exponent::{Exponent, Sums, Weigh};
-use crate::kernels::{BLOCK, Collect, CollectMany, Count, Fold, sample_vectors};
+use crate::exponent::{Exponent, Weigh};
+use crate::kernels::{BLOCK, Below, Collect, CollectMany, Count, Fold};
 use crate::simd::{LANES, Lanes, Level};
 
 /// The cut that drops nothing.
@@ -15,15 +15,17 @@ const SHORT: usize = 160;
 const FOLD: usize = 4;
 /// Halvings of the interval in the search for that bound; any count of at least k will do.
 const HALVINGS: usize = 16;
-/// Blocks for each vector of the sample from which the bound of a nucleus is guessed, and the least of logits for it.
-const SAMPLED: usize = 4;
-const SAMPLED_ROW: usize = 1 << 13;
+/// A guess leaves this share of what may be dropped in the list: a sample is a little off.
+const SPARED: f64 = 0.25;
 
 /// Where a list comes from.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) row: &'a [f32],
+    pub(crate) max: f32,
     pub(crate) maxima: &'a [Lanes],
+    /// Some logits of the row, spread over it; none of a short row.
+    pub(crate) sample: &'a [Lanes],
     pub(crate) exponent: Exponent,
 }
 
@@ -44,7 +46,6 @@ pub(crate) struct List {
     total: f64,
     ones: Vec<f32>,
     folded: Vec<Lanes>,
-    sample: Vec<f32>,
     search: Search,
 }
 
@@ -62,7 +63,6 @@ impl List {
             total: 0.0,
             ones: Vec::new(),
             folded: Vec::new(),
-            sample: Vec::new(),
             search: Search::default(),
         }
     }
@@ -99,27 +99,21 @@ impl List {
         }
     }
 
-    /// Keeps the nucleus of mass `top_p`, below 1.
-    pub(crate) fn keep_top_p(&mut self, source: Source<'_>, top_p: f64, temperature: f64) {
+    /// Keeps the nucleus of mass `top_p`, below 1, of a row that weighs `total`.
+    pub(crate) fn keep_top_p(&mut self, source: Source<'_>, top_p: f64, temperature: f64, total: f64) {
         // All that is lighter than (1 - p) / V of the total weighs less than 1 - p of it together. A little lower, for the
         // rounding of weights: keeping more is never wrong.
-        let least = |total: f64| {
-            let lightest = (1.0 - top_p) * total / source.row.len() as f64;
-            let least = f64::from(source.exponent.max) + temperature * (lightest.ln() - 1e-4);
-            (least as f32).next_down().max(f32::MIN)
-        };
-        let heaviest = self.weight_of_maxima(source);
-        let guess = if source.row.len() < SAMPLED_ROW {
-            least(heaviest)
-        } else {
-            self.guess_of_nucleus(source, (1.0 - top_p) * heaviest)
-        };
-        let total = self.collect_many(source, guess);
+        let outside = (1.0 - top_p) * total;
+        let lightest = outside / source.row.len() as f64;
+        let least = f64::from(source.exponent.origin) + temperature * (lightest.ln() - 1e-4);
+        let least = (least as f32).next_down().max(f32::MIN);
+        let guess = if source.sample.is_empty() { least } else { self.guess_of_nucleus(source, least, outside) };
+        self.collect_many(source, guess);
         self.weigh(source.exponent);
         let target = top_p * total;
         // All that reaches the guess is in the list: if that is enough, the nucleus is.
         if self.total < target * (1.0 + 1e-6) {
-            self.collect_many(source, least(total));
+            self.collect_many(source, least);
             self.weigh(source.exponent);
         }
         self.cut_at_mass(target);
@@ -185,19 +179,16 @@ impl List {
         self.len = self.level.run(Collect { row, maxima, least, values, starts });
     }
 
-    /// Makes the list of what reaches `least`, and returns the weight of the whole row.
-    fn collect_many(&mut self, source: Source<'_>, least: f32) -> f64 {
-        let Source { row, exponent, .. } = source;
-        self.begin(row.len(), least);
+    /// [`List::collect`] where most blocks have some.
+    fn collect_many(&mut self, source: Source<'_>, least: f32) {
+        self.begin(source.row.len(), least);
         let (values, starts) = (&mut self.values[..], &mut self.starts[..]);
-        let (len, total) = self.level.run(CollectMany { row, exponent, least, values, starts });
-        self.len = len;
-        total
+        self.len = self.level.run(CollectMany { row: source.row, least, values, starts });
     }
 
     /// An empty list without a cut, with room for a whole row.
     fn begin(&mut self, vocab: usize, least: f32) {
-        grow(&mut self.values, vocab + LANES, 0.0);
+        grow(&mut self.values, vocab + BLOCK + LANES, 0.0);
         self.starts.resize(vocab.div_ceil(BLOCK), 0);
         self.least = least;
         self.cut = EVERYTHING;
@@ -227,7 +218,7 @@ impl List {
         if self.folded.len() * LANES < k || !low.is_finite() {
             return f32::MIN;
         }
-        let mut high = source.exponent.max;
+        let mut high = source.max;
         let enough = k + k / 4 + 4;
         for _ in 0..HALVINGS {
             let middle = low + (high - low) / 2.0;
@@ -247,30 +238,23 @@ impl List {
         low
     }
 
-    /// The weight of the lane maxima: never more than that of all, which is not known yet, and close to it where few
-    /// tokens weigh most. A sample that misses the heaviest says little about it.
-    fn weight_of_maxima(&mut self, source: Source<'_>) -> f64 {
-        let (row, exponent) = (source.maxima.as_flattened(), source.exponent);
-        self.level.run(Sums { row, exponent, sums: &mut self.sums });
-        self.sums.iter().sum()
-    }
-
-    /// A bound that leaves somewhat more than the nucleus, if a sample of the row is like the row; `outside` is the
-    /// weight of all that is not in the nucleus, or less.
-    fn guess_of_nucleus(&mut self, source: Source<'_>, outside: f64) -> f32 {
-        sample_vectors(source.row, SAMPLED, &mut self.sample);
-        let len = self.sample.len();
-        grow(&mut self.weights, len.next_multiple_of(BLOCK), 0.0);
-        self.level.run(Weigh {
-            values: &self.sample,
-            exponent: source.exponent,
-            weights: &mut self.weights,
-            sums: Some(&mut self.sums),
-        });
-        let total: f64 = self.sums.iter().sum();
-        let outside = outside * len as f64 / source.row.len() as f64;
-        let cut = self.search.cutoff(self.level, &self.sample, &self.weights[..len], total - outside, total);
-        cut.value.max(f32::MIN)
+    /// A bound, not below `least`, that leaves somewhat more than the nucleus if the sample is like the row; `outside` is
+    /// the weight of all that is not in the nucleus.
+    fn guess_of_nucleus(&mut self, source: Source<'_>, least: f32, outside: f64) -> f32 {
+        let sample = source.sample.as_flattened();
+        grow(&mut self.weights, sample.len().next_multiple_of(BLOCK), 0.0);
+        let (exponent, weights) = (source.exponent, &mut self.weights[..]);
+        self.level.run(Weigh { values: sample, exponent, weights, sums: None });
+        // The sample's weight below each step of a ladder from the least to the largest logit.
+        let step = (source.max - least) / LANES as f32;
+        let thresholds: Lanes = std::array::from_fn(|n| least + n as f32 * step);
+        let weights = &self.weights[..sample.len()];
+        let below = self.level.run(Below { values: sample, weights, thresholds: &thresholds });
+        let outside = ((1.0 - SPARED) * outside * sample.len() as f64 / source.row.len() as f64) as f32;
+        // The last step that leaves all of it, and as much of the next as if the weight rose evenly: it rises later.
+        let n = below.iter().rposition(|&below| below <= outside).unwrap_or(0);
+        let share = below.get(n + 1).map_or(0.0, |next| (outside - below[n]) / (next - below[n]));
+        (thresholds[n] + step * share.clamp(0.0, 1.0)).max(least)
     }
 }
 

@@ -1,25 +1,29 @@
 //! One row on the fast path: which tokens stay, how much each weighs, and the draw among them.
 //!
-//! Every way starts with one read of the row, which finds the maximum, a NaN, and the lane maxima of each block. Then:
+//! Every way starts with one read of the row, which finds the maximum, a NaN, and the lane maxima of each block; where
+//! all weights are needed, it sums them too, relative to a logit that a sample of the row found large. Then:
 //!
 //! - greedy: the first token of the maximum, from the first block that has it;
 //! - top-k: the k-th largest lane maximum is a bound below which nothing can be kept; collect what reaches it (rarely
 //!   more than k tokens, from few blocks), cut at k exactly, and weigh only those;
-//! - top-p alone: weigh and sum the row and, in the same read, collect what reaches a bound guessed from a sample or,
-//!   if that turns out to be less than p, what is not among the lightest; cut where the heaviest reach p;
+//! - top-p alone: collect what reaches a bound guessed from the sample or, if that turns out to be less than p, what is
+//!   not among the lightest; cut where the heaviest reach p;
 //! - min-p alone: collect what reaches the least logit that qualifies;
-//! - no filter: weigh and sum the row by block; the draw looks into one block.
+//! - no filter: the draw looks into one block.
 
 use crate::cutoff::{from_rising_bits, rising_bits};
 use crate::exact::{self, Candidate};
 use crate::exponent::{Exponent, Sums, Weigh};
-use crate::kernels::{BLOCK, FirstBlock, Maxima};
+use crate::kernels::{BLOCK, FirstBlock, Max, Maxima, Survey, sample_vectors};
 use crate::list::{List, Source, find_block, find_in_block};
 use crate::simd::{Lanes, Level};
 use crate::{SamplingError, SamplingParams};
 
 /// How close to 1 top-p may be for sums of f32 weights to place its cut; beyond, f64 does.
 const CLOSEST_TOP_P: f64 = 1.0 - 1.0 / 4096.0;
+/// Blocks for each vector of the sample of a row, and the least of logits for it.
+const SAMPLED: usize = 4;
+const SAMPLED_ROW: usize = 1 << 13;
 
 /// What was selected from a row, with the buffers to do so; they are kept from row to row.
 #[derive(Debug)]
@@ -27,8 +31,11 @@ pub(crate) struct Selection {
     level: Level,
     kind: Kind,
     exponent: Exponent,
+    max: f32,
     /// The lane maxima of the row's blocks.
     maxima: Vec<Lanes>,
+    /// Some vectors of a long row.
+    sample: Vec<Lanes>,
     /// The weight of each block of the row, and of all (`Kind::Row`).
     sums: Vec<f64>,
     total: f64,
@@ -53,7 +60,9 @@ impl Selection {
             level,
             kind: Kind::Greedy(0),
             exponent: Exponent::new(0.0, 1.0),
+            max: 0.0,
             maxima: Vec::new(),
+            sample: Vec::new(),
             sums: Vec::new(),
             total: 0.0,
             list: List::new(level),
@@ -68,38 +77,45 @@ impl Selection {
         params: &SamplingParams,
         temperature: f64,
     ) -> Result<(), SamplingError> {
-        let max = self.largest(row)?;
         if temperature == 0.0 || params.top_k == 1 {
-            self.kind = Kind::Greedy(self.first_of(row, max));
+            self.find_largest(row)?;
+            self.kind = Kind::Greedy(self.first_of(row, self.max));
             return Ok(());
         }
         let close = params.top_p < 1.0 && params.top_p > CLOSEST_TOP_P;
         if close || !Exponent::TEMPERATURES.contains(&temperature) {
+            self.find_largest(row)?;
             self.kind = Kind::Exact;
-            exact::keep(row, max, params, temperature, &mut self.exact);
+            exact::keep(row, self.max, params, temperature, &mut self.exact);
             return Ok(());
         }
-        self.exponent = Exponent::new(max, temperature);
         let top_k = params.top_k > 0 && params.top_k < row.len();
-        let filtered = top_k || params.top_p < 1.0 || params.min_p > 0.0;
+        let top_p = !top_k && params.top_p < 1.0;
+        let filtered = top_k || top_p || params.min_p > 0.0;
+        if top_p || !filtered {
+            self.weigh_row(row, temperature)?;
+        } else {
+            self.find_largest(row)?;
+            self.exponent = Exponent::new(self.max, temperature);
+        }
         if !filtered {
             self.kind = Kind::Row;
-            self.sum_row(row);
             return Ok(());
         }
         self.kind = Kind::List;
-        let source = Source { row, maxima: &self.maxima, exponent: self.exponent };
+        let Self { max, maxima, sample, exponent, list, .. } = self;
+        let source = Source { row, max: *max, maxima, sample, exponent: *exponent };
         if top_k {
-            self.list.keep_top_k(source, params.top_k, params.top_p);
-        } else if params.top_p < 1.0 {
-            self.list.keep_top_p(source, params.top_p, temperature);
+            list.keep_top_k(source, params.top_k, params.top_p);
+        } else if top_p {
+            list.keep_top_p(source, params.top_p, temperature, self.total);
         } else {
-            self.list.keep_least(source, least_for_min_p(max, temperature, params.min_p));
+            list.keep_least(source, least_for_min_p(*max, temperature, params.min_p));
         }
         if params.min_p > 0.0 {
-            self.list.raise_cut(least_for_min_p(max, temperature, params.min_p));
+            list.raise_cut(least_for_min_p(*max, temperature, params.min_p));
         }
-        self.list.apply_cut();
+        list.apply_cut();
         Ok(())
     }
 
@@ -130,19 +146,17 @@ impl Selection {
         match self.kind {
             Kind::Greedy(_) => 1.0,
             Kind::Exact => 1.0 / self.exact.iter().map(|c| c.weight).sum::<f64>(),
-            // The largest weight is 1.
-            Kind::Row => 1.0 / self.total,
-            Kind::List => 1.0 / self.list.total(),
+            Kind::Row => self.heaviest() / self.total,
+            Kind::List => self.heaviest() / self.list.total(),
         }
     }
 
     /// Makes the most probable token the only one.
     pub(crate) fn make_greedy(&mut self, row: &[f32]) {
-        let max = self.maxima.as_flattened().iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        self.kind = Kind::Greedy(self.first_of(row, max));
+        self.kind = Kind::Greedy(self.first_of(row, self.max));
     }
 
-    /// The tokens that may be drawn and their weights relative to the largest, in vocabulary order.
+    /// The tokens that may be drawn and their weights, in vocabulary order.
     pub(crate) fn kept(&self, row: &[f32]) -> Vec<(u32, f64)> {
         match self.kind {
             Kind::Greedy(token) => vec![(token, 1.0)],
@@ -159,21 +173,60 @@ impl Selection {
         }
     }
 
-    /// The largest logit, or why nothing can be drawn.
-    fn largest(&mut self, row: &[f32]) -> Result<f32, SamplingError> {
+    /// Finds the largest logit and the lane maxima, or why nothing can be drawn.
+    fn find_largest(&mut self, row: &[f32]) -> Result<(), SamplingError> {
         let (max, has_nan) = self.level.run(Maxima { row, maxima: &mut self.maxima });
+        self.max = max;
+        self.check(row, has_nan)
+    }
+
+    /// [`Selection::find_largest`], and the weight of each block and of the row; chooses the exponent.
+    fn weigh_row(&mut self, row: &[f32], temperature: f64) -> Result<(), SamplingError> {
+        let Self { level, max, maxima, sample, sums, .. } = self;
+        sample.clear();
+        if row.len() >= SAMPLED_ROW {
+            sample_vectors(row, SAMPLED, sample);
+        }
+        let origin = level.run(Max { row: sample.as_flattened() });
+        if origin.is_finite() {
+            // One read instead of two: the maximum need not be known where another large logit is.
+            let exponent = Exponent::new(origin, temperature);
+            let has_nan;
+            (*max, has_nan) = level.run(Survey { row, exponent, maxima, sums });
+            self.exponent = exponent;
+            self.check(row, has_nan)?;
+        } else {
+            self.find_largest(row)?;
+        }
+        if !(origin.is_finite() && self.exponent.reaches(self.max)) {
+            self.exponent = Exponent::new(self.max, temperature);
+            self.level.run(Sums { row, exponent: self.exponent, sums: &mut self.sums });
+        }
+        self.total = self.sums.iter().sum();
+        Ok(())
+    }
+
+    /// Why nothing can be drawn.
+    fn check(&self, row: &[f32], has_nan: bool) -> Result<(), SamplingError> {
         if has_nan {
             let index = row.iter().position(|x| x.is_nan()).unwrap_or(0);
             return Err(SamplingError::NotANumber { row: 0, index });
         }
-        if max == f32::INFINITY {
-            let index = row.iter().position(|&x| x == max).unwrap_or(0);
+        if self.max == f32::INFINITY {
+            let index = row.iter().position(|&x| x == self.max).unwrap_or(0);
             return Err(SamplingError::PositiveInfinity { row: 0, index });
         }
-        if max == f32::NEG_INFINITY {
+        if self.max == f32::NEG_INFINITY {
             return Err(SamplingError::NothingFinite { row: 0, vocab: row.len() });
         }
-        Ok(max)
+        Ok(())
+    }
+
+    /// The weight of the largest logit.
+    fn heaviest(&self) -> f64 {
+        let mut weights = [0.0; BLOCK];
+        self.level.run(Weigh { values: &[self.max], exponent: self.exponent, weights: &mut weights, sums: None });
+        f64::from(weights[0])
     }
 
     /// The first token whose logit is the maximum.
@@ -181,11 +234,6 @@ impl Selection {
         let start = BLOCK * self.level.run(FirstBlock { maxima: &self.maxima, least: max });
         let within = row[start..].iter().position(|&x| x == max);
         (start + within.unwrap_or(0)) as u32
-    }
-
-    fn sum_row(&mut self, row: &[f32]) {
-        self.level.run(Sums { row, exponent: self.exponent, sums: &mut self.sums });
-        self.total = self.sums.iter().sum();
     }
 }
 

@@ -22,7 +22,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.keep(s.ge(x, s.splat(LEAST)), power)
 }
 
-/// `2^(x * (high + low) / 8)`, where that exponent is between -125 and 0; arbitrary elsewhere.
+/// `2^(x * (high + low) / 8)`, where that exponent is between -125 and 125; arbitrary elsewhere.
 ///
 /// Computed as `2^(n/8)`, from a table of eight and the exponent's bits, times `2^(r/8)`, a cubic, for the integer n and
 /// the rest r of `x * (high + low)`.
