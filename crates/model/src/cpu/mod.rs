@@ -6,6 +6,7 @@
 //! processors, over sixteen lanes ([`tinygpt_sampler::simd`]), and gives the same bits whatever vector instructions it uses.
 
 mod attention;
+mod awake;
 mod bf16;
 pub mod decode;
 mod dropout;

@@ -163,23 +163,24 @@ fn get<S: Simd, E: Element>(s: S, row: &[E], i: usize) -> S::V {
     }
 }
 
-/// Outputs of a task at most: those of some rows stay in the first-level cache.
-const MOST_OUTPUTS: usize = 1024;
-/// Weights below which a product is not worth two threads.
-const LEAST_BYTES: usize = 1 << 18;
+/// Outputs of a task at most, in all rows together: they stay in the first-level cache.
+const MOST_OUTPUTS: usize = 4096;
+/// Up to so many bytes of weights a product is not worth two threads.
+pub(super) const LEAST_BYTES: usize = 1 << 18;
 
-/// Calls `work` with ranges of `0..n`, whole vectors but for the last, on all threads if there are bytes enough to read.
-fn for_each_range(n: usize, bytes: usize, work: impl Fn(std::ops::Range<usize>) + Sync) {
-    let threads = rayon::current_num_threads();
-    if threads == 1 || bytes < LEAST_BYTES {
-        for from in (0..n).step_by(MOST_OUTPUTS) {
-            work(from..n.min(from + MOST_OUTPUTS));
-        }
-        return;
-    }
-    let rounds = n.div_ceil(threads * MOST_OUTPUTS);
+/// Calls `work` with ranges of `0..n`, whole vectors but for the last, for `m` rows; on all threads if there are bytes
+/// enough to read.
+fn for_each_range(n: usize, m: usize, bytes: usize, work: impl Fn(std::ops::Range<usize>) + Sync) {
+    let threads = if bytes > LEAST_BYTES { rayon::current_num_threads() } else { 1 };
+    let rounds = n.div_ceil(threads * (MOST_OUTPUTS / m.max(1)).max(LANES));
     let size = n.div_ceil(threads * rounds).next_multiple_of(LANES);
-    (0..n.div_ceil(size)).into_par_iter().for_each(|i| work(i * size..n.min((i + 1) * size)));
+    let range = |i: usize| i * size..n.min((i + 1) * size);
+    let count = n.div_ceil(size);
+    if threads == 1 {
+        (0..count).map(range).for_each(work);
+    } else {
+        (0..count).into_par_iter().for_each(|i| work(range(i)));
+    }
 }
 
 /// An output whose columns several threads write.
@@ -234,7 +235,7 @@ fn product<E: Element>(level: Level, w: &[E], (m, x): (usize, &Rows), b: Option<
     }
     let (n_out, ld) = (y.cols, y.ld);
     let columns = Columns::new(y.at_mut(0, 0), n_out, ld);
-    for_each_range(n_out, size_of_val(w), |range| level.run(Stream { w, m, x, columns, range }));
+    for_each_range(n_out, m, size_of_val(w), |range| level.run(Stream { w, m, x, columns, range }));
 }
 
 /// A product with many rows.
@@ -264,6 +265,9 @@ impl<E: Element> Tiled<'_, E> {
     }
 }
 
+/// Inputs of a step of [`Stream`], and outputs of one of [`Dots`]: so many streams of weights are read side by side.
+const STREAMS: usize = 8;
+
 /// Some columns of a product, eight inputs at a time: their weights are read in eight streams, and the sums stay in
 /// the first-level cache.
 struct Stream<'a, E> {
@@ -280,9 +284,9 @@ impl<E: Element> Kernel for Stream<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let n_in = self.x.cols;
-        let whole = n_in / 8 * 8;
-        for l in (0..whole).step_by(8) {
-            self.inputs::<S, 8>(s, l);
+        let whole = n_in / STREAMS * STREAMS;
+        for l in (0..whole).step_by(STREAMS) {
+            self.inputs::<S, STREAMS>(s, l);
         }
         for l in whole..n_in {
             self.inputs::<S, 1>(s, l);
@@ -294,32 +298,100 @@ impl<E: Element> Stream<'_, E> {
     #[inline(always)]
     fn inputs<S: Simd, const N: usize>(&self, s: S, l: usize) {
         let Self { w, m, x, columns, range } = self;
-        let weights: [&[E]; N] = std::array::from_fn(|i| &w[(l + i) * columns.cols..][range.clone()]);
-        for v in 0..range.len().div_ceil(LANES) {
-            // A loop and no `from_fn`, whose closure is not always compiled with the instructions of the level.
-            let mut loaded = [s.splat(0.0); N];
-            for (to, from) in loaded.iter_mut().zip(weights) {
-                *to = get(s, from, v);
+        let mut weights: [&[E]; N] = [&[]; N];
+        for (i, to) in weights.iter_mut().enumerate() {
+            *to = &w[(l + i) * columns.cols..][range.clone()];
+        }
+        let whole = range.len() / LANES;
+        let sums = |row| {
+            // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice at a time.
+            unsafe { columns.part(row, range) }
+        };
+        if *m == 1 {
+            // No closures: they are not always compiled with the instructions of the level.
+            let mut factors = [s.splat(0.0); N];
+            for (to, &x) in factors.iter_mut().zip(&x.row(0)[l..]) {
+                *to = s.splat(x);
             }
-            for row in 0..*m {
-                // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice at a time.
-                let y = unsafe { columns.part(row, range) };
+            let y = sums(0);
+            for v in 0..whole {
                 let mut sum = vectors::get(s, y, v);
-                for (&x, w) in x.row(row)[l..].iter().zip(loaded) {
-                    sum = s.mul_add(s.splat(x), w, sum);
+                for (&x, w) in factors.iter().zip(weights) {
+                    // SAFETY: all of these slices are as long as the range, and have `whole` vectors.
+                    sum = s.mul_add(x, unsafe { fetch(s, w, v, N * columns.cols) }, sum);
                 }
                 vectors::set(s, y, v, sum);
             }
+        } else {
+            let mut factors = [[0.0; N]; TILED_ROWS];
+            let mut outputs = [std::ptr::null_mut(); TILED_ROWS];
+            for (row, (factors, output)) in factors.iter_mut().zip(&mut outputs).enumerate().take(*m) {
+                factors.copy_from_slice(&x.row(row)[l..l + N]);
+                *output = sums(row).as_mut_ptr();
+            }
+            for v in 0..whole {
+                let mut loaded = [s.splat(0.0); N];
+                for (to, w) in loaded.iter_mut().zip(weights) {
+                    // SAFETY: as above.
+                    *to = unsafe { fetch(s, w, v, N * columns.cols) };
+                }
+                for (factors, y) in factors.iter().zip(outputs).take(*m) {
+                    // SAFETY: as above, and no other reference to these outputs is alive.
+                    let y = unsafe { &mut *y.add(v * LANES).cast::<[f32; LANES]>() };
+                    let mut sum = s.load(y);
+                    for (&x, w) in factors.iter().zip(loaded) {
+                        sum = s.mul_add(s.splat(x), w, sum);
+                    }
+                    s.store(sum, y);
+                }
+            }
+        }
+        if whole * LANES < range.len() {
+            for row in 0..*m {
+                let y = sums(row);
+                let mut sum = vectors::get(s, y, whole);
+                for (&x, w) in x.row(row)[l..].iter().zip(weights) {
+                    sum = s.mul_add(s.splat(x), get(s, w, whole), sum);
+                }
+                vectors::set(s, y, whole, sum);
+            }
         }
     }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Vector `v` of a row of weights; asks for the cache line `ahead` elements further on, which will be read soon: the
+/// streams are too short for the processor to foresee them.
+///
+/// # Safety
+/// The row must have the vector.
+#[inline(always)]
+unsafe fn fetch<S: Simd, E: Element>(s: S, row: &[E], v: usize, ahead: usize) -> S::V {
+    // SAFETY: the caller's.
+    let at = unsafe { row.as_ptr().add(v * LANES) };
+    #[cfg(target_arch = "x86_64")]
+    if (v * LANES * size_of::<E>()).is_multiple_of(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: prefetching reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ahead;
+    // SAFETY: the caller's.
+    E::load(s, unsafe { &*at.cast::<[E; LANES]>() })
 }
 
 /// `y (m, out) = x (m, in) w (out, in)^T`, times the scale of each output.
 fn dot_products<E: Element>(level: Level, w: &[E], scales: Option<&[f32]>, (m, x): (usize, &Rows), y: &mut [f32]) {
     let n_out = w.len() / x.cols;
     let columns = Columns::new(y, n_out, n_out);
-    for_each_range(n_out, size_of_val(w), |range| level.run(Dots { w, scales, m, x, columns, range }));
+    for_each_range(n_out, m, size_of_val(w), |range| level.run(Dots { w, scales, m, x, columns, range }));
 }
+
+/// Outputs, and rows, of a tile of [`Dots`]: sixteen sums side by side.
+const TILE: usize = 4;
 
 /// Some outputs of a product, four at a time.
 struct Dots<'a, E> {
@@ -336,9 +408,9 @@ impl<E: Element> Kernel for Dots<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let whole = self.range.start + self.range.len() / 4 * 4;
-        for at in (self.range.start..whole).step_by(4) {
-            self.outputs::<S, 4>(s, at);
+        let whole = self.range.start + self.range.len() / TILE * TILE;
+        for at in (self.range.start..whole).step_by(TILE) {
+            self.outputs::<S, TILE>(s, at);
         }
         for at in whole..self.range.end {
             self.outputs::<S, 1>(s, at);
@@ -349,20 +421,54 @@ impl<E: Element> Kernel for Dots<'_, E> {
 impl<E: Element> Dots<'_, E> {
     #[inline(always)]
     fn outputs<S: Simd, const N: usize>(&self, s: S, at: usize) {
-        let Self { w, scales, m, x, columns, .. } = self;
+        let whole = self.m / TILE * TILE;
+        for row in (0..whole).step_by(TILE) {
+            self.tile::<S, N, TILE>(s, at, row);
+        }
+        for row in whole..self.m {
+            self.tile::<S, N, 1>(s, at, row);
+        }
+    }
+
+    /// N outputs of R rows.
+    #[inline(always)]
+    fn tile<S: Simd, const N: usize, const R: usize>(&self, s: S, at: usize, row: usize) {
+        let Self { w, scales, x, columns, .. } = self;
         let n_in = x.cols;
-        let weights: [&[E]; N] = std::array::from_fn(|i| &w[(at + i) * n_in..][..n_in]);
-        for row in 0..*m {
-            let x = x.row(row);
-            let mut sums = [s.splat(0.0); N];
-            for v in 0..vectors::count(x) {
-                let x = vectors::get(s, x, v);
-                for (sum, w) in sums.iter_mut().zip(weights) {
-                    *sum = s.mul_add(x, get(s, w, v), *sum);
+        let mut weights: [&[E]; N] = [&[]; N];
+        for (i, to) in weights.iter_mut().enumerate() {
+            *to = &w[(at + i) * n_in..][..n_in];
+        }
+        let mut rows: [&[f32]; R] = [&[]; R];
+        for (i, to) in rows.iter_mut().enumerate() {
+            *to = &x.row(row + i)[..n_in];
+        }
+        let whole = n_in / LANES;
+        let mut sums = [[s.splat(0.0); N]; R];
+        for v in 0..whole {
+            let mut loaded = [s.splat(0.0); N];
+            for (to, w) in loaded.iter_mut().zip(weights) {
+                // SAFETY: all of these slices, and those of x, have `n_in` elements: `whole` vectors.
+                *to = unsafe { fetch(s, w, v, N * n_in) };
+            }
+            for (sums, x) in sums.iter_mut().zip(rows) {
+                // SAFETY: as above.
+                let x = s.load(unsafe { &*x.as_ptr().add(v * LANES).cast::<[f32; LANES]>() });
+                for (sum, w) in sums.iter_mut().zip(loaded) {
+                    *sum = s.mul_add(x, w, *sum);
                 }
             }
+        }
+        if whole * LANES < n_in {
+            for (sums, x) in sums.iter_mut().zip(rows) {
+                for (sum, w) in sums.iter_mut().zip(weights) {
+                    *sum = s.mul_add(vectors::get(s, x, whole), get(s, w, whole), *sum);
+                }
+            }
+        }
+        for (i, sums) in sums.into_iter().enumerate() {
             // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice at a time.
-            let y = unsafe { columns.part(row, &(at..at + N)) };
+            let y = unsafe { columns.part(row + i, &(at..at + N)) };
             for (i, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
                 *y = s.sum(sum) * scales.map_or(1.0, |scales| scales[at + i]);
             }

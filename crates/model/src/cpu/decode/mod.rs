@@ -9,10 +9,11 @@ use tinygpt_sampler::simd::{LANES, Level};
 
 use self::{
     attend::{LayerCache, OneHead},
-    matrix::{Matrix, Output},
+    matrix::{LEAST_BYTES, Matrix, Output},
 };
 use super::{
     attention::{self, Scratch, Shape},
+    awake::Awake,
     gelu,
     layer_norm::{self, Moments},
     rows::Rows,
@@ -50,6 +51,7 @@ pub struct CpuDecoder<'a> {
     config: GptConfig,
     level: Level,
     window: Window,
+    format: WeightFormat,
     wte: &'a [f32],
     wpe: &'a [f32],
     blocks: Vec<Block<'a>>,
@@ -62,6 +64,7 @@ pub struct CpuDecoder<'a> {
     /// The tokens of each row since the last start, for the windows.
     rows: Vec<Vec<u32>>,
     buffers: Buffers,
+    awake: Awake,
 }
 
 /// Where a forward pass is computed.
@@ -150,6 +153,7 @@ impl<'a> CpuDecoder<'a> {
             config: config.clone(),
             level: Level::detect(),
             window,
+            format,
             wte,
             wpe,
             blocks,
@@ -159,13 +163,14 @@ impl<'a> CpuDecoder<'a> {
             len: 0,
             rows: Vec::new(),
             buffers: Buffers::new(config, 1),
+            awake: Awake::default(),
         })
     }
 
     /// Bytes of weights that one step reads, whatever the number of rows: all but the positions' embeddings.
-    pub fn weight_bytes(&self, format: WeightFormat) -> usize {
+    pub fn weight_bytes(&self) -> usize {
         let positions = self.config.block_size * self.config.n_embd;
-        (param_specs(&self.config).iter().map(|spec| spec.len()).sum::<usize>() - positions) * format.bytes()
+        (param_specs(&self.config).iter().map(|spec| spec.len()).sum::<usize>() - positions) * self.format.bytes()
     }
 
     /// Puts the sum of the embeddings of a token and a position into a row of the residual stream.
@@ -193,6 +198,18 @@ impl<'a> CpuDecoder<'a> {
         layer_norm::forward(*level, 1, x, (ln_f.weight, ln_f.bias), moments, normed);
         let v = config.vocab_size;
         head.apply_transposed(*level, 1, normed, &mut logits[row * v..][..v]);
+    }
+
+    /// Computes one more position of each row.
+    fn next(&mut self, tokens: &[u32], at: usize) {
+        for (i, &token) in tokens.iter().enumerate() {
+            self.embed(i, token, at);
+        }
+        self.blocks(tokens.len(), &Positions::Next { at });
+        let Self { level, ln_f, head, buffers, .. } = self;
+        let Buffers { x, normed, moments, logits, .. } = buffers;
+        layer_norm::forward(*level, tokens.len(), x, (ln_f.weight, ln_f.bias), moments, normed);
+        head.apply_transposed(*level, tokens.len(), normed, logits);
     }
 
     /// The blocks over `n` rows of the residual stream.
@@ -300,14 +317,13 @@ impl Decoder for CpuDecoder<'_> {
         let block_size = self.config.block_size;
         if self.len < block_size {
             let at = self.len;
-            for (i, &token) in tokens.iter().enumerate() {
-                self.embed(i, token, at);
+            // The largest matrix decides whether any product is shared among threads.
+            let largest = self.config.n_embd * self.config.vocab_size.max(4 * self.config.n_embd);
+            if largest * self.format.bytes() > LEAST_BYTES {
+                self.awake.clone().run(|| self.next(tokens, at));
+            } else {
+                self.next(tokens, at);
             }
-            self.blocks(rows, &Positions::Next { at });
-            let Self { level, ln_f, head, buffers, .. } = self;
-            let Buffers { x, normed, moments, logits, .. } = buffers;
-            layer_norm::forward(*level, rows, x, (ln_f.weight, ln_f.bias), moments, normed);
-            head.apply_transposed(*level, rows, normed, logits);
             self.len += 1;
         } else {
             let kept = self.window.kept(block_size);

@@ -75,7 +75,7 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     };
     let read_rate = Memory::new().read_rate(Threads::All);
     let median_s = median(times.clone());
-    let weight_bytes = decoder.weight_bytes(format);
+    let weight_bytes = decoder.weight_bytes();
     let report = Report {
         work: format!("decode {}", args.work.display()),
         weights: args.weights.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
