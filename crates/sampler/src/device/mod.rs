@@ -13,7 +13,10 @@
 //!   snaps to a value of the data, and of those equal to it keeps as many of the first as it takes.
 //! - **Bad rows** (NaN, +inf, nothing finite) come back as another flag; a flagged row alone is then looked at again, on
 //!   the device, for the place of its fault.
-//! - **Penalties and biases** read back the few logits that they touch, and write them into a copy (`adjust`).
+//! - **Penalties and biases** change the few logits that they touch in f64, as the definition does, and write them into a
+//!   copy (`adjust`). Only on Metal, which has no f64, are these few read back.
+//! - **Schedules** give each row the temperature of its position; rows of one temperature, which those of one step are,
+//!   are one batch. **Adaptive** takes the first of the largest where the total says that it is probable enough.
 //!
 //! # What a step costs
 //! Counted by [`DeviceSampler::sample_counted`]. The work is in units of B x V elements, each operation counting all that
@@ -50,7 +53,8 @@ mod share;
 mod tests;
 mod tree;
 
-use crate::{Distribution, SamplingError, SamplingParams, TensorSamplingError, uniform};
+use crate::host::Rules;
+use crate::{Distribution, Sampler, SamplingError, SamplingParams, TensorSamplingError, uniform};
 use candle_core::{DType, Tensor};
 use ops::Ops;
 use program::Program;
@@ -77,13 +81,20 @@ pub struct DeviceRow<'a> {
 /// Draws tokens on the device of the logits; see [`device`](crate::device).
 #[derive(Debug)]
 pub struct DeviceSampler {
-    params: SamplingParams,
+    rules: Rules,
     /// Of the device of the last logits, with its constants.
     ops: Option<Ops>,
 }
 
 /// One answer for each row, or why it has none.
 type Rows<T> = Vec<Result<T, SamplingError>>;
+
+impl From<&Sampler> for DeviceSampler {
+    /// With the rules of a sampler of the host, its schedule and its threshold included.
+    fn from(host: &Sampler) -> Self {
+        Self { rules: host.rules().clone(), ops: None }
+    }
+}
 
 impl DeviceSampler {
     /// A sampler with these rules.
@@ -92,13 +103,13 @@ impl DeviceSampler {
     /// The first parameter outside its range.
     pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
         params.validate()?;
-        Ok(Self { params, ops: None })
+        Ok(Self { rules: Rules::new(params), ops: None })
     }
 
     /// The rules.
     #[must_use]
     pub fn params(&self) -> &SamplingParams {
-        &self.params
+        &self.rules.params
     }
 
     /// Draws the next token of each row of `logits`, `(B, V)` in f32, bf16 or f16. A bad row is an error in its place
@@ -119,27 +130,36 @@ impl DeviceSampler {
         logits: &Tensor,
         rows: &[DeviceRow<'_>],
     ) -> Result<(Rows<u32>, Cost), TensorSamplingError> {
-        let params = self.params.clone();
+        let rules = self.rules.clone();
         let Some((ops, logits, errors)) = self.begin(logits, rows)? else {
-            return Ok((nothing(&params, logits, rows)?, Cost::default()));
+            return Ok((nothing(&rules.params, logits, rows)?, Cost::default()));
         };
-        let uniforms: Vec<f64> = rows.iter().map(|row| uniform(params.seed, row.sequence, row.position)).collect();
-        let program = Program { ops, logits: &logits, params: &params, check: true };
-        let drawn = draw(&program, &uniforms)?;
-        let mut tokens = Vec::with_capacity(rows.len());
-        for (row, (token, error)) in drawn.into_iter().zip(errors).enumerate() {
-            tokens.push(match (token, error) {
-                (_, Some(error)) => Err(error),
-                (BAD, None) => match look_again(ops, &logits, row)? {
-                    Ok(alone) => match draw(&Program { logits: &alone, check: false, ..program }, &[uniforms[row]])?[0]
-                    {
-                        BAD => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
-                        token => Ok(token),
+        let uniforms: Vec<f64> =
+            rows.iter().map(|row| uniform(rules.params.seed, row.sequence, row.position)).collect();
+        let mut tokens: Rows<u32> = errors.into_iter().map(|error| error.map_or(Ok(BAD), Err)).collect();
+        for (params, members) in by_temperature(&rules, rows) {
+            let part = if members.len() == rows.len() { logits.clone() } else { ops.rows(&logits, &members)? };
+            let adaptive = rules.adaptive;
+            let program = Program { ops, logits: &part, params: &params, adaptive, check: true };
+            let of_members: Vec<f64> = members.iter().map(|&row| uniforms[row]).collect();
+            for (row, token) in members.into_iter().zip(draw(&program, &of_members)?) {
+                if tokens[row].is_err() {
+                    continue;
+                }
+                tokens[row] = match token {
+                    BAD => match look_again(ops, &logits, row)? {
+                        Ok(alone) => {
+                            let program = Program { logits: &alone, check: false, ..program };
+                            match draw(&program, &uniforms[row..=row])?[0] {
+                                BAD => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
+                                token => Ok(token),
+                            }
+                        }
+                        Err(error) => Err(error),
                     },
-                    Err(error) => Err(error),
-                },
-                (token, None) => Ok(token),
-            });
+                    token => Ok(token),
+                };
+            }
         }
         Ok((tokens, ops.cost()))
     }
@@ -154,16 +174,21 @@ impl DeviceSampler {
         logits: &Tensor,
         rows: &[DeviceRow<'_>],
     ) -> Result<Rows<Distribution>, TensorSamplingError> {
-        let params = self.params.clone();
-        let Some((ops, logits, errors)) = self.begin(logits, rows)? else { return nothing(&params, logits, rows) };
+        let rules = self.rules.clone();
+        let Some((ops, logits, errors)) = self.begin(logits, rows)? else {
+            return nothing(&rules.params, logits, rows);
+        };
         let mut distributions = Vec::with_capacity(rows.len());
         for (row, error) in errors.into_iter().enumerate() {
+            let params = at_temperature(&rules, rows[row].position);
             distributions.push(match (error, look_again(ops, &logits, row)?) {
                 (Some(error), _) | (None, Err(error)) => Err(error),
                 (None, Ok(alone)) => {
-                    match (Program { ops, logits: &alone, params: &params, check: false }).tokens()? {
+                    let program =
+                        Program { ops, logits: &alone, params: &params, adaptive: rules.adaptive, check: false };
+                    match program.tokens()? {
                         none if none.is_empty() => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
-                        tokens => Ok(distribution(tokens, params.temperature)),
+                        tokens => Ok(distribution(tokens, params.temperature, rules.adaptive)),
                     }
                 }
             });
@@ -202,9 +227,27 @@ impl DeviceSampler {
         if !logits.is_contiguous() || (logits.device().is_metal() && logits.layout().start_offset() > 0) {
             logits = ops.copy(&logits)?;
         }
-        let (logits, errors) = adjust::adjusted(ops, &logits, &self.params, rows)?;
+        let (logits, errors) = adjust::adjusted(ops, &logits, &self.rules.params, rows)?;
         Ok(Some((ops, logits, errors)))
     }
+}
+
+/// The rules at the temperature of a position.
+fn at_temperature(rules: &Rules, position: u64) -> SamplingParams {
+    SamplingParams { temperature: rules.temperature(position), ..rules.params.clone() }
+}
+
+/// The rows of each temperature, with the rules at it.
+fn by_temperature(rules: &Rules, rows: &[DeviceRow<'_>]) -> Vec<(SamplingParams, Vec<usize>)> {
+    let mut groups: Vec<(SamplingParams, Vec<usize>)> = Vec::new();
+    for (row, here) in rows.iter().enumerate() {
+        let temperature = rules.temperature(here.position);
+        match groups.iter_mut().find(|(params, _)| params.temperature == temperature) {
+            Some((_, members)) => members.push(row),
+            None => groups.push((at_temperature(rules, here.position), vec![row])),
+        }
+    }
+    groups
 }
 
 /// The answers for logits without rows or without a vocabulary.
@@ -221,14 +264,18 @@ fn nothing<T>(
     Ok(rows.iter().enumerate().map(error).collect())
 }
 
-/// Of the kept tokens and their logits.
-fn distribution(mut kept: Vec<(u32, f32)>, temperature: f64) -> Distribution {
+/// Of the kept tokens and their logits: of the first alone, where its probability exceeds `adaptive`.
+fn distribution(mut kept: Vec<(u32, f32)>, temperature: f64, adaptive: Option<f64>) -> Distribution {
     // Most probable first, the lowest first among equals; 0 and -0 are equal.
     kept.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0)));
     let max = kept.first().map_or(0.0, |&(_, logit)| f64::from(logit));
     // A single token is greedy's, whose temperature may be 0.
     let weight = |logit: f32| if kept.len() == 1 { 1.0 } else { ((f64::from(logit) - max) / temperature).exp() };
-    let weights = kept.iter().map(|&(_, logit)| weight(logit)).collect();
+    let mut weights: Vec<f64> = kept.iter().map(|&(_, logit)| weight(logit)).collect();
+    if adaptive.is_some_and(|threshold| weights[0] / weights.iter().sum::<f64>() > threshold) {
+        kept.truncate(1);
+        weights.truncate(1);
+    }
     Distribution::from_weights(kept.iter().map(|&(token, _)| token).collect(), weights)
 }
 

@@ -85,6 +85,8 @@ pub(super) struct Ops {
     tiles: RefCell<HashMap<(Constant, DType, usize, usize), Tensor>>,
     /// The most columns that a sort takes.
     pub(super) sort_limit: usize,
+    /// Whether there are operations on f64, which Metal has none of.
+    pub(super) doubles: bool,
     /// Sorts put equals in the wrong order, as those of a GPU may.
     #[cfg(test)]
     pub(super) unstable: bool,
@@ -99,6 +101,7 @@ impl Ops {
             tiles: RefCell::default(),
             // A row of a sort has to fit the shared memory of a block. CUDA's limit serves the CPU too, which has none.
             sort_limit: if device.is_metal() { 1024 } else { 8192 },
+            doubles: !device.is_metal(),
             #[cfg(test)]
             unstable: false,
         }

@@ -17,11 +17,14 @@ const NUCLEUS: usize = 96;
 const FOR_EACH: usize = 256;
 
 /// A batch of rows and what is to be done to it.
+#[derive(Clone, Copy)]
 pub(super) struct Program<'a> {
     pub(super) ops: &'a Ops,
     /// `(B, V)`
     pub(super) logits: &'a Tensor,
     pub(super) params: &'a SamplingParams,
+    /// Greedy where the largest probability exceeds this.
+    pub(super) adaptive: Option<f64>,
     /// Whether NaNs are looked for. The look takes a sum that overflowed in both directions for one.
     pub(super) check: bool,
 }
@@ -37,6 +40,8 @@ pub(super) struct Kept {
     masks: Vec<Tensor>,
     /// Where it is not enough to have looked at the candidates, `(B, 1)`: 0.
     fits: Option<Tensor>,
+    /// Greedy where the largest probability exceeds this.
+    adaptive: Option<f64>,
 }
 
 /// Which tokens the columns are.
@@ -59,7 +64,11 @@ impl Kept {
         let token = match &self.columns {
             Columns::All(tree) => {
                 let prefixes = tree.prefixes(ops, &self.weights)?;
-                tree.pick(ops, &self.weights, &prefixes, &share::of_totals(ops, &prefixes.total, uniforms)?)?
+                let target = share::of_totals(ops, &prefixes.total, uniforms)?;
+                let token = tree.pick(ops, &self.weights, &prefixes, &target)?;
+                let largest = |x: &Tensor| tree.reduce(ops, Reduce::Max, x);
+                let first = |x: &Tensor| tree.reduce(ops, Reduce::Min, x);
+                self.greedy_where_sure(ops, token, &prefixes.total, &tree.positions(ops)?, largest, first)?
             }
             Columns::Few(positions) => {
                 let total = ops.reduce(Reduce::Sum, &self.weights)?;
@@ -69,13 +78,36 @@ impl Kept {
                 let sums = ops.choose_or(&up_to, &self.weights.unsqueeze(1)?, 0.0)?;
                 let sums = ops.reduce(Reduce::Sum, &sums)?.squeeze(2)?; // (B, k, 1) -> (B, k)
                 let passed = ops.binary(Binary::Above, &sums, &target)?;
-                ops.reduce(Reduce::Min, &ops.choose_or(&passed, positions, f64::from(BAD))?)?
+                let token = ops.reduce(Reduce::Min, &ops.choose_or(&passed, positions, f64::from(BAD))?)?;
+                let largest = |x: &Tensor| ops.reduce(Reduce::Max, x);
+                let first = |x: &Tensor| ops.reduce(Reduce::Min, x);
+                self.greedy_where_sure(ops, token, &total, positions, largest, first)?
             }
         };
         match &self.fits {
             Some(fits) => ops.choose_or(fits, &token, f64::from(MORE)),
             None => Ok(token),
         }
+    }
+
+    /// `token`, or the first of the largest logit in rows where its probability, [`ONE`] of `total`, exceeds the threshold.
+    fn greedy_where_sure(
+        &self,
+        ops: &Ops,
+        token: Tensor,
+        total: &Tensor,
+        positions: &Tensor,
+        largest: impl Fn(&Tensor) -> Result<Tensor>,
+        first: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let Some(threshold) = self.adaptive else { return Ok(token) };
+        // The largest integer below the quotient; any probability exceeds 0. A good row has a total of at least `ONE`.
+        let most = ((ONE / threshold).ceil() - 1.0).min(62f64.exp2());
+        let sure = ops.with(Binary::AtMost, total, most)?;
+        let sure = ops.binary(Binary::Mul, &sure, &ops.with(Binary::AtLeast, total, ONE)?)?;
+        let here = ops.binary(Binary::Equal, &self.logits, &largest(&self.logits)?)?;
+        let first = first(&ops.choose_or(&here, positions, f64::from(BAD))?)?;
+        ops.choose(&sure, &first, &token)
     }
 
     /// The tokens of a single row that may be drawn and their logits, in no order: those of weight zero too, if no rule
@@ -140,7 +172,7 @@ impl Program<'_> {
 
     /// What the rules leave of the k largest. Top-p is of their mass or, with `of_row`, of the whole row's.
     fn of_candidates(&self, k: usize, of_row: bool) -> Result<Kept> {
-        let (ops, params) = (self.ops, self.params);
+        let Self { ops, params, adaptive, .. } = *self;
         let candidates = Candidates::new(ops, self.logits, k, self.check)?;
         let falling = candidates.falling(ops, k)?;
         let mut least = falling.narrow(1, k - 1, 1)?;
@@ -163,7 +195,7 @@ impl Program<'_> {
         let logits = ops.cast(&logits, DType::F32)?;
         let below = ops.binary(Binary::Sub, &logits, &largest)?;
         let weights = self.weigh(below.clone(), true)?;
-        let mut kept = Kept { columns: Columns::Few(positions), logits, weights, masks: Vec::new(), fits };
+        let mut kept = Kept { columns: Columns::Few(positions), logits, weights, masks: Vec::new(), fits, adaptive };
         if let Some(count) = count {
             kept.keep(ops, ops.binary(Binary::Above, &count, &ops.ramp(k, 1)?)?)?;
         }
@@ -173,7 +205,7 @@ impl Program<'_> {
 
     /// What the rules leave, by a search where they cut.
     pub(super) fn kept_of_all(&self) -> Result<Kept> {
-        let (ops, params) = (self.ops, self.params);
+        let Self { ops, params, adaptive, .. } = *self;
         let (rows, vocab) = self.logits.dims2()?;
         let tree = Tree::new(rows, vocab);
         let (size, stride) = windows(vocab);
@@ -181,7 +213,8 @@ impl Program<'_> {
         let largest = ops.cast(&largest, DType::F32)?;
         let x = tree.pad(ops, &ops.cast(self.logits, DType::F32)?)?;
         let weights = self.weigh(ops.binary(Binary::Sub, &x, &largest)?, false)?;
-        let mut kept = Kept { columns: Columns::All(tree), logits: x, weights, masks: Vec::new(), fits: None };
+        let mut kept =
+            Kept { columns: Columns::All(tree), logits: x, weights, masks: Vec::new(), fits: None, adaptive };
         let halves = self.logits.dtype() != DType::F32;
         if params.top_k > 0 && params.top_k < vocab {
             let finite = ops.with(Binary::Above, &kept.logits, f64::NEG_INFINITY)?;
@@ -237,7 +270,9 @@ impl Program<'_> {
         if self.params.min_p > 0.0 {
             // In the exponent, where the logits are exact. A quotient that rounds to 1 in f64 counts as 1.
             let bound = (self.params.min_p.ln() - f64::EPSILON / 4.0) * self.params.temperature;
-            kept.keep(self.ops, self.ops.with(Binary::AtLeast, below, bound)?)?;
+            // Uploaded and not kept: with a schedule it is another number at every position.
+            let bound = self.ops.upload(vec![bound], &[1], DType::F32)?;
+            kept.keep(self.ops, self.ops.binary(Binary::AtLeast, below, &bound)?)?;
         }
         Ok(())
     }

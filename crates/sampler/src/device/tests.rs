@@ -1,6 +1,6 @@
 use super::*;
 use crate::exactness::{BOUNDARY, Dice, random_row, random_rules};
-use crate::{Row, Sampler, oracle};
+use crate::{Row, Sampler, Schedule, oracle};
 use candle_core::Device;
 
 const INF: f32 = f32::INFINITY;
@@ -31,11 +31,13 @@ struct Sorts {
 }
 
 const STABLE: Sorts = Sorts { unstable: false, limit: 8192 };
+/// The columns of Metal's sorts; it has no f64 either.
+const METAL: usize = 1024;
 
 fn sampler(params: &SamplingParams, sorts: Sorts) -> DeviceSampler {
     let mut sampler = DeviceSampler::new(params.clone()).unwrap();
     let mut ops = Ops::new(&Device::Cpu);
-    (ops.unstable, ops.sort_limit) = (sorts.unstable, sorts.limit);
+    (ops.unstable, ops.sort_limit, ops.doubles) = (sorts.unstable, sorts.limit, sorts.limit > METAL);
     sampler.ops = Some(ops);
     sampler
 }
@@ -117,7 +119,7 @@ fn ties_that_a_sort_reverses_change_nothing() {
 #[test]
 fn sorts_of_few_columns_change_nothing() {
     compare(4100..4600, 2000, Sorts { unstable: true, limit: 256 });
-    compare(4600..4640, 60_000, Sorts { unstable: true, limit: 1024 });
+    compare(4600..4640, 60_000, Sorts { unstable: true, limit: METAL });
 }
 
 #[test]
@@ -125,7 +127,7 @@ fn sorts_of_few_columns_change_nothing() {
 fn a_hundred_thousand_rows_equal_the_oracle_and_the_host() {
     compare(10_000..42_000, 1_000, STABLE);
     compare(42_000..43_000, 60_000, Sorts { unstable: true, ..STABLE });
-    compare(43_000..43_400, 262_144, Sorts { unstable: true, limit: 1024 });
+    compare(43_000..43_400, 262_144, Sorts { unstable: true, limit: METAL });
 }
 
 #[test]
@@ -255,7 +257,7 @@ fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
                 if name == "top-p by search" {
                     let ops = sampler.ops.as_ref().unwrap();
                     ops.reset_cost();
-                    let program = Program { ops, logits: &logits, params: &params, check: true };
+                    let program = Program { ops, logits: &logits, params: &params, adaptive: None, check: true };
                     program.kept_of_all().unwrap().draw(ops, &vec![0.5; rows]).unwrap();
                     cost = ops.cost();
                 }
@@ -279,5 +281,66 @@ fn the_narrowest_rows_and_the_most_of_them_draw_as_the_oracle() {
                 assert_eq!(token.unwrap(), oracle::sample(&rows[n], &params, &[], u).unwrap().token);
             }
         }
+    }
+}
+
+/// The rules beyond those of the definition, and how often a step reads something back.
+#[test]
+fn schedules_and_thresholds_draw_as_on_the_host() {
+    let mut greedy = 0;
+    for case in 0..600 {
+        let mut dice = Dice { case: 70_000 + case, count: 0 };
+        let size = 1 + dice.below(600);
+        let spread = 1.0 + 4.0 * dice.unit();
+        let rows: Vec<Vec<f32>> =
+            (0..5).map(|_| (0..size).map(|_| (spread * dice.normal()) as f32).collect()).collect();
+        let (mut params, history) = random_rules(&mut dice, size);
+        params.temperature = 0.1 + dice.unit();
+        let start = dice.below(4) as u64;
+        let schedule = match dice.below(3) {
+            0 => Schedule::Constant,
+            1 => Schedule::Linear { to: [0.0, 1.5][dice.below(2)], steps: 3 },
+            _ => Schedule::Exponential { to: 0.3, steps: 4 },
+        };
+        let mut host = Sampler::new(params).unwrap().with_schedule_from(schedule, start).unwrap();
+        if dice.unit() < 0.7 {
+            host = host.with_adaptive([0.0, dice.unit(), 1.0][dice.below(3)]).unwrap();
+        }
+        // One step's rows, or rows of several positions.
+        let spread_out = u64::from(dice.unit() < 0.3);
+        let position = |row: u64| 2 + row * spread_out;
+        let places: Vec<_> =
+            (0..5).map(|row| DeviceRow { history: &history, sequence: row, position: position(row) }).collect();
+        let mut device = DeviceSampler::from(&host);
+        let found = device.sample(&tensor(&rows), &places).unwrap();
+        let kept = device.distributions(&tensor(&rows), &places).unwrap();
+        for (n, logits) in rows.iter().enumerate() {
+            let row = Row { logits, history: &history, sequence: n as u64, position: position(n as u64) };
+            let by_host = host.distribution(&row).unwrap();
+            assert_eq!(kept[n].as_ref().unwrap().kept(), by_host.kept(), "case {case}, row {n}");
+            let token = host.sample_row(logits, &history, row.sequence, row.position).unwrap();
+            assert_eq!(found[n], Ok(token), "case {case}, row {n}: {host:?}");
+            greedy += usize::from(by_host.kept().len() == 1);
+        }
+    }
+    assert!((300..2000).contains(&greedy), "{greedy} of 3000 rows leave one token");
+}
+
+#[test]
+fn a_step_reads_the_tokens_back_and_nothing_else() {
+    let mut dice = Dice { case: 71_000, count: 0 };
+    let rows: Vec<Vec<f32>> = (0..3).map(|_| (0..2000).map(|_| 3.0 * dice.normal() as f32).collect()).collect();
+    let places = [&[5, 6, 5][..], &[], &[7]].map(|history| DeviceRow { history, sequence: 3, position: 9 });
+    let all = |p: &mut SamplingParams| {
+        (p.repetition_penalty, p.frequency_penalty, p.presence_penalty) = (1.2, 0.3, 0.1);
+        p.logit_bias = vec![(5, 1.0), (9, f32::NEG_INFINITY), (5, 0.25)];
+        (p.top_k, p.top_p, p.min_p) = (40, 0.9, 0.01);
+    };
+    for params in [rules(|_| {}), rules(|p| p.temperature = 0.0), rules(|p| p.top_k = 40), rules(all)] {
+        let schedule = Schedule::Linear { to: 0.5 * params.temperature, steps: 20 };
+        let host = Sampler::new(params).unwrap().with_schedule(schedule).unwrap().with_adaptive(0.5).unwrap();
+        let (tokens, cost) = DeviceSampler::from(&host).sample_counted(&tensor(&rows), &places).unwrap();
+        assert!(tokens.iter().all(Result::is_ok));
+        assert_eq!(cost.readbacks, 1, "{host:?}");
     }
 }
