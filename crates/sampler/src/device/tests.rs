@@ -245,21 +245,24 @@ fn bars() -> [(&'static str, SamplingParams, usize, f64); 6] {
 fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
     let mut dice = Dice { case: 1, count: 0 };
     let numbers: Vec<f32> = (0..16 * 50_257).map(|_| 3.0 * dice.normal() as f32).collect();
+    let mut undecided = 0;
     for (rows, vocab) in [(16, 50_257), (1, 50_257), (4, 50_261), (4, 128_256), (3, 262_144), (3, 100_277)] {
         let logits = Tensor::from_vec(numbers[..rows * vocab].to_vec(), (rows, vocab), &Device::Cpu).unwrap();
         for dtype in [DType::F32, DType::BF16] {
             let logits = logits.to_dtype(dtype).unwrap();
-            for (name, params, most_launches, most_work) in bars() {
+            for (name, params, mut most_launches, mut most_work) in bars() {
                 let mut sampler = DeviceSampler::new(params.clone()).unwrap();
                 sampler.sample(&logits, &places(rows)).unwrap();
-                let (_, mut cost) = sampler.sample_counted(&logits, &places(rows)).unwrap();
-                assert_eq!(cost.readbacks, 1 + 2 * usize::from(name == "top-p by search"));
-                if name == "top-p by search" {
-                    let ops = sampler.ops.as_ref().unwrap();
-                    ops.reset_cost();
-                    let program = Program { ops, logits: &logits, params: &params, adaptive: None, check: true };
-                    program.kept_of_all().unwrap().draw(ops, &vec![0.5; rows]).unwrap();
-                    cost = ops.cost();
+                let (_, cost) = sampler.sample_counted(&logits, &places(rows)).unwrap();
+                // The tokens; before them, flags of what the candidates do not hold; and, where values are tied, of ties.
+                let searched = name == "top-p by search";
+                let readbacks = if !searched { 1 } else { 2 + usize::from(dtype == DType::BF16) };
+                if searched && cost.readbacks > readbacks {
+                    // A row took more rounds.
+                    undecided += 1;
+                    (most_launches, most_work) = (290, 190.0);
+                } else {
+                    assert_eq!(cost.readbacks, readbacks, "{name}");
                 }
                 let work = cost.elements as f64 / (rows * vocab) as f64;
                 let told = format!("{rows} x {vocab} {dtype:?}, {name}: {} launches, {work:.2} units", cost.launches);
@@ -268,6 +271,22 @@ fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
             }
         }
     }
+    assert!(undecided <= 2, "{undecided} of 12 searches needed more than their first rounds");
+}
+
+#[test]
+fn the_first_rounds_of_a_search_decide_nearly_every_row() {
+    let mut sampler = DeviceSampler::new(rules(|p| p.top_p = 0.9)).unwrap();
+    let undecided = (0..100)
+        .filter(|&case| {
+            let mut dice = Dice { case, count: 0 };
+            let row: Vec<f32> = (0..50_257).map(|_| 3.0 * dice.normal() as f32).collect();
+            let (_, cost) = sampler.sample_counted(&tensor(&[row]), &places(1)).unwrap();
+            assert!(cost.readbacks > 1, "the nucleus has thousands of tokens");
+            cost.readbacks > 2
+        })
+        .count();
+    assert!(undecided <= 3, "{undecided} of 100");
 }
 
 #[test]
