@@ -186,6 +186,7 @@ impl Gpt {
     }
 
     /// Everything up to the head: `(B, T)` ids at positions `past..past + T` to `(B, T, C)`.
+    #[expect(clippy::disallowed_methods, reason = "the embedding of ids that were checked on the host")]
     fn hidden(&self, ids: &Tensor, past: usize, pass: &mut Pass) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
         let c = self.config.n_embd;

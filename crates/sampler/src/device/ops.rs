@@ -207,6 +207,7 @@ impl Ops {
 
     /// Side by side, one copy for each part. Contiguous parts only: of others candle makes a transposed view, which
     /// everything after it reads against the grain.
+    #[expect(clippy::disallowed_methods, reason = "of contiguous parts it is one copy each")]
     pub(super) fn concat(&self, parts: &[&Tensor]) -> Result<Tensor> {
         debug_assert!(parts.iter().all(|part| part.is_contiguous()));
         let out = Tensor::cat(parts, D::Minus1)?;
@@ -226,6 +227,10 @@ impl Ops {
 
     /// The first `count` indices of each row in sorted order, `(B, n)` to `(B, count)`. Equals come in any order: sorts
     /// on GPUs are not stable.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "within the limit of the device, and made stable by keys that all differ"
+    )]
     pub(super) fn sort(&self, x: &Tensor, order: Order, count: usize) -> Result<Tensor> {
         let (_, n) = x.dims2()?;
         debug_assert!(n <= self.sort_limit, "{n} columns");
@@ -318,11 +323,13 @@ impl Ops {
     }
 
     /// A copy of `x` with these values at the indices of each row.
+    #[expect(clippy::disallowed_methods, reason = "of the few logits that penalties touch")]
     pub(super) fn scatter(&self, x: &Tensor, indices: &Tensor, values: &Tensor) -> Result<Tensor> {
         self.counted(x.scatter(indices, values, 1))
     }
 
     /// The rows of these numbers.
+    #[expect(clippy::disallowed_methods, reason = "of rows that exist; nothing is differentiated here")]
     pub(super) fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         let rows = self.upload(rows.iter().map(|&row| row as f64).collect(), &[rows.len()], DType::U32)?;
         self.counted(x.index_select(&rows, 0))
