@@ -74,8 +74,7 @@ fn all_paths_keep_and_draw_the_same_for_every_rule() {
         let more = ["--num-samples", "40", "--seed", "7", "--sequence", "3", "--position", "11"];
         let of = |path| rows(&input, &[rules, &more, &["--path", path]].concat(), 0);
         let oracle = of("oracle");
-        let others = if rules.contains(&"--adaptive") { &["host"][..] } else { &["host", "device"] };
-        for path in others {
+        for path in ["host", "device"] {
             for (found, oracle) in of(path).iter().zip(&oracle) {
                 assert_eq!(found["kept"], oracle["kept"], "{path} {rules:?}");
                 assert_eq!(found["samples"], oracle["samples"], "{path} {rules:?}");
@@ -100,7 +99,6 @@ fn the_device_path_names_bad_rows_and_devices_that_are_absent() {
     assert_eq!(explicit[0]["samples"], rows(r#"{"rows": [[1, 2]]}"#, &[], 0)[0]["samples"]);
     for (args, message) in [
         (&["--device", "cpu"][..], "--device is where --path device draws"),
-        (&["--path", "device", "--adaptive", "0.5"], "--path device has no --adaptive"),
         (&["--path", "device", "--device", "tpu"], "must be auto, cpu, cuda, cuda:N or metal"),
         #[cfg(not(feature = "cuda"))]
         (&["--path", "device", "--device", "cuda"], "built without CUDA"),

@@ -152,7 +152,7 @@ pub struct GenerateArgs {
     /// What to do beyond block_size tokens.
     #[arg(long, value_enum, default_value_t = WindowArg::Slide)]
     pub window: WindowArg,
-    /// How the weights are kept in memory, on the CPU: rounded, a large model is faster.
+    /// How the weights are kept in memory: rounded, a large model is faster. int8 is for the CPU.
     #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
     pub weights: WeightsArg,
     /// auto, cpu, cuda, cuda:N or metal.

@@ -1,6 +1,6 @@
 //! The fastest decoder of a device.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use tinygpt_model::{
     ComposedDecoder, Decoder, GptConfig, Window,
     cpu::{CpuDecoder, WeightFormat},
@@ -19,9 +19,13 @@ pub fn open<'a>(
     if device.is_cpu() {
         return Ok(Box::new(CpuDecoder::new(config, params, window, format)?));
     }
-    if format != WeightFormat::F32 {
-        return Err(Usage("--weights bf16 and int8 are for --device cpu".into()).into());
-    }
+    let weights = match format {
+        WeightFormat::F32 => DType::F32,
+        WeightFormat::Bf16 => DType::BF16,
+        WeightFormat::Int8 => {
+            return Err(Usage("--weights int8 is for --device cpu; on a GPU, use bf16 or f32".into()).into());
+        }
+    };
     let params: Vec<Vec<f32>> = params.iter().map(|values| values.to_vec()).collect();
-    Ok(Box::new(ComposedDecoder::new(config, &params, window, device)?))
+    Ok(Box::new(ComposedDecoder::new(config, &params, window, weights, device)?))
 }

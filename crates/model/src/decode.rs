@@ -1,8 +1,10 @@
 //! Logits for the next token: the seam between generation and whatever computes the model.
 
+use std::borrow::Cow;
+
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Gpt, GptConfig, KvCache, ModelError, Result, params};
+use crate::{Gpt, GptConfig, KvCache, ModelError, Result, param_specs, params};
 
 /// What happens when a sequence outgrows `block_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +30,28 @@ impl Window {
     }
 }
 
+/// Next-token logits, where they were computed.
+#[derive(Debug, Clone, Copy)]
+pub enum Logits<'a> {
+    /// `rows * V`, row after row.
+    Host(&'a [f32]),
+    /// `(rows, V)`. To copy them to the host means to wait for the device: tokens are drawn there instead.
+    Device(&'a Tensor),
+}
+
+impl<'a> Logits<'a> {
+    /// `rows * V` on the host: where they are there, as they lie.
+    ///
+    /// # Errors
+    /// When the copy from a device fails.
+    pub fn to_host(self) -> Result<Cow<'a, [f32]>> {
+        Ok(match self {
+            Self::Host(logits) => Cow::Borrowed(logits),
+            Self::Device(logits) => Cow::Owned(logits.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?),
+        })
+    }
+}
+
 /// Computes next-token logits for some sequences that start from one prompt.
 ///
 /// A row's logits depend on nothing but its own tokens: not on the number of rows, nor on their contents.
@@ -35,20 +59,23 @@ pub trait Decoder {
     /// The shape of the model.
     fn config(&self) -> &GptConfig;
 
-    /// Starts `rows` sequences from `prompt` and gives the logits of their next tokens, `rows * V`, row after row.
+    /// Starts `rows` sequences from `prompt` and gives the logits of their next tokens.
     ///
     /// # Errors
     /// When the prompt is empty or has a token outside of the vocabulary.
-    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<&[f32]>;
+    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>>;
 
-    /// Appends one token to each row and gives the logits of their next tokens, `rows * V`.
+    /// Appends one token to each row and gives the logits of their next tokens.
     ///
     /// # Errors
     /// When a token is outside of the vocabulary.
-    fn step(&mut self, tokens: &[u32]) -> Result<&[f32]>;
+    fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>>;
 }
 
 /// The [`Decoder`] over the composed model: candle tensors on any device.
+///
+/// A step uploads one token a row and reads nothing back. Positions are a view of their embeddings, and a single new
+/// position needs no mask.
 #[derive(Debug)]
 pub struct ComposedDecoder {
     gpt: Gpt,
@@ -56,24 +83,40 @@ pub struct ComposedDecoder {
     cache: KvCache,
     /// The tokens of each row since the last start, for the windows.
     rows: Vec<Vec<u32>>,
-    logits: Vec<f32>,
+    /// `(rows, V)`
+    logits: Tensor,
 }
 
 impl ComposedDecoder {
-    /// A decoder of the model with these parameter values (in parameter order).
+    /// A decoder of the model with these parameter values (in parameter order). Matrices are kept in the type `weights`,
+    /// f32, bf16 or f16, and so are both sides of their products; position embeddings, biases, norms, attention with its
+    /// cache, the residual stream and the logits are f32.
     ///
     /// # Errors
     /// When the values do not match the configuration or the device is out of memory.
-    pub fn new(config: &GptConfig, values: &[Vec<f32>], window: Window, device: &Device) -> Result<Self> {
-        let gpt = Gpt::new(config, &params::to_tensors(config, values, DType::F32, device)?)?;
+    pub fn new(
+        config: &GptConfig,
+        values: &[Vec<f32>],
+        window: Window,
+        weights: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut tensors = params::to_tensors(config, values, DType::F32, device)?;
+        for (spec, tensor) in param_specs(config).iter().zip(&mut tensors) {
+            if spec.shape.len() == 2 && !spec.name.contains("wpe") {
+                *tensor = tensor.to_dtype(weights)?;
+            }
+        }
+        let gpt = Gpt::new(config, &tensors)?;
         let cache = gpt.new_cache(1)?;
-        Ok(Self { gpt, window, cache, rows: Vec::new(), logits: Vec::new() })
+        let logits = Tensor::zeros((0, config.vocab_size), DType::F32, device)?;
+        Ok(Self { gpt, window, cache, rows: Vec::new(), logits })
     }
 
-    /// Runs `(B, T)` new tokens through the model behind the cache.
-    fn forward(&mut self, ids: &[u32], rows: usize) -> Result<Vec<f32>> {
+    /// Runs `(B, T)` new tokens through the model behind the cache: logits `(B, V)`.
+    fn forward(&mut self, ids: &[u32], rows: usize) -> Result<Tensor> {
         let ids = Tensor::from_slice(ids, (rows, ids.len() / rows), self.gpt.device())?;
-        Ok(self.gpt.forward_last(&ids, &mut self.cache)?.flatten_all()?.to_vec1()?)
+        self.gpt.forward_last(&ids, &mut self.cache)
     }
 }
 
@@ -82,7 +125,7 @@ impl Decoder for ComposedDecoder {
         self.gpt.config()
     }
 
-    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<&[f32]> {
+    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
         if prompt.is_empty() || rows == 0 {
             return Err(ModelError::EmptyPrompt);
         }
@@ -90,14 +133,14 @@ impl Decoder for ComposedDecoder {
         let context = &prompt[prompt.len().saturating_sub(self.gpt.config().block_size)..];
         // The rows share their prompt: it is computed once.
         self.cache = self.gpt.new_cache(1)?;
-        let logits = self.forward(context, 1)?;
+        let logits = self.forward(context, 1)?; // (1, V)
         self.cache = self.cache.repeat(rows)?;
         self.rows = vec![context.to_vec(); rows];
-        self.logits = logits.repeat(rows);
-        Ok(&self.logits)
+        self.logits = logits.broadcast_as((rows, logits.dim(1)?))?.contiguous()?; // (rows, V)
+        Ok(Logits::Device(&self.logits))
     }
 
-    fn step(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+    fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
         if tokens.is_empty() || tokens.len() != self.rows.len() {
             return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
         }
@@ -108,7 +151,7 @@ impl Decoder for ComposedDecoder {
         }
         if self.cache.len() < self.gpt.config().block_size {
             self.logits = self.forward(tokens, rows)?;
-            return Ok(&self.logits);
+            return Ok(Logits::Device(&self.logits));
         }
         let kept = self.window.kept(self.gpt.config().block_size);
         for row in &mut self.rows {
@@ -117,6 +160,6 @@ impl Decoder for ComposedDecoder {
         self.cache.clear();
         let windows = self.rows.concat(); // rows * kept
         self.logits = self.forward(&windows, rows)?;
-        Ok(&self.logits)
+        Ok(Logits::Device(&self.logits))
     }
 }

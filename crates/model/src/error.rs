@@ -1,6 +1,6 @@
 //! What can go wrong in the model.
 
-use tinygpt_sampler::SamplingError;
+use tinygpt_sampler::{SamplingError, TensorSamplingError};
 
 /// The result of a model operation.
 pub type Result<T> = std::result::Result<T, ModelError>;
@@ -85,4 +85,15 @@ pub enum ModelError {
     /// An error of candle: a shape mismatch, or the device ran out of memory.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl From<TensorSamplingError> for ModelError {
+    fn from(error: TensorSamplingError) -> Self {
+        match error {
+            TensorSamplingError::Tensor(error) => Self::Tensor(error),
+            TensorSamplingError::Sampling(error) => Self::Sampling(error),
+            // The enum may grow.
+            other => Self::Tensor(candle_core::Error::wrap(other)),
+        }
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use tinygpt_sampler::Sampler;
+use tinygpt_sampler::{DeviceRow, DeviceSampler, Sampler};
 
-use crate::{Decoder, Result};
+use crate::{Decoder, Logits, Result};
 
 /// What to generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,9 @@ pub struct Generation<'a> {
 /// Generates `rows` sequences side by side. `on_token(row, token)` gets every token as soon as it is drawn, and ends its
 /// row by breaking.
 ///
-/// The token at index `p` of sequence `s` is drawn with a uniform that depends on the sampler's seed, `s` and `p` alone.
+/// The token at index `p` of sequence `s` is drawn with a uniform that depends on the sampler's seed, `s` and `p` alone:
+/// by the sampler itself where logits are on the host; where they are on a device, there and by the same rules, and of a
+/// step only the tokens are read back.
 ///
 /// # Errors
 /// When the prompt is empty, a token is unknown to the model, or logits are not finite.
@@ -42,13 +44,29 @@ pub fn generate(
     let mut histories = vec![history; rows];
     let mut running = vec![true; rows];
     let mut tokens = vec![0; rows];
+    let mut on_device = DeviceSampler::from(&*sampler);
     let mut logits = decoder.start(prompt, rows)?;
     for n in 1..=max_new_tokens {
+        // That of every row that still runs.
+        let position = (prompt.len() + n - 1) as u64;
+        let drawn = match logits {
+            Logits::Host(_) => Vec::new(),
+            Logits::Device(logits) => {
+                let place = |(row, history)| DeviceRow { history, sequence: first_sequence + row as u64, position };
+                let places: Vec<_> = histories.iter().map(Vec::as_slice).enumerate().map(place).collect();
+                on_device.sample(logits, &places)?
+            }
+        };
         for (row, history) in histories.iter_mut().enumerate() {
-            let row_logits = &logits[row * vocab_size..(row + 1) * vocab_size];
             if running[row] {
-                let sequence = first_sequence + row as u64;
-                let token = sampler.sample_row(row_logits, history, sequence, history.len() as u64)?;
+                let token = match logits {
+                    Logits::Host(all) => {
+                        let logits = &all[row * vocab_size..(row + 1) * vocab_size];
+                        let drawn = sampler.sample_row(logits, history, first_sequence + row as u64, position);
+                        drawn.map_err(|error| error.at_row(row))
+                    }
+                    Logits::Device(_) => drawn[row].clone(),
+                }?;
                 history.push(token);
                 // A finished row keeps its place and its token; what it is fed does not matter to the others.
                 tokens[row] = token;

@@ -45,7 +45,7 @@ impl Pass<'_> {
     fn linear(&self, x: &Tensor, p: &Affine) -> Result<Tensor> {
         match self {
             Self::Whole { .. } => ops::linear(x, &p.weight, p.bias.as_ref()),
-            Self::Cached { .. } => ops::linear_by_row(x, &p.weight, p.bias.as_ref()),
+            Self::Cached { .. } => linear_by_row(x, &p.weight, p.bias.as_ref()),
         }
     }
 
@@ -55,6 +55,15 @@ impl Pass<'_> {
             _ => Ok(x),
         }
     }
+}
+
+/// [`ops::linear_by_row`] in the weight's type, which may be a shorter one than that of all else.
+fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let y = ops::linear_by_row(&x.to_dtype(w.dtype())?, w, None)?.to_dtype(x.dtype())?;
+    Ok(match b {
+        Some(b) => y.broadcast_add(b)?,
+        None => y,
+    })
 }
 
 /// Dropout sites: 0 for the embeddings, then three a block.
@@ -120,7 +129,7 @@ impl Gpt {
     /// # Errors
     /// When the device is out of memory.
     pub fn new_cache(&self, rows: usize) -> Result<KvCache> {
-        KvCache::new(&self.config, rows, self.wte.dtype(), self.device())
+        KvCache::new(&self.config, rows, self.wpe.dtype(), self.device())
     }
 
     /// Logits `(B, T, V)` of the next token at every position of `ids (B, T)`, with dropout when given.
@@ -141,7 +150,7 @@ impl Gpt {
     /// When the new positions do not fit the cache, or its rows are not those of `ids`.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?;
-        ops::linear_by_row(&x, &self.wte.t()?, None)
+        linear_by_row(&x, &self.wte.t()?, None)
     }
 
     /// [`Gpt::forward_cached`] for the last position alone: logits `(B, V)`. What generation needs of a prompt.
@@ -151,7 +160,7 @@ impl Gpt {
     pub fn forward_last(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?; // (B, T, C)
         let last = x.narrow(1, x.dim(1)? - 1, 1)?; // (B, 1, C)
-        Ok(ops::linear_by_row(&last, &self.wte.t()?, None)?.squeeze(1)?)
+        Ok(linear_by_row(&last, &self.wte.t()?, None)?.squeeze(1)?)
     }
 
     fn check_positions(&self, positions: usize) -> Result<()> {
@@ -167,8 +176,7 @@ impl Gpt {
         self.check_positions(t)?;
         cache.check_room(t)?;
         let past = cache.len();
-        // A single new position sees everything: no mask.
-        let mask = (t > 1).then(|| ops::causal_mask(t, past, self.wte.dtype(), self.device())).transpose()?;
+        let mask = cache.mask(t, self.wpe.dtype(), self.device())?;
         let mut pass = Pass::Cached { cache, mask };
         let x = self.hidden(ids, past, &mut pass)?;
         if let Pass::Cached { cache, .. } = pass {
@@ -178,10 +186,12 @@ impl Gpt {
     }
 
     /// Everything up to the head: `(B, T)` ids at positions `past..past + T` to `(B, T, C)`.
+    #[expect(clippy::disallowed_methods, reason = "the embedding of ids that were checked on the host")]
     fn hidden(&self, ids: &Tensor, past: usize, pass: &mut Pass) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
         let c = self.config.n_embd;
         let tok = self.wte.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
+        let tok = tok.to_dtype(self.wpe.dtype())?;
         let pos = self.wpe.narrow(0, past, t)?; // (T, C)
         let mut x = pass.dropout(0, tok.broadcast_add(&pos)?)?;
         for (layer, block) in self.blocks.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{GptConfig, ModelError, Result};
+use crate::{GptConfig, ModelError, Result, ops};
 
 /// The keys and values of one block, each `(B, nh, block_size, hs)`.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct KvCache {
     rows: usize,
     len: usize,
     block_size: usize,
+    /// The last mask and what it is of, `(new, past)`: a window that slides needs the same one for every token.
+    mask: Option<((usize, usize), Tensor)>,
 }
 
 impl KvCache {
@@ -32,7 +34,7 @@ impl KvCache {
                 Ok(LayerCache { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { layers, rows, len: 0, block_size: config.block_size })
+        Ok(Self { layers, rows, len: 0, block_size: config.block_size, mask: None })
     }
 
     /// How many positions are filled.
@@ -74,6 +76,18 @@ impl KvCache {
         Ok((cache.k.narrow(2, 0, self.len + new)?, cache.v.narrow(2, 0, self.len + new)?))
     }
 
+    /// The mask of `n` new positions behind the filled ones; a single one sees everything and needs none.
+    pub(crate) fn mask(&mut self, n: usize, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
+        if n == 1 {
+            return Ok(None);
+        }
+        let wanted = (n, self.len);
+        if self.mask.as_ref().is_none_or(|(known, _)| *known != wanted) {
+            self.mask = Some((wanted, ops::causal_mask(n, self.len, dtype, device)?));
+        }
+        Ok(self.mask.as_ref().map(|(_, mask)| mask.clone()))
+    }
+
     /// Counts `n` positions as filled, once every block has appended them.
     pub(crate) fn advance(&mut self, n: usize) {
         self.len += n;
@@ -92,6 +106,6 @@ impl KvCache {
         };
         let layers =
             self.layers.iter().map(|l| Ok(LayerCache { k: widen(&l.k)?, v: widen(&l.v)? })).collect::<Result<_>>()?;
-        Ok(Self { layers, rows, len: self.len, block_size: self.block_size })
+        Ok(Self { layers, rows, len: self.len, block_size: self.block_size, mask: self.mask.clone() })
     }
 }

@@ -6,7 +6,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use common::{Random, Tested, arg_max, cached, for_each_decoder, ids, lively_params, relative_error, shape, uncached};
-use tinygpt_model::{Activation, Decoder, Gpt, GptConfig, ModelError, Window, params::to_tensors};
+use tinygpt_model::{Activation, Decoder, Gpt, GptConfig, Logits, ModelError, Window, params::to_tensors};
 
 const CPU: Device = Device::Cpu;
 const TOLERANCE: f64 = 1e-4;
@@ -181,7 +181,7 @@ fn plain_greedy(gpt: &Gpt, prompt: &[u32], n: usize, window: Window) -> (Vec<u32
 fn decoded_greedy(decoder: &mut dyn Decoder, prompt: &[u32], n: usize, rows: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
     let vocab_size = decoder.config().vocab_size;
     let (mut tokens, mut all) = (Vec::new(), Vec::new());
-    let mut logits = decoder.start(prompt, rows).unwrap().to_vec();
+    let mut logits = decoder.start(prompt, rows).unwrap().to_host().unwrap().into_owned();
     loop {
         assert_eq!(logits.len(), rows * vocab_size);
         for row in logits.chunks(vocab_size) {
@@ -193,7 +193,7 @@ fn decoded_greedy(decoder: &mut dyn Decoder, prompt: &[u32], n: usize, rows: usi
         if tokens.len() == n {
             return (tokens, all);
         }
-        logits = decoder.step(&vec![tokens[tokens.len() - 1]; rows]).unwrap().to_vec();
+        logits = decoder.step(&vec![tokens[tokens.len() - 1]; rows]).unwrap().to_host().unwrap().into_owned();
     }
 }
 
@@ -247,7 +247,7 @@ fn rows_with_texts_of_their_own_agree_with_the_uncached_model_beyond_the_context
         decoder.start(&prompt, 3).unwrap();
         for n in 1..=25 {
             let tokens: Vec<u32> = steps.iter().map(|row| row[n - 1]).collect();
-            let logits = decoder.step(&tokens).unwrap();
+            let logits = decoder.step(&tokens).unwrap().to_host().unwrap();
             for (row, got) in logits.chunks(27).enumerate() {
                 let text = [&prompt[..], &steps[row][..n]].concat();
                 let context = context(&text, 4, 10, window).to_vec();
@@ -379,20 +379,21 @@ fn the_decoder_names_what_is_wrong_and_goes_on_afterwards<D: Tested>() {
         assert!(matches!(decoder.step(&[1]), Err(ModelError::RowCount { expected: 0, got: 1 })));
         assert!(matches!(decoder.start(&[], 1), Err(ModelError::EmptyPrompt)));
         assert!(decoder.start(&[1], 0).is_err(), "no rows");
-        let unknown =
-            |r: tinygpt_model::Result<&[f32]>| matches!(r, Err(ModelError::TokenOutOfRange { id: 29, vocab_size: 29 }));
+        let unknown = |r: tinygpt_model::Result<Logits<'_>>| {
+            matches!(r, Err(ModelError::TokenOutOfRange { id: 29, vocab_size: 29 }))
+        };
         assert!(unknown(decoder.start(&[1, 29], 1)));
         assert!(unknown(decoder.start(&[29, 0, 0, 0, 0, 0, 0, 0], 1)), "also where it would not be in the context");
 
         let reference = decoded_greedy(&mut decoder, &[3, 4], 9, 2).1;
-        let mut logits = decoder.start(&[3, 4], 2).unwrap().to_vec();
+        let mut logits = decoder.start(&[3, 4], 2).unwrap().to_host().unwrap().into_owned();
         for expected in &reference {
             assert_eq!(logits[..29], expected[..], "an error must not change what follows");
             assert!(matches!(decoder.step(&[1]), Err(ModelError::RowCount { expected: 2, got: 1 })));
             assert!(matches!(decoder.step(&[1, 2, 3]), Err(ModelError::RowCount { expected: 2, got: 3 })));
             assert!(unknown(decoder.step(&[0, 29])));
             assert!(unknown(decoder.start(&[29], 1)), "a start that fails changes nothing either");
-            logits = decoder.step(&[arg_max(expected); 2]).unwrap().to_vec();
+            logits = decoder.step(&[arg_max(expected); 2]).unwrap().to_host().unwrap().into_owned();
         }
     }
 }

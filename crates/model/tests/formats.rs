@@ -13,9 +13,9 @@ use tinygpt_model::{
 fn logits(config: &GptConfig, params: &[Vec<f32>], format: WeightFormat, tokens: &[u32]) -> Vec<Vec<f32>> {
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
     let mut decoder = CpuDecoder::new(config, &slices, Window::Slide, format).unwrap();
-    let mut all = vec![decoder.start(&tokens[..20], 1).unwrap().to_vec()];
+    let mut all = vec![decoder.start(&tokens[..20], 1).unwrap().to_host().unwrap().into_owned()];
     for &token in &tokens[20..] {
-        all.push(decoder.step(&[token]).unwrap().to_vec());
+        all.push(decoder.step(&[token]).unwrap().to_host().unwrap().into_owned());
     }
     all
 }
@@ -62,8 +62,8 @@ fn a_row_among_seventeen_has_the_bits_it_has_alone() {
         one.start(&[1, 2, 3], 1).unwrap();
         for _ in 0..10 {
             let tokens = random.tokens(17, config.vocab_size);
-            let among = many.step(&tokens).unwrap()[16 * 50..].to_vec();
-            assert_eq!(one.step(&tokens[16..]).unwrap(), among, "{format:?}");
+            let among = many.step(&tokens).unwrap().to_host().unwrap()[16 * 50..].to_vec();
+            assert_eq!(one.step(&tokens[16..]).unwrap().to_host().unwrap(), among, "{format:?}");
         }
     }
 }

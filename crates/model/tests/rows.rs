@@ -39,7 +39,7 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 /// The logits' bits of each row, `[row][step]`, for rows that start from `prompt` and go on with tokens of their own.
 fn run<D: Tested>(config: &GptConfig, window: Window, prompt: &[u32], rows: &[Vec<u32>]) -> Vec<Vec<Vec<u32>>> {
     let mut decoder = decoder::<D>(config, window);
-    let mut logits = decoder.start(prompt, rows.len()).unwrap();
+    let mut logits = decoder.start(prompt, rows.len()).unwrap().to_host().unwrap();
     let mut all = vec![Vec::new(); rows.len()];
     for n in 0..=rows[0].len() {
         for (row, logits) in logits.chunks(config.vocab_size).enumerate() {
@@ -47,7 +47,7 @@ fn run<D: Tested>(config: &GptConfig, window: Window, prompt: &[u32], rows: &[Ve
         }
         if n < rows[0].len() {
             let tokens: Vec<u32> = rows.iter().map(|row| row[n]).collect();
-            logits = decoder.step(&tokens).unwrap();
+            logits = decoder.step(&tokens).unwrap().to_host().unwrap();
         }
     }
     all

@@ -38,14 +38,14 @@ pub struct Sampler {
 }
 
 /// What is asked for.
-#[derive(Debug)]
-struct Rules {
-    params: SamplingParams,
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) params: SamplingParams,
     schedule: Schedule,
     /// The position at which the schedule begins.
     schedule_start: u64,
     /// Greedy where the largest probability exceeds this.
-    adaptive: Option<f64>,
+    pub(crate) adaptive: Option<f64>,
 }
 
 /// The buffers of one thread, kept from row to row.
@@ -70,8 +70,7 @@ impl Sampler {
     /// A sampler with the instructions of a level that the processor has.
     pub(crate) fn with_level(params: SamplingParams, level: Level) -> Result<Self, SamplingError> {
         params.validate()?;
-        let rules = Rules { params, schedule: Schedule::Constant, schedule_start: 0, adaptive: None };
-        Ok(Self { rules, level, scratch: vec![Scratch::new(level)] })
+        Ok(Self { rules: Rules::new(params), level, scratch: vec![Scratch::new(level)] })
     }
 
     /// The same sampler with a temperature that follows the row's position.
@@ -108,6 +107,11 @@ impl Sampler {
     #[must_use]
     pub fn params(&self) -> &SamplingParams {
         &self.rules.params
+    }
+
+    /// All that is asked for, for a sampler elsewhere.
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Draws the next token of one row; `history` is read by the penalties only.
@@ -201,7 +205,12 @@ impl Sampler {
 }
 
 impl Rules {
-    fn temperature(&self, position: u64) -> f64 {
+    /// These rules at one temperature, and no others.
+    pub(crate) fn new(params: SamplingParams) -> Self {
+        Self { params, schedule: Schedule::Constant, schedule_start: 0, adaptive: None }
+    }
+
+    pub(crate) fn temperature(&self, position: u64) -> f64 {
         self.schedule.temperature(self.params.temperature, position.saturating_sub(self.schedule_start))
     }
 

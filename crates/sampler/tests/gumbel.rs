@@ -86,6 +86,7 @@ fn a_soft_draw_is_a_distribution_and_a_hard_one_is_its_one_hot() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "of contiguous rows")]
 fn a_row_has_its_own_noise_wherever_it_is_in_a_batch() {
     let row = Tensor::new(&[[0f32, 1.0, 2.0]], &Device::Cpu).unwrap();
     let rows = Tensor::cat(&[&row, &row], 0).unwrap();

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
     Activation, ComposedDecoder, Decoder, Gpt, GptConfig, KvCache, Window,
     cpu::{CpuDecoder, WeightFormat},
@@ -136,7 +136,7 @@ pub(crate) trait Tested: Decoder + Sized {
 
 impl Tested for ComposedDecoder {
     fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: Window) -> tinygpt_model::Result<Self> {
-        Self::new(config, &params, window, &Device::Cpu)
+        Self::new(config, &params, window, DType::F32, &Device::Cpu)
     }
 }
 

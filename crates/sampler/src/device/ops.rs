@@ -69,12 +69,9 @@ pub(super) enum Constant {
     Share(u64),
     /// The units of those limbs, `(limbs, 1, 1)`.
     LimbUnits,
-    /// `1, 2, ... n` times `2^-halvings`: `(1, n)`.
-    Steps { count: usize, halvings: i32 },
+    /// Of each round, the first being number `from`: `1, 2, ... count` times `unit / (count + 1)^(round + 1)`, in a row.
+    Steps { count: usize, from: usize, rounds: usize, unit: u8 },
 }
-
-/// Constants of up to so many elements are always kept.
-const SMALL: usize = 1 << 10;
 
 /// Runs operations on one device, counts them, and keeps the constants there.
 #[derive(Debug)]
@@ -85,6 +82,8 @@ pub(super) struct Ops {
     tiles: RefCell<HashMap<(Constant, DType, usize, usize), Tensor>>,
     /// The most columns that a sort takes.
     pub(super) sort_limit: usize,
+    /// Whether there are operations on f64, which Metal has none of.
+    pub(super) doubles: bool,
     /// Sorts put equals in the wrong order, as those of a GPU may.
     #[cfg(test)]
     pub(super) unstable: bool,
@@ -99,6 +98,7 @@ impl Ops {
             tiles: RefCell::default(),
             // A row of a sort has to fit the shared memory of a block. CUDA's limit serves the CPU too, which has none.
             sort_limit: if device.is_metal() { 1024 } else { 8192 },
+            doubles: !device.is_metal(),
             #[cfg(test)]
             unstable: false,
         }
@@ -205,8 +205,11 @@ impl Ops {
         self.counted(x.to_dtype(dtype))
     }
 
-    /// Side by side, one copy for each part.
+    /// Side by side, one copy for each part. Contiguous parts only: of others candle makes a transposed view, which
+    /// everything after it reads against the grain.
+    #[expect(clippy::disallowed_methods, reason = "of contiguous parts it is one copy each")]
     pub(super) fn concat(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        debug_assert!(parts.iter().all(|part| part.is_contiguous()));
         let out = Tensor::cat(parts, D::Minus1)?;
         self.count(parts.len(), out.elem_count());
         Ok(out)
@@ -224,6 +227,10 @@ impl Ops {
 
     /// The first `count` indices of each row in sorted order, `(B, n)` to `(B, count)`. Equals come in any order: sorts
     /// on GPUs are not stable.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "within the limit of the device, and made stable by keys that all differ"
+    )]
     pub(super) fn sort(&self, x: &Tensor, order: Order, count: usize) -> Result<Tensor> {
         let (_, n) = x.dims2()?;
         debug_assert!(n <= self.sort_limit, "{n} columns");
@@ -245,9 +252,12 @@ impl Ops {
     pub(super) fn prefixes(&self, x: &Tensor, inclusive: bool) -> Result<Tensor> {
         let columns = x.dim(D::Minus1)?;
         let rows = if inclusive { columns } else { columns + 1 };
-        let triangle = self.constant(Constant::Triangle { rows, columns, inclusive }, x.dtype())?;
-        // (..., n) -> (..., 1, n), against (rows, n)
-        let terms = self.binary(Binary::Mul, &x.unsqueeze(x.rank() - 1)?, &triangle)?;
+        let mut shape = x.dims().to_vec();
+        shape.insert(x.rank() - 1, rows);
+        // Of bytes: as integers it would be the largest of all constants.
+        let triangle = self.constant(Constant::Triangle { rows, columns, inclusive }, DType::U8)?;
+        // (..., n) -> (..., 1, n), where (rows, n)
+        let terms = self.choose_or(&triangle.broadcast_as(shape)?, &x.unsqueeze(x.rank() - 1)?, 0.0)?;
         self.reduce(Reduce::Sum, &terms)?.squeeze(D::Minus1) // (..., rows, 1) -> (..., rows)
     }
 
@@ -283,8 +293,10 @@ impl Ops {
                 (super::share::limbs(f64::from_bits(bits)).to_vec(), vec![super::share::LIMBS, 1, 1])
             }
             Constant::LimbUnits => (super::share::units().to_vec(), vec![super::share::LIMBS, 1, 1]),
-            Constant::Steps { count, halvings } => {
-                ((1..=count).map(|n| n as f64 * f64::from(-halvings).exp2()).collect(), vec![1, count])
+            Constant::Steps { count, from, rounds, unit } => {
+                let step = |round: usize| f64::from(unit) / ((count + 1) as f64).powi(round as i32 + 1);
+                let of_round = |round| (1..=count).map(move |n| n as f64 * step(round));
+                ((from..from + rounds).flat_map(of_round).collect(), vec![1, rounds * count])
             }
         };
         let tensor = self.upload(values, &shape, dtype)?;
@@ -304,12 +316,6 @@ impl Ops {
         Ok(tile)
     }
 
-    /// Frees the tiles and the larger constants; they are made again when they are needed.
-    pub(super) fn forget(&self) {
-        self.tiles.borrow_mut().clear();
-        self.constants.borrow_mut().retain(|_, constant| constant.elem_count() <= SMALL);
-    }
-
     /// Numbers of the host.
     pub(super) fn upload(&self, values: Vec<f64>, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let host = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?;
@@ -317,11 +323,13 @@ impl Ops {
     }
 
     /// A copy of `x` with these values at the indices of each row.
+    #[expect(clippy::disallowed_methods, reason = "of the few logits that penalties touch")]
     pub(super) fn scatter(&self, x: &Tensor, indices: &Tensor, values: &Tensor) -> Result<Tensor> {
         self.counted(x.scatter(indices, values, 1))
     }
 
     /// The rows of these numbers.
+    #[expect(clippy::disallowed_methods, reason = "of rows that exist; nothing is differentiated here")]
     pub(super) fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         let rows = self.upload(rows.iter().map(|&row| row as f64).collect(), &[rows.len()], DType::U32)?;
         self.counted(x.index_select(&rows, 0))

@@ -1,7 +1,7 @@
 //! What the rules do to a batch of rows, from the logits to one token for each row.
 
-use super::ops::{Binary, Ops, Reduce};
-use super::search::Search;
+use super::ops::{Binary, Constant, Ops, Reduce};
+use super::search::{Range, Search};
 use super::select::{Candidates, maxima};
 use super::tree::Tree;
 use super::{BAD, MORE, share};
@@ -15,13 +15,19 @@ const MOST: usize = 128;
 /// The candidates among which the nucleus of top-p alone is looked for first, and the logits that there must be for each.
 const NUCLEUS: usize = 96;
 const FOR_EACH: usize = 256;
+/// Rounds of the search that follows a look at the candidates, before its first draw.
+const ROUNDS: usize = 10;
+const ROUNDS_OF_HALVES: usize = 4;
 
 /// A batch of rows and what is to be done to it.
+#[derive(Clone, Copy)]
 pub(super) struct Program<'a> {
     pub(super) ops: &'a Ops,
     /// `(B, V)`
     pub(super) logits: &'a Tensor,
     pub(super) params: &'a SamplingParams,
+    /// Greedy where the largest probability exceeds this.
+    pub(super) adaptive: Option<f64>,
     /// Whether NaNs are looked for. The look takes a sum that overflowed in both directions for one.
     pub(super) check: bool,
 }
@@ -37,6 +43,23 @@ pub(super) struct Kept {
     masks: Vec<Tensor>,
     /// Where it is not enough to have looked at the candidates, `(B, 1)`: 0.
     fits: Option<Tensor>,
+    /// Greedy where the largest probability exceeds this.
+    adaptive: Option<f64>,
+    /// For the rows where it is not.
+    whole: Option<Whole>,
+}
+
+/// What the look at the candidates has computed of whole rows, for the search that may follow.
+pub(super) struct Whole {
+    tree: Tree,
+    /// `(B, width)` f32
+    x: Tensor,
+    /// `(B, width)` i64
+    weights: Tensor,
+    /// The largest logits, `(B, k)`, falling.
+    falling: Tensor,
+    /// `(B, 1)` i64
+    target: Tensor,
 }
 
 /// Which tokens the columns are.
@@ -48,6 +71,11 @@ enum Columns {
 }
 
 impl Kept {
+    /// For a search of the rows that it does not fit.
+    pub(super) fn into_whole(self) -> Option<Whole> {
+        self.whole
+    }
+
     fn keep(&mut self, ops: &Ops, mask: Tensor) -> Result<()> {
         self.weights = ops.choose_or(&mask, &self.weights, 0.0)?;
         self.masks.push(mask);
@@ -59,7 +87,11 @@ impl Kept {
         let token = match &self.columns {
             Columns::All(tree) => {
                 let prefixes = tree.prefixes(ops, &self.weights)?;
-                tree.pick(ops, &self.weights, &prefixes, &share::of_totals(ops, &prefixes.total, uniforms)?)?
+                let target = share::of_totals(ops, &prefixes.total, uniforms)?;
+                let token = tree.pick(ops, &self.weights, &prefixes, &target)?;
+                let largest = |x: &Tensor| tree.reduce(ops, Reduce::Max, x);
+                let first = |x: &Tensor| tree.reduce(ops, Reduce::Min, x);
+                self.greedy_where_sure(ops, token, &prefixes.total, || tree.positions(ops), largest, first)?
             }
             Columns::Few(positions) => {
                 let total = ops.reduce(Reduce::Sum, &self.weights)?;
@@ -69,13 +101,36 @@ impl Kept {
                 let sums = ops.choose_or(&up_to, &self.weights.unsqueeze(1)?, 0.0)?;
                 let sums = ops.reduce(Reduce::Sum, &sums)?.squeeze(2)?; // (B, k, 1) -> (B, k)
                 let passed = ops.binary(Binary::Above, &sums, &target)?;
-                ops.reduce(Reduce::Min, &ops.choose_or(&passed, positions, f64::from(BAD))?)?
+                let token = ops.reduce(Reduce::Min, &ops.choose_or(&passed, positions, f64::from(BAD))?)?;
+                let largest = |x: &Tensor| ops.reduce(Reduce::Max, x);
+                let first = |x: &Tensor| ops.reduce(Reduce::Min, x);
+                self.greedy_where_sure(ops, token, &total, || Ok(positions.clone()), largest, first)?
             }
         };
         match &self.fits {
             Some(fits) => ops.choose_or(fits, &token, f64::from(MORE)),
             None => Ok(token),
         }
+    }
+
+    /// `token`, or the first of the largest logit in rows where its probability, [`ONE`] of `total`, exceeds the threshold.
+    fn greedy_where_sure(
+        &self,
+        ops: &Ops,
+        token: Tensor,
+        total: &Tensor,
+        positions: impl FnOnce() -> Result<Tensor>,
+        largest: impl Fn(&Tensor) -> Result<Tensor>,
+        first: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let Some(threshold) = self.adaptive else { return Ok(token) };
+        // The largest integer below the quotient; any probability exceeds 0. A good row has a total of at least `ONE`.
+        let most = ((ONE / threshold).ceil() - 1.0).min(62f64.exp2());
+        let sure = ops.with(Binary::AtMost, total, most)?;
+        let sure = ops.binary(Binary::Mul, &sure, &ops.with(Binary::AtLeast, total, ONE)?)?;
+        let here = ops.binary(Binary::Equal, &self.logits, &largest(&self.logits)?)?;
+        let first = first(&ops.choose_or(&here, &positions()?, f64::from(BAD))?)?;
+        ops.choose(&sure, &first, &token)
     }
 
     /// The tokens of a single row that may be drawn and their logits, in no order: those of weight zero too, if no rule
@@ -140,48 +195,65 @@ impl Program<'_> {
 
     /// What the rules leave of the k largest. Top-p is of their mass or, with `of_row`, of the whole row's.
     fn of_candidates(&self, k: usize, of_row: bool) -> Result<Kept> {
-        let (ops, params) = (self.ops, self.params);
+        let Self { ops, params, adaptive, .. } = *self;
         let candidates = Candidates::new(ops, self.logits, k, self.check)?;
-        let falling = candidates.falling(ops, k)?;
+        let (order, falling) = candidates.falling(ops, k)?;
         let mut least = falling.narrow(1, k - 1, 1)?;
         let falling_wide = ops.cast(&falling, DType::F32)?;
         let largest = falling_wide.narrow(1, 0, 1)?;
-        let (mut count, mut fits) = (None, None);
-        if params.top_p < 1.0 {
+        let (mut count, mut fits, mut whole) = (None, None, None);
+        if params.top_p < 1.0 && of_row {
+            let (tree, x) = self.padded()?;
+            let all = self.weigh(ops.binary(Binary::Sub, &x, &largest)?, false)?;
+            let weights = ops.gather(&all, &ops.gather(&candidates.positions, &order)?)?;
+            let weights = ops.with(Binary::Max, &weights, 0.0)?;
+            // What is no number in a bad row weighs the least integer on CUDA, and all else 0.
+            let total = ops.with(Binary::Max, &ops.reduce(Reduce::Sum, &all)?, 0.0)?;
+            let (more, sum, target) = self.nucleus(&weights, &total)?;
+            fits = Some(ops.binary(Binary::AtLeast, &sum, &target)?);
+            least = ops.gather(&falling, &more)?;
+            count = Some(more);
+            whole = Some(Whole { tree, x, weights: all, falling: falling_wide.clone(), target });
+        } else if params.top_p < 1.0 {
             let weights = self.weigh(ops.binary(Binary::Sub, &falling_wide, &largest)?, true)?;
-            let sums = ops.prefixes(&weights, false)?; // (B, k + 1)
-            let all = sums.narrow(1, k, 1)?;
-            let total = if of_row { self.total(&largest)? } else { all.clone() };
-            let target = ops.with(Binary::Max, &share::of_total(ops, &total, params.top_p)?, 1.0)?;
-            let stays = ops.binary(Binary::Above, &target, &sums.narrow(1, 0, k)?)?;
-            let stay = ops.reduce(Reduce::Sum, &ops.cast(&stays, DType::U32)?)?;
-            least = ops.gather(&falling, &ops.with(Binary::Sub, &stay, 1.0)?)?;
-            fits = if of_row { Some(ops.binary(Binary::AtLeast, &all, &target)?) } else { None };
-            count = Some(stay);
+            let total = ops.reduce(Reduce::Sum, &weights)?;
+            let (more, ..) = self.nucleus(&weights, &total)?;
+            least = ops.gather(&falling, &more)?;
+            count = Some(more);
         }
         let (positions, logits) = candidates.down_to(ops, &least, k)?;
         let logits = ops.cast(&logits, DType::F32)?;
-        let below = ops.binary(Binary::Sub, &logits, &largest)?;
-        let weights = self.weigh(below.clone(), true)?;
-        let mut kept = Kept { columns: Columns::Few(positions), logits, weights, masks: Vec::new(), fits };
+        let weights = match &whole {
+            Some(whole) => ops.with(Binary::Max, &ops.gather(&whole.weights, &positions)?, 0.0)?,
+            None => self.weigh(ops.binary(Binary::Sub, &logits, &largest)?, true)?,
+        };
+        let mut kept =
+            Kept { columns: Columns::Few(positions), logits, weights, masks: Vec::new(), fits, adaptive, whole };
         if let Some(count) = count {
-            kept.keep(ops, ops.binary(Binary::Above, &count, &ops.ramp(k, 1)?)?)?;
+            kept.keep(ops, ops.binary(Binary::AtLeast, &count, &ops.ramp(k, 1)?)?)?;
         }
-        self.apply_min_p(&mut kept, &below)?;
+        self.apply_min_p(&mut kept, &largest)?;
         Ok(kept)
     }
 
     /// What the rules leave, by a search where they cut.
     pub(super) fn kept_of_all(&self) -> Result<Kept> {
-        let (ops, params) = (self.ops, self.params);
-        let (rows, vocab) = self.logits.dims2()?;
-        let tree = Tree::new(rows, vocab);
+        let Self { ops, params, adaptive, .. } = *self;
+        let vocab = self.logits.dim(1)?;
         let (size, stride) = windows(vocab);
         let largest = ops.reduce(Reduce::Max, &maxima(ops, self.logits, size, stride, self.check)?)?;
         let largest = ops.cast(&largest, DType::F32)?;
-        let x = tree.pad(ops, &ops.cast(self.logits, DType::F32)?)?;
+        let (tree, x) = self.padded()?;
         let weights = self.weigh(ops.binary(Binary::Sub, &x, &largest)?, false)?;
-        let mut kept = Kept { columns: Columns::All(tree), logits: x, weights, masks: Vec::new(), fits: None };
+        let mut kept = Kept {
+            columns: Columns::All(tree),
+            logits: x,
+            weights,
+            masks: Vec::new(),
+            fits: None,
+            adaptive,
+            whole: None,
+        };
         let halves = self.logits.dtype() != DType::F32;
         if params.top_k > 0 && params.top_k < vocab {
             let finite = ops.with(Binary::Above, &kept.logits, f64::NEG_INFINITY)?;
@@ -190,24 +262,22 @@ impl Program<'_> {
             let good = ops.binary(Binary::Equal, &zero, &zero)?;
             let ones = Tree::ones(ops, &ops.binary(Binary::Mul, &finite, &good)?)?;
             let total = tree.reduce(ops, Reduce::Sum, &ones)?;
-            let target = ops.scalar(params.top_k as f64, DType::I64)?;
-            let search = Search { ops, tree, x: &kept.logits, largest: &largest, halves };
-            let mask = search.reach(&ones, &total, &target)?;
+            // Of a bad row, whatever there is.
+            let target = ops.with(Binary::Max, &ops.with(Binary::Min, &total, params.top_k as f64)?, 1.0)?;
+            let search = Search { ops, tree, x: &kept.logits, largest: &largest, masses: &ones, target };
+            let mask = search.reach(halves)?;
             // What is dropped must not look like a tie of what is kept.
             kept.logits = ops.choose_or(&mask, &kept.logits, f64::NEG_INFINITY)?;
             kept.keep(ops, mask)?;
         }
         if params.top_p < 1.0 {
             let total = tree.reduce(ops, Reduce::Sum, &kept.weights)?;
-            let target = share::of_total(ops, &total, params.top_p)?;
-            let search = Search { ops, tree, x: &kept.logits, largest: &largest, halves };
-            let mask = search.reach(&kept.weights, &total, &target)?;
+            let target = ops.with(Binary::Max, &share::of_total(ops, &total, params.top_p)?, 1.0)?;
+            let search = Search { ops, tree, x: &kept.logits, largest: &largest, masses: &kept.weights, target };
+            let mask = search.reach(halves)?;
             kept.keep(ops, mask)?;
         }
-        if params.min_p > 0.0 {
-            let below = ops.binary(Binary::Sub, &kept.logits, &largest)?;
-            self.apply_min_p(&mut kept, &below)?;
-        }
+        self.apply_min_p(&mut kept, &largest)?;
         Ok(kept)
     }
 
@@ -225,19 +295,92 @@ impl Program<'_> {
         if clamp { ops.with(Binary::Max, &weights, 0.0) } else { Ok(weights) }
     }
 
-    /// The weight of each row, `(B, 1)`.
-    fn total(&self, largest: &Tensor) -> Result<Tensor> {
+    /// Of falling weights, `(B, k)`, how many stay beside the first so that they reach top-p of `total`, `(B, 1)` u32 and
+    /// at most `k - 1`; the sum of all; and what is to be reached, which is 0 in a bad row.
+    fn nucleus(&self, weights: &Tensor, total: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         let ops = self.ops;
-        let below = ops.binary(Binary::Sub, &ops.cast(self.logits, DType::F32)?, largest)?;
-        let weights = self.weigh(below, false)?;
-        ops.with(Binary::Max, &ops.reduce(Reduce::Sum, &weights)?, 0.0)
+        let (rows, k) = weights.dims2()?;
+        let target = share::of_total(ops, total, self.params.top_p)?;
+        if k == 1 {
+            return Ok((ops.tile(Constant::Scalar(0), DType::U32, rows, 1)?, weights.clone(), target));
+        }
+        let sums = ops.prefixes(weights, true)?;
+        let short = ops.binary(Binary::Above, &target, &sums.narrow(1, 0, k - 1)?)?;
+        let more = ops.reduce(Reduce::Sum, &ops.cast(&short, DType::U32)?)?;
+        Ok((more, sums.narrow(1, k - 1, 1)?, target))
     }
 
-    fn apply_min_p(&self, kept: &mut Kept, below: &Tensor) -> Result<()> {
-        if self.params.min_p > 0.0 {
+    /// The logits as a tree's leaves, `(B, width)` f32.
+    fn padded(&self) -> Result<(Tree, Tensor)> {
+        let (rows, vocab) = self.logits.dims2()?;
+        let tree = Tree::new(rows, vocab);
+        Ok((tree, tree.pad(self.ops, &self.ops.cast(self.logits, DType::F32)?)?))
+    }
+
+    /// A token for each of these rows, whose nucleus is not among the candidates, or [`BAD`].
+    ///
+    /// The range of the threshold is narrowed until what reaches it is, in nearly all rows, the nucleus: then without the
+    /// least of it there is too little. The others, and those whose nucleus ends within equal logits, are searched on.
+    pub(super) fn search_on(&self, whole: Whole, rows: &[usize], uniforms: &[f64]) -> Result<Vec<u32>> {
+        let Self { ops, params, adaptive, .. } = *self;
+        let vocab = self.logits.dim(1)?;
+        let Whole { mut tree, mut x, mut weights, mut falling, mut target } = whole;
+        let mut logits = self.logits.clone();
+        if rows.len() < logits.dim(0)? {
+            for part in [&mut x, &mut weights, &mut falling, &mut target, &mut logits] {
+                *part = ops.rows(part, rows)?;
+            }
+            tree = tree.with_rows(rows.len());
+        }
+        let (largest, least) = (falling.narrow(1, 0, 1)?, falling.narrow(1, falling.dim(1)? - 1, 1)?);
+        // What weighs less than the V-th part of what may be missing is missing together; by a little less, for rounding.
+        let depth = (vocab as f64 / (1.0 - params.top_p)).ln() * 1.001 + 0.01;
+        let low = ops.with(Binary::Add, &largest, (-depth * params.temperature).max(f64::from(f32::MIN)))?;
+        let smallest = ops.cast(&ops.reduce(Reduce::Min, &logits)?, DType::F32)?;
+        let low = ops.binary(Binary::Max, &low, &smallest)?;
+        let width = ops.binary(Binary::Sub, &least, &low)?;
+        let search = Search { ops, tree, x: &x, largest: &largest, masses: &weights, target: target.clone() };
+        let mut range = Range { low, width, units: 1, round: 0 };
+        let ties = self.logits.dtype() != DType::F32;
+        search.narrow(&mut range, if ties { ROUNDS_OF_HALVES } else { ROUNDS })?;
+        let columns = Columns::All(tree);
+        let mut kept = Kept {
+            columns,
+            logits: x.clone(),
+            weights: weights.clone(),
+            masks: Vec::new(),
+            fits: None,
+            adaptive,
+            whole: None,
+        };
+        let mut tokens = vec![MORE; rows.len()];
+        if !ties {
+            let reached = ops.binary(Binary::AtLeast, &x, &range.low)?;
+            let lightest = ops.reduce(Reduce::Min, &ops.choose_or(&reached, &weights, ONE)?)?;
+            kept.keep(ops, reached)?;
+            let without = ops.binary(Binary::Sub, &ops.reduce(Reduce::Sum, &kept.weights)?, &lightest)?;
+            kept.fits = Some(ops.binary(Binary::Above, &target, &without)?);
+            self.apply_min_p(&mut kept, &largest)?;
+            tokens = ops.read(&kept.draw(ops, uniforms)?)?;
+        }
+        if tokens.contains(&MORE) {
+            (kept.weights, kept.fits) = (weights.clone(), None);
+            kept.keep(ops, search.settle(range)?)?;
+            self.apply_min_p(&mut kept, &largest)?;
+            tokens = ops.read(&kept.draw(ops, uniforms)?)?;
+        }
+        Ok(tokens)
+    }
+
+    fn apply_min_p(&self, kept: &mut Kept, largest: &Tensor) -> Result<()> {
+        let Self { ops, params, .. } = *self;
+        if params.min_p > 0.0 {
             // In the exponent, where the logits are exact. A quotient that rounds to 1 in f64 counts as 1.
-            let bound = (self.params.min_p.ln() - f64::EPSILON / 4.0) * self.params.temperature;
-            kept.keep(self.ops, self.ops.with(Binary::AtLeast, below, bound)?)?;
+            let bound = (params.min_p.ln() - f64::EPSILON / 4.0) * params.temperature;
+            // Uploaded and not kept: with a schedule it is another number at every position.
+            let bound = ops.upload(vec![bound], &[1], DType::F32)?;
+            let below = ops.binary(Binary::Sub, &kept.logits, largest)?;
+            kept.keep(ops, ops.binary(Binary::AtLeast, &below, &bound)?)?;
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use candle_core::{DType, Result, Tensor};
 
 /// Thresholds that are tried at once; each round narrows the range by one more.
 const THRESHOLDS: usize = 3;
-/// Rounds before the first look at whether all rows are done: 24 bits of the range for f32, 16 for the half types, whose
-/// values lie farther apart.
+/// Rounds before the first look at whether all rows are done, in a search from nothing: 24 bits of the range for f32, 16
+/// for the half types, whose values lie farther apart.
 const FIRST_ROUNDS: usize = 12;
 const FIRST_ROUNDS_OF_HALVES: usize = 8;
 /// Rounds between the looks that follow.
@@ -27,35 +27,44 @@ pub(super) struct Search<'a> {
     pub(super) x: &'a Tensor,
     /// The largest of each row, `(B, 1)`.
     pub(super) largest: &'a Tensor,
-    /// Whether the logits come from a type of 16 bits.
-    pub(super) halves: bool,
+    /// `(B, width)` i64; equal logits have equal ones. Rows without any may get any answer.
+    pub(super) masses: &'a Tensor,
+    /// The mass to reach, `(B, 1)`, from 1 to that of the row.
+    pub(super) target: Tensor,
+}
+
+/// Where the threshold is.
+pub(super) struct Range {
+    /// The masses down to here, `(B, 1)`, reach the target; down to `units * width` above the first of these, they do not.
+    pub(super) low: Tensor,
+    pub(super) width: Tensor,
+    pub(super) units: u8,
+    /// Rounds that have narrowed it.
+    pub(super) round: usize,
 }
 
 impl Search<'_> {
-    /// The smallest set of elements whose masses, `(B, width)` i64, reach `target`, `(B, 1)`, as a mask. Equal logits
-    /// have equal masses; a target above `total`, `(B, 1)`, keeps everything; rows without mass may get any answer.
-    pub(super) fn reach(&self, masses: &Tensor, total: &Tensor, target: &Tensor) -> Result<Tensor> {
-        let Self { ops, tree, x, largest, .. } = *self;
-        let target = ops.with(Binary::Max, &ops.binary(Binary::Min, target, total)?, 1.0)?;
+    /// The smallest set of elements whose masses reach the target, as a mask.
+    pub(super) fn reach(&self, halves: bool) -> Result<Tensor> {
+        let Self { ops, tree, x, largest, masses, .. } = *self;
         // All that weighs something is not below `low`; the threshold never is.
         let heavy = ops.choose(&ops.with(Binary::Above, masses, 0.0)?, x, largest)?;
-        let mut low = tree.reduce(ops, Reduce::Min, &heavy)?;
+        let low = tree.reduce(ops, Reduce::Min, &heavy)?;
         drop(heavy);
         // Halved before the difference is taken, which may not be finite.
-        let half_range = ops.binary(Binary::Sub, &ops.scale(largest, 0.5)?, &ops.scale(&low, 0.5)?)?;
-        let mut round = 0;
+        let width = ops.binary(Binary::Sub, &ops.scale(largest, 0.5)?, &ops.scale(&low, 0.5)?)?;
+        let mut range = Range { low, width, units: 2, round: 0 };
+        self.narrow(&mut range, if halves { FIRST_ROUNDS_OF_HALVES } else { FIRST_ROUNDS })?;
+        self.settle(range)
+    }
+
+    /// [`Search::reach`] from a range that is narrow already.
+    pub(super) fn settle(&self, mut range: Range) -> Result<Tensor> {
+        let Self { ops, tree, x, largest, masses, ref target } = *self;
         loop {
-            let rounds = match (round, self.halves) {
-                (0, false) => FIRST_ROUNDS,
-                (0, true) => FIRST_ROUNDS_OF_HALVES,
-                _ => ROUNDS,
-            };
-            for _ in 0..rounds {
-                low = self.raise(&low, &half_range, round, masses, &target)?;
-                round += 1;
-            }
+            let low = &range.low;
             // The least value of the data that is not below.
-            let reached = ops.binary(Binary::AtLeast, x, &low)?;
+            let reached = ops.binary(Binary::AtLeast, x, low)?;
             let least = tree.reduce(ops, Reduce::Min, &ops.choose(&reached, x, largest)?)?;
             let beyond = ops.binary(Binary::Above, x, &least)?;
             let above = tree.reduce(ops, Reduce::Sum, &ops.choose_or(&beyond, masses, 0.0)?)?;
@@ -64,18 +73,19 @@ impl Search<'_> {
             // Nothing weighs 0 here but in a bad row, where the division must not fail.
             let tie = ops.with(Binary::Max, &tie, 1.0)?;
             // How many of the equals stay before the last that does.
-            let stay = ops.with(Binary::Sub, &ops.binary(Binary::Sub, &target, &above)?, 1.0)?;
+            let stay = ops.with(Binary::Sub, &ops.binary(Binary::Sub, target, &above)?, 1.0)?;
             let stay = ops.binary(Binary::Div, &stay, &tie)?;
             let ties = Tree::ones(ops, &equal)?;
             let count = tree.reduce(ops, Reduce::Sum, &ties)?;
-            let done = ops.binary(Binary::Above, &target, &above)?;
+            let done = ops.binary(Binary::Above, target, &above)?;
             let cuts = ops.binary(Binary::Above, &count, &ops.with(Binary::Add, &stay, 1.0)?)?;
             let cuts = ops.choose_or(&cuts, &ops.scalar(f64::from(CUTS_A_TIE), DType::U32)?, f64::from(WHOLE))?;
             let found = ops.read(&ops.choose_or(&done, &cuts, f64::from(NOT_DONE))?)?;
             if found.contains(&NOT_DONE) {
                 // Everything that stays is above: on from the next value, so that every look is progress.
                 let next = tree.reduce(ops, Reduce::Min, &ops.choose(&beyond, x, largest)?)?;
-                low = ops.choose(&done, &low, &next)?;
+                range.low = ops.choose(&done, low, &next)?;
+                self.narrow(&mut range, ROUNDS)?;
                 continue;
             }
             if !found.contains(&CUTS_A_TIE) {
@@ -87,25 +97,24 @@ impl Search<'_> {
         }
     }
 
-    /// The largest of `low` and the thresholds above it, `(B, 1)`, down to which the masses reach the target.
-    fn raise(
-        &self,
-        low: &Tensor,
-        half_range: &Tensor,
-        round: usize,
-        masses: &Tensor,
-        target: &Tensor,
-    ) -> Result<Tensor> {
+    /// So many rounds: of each, `low` becomes the largest of itself and the thresholds above it down to which the masses
+    /// reach the target.
+    pub(super) fn narrow(&self, range: &mut Range, rounds: usize) -> Result<()> {
         let ops = self.ops;
-        // (j / 4^(round + 1)) of the range: of its half, twice that.
-        let steps = Constant::Steps { count: THRESHOLDS, halvings: 2 * round as i32 + 1 };
-        let steps = ops.binary(Binary::Mul, half_range, &ops.constant(steps, DType::F32)?)?;
-        let thresholds = ops.binary(Binary::Add, low, &steps)?; // (B, thresholds)
-        // (B, 1, width) against (B, thresholds, 1)
-        let reached = ops.binary(Binary::AtLeast, &self.x.unsqueeze(1)?, &thresholds.unsqueeze(2)?)?;
-        let reached = ops.choose_or(&reached, &masses.unsqueeze(1)?, 0.0)?;
-        let mass = ops.reduce(Reduce::Sum, &reached)?.squeeze(2)?; // (B, thresholds, 1) -> (B, thresholds)
-        let enough = ops.binary(Binary::AtLeast, &mass, target)?;
-        ops.reduce(Reduce::Max, &ops.choose(&enough, &thresholds, low)?)
+        // (j / 4^(round + 1)) of the range: (B, rounds * thresholds)
+        let steps = Constant::Steps { count: THRESHOLDS, from: range.round, rounds, unit: range.units };
+        let steps = ops.binary(Binary::Mul, &range.width, &ops.constant(steps, DType::F32)?)?;
+        range.round += rounds;
+        for round in 0..rounds {
+            let steps = steps.narrow(1, round * THRESHOLDS, THRESHOLDS)?;
+            let thresholds = ops.binary(Binary::Add, &range.low, &steps)?; // (B, thresholds)
+            // (B, 1, width) against (B, thresholds, 1)
+            let reached = ops.binary(Binary::AtLeast, &self.x.unsqueeze(1)?, &thresholds.unsqueeze(2)?)?;
+            let reached = ops.choose_or(&reached, &self.masses.unsqueeze(1)?, 0.0)?;
+            let mass = ops.reduce(Reduce::Sum, &reached)?.squeeze(2)?; // (B, thresholds, 1) -> (B, thresholds)
+            let enough = ops.binary(Binary::AtLeast, &mass, &self.target)?;
+            range.low = ops.reduce(Reduce::Max, &ops.choose(&enough, &thresholds, &range.low)?)?;
+        }
+        Ok(())
     }
 }

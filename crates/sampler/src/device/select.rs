@@ -7,8 +7,8 @@
 //! Sorts on GPUs are not stable, so a sort by value says only what the k-th largest value is. A second sort, of keys
 //! that are all different, takes what is above it and then as many of its equals as are missing, the lowest first.
 
-use super::ops::{Binary, Constant, Ops, Order, Pool};
-use candle_core::{DType, Result, Tensor};
+use super::ops::{Binary, Ops, Order, Pool};
+use candle_core::{Result, Tensor};
 
 /// Chunks are of at most this size.
 const LARGEST_CHUNK: usize = 64;
@@ -47,9 +47,11 @@ impl Candidates {
         Ok(found)
     }
 
-    /// The k largest values, falling: `(B, k)`.
-    pub(super) fn falling(&self, ops: &Ops, k: usize) -> Result<Tensor> {
-        ops.gather(&self.values, &ops.sort(&self.values, Order::Falling, k)?)
+    /// Which of the candidates are the k largest, falling, equals in any order, and their values: `(B, k)`.
+    pub(super) fn falling(&self, ops: &Ops, k: usize) -> Result<(Tensor, Tensor)> {
+        let order = ops.sort(&self.values, Order::Falling, k)?;
+        let values = ops.gather(&self.values, &order)?;
+        Ok((order, values))
     }
 
     /// Positions and values of the candidates that are above `least`, `(B, 1)`, and of those equal to it, in this order
@@ -62,9 +64,7 @@ impl Candidates {
 
 /// `values` with +inf wherever `suspects`, of the same shape, is NaN.
 fn without_nan(ops: &Ops, suspects: &Tensor, values: &Tensor) -> Result<Tensor> {
-    let (rows, n) = values.dims2()?;
-    let infinity = ops.tile(Constant::Scalar(f64::INFINITY.to_bits()), values.dtype(), rows, n)?;
-    ops.choose(&ops.binary(Binary::Equal, suspects, suspects)?, values, &infinity)
+    ops.choose_or(&ops.binary(Binary::Equal, suspects, suspects)?, values, f64::INFINITY)
 }
 
 /// The maxima of the windows of rows, +inf for one that holds a NaN: a maximum may lose a NaN, a sum never does.
@@ -109,18 +109,19 @@ fn largest(ops: &Ops, values: &Tensor, k: usize) -> Result<Tensor> {
         let inner = largest(ops, &ops.gather(values, &positions)?, k)?;
         return ops.gather(&positions, &inner);
     }
-    let order = ops.sort(values, Order::Falling, k)?;
+    let order = ops.sort(values, Order::Falling, values.dim(1)?)?;
     let kth = ops.gather(values, &ops.copy(&order.narrow(1, k - 1, 1)?)?)?;
     down_to(ops, values, &kth, k)
 }
 
 /// The indices of the elements above `least`, `(B, 1)`, in rising order, then of those equal to it: the first k.
 fn down_to(ops: &Ops, values: &Tensor, least: &Tensor, k: usize) -> Result<Tensor> {
-    let (rows, n) = values.dims2()?;
-    let last = ops.tile(Constant::Scalar(f64::from(u32::MAX).to_bits()), DType::U32, rows, n)?;
+    let n = values.dim(1)?;
+    // In sizes that maxima and candidates share.
+    let ramp = ops.ramp((2 * n).next_multiple_of(512), 1)?;
     let above = ops.binary(Binary::Above, values, least)?;
     let reaches = ops.binary(Binary::AtLeast, values, least)?;
-    let keys = ops.choose(&reaches, &ops.ramps(rows, n, n)?, &last)?;
-    let keys = ops.choose(&above, &ops.ramps(rows, 0, n)?, &keys)?;
+    let keys = ops.choose_or(&reaches, &ramp.narrow(1, n, n)?, f64::from(u32::MAX))?;
+    let keys = ops.choose(&above, &ramp.narrow(1, 0, n)?, &keys)?;
     ops.sort(&keys, Order::Rising, k)
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::exactness::{BOUNDARY, Dice, random_row, random_rules};
-use crate::{Row, Sampler, oracle};
+use crate::{Row, Sampler, Schedule, oracle};
 use candle_core::Device;
 
 const INF: f32 = f32::INFINITY;
@@ -31,11 +31,13 @@ struct Sorts {
 }
 
 const STABLE: Sorts = Sorts { unstable: false, limit: 8192 };
+/// The columns of Metal's sorts; it has no f64 either.
+const METAL: usize = 1024;
 
 fn sampler(params: &SamplingParams, sorts: Sorts) -> DeviceSampler {
     let mut sampler = DeviceSampler::new(params.clone()).unwrap();
     let mut ops = Ops::new(&Device::Cpu);
-    (ops.unstable, ops.sort_limit) = (sorts.unstable, sorts.limit);
+    (ops.unstable, ops.sort_limit, ops.doubles) = (sorts.unstable, sorts.limit, sorts.limit > METAL);
     sampler.ops = Some(ops);
     sampler
 }
@@ -117,7 +119,7 @@ fn ties_that_a_sort_reverses_change_nothing() {
 #[test]
 fn sorts_of_few_columns_change_nothing() {
     compare(4100..4600, 2000, Sorts { unstable: true, limit: 256 });
-    compare(4600..4640, 60_000, Sorts { unstable: true, limit: 1024 });
+    compare(4600..4640, 60_000, Sorts { unstable: true, limit: METAL });
 }
 
 #[test]
@@ -125,7 +127,7 @@ fn sorts_of_few_columns_change_nothing() {
 fn a_hundred_thousand_rows_equal_the_oracle_and_the_host() {
     compare(10_000..42_000, 1_000, STABLE);
     compare(42_000..43_000, 60_000, Sorts { unstable: true, ..STABLE });
-    compare(43_000..43_400, 262_144, Sorts { unstable: true, limit: 1024 });
+    compare(43_000..43_400, 262_144, Sorts { unstable: true, limit: METAL });
 }
 
 #[test]
@@ -243,21 +245,24 @@ fn bars() -> [(&'static str, SamplingParams, usize, f64); 6] {
 fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
     let mut dice = Dice { case: 1, count: 0 };
     let numbers: Vec<f32> = (0..16 * 50_257).map(|_| 3.0 * dice.normal() as f32).collect();
+    let mut undecided = 0;
     for (rows, vocab) in [(16, 50_257), (1, 50_257), (4, 50_261), (4, 128_256), (3, 262_144), (3, 100_277)] {
         let logits = Tensor::from_vec(numbers[..rows * vocab].to_vec(), (rows, vocab), &Device::Cpu).unwrap();
         for dtype in [DType::F32, DType::BF16] {
             let logits = logits.to_dtype(dtype).unwrap();
-            for (name, params, most_launches, most_work) in bars() {
+            for (name, params, mut most_launches, mut most_work) in bars() {
                 let mut sampler = DeviceSampler::new(params.clone()).unwrap();
                 sampler.sample(&logits, &places(rows)).unwrap();
-                let (_, mut cost) = sampler.sample_counted(&logits, &places(rows)).unwrap();
-                assert_eq!(cost.readbacks, 1 + 2 * usize::from(name == "top-p by search"));
-                if name == "top-p by search" {
-                    let ops = sampler.ops.as_ref().unwrap();
-                    ops.reset_cost();
-                    let program = Program { ops, logits: &logits, params: &params, check: true };
-                    program.kept_of_all().unwrap().draw(ops, &vec![0.5; rows]).unwrap();
-                    cost = ops.cost();
+                let (_, cost) = sampler.sample_counted(&logits, &places(rows)).unwrap();
+                // The tokens; before them, flags of what the candidates do not hold; and, where values are tied, of ties.
+                let searched = name == "top-p by search";
+                let readbacks = if !searched { 1 } else { 2 + usize::from(dtype == DType::BF16) };
+                if searched && cost.readbacks > readbacks {
+                    // A row took more rounds.
+                    undecided += 1;
+                    (most_launches, most_work) = (290, 190.0);
+                } else {
+                    assert_eq!(cost.readbacks, readbacks, "{name}");
                 }
                 let work = cost.elements as f64 / (rows * vocab) as f64;
                 let told = format!("{rows} x {vocab} {dtype:?}, {name}: {} launches, {work:.2} units", cost.launches);
@@ -266,6 +271,22 @@ fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
             }
         }
     }
+    assert!(undecided <= 2, "{undecided} of 12 searches needed more than their first rounds");
+}
+
+#[test]
+fn the_first_rounds_of_a_search_decide_nearly_every_row() {
+    let mut sampler = DeviceSampler::new(rules(|p| p.top_p = 0.9)).unwrap();
+    let undecided = (0..100)
+        .filter(|&case| {
+            let mut dice = Dice { case, count: 0 };
+            let row: Vec<f32> = (0..50_257).map(|_| 3.0 * dice.normal() as f32).collect();
+            let (_, cost) = sampler.sample_counted(&tensor(&[row]), &places(1)).unwrap();
+            assert!(cost.readbacks > 1, "the nucleus has thousands of tokens");
+            cost.readbacks > 2
+        })
+        .count();
+    assert!(undecided <= 3, "{undecided} of 100");
 }
 
 #[test]
@@ -279,5 +300,66 @@ fn the_narrowest_rows_and_the_most_of_them_draw_as_the_oracle() {
                 assert_eq!(token.unwrap(), oracle::sample(&rows[n], &params, &[], u).unwrap().token);
             }
         }
+    }
+}
+
+/// The rules beyond those of the definition, and how often a step reads something back.
+#[test]
+fn schedules_and_thresholds_draw_as_on_the_host() {
+    let mut greedy = 0;
+    for case in 0..600 {
+        let mut dice = Dice { case: 70_000 + case, count: 0 };
+        let size = 1 + dice.below(600);
+        let spread = 1.0 + 4.0 * dice.unit();
+        let rows: Vec<Vec<f32>> =
+            (0..5).map(|_| (0..size).map(|_| (spread * dice.normal()) as f32).collect()).collect();
+        let (mut params, history) = random_rules(&mut dice, size);
+        params.temperature = 0.1 + dice.unit();
+        let start = dice.below(4) as u64;
+        let schedule = match dice.below(3) {
+            0 => Schedule::Constant,
+            1 => Schedule::Linear { to: [0.0, 1.5][dice.below(2)], steps: 3 },
+            _ => Schedule::Exponential { to: 0.3, steps: 4 },
+        };
+        let mut host = Sampler::new(params).unwrap().with_schedule_from(schedule, start).unwrap();
+        if dice.unit() < 0.7 {
+            host = host.with_adaptive([0.0, dice.unit(), 1.0][dice.below(3)]).unwrap();
+        }
+        // One step's rows, or rows of several positions.
+        let spread_out = u64::from(dice.unit() < 0.3);
+        let position = |row: u64| 2 + row * spread_out;
+        let places: Vec<_> =
+            (0..5).map(|row| DeviceRow { history: &history, sequence: row, position: position(row) }).collect();
+        let mut device = DeviceSampler::from(&host);
+        let found = device.sample(&tensor(&rows), &places).unwrap();
+        let kept = device.distributions(&tensor(&rows), &places).unwrap();
+        for (n, logits) in rows.iter().enumerate() {
+            let row = Row { logits, history: &history, sequence: n as u64, position: position(n as u64) };
+            let by_host = host.distribution(&row).unwrap();
+            assert_eq!(kept[n].as_ref().unwrap().kept(), by_host.kept(), "case {case}, row {n}");
+            let token = host.sample_row(logits, &history, row.sequence, row.position).unwrap();
+            assert_eq!(found[n], Ok(token), "case {case}, row {n}: {host:?}");
+            greedy += usize::from(by_host.kept().len() == 1);
+        }
+    }
+    assert!((300..2000).contains(&greedy), "{greedy} of 3000 rows leave one token");
+}
+
+#[test]
+fn a_step_reads_the_tokens_back_and_nothing_else() {
+    let mut dice = Dice { case: 71_000, count: 0 };
+    let rows: Vec<Vec<f32>> = (0..3).map(|_| (0..2000).map(|_| 3.0 * dice.normal() as f32).collect()).collect();
+    let places = [&[5, 6, 5][..], &[], &[7]].map(|history| DeviceRow { history, sequence: 3, position: 9 });
+    let all = |p: &mut SamplingParams| {
+        (p.repetition_penalty, p.frequency_penalty, p.presence_penalty) = (1.2, 0.3, 0.1);
+        p.logit_bias = vec![(5, 1.0), (9, f32::NEG_INFINITY), (5, 0.25)];
+        (p.top_k, p.top_p, p.min_p) = (40, 0.9, 0.01);
+    };
+    for params in [rules(|_| {}), rules(|p| p.temperature = 0.0), rules(|p| p.top_k = 40), rules(all)] {
+        let schedule = Schedule::Linear { to: 0.5 * params.temperature, steps: 20 };
+        let host = Sampler::new(params).unwrap().with_schedule(schedule).unwrap().with_adaptive(0.5).unwrap();
+        let (tokens, cost) = DeviceSampler::from(&host).sample_counted(&tensor(&rows), &places).unwrap();
+        assert!(tokens.iter().all(Result::is_ok));
+        assert_eq!(cost.readbacks, 1, "{host:?}");
     }
 }

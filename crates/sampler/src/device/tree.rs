@@ -3,7 +3,7 @@
 //! same on every device.
 
 use super::BAD;
-use super::ops::{Binary, Ops, Reduce};
+use super::ops::{Binary, Constant, Ops, Reduce};
 use candle_core::{DType, Result, Tensor};
 
 /// How rows of a vocabulary are cut: `(B, width)` is seen as `(B, groups, group, chunk)`, so that no prefix sum is of a
@@ -40,6 +40,11 @@ impl Tree {
         (32..=128).map(cut).min_by_key(work).unwrap_or_else(|| cut(64))
     }
 
+    /// The same cut of so many rows.
+    pub(super) fn with_rows(self, rows: usize) -> Self {
+        Self { rows, ..self }
+    }
+
     pub(super) fn width(&self) -> usize {
         self.groups * self.group * self.chunk
     }
@@ -50,8 +55,8 @@ impl Tree {
         if missing == 0 {
             return Ok(x.clone());
         }
-        let nothing = ops.scalar(f64::NEG_INFINITY, x.dtype())?;
-        ops.concat(&[x, &nothing.broadcast_as((self.rows, missing))?])
+        let nothing = ops.tile(Constant::Scalar(f64::NEG_INFINITY.to_bits()), x.dtype(), self.rows, missing)?;
+        ops.concat(&[x, &nothing])
     }
 
     /// A reduction of each row in two stages, as `(B, 1)`: few rows then still use many of a device's processors.

@@ -69,12 +69,9 @@ impl Path {
         match args.path {
             SamplePath::Oracle => Ok(Self::Oracle(params.clone())),
             SamplePath::Host => Ok(Self::Host(host)),
-            SamplePath::Device if args.rules.adaptive.is_some() => {
-                bail!(Usage("--path device has no --adaptive; --path host and --path oracle do".into()))
-            }
             SamplePath::Device => {
                 let device = args.device.unwrap_or(DeviceChoice::Cpu).open()?;
-                Ok(Self::Device(DeviceSampler::new(params.clone())?, device))
+                Ok(Self::Device(DeviceSampler::from(&host), device))
             }
         }
     }

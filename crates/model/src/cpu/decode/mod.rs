@@ -18,7 +18,7 @@ use super::{
     layer_norm::{self, Moments},
     rows::Rows,
 };
-use crate::{Decoder, GptConfig, ModelError, Result, Window, param_specs, params::check_values};
+use crate::{Decoder, GptConfig, Logits, ModelError, Result, Window, param_specs, params::check_values};
 
 pub use matrix::WeightFormat;
 
@@ -276,7 +276,7 @@ impl Decoder for CpuDecoder<'_> {
         &self.config
     }
 
-    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<&[f32]> {
+    fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
         if prompt.is_empty() || rows == 0 {
             return Err(ModelError::EmptyPrompt);
         }
@@ -302,10 +302,10 @@ impl Decoder for CpuDecoder<'_> {
         for row in 1..rows {
             logits.copy_within(..v, row * v);
         }
-        Ok(logits)
+        Ok(Logits::Host(logits))
     }
 
-    fn step(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+    fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
         if tokens.is_empty() || tokens.len() != self.rows.len() {
             return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
         }
@@ -334,6 +334,6 @@ impl Decoder for CpuDecoder<'_> {
             }
             self.len = kept;
         }
-        Ok(&self.buffers.logits)
+        Ok(Logits::Host(&self.buffers.logits))
     }
 }

@@ -32,7 +32,8 @@ impl Losses {
         let mut last = vec![0; ROWS];
         for n in 0..tokens {
             let step = |decoder: &mut dyn Decoder| {
-                Ok::<_, anyhow::Error>(if n == 0 { decoder.start(&[0], ROWS)? } else { decoder.step(&last)? }.to_vec())
+                let logits = if n == 0 { decoder.start(&[0], ROWS)? } else { decoder.step(&last)? };
+                Ok::<_, anyhow::Error>(logits.to_host()?.into_owned())
             };
             let (of_exact, of_rounded) = (step(exact)?, step(rounded)?);
             let rows = of_exact.chunks_exact(vocab_size).zip(of_rounded.chunks_exact(vocab_size));

@@ -180,6 +180,7 @@ impl<'a> Steps<'a> {
         let mut drawn = Vec::with_capacity(*rows);
         for n in 0..*tokens {
             let logits = if n == 0 { decoder.start(&last[..1], *rows)? } else { decoder.step(&last)? };
+            let logits = logits.to_host()?;
             let rows = logits.chunks_exact(vocab_size).zip(0..);
             let rows: Vec<Row<'_>> =
                 rows.map(|(logits, sequence)| Row { logits, history: &[], sequence, position: n as u64 }).collect();
