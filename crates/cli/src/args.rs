@@ -60,6 +60,8 @@ pub enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+    /// The devices of this machine: what --device can take here, and what the others need.
+    Devices(DevicesArgs),
     /// Make, check and fetch corpora.
     Data {
         /// What to do with data.
@@ -203,6 +205,14 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod config;
 pub mod data;
+pub mod devices;
 pub mod eval;
 pub mod generate;
 pub mod sample;
