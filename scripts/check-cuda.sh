@@ -38,7 +38,7 @@ if [ $tier = fast ]; then
     ar rcs "$libraries/libcudart.a"
     export PATH=$CARGO_TARGET_DIR/bin:$PATH NVCC=$CARGO_TARGET_DIR/bin/nvcc LIBRARY_PATH=$libraries
     # The functions of the kernels' C part, which was not compiled.
-    export RUSTFLAGS=-Clink-arg=-Wl,--unresolved-symbols=ignore-all
+    export RUSTFLAGS="-Dwarnings -Clink-arg=-Wl,--unresolved-symbols=ignore-all"
     profile=dev folder=debug
 else
     export CARGO_TARGET_DIR=$root/target/cuda

@@ -1,9 +1,9 @@
-//! `tinygpt devices`, as a user sees it.
+//! `tinygpt devices` and `tinygpt selftest`, as a user sees them.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
 
-use common::{Place, json, stdout};
+use common::{Place, failure, json, stdout};
 use serde_json::Value;
 
 #[test]
@@ -49,5 +49,24 @@ fn people_get_a_table() {
                   needs macOS on Apple silicon
         --device auto takes cpu
         ");
+    }
+}
+
+#[test]
+fn the_tensor_operations_on_the_cpu_compute_what_its_own_code_does() {
+    let place = Place::new();
+    let value = json(place.tinygpt().args(["selftest", "--device", "cpu", "--json"]));
+    assert_eq!((&value["device"], &value["passed"]), (&Value::from("cpu"), &Value::from(true)));
+    let checks = value["checks"].as_array().unwrap();
+    for name in ["logits", "sampled text", "losses", "gradients", "parameters updated", "draws on the device"] {
+        assert!(checks.iter().any(|check| check["check"] == name), "{name}");
+    }
+    for check in checks {
+        let [worst, tolerance] = ["worst", "tolerance"].map(|key| check[key].as_f64().unwrap());
+        assert!(check["passed"] == true && worst <= tolerance, "{check}");
+    }
+    if !cfg!(feature = "cuda") {
+        let message = failure(place.tinygpt().args(["selftest", "--device", "cuda"]), 2);
+        assert!(message.contains("built without CUDA"), "{message}");
     }
 }

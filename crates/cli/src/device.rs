@@ -78,11 +78,19 @@ pub fn name(device: &Device) -> String {
     }
 }
 
+/// What candle says went wrong, without the trace of calls that RUST_BACKTRACE adds to it.
+fn reason(error: candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => reason(*inner),
+        error => error.to_string(),
+    }
+}
+
 /// A CUDA device, or why there is none.
 pub fn cuda(number: usize) -> Result<Device, String> {
     if cfg!(feature = "cuda") {
         // `cuda_is_available` only says what was compiled in, so ask for the device itself.
-        Device::new_cuda(number).map_err(|e| e.to_string())
+        Device::new_cuda(number).map_err(reason)
     } else {
         Err("this program was built without CUDA; build it with `cargo build --release --features cuda`".into())
     }
@@ -95,7 +103,7 @@ pub fn metal() -> Result<Device, String> {
     if candle_metal_kernels::metal::Device::all().is_empty() {
         return Err("this machine has no Metal device".into());
     }
-    Device::new_metal(0).map_err(|e| e.to_string())
+    Device::new_metal(0).map_err(reason)
 }
 
 /// The Metal device, or why there is none.

@@ -7,4 +7,5 @@ pub mod devices;
 pub mod eval;
 pub mod generate;
 pub mod sample;
+pub mod selftest;
 pub mod train;
