@@ -17,6 +17,8 @@ git ls-files --cached --others --exclude-standard -z | while IFS= read -r -d '' 
     [ ! -e "$file" ] || cp --parents -p "$file" "$copy"
 done
 
+# Nothing is run, so build scripts and macros need no optimising: the profiles, the last of the file, go.
+sed -i '/^\[profile\./,$d' "$copy/Cargo.toml"
 # What objc2 asks for where it is not on an Apple system.
 printf 'objc2 = { version = "*", features = ["gnustep-2-1"] }\nblock2 = { version = "*", features = ["gnustep-2-1"] }\n' \
     >"$copy/gnustep"
