@@ -57,6 +57,9 @@ else
 fi
 
 scripts/cuda/shims.sh "$libraries"
+scripts/cuda/check-shims.sh "$libraries"
+# Cargo does not see it when these libraries change: link again.
+rm -f "$CARGO_TARGET_DIR/$folder"/deps/tinygpt-*
 start=$SECONDS
 cargo build --locked --profile $profile --package tinygpt-cli --features cuda
 tinygpt=$CARGO_TARGET_DIR/$folder/tinygpt
