@@ -198,7 +198,7 @@ if sys.argv[1].startswith("cuda") and not torch.cuda.is_available():
                 if [ -n "$bf16" ]; then skip "$name-device" "$bf16"; continue; fi
             fi
             step "$name-device" "$binary" bench train "$work" --iters $updates --precision $precision --device "$device" --json
-            pytorch "$name-pytorch" train "$work" --iters $updates "${flag[@]}"
+            pytorch "$name-pytorch" train "$work" --iters $updates --fused "${flag[@]}"
         done
         [ "$device" = cpu ] || step "train-$work-f32-cpu" "$binary" bench train "$work" --iters $slow_updates --json
     done
