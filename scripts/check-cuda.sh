@@ -39,7 +39,8 @@ if [ $tier = fast ]; then
     export PATH=$CARGO_TARGET_DIR/bin:$PATH NVCC=$CARGO_TARGET_DIR/bin/nvcc LIBRARY_PATH=$libraries
     # The functions of the kernels' C part, which was not compiled.
     export RUSTFLAGS="-Dwarnings -Clink-arg=-Wl,--unresolved-symbols=ignore-all"
-    profile=dev folder=debug
+    # Dependencies need not be fast: half the time goes into optimising them.
+    profile=(--profile dev --config 'profile.dev.package."*".opt-level=0') folder=debug
 else
     export CARGO_TARGET_DIR=$root/target/cuda
     libraries=$CARGO_TARGET_DIR/libraries toolkit=$root/target/cuda-toolkit
@@ -53,7 +54,7 @@ else
     # Linked in: the program then needs no libcudart where it runs.
     ln -sf "$CUDA_HOME/lib/libcudart_static.a" "$libraries/libcudart.a"
     export CUDA_HOME PATH=$CUDA_HOME/bin:$PATH NVCC=$CUDA_HOME/bin/nvcc LIBRARY_PATH=$libraries
-    profile=release folder=release
+    profile=(--profile release) folder=release
 fi
 
 scripts/cuda/shims.sh "$libraries"
@@ -61,7 +62,7 @@ scripts/cuda/check-shims.sh "$libraries"
 # Cargo does not see it when these libraries change: link again.
 rm -f "$CARGO_TARGET_DIR/$folder"/deps/tinygpt-*
 start=$SECONDS
-cargo build --locked --profile $profile --package tinygpt-cli --features cuda
+cargo build --locked "${profile[@]}" --package tinygpt-cli --features cuda
 tinygpt=$CARGO_TARGET_DIR/$folder/tinygpt
 echo "built $tinygpt in $((SECONDS - start)) s: $(($(stat -c %s "$tinygpt") / 1000000)) MB"
 

@@ -7,7 +7,7 @@
 #   gpu-acceptance.sh --pack DIR [--binary FILE]                 all that the run needs, in a folder to copy to the machine
 #
 # The machine with the GPU needs no network and no Rust; PyTorch is measured where python3 (or $PYTHON) has it. DIR gets
-# acceptance.json and acceptance.md, and what each step printed. Each step is in both, with its result or the reason why it
+# acceptance.json, acceptance.md and in steps/ what each step printed. Each step is in both, with its result or the reason why it
 # was not made. The exit code is 1 if any failed, or there was no time for it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,10 +45,13 @@ fi
 
 mkdir -p "$out"
 out=$(realpath "$out")
-# Only what this script made: a run is not resumed.
-rm -rf "$out"/{work,steps.json,table.md,acceptance.json,acceptance.md} "$out"/*.{log,stdout}
-mkdir "$out/work"
-export TINYGPT_CACHE=$out/work/cache
+# What each step printed; nothing of an earlier run is to be taken for this one's.
+printed=$out/steps
+rm -rf "$printed" "$out"/acceptance.{json,md}
+mkdir "$printed"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export TINYGPT_CACHE=$work/cache
 python=${PYTHON:-python3}
 deadline=$((SECONDS + 480))
 
@@ -71,14 +74,14 @@ quoted() { printf '"%s"' "$(tr -d '\000-\037' <<<"$1" | sed 's/\\/\\\\/g; s/"/\\
 # number KEY FILE: the first number of that name in a file of JSON.
 number() { grep -oE "\"$1\": ?-?[0-9.]+(e-?[0-9]+)?" "$2" 2>/dev/null | head -n 1 | cut -d : -f 2 || true; }
 
-# record NAME STATUS NOTE MS TOKENS_PER_S MEMORY SECONDS: a step's line in both tables; $out/NAME.stdout is its result.
+# record NAME STATUS NOTE MS TOKENS_PER_S MEMORY SECONDS: a step's line in both tables; what it printed is its result.
 record() {
     local name=$1 status=$2 note=$3 result
-    result=$(tail -n 1 "$out/$name.stdout" 2>/dev/null | grep '^{' || echo null)
+    result=$(tail -n 1 "$printed/$name.stdout" 2>/dev/null | grep '^{' || echo null)
     printf '{"step":"%s","status":"%s","note":%s,"seconds":%s,"device_memory_mib":%s,"result":%s}\n' \
-        "$name" "$status" "$(quoted "$note")" "${7:-0}" "${6:-null}" "$result" >>"$out/steps.json"
+        "$name" "$status" "$(quoted "$note")" "${7:-0}" "${6:-null}" "$result" >>"$work/steps.json"
     printf '| %s | %s | %s | %s | %s | %s | %s |\n' \
-        "$name" "$status" "${4:--}" "${5:--}" "${6:--}" "${7:--}" "$note" | tee -a "$out/table.md"
+        "$name" "$status" "${4:--}" "${5:--}" "${6:--}" "${7:--}" "$note" | tee -a "$work/table.md"
     [ "$status" != FAILED ] || failed=$((failed + 1))
 }
 
@@ -86,7 +89,7 @@ skip() { record "$1" skipped "$2"; }
 
 # memory NAME: notes what the GPU holds, until it is killed.
 memory() {
-    exec nvidia-smi --id="${device#cuda:}" --query-gpu=memory.used --format=csv,noheader,nounits -lms 100 >"$out/work/$1.memory"
+    exec nvidia-smi --id="${device#cuda:}" --query-gpu=memory.used --format=csv,noheader,nounits -lms 100 >"$work/$1.memory"
 }
 
 # step NAME COMMAND...: runs it, for two minutes and until the deadline at most, and records it. If it fails the last line
@@ -102,18 +105,18 @@ step() {
         memory "$name" 2>/dev/null &
         poller=$!
     fi
-    timeout $((left < 120 ? left : 120)) "$@" >"$out/$name.stdout" 2>"$out/$name.log" || code=$?
+    timeout $((left < 120 ? left : 120)) "$@" >"$printed/$name.stdout" 2>"$printed/$name.log" || code=$?
     if [ -n "$poller" ]; then
         kill "$poller" 2>/dev/null || true
         wait "$poller" 2>/dev/null || true
-        held=$(sort -n "$out/work/$name.memory" | tail -n 1)
+        held=$(sort -n "$work/$name.memory" | tail -n 1 | tr -dc 0-9)
     fi
-    ms=$(number median_ms "$out/$name.stdout") rate=$(number tokens_per_s "$out/$name.stdout")
+    ms=$(number median_ms "$printed/$name.stdout") rate=$(number tokens_per_s "$printed/$name.stdout")
     milliseconds[$name]=$ms
     if [ "$code" = 0 ]; then
         record "$name" passed "$(against "$name")" "${ms:+$(printf %.3f "$ms")}" "${rate:+$(printf %.0f "$rate")}" "$held" $((SECONDS - start))
     else
-        note=$(tail -n 1 "$out/$name.log")
+        note=$(tail -n 1 "$printed/$name.log")
         [ "$code" != 124 ] || note="took too long"
         record "$name" FAILED "${note:-exit code $code}" '' '' "$held" $((SECONDS - start))
     fi
@@ -130,7 +133,7 @@ against() {
 
 tiny=(--config tiny --set train.max_steps=40 --set train.decay_steps=40 --set train.eval_every=20 --set data.stories_bytes=200000)
 [ -z "$rehearse" ] || tiny+=(--set train.max_steps=4 --set train.decay_steps=4 --set train.eval_every=2 --set data.stories_bytes=40000)
-one=$out/work/one two=$out/work/two
+one=$work/one two=$work/two
 
 # What must be the same, or nearly, in the results of two steps. Nothing is not the same as nothing.
 same_bytes() { [ -s "$1" ] || { echo "$1 is empty" >&2; return 1; }; cmp "$1" "$2" >&2; }
@@ -152,10 +155,10 @@ check() {
     step same-weights bash -c 'same_bytes "$@"' - "$one/model.safetensors" "$two/model.safetensors"
     step eval-device "$binary" eval "$one" --device "$device" --json
     step eval-cpu "$binary" eval "$one" --device cpu --json
-    step same-loss bash -c 'near_losses "$@"' - "$out/eval-device.stdout" "$out/eval-cpu.stdout"
+    step same-loss bash -c 'near_losses "$@"' - "$printed/eval-device.stdout" "$printed/eval-cpu.stdout"
     step text-device "$binary" "${generate[@]}" --device "$device" --json
     step text-cpu "$binary" "${generate[@]}" --device cpu --json
-    step same-text bash -c 'same_bytes "$@"' - "$out/text-device.stdout" "$out/text-cpu.stdout"
+    step same-text bash -c 'same_bytes "$@"' - "$printed/text-device.stdout" "$printed/text-cpu.stdout"
 }
 
 # ---- what is measured ----
@@ -172,7 +175,7 @@ pytorch() {
 }
 
 measure() {
-    local no_pytorch='' bf16='' works=(small baby) models=(small gpt2) updates=100 slow_updates=3 tokens=128
+    local no_pytorch='' bf16='' recipes=(small baby) models=(small gpt2) updates=100 slow_updates=3 tokens=128
     no_pytorch=$("$python" -c '
 import sys
 try:
@@ -182,25 +185,25 @@ except ImportError as error:
 if sys.argv[1].startswith("cuda") and not torch.cuda.is_available():
     print("PyTorch finds no CUDA device")' "$device" 2>&1) || no_pytorch=${no_pytorch:-"no python3"}
     if [ "$device" = metal ]; then no_pytorch="PyTorch is measured on CUDA and the CPU alone"; fi
-    if [ "$device" = cpu ] && grep -q '"bf16":false' "$out/devices.stdout"; then bf16="this processor has no bf16"; fi
+    if [ "$device" = cpu ] && grep -q '"bf16":false' "$printed/devices.stdout"; then bf16="this processor has no bf16"; fi
     if [ -n "$rehearse" ]; then
-        works=(small) models=(small) updates=2 slow_updates=1 tokens=4
+        recipes=(small) models=(small) updates=2 slow_updates=1 tokens=4
         for name in train-baby decode-gpt2; do skip $name "not part of a rehearsal"; done
     fi
     local sampling=(bench sampling --quick --json)
     [ -z "$rehearse" ] || sampling+=(--rows 2 --vocab 1000)
     step sampling "$binary" "${sampling[@]}"
-    for work in "${works[@]}"; do
+    for recipe in "${recipes[@]}"; do
         for precision in f32 bf16; do
-            local name=train-$work-$precision flag=()
+            local name=train-$recipe-$precision flag=()
             if [ $precision = bf16 ]; then
                 flag=(--bf16)
                 if [ -n "$bf16" ]; then skip "$name-device" "$bf16"; continue; fi
             fi
-            step "$name-device" "$binary" bench train "$work" --iters $updates --precision $precision --device "$device" --json
-            pytorch "$name-pytorch" train "$work" --iters $updates --fused "${flag[@]}"
+            step "$name-device" "$binary" bench train "$recipe" --iters $updates --precision $precision --device "$device" --json
+            pytorch "$name-pytorch" train "$recipe" --iters $updates --fused "${flag[@]}"
         done
-        [ "$device" = cpu ] || step "train-$work-f32-cpu" "$binary" bench train "$work" --iters $slow_updates --json
+        [ "$device" = cpu ] || step "train-$recipe-f32-cpu" "$binary" bench train "$recipe" --iters $slow_updates --json
     done
     for model in "${models[@]}"; do
         for weights in f32 bf16; do
@@ -215,26 +218,25 @@ if sys.argv[1].startswith("cuda") and not torch.cuda.is_available():
 
 # ---- what is written ----
 
-: >"$out/steps.json"
-echo "acceptance on $device${rehearse:+, a rehearsal}; what each step prints is in $out"
+: >"$work/steps.json"
+echo "acceptance on $device${rehearse:+, a rehearsal}; what each step prints is in $printed"
 check
 measure
 
 {
     printf '{"work":"acceptance","device":"%s","rehearsal":%s,"date":"%s","failed":%s,"steps":[\n' \
         "$device" "$([ -n "$rehearse" ] && echo true || echo false)" "$(date -u +%FT%TZ)" $failed
-    sed '$!s/$/,/' "$out/steps.json"
+    sed '$!s/$/,/' "$work/steps.json"
     echo ']}'
 } >"$out/acceptance.json"
 {
     echo "# Acceptance on $device${rehearse:+ (a rehearsal: the figures mean nothing)}"
     printf '\n| step | status | ms | tokens/s | GPU MiB | seconds | note |\n| --- | --- | --- | --- | --- | --- | --- |\n'
-    cat "$out/table.md"
+    cat "$work/table.md"
     printf '\n| rule | rows | sampler | device | us a row |\n| --- | --- | --- | --- | --- |\n'
-    grep -oE '\{"contender":[^}]*\}' "$out/sampling.stdout" | sed -E \
+    grep -oE '\{"contender":[^}]*\}' "$printed/sampling.stdout" | sed -E \
         's/.*"contender":"([^"]*)","device":"([^"]*)","rows":([0-9]+),.*"rule":"([^"]*)","us_per_row":([0-9]+\.?[0-9]{0,2}).*/| \4 | \3 | \1 | \2 | \5 |/' || true
 } >"$out/acceptance.md"
-rm -r "$out/work" "$out/steps.json" "$out/table.md"
 
 echo "$failed steps failed; the tables are $out/acceptance.md and $out/acceptance.json"
 [ $failed = 0 ]
