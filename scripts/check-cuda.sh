@@ -6,7 +6,7 @@
 #              target/cuda/release/tinygpt. Downloads CUDA's compiler from PyPI (270 MB on disk) into target/cuda-toolkit.
 #              For a GPU of the compute capability CUDA_COMPUTE_CAP, of 9.0 (H100, H200) if not set.
 #   --fast     checks and links the Rust code alone, with an empty file in the place of each kernel, in target/cuda-fast:
-#              minutes instead of a quarter of an hour, and nothing that may ever run on a GPU.
+#              a few minutes instead of a quarter of an hour, and nothing that may ever run on a GPU.
 #
 # Needs Rust, a C and C++ compiler, x86-64 Linux, and without --fast python3 with pip.
 set -euo pipefail
@@ -39,7 +39,7 @@ if [ $tier = fast ]; then
     export PATH=$CARGO_TARGET_DIR/bin:$PATH NVCC=$CARGO_TARGET_DIR/bin/nvcc LIBRARY_PATH=$libraries
     # The functions of the kernels' C part, which was not compiled.
     export RUSTFLAGS="-Dwarnings -Clink-arg=-Wl,--unresolved-symbols=ignore-all"
-    # Dependencies need not be fast: half the time goes into optimising them.
+    # Dependencies need not be fast, and optimising them takes most of the time.
     profile=(--profile dev --config 'profile.dev.package."*".opt-level=0') folder=debug
 else
     export CARGO_TARGET_DIR=$root/target/cuda
