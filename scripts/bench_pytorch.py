@@ -6,7 +6,8 @@
     torch-env/bin/python scripts/bench_pytorch.py decode gpt2 --rows 8       # or small, baby; --tokens N
     torch-env/bin/python scripts/bench_pytorch.py fit small --data data/tinyshakespeare.txt
 
-The model, initial weights and optimizer are those of tinygpt's recipes. Runs on the CPU with two threads (--threads).
+The model, initial weights and optimizer are those of tinygpt's recipes. Runs on the CPU with two threads (--threads), or on
+a GPU with --device cuda, in front of the command.
 Run nothing else at the same time. scripts/compare_pytorch.py sets it against tinygpt, in turn.
 """
 
@@ -48,10 +49,10 @@ LR, MIN_LR, WARMUP_STEPS = 1e-3, 1e-4, 100
 class Cache:
     """Keys and values of the positions so far, in storage made once: (rows, heads, block_size, head size) a block."""
 
-    def __init__(self, shape, rows):
+    def __init__(self, shape, rows, like):
         size = (rows, shape.n_head, shape.block_size, shape.n_embd // shape.n_head)
-        self.keys = [torch.zeros(size) for _ in range(shape.n_layer)]
-        self.values = [torch.zeros(size) for _ in range(shape.n_layer)]
+        self.keys = [torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(shape.n_layer)]
+        self.values = [torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(shape.n_layer)]
         self.length = 0
 
     def extend(self, layer, k, v):
@@ -138,9 +139,9 @@ def read_tokens(path):
 class Training:
     """A model with its optimizer and the windows that it learns from."""
 
-    def __init__(self, shape, tokens, fused=False, compiled=False, bf16=False):
-        self.shape, self.tokens, self.bf16 = shape, tokens, bf16
-        self.model = Gpt(shape).train()
+    def __init__(self, shape, tokens, device, fused=False, compiled=False, bf16=False):
+        self.shape, self.tokens, self.device, self.bf16 = shape, tokens, device, bf16
+        self.model = Gpt(shape).to(device).train()
         self.loss_of = torch.compile(self.model) if compiled else self.model
         decayed = [p for p in self.model.parameters() if p.dim() == 2]
         others = [p for p in self.model.parameters() if p.dim() != 2]
@@ -153,14 +154,21 @@ class Training:
             group["lr"] = lr
         size = self.shape.block_size
         starts = torch.randint(len(self.tokens) - size, (self.shape.batch, 1))
-        windows = self.tokens[starts + torch.arange(size + 1)]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        windows = self.tokens[starts + torch.arange(size + 1)].to(self.device)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             loss = self.loss_of(windows[:, :-1], windows[:, 1:])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        finish(self.device)
         return loss.item()
+
+
+def finish(device):
+    """A GPU goes on working when it has been told what to do."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def figures(times, tokens):
@@ -179,7 +187,7 @@ def train(args):
     tokens, vocab_size = read_tokens(args.data)
     shape = replace(SHAPES[args.shape], vocab_size=vocab_size)
     shape = replace(shape, batch=args.batch or shape.batch)
-    training = Training(shape, tokens, args.fused, args.compile, args.bf16)
+    training = Training(shape, tokens, args.device, args.fused, args.compile, args.bf16)
     times, loss = [], math.nan
     for n in range(args.warmup + args.iters):
         start = time.perf_counter()
@@ -187,7 +195,7 @@ def train(args):
         if n >= args.warmup:
             times.append(time.perf_counter() - start)
     how = {"fused": args.fused, "compile": args.compile, "precision": "bf16" if args.bf16 else "f32"}
-    return {"work": f"train {args.shape}", **how, "batch": shape.batch, "loss": loss} | figures(
+    return {"work": f"train {args.shape}", "device": args.device, **how, "batch": shape.batch, "loss": loss} | figures(
         times, shape.batch * shape.block_size
     )
 
@@ -196,13 +204,15 @@ def train(args):
 def evaluate(model, tokens, rows=64):
     """The mean loss of all tokens but the first, each predicted once, in non-overlapping windows: as `tinygpt eval`."""
     model.eval()
-    size = model.shape.block_size
+    size, device = model.shape.block_size, model.wte.weight.device
     whole = (len(tokens) - 1) // size
     inputs, targets = tokens[: whole * size].view(whole, size), tokens[1 : whole * size + 1].view(whole, size)
     batches = list(zip(inputs.split(rows), targets.split(rows)))
     if whole * size < len(tokens) - 1:
         batches.append((tokens[None, whole * size : -1], tokens[None, whole * size + 1 :]))
-    total = sum(model(ids, next_ids).item() * next_ids.numel() for ids, next_ids in batches)
+    total = 0.0
+    for ids, next_ids in batches:
+        total += model(ids.to(device), next_ids.to(device)).item() * next_ids.numel()
     model.train()
     return total / (len(tokens) - 1)
 
@@ -220,7 +230,7 @@ def fit(args):
     tokens, vocab_size = read_tokens(args.data)
     shape = replace(SHAPES[args.shape], vocab_size=vocab_size)
     cut = int(0.9 * len(tokens))
-    training = Training(shape, tokens[:cut], args.fused, args.compile)
+    training = Training(shape, tokens[:cut], args.device, args.fused, args.compile)
     steps, seconds, log = args.steps or shape.steps, 0.0, []
     for step in range(steps):
         start = time.perf_counter()
@@ -236,20 +246,22 @@ def fit(args):
 @torch.no_grad()
 def decode(args):
     shape = SHAPES[args.shape]
-    model = Gpt(shape).eval()
+    precision = "bf16" if args.bf16 else "f32"
+    model = Gpt(shape).to(args.device, torch.bfloat16 if args.bf16 else torch.float32).eval()
     tokens, top_k = min(args.tokens, shape.block_size), min(50, shape.vocab_size)
     times = []
     for n in range(1 + args.rounds):  # the first one warms up
-        cache = Cache(shape, args.rows)
-        ids = torch.zeros(args.rows, 1, dtype=torch.long)
+        cache = Cache(shape, args.rows, model.wte.weight)
+        ids = torch.zeros(args.rows, 1, dtype=torch.long, device=args.device)
         start = time.perf_counter()
         for _ in range(tokens):
-            logits = model.step(ids, cache) / 0.8
+            logits = model.step(ids, cache).float() / 0.8
             least = logits.topk(top_k).values[:, -1:]
             ids = torch.multinomial(logits.masked_fill(logits < least, -math.inf).softmax(-1), 1)
+        finish(args.device)
         if n > 0:
             times.append((time.perf_counter() - start) / tokens)
-    how = {"rows": args.rows, "tokens": tokens, "weights": "f32"}
+    how = {"device": args.device, "rows": args.rows, "tokens": tokens, "weights": precision}
     return {"work": f"decode {args.shape}", **how} | figures(times, args.rows)
 
 
@@ -262,6 +274,7 @@ def positive(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     commands = parser.add_subparsers(dest="command", required=True)
     faster = argparse.ArgumentParser(add_help=False)
     faster.add_argument("--fused", action="store_true", help="AdamW in one kernel")
@@ -289,6 +302,7 @@ def main():
     command.add_argument("--rows", type=positive, default=1)
     command.add_argument("--tokens", type=positive, default=128, help="tokens of a row, from position 0")
     command.add_argument("--rounds", type=positive, default=3)
+    command.add_argument("--bf16", action="store_true", help="weights, activations and cache in bfloat16")
     command.set_defaults(run=decode)
 
     args = parser.parse_args()

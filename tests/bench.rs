@@ -61,7 +61,7 @@ fn updates_are_timed_and_set_against_the_peak() {
     let value = json_of(&place, &["train", "small.toml", "--iters", "3", "--batch", "4"]);
     assert_eq!(value["work"], "train small.toml");
     assert_eq!((&value["iters"], &value["batch"]), (&Value::from(3), &Value::from(4)));
-    assert_eq!(value["precision"], "f32");
+    assert_eq!((&value["precision"], &value["device"]), (&Value::from("f32"), &Value::from("cpu")));
     let keys = ["median_ms", "tokens_per_s", "share_of_peak", "peak_gflops", "gflop_per_update", "min_ms", "loss"];
     let [ms, tokens, share, peak, gflop, fastest, loss] = positive(&value, keys);
     assert_about(tokens, 4.0 * 16.0 / (ms / 1e3));
@@ -94,7 +94,7 @@ fn tokens_are_timed_and_set_against_the_bandwidth() {
         let value = json_of(&place, &args);
         assert_eq!(value["work"], "decode small");
         assert_eq!((&value["rows"], &value["tokens"]), (&Value::from(2), &Value::from(3)));
-        assert_eq!(value["weights"], weights);
+        assert_eq!((&value["weights"], &value["device"]), (&Value::from(weights), &Value::from("cpu")));
         let keys = ["median_ms", "tokens_per_s", "weight_bytes", "read_gb_per_s", "share_of_bandwidth"];
         let [ms, tokens, read, rate, share] = positive(&value, keys);
         assert_about(tokens, 2.0 / (ms / 1e3));
@@ -135,6 +135,8 @@ fn work_that_makes_no_sense_is_refused() {
         &["decode", "small", "--tokens", "0"],
         &["decode", "small", "--weights", "int4"],
         &["limits", "--rows", "1"],
+        &["train", "small", "--device", "tpu"],
+        &["decode", "small", "--device", "tpu"],
     ] {
         failure(Place::new().tinygpt().arg("bench").args(args), 2);
     }

@@ -18,6 +18,9 @@ fn help_lists_the_commands_and_where_to_start() {
       eval      The loss of a trained model on held-out text, or on any text
       sample    Draw from numbers: logits with every sampling rule, or weights
       bench     Measure what this program is made of
+      devices   The devices of this machine: what --device can take here, and what the others need
+      selftest  Check that a device computes what the CPU does: losses, gradients, updates, draws and
+                text
       data      Make, check and fetch corpora
       config    Print every configuration key with its meaning and default, or a recipe: a TOML file to
                 start from
@@ -74,6 +77,8 @@ fn every_command_has_a_help_text_and_the_version() {
     for command in [
         &["generate"][..],
         &["eval"],
+        &["devices"],
+        &["selftest"],
         &["data"],
         &["data", "synth"],
         &["data", "accept"],

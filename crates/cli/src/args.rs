@@ -60,6 +60,13 @@ pub enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+    /// The devices of this machine: what --device can take here, and what the others need.
+    Devices(DevicesArgs),
+    /// Check that a device computes what the CPU does: losses, gradients, updates, draws and text.
+    #[command(
+        after_help = "Trains and samples two small models on the device, by tensor operations, and beside it on the CPU, by code\nwritten for it, and compares. On --device cpu it is the same tensor operations that run, without the GPU.\nTakes seconds. The exit code is 1 if anything is further off than its tolerance."
+    )]
+    Selftest(SelftestArgs),
     /// Make, check and fetch corpora.
     Data {
         /// What to do with data.
@@ -203,6 +210,25 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArgs {
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 
 use crate::output::Usage;
 
@@ -45,41 +45,69 @@ impl DeviceChoice {
                 cuda(number).map_err(|reason| Usage(format!("--device cuda:{number}: {reason}")).into())
             }
             Self::Metal => metal().map_err(|reason| Usage(format!("--device metal: {reason}")).into()),
-            Self::Auto => match (cuda(0), metal()) {
-                (Ok(device), _) => Ok(noted(device, "CUDA device 0")),
-                (_, Ok(device)) => Ok(noted(device, "Metal")),
-                (Err(cuda), Err(metal)) => {
-                    // Silent in the default build: without a GPU compiled in there was no choice to speak of.
-                    if cfg!(any(feature = "cuda", feature = "metal")) {
-                        notice!("device: cpu (CUDA: {cuda}; Metal: {metal})");
-                    }
-                    Ok(Device::Cpu)
+            Self::Auto => {
+                let (device, reason) = auto();
+                // Silent in the default build: without a GPU compiled in there was no choice to speak of.
+                if cfg!(any(feature = "cuda", feature = "metal")) {
+                    notice!("device: {} ({reason})", name(&device));
                 }
-            },
+                Ok(device)
+            }
         }
     }
 }
 
-fn noted(device: Device, name: &str) -> Device {
-    notice!("device: {name}");
-    device
+/// What `auto` takes, and why.
+pub fn auto() -> (Device, String) {
+    let no_cuda = match cuda(0) {
+        Ok(device) => return (device, "the first CUDA device; CUDA goes before Metal and the CPU".into()),
+        Err(reason) => reason,
+    };
+    match metal() {
+        Ok(device) => (device, format!("Metal goes before the CPU; CUDA: {no_cuda}")),
+        Err(no_metal) => (Device::Cpu, format!("CUDA: {no_cuda}; Metal: {no_metal}")),
+    }
+}
+
+/// The name of a device, as `--device` takes it.
+pub fn name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".into(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { .. } => "metal".into(),
+    }
+}
+
+/// What candle says went wrong, without the trace of calls that RUST_BACKTRACE adds to it.
+fn reason(error: candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => reason(*inner),
+        error => error.to_string(),
+    }
 }
 
 /// A CUDA device, or why there is none.
 pub fn cuda(number: usize) -> Result<Device, String> {
     if cfg!(feature = "cuda") {
         // `cuda_is_available` only says what was compiled in, so ask for the device itself.
-        Device::new_cuda(number).map_err(|e| e.to_string())
+        Device::new_cuda(number).map_err(reason)
     } else {
         Err("this program was built without CUDA; build it with `cargo build --release --features cuda`".into())
     }
 }
 
 /// The Metal device, or why there is none.
+#[cfg(feature = "metal")]
 pub fn metal() -> Result<Device, String> {
-    if cfg!(feature = "metal") {
-        Device::new_metal(0).map_err(|e| e.to_string())
-    } else {
-        Err("this program was built without Metal; build it with `cargo build --release --features metal`".into())
+    // candle takes the first of this list, and panics where it is empty.
+    if candle_metal_kernels::metal::Device::all().is_empty() {
+        return Err("this machine has no Metal device".into());
     }
+    Device::new_metal(0).map_err(reason)
+}
+
+/// The Metal device, or why there is none.
+#[cfg(not(feature = "metal"))]
+pub fn metal() -> Result<Device, String> {
+    Err("this program was built without Metal; build it with `cargo build --release --features metal`".into())
 }

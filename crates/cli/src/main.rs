@@ -65,6 +65,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
         Command::Bench { command } => commands::bench::run(&command),
+        Command::Devices(args) => commands::devices::run(&args),
+        Command::Selftest(args) => commands::selftest::run(&args),
         Command::Data { command: DataCommand::Synth(args) } => commands::data::synth(&args),
         Command::Data { command: DataCommand::Accept(args) } => commands::data::accept(&args),
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),

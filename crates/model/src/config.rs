@@ -39,6 +39,14 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// The name, as configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// Refuses what this processor has no instructions for.
     ///
     /// # Errors

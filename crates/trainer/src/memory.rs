@@ -27,7 +27,7 @@ struct Part {
 /// # Errors
 /// [`TrainError::TooLarge`].
 pub fn check(config: &RunConfig, vocab_size: usize) -> Result<()> {
-    match limit() {
+    match available() {
         Some(available) => check_against(config, vocab_size, available),
         None => Ok(()),
     }
@@ -78,7 +78,7 @@ fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
 }
 
 /// The most memory that this process can have, swap included, in bytes; `None` where it is unknown.
-fn limit() -> Option<f64> {
+pub fn available() -> Option<f64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let kib = |key: &str| -> Option<f64> {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn the_memory_of_this_machine_is_known() {
-        let limit = limit().unwrap();
-        assert!((0.1 * GIB..1e6 * GIB).contains(&limit), "{limit}");
+        let bytes = available().unwrap();
+        assert!((0.1 * GIB..1e6 * GIB).contains(&bytes), "{bytes}");
     }
 }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use tinygpt_model::Precision;
+
 use super::WeightsArg;
+use crate::device::DeviceChoice;
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -14,12 +17,12 @@ pub enum BenchCommand {
         after_help = "Each thread repeats its work for 10 ms; the best of twenty rounds counts. Instructions are chosen at run\ntime, as everywhere in this program."
     )]
     Limits(BenchLimitsArgs),
-    /// Whole updates of a model on the CPU, and their share of the arithmetic peak.
+    /// Whole updates of a model, and on the CPU their share of the arithmetic peak.
     #[command(
         after_help = "Examples:\n  tinygpt bench train small\n  tinygpt bench train baby --iters 3 --json\n  tinygpt bench train my.toml --batch 8\n\nThe weights are random and so are the tokens, from the recipe's seed. An update is what training does:\nbatches, losses, gradients, clipping, AdamW. The share of the peak counts the operations of its matrix\nproducts alone, and of attention only those of positions that a query sees; the peak is that of f32\nmultiply-adds on the same threads, measured before the updates."
     )]
     Train(BenchTrainArgs),
-    /// Tokens of a model on the CPU, drawn one after the other, and their share of the rate of reading memory.
+    /// Tokens of a model, drawn one after the other, and on the CPU their share of the rate of reading memory.
     #[command(
         after_help = "Examples:\n  tinygpt bench decode gpt2 --weights int8\n  tinygpt bench decode runs/tiny-1 --rows 16 --json\n\nEach row starts at position 0, at temperature 0.8 with top-k 50; the draw is part of a step. A step reads\nevery weight once for all rows: its share of the bandwidth is those bytes over what all threads read of a\nlong stretch of memory in the same time, measured in the same run. It is above 100% where the weights fit\nthe caches. Of rounded weights the loss of a text is given that the weights as they are drew."
     )]
@@ -51,9 +54,12 @@ pub struct BenchTrainArgs {
     /// Windows in a batch [default: the recipe's].
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
-    /// What the operands of the matrix products are rounded to.
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    pub precision: Precision,
+    /// What the operands of the matrix products are rounded to [default: the recipe's].
+    #[arg(long, value_enum)]
+    pub precision: Option<PrecisionArg>,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
     /// End in one JSON object; nothing else is printed.
     #[arg(long)]
     pub json: bool,
@@ -61,9 +67,20 @@ pub struct BenchTrainArgs {
 
 /// The precisions of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// Single precision.
+pub enum PrecisionArg {
+    /// Not rounded.
     F32,
+    /// 16 bits.
+    Bf16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// Arguments of `bench decode`.
@@ -81,6 +98,9 @@ pub struct BenchDecodeArgs {
     /// How the weights are kept in memory.
     #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
     pub weights: WeightsArg,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
     /// End in one JSON object; nothing else is printed.
     #[arg(long)]
     pub json: bool,

@@ -3,7 +3,9 @@
 pub mod bench;
 pub mod config;
 pub mod data;
+pub mod devices;
 pub mod eval;
 pub mod generate;
 pub mod sample;
+pub mod selftest;
 pub mod train;

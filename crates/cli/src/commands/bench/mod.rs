@@ -2,11 +2,12 @@
 
 mod decode;
 mod limits;
-mod sampling;
+pub mod sampling;
 mod train;
 
 use std::fs;
 
+use clap::ValueEnum;
 use tinygpt_trainer::{
     RunConfig,
     config::{self, recipe},
@@ -34,6 +35,11 @@ fn named_recipe(name: &str) -> Option<anyhow::Result<RunConfig>> {
         _ => return None,
     };
     Some(config::load(text, &[], false).map_err(Into::into))
+}
+
+/// The name of a flag's value, as the flag takes it.
+fn flag_name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// Said once by every benchmark.

@@ -5,34 +5,14 @@
 use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, to_bf16};
 
-use super::super::{
-    matmul::{Left, PANEL, Right, Start, matmul},
-    rows::Rows,
-    vectors,
+use super::{
+    super::{
+        matmul::{Left, PANEL, Right, Start, matmul},
+        rows::Rows,
+        vectors,
+    },
+    format::{Element, WeightFormat, get},
 };
-
-/// How generation stores the model's matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WeightFormat {
-    /// As they are.
-    #[default]
-    F32,
-    /// Rounded to bf16: half of what a token reads.
-    Bf16,
-    /// Rounded to integers of 8 bits with a scale for each output: a quarter of what a token reads.
-    Int8,
-}
-
-impl WeightFormat {
-    /// Bytes of a weight.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-            Self::Int8 => 1,
-        }
-    }
-}
 
 /// A matrix, row after row. Which of its dimensions is the input decides which product is used.
 #[derive(Debug)]
@@ -108,59 +88,6 @@ fn to_int8<'a>(values: &[f32], cols: usize, output: Output) -> Values<'a> {
     scales.iter_mut().for_each(|scale| *scale /= 127.0);
     let round = |(i, x): (usize, &f32)| if scales[at(i)] > 0.0 { (x / scales[at(i)]).round() as i8 } else { 0 };
     Values::Int8 { values: values.iter().enumerate().map(round).collect(), scales }
-}
-
-/// A stored weight.
-trait Element: Copy + Default + Sync {
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
-    fn value(self) -> f32;
-}
-
-impl Element for f32 {
-    fn value(self) -> f32 {
-        self
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
-        s.load(from)
-    }
-}
-
-impl Element for u16 {
-    fn value(self) -> f32 {
-        f32::from_bits(u32::from(self) << 16)
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
-        s.load_bf16(from)
-    }
-}
-
-impl Element for i8 {
-    fn value(self) -> f32 {
-        f32::from(self)
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
-        s.load_i8(from)
-    }
-}
-
-/// Vector `i` of a row of weights, with zeros behind its end.
-#[inline(always)]
-fn get<S: Simd, E: Element>(s: S, row: &[E], i: usize) -> S::V {
-    match row[i * LANES..].first_chunk::<LANES>() {
-        Some(lanes) => E::load(s, lanes),
-        None => {
-            let mut lanes = [E::default(); LANES];
-            let rest = &row[i * LANES..];
-            lanes[..rest.len()].copy_from_slice(rest);
-            E::load(s, &lanes)
-        }
-    }
 }
 
 /// Outputs of a task at most, in all rows together: they stay in the first-level cache.

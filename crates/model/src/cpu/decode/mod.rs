@@ -2,6 +2,7 @@
 //! which every weight is read once.
 
 mod attend;
+mod format;
 mod matrix;
 
 use rayon::prelude::*;
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{Decoder, GptConfig, Logits, ModelError, Result, Window, param_specs, params::check_values};
 
-pub use matrix::WeightFormat;
+pub use format::WeightFormat;
 
 /// A weight with its optional bias.
 #[derive(Debug)]
@@ -165,12 +166,6 @@ impl<'a> CpuDecoder<'a> {
             buffers: Buffers::new(config, 1),
             awake: Awake::default(),
         })
-    }
-
-    /// Bytes of weights that one step reads, whatever the number of rows: all but the positions' embeddings.
-    pub fn weight_bytes(&self) -> usize {
-        let positions = self.config.block_size * self.config.n_embd;
-        (param_specs(&self.config).iter().map(|spec| spec.len()).sum::<usize>() - positions) * self.format.bytes()
     }
 
     /// Puts the sum of the embeddings of a token and a position into a row of the residual stream.

@@ -3,25 +3,25 @@
 
 mod losses;
 
-use std::time::{Duration, Instant};
-
-use clap::ValueEnum;
-use serde::Serialize;
-use tinygpt_model::{
-    Activation, Decoder, GptConfig, Window,
-    cpu::{CpuDecoder, WeightFormat},
-    init_params,
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
 };
-use tinygpt_sampler::{Row, Sampler, SamplingParams};
+
+use candle_core::Device;
+use serde::Serialize;
+use tinygpt_model::{Activation, Decoder, Generation, GptConfig, Window, cpu::WeightFormat, generate, init_params};
+use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::run::{ModelFolder, Weights};
 
 use super::{
-    CHARACTERS,
+    CHARACTERS, flag_name,
     limits::{Memory, Threads},
     median, named_recipe, note_debug_build, peak_memory_mib,
 };
 use crate::{
     args::BenchDecodeArgs,
+    decoder, device,
     output::{put, put_json},
 };
 use losses::Losses;
@@ -35,6 +35,7 @@ const ROUNDS: (Duration, usize) = (Duration::from_secs(3), 3);
 #[derive(Debug, Serialize)]
 struct Report {
     work: String,
+    device: String,
     weights: String,
     threads: usize,
     rows: usize,
@@ -45,40 +46,56 @@ struct Report {
     min_ms: f64,
     /// Of all rows.
     tokens_per_s: f64,
-    /// What a step reads of the weights.
-    weight_bytes: usize,
-    read_gb_per_s: f64,
-    /// Above 1 where the weights fit the caches.
-    share_of_bandwidth: f64,
+    /// On the CPU.
+    #[serde(flatten)]
+    reading: Option<Reading>,
+    /// Of the process; what a GPU holds is not in it.
     peak_memory_mib: Option<f64>,
     /// Where the weights are rounded.
     #[serde(flatten)]
     losses: Option<Losses>,
 }
 
+/// What a step reads of memory, beside what it could read.
+#[derive(Debug, Serialize)]
+struct Reading {
+    /// Of the weights.
+    weight_bytes: usize,
+    read_gb_per_s: f64,
+    /// Above 1 where the weights fit the caches.
+    share_of_bandwidth: f64,
+}
+
 pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     let Model { config, values } = Model::named(args)?;
+    let device = args.device.open()?;
     note_debug_build();
     let values = values.slices();
     let format = WeightFormat::from(args.weights);
-    let mut decoder = CpuDecoder::new(&config, &values, Window::Slide, format)?;
+    let open = |format, device| decoder::open(&config, &values, Window::Slide, format, device);
+    let mut decoder = open(format, &device)?;
     let tokens = (args.tokens as usize).min(config.block_size);
-    let times = Steps::new(&mut decoder, args.rows as usize, tokens)?.time()?;
+    let times = Steps::new(decoder.as_mut(), args.rows as usize, tokens)?.time()?;
     // Of the process until now: what follows is not decoding.
     let peak_memory_mib = peak_memory_mib();
     let losses = match format {
         WeightFormat::F32 => None,
-        _ => {
-            let mut exact = CpuDecoder::new(&config, &values, Window::Slide, WeightFormat::F32)?;
-            Some(Losses::of_drawn_text(&mut exact, &mut decoder, SEED)?)
-        }
+        _ => Some(Losses::of_drawn_text(open(WeightFormat::F32, &device)?.as_mut(), decoder.as_mut(), SEED)?),
     };
-    let read_rate = Memory::new().read_rate(Threads::All);
     let median_s = median(times.clone());
-    let weight_bytes = decoder.weight_bytes();
+    let reading = match device {
+        Device::Cpu => {
+            let weight_bytes = format.bytes_of_a_step(&config);
+            let rate = Memory::new().read_rate(Threads::All);
+            let share_of_bandwidth = weight_bytes as f64 / median_s / rate;
+            Some(Reading { weight_bytes, read_gb_per_s: rate / 1e9, share_of_bandwidth })
+        }
+        _ => None,
+    };
     let report = Report {
         work: format!("decode {}", args.work.display()),
-        weights: args.weights.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
+        device: device::name(&device),
+        weights: flag_name(args.weights),
         threads: Threads::All.count(),
         rows: args.rows as usize,
         tokens,
@@ -86,9 +103,7 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
         median_ms: 1e3 * median_s,
         min_ms: 1e3 * times.into_iter().fold(f64::INFINITY, f64::min),
         tokens_per_s: f64::from(args.rows) / median_s,
-        weight_bytes,
-        read_gb_per_s: read_rate / 1e9,
-        share_of_bandwidth: weight_bytes as f64 / median_s / read_rate,
+        reading,
         peak_memory_mib,
         losses,
     };
@@ -173,39 +188,31 @@ impl<'a> Steps<'a> {
         Ok(times)
     }
 
+    /// What `tinygpt generate` does, but for the text.
     fn round(&mut self) -> anyhow::Result<()> {
         let Self { decoder, sampler, rows, tokens } = self;
-        let vocab_size = decoder.config().vocab_size;
-        let mut last = vec![0; *rows];
-        let mut drawn = Vec::with_capacity(*rows);
-        for n in 0..*tokens {
-            let logits = if n == 0 { decoder.start(&last[..1], *rows)? } else { decoder.step(&last)? };
-            let logits = logits.to_host()?;
-            let rows = logits.chunks_exact(vocab_size).zip(0..);
-            let rows: Vec<Row<'_>> =
-                rows.map(|(logits, sequence)| Row { logits, history: &[], sequence, position: n as u64 }).collect();
-            sampler.sample_batch_into(&rows, &mut drawn);
-            for (last, drawn) in last.iter_mut().zip(&drawn) {
-                *last = drawn.clone()?;
-            }
-        }
-        Ok(())
+        let request = Generation { prompt: &[0], first_sequence: 0, rows: *rows, max_new_tokens: *tokens };
+        Ok(generate(*decoder, sampler, request, |_, _| ControlFlow::Continue(()))?)
     }
 }
 
 fn describe(report: &Report, config: &GptConfig) -> String {
     let GptConfig { n_layer, n_head, n_embd, block_size, vocab_size, .. } = config;
-    let Report { work, weights, threads, rows, tokens, rounds, median_ms, min_ms, tokens_per_s, .. } = report;
-    let Report { weight_bytes, read_gb_per_s, share_of_bandwidth, peak_memory_mib, losses, .. } = report;
+    let Report { work, device, weights, threads, rows, tokens, rounds, median_ms, min_ms, tokens_per_s, .. } = report;
+    let Report { reading, peak_memory_mib, losses, .. } = report;
     let mut text = format!(
         "{work}: {n_layer} layers, {n_head} heads, {n_embd} channels, context {block_size}, vocabulary {vocab_size}; \
-         {rows} rows, {tokens} tokens each, weights {weights}, {threads} threads\n\
+         {rows} rows, {tokens} tokens each, weights {weights}, {device}, {threads} threads\n\
          step         {median_ms:.3} ms (median of {rounds} rounds; fastest {min_ms:.3})\n\
-         speed        {tokens_per_s:.1} tokens/s\n\
-         memory       {:.2} MB of weights a step: {:.1}% of a streaming read of {read_gb_per_s:.1} GB/s\n",
-        *weight_bytes as f64 / 1e6,
-        100.0 * share_of_bandwidth,
+         speed        {tokens_per_s:.1} tokens/s\n"
     );
+    if let Some(Reading { weight_bytes, read_gb_per_s, share_of_bandwidth }) = reading {
+        text += &format!(
+            "memory       {:.2} MB of weights a step: {:.1}% of a streaming read of {read_gb_per_s:.1} GB/s\n",
+            *weight_bytes as f64 / 1e6,
+            100.0 * share_of_bandwidth,
+        );
+    }
     if let Some(Losses { loss_f32, loss, loss_difference, loss_tokens }) = losses {
         text += &format!(
             "loss         {loss:.5} nats/token, {loss_difference:+.5} from the {loss_f32:.5} of f32 ({loss_tokens} tokens \

@@ -1,7 +1,7 @@
 //! `tinygpt bench sampling`: microseconds a row, against candle's `LogitsProcessor` and against one read of the logits.
 
 mod contenders;
-mod logits;
+pub mod logits;
 mod measure;
 mod plot;
 mod report;

@@ -1,9 +1,8 @@
 //! What `bench sampling` prints.
 
-use clap::ValueEnum;
 use serde::Serialize;
 
-use super::measure::Times;
+use super::{super::flag_name, measure::Times};
 use crate::args::Rule;
 
 /// One contender in one cell of the sweep.
@@ -38,7 +37,7 @@ pub struct Absent {
 
 /// The cells of one batch, vocabulary and rule.
 pub fn cells(rows: u32, vocab: u32, rule: Rule, times: &Times) -> Vec<Cell> {
-    let rule = name(rule);
+    let rule = flag_name(rule);
     let cell = |&(contender, device, us_per_row): &(&'static str, &'static str, f64)| Cell {
         contender,
         device,
@@ -50,10 +49,6 @@ pub fn cells(rows: u32, vocab: u32, rule: Rule, times: &Times) -> Vec<Cell> {
         share_of_limit: times.limit / us_per_row,
     };
     times.contenders.iter().map(cell).collect()
-}
-
-fn name(rule: Rule) -> String {
-    rule.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// The devices that are not here, and the heads of the columns.

@@ -8,9 +8,8 @@ use std::{
 };
 
 use candle_core::Device;
-use clap::ValueEnum;
 use serde::Serialize;
-use tinygpt_model::{GptConfig, init_params};
+use tinygpt_model::{GptConfig, Precision, init_params};
 use tinygpt_sampler::philox4x32_10;
 use tinygpt_trainer::{
     RunConfig,
@@ -28,7 +27,7 @@ use super::{
 };
 use crate::{
     args::BenchTrainArgs,
-    config_file,
+    config_file, device,
     output::{put, put_json},
 };
 
@@ -43,7 +42,8 @@ const DEFAULT: (Duration, usize) = (Duration::from_secs(10), 3);
 #[derive(Debug, Serialize)]
 struct Report {
     work: String,
-    precision: String,
+    device: String,
+    precision: Precision,
     threads: usize,
     batch: usize,
     iters: usize,
@@ -53,8 +53,10 @@ struct Report {
     /// Of the last update.
     loss: f64,
     gflop_per_update: f64,
-    peak_gflops: f64,
-    share_of_peak: f64,
+    /// Of the CPU; that of a GPU is not measured.
+    peak_gflops: Option<f64>,
+    share_of_peak: Option<f64>,
+    /// Of the process; what a GPU holds is not in it.
     peak_memory_mib: Option<f64>,
 }
 
@@ -63,21 +65,26 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
     if let Some(batch) = args.batch {
         config.train.batch_size = batch as usize;
     }
+    if let Some(precision) = args.precision {
+        config.train.precision = precision.into();
+    }
+    let device = args.device.open()?;
     note_debug_build();
     let gpt = config.gpt(match config.data.tokenizer {
         TokenizerKind::Char => CHARACTERS,
         TokenizerKind::Bpe => config.data.vocab_size,
     });
     memory::check(&config, gpt.vocab_size)?;
-    let peak = f32_peak(Threads::All);
-    let mut training = Training::new(&config, &gpt)?;
+    let peak = device.is_cpu().then(|| f32_peak(Threads::All));
+    let mut training = Training::new(&config, &gpt, &device)?;
     let (times, loss) = training.time(args.iters)?;
     let median_s = median(times.clone());
     let RunConfig { train, .. } = &config;
     let flop = train.grad_accum as f64 * flops::of_update(&gpt, train.batch_size, gpt.block_size);
     let report = Report {
         work: format!("train {}", args.work.display()),
-        precision: args.precision.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
+        device: device::name(&device),
+        precision: train.precision,
         threads: Threads::All.count(),
         batch: train.batch_size,
         iters: times.len(),
@@ -86,8 +93,8 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
         tokens_per_s: config.tokens_per_step() as f64 / median_s,
         loss,
         gflop_per_update: flop / 1e9,
-        peak_gflops: peak / 1e9,
-        share_of_peak: flop / median_s / peak,
+        peak_gflops: peak.map(|peak| peak / 1e9),
+        share_of_peak: peak.map(|peak| flop / median_s / peak),
         peak_memory_mib: peak_memory_mib(),
     };
     if args.json { put_json(&report) } else { Ok(put(&describe(&report, &gpt))?) }
@@ -105,18 +112,19 @@ fn configuration(work: &Path) -> anyhow::Result<RunConfig> {
 struct Training<'a> {
     config: &'a RunConfig,
     tokens: Split,
+    device: &'a Device,
     engine: Box<dyn Engine>,
     step: u64,
 }
 
 impl<'a> Training<'a> {
-    fn new(config: &'a RunConfig, gpt: &GptConfig) -> anyhow::Result<Self> {
+    fn new(config: &'a RunConfig, gpt: &GptConfig, device: &'a Device) -> anyhow::Result<Self> {
         let tokens = Split::whole(random_tokens(gpt.vocab_size, config.seed).into(), None);
         tokens.check("random", gpt.block_size + 1)?;
         let state = EngineState::fresh(init_params(gpt, config.seed));
         let engine =
-            engine::open(gpt, config.train.precision, AdamW::from(&config.train), config.seed, &state, &Device::Cpu)?;
-        Ok(Self { config, tokens, engine, step: 0 })
+            engine::open(gpt, config.train.precision, AdamW::from(&config.train), config.seed, &state, device)?;
+        Ok(Self { config, tokens, device, engine, step: 0 })
     }
 
     /// The seconds of each update, and the loss of the last one.
@@ -152,6 +160,8 @@ impl<'a> Training<'a> {
             loss += self.engine.loss_and_grads(&batch, draw)? / batches as f64;
         }
         self.engine.apply(learning_rate(train, self.step), train.clip)?;
+        // A GPU goes on working when it has been told what to do.
+        self.device.synchronize()?;
         self.step += 1;
         Ok(loss)
     }
@@ -166,17 +176,21 @@ fn random_tokens(vocab_size: usize, seed: u64) -> Vec<u32> {
 
 fn describe(report: &Report, gpt: &GptConfig) -> String {
     let GptConfig { n_layer, n_head, n_embd, block_size, vocab_size, dropout, .. } = gpt;
-    let Report { work, precision, threads, batch, iters, median_ms, min_ms, tokens_per_s, loss, .. } = report;
+    let Report { work, device, precision, threads, batch, iters, median_ms, min_ms, tokens_per_s, loss, .. } = report;
     let Report { gflop_per_update, peak_gflops, share_of_peak, peak_memory_mib, .. } = report;
+    let share = match (share_of_peak, peak_gflops) {
+        (Some(share), Some(peak)) => format!("{:.1}% of the peak of {peak:.1}; ", 100.0 * share),
+        _ => String::new(),
+    };
     let mut text = format!(
         "{work}: {n_layer} layers, {n_head} heads, {n_embd} channels, context {block_size}, vocabulary {vocab_size}, \
-         dropout {dropout}; batch {batch}, {precision}, {threads} threads\n\
+         dropout {dropout}; batch {batch}, {}, {device}, {threads} threads\n\
          update       {median_ms:.2} ms (median of {iters}; fastest {min_ms:.2})\n\
          speed        {tokens_per_s:.0} tokens/s\n\
-         arithmetic   {:.1} GFLOP/s in products, {:.1}% of the peak of {peak_gflops:.1} ({gflop_per_update:.2} GFLOP an update)\n\
+         arithmetic   {:.1} GFLOP/s in products, {share}{gflop_per_update:.2} GFLOP an update\n\
          loss         {loss:.4} on random tokens\n",
-        share_of_peak * peak_gflops,
-        100.0 * share_of_peak,
+        precision.name(),
+        1e3 * gflop_per_update / median_ms,
     );
     if let Some(mib) = peak_memory_mib {
         text += &format!("peak memory  {mib:.0} MiB\n");

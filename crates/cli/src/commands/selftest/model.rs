@@ -1,0 +1,190 @@
+//! The composed model on a device against the model written by hand for the CPU.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device};
+use tinygpt_model::{
+    Activation, ComposedDecoder, Decoder, Generation, GptConfig, Precision, Window,
+    cpu::{CpuDecoder, WeightFormat},
+    generate, init_params, param_specs,
+};
+use tinygpt_sampler::{Sampler, SamplingParams, Stream, philox_at};
+use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState};
+
+use super::check::{Check, largest_difference, of_numbers, of_tensors};
+
+const SEED: u64 = 1337;
+/// The learning rate of the updates.
+const LR: f64 = 1e-3;
+/// With the usual epsilon the first step is nearly the sign of the gradient, and where that is 0 but for rounding any
+/// step is right. This one makes it a smooth function of the gradient.
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1 };
+/// Updates whose losses are compared, after the one that is compared in full.
+const UPDATES: u64 = 10;
+/// Of logits, losses, gradients and moments, relative: sums of floats in another order.
+const ROUNDING: f64 = 1e-4;
+/// Of parameters after an update, in learning rates.
+const OF_A_STEP: f64 = 1e-2;
+
+/// A shape, and how many windows make a batch.
+struct Shape {
+    name: &'static str,
+    config: GptConfig,
+    rows: usize,
+}
+
+/// One that divides nothing evenly, and one as a recipe has it. Neither has dropout, whose masks are drawn for shards of
+/// a batch: on a GPU it is one, on the CPU four.
+fn shapes() -> [Shape; 2] {
+    let shape = |vocab_size, block_size, n_head, n_embd, bias, activation| GptConfig {
+        vocab_size,
+        block_size,
+        n_layer: 2,
+        n_head,
+        n_embd,
+        dropout: 0.0,
+        bias,
+        activation,
+    };
+    [
+        Shape { name: "an odd shape", config: shape(61, 23, 3, 33, true, Activation::GeluNew), rows: 5 },
+        Shape { name: "a recipe's shape", config: shape(65, 64, 4, 128, false, Activation::Gelu), rows: 12 },
+    ]
+}
+
+/// All checks of the model on a device.
+pub fn checks(device: &Device) -> anyhow::Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    for shape in &shapes() {
+        let state = EngineState::fresh(parameters(&shape.config));
+        checks.push(of_logits(shape, &state.params, device)?);
+        checks.push(of_text(shape, &state.params, device)?);
+        checks.extend(of_training(shape, &state, device)?);
+    }
+    Ok(checks)
+}
+
+/// Initial weights, but so large that attention and logits have preferences, and norms and biases of no special value.
+fn parameters(config: &GptConfig) -> Vec<Vec<f32>> {
+    let mut params = init_params(config, SEED);
+    for (spec, values) in param_specs(config).iter().zip(&mut params) {
+        for (i, x) in values.iter_mut().enumerate() {
+            *x = if spec.decays() { 6.0 * *x } else { *x + 0.1 * ((i * 7 % 13) as f32 / 13.0 - 0.4) };
+        }
+    }
+    params
+}
+
+/// `n` tokens of the vocabulary, the same for the same place.
+fn tokens(config: &GptConfig, place: u32, n: usize) -> Vec<u32> {
+    let token = |i| philox_at(SEED, Stream::Noise, i as u64, place)[0] % config.vocab_size as u32;
+    (0..n).map(token).collect()
+}
+
+fn decoders<'a>(
+    config: &GptConfig,
+    params: &'a [Vec<f32>],
+    device: &Device,
+) -> anyhow::Result<(ComposedDecoder, CpuDecoder<'a>)> {
+    let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+    let composed = ComposedDecoder::new(config, params, Window::Slide, DType::F32, device)?;
+    Ok((composed, CpuDecoder::new(config, &slices, Window::Slide, WeightFormat::F32)?))
+}
+
+/// Of a prompt, and of single tokens behind it until the window slides.
+fn of_logits(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Result<Check> {
+    let Shape { name, config, rows } = shape;
+    let (mut composed, mut cpu) = decoders(config, params, device)?;
+    let prompt = tokens(config, 0, config.block_size - 3);
+    let mut differences = vec![("the prompt".into(), {
+        let expected = cpu.start(&prompt, *rows)?.to_host()?;
+        of_tensors(&composed.start(&prompt, *rows)?.to_host()?, &expected)
+    })];
+    for step in 1..=5 {
+        let tokens = tokens(config, step, *rows);
+        let expected = cpu.step(&tokens)?.to_host()?;
+        let found = composed.step(&tokens)?;
+        differences.push((format!("token {step} after the prompt"), of_tensors(&found.to_host()?, &expected)));
+    }
+    Ok(Check::new("logits", name, ROUNDING, differences))
+}
+
+/// The same seed gives the same text: the number of tokens that are not the same.
+fn of_text(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Result<Check> {
+    let Shape { name, config, .. } = shape;
+    const ROWS: usize = 3;
+    let (mut composed, mut cpu) = decoders(config, params, device)?;
+    let prompt = tokens(config, 0, 2);
+    let max_new_tokens = config.block_size + 5;
+    let rules = SamplingParams { temperature: 0.8, top_k: 50, top_p: 0.9, seed: SEED, ..SamplingParams::default() };
+    let written = |decoder: &mut dyn Decoder| -> anyhow::Result<Vec<Vec<u32>>> {
+        let mut texts = vec![Vec::new(); ROWS];
+        let request = Generation { prompt: &prompt, first_sequence: 0, rows: ROWS, max_new_tokens };
+        generate(decoder, &mut Sampler::new(rules.clone())?, request, |row, token| {
+            texts[row].push(token);
+            ControlFlow::Continue(())
+        })?;
+        Ok(texts)
+    };
+    let (found, expected) = (written(&mut composed)?, written(&mut cpu)?);
+    let differences = found.iter().zip(&expected).enumerate().map(|(row, (found, expected))| {
+        let first = found.iter().zip(expected).position(|(a, b)| a != b);
+        (
+            format!("text {row} from token {}", first.unwrap_or(found.len())),
+            first.map_or(0.0, |n| (expected.len() - n) as f64),
+        )
+    });
+    Ok(Check::new("sampled text", name, 0.0, differences))
+}
+
+/// Losses, the gradient of every parameter, an update, and the losses of some more.
+fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Vec<Check>> {
+    let Shape { name, config, rows } = shape;
+    let mut composed = ComposedEngine::new(config, ADAMW, SEED, state, device)?;
+    let mut cpu = CpuEngine::new(config, Precision::F32, ADAMW, SEED, state)?;
+    let batch = |n: u32, rows: usize| {
+        let cols = config.block_size;
+        Batch {
+            ids: tokens(config, 10 + 2 * n, rows * cols),
+            targets: tokens(config, 11 + 2 * n, rows * cols),
+            rows,
+            cols,
+        }
+    };
+    let evaluated = of_numbers(composed.eval(&batch(0, *rows))?, cpu.eval(&batch(0, *rows))?);
+    let mut losses = vec![("an evaluation".into(), evaluated)];
+    // Two batches of one update, the second smaller.
+    for (n, batch) in [batch(0, *rows), batch(1, rows.div_ceil(2))].iter().enumerate() {
+        let difference = of_numbers(composed.loss_and_grads(batch, n as u64)?, cpu.loss_and_grads(batch, n as u64)?);
+        losses.push((format!("batch {n}"), difference));
+    }
+    let specs = param_specs(config);
+    let each = |found: &[Vec<f32>], expected: &[Vec<f32>], difference: &dyn Fn(&[f32], &[f32]) -> f64| -> Vec<_> {
+        let pairs = specs.iter().zip(found.iter().zip(expected));
+        pairs.map(|(spec, (found, expected))| (spec.name.clone(), difference(found, expected))).collect()
+    };
+    let gradients = each(&composed.gradients()?, &cpu.gradients(), &of_tensors);
+    let norm = of_numbers(composed.apply(LR, 1.0)?, cpu.apply(LR, 1.0)?);
+    let (found, expected) = (composed.export()?, cpu.export()?);
+    let parameters = each(&found.params, &expected.params, &|a, b| largest_difference(a, b) / LR);
+    let m = each(&found.m, &expected.m, &of_tensors);
+    let v = each(&found.v, &expected.v, &of_tensors);
+    let mut further = Vec::new();
+    for n in 2..2 + UPDATES {
+        let batch = batch(n as u32 % 3, *rows);
+        let difference = of_numbers(composed.loss_and_grads(&batch, n)?, cpu.loss_and_grads(&batch, n)?);
+        further.push((format!("update {n}"), difference));
+        composed.apply(LR, 1.0)?;
+        cpu.apply(LR, 1.0)?;
+    }
+    Ok(vec![
+        Check::new("losses", name, ROUNDING, losses),
+        Check::new("gradients", name, ROUNDING, gradients),
+        Check::new("norm of the gradients", name, ROUNDING, [("the norm".into(), norm)]),
+        Check::new("parameters updated", name, OF_A_STEP, parameters),
+        Check::new("first moments", name, ROUNDING, m),
+        // Squares have twice the relative error.
+        Check::new("second moments", name, 2.0 * ROUNDING, v),
+        Check::new("losses of more updates", name, ROUNDING, further),
+    ])
+}

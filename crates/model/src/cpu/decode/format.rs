@@ -1,0 +1,88 @@
+//! In which formats generation stores weights.
+
+use tinygpt_sampler::simd::{LANES, Simd};
+
+use crate::{GptConfig, ParamSpec, param_specs};
+
+/// How generation stores the model's matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightFormat {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16: half of what a token reads.
+    Bf16,
+    /// Rounded to integers of 8 bits with a scale for each output: a quarter of what a token reads.
+    Int8,
+}
+
+impl WeightFormat {
+    /// Bytes of a weight.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+
+    /// Bytes of weights that one step of generation reads, whatever the number of rows: all but the positions'
+    /// embeddings.
+    pub fn bytes_of_a_step(self, config: &GptConfig) -> usize {
+        let positions = config.block_size * config.n_embd;
+        (param_specs(config).iter().map(ParamSpec::len).sum::<usize>() - positions) * self.bytes()
+    }
+}
+
+/// A stored weight.
+pub(super) trait Element: Copy + Default + Sync {
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
+    fn value(self) -> f32;
+}
+
+impl Element for f32 {
+    fn value(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load(from)
+    }
+}
+
+impl Element for u16 {
+    fn value(self) -> f32 {
+        f32::from_bits(u32::from(self) << 16)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load_bf16(from)
+    }
+}
+
+impl Element for i8 {
+    fn value(self) -> f32 {
+        f32::from(self)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load_i8(from)
+    }
+}
+
+/// Vector `i` of a row of weights, with zeros behind its end.
+#[inline(always)]
+pub(super) fn get<S: Simd, E: Element>(s: S, row: &[E], i: usize) -> S::V {
+    match row[i * LANES..].first_chunk::<LANES>() {
+        Some(lanes) => E::load(s, lanes),
+        None => {
+            let mut lanes = [E::default(); LANES];
+            let rest = &row[i * LANES..];
+            lanes[..rest.len()].copy_from_slice(rest);
+            E::load(s, &lanes)
+        }
+    }
+}

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# check-cuda.sh [--fast]: builds the program for CUDA on a machine that needs neither a GPU nor CUDA, and checks that what
+# comes out starts there, says what is missing, and trains on the CPU.
+#
+#   (no flag)  compiles the kernels and gives a release program to copy to a machine with a GPU, in
+#              target/cuda/release/tinygpt. Downloads CUDA's compiler from PyPI (270 MB on disk) into target/cuda-toolkit.
+#              For a GPU of the compute capability CUDA_COMPUTE_CAP, of 9.0 (H100, H200) if not set.
+#   --fast     checks and links the Rust code alone, with an empty file in the place of each kernel, in target/cuda-fast:
+#              a few minutes instead of a quarter of an hour, and nothing that may ever run on a GPU.
+#
+# Needs Rust, a C and C++ compiler, x86-64 Linux, and without --fast python3 with pip.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+
+fail() { printf 'check-cuda.sh: %s\n' "$*" >&2; exit 1; }
+
+case ${1-} in
+    --fast) tier=fast ;;
+    '') tier=full ;;
+    *) fail "unknown argument $1; the only one is --fast" ;;
+esac
+[ "$(uname -sm)" = "Linux x86_64" ] || fail "needs Linux on x86-64, and this is $(uname -sm)"
+for tool in cargo cc c++ ar; do command -v $tool >/dev/null || fail "needs $tool on the path"; done
+
+# A driver of the 580 series knows CUDA 13.0, and refuses kernels of a newer compiler.
+toolkit_version=13.0.2
+export CUDARC_CUDA_VERSION=13000
+export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
+CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
+export CUDAFORGE_THREADS
+
+if [ $tier = fast ]; then
+    export CARGO_TARGET_DIR=$root/target/cuda-fast
+    libraries=$CARGO_TARGET_DIR/libraries
+    mkdir -p "$libraries" "$CARGO_TARGET_DIR/bin"
+    cp scripts/cuda/fake-nvcc "$CARGO_TARGET_DIR/bin/nvcc"
+    ar rcs "$libraries/libcudart.a"
+    export PATH=$CARGO_TARGET_DIR/bin:$PATH NVCC=$CARGO_TARGET_DIR/bin/nvcc LIBRARY_PATH=$libraries
+    # The functions of the kernels' C part, which was not compiled.
+    export RUSTFLAGS="-Dwarnings -Clink-arg=-Wl,--unresolved-symbols=ignore-all"
+    # Dependencies need not be fast, and optimising them takes most of the time.
+    profile=(--profile dev --config 'profile.dev.package."*".opt-level=0') folder=debug
+else
+    export CARGO_TARGET_DIR=$root/target/cuda
+    libraries=$CARGO_TARGET_DIR/libraries toolkit=$root/target/cuda-toolkit
+    CUDA_HOME=$toolkit/nvidia/cu13
+    if [ ! -x "$CUDA_HOME/bin/nvcc" ]; then
+        python3 -m pip --version >/dev/null 2>&1 || fail "needs python3 with pip, to download CUDA's compiler from PyPI"
+        python3 -m pip install --quiet --no-compile --root-user-action=ignore --target "$toolkit" \
+            "cuda-toolkit[nvcc,crt,nvvm,cudart,cccl]==$toolkit_version" || fail "CUDA's compiler could not be downloaded"
+    fi
+    mkdir -p "$libraries"
+    # Linked in: the program then needs no libcudart where it runs.
+    ln -sf "$CUDA_HOME/lib/libcudart_static.a" "$libraries/libcudart.a"
+    export CUDA_HOME PATH=$CUDA_HOME/bin:$PATH NVCC=$CUDA_HOME/bin/nvcc LIBRARY_PATH=$libraries
+    profile=(--profile release) folder=release
+fi
+
+scripts/cuda/shims.sh "$libraries"
+scripts/cuda/check-shims.sh "$libraries"
+# Cargo does not see it when these libraries change: link again.
+rm -f "$CARGO_TARGET_DIR/$folder"/deps/tinygpt-*
+start=$SECONDS
+cargo build --locked "${profile[@]}" --package tinygpt-cli --features cuda
+tinygpt=$CARGO_TARGET_DIR/$folder/tinygpt
+echo "built $tinygpt in $((SECONDS - start)) s: $(($(stat -c %s "$tinygpt") / 1000000)) MB"
+
+! ldd "$tinygpt" | grep -E 'libcu|libnv' || fail "the program does not start without the libraries above"
+
+# What follows holds where there is no GPU to be found, on any machine.
+export CUDA_VISIBLE_DEVICES=-1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export TINYGPT_CACHE=$work/cache
+train=(train --config tiny --set train.max_steps=1 --set train.decay_steps=2 --set data.stories_bytes=20000)
+
+"$tinygpt" devices
+"$tinygpt" devices --json | grep -q '"name":"cuda","compiled":true,"present":false' ||
+    fail "devices does not say that CUDA is compiled in and absent"
+"$tinygpt" "${train[@]}" --out "$work/auto" >/dev/null 2>"$work/auto.log" || fail "does not train: $(cat "$work/auto.log")"
+grep -q '^device: cpu (CUDA: ' "$work/auto.log" || fail "does not say why it fell back to the CPU"
+[ -s "$work/auto/model.safetensors" ] || fail "the training on the CPU left no weights"
+code=0
+"$tinygpt" "${train[@]}" --device cuda --out "$work/named" >/dev/null 2>"$work/named.log" || code=$?
+[ $code = 2 ] || fail "--device cuda without a GPU ends with exit code $code instead of 2"
+grep -q '^error: --device cuda:0: ' "$work/named.log" || fail "--device cuda does not say what is wrong"
+! grep -q panicked "$work"/*.log || fail "a panic reached the user"
+[ ! -e "$work/named" ] || fail "--device cuda without a GPU left a run behind"
+echo "CUDA build checked ($tier); no GPU was used"
