@@ -7,7 +7,10 @@
 use candle_core::{DType, Device, Shape, Tensor};
 use tinygpt_sampler::{Stream, philox_at, philox4x32_10};
 
-use crate::Result;
+use crate::{
+    Result,
+    ops::closed::{run, with_gradient},
+};
 
 /// Where the bits of a mask come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +54,11 @@ impl Dropout {
         if self.p == 0.0 {
             return Ok(x.clone());
         }
-        Ok(x.mul(&self.mask(site, x.shape(), x.dtype(), x.device())?)?)
+        // A byte an element is all that waits for the backward pass.
+        let keep = self.keep(site, 0, x.shape(), x.device())?;
+        let y = run(x.detach().mul(&self.scaled(&keep, x.dtype())?))?;
+        let dropout = self.clone();
+        Ok(with_gradient("dropout", x, y, move |x, _, dy| run(dy.mul(&dropout.scaled(&keep, x.dtype())?)))?)
     }
 
     /// The mask itself: 0 or `1 / (1 - p)`.
@@ -59,11 +66,20 @@ impl Dropout {
     /// # Errors
     /// When the device is out of memory.
     pub fn mask(&self, site: u32, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        let keep = match self.source {
-            MaskSource::Philox => self.philox_keep(site, shape, device)?,
-            MaskSource::Hash => self.hash_keep(site, shape, device)?,
-        };
-        Ok(keep.to_dtype(dtype)?.affine(1.0 / (1.0 - self.p), 0.0)?)
+        Ok(self.scaled(&self.keep(site, 0, shape, device)?, dtype)?)
+    }
+
+    /// 1 where an element is kept, else 0, for the elements of a mask from number `first` on.
+    pub(crate) fn keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
+        match self.source {
+            MaskSource::Philox => self.philox_keep(site, first, shape, device),
+            MaskSource::Hash => self.hash_keep(site, first, shape, device),
+        }
+    }
+
+    /// What values are multiplied with, by whether they are kept.
+    pub(crate) fn scaled(&self, keep: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
+        run(run(keep.to_dtype(dtype))?.affine(1.0 / (1.0 - self.p), 0.0))
     }
 
     /// Four words that belong to this seed, step and site alone.
@@ -77,12 +93,12 @@ impl Dropout {
     }
 
     /// 1 where an element is kept, by Philox: lane `e % 4` of block `e / 4` under a key of this (seed, step, site).
-    fn philox_keep(&self, site: u32, shape: &Shape, device: &Device) -> Result<Tensor> {
+    fn philox_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
         let n = shape.elem_count();
         let mut words = vec![0u16; n.div_ceil(16)];
-        self.keep_bits(site, 0, &mut words);
+        self.keep_bits(site, first, &mut words);
         let keep: Vec<u8> = (0..n).map(|e| (words[e / 16] >> (e % 16) & 1) as u8).collect();
-        Ok(Tensor::from_vec(keep, shape, device)?)
+        run(Tensor::from_vec(keep, shape, device))
     }
 
     /// Bit `i` of word `w` is set where element `first + 16 w + i` of a site's mask is kept ([`MaskSource::Philox`]).
@@ -104,30 +120,30 @@ impl Dropout {
     }
 
     /// 1 where an element is kept, by the hash `((c3 e + c2) e + c1) e + c0 (mod 2^31 - 1)` of its index `e`.
-    fn hash_keep(&self, site: u32, shape: &Shape, device: &Device) -> Result<Tensor> {
-        let constant = |value: i64| Tensor::new(value, device);
-        let modulo = |t: Tensor| -> candle_core::Result<Tensor> {
-            let prime = constant(HASH_PRIME)?;
+    fn hash_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
+        let constant = |value: i64| run(Tensor::new(value, device));
+        let prime = constant(HASH_PRIME)?;
+        let modulo = |t: Tensor| {
             // Integer division truncates, and every value is non-negative.
-            t.broadcast_sub(&t.broadcast_div(&prime)?.broadcast_mul(&prime)?)
+            run(t.broadcast_sub(&run(run(t.broadcast_div(&prime))?.broadcast_mul(&prime))?))
         };
-        // The indices from two short ranges, so that only those are uploaded: e = row * cols + col.
+        // The indices from two short ranges, so that only those are uploaded: e = first + row * cols + col.
         let n = shape.elem_count();
         let cols = n.min(1 << 12);
         let rows = n.div_ceil(cols.max(1));
-        let row = Tensor::arange(0, rows as i64, device)?.reshape((rows, 1))?; // (rows, 1)
-        let col = Tensor::arange(0, cols as i64, device)?.reshape((1, cols))?; // (1, cols)
-        let index = row.broadcast_mul(&constant(cols as i64)?)?.broadcast_add(&col)?; // (rows, cols)
-        let index = modulo(index)?;
+        let start: Vec<i64> = (0..rows as i64).map(|row| first as i64 + row * cols as i64).collect();
+        let start = run(Tensor::from_vec(start, (rows, 1), device))?;
+        let col = run(Tensor::arange(0, cols as i64, device))?.reshape((1, cols))?; // (1, cols)
+        let index = modulo(run(start.broadcast_add(&col))?)?; // (rows, cols)
 
         let [c0, c1, c2, c3] = self.words(site).map(|w| i64::from(w) % HASH_PRIME);
-        let mut hash = index.broadcast_mul(&constant(c3)?)?.broadcast_add(&constant(c2)?)?;
+        let mut hash = run(run(index.broadcast_mul(&constant(c3)?))?.broadcast_add(&constant(c2)?))?;
         for c in [c1, c0] {
-            hash = modulo(hash)?.mul(&index)?.broadcast_add(&constant(c)?)?;
+            hash = run(run(modulo(hash)?.mul(&index))?.broadcast_add(&constant(c)?))?;
         }
         let threshold = constant((self.p * HASH_PRIME as f64) as i64)?;
-        let keep = modulo(hash)?.broadcast_ge(&threshold)?;
-        Ok(keep.flatten_all()?.narrow(0, 0, n)?.reshape(shape)?)
+        let keep = run(modulo(hash)?.broadcast_ge(&threshold))?;
+        keep.flatten_all()?.narrow(0, 0, n)?.reshape(shape)
     }
 }
 
