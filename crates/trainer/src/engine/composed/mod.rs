@@ -198,7 +198,8 @@ impl Engine for ComposedEngine {
         for ((spec, var), step) in self.specs.iter().zip(&self.vars).zip(self.flat.parts(&step)?) {
             let param = var.as_detached_tensor();
             let param = if spec.decays() { self.optimizer.decayed(&param, lr)? } else { param };
-            var.set(&launched(param - step.reshape(var.shape())?)?)?;
+            let param = launched(param - step.reshape(var.shape())?)?;
+            launched(var.set(&param).map(|()| param))?; // a copy
         }
         Ok(Figure::OnDevice(norm))
     }
