@@ -18,8 +18,8 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     Ok(match activation {
         Activation::Gelu => with_gradient("gelu", x, run(x.detach().gelu_erf())?, |x, _, dy| {
             // The slope of x Phi(x) is Phi(x) + x phi(x).
-            let phi = run(run(run(x.sqr())?.affine(-0.5, 0.0))?.exp())?;
-            let phi = run(run(x.mul(&phi))?.affine(1.0 / (2.0 * PI).sqrt(), 0.0))?;
+            let phi = run(run(run(x.sqr())?.affine(-0.5, -0.5 * (2.0 * PI).ln()))?.exp())?;
+            let phi = run(x.mul(&phi))?;
             let cdf = run(run(run(x.affine(FRAC_1_SQRT_2, 0.0))?.erf())?.affine(0.5, 0.5))?;
             run(dy.mul(&run(cdf + phi)?))
         })?,

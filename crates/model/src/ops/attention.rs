@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::{
     closed::{cat, operand, run, widened, with_gradient},
@@ -11,7 +11,7 @@ use super::{
 use crate::{Dropout, Precision, Result};
 
 /// The most bytes of f32 scores in one chunk. About eight tensors of this size are alive at a time, in the backward pass
-/// (sixteen while a mask of dropout is made on a GPU, whose integers are of 64 bits); large enough that the
+/// ; large enough that the
 /// launches of a chunk are a small part of its time, small enough for any GPU.
 pub const SCORE_BYTES: usize = 64 << 20;
 
@@ -49,7 +49,9 @@ fn chunks(heads: usize, t: usize, scores: usize) -> Vec<Chunk> {
     (0..heads).flat_map(queries).collect()
 }
 
-/// Queries (scaled), keys and values of every head as operands: `(H, T, hs)` each, with `H = B * nh`.
+/// Queries, keys and values of every head as operands: `(H, T, hs)` each, with `H = B * nh`. Queries have the scale of the
+/// scores in them, values that of dropout, before they are rounded: `T x hs` products each, where scores and
+/// probabilities would be `T x T`.
 struct Heads {
     q: Tensor,
     k: Tensor,
@@ -72,19 +74,21 @@ impl Attention {
         Ok(chunks(n, t, self.score_bytes / DType::F32.size_in_bytes()))
     }
 
-    fn scale(&self, channels: usize) -> f64 {
-        1.0 / ((channels / self.n_head) as f64).sqrt()
+    /// What queries, keys and values are multiplied with.
+    fn scales(&self, hs: usize) -> [f64; 3] {
+        [1.0 / (hs as f64).sqrt(), 1.0, self.dropout.as_ref().map_or(1.0, |(dropout, _)| 1.0 / (1.0 - dropout.p))]
     }
 
     fn heads(&self, qkv: &Tensor) -> candle_core::Result<Heads> {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, hs) = (self.n_head, c3 / 3 / self.n_head);
         let parts = qkv.reshape((b, t, 3, nh, hs))?.permute((2, 0, 3, 1, 4))?; // (B, T, 3C) to (3, B, nh, T, hs)
-        // Before it is rounded, and T x hs products fewer than scaling the T x T scores.
-        let q = run(parts.narrow(0, 0, 1)?.affine(self.scale(c3 / 3), 0.0))?;
-        let q = operand(&q, self.precision)?.reshape((b * nh, t, hs))?;
-        let kv = operand(&parts.narrow(0, 1, 2)?, self.precision)?.reshape((2, b * nh, t, hs))?;
-        Ok(Heads { q, k: kv.get(0)?, v: kv.get(1)? })
+        let mut heads = Vec::with_capacity(3);
+        for (i, scale) in self.scales(hs).into_iter().enumerate() {
+            heads.push(operand(&scaled(parts.narrow(0, i, 1)?, scale)?, self.precision)?.reshape((b * nh, t, hs))?);
+        }
+        let [q, k, v] = [0, 1, 2].map(|i| heads[i].clone());
+        Ok(Heads { q, k, v })
     }
 
     /// `(B, T, C)` to an operand `(H, T, hs)`.
@@ -101,15 +105,15 @@ impl Attention {
         softmax(&run(scores.broadcast_add(&mask))?)
     }
 
-    /// What the probabilities of a chunk are multiplied with, if anything.
-    fn dropped(&self, chunk: &Chunk, p: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    /// Which elements of a chunk dropout leaves: `(h, r, keys)`.
+    fn keep(&self, chunk: &Chunk, device: &Device) -> candle_core::Result<Option<Tensor>> {
         let Some((dropout, site)) = &self.dropout else { return Ok(None) };
         let t = self.mask.dim(0)?;
         let (heads, queries) = (&chunk.heads, &chunk.queries);
         // The elements of the whole mask, (B, nh, T, T), that are these heads' and queries'.
         let first = (heads.start * t + queries.start) * t;
-        let keep = dropout.keep(*site, first as u64, &(heads.len(), queries.len(), t).into(), p.device())?;
-        Ok(Some(dropout.scaled(&keep.narrow(2, 0, queries.end)?, p.dtype())?))
+        let keep = dropout.keep(*site, first as u64, &(heads.len(), queries.len(), t).into(), device)?;
+        Ok(Some(keep.narrow(2, 0, queries.end)?))
     }
 
     fn forward(&self, qkv: &Tensor) -> candle_core::Result<Tensor> {
@@ -119,17 +123,15 @@ impl Attention {
         let mut pieces = Vec::new();
         for chunk in self.chunks(&heads)? {
             let of = Part::new(&heads, &chunk)?;
-            let mut p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
-            if let Some(mask) = self.dropped(&chunk, &p)? {
-                p = run(p.mul(&mask))?;
-            }
+            let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
+            let p = dropped(p, self.keep(&chunk, qkv.device())?.as_ref())?;
             pieces.push(run(operand(&p, self.precision)?.matmul(&of.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
         }
         let y = cat(&pieces)?.reshape((b, nh, t, hs))?; // (H * T, hs) to (B, nh, T, hs)
         widened(&y.transpose(1, 2)?, qkv.dtype())?.reshape((b, t, c3 / 3)) // (B, T, nh, hs) to (B, T, C)
     }
 
-    /// With `O = (P * M) V` and `P = softmax(S)`, `S = Q K^T` (`M` the mask of dropout, `*` by element):
+    /// With `M` the mask of dropout and `*` by element, `O = (P * M) V`, `P = softmax(S)` and `S = Q K^T`:
     /// `dV = (P * M)^T dO`, `dP = (dO V^T) * M`, `dS = P * (dP - D)`, `dQ = dS K`, `dK = dS^T Q`, where `D`, the sums of
     /// the rows of `dP * P`, are those of `dO * O`.
     fn backward(&self, qkv: &Tensor, y: &Tensor, dy: &Tensor) -> candle_core::Result<Tensor> {
@@ -144,24 +146,37 @@ impl Attention {
             let of = Part::new(&heads, &chunk)?;
             let (d_out, rows) = (chunk.of(&d_out)?, chunk.of(&rows)?);
             let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
-            let mut dp = widened(&run(d_out.matmul(&of.v.t()?))?, dtype)?; // (h, r, keys)
-            let mut dropped = p.clone();
-            if let Some(mask) = self.dropped(&chunk, &p)? {
-                dp = run(dp.mul(&mask))?;
-                dropped = run(p.mul(&mask))?;
-            }
+            let dp = widened(&run(d_out.matmul(&of.v.t()?))?, dtype)?; // (h, r, keys)
+            let keep = self.keep(&chunk, qkv.device())?;
+            let (dp, kept) = (dropped(dp, keep.as_ref())?, dropped(p.clone(), keep.as_ref())?);
             let ds = operand(&run(p.mul(&run(dp.broadcast_sub(&rows))?))?, self.precision)?;
             dq.push(run(ds.matmul(&of.k))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
-            let key_parts = [run(ds.t()?.matmul(&of.q))?, run(operand(&dropped, self.precision)?.t()?.matmul(&d_out))?];
+            let key_parts = [run(ds.t()?.matmul(&of.q))?, run(operand(&kept, self.precision)?.t()?.matmul(&d_out))?];
             for (sums, part) in [&mut dk, &mut dv].into_iter().zip(key_parts) {
                 add_keys(sums, part, t, chunk.queries.start)?;
             }
         }
-        let dq = run(widened(&cat(&dq)?, dtype)?.affine(self.scale(c3 / 3), 0.0))?;
-        dk.append(&mut dv);
-        let dkv = widened(&cat(&dk)?, dtype)?;
-        let parts = cat(&[dq, dkv])?.reshape((3, b, nh, t, hs))?; // (3 H T, hs) to (3, B, nh, T, hs)
+        let mut parts = Vec::with_capacity(3);
+        for (pieces, scale) in [dq, dk, dv].iter().zip(self.scales(hs)) {
+            parts.push(scaled(widened(&cat(pieces)?, dtype)?, scale)?); // (H * T, hs)
+        }
+        let parts = cat(&parts)?.reshape((3, b, nh, t, hs))?; // (3 * H * T, hs) to (3, B, nh, T, hs)
         run(parts.permute((1, 3, 0, 2, 4))?.contiguous())?.reshape((b, t, c3)) // (B, T, 3, nh, hs) to (B, T, 3C)
+    }
+}
+
+fn scaled(x: Tensor, scale: f64) -> candle_core::Result<Tensor> {
+    if scale == 1.0 { Ok(x) } else { run(x.affine(scale, 0.0)) }
+}
+
+/// Zeros where an element is not kept. One pass: the scale of dropout is in the values.
+fn dropped(x: Tensor, keep: Option<&Tensor>) -> candle_core::Result<Tensor> {
+    match keep {
+        Some(keep) => {
+            let zero = Tensor::zeros((), x.dtype(), x.device())?.broadcast_as(x.shape())?;
+            run(keep.where_cond(&x, &zero))
+        }
+        None => Ok(x),
     }
 }
 
