@@ -195,9 +195,10 @@ impl Engine for ComposedEngine {
             None => self.flat.zeros()?,
         };
         let (norm, step) = self.optimizer.step(&grads, mean, lr, clip)?;
+        let decay = self.optimizer.decay(lr)?;
         for ((spec, var), step) in self.specs.iter().zip(&self.vars).zip(self.flat.parts(&step)?) {
             let param = var.as_detached_tensor();
-            let param = if spec.decays() { self.optimizer.decayed(&param, lr)? } else { param };
+            let param = if spec.decays() { decay.times(&param)? } else { param };
             let param = launched(param - step.reshape(var.shape())?)?;
             launched(var.set(&param).map(|()| param))?; // a copy
         }

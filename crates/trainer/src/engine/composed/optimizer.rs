@@ -89,19 +89,17 @@ struct Scaling {
     made: Tensor,
 }
 
-/// What the moments are divided by, for they start at zero.
-enum Correction {
+/// A number to multiply with, which the host knows unless it depends on whether updates were skipped.
+pub(super) enum Factor {
     Known(f64),
     OnDevice(Tensor),
 }
 
-impl Correction {
-    fn divide(&self, x: &Tensor, factor: f64) -> candle_core::Result<Tensor> {
+impl Factor {
+    pub(super) fn times(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
-            Self::Known(correction) => launched(x.affine(factor / correction, 0.0)),
-            Self::OnDevice(correction) => {
-                launched(x.broadcast_mul(&launched(launched(correction.recip())?.affine(factor, 0.0))?))
-            }
+            Self::Known(factor) => launched(x.affine(*factor, 0.0)),
+            Self::OnDevice(factor) => launched(x.broadcast_mul(factor)),
         }
     }
 }
@@ -131,12 +129,12 @@ impl Optimizer {
         Ok(Some(LossScaling { scale: numbers[0], good: numbers[1] as u64, skipped: numbers[2] as u64 }))
     }
 
-    /// A parameter after the weight decay of this update.
-    pub(super) fn decayed(&self, param: &Tensor, lr: f64) -> Result<Tensor> {
+    /// What weight decay makes of a matrix in this update.
+    pub(super) fn decay(&self, lr: f64) -> Result<Factor> {
         let decay = lr * self.adamw.weight_decay;
         Ok(match &self.scaling {
-            Some(Scaling { made, .. }) => launched(param.broadcast_mul(&launched(made.affine(-decay, 1.0))?))?,
-            None => launched(param.affine(1.0 - decay, 0.0))?,
+            Some(Scaling { made, .. }) => Factor::OnDevice(launched(made.affine(-decay, 1.0))?),
+            None => Factor::Known(1.0 - decay),
         })
     }
 
@@ -173,9 +171,8 @@ impl Optimizer {
         let m = old_and_new(&self.m, beta1, &grads)?;
         let v = old_and_new(&self.v, beta2, &launched(grads.sqr())?)?;
         let made = self.scaling.as_mut().map(|scaling| scaling.advance(&norm)).transpose()?;
-        let [correction1, correction2] = [self.correction(beta1)?, self.correction(beta2)?];
-        let root = launched(launched(correction2.divide(&v, 1.0)?.sqrt())?.affine(1.0, eps))?;
-        let step = correction1.divide(&launched(m.div(&root))?, lr)?;
+        let root = launched(launched(self.corrected(beta2, 1.0)?.times(&v)?.sqrt())?.affine(1.0, eps))?;
+        let step = self.corrected(beta1, lr)?.times(&launched(m.div(&root))?)?;
         let Some((made, reported)) = made else {
             (self.m, self.v) = (m, v);
             return Ok((norm, step));
@@ -187,14 +184,15 @@ impl Optimizer {
         Ok((reported, launched(made.where_cond(&step, &step.zeros_like()?))?))
     }
 
-    /// `1 - beta^t` after `t` updates that were made.
-    fn correction(&self, beta: f64) -> Result<Correction> {
+    /// `factor / (1 - beta^t)` after `t` updates that were made: moments start at zero.
+    fn corrected(&self, beta: f64, factor: f64) -> Result<Factor> {
         let Some(Scaling { skipped, .. }) = &self.scaling else {
-            return Ok(Correction::Known(1.0 - beta.powf(self.updates as f64)));
+            return Ok(Factor::Known(factor / (1.0 - beta.powf(self.updates as f64))));
         };
         let made = launched(skipped.affine(-1.0, self.updates as f64))?;
         let power = launched(launched(made.affine(beta.ln(), 0.0))?.exp())?;
-        Ok(Correction::OnDevice(launched(power.affine(-1.0, 1.0))?))
+        let inverse = launched(launched(power.affine(-1.0, 1.0))?.recip())?;
+        Ok(Factor::OnDevice(launched(inverse.affine(factor, 0.0))?))
     }
 }
 
