@@ -9,7 +9,7 @@ use super::closed::{run, with_gradient};
 use crate::{ModelError, Result};
 
 /// Up to this many tokens the gradient is one product with a `(V, N)` matrix: `V` multiply-adds for an element of `dy`,
-/// where [`Segments`] take [`TILE`] for each of their two or three levels. Larger vocabularies are sorted.
+/// where sums over sorted tokens take 128 for each of their two or three levels. Larger vocabularies are sorted.
 pub const DIRECT_VOCAB: usize = 256;
 
 /// The most bytes of a matrix of zeros and ones of the direct product.

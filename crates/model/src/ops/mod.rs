@@ -11,8 +11,8 @@
 //!
 //! | operation | f32 | 16 bits |
 //! | --- | --- | --- |
-//! | [`linear`], without bias | 2, 2 | 5, 7 |
-//! | [`layer_norm`], without bias | 12, 22 | as f32 |
+//! | [`linear()`], without bias | 2, 2 | 5, 7 |
+//! | [`layer_norm()`], without bias | 12, 22 | as f32 |
 //! | [`activate`], `gelu` | 2, 9 | as f32 |
 //! | [`activate`], `gelu_new` | 8, 14 | as f32 |
 //! | dropout with the masks of a GPU | 19, 3 | as f32 |
@@ -20,8 +20,8 @@
 //! | [`Attention`], three chunks | 35, 63 | 42, 79 |
 //! | [`Attention`] with dropout, one chunk | 30, 44 | 34, 53 |
 //! | [`Attention`] with dropout, three chunks | 83, 115 | 91, 132 |
-//! | [`embedding`], up to [`DIRECT_VOCAB`] tokens | 2, 4 | as f32 |
-//! | [`embedding`], more; one, two, three levels of sums | 2, 6 or 10 or 14 | as f32 |
+//! | [`embedding()`], up to [`DIRECT_VOCAB`] tokens | 2, 4 | as f32 |
+//! | [`embedding()`], more; one, two, three levels of sums | 2, 6 or 10 or 14 | as f32 |
 //! | [`head_loss`], one chunk | 9, 14 | 12, 20 |
 //! | [`head_loss`], four chunks | 37, 60 | 43, 75 |
 //!
@@ -49,7 +49,7 @@ pub use head::{LOGIT_BYTES, head_loss};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 
-/// [`linear`] for `(B, T, in)` in which the result of a row of the batch does not depend on the other rows, not even in
+/// [`linear()`] for `(B, T, in)` in which the result of a row of the batch does not depend on the other rows, not even in
 /// its last bit: each row is a product of its own.
 ///
 /// A single product over `(B * T, in)` would pick its kernel, and so its order of summation, by the number of rows.
