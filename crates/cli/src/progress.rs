@@ -24,6 +24,8 @@ pub struct Progress {
     seconds_per_step: Option<f64>,
     tokens_per_step: f64,
     last_line: Option<Instant>,
+    /// Loss and norm as last read.
+    figures_read: (Option<f64>, Option<f64>),
 }
 
 impl Progress {
@@ -44,6 +46,7 @@ impl Progress {
             seconds_per_step: None,
             tokens_per_step: config.tokens_per_step() as f64,
             last_line: None,
+            figures_read: (None, None),
         })
     }
 
@@ -56,6 +59,13 @@ impl Progress {
     }
 
     fn step(&mut self, metrics: &Metrics) {
+        // On a GPU only what is logged is read: until then, the figures before stay.
+        let metrics = &Metrics {
+            loss: metrics.loss.or(self.figures_read.0),
+            grad_norm: metrics.grad_norm.or(self.figures_read.1),
+            ..metrics.clone()
+        };
+        self.figures_read = (metrics.loss, metrics.grad_norm);
         if let Some(now) = metrics.tokens_per_s {
             let mean = self.tokens_per_s.map_or(now, |mean| 0.95 * mean + 0.05 * now);
             self.tokens_per_s = Some(mean);

@@ -1,5 +1,6 @@
 //! The shape of a GPT.
 
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use tinygpt_sampler::simd::Level;
@@ -27,7 +28,8 @@ impl Activation {
     }
 }
 
-/// What the operands of a linear layer's products are rounded to in training. Sums, and all else, are f32.
+/// What the operands of products are rounded to in training: those of linear layers and head, and on a GPU those of
+/// attention. Sums, and all else, are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
@@ -36,23 +38,40 @@ pub enum Precision {
     F32,
     /// The upper half of an f32: 8 bits of precision, and twice the speed where the processor multiplies pairs of them.
     Bf16,
+    /// 11 bits of precision, but numbers between 6e-8 and 65504 alone: for GPUs without bf16. The loss is scaled up, so
+    /// that small gradients are not lost.
+    F16,
 }
 
 impl Precision {
+    /// Refuses what the CPU's own code does not compute in, or this processor has no instructions for.
+    ///
+    /// # Errors
+    /// [`ModelError::NoBf16`] or [`ModelError::NoF16`].
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Bf16 if !Level::detect().has_bf16() => Err(ModelError::NoBf16),
+            Self::F16 => Err(ModelError::NoF16),
+            Self::F32 | Self::Bf16 => Ok(()),
+        }
+    }
+
     /// The name, as configurations write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 
-    /// Refuses what this processor has no instructions for.
-    ///
-    /// # Errors
-    /// [`ModelError::NoBf16`].
-    pub fn check(self) -> Result<()> {
-        if self == Self::Bf16 && !Level::detect().has_bf16() { Err(ModelError::NoBf16) } else { Ok(()) }
+    /// The type of the operands of products, where it is not that of everything else.
+    pub fn dtype(self) -> Option<DType> {
+        match self {
+            Self::F32 => None,
+            Self::Bf16 => Some(DType::BF16),
+            Self::F16 => Some(DType::F16),
+        }
     }
 }
 

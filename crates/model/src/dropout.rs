@@ -1,26 +1,32 @@
 //! Dropout masks that are a pure function of (seed, step, site, element): the same bits on every device.
 //!
 //! On the CPU a mask comes from Philox. A GPU needs masks of hundreds of millions of elements, too many to send from the
-//! host, so there a mask is a polynomial hash of the element's index with coefficients drawn on the host, in integer
-//! tensor operations that no device rounds.
+//! host, so there a mask is a polynomial hash of the element's number whose coefficients, others for each block of
+//! elements, Philox draws on the host; in integer tensor operations that no device rounds.
 
 use candle_core::{DType, Device, Shape, Tensor};
 use tinygpt_sampler::{Stream, philox_at, philox4x32_10};
 
-use crate::Result;
+use crate::{
+    Result,
+    ops::closed::{run, with_gradient},
+};
 
 /// Where the bits of a mask come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskSource {
     /// Philox on the host, four elements a block: the choice on the CPU.
     Philox,
-    /// A polynomial of degree 3 over the field of 2^31 - 1 elements, in i64 tensor operations: the choice on a GPU.
-    /// Its values at any four elements are independent.
+    /// For each block of 16384 elements a polynomial of degree 2 over the field of 65521 elements, in u32 tensor
+    /// operations: the choice on a GPU. Its values at any three elements are independent.
     Hash,
 }
 
-/// The modulus of [`MaskSource::Hash`], a Mersenne prime. A product of two residues stays below 2^62.
-const HASH_PRIME: i64 = (1 << 31) - 1;
+/// The modulus of [`MaskSource::Hash`], the largest prime for which a product of two residues and a third one added stay
+/// below 2^32: eleven passes over numbers of four bytes make a mask.
+const HASH_PRIME: u32 = 65521;
+/// Elements that share a polynomial.
+const HASH_BLOCK: usize = 1 << 14;
 
 /// Drops values with probability `p` in one forward pass.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +57,11 @@ impl Dropout {
         if self.p == 0.0 {
             return Ok(x.clone());
         }
-        Ok(x.mul(&self.mask(site, x.shape(), x.dtype(), x.device())?)?)
+        // A byte an element is all that waits for the backward pass.
+        let keep = self.keep(site, 0, x.shape(), x.device())?;
+        let y = run(x.detach().mul(&self.scaled(&keep, x.dtype())?))?;
+        let dropout = self.clone();
+        Ok(with_gradient("dropout", x, y, move |x, _, dy| run(dy.mul(&dropout.scaled(&keep, x.dtype())?)))?)
     }
 
     /// The mask itself: 0 or `1 / (1 - p)`.
@@ -59,11 +69,20 @@ impl Dropout {
     /// # Errors
     /// When the device is out of memory.
     pub fn mask(&self, site: u32, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        let keep = match self.source {
-            MaskSource::Philox => self.philox_keep(site, shape, device)?,
-            MaskSource::Hash => self.hash_keep(site, shape, device)?,
-        };
-        Ok(keep.to_dtype(dtype)?.affine(1.0 / (1.0 - self.p), 0.0)?)
+        Ok(self.scaled(&self.keep(site, 0, shape, device)?, dtype)?)
+    }
+
+    /// 1 where an element is kept, else 0, for the elements of a mask from number `first` on.
+    pub(crate) fn keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
+        match self.source {
+            MaskSource::Philox => self.philox_keep(site, first, shape, device),
+            MaskSource::Hash => self.hash_keep(site, first, shape, device),
+        }
+    }
+
+    /// What values are multiplied with, by whether they are kept.
+    pub(crate) fn scaled(&self, keep: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
+        run(run(keep.to_dtype(dtype))?.affine(1.0 / (1.0 - self.p), 0.0))
     }
 
     /// Four words that belong to this seed, step and site alone.
@@ -77,12 +96,12 @@ impl Dropout {
     }
 
     /// 1 where an element is kept, by Philox: lane `e % 4` of block `e / 4` under a key of this (seed, step, site).
-    fn philox_keep(&self, site: u32, shape: &Shape, device: &Device) -> Result<Tensor> {
+    fn philox_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
         let n = shape.elem_count();
         let mut words = vec![0u16; n.div_ceil(16)];
-        self.keep_bits(site, 0, &mut words);
+        self.keep_bits(site, first, &mut words);
         let keep: Vec<u8> = (0..n).map(|e| (words[e / 16] >> (e % 16) & 1) as u8).collect();
-        Ok(Tensor::from_vec(keep, shape, device)?)
+        run(Tensor::from_vec(keep, shape, device))
     }
 
     /// Bit `i` of word `w` is set where element `first + 16 w + i` of a site's mask is kept ([`MaskSource::Philox`]).
@@ -103,31 +122,34 @@ impl Dropout {
         }
     }
 
-    /// 1 where an element is kept, by the hash `((c3 e + c2) e + c1) e + c0 (mod 2^31 - 1)` of its index `e`.
-    fn hash_keep(&self, site: u32, shape: &Shape, device: &Device) -> Result<Tensor> {
-        let constant = |value: i64| Tensor::new(value, device);
-        let modulo = |t: Tensor| -> candle_core::Result<Tensor> {
-            let prime = constant(HASH_PRIME)?;
-            // Integer division truncates, and every value is non-negative.
-            t.broadcast_sub(&t.broadcast_div(&prime)?.broadcast_mul(&prime)?)
+    /// 1 where an element is kept, by the hash `(c2 x + c1) x + c0 (mod 65521)` of its place `x` in its block; Philox
+    /// gives the coefficients of block `n` where it gives elements `4n..` in [`MaskSource::Philox`].
+    fn hash_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
+        let constant = |value: u32| run(Tensor::new(value, device));
+        let prime = constant(HASH_PRIME)?;
+        let modulo = |t: Tensor| {
+            // Integer division truncates.
+            run(t.broadcast_sub(&run(run(t.broadcast_div(&prime))?.broadcast_mul(&prime))?))
         };
-        // The indices from two short ranges, so that only those are uploaded: e = row * cols + col.
-        let n = shape.elem_count();
-        let cols = n.min(1 << 12);
-        let rows = n.div_ceil(cols.max(1));
-        let row = Tensor::arange(0, rows as i64, device)?.reshape((rows, 1))?; // (rows, 1)
-        let col = Tensor::arange(0, cols as i64, device)?.reshape((1, cols))?; // (1, cols)
-        let index = row.broadcast_mul(&constant(cols as i64)?)?.broadcast_add(&col)?; // (rows, cols)
-        let index = modulo(index)?;
+        let (n, block) = (shape.elem_count(), HASH_BLOCK as u64);
+        let (from, ahead) = (first / block, (first % block) as usize);
+        let rows = (ahead + n).div_ceil(HASH_BLOCK);
+        let [k0, k1, w2, w3] = self.words(site);
+        let polynomials: Vec<[u32; 4]> = (from..from + rows as u64)
+            .map(|n| philox4x32_10([n as u32, (n >> 32) as u32, w2, w3], [k0, k1]).map(|word| word % HASH_PRIME))
+            .collect();
+        let coefficients: Vec<u32> = (0..3).flat_map(|i| polynomials.iter().map(move |c| c[i])).collect();
+        let coefficients = run(Tensor::from_vec(coefficients, (3, rows, 1), device))?;
+        // No wider than one block needs.
+        let cols = if rows == 1 { ahead + n } else { HASH_BLOCK };
+        let x = run(Tensor::arange(0, cols as u32, device))?.reshape((1, cols))?;
 
-        let [c0, c1, c2, c3] = self.words(site).map(|w| i64::from(w) % HASH_PRIME);
-        let mut hash = index.broadcast_mul(&constant(c3)?)?.broadcast_add(&constant(c2)?)?;
-        for c in [c1, c0] {
-            hash = modulo(hash)?.mul(&index)?.broadcast_add(&constant(c)?)?;
-        }
-        let threshold = constant((self.p * HASH_PRIME as f64) as i64)?;
-        let keep = modulo(hash)?.broadcast_ge(&threshold)?;
-        Ok(keep.flatten_all()?.narrow(0, 0, n)?.reshape(shape)?)
+        let linear = run(coefficients.get(2)?.broadcast_mul(&x))?; // (rows, cols)
+        let linear = modulo(run(linear.broadcast_add(&coefficients.get(1)?))?)?;
+        let hash = run(run(linear.broadcast_mul(&x))?.broadcast_add(&coefficients.get(0)?))?;
+        let threshold = constant((self.p * f64::from(HASH_PRIME)) as u32)?;
+        let keep = run(modulo(hash)?.broadcast_ge(&threshold))?;
+        keep.flatten_all()?.narrow(0, ahead, n)?.reshape(shape)
     }
 }
 
@@ -195,16 +217,36 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_equals_its_definition_in_128_bit_integers() {
+    fn the_hash_equals_its_definition_from_any_element_on() {
         let dropout = Dropout { p: 0.3, seed: 9, step: 10, source: MaskSource::Hash };
-        let prime = HASH_PRIME as i128;
-        let c = dropout.words(4).map(|w| i128::from(w) % prime);
-        let expected: Vec<u8> = (0..10_000i128)
-            .map(|e| {
-                let hash = (((c[3] * e + c[2]) * e + c[1]) * e + c[0]) % prime;
-                u8::from(hash >= (0.3 * HASH_PRIME as f64) as i128)
-            })
-            .collect();
-        assert_eq!(keep(MaskSource::Hash, 0.3, 9, 10, 4, 10_000), expected);
+        let [k0, k1, w2, w3] = dropout.words(4);
+        let keep = |e: u64| {
+            let block = e / HASH_BLOCK as u64;
+            let c = philox4x32_10([block as u32, (block >> 32) as u32, w2, w3], [k0, k1]).map(u128::from);
+            let (x, prime) = (u128::from(e % HASH_BLOCK as u64), u128::from(HASH_PRIME));
+            let hash = (c[2] * x * x + c[1] * x + c[0]) % prime;
+            u8::from(hash >= (0.3 * f64::from(HASH_PRIME)) as u128)
+        };
+        for first in [0, 5, HASH_BLOCK as u64 - 1, 3 * HASH_BLOCK as u64, (1 << 50) + 77] {
+            for n in [1, 2, 1000, HASH_BLOCK, 2 * HASH_BLOCK + 3] {
+                let got = dropout.keep(4, first, &Shape::from(n), &Device::Cpu).unwrap();
+                let expected: Vec<u8> = (first..first + n as u64).map(keep).collect();
+                assert!(got.to_vec1::<u8>().unwrap() == expected, "{n} elements from {first}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_mask_is_that_part_of_the_whole() {
+        for source in SOURCES {
+            let dropout = Dropout { p: 0.4, seed: 1, step: 2, source };
+            let keep = |first: usize, n: usize| {
+                dropout.keep(3, first as u64, &Shape::from(n), &Device::Cpu).unwrap().to_vec1::<u8>().unwrap()
+            };
+            let whole = keep(0, 40_000);
+            for (first, n) in [(1, 1), (3, 17), (16_383, 2), (16_384, 16_384), (20_001, 19_999)] {
+                assert!(keep(first, n) == whole[first..first + n], "{source:?}: {n} from {first}");
+            }
+        }
     }
 }

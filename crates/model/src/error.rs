@@ -24,6 +24,9 @@ pub enum ModelError {
          use f32"
     )]
     NoBf16,
+    /// Products of f16 on the CPU.
+    #[error("f16 is for GPUs without bf16; on the CPU, use f32 or bf16")]
+    NoF16,
     /// The given tensors do not match the parameters of the configuration.
     #[error("parameter {name}: expected shape {expected:?}, got {got:?}")]
     ParamShape {

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::{Dropout, GptConfig, KvCache, ModelError, ParamSpec, Result, ops, param_specs};
+use crate::{
+    Dropout, GptConfig, KvCache, ModelError, ParamSpec, Precision, Result,
+    ops::{self, Tokens, launched},
+    param_specs,
+};
 
 /// A GPT over tensors on one device.
 #[derive(Debug, Clone)]
@@ -14,6 +18,7 @@ pub struct Gpt {
     wpe: Tensor,
     blocks: Vec<Block>,
     ln_f: Affine,
+    precision: Precision,
 }
 
 /// A weight with its optional bias.
@@ -36,7 +41,7 @@ struct Block {
 /// What one forward pass is for.
 enum Pass<'a> {
     /// Every position of a batch at once, with dropout when training.
-    Whole { dropout: Option<&'a Dropout>, mask: Tensor },
+    Whole { dropout: Option<&'a Dropout>, mask: Tensor, precision: Precision },
     /// New positions behind those in the cache; each row's result is independent of the other rows.
     Cached { cache: &'a mut KvCache, mask: Option<Tensor> },
 }
@@ -44,7 +49,7 @@ enum Pass<'a> {
 impl Pass<'_> {
     fn linear(&self, x: &Tensor, p: &Affine) -> Result<Tensor> {
         match self {
-            Self::Whole { .. } => ops::linear(x, &p.weight, p.bias.as_ref()),
+            Self::Whole { precision, .. } => ops::linear(x, &p.weight, p.bias.as_ref(), *precision),
             Self::Cached { .. } => linear_by_row(x, &p.weight, p.bias.as_ref()),
         }
     }
@@ -111,7 +116,13 @@ impl Gpt {
             })
             .collect::<Result<_>>()?;
         let ln_f = affine("ln_f".into())?;
-        Ok(Self { config: config.clone(), wte, wpe, blocks, ln_f })
+        Ok(Self { config: config.clone(), wte, wpe, blocks, ln_f, precision: Precision::F32 })
+    }
+
+    /// The same model, whose products over whole batches ([`Gpt::forward`], [`Gpt::losses`]) round their operands: those
+    /// of linear layers, head and attention. Parameters, norms, softmax, the residual stream and the loss are as before.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The shape of the model.
@@ -137,11 +148,26 @@ impl Gpt {
     /// # Errors
     /// When `T` is 0 or larger than `block_size`.
     pub fn forward(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let t = ids.dim(1)?;
+        let x = self.whole(&Tokens::on_device(ids), dropout)?;
+        ops::linear(&x, &self.wte.t()?, None, self.precision)
+    }
+
+    /// The cross-entropies `(B * T)`, in nats, of `tokens (B, T)` and the `targets (B * T)` that follow them, with dropout
+    /// when given. Equals [`ops::cross_entropy`] of [`Gpt::forward`], in less memory.
+    ///
+    /// # Errors
+    /// As [`Gpt::forward`]; when a target is outside the vocabulary (unnoticed on a GPU: check before).
+    pub fn losses(&self, tokens: &Tokens, targets: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        let x = self.whole(tokens, dropout)?.flatten_to(1)?; // (B, T, C) to (B * T, C)
+        ops::head_loss(&x, &self.wte, targets, self.precision, ops::LOGIT_BYTES)
+    }
+
+    /// Everything up to the head, for every position of a batch.
+    fn whole(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
+        let t = tokens.ids.dim(1)?;
         self.check_positions(t)?;
         let mask = ops::causal_mask(t, 0, self.wte.dtype(), self.device())?;
-        let x = self.hidden(ids, 0, &mut Pass::Whole { dropout, mask })?;
-        Ok(x.broadcast_matmul(&self.wte.t()?)?)
+        self.hidden(tokens, 0, &mut Pass::Whole { dropout, mask, precision: self.precision })
     }
 
     /// Logits `(B, T, V)` for `T` new positions of every row behind those in the cache, which it extends.
@@ -178,7 +204,7 @@ impl Gpt {
         let past = cache.len();
         let mask = cache.mask(t, self.wpe.dtype(), self.device())?;
         let mut pass = Pass::Cached { cache, mask };
-        let x = self.hidden(ids, past, &mut pass)?;
+        let x = self.hidden(&Tokens::on_device(ids), past, &mut pass)?;
         if let Pass::Cached { cache, .. } = pass {
             cache.advance(t);
         }
@@ -186,14 +212,10 @@ impl Gpt {
     }
 
     /// Everything up to the head: `(B, T)` ids at positions `past..past + T` to `(B, T, C)`.
-    #[expect(clippy::disallowed_methods, reason = "the embedding of ids that were checked on the host")]
-    fn hidden(&self, ids: &Tensor, past: usize, pass: &mut Pass) -> Result<Tensor> {
-        let (b, t) = ids.dims2()?;
-        let c = self.config.n_embd;
-        let tok = self.wte.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
-        let tok = tok.to_dtype(self.wpe.dtype())?;
-        let pos = self.wpe.narrow(0, past, t)?; // (T, C)
-        let mut x = pass.dropout(0, tok.broadcast_add(&pos)?)?;
+    fn hidden(&self, tokens: &Tokens, past: usize, pass: &mut Pass) -> Result<Tensor> {
+        let tok = ops::embedding(&self.wte, tokens)?.to_dtype(self.wpe.dtype())?; // (B, T, C)
+        let pos = self.wpe.narrow(0, past, tokens.ids.dim(1)?)?; // (T, C)
+        let mut x = pass.dropout(0, launched(tok.broadcast_add(&pos))?)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x = self.block(layer, block, &x, pass)?;
         }
@@ -204,37 +226,47 @@ impl Gpt {
     fn block(&self, layer: usize, p: &Block, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let h = ops::layer_norm(x, &p.ln_1.weight, p.ln_1.bias.as_ref())?;
         let h = self.attention(layer, p, &h, pass)?;
-        let x = (x + pass.dropout(site(layer, 1), h)?)?;
+        let x = launched(x + pass.dropout(site(layer, 1), h)?)?;
 
         let h = ops::layer_norm(&x, &p.ln_2.weight, p.ln_2.bias.as_ref())?;
         let h = ops::activate(&pass.linear(&h, &p.c_fc)?, self.config.activation)?;
         let h = pass.linear(&h, &p.mlp_proj)?;
-        Ok((x + pass.dropout(site(layer, 2), h)?)?)
+        Ok(launched(x + pass.dropout(site(layer, 2), h)?)?)
     }
 
     /// Causal self-attention: `(B, T, C)` to `(B, T, C)`.
     fn attention(&self, layer: usize, p: &Block, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let (b, t, c) = x.dims3()?;
-        let (nh, hs) = (self.config.n_head, self.config.head_size());
         let qkv = pass.linear(x, &p.c_attn)?; // (B, T, 3C)
+        let y = match pass {
+            Pass::Whole { dropout, mask, precision } => ops::Attention {
+                n_head: self.config.n_head,
+                mask: mask.clone(),
+                dropout: dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), site(layer, 0))),
+                precision: *precision,
+                score_bytes: ops::SCORE_BYTES,
+            }
+            .apply(&qkv)?,
+            Pass::Cached { cache, mask } => self.attend_cached(layer, &qkv, cache, mask.as_ref())?,
+        };
+        pass.linear(&y, &p.attn_proj)
+    }
+
+    /// Attention of new positions, `(B, T, 3C)`, to themselves and to those in the cache: `(B, T, C)`.
+    fn attend_cached(&self, layer: usize, qkv: &Tensor, cache: &mut KvCache, mask: Option<&Tensor>) -> Result<Tensor> {
+        let (b, t, _) = qkv.dims3()?;
+        let (nh, hs, c) = (self.config.n_head, self.config.head_size(), self.config.n_embd);
         let head = |i: usize| -> candle_core::Result<Tensor> {
             // (B, T, C) to (B, T, nh, hs) to (B, nh, T, hs)
             qkv.narrow(2, i * c, c)?.reshape((b, t, nh, hs))?.transpose(1, 2)?.contiguous()
         };
-        let (q, mut k, mut v) = (head(0)?, head(1)?, head(2)?);
-        if let Pass::Cached { cache, .. } = pass {
-            (k, v) = cache.append(layer, &k, &v)?; // (B, nh, past + T, hs)
-        }
-        let q = q.affine(1.0 / (hs as f64).sqrt(), 0.0)?; // T x hs products fewer than scaling the T x T scores
+        let (k, v) = cache.append(layer, &head(1)?, &head(2)?)?; // (B, nh, past + T, hs)
+        let q = head(0)?.affine(1.0 / (hs as f64).sqrt(), 0.0)?;
         let scores = q.matmul(&k.transpose(2, 3)?)?; // (B, nh, T, past + T)
-        let scores = match pass {
-            Pass::Whole { mask, .. } => scores.broadcast_add(mask)?,
-            Pass::Cached { mask: Some(mask), .. } => scores.broadcast_add(mask)?,
-            Pass::Cached { mask: None, .. } => scores,
+        let scores = match mask {
+            Some(mask) => scores.broadcast_add(mask)?,
+            None => scores,
         };
-        let weights = pass.dropout(site(layer, 0), ops::softmax(&scores)?)?;
-        let y = weights.matmul(&v)?; // (B, nh, T, hs)
-        let y = y.transpose(1, 2)?.reshape((b, t, c))?; // (B, T, nh, hs) to (B, T, C)
-        pass.linear(&y, &p.attn_proj)
+        let y = ops::softmax(&scores)?.matmul(&v)?; // (B, nh, T, hs)
+        Ok(y.transpose(1, 2)?.reshape((b, t, c))?) // (B, T, nh, hs) to (B, T, C)
     }
 }

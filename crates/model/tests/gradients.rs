@@ -7,7 +7,7 @@ mod common;
 use candle_core::{DType, Device, Tensor, Var};
 use common::{Random, lively_params, shape};
 use tinygpt_model::{
-    Activation, Dropout, Gpt, GptConfig, config::LAYER_NORM_EPS, dropout::MaskSource, ops, param_specs,
+    Activation, Dropout, Gpt, GptConfig, Precision, config::LAYER_NORM_EPS, dropout::MaskSource, ops, param_specs,
     params::to_tensors,
 };
 
@@ -214,14 +214,19 @@ fn linear_equals_its_definition_and_differentiates() {
         let with_bias: Vec<f64> = product.iter().enumerate().map(|(i, y)| y + bias[i % n_out]).collect();
         let inputs = [(x, vec![b, t, n_in]), (w, vec![n_in, n_out]), (bias, vec![n_out])];
         let t = inputs.each_ref().map(|(values, dims)| vector(values, dims));
-        assert_close("linear", &flat(&ops::linear(&t[0], &t[1], Some(&t[2])).unwrap()), &with_bias, 1e-14);
-        assert_close("linear", &flat(&ops::linear(&t[0], &t[1], None).unwrap()), &product, 1e-14);
+        assert_close(
+            "linear",
+            &flat(&ops::linear(&t[0], &t[1], Some(&t[2]), Precision::F32).unwrap()),
+            &with_bias,
+            1e-14,
+        );
+        assert_close("linear", &flat(&ops::linear(&t[0], &t[1], None, Precision::F32).unwrap()), &product, 1e-14);
         let by_row = ops::linear_by_row(&t[0], &t[1], Some(&t[2])).unwrap();
         assert_eq!(by_row.dims(), &[inputs[0].1[0], inputs[0].1[1], n_out]);
         assert_close("linear_by_row", &flat(&by_row), &with_bias, 1e-14);
         assert_close("linear_by_row", &flat(&ops::linear_by_row(&t[0], &t[1], None).unwrap()), &product, 1e-14);
-        check_op("linear", &inputs, |t| ops::linear(&t[0], &t[1], Some(&t[2])).unwrap());
-        check_op("linear without bias", &inputs[..2], |t| ops::linear(&t[0], &t[1], None).unwrap());
+        check_op("linear", &inputs, |t| ops::linear(&t[0], &t[1], Some(&t[2]), Precision::F32).unwrap());
+        check_op("linear without bias", &inputs[..2], |t| ops::linear(&t[0], &t[1], None, Precision::F32).unwrap());
     }
 }
 

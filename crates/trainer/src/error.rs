@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tinygpt_model::ModelError;
+use tinygpt_model::{ModelError, Precision};
 
 use crate::{
     config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError,
@@ -46,9 +46,17 @@ pub enum TrainError {
     /// There is nothing to learn from one distinct token.
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]
     NothingToPredict(usize),
-    /// bf16 on a device whose engine has f32 only.
-    #[error("train.precision = \"bf16\" is for the CPU; on other devices, train with \"f32\"")]
-    PrecisionOfDevice,
+    /// A device without products of a precision.
+    #[error(
+        "train.precision = \"{}\" does not work on this device ({reason}); use \"f32\"{}",
+        .precision.name(), if *.precision == Precision::Bf16 { " or \"f16\"" } else { "" }
+    )]
+    PrecisionOfDevice {
+        /// The precision.
+        precision: Precision,
+        /// The device's error.
+        reason: String,
+    },
     /// A run that the machine has no memory for.
     #[error(
         "training needs at least {} of memory, and {} is there: {} for {what}; lower {keys}",

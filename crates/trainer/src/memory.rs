@@ -51,7 +51,7 @@ fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
     // channel: ten, and the sixteen operands of its linear layers, one of which is among the ten in f32.
     let (operand, floats) = match config.train.precision {
         Precision::F32 => (1.0, 25.0),
-        Precision::Bf16 => (0.5, 18.0),
+        Precision::Bf16 | Precision::F16 => (0.5, 18.0),
     };
     // The matrices; norms and biases are small beside them. Each has a gradient and two moments, and those of linear
     // layers and the head are there twice more, packed for products.

@@ -9,7 +9,7 @@ use crate::{
     Result, TrainError, atomic,
     config::{RunConfig, TrainConfig},
     data::Dataset,
-    engine::Engine,
+    engine::{Engine, Figure},
     evaluate::{self, Evaluation, Report},
     metrics::{Kind, Metrics, MetricsFile},
     plot,
@@ -118,11 +118,17 @@ impl Trainer<'_> {
     /// When the loss is no number any more, the disk is full or the device fails. What was saved last stays whole.
     pub fn train(mut self, stop: &AtomicBool, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
         self.catch_up()?;
-        let mut metrics = MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?;
-        let mut clock = Clock::new(self.state.seconds);
-        match self.until_ending(&mut metrics, &mut clock, stop, on_event) {
+        let mut record = Record {
+            metrics: MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?,
+            clock: Clock::new(self.state.seconds),
+            unread: Vec::new(),
+        };
+        match self.until_ending(&mut record, stop, on_event) {
             // Whole updates only: what an interruption cut short is done again.
-            Ok(Ending::Interrupted) | Err(TrainError::Interrupted) => self.save()?,
+            Ok(Ending::Interrupted) | Err(TrainError::Interrupted) => {
+                record.read()?;
+                self.save()?;
+            }
             Err(error) => return Err(error),
             Ok(ending) => match self.report(stop) {
                 Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
@@ -136,16 +142,15 @@ impl Trainer<'_> {
 
     fn until_ending(
         &mut self,
-        metrics: &mut MetricsFile,
-        clock: &mut Clock,
+        record: &mut Record,
         stop: &AtomicBool,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Ending> {
         let config = &self.config.train;
         loop {
             // Before the first update too, and after an interruption that cut an evaluation short.
-            if self.evaluation_is_due(metrics) {
-                self.evaluate(metrics, clock, stop, on_event)?;
+            if self.evaluation_is_due(&record.metrics) {
+                self.evaluate(record, stop, on_event)?;
             }
             if let Some(ending) = self.state.ending(config) {
                 return Ok(ending);
@@ -153,15 +158,14 @@ impl Trainer<'_> {
             if stop.load(Ordering::Relaxed) {
                 return Ok(Ending::Interrupted);
             }
-            let mut row = self.update(stop)?;
+            record.unread.push(self.update(stop)?);
             let step = self.state.step;
-            row.tokens_per_s = Some(clock.tokens_per_s(self.config.tokens_per_step()));
-            row.seconds = clock.seconds();
-            self.state.seconds = row.seconds;
             let logged = step.is_multiple_of(config.log_every) || step == 1 || step == config.max_steps;
+            let row = record.row(step, logged, self.config.tokens_per_step())?;
+            self.state.seconds = row.seconds;
             on_event(Event::Step { metrics: &row, logged });
             if logged {
-                metrics.append(row)?;
+                record.metrics.append(row)?;
             }
         }
     }
@@ -177,43 +181,29 @@ impl Trainer<'_> {
     }
 
     /// One update: the gradients of `grad_accum` batches, then AdamW.
-    fn update(&mut self, stop: &AtomicBool) -> Result<Metrics> {
+    fn update(&mut self, stop: &AtomicBool) -> Result<Update> {
         let config = &self.config.train;
         let step = self.state.step;
         let accum = config.grad_accum as u64;
-        let mut loss = 0.0;
+        let mut losses = Vec::with_capacity(config.grad_accum);
         for draw in step * accum..(step + 1) * accum {
             if stop.load(Ordering::Relaxed) {
                 return Err(TrainError::Interrupted);
             }
             let block_size = self.config.model.block_size;
             let batch = self.data.train.random_batch(config.batch_size, block_size, self.config.seed, draw)?;
-            loss += self.engine.loss_and_grads(&batch, draw)? / accum as f64;
+            losses.push(self.engine.accumulate(&batch, draw)?);
         }
         let lr = learning_rate(config, step);
-        let grad_norm = self.engine.apply(lr, config.clip)?;
-        for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
-            if !value.is_finite() {
-                return Err(TrainError::NonFiniteLoss { step: step + 1, what, value });
-            }
-        }
+        let grad_norm = self.engine.update(lr, config.clip)?;
         self.state.step += 1;
-        Ok(Metrics {
-            loss: Some(loss),
-            lr: Some(lr),
-            grad_norm: Some(grad_norm),
-            ..Metrics::new(Kind::Train, self.state.step)
-        })
+        Ok(Update { step: self.state.step, losses, lr, grad_norm })
     }
 
     /// An estimate of the validation loss; the weights where they are the best so far; everything needed to go on.
-    fn evaluate(
-        &mut self,
-        metrics: &mut MetricsFile,
-        clock: &mut Clock,
-        stop: &AtomicBool,
-        on_event: &mut dyn FnMut(Event<'_>),
-    ) -> Result<()> {
+    fn evaluate(&mut self, record: &mut Record, stop: &AtomicBool, on_event: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        // What has diverged must not be saved.
+        record.read()?;
         let config = &self.config.train;
         let val = &self.data.val;
         let Evaluation { loss, floor, .. } =
@@ -229,7 +219,7 @@ impl Trainer<'_> {
         } else {
             self.state.evaluations_since_best += 1;
         }
-        self.state.seconds = clock.seconds();
+        self.state.seconds = record.clock.seconds();
         let row = Metrics {
             val_loss: Some(loss),
             perplexity: Some(loss.exp()),
@@ -238,13 +228,13 @@ impl Trainer<'_> {
             seconds: self.state.seconds,
             ..Metrics::new(Kind::Eval, self.state.step)
         };
-        metrics.append(row.clone())?;
+        record.metrics.append(row.clone())?;
         self.save()?;
-        if let Some(svg) = plot::loss_svg(&self.config.name, metrics.rows()) {
+        if let Some(svg) = plot::loss_svg(&self.config.name, record.metrics.rows()) {
             atomic::write(&self.run.path().join(LOSS_SVG), svg.as_bytes())?;
         }
         on_event(Event::Eval { metrics: &row, best });
-        clock.restart();
+        record.clock.restart();
         Ok(())
     }
 
@@ -290,6 +280,61 @@ pub fn check_data(config: &RunConfig, data: &Dataset) -> Result<()> {
     data.val.check("validation", 2)
 }
 
+/// An update whose figures may still be on the device.
+struct Update {
+    step: u64,
+    /// Of each of its batches.
+    losses: Vec<Figure>,
+    lr: f64,
+    grad_norm: Figure,
+}
+
+/// What is known of a run beside its weights.
+struct Record {
+    metrics: MetricsFile,
+    clock: Clock,
+    /// The updates since the last look at the device.
+    unread: Vec<Update>,
+}
+
+impl Record {
+    /// The figures of the last update. Where they are on a device that would have to be waited for, only if it is logged:
+    /// in between, the device works on while the host prepares what comes next.
+    fn row(&mut self, step: u64, logged: bool, tokens_per_step: usize) -> Result<Metrics> {
+        let mut row = Metrics::new(Kind::Train, step);
+        row.lr = self.unread.last().map(|update| update.lr);
+        let known = |update: &Update| update.losses.iter().chain([&update.grad_norm]).all(Figure::is_known);
+        if logged || self.unread.iter().all(known) {
+            let updates = self.unread.len();
+            (row.loss, row.grad_norm) = self.read()?.unzip();
+            row.tokens_per_s = Some(self.clock.tokens_per_s(updates * tokens_per_step));
+        }
+        row.seconds = self.clock.seconds();
+        Ok(row)
+    }
+
+    /// Waits for the device, at most once, and checks all that has not been read yet. Gives loss and norm of the last
+    /// update.
+    fn read(&mut self) -> Result<Option<(f64, f64)>> {
+        let unread = std::mem::take(&mut self.unread);
+        let figures = Figure::read_all(unread.iter().flat_map(|u| u.losses.iter().chain([&u.grad_norm])))?;
+        let mut figures = figures.into_iter();
+        let mut last = None;
+        for Update { step, losses, .. } in unread {
+            let batches = losses.len();
+            let loss = figures.by_ref().take(batches).fold(0.0, |sum, loss| sum + loss / batches as f64);
+            let grad_norm = figures.next().unwrap_or(f64::NAN);
+            for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+                if !value.is_finite() {
+                    return Err(TrainError::NonFiniteLoss { step, what, value });
+                }
+            }
+            last = Some((loss, grad_norm));
+        }
+        Ok(last)
+    }
+}
+
 /// Seconds of a run over all its parts, and the rate since the last look.
 struct Clock {
     earlier: f64,
@@ -307,7 +352,7 @@ impl Clock {
         self.earlier + self.start.elapsed().as_secs_f64()
     }
 
-    /// Tokens a second of the update since the last look or restart.
+    /// Tokens a second since the last look or restart.
     fn tokens_per_s(&mut self, tokens: usize) -> f64 {
         let elapsed = self.last.elapsed().as_secs_f64();
         self.restart();

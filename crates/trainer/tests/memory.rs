@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use candle_core::Device;
-use tinygpt_model::{Activation, GptConfig, init_params};
+use tinygpt_model::{Activation, GptConfig, Precision, init_params};
 use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, Engine, EngineState};
 
 fn resident_mib() -> f64 {
@@ -28,7 +28,7 @@ fn memory_does_not_grow_with_updates() {
     };
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let state = EngineState::fresh(init_params(&config, 1));
-    let mut engine = ComposedEngine::new(&config, adamw, 1, &state, &Device::Cpu).unwrap();
+    let mut engine = ComposedEngine::new(&config, Precision::F32, adamw, 1, &state, &Device::Cpu).unwrap();
     let ids: Vec<u32> = (0..8 * 64).map(|i| i * 7 % 32).collect();
     let batch = Batch { targets: ids.clone(), ids, rows: 8, cols: 64 };
     let mut update = |n: u64| {

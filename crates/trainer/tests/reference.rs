@@ -196,7 +196,7 @@ fn check_engine(label: &str, path: &str, build: Build<'_>) {
 }
 
 fn composed(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
-    Box::new(ComposedEngine::new(config, adamw, 0, state, &Device::Cpu).unwrap())
+    Box::new(ComposedEngine::new(config, Precision::F32, adamw, 0, state, &Device::Cpu).unwrap())
 }
 
 #[test]

@@ -70,8 +70,10 @@ pub struct BenchTrainArgs {
 pub enum PrecisionArg {
     /// Not rounded.
     F32,
-    /// 16 bits.
+    /// 16 bits, 8 of them of precision.
     Bf16,
+    /// 16 bits, 11 of them of precision, with a scaled loss; for GPUs without bf16.
+    F16,
 }
 
 impl From<PrecisionArg> for Precision {
@@ -79,6 +81,7 @@ impl From<PrecisionArg> for Precision {
         match precision {
             PrecisionArg::F32 => Self::F32,
             PrecisionArg::Bf16 => Self::Bf16,
+            PrecisionArg::F16 => Self::F16,
         }
     }
 }

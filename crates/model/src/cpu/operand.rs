@@ -28,6 +28,7 @@ impl Packed {
         match precision {
             Precision::F32 => Self::F32(Panels::new(k, n)),
             Precision::Bf16 => Self::Bf16(Panels::new(k.div_ceil(2), n)),
+            Precision::F16 => unreachable!("refused by `Precision::check`"),
         }
     }
 
@@ -90,6 +91,7 @@ impl Operand {
         match precision {
             Precision::F32 => Self::F32(Rows::zeros(n, cols)),
             Precision::Bf16 => Self::Bf16 { kept: None, columns: Rows::zeros(n.div_ceil(2), cols) },
+            Precision::F16 => unreachable!("refused by `Precision::check`"),
         }
     }
 

@@ -28,16 +28,17 @@ pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> 
 }
 
 fn check_choice(key: &str, text: &str) -> Result<(), ConfigError> {
-    let choices = match key {
-        "data.tokenizer" => ["char", "bpe"],
-        "model.activation" => ["gelu", "gelu_new"],
-        "train.precision" => ["f32", "bf16"],
+    let choices: &[&str] = match key {
+        "data.tokenizer" => &["char", "bpe"],
+        "model.activation" => &["gelu", "gelu_new"],
+        "train.precision" => &["f32", "bf16", "f16"],
         _ => return Ok(()),
     };
     if choices.contains(&text) {
         return Ok(());
     }
-    let expected = format!("\"{}\" or \"{}\"", choices[0], choices[1]);
+    let (last, others) = choices.split_last().unwrap_or((&"", &[]));
+    let expected = format!("\"{}\" or \"{last}\"", others.join("\", \""));
     Err(ConfigError::Type { key: key.into(), expected, got: format!("\"{text}\"") })
 }
 

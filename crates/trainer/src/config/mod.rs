@@ -89,7 +89,7 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Batches whose gradients are averaged for one update.
     pub grad_accum: usize,
-    /// `f32` or `bf16`.
+    /// `f32`, `bf16` or `f16`.
     pub precision: Precision,
     /// Updates.
     pub max_steps: u64,

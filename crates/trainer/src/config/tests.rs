@@ -58,7 +58,10 @@ fn a_wrong_type_is_refused_and_both_types_named() {
     assert_eq!(error("[model]\nbias = 1"), "`model.bias` must be true or false, not a whole number");
     assert_eq!(error("model = 1"), "`model` must be a table, not a whole number");
     assert_eq!(error("[data]\ntokenizer = \"word\""), "`data.tokenizer` must be \"char\" or \"bpe\", not \"word\"");
-    assert_eq!(error("[train]\nprecision = \"f16\""), "`train.precision` must be \"f32\" or \"bf16\", not \"f16\"");
+    assert_eq!(
+        error("[train]\nprecision = \"f64\""),
+        "`train.precision` must be \"f32\", \"bf16\" or \"f16\", not \"f64\""
+    );
     assert!(error("[train]\nmax_steps = -5").contains("must not be negative"));
     assert!(error("[train\n").contains("not valid TOML"));
 }

@@ -7,7 +7,7 @@ use tinygpt_model::{
 };
 use tinygpt_sampler::simd::Level;
 
-use super::{AdamW, Batch, Engine, EngineState, adamw, clipped, composed::CPU_SHARDS, dead};
+use super::{AdamW, Batch, Engine, EngineState, Figure, adamw, composed::CPU_SHARDS, dead};
 use crate::Result;
 
 /// Computes what [`super::ComposedEngine`] computes on the CPU, with the same dropout masks, many times faster.
@@ -76,7 +76,7 @@ impl Engine for CpuEngine {
         self.gpt.config()
     }
 
-    fn loss_and_grads(&mut self, batch: &Batch, draw: u64) -> Result<f64> {
+    fn accumulate(&mut self, batch: &Batch, draw: u64) -> Result<Figure> {
         let (p, seed) = (self.gpt.config().dropout, self.seed);
         // The masks of the composed engine, which are those of its shards.
         let shards = CPU_SHARDS.clamp(1, batch.rows.max(1));
@@ -93,19 +93,19 @@ impl Engine for CpuEngine {
             self.check_gradients()?;
             self.gradients_checked = true;
         }
-        Ok(loss)
+        Ok(Figure::Known(loss))
     }
 
-    fn apply(&mut self, lr: f64, clip: f64) -> Result<f64> {
+    fn update(&mut self, lr: f64, clip: f64) -> Result<Figure> {
         let mean = 1.0 / self.batches.max(1) as f64;
         self.batches = 0;
         self.updates += 1;
         let Self { gpt, level, adamw, m, v, updates, .. } = self;
         let norm = adamw::norm(*level, gpt.grads()) * mean;
-        let scale = clipped(mean, norm, clip);
+        let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
         let update = adamw::Update::new(*adamw, lr, scale, *updates);
         gpt.update(|layout, params, grads| update.apply(*level, layout, params, grads, (m, v)));
-        Ok(norm)
+        Ok(Figure::Known(norm))
     }
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
@@ -115,7 +115,7 @@ impl Engine for CpuEngine {
     fn export(&self) -> Result<EngineState> {
         let layout = self.gpt.layout();
         let [params, m, v] = [self.gpt.params(), &self.m, &self.v].map(|flat| layout.split(flat));
-        Ok(EngineState { params, m, v, updates: self.updates })
+        Ok(EngineState { params, m, v, updates: self.updates, loss_scaling: None })
     }
 
     fn import(&mut self, state: &EngineState) -> Result<()> {

@@ -3,14 +3,16 @@
 mod adamw;
 mod composed;
 mod cpu;
+mod figure;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use tinygpt_model::{GptConfig, ParamSpec, Precision};
 
 use crate::{Result, TrainError, config::TrainConfig};
 
 pub use composed::ComposedEngine;
 pub use cpu::CpuEngine;
+pub use figure::Figure;
 
 /// A batch of windows: inputs and the tokens that follow them, row after row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,15 +53,35 @@ pub struct EngineState {
     pub m: Vec<Vec<f32>>,
     /// AdamW's second moments.
     pub v: Vec<Vec<f32>>,
-    /// Updates made so far.
+    /// Updates made so far, those skipped included.
     pub updates: u64,
+    /// How the loss is scaled, in f16 alone.
+    pub loss_scaling: Option<LossScaling>,
+}
+
+/// The scaling of the loss in f16 (Micikevicius et al., 2018, "Mixed precision training"): gradients are computed of the
+/// loss times `scale`, so that small ones do not become zero. Where they overflow, the update is skipped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossScaling {
+    /// A power of 2.
+    pub scale: f32,
+    /// Updates in a row that were not skipped, since the scale last changed.
+    pub good: u64,
+    /// Updates that were skipped so far.
+    pub skipped: u64,
+}
+
+impl Default for LossScaling {
+    fn default() -> Self {
+        Self { scale: 65536.0, good: 0, skipped: 0 }
+    }
 }
 
 impl EngineState {
     /// The state before the first update.
     pub fn fresh(params: Vec<Vec<f32>>) -> Self {
         let zeros: Vec<Vec<f32>> = params.iter().map(|p| vec![0.0; p.len()]).collect();
-        Self { params, m: zeros.clone(), v: zeros, updates: 0 }
+        Self { params, m: zeros.clone(), v: zeros, updates: 0, loss_scaling: None }
     }
 }
 
@@ -93,14 +115,31 @@ pub trait Engine {
     ///
     /// # Errors
     /// When the device fails, or a parameter gets no gradient from the first batch.
-    fn loss_and_grads(&mut self, batch: &Batch, draw: u64) -> Result<f64>;
+    fn accumulate(&mut self, batch: &Batch, draw: u64) -> Result<Figure>;
 
     /// One AdamW update with the mean of the gradients since the last one, scaled down to a global norm of `clip` where
-    /// it is larger (0: never). Returns the norm before clipping.
+    /// it is larger (0: never). Gives the norm before clipping; in f16, 0 where the update was skipped because gradients
+    /// of the scaled loss were too large for it.
     ///
     /// # Errors
     /// When the device fails.
-    fn apply(&mut self, lr: f64, clip: f64) -> Result<f64>;
+    fn update(&mut self, lr: f64, clip: f64) -> Result<Figure>;
+
+    /// [`Engine::accumulate`], and waits for the loss.
+    ///
+    /// # Errors
+    /// As [`Engine::accumulate`].
+    fn loss_and_grads(&mut self, batch: &Batch, draw: u64) -> Result<f64> {
+        self.accumulate(batch, draw)?.read()
+    }
+
+    /// [`Engine::update`], and waits for the norm.
+    ///
+    /// # Errors
+    /// As [`Engine::update`].
+    fn apply(&mut self, lr: f64, clip: f64) -> Result<f64> {
+        self.update(lr, clip)?.read()
+    }
 
     /// The sum of the cross-entropies of a batch, in nats, without dropout and without gradients.
     ///
@@ -124,12 +163,23 @@ pub trait Engine {
 /// Refuses a precision that a device does not compute in.
 ///
 /// # Errors
-/// [`TrainError::PrecisionOfDevice`], or [`tinygpt_model::ModelError::NoBf16`].
+/// [`TrainError::PrecisionOfDevice`]; on the CPU [`tinygpt_model::ModelError::NoBf16`] or
+/// [`tinygpt_model::ModelError::NoF16`].
 pub fn check_precision(precision: Precision, device: &Device) -> Result<()> {
-    match (precision, device) {
-        (_, Device::Cpu) => Ok(precision.check()?),
-        (Precision::F32, _) => Ok(()),
-        (Precision::Bf16, _) => Err(TrainError::PrecisionOfDevice),
+    if device.is_cpu() { Ok(precision.check()?) } else { try_precision(precision, device) }
+}
+
+/// Makes one product. Whether a GPU has a type, and candle kernels for it there, shows in nothing but the attempt.
+fn try_precision(precision: Precision, device: &Device) -> Result<()> {
+    let Some(dtype) = precision.dtype() else { return Ok(()) };
+    let product = || -> candle_core::Result<Vec<f32>> {
+        let two = Tensor::full(2f32, (16, 16), device)?.to_dtype(dtype)?;
+        two.matmul(&two)?.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()
+    };
+    match product() {
+        Ok(product) if product.iter().all(|&x| x == 64.0) => Ok(()),
+        Ok(_) => Err(TrainError::PrecisionOfDevice { precision, reason: "a product comes out wrong".into() }),
+        Err(error) => Err(TrainError::PrecisionOfDevice { precision, reason: error.to_string() }),
     }
 }
 
@@ -149,16 +199,26 @@ pub fn open(
     check_precision(precision, device)?;
     Ok(match device {
         Device::Cpu => Box::new(CpuEngine::new(config, precision, adamw, seed, state)?),
-        _ => Box::new(ComposedEngine::new(config, adamw, seed, state, device)?),
+        _ => Box::new(ComposedEngine::new(config, precision, adamw, seed, state, device)?),
     })
-}
-
-/// What the sum of the gradients is multiplied with: `mean`, or less where their norm (after `mean`) exceeds `clip`.
-fn clipped(mean: f64, norm: f64, clip: f64) -> f64 {
-    if clip > 0.0 && norm > clip { mean * clip / norm } else { mean }
 }
 
 /// A parameter that would never learn.
 fn dead(spec: &ParamSpec, problem: &'static str) -> TrainError {
     TrainError::DeadGradient { name: spec.name.clone(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_precision_is_tried_before_it_is_used() {
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            // Tensor operations have them all on the CPU; the engine written for it has no f16.
+            try_precision(precision, &Device::Cpu).unwrap();
+        }
+        let error = check_precision(Precision::F16, &Device::Cpu).unwrap_err();
+        assert_eq!(error.to_string(), "f16 is for GPUs without bf16; on the CPU, use f32 or bf16");
+    }
 }

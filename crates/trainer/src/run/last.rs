@@ -9,13 +9,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tinygpt_model::{GptConfig, ParamSpec, param_specs};
 
-use super::model_folder::{FORMAT_KEY, read_json, read_tensors, read_weights, write_tensors};
-use crate::{Result, TrainError, atomic, engine::EngineState};
+use super::model_folder::{FORMAT_KEY, Tensors, read_json, read_weights, write_tensors};
+use crate::{
+    Result, TrainError, atomic,
+    engine::{EngineState, LossScaling},
+};
 
 /// The format of the files in `last/`.
 pub const LAST_FORMAT: u64 = 1;
 
 const STATE: &str = "state.json";
+/// Beside the moments in the optimizer's file, in f16: scale, good updates and skipped ones, whole numbers all.
+const LOSS_SCALING: &str = "loss_scaling";
 
 /// The state of the training loop after an update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,8 +82,12 @@ impl Last {
         let specs = param_specs(config);
         let metadata = json!({ FORMAT_KEY: LAST_FORMAT.to_string() });
         write_tensors(&self.weights(state.step), named(&specs, "", &engine.params), metadata.clone())?;
+        let scaling =
+            engine.loss_scaling.map(|LossScaling { scale, good, skipped }| [scale, good as f32, skipped as f32]);
+        let scaling =
+            scaling.iter().map(|numbers| (LOSS_SCALING.to_owned(), (vec![numbers.len()], numbers.as_slice())));
         let moments = named(&specs, "m/", &engine.m).chain(named(&specs, "v/", &engine.v));
-        write_tensors(&self.optimizer(state.step), moments, metadata)?;
+        write_tensors(&self.optimizer(state.step), moments.chain(scaling), metadata)?;
         let path = self.path.join(STATE);
         let json = serde_json::to_string_pretty(state).map_err(|e| TrainError::bad_file(&path, e))?;
         atomic::write(&path, (json + "\n").as_bytes())?;
@@ -123,11 +132,18 @@ impl Last {
     pub fn read_engine(&self, config: &GptConfig, state: &LoopState) -> Result<EngineState> {
         let params = read_weights(&self.weights(state.step), config)?;
         let specs = param_specs(config);
-        let moments = |prefix: &str| {
-            let wanted: Vec<_> = specs.iter().map(|s| (format!("{prefix}{}", s.name), s.shape.clone())).collect();
-            read_tensors(&self.optimizer(state.step), &wanted)
+        let optimizer = Tensors::read(&self.optimizer(state.step))?;
+        let moments = |prefix: &str| -> Result<Vec<Vec<f32>>> {
+            specs.iter().map(|s| optimizer.get(&format!("{prefix}{}", s.name), &s.shape)).collect()
         };
-        Ok(EngineState { params, m: moments("m/")?, v: moments("v/")?, updates: state.step })
+        let loss_scaling = match optimizer.has(LOSS_SCALING) {
+            true => {
+                let numbers = optimizer.get(LOSS_SCALING, &[3])?;
+                Some(LossScaling { scale: numbers[0], good: numbers[1] as u64, skipped: numbers[2] as u64 })
+            }
+            false => None,
+        };
+        Ok(EngineState { params, m: moments("m/")?, v: moments("v/")?, updates: state.step, loss_scaling })
     }
 }
 

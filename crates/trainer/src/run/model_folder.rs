@@ -311,9 +311,8 @@ fn with_metadata(file: &[u8], metadata: &Value) -> Vec<u8> {
 /// Reads all parameters of a model, in parameter order, from a safetensors file with Hugging Face's GPT-2 names (with or
 /// without the prefix `transformer.`).
 pub(super) fn read_weights(path: &Path, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
-    let specs = param_specs(config);
-    let shapes = specs.into_iter().map(|spec| (spec.name, spec.shape)).collect::<Vec<_>>();
-    read_tensors(path, &shapes)
+    let tensors = Tensors::read(path)?;
+    param_specs(config).iter().map(|spec| tensors.get(&spec.name, &spec.shape)).collect()
 }
 
 /// The tensor of a name, with or without the prefix `transformer.`, or why there is none of this shape.
@@ -331,19 +330,30 @@ pub(super) fn named<T>(
     Ok(tensor)
 }
 
-/// Reads the named tensors as f32.
-pub(super) fn read_tensors(path: &Path, wanted: &[(String, Vec<usize>)]) -> Result<Vec<Vec<f32>>> {
-    if !path.exists() {
-        return Err(TrainError::bad_file(path, "it is missing"));
+/// The tensors of a safetensors file.
+pub(super) struct Tensors {
+    path: PathBuf,
+    tensors: HashMap<String, candle_core::Tensor>,
+}
+
+impl Tensors {
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Err(TrainError::bad_file(path, "it is missing"));
+        }
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu)
+            .map_err(|e| TrainError::bad_file(path, format!("truncated, or not a safetensors file: {e}")))?;
+        Ok(Self { path: path.to_owned(), tensors })
     }
-    let tensors = candle_core::safetensors::load(path, &Device::Cpu)
-        .map_err(|e| TrainError::bad_file(path, format!("truncated, or not a safetensors file: {e}")))?;
-    wanted
-        .iter()
-        .map(|(name, shape)| {
-            let tensor = named(name, shape, |name| tensors.get(name), |tensor| tensor.dims())
-                .map_err(|reason| TrainError::bad_file(path, reason))?;
-            Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-        })
-        .collect()
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The values of a tensor as f32.
+    pub(super) fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = named(name, shape, |name| self.tensors.get(name), |tensor| tensor.dims())
+            .map_err(|reason| TrainError::bad_file(&self.path, reason))?;
+        Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
 }

@@ -9,7 +9,7 @@ use tinygpt_model::{
     generate, init_params, param_specs,
 };
 use tinygpt_sampler::{Sampler, SamplingParams, Stream, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState};
+use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState, check_precision};
 
 use super::check::{Check, largest_difference, of_numbers, of_tensors};
 
@@ -25,6 +25,9 @@ const UPDATES: u64 = 10;
 const ROUNDING: f64 = 1e-4;
 /// Of parameters after an update, in learning rates.
 const OF_A_STEP: f64 = 1e-2;
+
+/// Of losses where products are rounded to 16 bits, relative.
+const OF_HALVES: f64 = 1e-2;
 
 /// A shape, and how many windows make a batch.
 struct Shape {
@@ -137,10 +140,16 @@ fn of_text(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Resul
     Ok(Check::new("sampled text", name, 0.0, differences))
 }
 
+/// The 16 bits that a device multiplies in; the tensor operations of the CPU know both.
+fn half_precision(device: &Device) -> Precision {
+    let bf16 = device.is_cpu() || check_precision(Precision::Bf16, device).is_ok();
+    if bf16 { Precision::Bf16 } else { Precision::F16 }
+}
+
 /// Losses, the gradient of every parameter, an update, and the losses of some more.
 fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Vec<Check>> {
     let Shape { name, config, rows } = shape;
-    let mut composed = ComposedEngine::new(config, ADAMW, SEED, state, device)?;
+    let mut composed = ComposedEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;
     let mut cpu = CpuEngine::new(config, Precision::F32, ADAMW, SEED, state)?;
     let batch = |n: u32, rows: usize| {
         let cols = config.block_size;
@@ -169,14 +178,22 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
     let parameters = each(&found.params, &expected.params, &|a, b| largest_difference(a, b) / LR);
     let m = each(&found.m, &expected.m, &of_tensors);
     let v = each(&found.v, &expected.v, &of_tensors);
-    let mut further = Vec::new();
+    let half = half_precision(device);
+    let mut in_half = ComposedEngine::new(config, half, ADAMW, SEED, &found, device)?;
+    let (mut further, mut rounded) = (Vec::new(), Vec::new());
     for n in 2..2 + UPDATES {
         let batch = batch(n as u32 % 3, *rows);
-        let difference = of_numbers(composed.loss_and_grads(&batch, n)?, cpu.loss_and_grads(&batch, n)?);
-        further.push((format!("update {n}"), difference));
-        composed.apply(LR, 1.0)?;
-        cpu.apply(LR, 1.0)?;
+        let expected = cpu.loss_and_grads(&batch, n)?;
+        further.push((format!("update {n}"), of_numbers(composed.loss_and_grads(&batch, n)?, expected)));
+        rounded.push((format!("update {n}"), of_numbers(in_half.loss_and_grads(&batch, n)?, expected)));
+        for engine in [&mut composed as &mut dyn Engine, &mut in_half, &mut cpu] {
+            engine.apply(LR, 1.0)?;
+        }
     }
+    let in_half = match half {
+        Precision::F16 => "losses in f16",
+        _ => "losses in bf16",
+    };
     Ok(vec![
         Check::new("losses", name, ROUNDING, losses),
         Check::new("gradients", name, ROUNDING, gradients),
@@ -186,5 +203,6 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
         // Squares have twice the relative error.
         Check::new("second moments", name, 2.0 * ROUNDING, v),
         Check::new("losses of more updates", name, ROUNDING, further),
+        Check::new(in_half, name, OF_HALVES, rounded),
     ])
 }

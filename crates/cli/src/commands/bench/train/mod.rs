@@ -15,7 +15,7 @@ use tinygpt_trainer::{
     RunConfig,
     config::TokenizerKind,
     data::Split,
-    engine::{self, AdamW, Engine, EngineState},
+    engine::{self, AdamW, Engine, EngineState, Figure},
     memory,
     schedule::learning_rate,
 };
@@ -136,7 +136,7 @@ impl<'a> Training<'a> {
                 break;
             }
         }
-        let (mut times, mut loss) = (Vec::new(), f64::NAN);
+        let (mut times, mut losses) = (Vec::new(), Vec::new());
         let start = Instant::now();
         let over = |done| match (iters, DEFAULT) {
             (Some(iters), _) => done >= iters as usize,
@@ -144,26 +144,28 @@ impl<'a> Training<'a> {
         };
         while !over(times.len()) {
             let start = Instant::now();
-            loss = self.update()?;
+            losses = self.update()?;
             times.push(start.elapsed().as_secs_f64());
         }
-        Ok((times, loss))
+        let count = losses.len() as f64;
+        let losses = losses.iter().map(Figure::read).collect::<Result<Vec<_>, _>>()?;
+        Ok((times, losses.iter().sum::<f64>() / count))
     }
 
-    /// One update; gives the mean loss of its batches.
-    fn update(&mut self) -> anyhow::Result<f64> {
+    /// One update; gives the losses of its batches.
+    fn update(&mut self) -> anyhow::Result<Vec<Figure>> {
         let RunConfig { train, model, seed, .. } = self.config;
         let batches = train.grad_accum as u64;
-        let mut loss = 0.0;
+        let mut losses = Vec::new();
         for draw in self.step * batches..(self.step + 1) * batches {
             let batch = self.tokens.random_batch(train.batch_size, model.block_size, *seed, draw)?;
-            loss += self.engine.loss_and_grads(&batch, draw)? / batches as f64;
+            losses.push(self.engine.accumulate(&batch, draw)?);
         }
-        self.engine.apply(learning_rate(train, self.step), train.clip)?;
+        self.engine.update(learning_rate(train, self.step), train.clip)?;
         // A GPU goes on working when it has been told what to do.
         self.device.synchronize()?;
         self.step += 1;
-        Ok(loss)
+        Ok(losses)
     }
 }
 

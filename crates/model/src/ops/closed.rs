@@ -1,0 +1,195 @@
+//! Gradients in closed form, and the count of launches.
+//!
+//! candle's autograd keeps every intermediate result of a composition, and runs two launches (zeros, and an addition) for
+//! each edge of its graph. An operation of this folder is computed without a graph instead, and its result is given one
+//! gradient, again in tensor operations: the same code on every device, so that what a GPU runs is tested on the CPU.
+
+use std::cell::Cell;
+
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape, Tensor,
+    backend::BackendStorage, bail,
+};
+
+use crate::Precision;
+
+thread_local! {
+    static LAUNCHES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The launches on this thread since the last call: kernels, products, copies and uploads of the operations of this
+/// crate. Not counted is what candle adds around them: in the backward pass two for each argument of an operation.
+pub fn take_launches() -> usize {
+    LAUNCHES.take()
+}
+
+/// Marks an operation that launches something. Views (`reshape` of contiguous tensors, `narrow`, `broadcast_as`, `t`)
+/// launch nothing and are not marked.
+///
+/// # Errors
+/// That of the operation.
+pub fn run(result: Result<Tensor>) -> Result<Tensor> {
+    LAUNCHES.set(LAUNCHES.get() + 1);
+    result
+}
+
+/// Pieces one after the other in the first dimension: a copy each, none for a single one.
+///
+/// # Errors
+/// When there are none, or their shapes differ in another dimension.
+#[expect(clippy::disallowed_methods, reason = "the callers' pieces are contiguous, which is asserted")]
+pub fn cat(pieces: &[Tensor]) -> Result<Tensor> {
+    debug_assert!(pieces.iter().all(Tensor::is_contiguous));
+    if pieces.len() > 1 {
+        LAUNCHES.set(LAUNCHES.get() + pieces.len());
+    }
+    Tensor::cat(pieces, 0)
+}
+
+/// `x` as an operand of a product, contiguous.
+pub(crate) fn operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
+    match precision.dtype() {
+        // A cast reads any layout and writes a contiguous one.
+        Some(dtype) => run(x.to_dtype(dtype)),
+        None if x.is_contiguous() => Ok(x.clone()),
+        None => run(x.contiguous()),
+    }
+}
+
+/// The result of a product in the type that everything but products is computed in, contiguous.
+pub(crate) fn widened(y: &Tensor, dtype: DType) -> Result<Tensor> {
+    if y.dtype() != dtype {
+        run(y.to_dtype(dtype))
+    } else if y.is_contiguous() {
+        Ok(y.clone())
+    } else {
+        run(y.contiguous())
+    }
+}
+
+/// Gives `y`, computed from `x` without a graph, the gradient `backward(x, y, dy)` for `x`.
+pub(crate) fn with_gradient<F>(name: &'static str, x: &Tensor, y: Tensor, backward: F) -> Result<Tensor>
+where
+    F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
+{
+    if !x.track_op() {
+        return Ok(y);
+    }
+    run(x.apply_op2(&y, Closed { name, backward }))
+}
+
+/// [`with_gradient`] for two arguments: `backward((a, b), y, dy)` gives a gradient for each.
+pub(crate) fn with_gradients<F>(
+    name: &'static str,
+    (a, b): (&Tensor, &Tensor),
+    y: Tensor,
+    backward: F,
+) -> Result<Tensor>
+where
+    F: Fn((&Tensor, &Tensor), &Tensor, &Tensor) -> Result<(Tensor, Tensor)> + Send + Sync + 'static,
+{
+    if !a.track_op() && !b.track_op() {
+        return Ok(y);
+    }
+    run(a.apply_op3(b, &y, Closed { name, backward }))
+}
+
+/// An operation whose last argument is its result already. candle asks for a gradient of that argument too and gets none.
+struct Closed<F> {
+    name: &'static str,
+    backward: F,
+}
+
+impl<F> Closed<F> {
+    /// The result's storage: a copy on the CPU and on CUDA, another handle on Metal.
+    fn hand_back<S: BackendStorage>(&self, y: &S, layout: &Layout) -> Result<(S, Shape)> {
+        if !layout.is_contiguous() || layout.start_offset() > 0 {
+            bail!("{}: the result is a part of another tensor", self.name)
+        }
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+}
+
+impl<F> CustomOp2 for Closed<F>
+where
+    F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, y: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.hand_back(y, l)
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, y: &CudaStorage, l: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.hand_back(y, l)
+    }
+
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout, y: &MetalStorage, l: &Layout) -> Result<(MetalStorage, Shape)> {
+        self.hand_back(y, l)
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        // Detached, or the gradient would have a graph of its own that keeps all of this alive.
+        let dx = (self.backward)(&x.detach(), &y.detach(), dy)?;
+        Ok((Some(dx), None))
+    }
+}
+
+impl<F> CustomOp3 for Closed<F>
+where
+    F: Fn((&Tensor, &Tensor), &Tensor, &Tensor) -> Result<(Tensor, Tensor)>,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        y: &CpuStorage,
+        l: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.hand_back(y, l)
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        y: &CudaStorage,
+        l: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.hand_back(y, l)
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        y: &MetalStorage,
+        l: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.hand_back(y, l)
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (da, db) = (self.backward)((&a.detach(), &b.detach()), &y.detach(), dy)?;
+        Ok((Some(da), Some(db), None))
+    }
+}

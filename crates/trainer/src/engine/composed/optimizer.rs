@@ -1,0 +1,221 @@
+//! AdamW in tensor operations, over all parameters at once and without a look at the device.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+use tinygpt_model::{
+    ParamSpec,
+    ops::{cat, launched},
+};
+
+use super::super::{AdamW, LossScaling};
+use crate::Result;
+
+/// The length of a row in the reductions of a flat tensor: a GPU reduces rows side by side, one row only as slow as a
+/// single of its processors.
+const ROW: usize = 1024;
+
+/// Good updates after which the loss is scaled twice as much.
+const GOOD_UPDATES: f64 = 2000.0;
+
+/// All parameters one after the other, in their order, and zeros up to whole rows.
+#[derive(Debug)]
+pub(super) struct Flat {
+    ranges: Vec<Range<usize>>,
+    padding: Tensor,
+}
+
+impl Flat {
+    pub(super) fn new(specs: &[ParamSpec], device: &Device) -> Result<Self> {
+        let mut len = 0;
+        let ranges: Vec<Range<usize>> = specs
+            .iter()
+            .map(|spec| {
+                len += spec.len();
+                len - spec.len()..len
+            })
+            .collect();
+        let padding = Tensor::zeros(len.next_multiple_of(ROW) - len, DType::F32, device)?;
+        Ok(Self { ranges, padding })
+    }
+
+    pub(super) fn zeros(&self) -> Result<Tensor> {
+        let len = self.ranges.last().map_or(0, |range| range.end) + self.padding.elem_count();
+        Ok(Tensor::zeros(len, DType::F32, self.padding.device())?)
+    }
+
+    /// Tensors in parameter order, flat: a copy each.
+    pub(super) fn join(&self, tensors: &[Tensor]) -> Result<Tensor> {
+        let mut parts = tensors.iter().map(Tensor::flatten_all).collect::<candle_core::Result<Vec<_>>>()?;
+        if self.padding.elem_count() > 0 {
+            parts.push(self.padding.clone());
+        }
+        Ok(cat(&parts)?)
+    }
+
+    /// The parameters' parts of a flat tensor: views.
+    pub(super) fn parts(&self, flat: &Tensor) -> Result<Vec<Tensor>> {
+        let parts = self.ranges.iter().map(|range| flat.narrow(0, range.start, range.len()));
+        Ok(parts.collect::<candle_core::Result<_>>()?)
+    }
+
+    /// The parameters' parts of a flat tensor, on the host. Reads once.
+    pub(super) fn read(&self, flat: &Tensor) -> Result<Vec<Vec<f32>>> {
+        let flat = flat.to_vec1::<f32>()?;
+        Ok(self.ranges.iter().map(|range| flat[range.clone()].to_vec()).collect())
+    }
+}
+
+/// AdamW's state on the device.
+#[derive(Debug)]
+pub(super) struct Optimizer {
+    pub(super) adamw: AdamW,
+    /// The first moments, flat.
+    pub(super) m: Tensor,
+    /// The second moments, flat.
+    pub(super) v: Tensor,
+    /// Updates made, those skipped included.
+    pub(super) updates: u64,
+    scaling: Option<Scaling>,
+}
+
+/// [`LossScaling`] in scalars of the device, so that nobody has to wait for whether an update was good.
+#[derive(Debug)]
+struct Scaling {
+    scale: Tensor,
+    good: Tensor,
+    skipped: Tensor,
+    /// 1 if the last update was made, 0 if it was skipped.
+    made: Tensor,
+}
+
+/// A number to multiply with, which the host knows unless it depends on whether updates were skipped.
+pub(super) enum Factor {
+    Known(f64),
+    OnDevice(Tensor),
+}
+
+impl Factor {
+    pub(super) fn times(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Known(factor) => launched(x.affine(*factor, 0.0)),
+            Self::OnDevice(factor) => launched(x.broadcast_mul(factor)),
+        }
+    }
+}
+
+impl Optimizer {
+    pub(super) fn new(adamw: AdamW, m: Tensor, v: Tensor, updates: u64, scaling: Option<LossScaling>) -> Result<Self> {
+        let scalar = |x: f32| Tensor::new(x, m.device());
+        let scaling = scaling.map(|LossScaling { scale, good, skipped }| -> Result<_> {
+            let (good, skipped) = (scalar(good as f32)?, scalar(skipped as f32)?);
+            Ok(Scaling { scale: scalar(scale)?, good, skipped, made: scalar(1.0)? })
+        });
+        Ok(Self { adamw, updates, scaling: scaling.transpose()?, m, v })
+    }
+
+    /// The loss to go back from.
+    pub(super) fn scaled(&self, loss: &Tensor) -> Result<Tensor> {
+        match &self.scaling {
+            Some(scaling) => Ok(launched(loss.broadcast_mul(&scaling.scale))?),
+            None => Ok(loss.clone()),
+        }
+    }
+
+    /// Reads once.
+    pub(super) fn loss_scaling(&self) -> Result<Option<LossScaling>> {
+        let Some(Scaling { scale, good, skipped, .. }) = &self.scaling else { return Ok(None) };
+        let numbers = Tensor::stack(&[scale, good, skipped], 0)?.to_vec1::<f32>()?;
+        Ok(Some(LossScaling { scale: numbers[0], good: numbers[1] as u64, skipped: numbers[2] as u64 }))
+    }
+
+    /// What weight decay makes of a matrix in this update.
+    pub(super) fn decay(&self, lr: f64) -> Result<Factor> {
+        let decay = lr * self.adamw.weight_decay;
+        Ok(match &self.scaling {
+            Some(Scaling { made, .. }) => Factor::OnDevice(launched(made.affine(-decay, 1.0))?),
+            None => Factor::Known(1.0 - decay),
+        })
+    }
+
+    /// Takes over the gradients, a sum to be multiplied by `mean`, clipped to the norm `clip`. Gives their norm before
+    /// clipping, and what is to be subtracted from the parameters, flat.
+    pub(super) fn step(&mut self, grads: &Tensor, mean: f64, lr: f64, clip: f64) -> Result<(Tensor, Tensor)> {
+        self.updates += 1;
+        let squares = launched(grads.sqr())?.reshape(((), ROW))?; // (P) to (P / ROW, ROW)
+        let squares = launched(launched(squares.sum(1))?.sum_all())?;
+        // From here on the gradients' own size counts, not that of the scaled loss.
+        let mut norm = launched(launched(squares.sqrt())?.affine(mean, 0.0))?;
+        let mut unscale = None;
+        if let Some(Scaling { scale, .. }) = &self.scaling {
+            let inverse = launched(scale.recip())?;
+            norm = launched(norm.mul(&inverse))?;
+            unscale = Some(inverse);
+        }
+        // mean * min(1, clip / norm)
+        let mut factor = if clip > 0.0 {
+            let ratio = launched(launched(norm.recip())?.affine(clip, 0.0))?;
+            launched(launched(ratio.minimum(1.0))?.affine(mean, 0.0))?
+        } else {
+            launched(norm.zeros_like()?.affine(1.0, mean))?
+        };
+        if let Some(inverse) = unscale {
+            factor = launched(factor.mul(&inverse))?;
+        }
+
+        let grads = launched(grads.broadcast_mul(&factor))?;
+        let AdamW { beta1, beta2, eps, .. } = self.adamw;
+        let old_and_new = |old: &Tensor, beta: f64, new: &Tensor| {
+            launched(launched(old.affine(beta, 0.0))? + launched(new.affine(1.0 - beta, 0.0))?)
+        };
+        let m = old_and_new(&self.m, beta1, &grads)?;
+        let v = old_and_new(&self.v, beta2, &launched(grads.sqr())?)?;
+        let made = self.scaling.as_mut().map(|scaling| scaling.advance(&norm)).transpose()?;
+        let root = launched(launched(self.corrected(beta2, 1.0)?.times(&v)?.sqrt())?.affine(1.0, eps))?;
+        let step = self.corrected(beta1, lr)?.times(&launched(m.div(&root))?)?;
+        let Some((made, reported)) = made else {
+            (self.m, self.v) = (m, v);
+            return Ok((norm, step));
+        };
+        // Chosen, not multiplied: what was skipped is not a number.
+        let made = made.broadcast_as(step.shape())?;
+        self.m = launched(made.where_cond(&m, &self.m))?;
+        self.v = launched(made.where_cond(&v, &self.v))?;
+        Ok((reported, launched(made.where_cond(&step, &step.zeros_like()?))?))
+    }
+
+    /// `factor / (1 - beta^t)` after `t` updates that were made: moments start at zero.
+    fn corrected(&self, beta: f64, factor: f64) -> Result<Factor> {
+        let Some(Scaling { skipped, .. }) = &self.scaling else {
+            return Ok(Factor::Known(factor / (1.0 - beta.powf(self.updates as f64))));
+        };
+        let made = launched(skipped.affine(-1.0, self.updates as f64))?;
+        let power = launched(launched(made.affine(beta.ln(), 0.0))?.exp())?;
+        let inverse = launched(launched(power.affine(-1.0, 1.0))?.recip())?;
+        Ok(Factor::OnDevice(launched(inverse.affine(factor, 0.0))?))
+    }
+}
+
+impl Scaling {
+    /// Whether an update with this norm is made (a U8), and the norm to report: 0 for one that is skipped, unless the
+    /// loss is not scaled up any more, so that the gradients themselves must be too large.
+    ///
+    /// The scale is halved at an update that is skipped, and doubled after [`GOOD_UPDATES`] in a row that are not.
+    fn advance(&mut self, norm: &Tensor) -> Result<(Tensor, Tensor)> {
+        // False for NaN too.
+        let good = launched(norm.lt(f32::INFINITY))?;
+        let made = launched(good.to_dtype(DType::F32))?;
+        let excused = launched(self.scale.gt(1f32))?;
+        let zero = norm.zeros_like()?;
+        let reported = launched(good.where_cond(norm, &launched(excused.where_cond(&zero, norm))?))?;
+
+        let run = launched(launched(self.good.affine(1.0, 1.0))?.mul(&made))?;
+        let full = launched(launched(run.ge(GOOD_UPDATES as f32))?.to_dtype(DType::F32))?;
+        let factor = launched(launched(made.affine(0.5, 0.5))?.mul(&launched(full.affine(1.0, 1.0))?))?;
+        self.scale = launched(self.scale.mul(&factor))?;
+        self.good = launched(run.mul(&launched(full.affine(-1.0, 1.0))?))?;
+        self.skipped = launched(&self.skipped + launched(made.affine(-1.0, 1.0))?)?;
+        self.made = made;
+        Ok((good, reported))
+    }
+}

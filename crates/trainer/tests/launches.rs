@@ -1,0 +1,53 @@
+//! The launches of a whole update on a device, as docs/gpu-training.md has them; and that it reads nothing back.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use candle_core::Device;
+use tinygpt_model::{Activation, GptConfig, Precision, init_params, ops::take_launches};
+use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, Engine, EngineState, Figure};
+
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+
+/// Of a batch, and of AdamW with clipping.
+fn launches(n_layer: usize, precision: Precision) -> (usize, usize) {
+    let config = GptConfig {
+        vocab_size: 65,
+        block_size: 8,
+        n_layer,
+        n_head: 2,
+        n_embd: 8,
+        dropout: 0.0,
+        bias: false,
+        activation: Activation::Gelu,
+    };
+    let state = EngineState::fresh(init_params(&config, 1));
+    let ids: Vec<u32> = (0..8).collect();
+    // One row is one shard, as all of a batch is on a GPU.
+    let batch = Batch { targets: ids.clone(), ids, rows: 1, cols: 8 };
+    // Launches are counted by thread.
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| {
+        let mut engine = ComposedEngine::new(&config, precision, ADAMW, 5, &state, &Device::Cpu).unwrap();
+        take_launches();
+        let loss = engine.accumulate(&batch, 0).unwrap();
+        let of_batch = take_launches();
+        let norm = engine.update(1e-3, 1.0).unwrap();
+        assert!(matches!((loss, norm), (Figure::OnDevice(_), Figure::OnDevice(_))));
+        (of_batch, take_launches())
+    })
+}
+
+#[test]
+fn launches_of_an_update() {
+    for (precision, base, layer, optimizer) in
+        [(Precision::F32, 80, 143, 22), (Precision::Bf16, 89, 186, 22), (Precision::F16, 90, 186, 58)]
+    {
+        let [one, two, six] = [1, 2, 6].map(|n_layer| launches(n_layer, precision));
+        let a_layer = two.0 - one.0;
+        assert_eq!(six.0, one.0 + 5 * a_layer);
+        assert_eq!((one.0 - a_layer, a_layer), (base, layer), "{precision:?}");
+        // A parameter is decayed (matrices are), subtracted from and copied.
+        let of_parameters = |n_layer: usize| 2 * (3 + 6 * n_layer) + 2 + 4 * n_layer;
+        for (n_layer, (_, update)) in [(1, one), (2, two), (6, six)] {
+            assert_eq!(update - of_parameters(n_layer), optimizer, "{precision:?}, AdamW");
+        }
+    }
+}

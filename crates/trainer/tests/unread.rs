@@ -1,0 +1,198 @@
+//! Training on an engine that leaves its figures on the device: they are read where they are logged or something is
+//! saved, and nothing that has diverged is saved.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use candle_core::{Device, Tensor};
+use tinygpt_model::{GptConfig, Precision, init_params};
+use tinygpt_trainer::{
+    Dataset, Result, RunConfig, RunDir, TrainError,
+    config::load,
+    engine::{AdamW, Batch, ComposedEngine, Engine, EngineState, Figure},
+    run::{IfExists, LoopState},
+    train::{Event, Outcome, Trainer},
+};
+
+const CONFIG: &str = "
+[data]
+stories_bytes = 8000
+[model]
+n_layer = 1
+n_head = 1
+n_embd = 8
+block_size = 16
+[train]
+batch_size = 2
+grad_accum = 2
+max_steps = 9
+warmup_steps = 1
+eval_every = 3
+eval_batches = 2
+";
+
+/// A composed engine one of whose losses or norms is no number.
+struct Poisoned {
+    engine: ComposedEngine,
+    /// The batch.
+    loss: Option<u64>,
+    /// The update.
+    norm: Option<u64>,
+    updates: u64,
+}
+
+fn not_a_number() -> Figure {
+    Figure::OnDevice(Tensor::new(f32::NAN, &Device::Cpu).unwrap())
+}
+
+impl Engine for Poisoned {
+    fn config(&self) -> &GptConfig {
+        self.engine.config()
+    }
+
+    fn accumulate(&mut self, batch: &Batch, draw: u64) -> Result<Figure> {
+        let loss = self.engine.accumulate(batch, draw)?;
+        Ok(if self.loss == Some(draw) { not_a_number() } else { loss })
+    }
+
+    fn update(&mut self, lr: f64, clip: f64) -> Result<Figure> {
+        let norm = self.engine.update(lr, clip)?;
+        self.updates += 1;
+        Ok(if self.norm == Some(self.updates) { not_a_number() } else { norm })
+    }
+
+    fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        self.engine.eval(batch)
+    }
+
+    fn export(&self) -> Result<EngineState> {
+        self.engine.export()
+    }
+
+    fn import(&mut self, state: &EngineState) -> Result<()> {
+        self.engine.import(state)
+    }
+}
+
+/// What a run is to do, and what is to happen to it.
+#[derive(Default)]
+struct Case {
+    precision: Precision,
+    log_every: u64,
+    loss: Option<u64>,
+    norm: Option<u64>,
+    /// After this step.
+    interrupt: Option<u64>,
+    resume: bool,
+}
+
+impl Case {
+    fn train(&self, folder: &Path, steps: &mut Vec<(u64, bool)>) -> Result<Outcome> {
+        let set = [format!("train.log_every={}", self.log_every)];
+        let config: RunConfig = load(CONFIG, &set, false).unwrap();
+        let data = Dataset::load(&config.data, 1, None, folder).unwrap();
+        let gpt = config.gpt(data.tokenizer.vocab_size());
+        let run = if self.resume {
+            RunDir::open_for_writing(folder).unwrap()
+        } else {
+            let run = RunDir::create(folder, IfExists::Refuse).unwrap();
+            run.write_config(&config).unwrap();
+            run
+        };
+        let (state, weights) = if self.resume {
+            let state = run.last().read_state().unwrap();
+            let weights = run.last().read_engine(&gpt, &state).unwrap();
+            (state, weights)
+        } else {
+            (LoopState::fresh(data.source_hash.clone()), EngineState::fresh(init_params(&gpt, 1)))
+        };
+        let adamw = AdamW::from(&config.train);
+        let engine = ComposedEngine::new(&gpt, self.precision, adamw, 1, &weights, &Device::Cpu).unwrap();
+        let mut engine = Poisoned { engine, loss: self.loss, norm: self.norm, updates: state.step };
+        let stop = AtomicBool::new(false);
+        let trainer = Trainer { config: &config, data: &data, engine: &mut engine, run: &run, state };
+        trainer.train(&stop, &mut |event| {
+            if let Event::Step { metrics, .. } = event {
+                steps.push((metrics.step, metrics.loss.is_some()));
+                stop.store(self.interrupt == Some(metrics.step), Ordering::Relaxed);
+            }
+        })
+    }
+}
+
+fn saved_step(folder: &Path) -> u64 {
+    RunDir::open_for_writing(folder).unwrap().last().read_state().unwrap().step
+}
+
+/// The lines of the metrics without times.
+fn rows(folder: &Path, kind: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let rows = text.lines().filter(|line| line.contains(kind));
+    rows.map(|row| row.split(",\"tokens_per_s\"").next().unwrap().split(",\"seconds\"").next().unwrap().into())
+        .collect()
+}
+
+#[test]
+fn only_what_is_logged_is_read_and_the_run_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (often, seldom) = (dir.path().join("often"), dir.path().join("seldom"));
+    let mut steps = Vec::new();
+    Case { log_every: 1, ..Case::default() }.train(&often, &mut steps).unwrap();
+    assert!(steps.iter().all(|&(_, read)| read));
+    steps.clear();
+    Case { log_every: 4, ..Case::default() }.train(&seldom, &mut steps).unwrap();
+    let read: Vec<u64> = steps.iter().filter(|step| step.1).map(|step| step.0).collect();
+    assert_eq!((steps.len(), read), (9, vec![1, 4, 8, 9]));
+
+    let all = rows(&often, "\"train\"");
+    assert_eq!(rows(&seldom, "\"train\""), [0, 3, 7, 8].map(|i: usize| all[i].clone()));
+    assert_eq!(rows(&seldom, "\"eval\""), rows(&often, "\"eval\""));
+    for file in ["model.safetensors", "last/weights-9.safetensors", "last/optimizer-9.safetensors"] {
+        assert!(std::fs::read(often.join(file)).unwrap() == std::fs::read(seldom.join(file)).unwrap(), "{file}");
+    }
+}
+
+#[test]
+fn a_figure_that_is_no_number_ends_the_run_by_its_step_before_anything_is_saved() {
+    // Step 5 is the second after the save of step 3; batches 8 and 9 are its own. It is read before step 6 is saved, or
+    // before the interruption is.
+    for (loss, norm, what) in [(Some(8), None, "loss"), (Some(9), None, "loss"), (None, Some(5), "gradient norm")] {
+        for interrupt in [None, Some(5)] {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = dir.path().join("run");
+            let case = Case { log_every: 100, loss, norm, interrupt, ..Case::default() };
+            let error = case.train(&folder, &mut Vec::new()).unwrap_err();
+            assert!(
+                matches!(error, TrainError::NonFiniteLoss { step: 5, what: named, .. } if named == what),
+                "{loss:?} {norm:?} {interrupt:?}: {error}"
+            );
+            assert_eq!(saved_step(&folder), 3);
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_run_in_f16_goes_on_with_its_scale_and_leaves_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let case =
+        |interrupt, resume| Case { precision: Precision::F16, log_every: 4, interrupt, resume, ..Case::default() };
+    case(None, false).train(&whole, &mut Vec::new()).unwrap();
+    case(Some(5), false).train(&parts, &mut Vec::new()).unwrap();
+    assert_eq!(saved_step(&parts), 5);
+    case(None, true).train(&parts, &mut Vec::new()).unwrap();
+    for file in ["model.safetensors", "last/weights-9.safetensors", "last/optimizer-9.safetensors"] {
+        assert!(std::fs::read(whole.join(file)).unwrap() == std::fs::read(parts.join(file)).unwrap(), "{file}");
+    }
+    let gpt_of = |run: &RunDir| {
+        let data = Dataset::load(&load(CONFIG, &[], false).unwrap().data, 1, None, &whole).unwrap();
+        (load(CONFIG, &[], false).unwrap().gpt(data.tokenizer.vocab_size()), run.last().read_state().unwrap())
+    };
+    let run = RunDir::open_for_writing(&whole).unwrap();
+    let (gpt, state) = gpt_of(&run);
+    let scaling = run.last().read_engine(&gpt, &state).unwrap().loss_scaling.unwrap();
+    assert_eq!((scaling.scale, scaling.good + scaling.skipped), (65536.0, 9));
+}
