@@ -23,10 +23,11 @@ SCRIPTS = Path(__file__).resolve().parent
 PYTORCH_TRAINING = {"PyTorch": "", "PyTorch --compile": "--compile", "PyTorch --fused": "--fused"}
 
 
-def train(ours, theirs):
+def train(work, theirs, bf16=False):
     """Work of `bench train` with all ways to run PyTorch."""
-    pytorch = {name: f"{theirs} {flags}" for name, flags in PYTORCH_TRAINING.items()}
-    return {"tinygpt": f"bench {ours} --json"}, pytorch
+    ours, flag = ("--precision bf16", " --bf16") if bf16 else ("", "")
+    pytorch = {name + flag: f"train {work} {theirs} {flags}{flag}" for name, flags in PYTORCH_TRAINING.items()}
+    return {"tinygpt": f"bench train {work} {ours} --json"}, pytorch
 
 
 def decode(work):
@@ -35,8 +36,9 @@ def decode(work):
 
 # What tinygpt and what bench_pytorch.py are given, by the names that the table shows.
 WORKS = {
-    "train-small": train("train small --iters 100", "train small --iters 100"),
-    "train-baby": train("train baby --iters 3", "train baby --iters 3 --warmup 1"),
+    "train-small": train("small --iters 100", ""),
+    "train-baby": train("baby --iters 3", "--warmup 1"),
+    "train-baby-bf16": train("baby --iters 3", "--warmup 1", bf16=True),
     "decode-small": decode("small"),
     "decode-baby": decode("baby"),
     "decode-gpt2": decode("gpt2"),

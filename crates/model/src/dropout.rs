@@ -5,7 +5,10 @@
 //! elements, Philox draws on the host; in integer tensor operations that no device rounds.
 
 use candle_core::{DType, Device, Shape, Tensor};
-use tinygpt_sampler::{Stream, philox_at, philox4x32_10};
+use tinygpt_sampler::{
+    Stream, philox_at, philox4x32_10, philox4x32_10_of,
+    simd::{Kernel, Level, Simd},
+};
 
 use crate::{
     Result,
@@ -99,26 +102,27 @@ impl Dropout {
     fn philox_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
         let n = shape.elem_count();
         let mut words = vec![0u16; n.div_ceil(16)];
-        self.keep_bits(site, first, &mut words);
+        self.keep_bits(Level::detect(), site, first, &mut words);
         let keep: Vec<u8> = (0..n).map(|e| (words[e / 16] >> (e % 16) & 1) as u8).collect();
         run(Tensor::from_vec(keep, shape, device))
     }
 
     /// Bit `i` of word `w` is set where element `first + 16 w + i` of a site's mask is kept ([`MaskSource::Philox`]).
-    pub(crate) fn keep_bits(&self, site: u32, first: u64, words: &mut [u16]) {
+    pub(crate) fn keep_bits(&self, level: Level, site: u32, first: u64, words: &mut [u16]) {
         let [k0, k1, c2, c3] = self.words(site);
         // p in steps of 2^-32.
         let threshold = (self.p * 4_294_967_296.0) as u32;
-        let block = |n: u64| {
-            let lanes = philox4x32_10([n as u32, (n >> 32) as u32, c2, c3], [k0, k1]);
-            lanes.into_iter().enumerate().fold(0u32, |bits, (i, lane)| bits | u32::from(lane >= threshold) << i)
-        };
+        let blocks = |keep| Blocks { n: first / 4, words: [c2, c3], key: [k0, k1], threshold, keep };
         let ahead = first % 4;
-        for (w, word) in words.iter_mut().enumerate() {
-            let from = (first + 16 * w as u64) / 4;
-            let blocks = if ahead == 0 { 4 } else { 5 };
-            let bits = (0..blocks).fold(0u32, |bits, i| bits | block(from + i) << (4 * i));
-            *word = (bits >> ahead) as u16;
+        if ahead == 0 {
+            level.run(blocks(words));
+            return;
+        }
+        // The first block begins before the first element, so each word ends in the next block.
+        let mut more = vec![0; words.len() + 1];
+        level.run(blocks(&mut more));
+        for (word, pair) in words.iter_mut().zip(more.windows(2)) {
+            *word = ((u32::from(pair[1]) << 16 | u32::from(pair[0])) >> ahead) as u16;
         }
     }
 
@@ -150,6 +154,46 @@ impl Dropout {
         let threshold = constant((self.p * f64::from(HASH_PRIME)) as u32)?;
         let keep = run(modulo(hash)?.broadcast_ge(&threshold))?;
         keep.flatten_all()?.narrow(0, ahead, n)?.reshape(shape)
+    }
+}
+
+/// Blocks of Philox from number `n` on, as bits of what is kept: four a block.
+struct Blocks<'a> {
+    n: u64,
+    /// The upper half of the counters.
+    words: [u32; 2],
+    key: [u32; 2],
+    threshold: u32,
+    keep: &'a mut [u16],
+}
+
+/// Blocks that are computed side by side.
+const SIDE_BY_SIDE: usize = 16;
+
+impl Kernel for Blocks<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { mut n, words: [c2, c3], key, threshold, keep } = self;
+        for keep in keep.chunks_mut(SIDE_BY_SIDE / 4) {
+            let mut counters = [[0; SIDE_BY_SIDE], [0; SIDE_BY_SIDE], [c2; SIDE_BY_SIDE], [c3; SIDE_BY_SIDE]];
+            let [low, high, ..] = &mut counters;
+            for (n, (low, high)) in (n..).zip(low.iter_mut().zip(high)) {
+                (*low, *high) = (n as u32, (n >> 32) as u32);
+            }
+            let [a, b, c, d] = philox4x32_10_of(counters, key);
+            let mut bits = [0u16; SIDE_BY_SIDE];
+            for (i, words) in [a, b, c, d].iter().enumerate() {
+                for (bits, &word) in bits.iter_mut().zip(words) {
+                    *bits |= u16::from(word >= threshold) << i;
+                }
+            }
+            for (word, bits) in keep.iter_mut().zip(bits.as_chunks::<4>().0) {
+                *word = bits[0] | bits[1] << 4 | bits[2] << 8 | bits[3] << 12;
+            }
+            n += SIDE_BY_SIDE as u64;
+        }
     }
 }
 
@@ -212,6 +256,28 @@ mod tests {
             let long = keep(source, 0.2, 5, 6, 7, 5000);
             for n in [1, 3, 4, 4095, 4096, 4097] {
                 assert_eq!(keep(source, 0.2, 5, 6, 7, n), long[..n], "{source:?} n {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn masks_of_philox_equal_their_definition_from_any_element_on_and_on_every_level() {
+        let dropout = Dropout { p: 0.3, seed: 9, step: 10, source: MaskSource::Philox };
+        let [k0, k1, c2, c3] = dropout.words(4);
+        let keep = |e: u64| {
+            let block = e / 4;
+            let lanes = philox4x32_10([block as u32, (block >> 32) as u32, c2, c3], [k0, k1]);
+            lanes[(e % 4) as usize] >= (0.3 * 4_294_967_296.0) as u32
+        };
+        for first in [0, 1, 4, 7, 1000, u64::from(u32::MAX) * 4 - 30, (1 << 50) + 77] {
+            for n in [1, 2, 4, 5, 33] {
+                let word = |w: u64| (0..16).map(|i| u16::from(keep(first + 16 * w + i)) << i).sum::<u16>();
+                let expected: Vec<u16> = (0..n as u64).map(word).collect();
+                for level in Level::available() {
+                    let mut words = vec![0; n];
+                    dropout.keep_bits(level, 4, first, &mut words);
+                    assert_eq!(words, expected, "{n} words from {first}, {level:?}");
+                }
             }
         }
     }

@@ -34,23 +34,31 @@ pub enum Stream {
 #[inline]
 #[must_use]
 pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
+    philox4x32_10_of(counter.map(|word| [word]), key).map(|[word]| word)
+}
+
+/// [`philox4x32_10`] of N counters under one key, word by word: in a [`Kernel`](crate::simd::Kernel), where it is compiled
+/// for the vectors of a level, many cost little more than one.
+#[inline(always)]
+#[must_use]
+pub fn philox4x32_10_of<const N: usize>(mut counters: [[u32; N]; 4], key: [u32; 2]) -> [[u32; N]; 4] {
     let [mut k0, mut k1] = key;
     for round in 0..ROUNDS {
         if round > 0 {
             k0 = k0.wrapping_add(WEYL_0);
             k1 = k1.wrapping_add(WEYL_1);
         }
-        let product_0 = MULTIPLIER_0 * u64::from(c0);
-        let product_1 = MULTIPLIER_1 * u64::from(c2);
-        (c0, c1, c2, c3) = (
-            (product_1 >> 32) as u32 ^ c1 ^ k0,
-            product_1 as u32,
-            (product_0 >> 32) as u32 ^ c3 ^ k1,
-            product_0 as u32,
-        );
+        let [c0, c1, c2, c3] = counters;
+        for n in 0..N {
+            let product_0 = MULTIPLIER_0 * u64::from(c0[n]);
+            let product_1 = MULTIPLIER_1 * u64::from(c2[n]);
+            counters[0][n] = (product_1 >> 32) as u32 ^ c1[n] ^ k0;
+            counters[1][n] = product_1 as u32;
+            counters[2][n] = (product_0 >> 32) as u32 ^ c3[n] ^ k1;
+            counters[3][n] = product_0 as u32;
+        }
     }
-    [c0, c1, c2, c3]
+    counters
 }
 
 /// The block of `(seed, stream, a, b)`: four independent 32-bit words.

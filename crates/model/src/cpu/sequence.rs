@@ -173,7 +173,7 @@ impl Sequence {
 
         embedding::forward(ids, &weights.flat[layout.wte.clone()], &weights.flat[layout.wpe.clone()], x);
         if let Some(masks) = dropout {
-            draw(masks, 0, t, config.n_embd, keep_0);
+            draw(level, masks, 0, t, config.n_embd, keep_0);
             drop_rows(masks, keep_0, t, x);
         }
         for (layer, ((saved, at), packed)) in layers.iter_mut().zip(&layout.blocks).zip(&weights.blocks).enumerate() {
@@ -187,7 +187,7 @@ impl Sequence {
             let (packed_qkv, bias) = (&packed.c_attn.packed, weights.bias(&at.c_attn));
             linear(level, t, &c_attn.x, &scratch.rounded, packed_qkv, bias, &mut saved.qkv);
             if let Some(masks) = dropout {
-                draw_attention(masks, site(layer, 0), shape, &mut saved.keep_attn);
+                draw_attention(level, masks, site(layer, 0), shape, &mut saved.keep_attn);
             }
             let dropped = dropped(dropout, &saved.keep_attn);
             let y = attn_proj.x.rows_mut(&mut scratch.rows);
@@ -309,7 +309,7 @@ impl<'a> Branch<'a> {
     ) {
         if let Some(masks) = dropout {
             linear(level, t, self.y, self.rounded, self.packed, self.bias, out);
-            draw(masks, site, t, x.cols, keep);
+            draw(level, masks, site, t, x.cols, keep);
             drop_rows(masks, keep, t, out);
             out.add(x, t);
             return;
@@ -346,19 +346,19 @@ fn branch_backward(
 }
 
 /// Draws the masks of a site over `(B, T, C)`.
-fn draw(masks: &RowDropout, site: u32, t: usize, c: usize, keep: &mut KeepBits) {
+fn draw(level: Level, masks: &RowDropout, site: u32, t: usize, c: usize, keep: &mut KeepBits) {
     for i in 0..t {
         let first = ((masks.row * t + i) * c) as u64;
-        keep.draw(&masks.dropout, site, i, first, c);
+        keep.draw(level, &masks.dropout, site, i, first, c);
     }
 }
 
 /// Draws the masks of attention weights `(B, nh, T, T)`, up to what each query sees.
-fn draw_attention(masks: &RowDropout, site: u32, shape: Shape, keep: &mut KeepBits) {
+fn draw_attention(level: Level, masks: &RowDropout, site: u32, shape: Shape, keep: &mut KeepBits) {
     for head in 0..shape.n_head {
         for i in 0..shape.t {
             let first = (((masks.row * shape.n_head + head) * shape.t + i) * shape.t) as u64;
-            keep.draw(&masks.dropout, site, head * shape.t + i, first, i + 1);
+            keep.draw(level, &masks.dropout, site, head * shape.t + i, first, i + 1);
         }
     }
 }
