@@ -66,7 +66,8 @@ cargo build --locked "${profile[@]}" --package tinygpt-cli --features cuda
 tinygpt=$CARGO_TARGET_DIR/$folder/tinygpt
 echo "built $tinygpt in $((SECONDS - start)) s: $(($(stat -c %s "$tinygpt") / 1000000)) MB"
 
-! ldd "$tinygpt" | grep -E 'libcu|libnv' || fail "the program does not start without the libraries above"
+libraries=$(ldd "$tinygpt")
+! grep -E 'libcu|libnv' <<<"$libraries" || fail "the program does not start without the libraries above"
 
 # What follows holds where there is no GPU to be found, on any machine.
 export CUDA_VISIBLE_DEVICES=-1

@@ -36,5 +36,5 @@ for crate in objc2 objc2-core-foundation objc2-foundation objc2-metal; do
 done
 
 cd "$copy"
-cargo check --package tinygpt-cli --features metal --all-targets
+RUSTFLAGS=-Dwarnings cargo check --package tinygpt-cli --features metal --all-targets
 echo "Metal build checked; nothing was linked or run"

@@ -6,10 +6,14 @@
 #   gpu-acceptance.sh --rehearse [--out DIR] [--binary FILE]     the same steps, short, with the CPU as the device
 #   gpu-acceptance.sh --pack DIR [--binary FILE]                 all that the run needs, in a folder to copy to the machine
 #
-# The machine with the GPU needs no network and no Rust; PyTorch is measured where python3 (or $PYTHON) has it. DIR gets
+# The machine with the GPU needs bash 4 and GNU's coreutils, no network and no Rust; PyTorch is measured where python3 (or $PYTHON) has it. DIR gets
 # acceptance.json, acceptance.md and in steps/ what each step printed. Each step is in both, with its result or the reason why it
 # was not made. The exit code is 1 if any failed, or there was no time for it.
 set -euo pipefail
+if ((BASH_VERSINFO[0] < 4)) || ! timeout --version >/dev/null 2>&1; then
+    echo "gpu-acceptance.sh: needs bash 4 and GNU's coreutils" >&2
+    exit 2
+fi
 here=$(cd "$(dirname "$0")" && pwd)
 # In the repository the program is where check-cuda.sh puts it; in a packed folder it lies beside this script.
 binary=$here/tinygpt
@@ -43,14 +47,18 @@ if [ -n "$pack" ]; then
     exit
 fi
 
+# The number that nvidia-smi wants.
+[ "$device" != cuda ] || device=cuda:0
 mkdir -p "$out"
 out=$(realpath "$out")
-# What each step printed; nothing of an earlier run is to be taken for this one's.
+# What each step printed; nothing of an earlier run is to be taken for this one's, and nothing else is to be lost.
 printed=$out/steps
+[ ! -e "$printed" ] || [ -e "$printed/devices.stdout" ] || fail "$printed is not of an earlier run; choose another --out"
 rm -rf "$printed" "$out"/acceptance.{json,md}
 mkdir "$printed"
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+poller=''
+trap '[ -z "$poller" ] || kill "$poller" 2>/dev/null || true; rm -rf "$work"' EXIT
 export TINYGPT_CACHE=$work/cache
 python=${PYTHON:-python3}
 deadline=$((SECONDS + 480))
@@ -95,20 +103,23 @@ memory() {
 # step NAME COMMAND...: runs it, for two minutes and until the deadline at most, and records it. If it fails the last line
 # that it wrote to standard error is the note.
 step() {
-    local name=$1 code=0 start=$SECONDS left=$((deadline - SECONDS)) poller='' held='' note='' ms rate
+    local name=$1 code=0 start=$SECONDS left=$((deadline - SECONDS)) held='' note='' ms rate
     shift
+    poller=''
     if ((left <= 0)); then
         record "$name" FAILED "no time was left"
         return
     fi
     if [[ $device == cuda* ]] && command -v nvidia-smi >/dev/null; then
+        : >"$work/$name.memory"
         memory "$name" 2>/dev/null &
         poller=$!
     fi
-    timeout $((left < 120 ? left : 120)) "$@" >"$printed/$name.stdout" 2>"$printed/$name.log" || code=$?
+    timeout -k 10 $((left < 120 ? left : 120)) "$@" >"$printed/$name.stdout" 2>"$printed/$name.log" || code=$?
     if [ -n "$poller" ]; then
         kill "$poller" 2>/dev/null || true
         wait "$poller" 2>/dev/null || true
+        poller=''
         held=$(sort -n "$work/$name.memory" | tail -n 1 | tr -dc 0-9)
     fi
     ms=$(number median_ms "$printed/$name.stdout") rate=$(number tokens_per_s "$printed/$name.stdout")
@@ -176,7 +187,7 @@ pytorch() {
 
 measure() {
     local no_pytorch='' bf16='' recipes=(small baby) models=(small gpt2) updates=100 slow_updates=3 tokens=128
-    no_pytorch=$("$python" -c '
+    no_pytorch=$(timeout -k 10 60 "$python" -c '
 import sys
 try:
     import torch

@@ -14,16 +14,19 @@ pub fn set_up(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
     let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let from_environment = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|&n| n > 0);
     let threads = threads.map(NonZeroUsize::get).or_else(from_environment).unwrap_or_else(all).min(MOST);
-    one_thread_inside_candle();
+    set_up_candle();
     Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
 }
 
-/// candle reads its number of threads from the environment, and from nowhere else.
+/// One thread inside an operation, and kernels on Metal that take infinities and NaN for what they are: masks are minus
+/// infinity. candle reads both from the environment, and from nowhere else.
 #[expect(unsafe_code, reason = "changing the environment is unsafe while other threads may read it")]
-fn one_thread_inside_candle() {
-    for name in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+fn set_up_candle() {
+    for (name, value) in
+        [("CANDLE_NUM_THREADS", "1"), ("RAYON_NUM_THREADS", "1"), ("CANDLE_METAL_ENABLE_FAST_MATH", "0")]
+    {
         // SAFETY: this is the first thing the program does, before it starts any thread, so that nothing reads the
         // environment at the same time.
-        unsafe { std::env::set_var(name, "1") };
+        unsafe { std::env::set_var(name, value) };
     }
 }

@@ -55,11 +55,11 @@ fn compare(config: &GptConfig, rows: usize, cols: usize, seed: u64) {
 }
 
 fn compare_in(precision: Precision, config: &GptConfig, rows: usize, cols: usize, seed: u64) {
-    // Of a loss, of a tensor's largest element, and of the norm of all gradients. A bf16 is off by up to 2^-9, and where a
-    // norm is over four channels that shows thirtyfold.
+    // Of a loss, of a tensor's largest element, and of the norm of all gradients. A bf16 is off by up to 2^-9, and behind a
+    // norm over a few channels that shows thirtyfold.
     let (of_loss, of_tensor, of_norm) = match precision {
         Precision::F32 => (1e-5, 3e-5, 1e-4),
-        Precision::Bf16 => (2e-2, 0.15, 5e-2),
+        Precision::Bf16 => (2e-2, if config.n_embd < 16 { 0.15 } else { 5e-2 }, 5e-2),
         Precision::F16 => unreachable!("the CPU engine refuses it"),
     };
     let state = initial(config, seed);

@@ -197,7 +197,7 @@ fn make_absolute(config: &mut RunConfig) -> anyhow::Result<()> {
 }
 
 /// The memory of a GPU is its own, and its driver's errors are no aborts.
-fn check_memory(config: &RunConfig, vocab_size: usize, device: &Device) -> anyhow::Result<()> {
+pub(super) fn check_memory(config: &RunConfig, vocab_size: usize, device: &Device) -> anyhow::Result<()> {
     if device.is_cpu() {
         memory::check(config, vocab_size)?;
     }

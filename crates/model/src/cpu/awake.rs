@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// How long threads stay awake for the next work.
+/// How long threads look for a piece in vain before they leave.
 const LINGER: Duration = Duration::from_millis(1);
-/// How often a thread looks for pieces before it sees whether there still is work, and lets other processes have the core.
+/// How long they stay at most while pieces come, but for the work that goes on then: a thread may have been waiting for
+/// something else when it was called, and goes on with that when it leaves.
+const MOST: Duration = Duration::from_millis(20);
+/// How often a thread looks for pieces before it sees how late it is, and lets other processes have the core.
 const LOOKS: usize = 1 << 8;
 
 thread_local! {
@@ -48,7 +51,8 @@ impl Awake {
 }
 
 impl State {
-    /// Computes pieces until there has been no work for a while.
+    /// Computes pieces until there has been none for a while. It never waits for the end of the work: this thread may be
+    /// in the middle of a piece of it, for which that end waits.
     fn watch(&self) {
         if WORKING.get() {
             // Perhaps no thread is free: the next work calls again.
@@ -58,10 +62,11 @@ impl State {
             return;
         }
         self.watchers.fetch_add(1, SeqCst);
+        let start = Instant::now();
         let (mut looks, mut idle_since) = (0, None);
         loop {
             if rayon::yield_now() == Some(rayon::Yield::Executed) {
-                looks = 0;
+                (looks, idle_since) = (0, None);
                 continue;
             }
             looks += 1;
@@ -70,9 +75,8 @@ impl State {
                 continue;
             }
             looks = 0;
-            if self.working.load(SeqCst) {
-                idle_since = None;
-            } else if idle_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
+            let over = start.elapsed() > MOST && !self.working.load(SeqCst);
+            if over || idle_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
                 break;
             }
             std::thread::yield_now();
@@ -120,17 +124,49 @@ mod tests {
         }
     }
 
-    #[test]
-    fn threads_go_to_sleep_after_the_work_even_if_it_panicked() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let awake = Awake::default();
-        let panicked = catch_unwind(AssertUnwindSafe(|| pool.install(|| awake.run(|| panic!("as it should")))));
-        assert!(panicked.is_err());
-        assert_eq!(pool.install(|| sum(&awake)), SUM);
+    /// Fails when `done` is not so for twenty seconds.
+    fn wait_until(done: impl Fn() -> bool) {
         let start = Instant::now();
-        while awake.0.watchers.load(SeqCst) > 0 {
-            assert!(start.elapsed() < Duration::from_secs(20), "a thread is still awake");
+        while !done() {
+            assert!(start.elapsed() < Duration::from_secs(20), "waited in vain");
             std::thread::sleep(LINGER);
         }
+    }
+
+    #[test]
+    fn threads_come_when_there_is_work_and_go_to_sleep_after_it_even_if_it_panicked() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let awake = Awake::default();
+        let watchers = || awake.0.watchers.load(SeqCst);
+        for _ in 0..3 {
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                pool.install(|| {
+                    awake.run(|| {
+                        wait_until(|| watchers() == 1);
+                        panic!("as it should")
+                    })
+                })
+            }));
+            assert!(panicked.is_err());
+            wait_until(|| watchers() == 0);
+            assert_eq!(pool.install(|| sum(&awake)), SUM);
+        }
+    }
+
+    #[test]
+    fn more_workers_than_threads_with_parallel_work_of_their_own_all_come_to_an_end() {
+        let (send, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+            let pieces = |n: u64| (0..n).into_par_iter().map(|n| (0..n).into_par_iter().sum::<u64>()).sum::<u64>();
+            let workers: Vec<Awake> = (0..7).map(|_| Awake::default()).collect();
+            let all = pool.install(|| {
+                let both = |awake: &Awake| (0..50).map(|_| pieces(30) + awake.run(|| pieces(30))).sum::<u64>();
+                workers.par_iter().map(both).sum::<u64>()
+            });
+            send.send(all).unwrap();
+        });
+        let one = (0..30u64).map(|n| (0..n).sum::<u64>()).sum::<u64>();
+        assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Ok(7 * 50 * 2 * one));
     }
 }

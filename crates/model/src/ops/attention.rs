@@ -10,9 +10,8 @@ use super::{
 };
 use crate::{Dropout, Precision, Result};
 
-/// The most bytes of f32 scores in one chunk. About eight tensors of this size are alive at a time, in the backward pass
-/// ; large enough that the
-/// launches of a chunk are a small part of its time, small enough for any GPU.
+/// The most bytes of f32 scores in one chunk: large enough that the launches of a chunk are a small part of its time, small
+/// enough for any GPU. About eight tensors of this size are alive at a time, in the backward pass.
 pub const SCORE_BYTES: usize = 64 << 20;
 
 /// Causal self-attention of one layer. Forward, it keeps its input and its result alone; the backward pass computes the

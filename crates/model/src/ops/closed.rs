@@ -18,7 +18,8 @@ thread_local! {
 }
 
 /// The launches on this thread since the last call: kernels, products, copies and uploads of the operations of this
-/// crate. Not counted is what candle adds around them: in the backward pass two for each argument of an operation.
+/// crate, as marked by [`run`]. Not counted is what candle adds around them: in the backward pass two for each argument of an
+/// operation, a buffer of zeros, and the upload of a number that a tensor is compared with.
 pub fn take_launches() -> usize {
     LAUNCHES.take()
 }

@@ -1,13 +1,12 @@
 //! The tensor operations a GPT is made of, on every device.
 //!
 //! Each is a composition of candle operations. Those of training have gradients in closed form beside them (`closed.rs`);
-//! the plain compositions that they equal, with candle's own gradients, are in
-//! `tests/training_ops.rs`. `candle_nn`'s fused
-//! `LayerNorm`, `softmax_last_dim` and `sdpa` are not used as they are: their results have no backward, and every
+//! the plain compositions that they equal, with candle's own gradients, are in `tests/training_ops.rs`. `candle_nn`'s
+//! fused `LayerNorm`, `softmax_last_dim` and `sdpa` are not used as they are: their results have no backward, and every
 //! parameter upstream of one would silently stay as it is.
 //!
 //! Launches of an operation whose arguments all want a gradient, forward and backward, in f32 and with operands of 16 bits
-//! (`tests/launches.rs` holds them). A chunk is [`SCORE_BYTES`] of scores or [`LOGIT_BYTES`] of logits:
+//! (`tests/training_launches.rs` holds them). A chunk is [`SCORE_BYTES`] of scores or [`LOGIT_BYTES`] of logits:
 //!
 //! | operation | f32 | 16 bits |
 //! | --- | --- | --- |

@@ -194,6 +194,11 @@ impl Ops {
         self.counted(x.affine(factor, 0.0))
     }
 
+    /// `x + summand`, of floats. Unlike [`Ops::with`] it keeps no constant.
+    pub(super) fn shift(&self, x: &Tensor, summand: f64) -> Result<Tensor> {
+        self.counted(x.affine(1.0, summand))
+    }
+
     pub(super) fn exp(&self, x: &Tensor) -> Result<Tensor> {
         self.counted(x.exp())
     }

@@ -335,7 +335,8 @@ impl Program<'_> {
         let (largest, least) = (falling.narrow(1, 0, 1)?, falling.narrow(1, falling.dim(1)? - 1, 1)?);
         // What weighs less than the V-th part of what may be missing is missing together; by a little less, for rounding.
         let depth = (vocab as f64 / (1.0 - params.top_p)).ln() * 1.001 + 0.01;
-        let low = ops.with(Binary::Add, &largest, (-depth * params.temperature).max(f64::from(f32::MIN)))?;
+        // With a schedule it is another depth at every position.
+        let low = ops.shift(&largest, (-depth * params.temperature).max(f64::from(f32::MIN)))?;
         let smallest = ops.cast(&ops.reduce(Reduce::Min, &logits)?, DType::F32)?;
         let low = ops.binary(Binary::Max, &low, &smallest)?;
         let width = ops.binary(Binary::Sub, &least, &low)?;

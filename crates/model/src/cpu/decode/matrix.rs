@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, to_bf16};
 
@@ -110,30 +112,32 @@ fn for_each_range(n: usize, m: usize, bytes: usize, work: impl Fn(std::ops::Rang
     }
 }
 
-/// An output whose columns several threads write.
+/// An output whose columns several threads write. Its rows do not overlap.
 #[derive(Clone, Copy)]
-struct Columns {
+struct Columns<'a> {
     data: *mut f32,
     len: usize,
     ld: usize,
     cols: usize,
+    output: PhantomData<&'a mut [f32]>,
 }
 
 // SAFETY: it is only written through `Columns::part`, whose callers ask for disjoint ranges.
-unsafe impl Send for Columns {}
+unsafe impl Send for Columns<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Columns {}
+unsafe impl Sync for Columns<'_> {}
 
-impl Columns {
-    fn new(y: &mut [f32], cols: usize, ld: usize) -> Self {
-        Self { data: y.as_mut_ptr(), len: y.len(), ld, cols }
+impl<'a> Columns<'a> {
+    fn new(y: &'a mut [f32], cols: usize, ld: usize) -> Self {
+        assert!(cols <= ld);
+        Self { data: y.as_mut_ptr(), len: y.len(), ld, cols, output: PhantomData }
     }
 
     /// Some columns of a row.
     ///
     /// # Safety
-    /// No two slices of one row that are alive at the same time may overlap, and the output must outlive them.
-    unsafe fn part<'a>(self, row: usize, range: &std::ops::Range<usize>) -> &'a mut [f32] {
+    /// No two slices of one row that are alive at the same time may overlap.
+    unsafe fn part(self, row: usize, range: &std::ops::Range<usize>) -> &'a mut [f32] {
         let start = row * self.ld + range.start;
         assert!(range.start <= range.end && range.end <= self.cols && start + range.len() <= self.len);
         // SAFETY: the range lies in the row, the row in the output; the rest is the caller's.
@@ -143,15 +147,16 @@ impl Columns {
 
 /// From as many rows on, the weights are packed for products in tiles, which are bound by arithmetic.
 const TILED_ROWS: usize = 16;
-/// Rows of a task then.
-const TASK_ROWS: usize = 64;
+/// Rows of a task then, at most and at least.
+const TASK_ROWS: (usize, usize) = (64, 8);
 
 /// Rows `0..m` of `y = x w + b`, for `w (in, out)`.
 fn product<E: Element>(level: Level, w: &[E], (m, x): (usize, &Rows), b: Option<&[f32]>, y: &mut Rows) {
     if m >= TILED_ROWS {
         let tiled = Tiled { level, w, x, b, n_out: y.cols, ld: y.ld };
-        let tasks: Vec<_> = y.chunks_mut(m, TASK_ROWS).collect();
-        tasks.into_par_iter().for_each(|(from, y)| tiled.run(from, TASK_ROWS.min(m - from), y));
+        let rows = m.div_ceil(rayon::current_num_threads()).clamp(TASK_ROWS.1, TASK_ROWS.0);
+        let tasks: Vec<_> = y.chunks_mut(m, rows).collect();
+        tasks.into_par_iter().for_each(|(from, y)| tiled.run(from, rows.min(m - from), y));
         return;
     }
     for i in 0..m {
@@ -201,7 +206,7 @@ struct Stream<'a, E> {
     w: &'a [E],
     m: usize,
     x: &'a Rows,
-    columns: Columns,
+    columns: Columns<'a>,
     range: std::ops::Range<usize>,
 }
 
@@ -231,7 +236,7 @@ impl<E: Element> Stream<'_, E> {
         }
         let whole = range.len() / LANES;
         let sums = |row| {
-            // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice at a time.
+            // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice of a row at a time.
             unsafe { columns.part(row, range) }
         };
         if *m == 1 {
@@ -326,7 +331,7 @@ struct Dots<'a, E> {
     scales: Option<&'a [f32]>,
     m: usize,
     x: &'a Rows,
-    columns: Columns,
+    columns: Columns<'a>,
     range: std::ops::Range<usize>,
 }
 

@@ -16,11 +16,11 @@ use tinygpt_trainer::{
     config::TokenizerKind,
     data::Split,
     engine::{self, AdamW, Engine, EngineState, Figure},
-    memory,
     schedule::learning_rate,
 };
 
 use super::{
+    super::train::check_memory,
     CHARACTERS,
     limits::{Threads, f32_peak},
     median, named_recipe, note_debug_build, peak_memory_mib,
@@ -74,7 +74,7 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
         TokenizerKind::Char => CHARACTERS,
         TokenizerKind::Bpe => config.data.vocab_size,
     });
-    memory::check(&config, gpt.vocab_size)?;
+    check_memory(&config, gpt.vocab_size, &device)?;
     let peak = device.is_cpu().then(|| f32_peak(Threads::All));
     let mut training = Training::new(&config, &gpt, &device)?;
     let (times, loss) = training.time(args.iters)?;
