@@ -63,7 +63,8 @@ impl Kernel for Max<'_> {
     }
 }
 
-/// The lane maxima of each block, the largest logit of all, and whether there is a NaN (then no maximum is right).
+/// The lane maxima of each block, the largest logit of all, and whether there may be a NaN (then no maximum is right): there
+/// is none unless the sum of all is one, which infinities can make it too.
 ///
 /// Lane maxima are the maxima of 16 disjoint subsets of a block: the k-th largest of them is a lower bound of the k-th
 /// largest logit, and a block none of whose maxima reaches a threshold need not be read again.
@@ -81,13 +82,13 @@ impl Kernel for Maxima<'_> {
         // Every one is written below: from row to row nothing need be cleared.
         self.maxima.resize(blocks.count, [0.0; LANES]);
         let mut all = s.splat(f32::NEG_INFINITY);
-        let mut nan = 0;
+        let mut any_nan = s.splat(0.0);
         for (n, to) in self.maxima.iter_mut().enumerate() {
             let mut max = s.splat(f32::NEG_INFINITY);
-            for [a, b] in blocks.get(n).as_chunks::<2>().0 {
-                let (a, b) = (s.load(a), s.load(b));
-                nan |= s.unordered(a, b);
-                max = s.max(s.max(a, b), max);
+            for [a, b, c, d] in blocks.get(n).as_chunks::<4>().0 {
+                let (a, b, c, d) = (s.load(a), s.load(b), s.load(c), s.load(d));
+                max = s.max(max, s.max(s.max(a, b), s.max(c, d)));
+                any_nan = s.add(any_nan, s.add(s.add(a, b), s.add(c, d)));
             }
             s.store(max, to);
             all = s.max(all, max);
@@ -95,7 +96,7 @@ impl Kernel for Maxima<'_> {
         let mut lanes = [0.0; LANES];
         s.store(all, &mut lanes);
         let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-        (max, nan != 0)
+        (max, s.unordered(any_nan, any_nan) != 0)
     }
 }
 
@@ -117,13 +118,13 @@ impl Kernel for Survey<'_> {
         maxima.resize(blocks.count, [0.0; LANES]);
         sums.resize(blocks.count, 0.0);
         let mut all = s.splat(f32::NEG_INFINITY);
-        let mut nan = 0;
+        let mut any_nan = s.splat(0.0);
         for (n, (to, block_sum)) in maxima.iter_mut().zip(sums).enumerate() {
             let mut max = s.splat(f32::NEG_INFINITY);
             let mut sum = s.splat(0.0);
             for [a, b] in blocks.get(n).as_chunks::<2>().0 {
                 let (a, b) = (s.load(a), s.load(b));
-                nan |= s.unordered(a, b);
+                any_nan = s.add(any_nan, s.add(a, b));
                 max = s.max(s.max(a, b), max);
                 sum = s.add(sum, exponent.weights(s, a));
                 sum = s.add(sum, exponent.weights(s, b));
@@ -134,7 +135,7 @@ impl Kernel for Survey<'_> {
         }
         let mut lanes = [0.0; LANES];
         s.store(all, &mut lanes);
-        (lanes.into_iter().fold(f32::NEG_INFINITY, f32::max), nan != 0)
+        (lanes.into_iter().fold(f32::NEG_INFINITY, f32::max), s.unordered(any_nan, any_nan) != 0)
     }
 }
 

@@ -175,9 +175,9 @@ impl Selection {
 
     /// Finds the largest logit and the lane maxima, or why nothing can be drawn.
     fn find_largest(&mut self, row: &[f32]) -> Result<(), SamplingError> {
-        let (max, has_nan) = self.level.run(Maxima { row, maxima: &mut self.maxima });
+        let (max, may_have_nan) = self.level.run(Maxima { row, maxima: &mut self.maxima });
         self.max = max;
-        self.check(row, has_nan)
+        self.check(row, may_have_nan)
     }
 
     /// [`Selection::find_largest`], and the weight of each block and of the row; chooses the exponent.
@@ -191,10 +191,10 @@ impl Selection {
         if origin.is_finite() {
             // One read instead of two: the maximum need not be known where another large logit is.
             let exponent = Exponent::new(origin, temperature);
-            let has_nan;
-            (*max, has_nan) = level.run(Survey { row, exponent, maxima, sums });
+            let may_have_nan;
+            (*max, may_have_nan) = level.run(Survey { row, exponent, maxima, sums });
             self.exponent = exponent;
-            self.check(row, has_nan)?;
+            self.check(row, may_have_nan)?;
         } else {
             self.find_largest(row)?;
         }
@@ -207,9 +207,8 @@ impl Selection {
     }
 
     /// Why nothing can be drawn.
-    fn check(&self, row: &[f32], has_nan: bool) -> Result<(), SamplingError> {
-        if has_nan {
-            let index = row.iter().position(|x| x.is_nan()).unwrap_or(0);
+    fn check(&self, row: &[f32], may_have_nan: bool) -> Result<(), SamplingError> {
+        if may_have_nan && let Some(index) = row.iter().position(|x| x.is_nan()) {
             return Err(SamplingError::NotANumber { row: 0, index });
         }
         if self.max == f32::INFINITY {

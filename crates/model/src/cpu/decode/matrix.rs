@@ -95,7 +95,7 @@ fn to_int8<'a>(values: &[f32], cols: usize, output: Output) -> Values<'a> {
 /// Outputs of a task at most, in all rows together: they stay in the first-level cache.
 const MOST_OUTPUTS: usize = 4096;
 /// Up to so many bytes of weights a product is not worth two threads.
-pub(super) const LEAST_BYTES: usize = 1 << 18;
+pub(super) const LEAST_BYTES: usize = 1 << 17;
 
 /// Calls `work` with ranges of `0..n`, whole vectors but for the last, for `m` rows; on all threads if there are bytes
 /// enough to read.
