@@ -14,11 +14,13 @@ cd "$(dirname "$0")/.."
 root=$PWD
 
 fail() { printf 'check-cuda.sh: %s\n' "$*" >&2; exit 1; }
+usage() { printf 'check-cuda.sh: %s; the only argument is --fast\n' "$*" >&2; exit 2; }
 
+[ $# -le 1 ] || usage "too many arguments"
 case ${1-} in
     --fast) tier=fast ;;
     '') tier=full ;;
-    *) fail "unknown argument $1; the only one is --fast" ;;
+    *) usage "unknown argument $1" ;;
 esac
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "needs Linux on x86-64, and this is $(uname -sm)"
 for tool in cargo cc c++ ar; do command -v $tool >/dev/null || fail "needs $tool on the path"; done

@@ -6,6 +6,7 @@
 # there for a check; and they name frameworks to link, which the compiler refuses. So a copy of the workspace, in
 # target/metal, has them patched: the first by a feature, the second by deleting the lines.
 set -euo pipefail
+[ $# = 0 ] || { echo "check-metal.sh: takes no arguments" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 copy=$PWD/target/metal/copy
 export CARGO_TARGET_DIR=$PWD/target/metal/build

@@ -6,9 +6,9 @@
 #   gpu-acceptance.sh --rehearse [--out DIR] [--binary FILE]     the same steps, short, with the CPU as the device
 #   gpu-acceptance.sh --pack DIR [--binary FILE]                 all that the run needs, in a folder to copy to the machine
 #
-# The machine with the GPU needs bash 4 and GNU's coreutils, no network and no Rust; PyTorch is measured where python3 (or $PYTHON) has it. DIR gets
-# acceptance.json, acceptance.md and in steps/ what each step printed. Each step is in both, with its result or the reason why it
-# was not made. The exit code is 1 if any failed, or there was no time for it.
+# The machine with the GPU needs bash 4 and GNU's coreutils, no network and no Rust; PyTorch is measured where python3 (or
+# $PYTHON) has it. DIR gets acceptance.json, acceptance.md and in steps/ what each step printed. Each step is in both, with its
+# result or the reason why it was not made. The exit code is 1 if any failed, or there was no time for it.
 set -euo pipefail
 if ((BASH_VERSINFO[0] < 4)) || ! timeout --version >/dev/null 2>&1; then
     echo "gpu-acceptance.sh: needs bash 4 and GNU's coreutils" >&2
@@ -30,17 +30,26 @@ while (($#)); do
         --binary) binary=$2; shift ;;
         --pack) pack=$2; shift ;;
         --rehearse) rehearse=yes device=cpu ;;
+        --help | -h) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit ;;
         *) fail "unknown argument $1; the head of this file lists them" ;;
     esac
     shift
 done
-[ -x "$binary" ] || fail "no program at $binary; scripts/check-cuda.sh builds it"
+case $device in
+    cpu | cuda | cuda:[0-9] | metal) ;;
+    *) fail "--device $device: must be cuda, cuda:N, metal or cpu" ;;
+esac
+[[ -f $binary && -x $binary ]] || fail "no program at $binary; scripts/check-cuda.sh builds it"
 binary=$(realpath "$binary")
 
 if [ -n "$pack" ]; then
+    "$binary" devices --json | grep -q '"name":"cuda","compiled":true' ||
+        fail "$binary was built without CUDA; scripts/check-cuda.sh builds one with it"
     mkdir -p "$pack"
     # Recipes are in the program.
-    cp "$binary" "$here/gpu-acceptance.sh" "$here/bench_pytorch.py" "$pack"
+    cp "$here/gpu-acceptance.sh" "$here/bench_pytorch.py" "$pack"
+    # Under the name that the script looks for there.
+    cp "$binary" "$pack/tinygpt"
     size=$(du -sm "$pack" | cut -f 1)
     [ "$size" -le 60 ] || fail "$pack has $size MiB, and 60 is the most"
     echo "packed $size MiB in $pack; on the machine with the GPU: $(basename "$pack")/gpu-acceptance.sh"
@@ -53,12 +62,13 @@ mkdir -p "$out"
 out=$(realpath "$out")
 # What each step printed; nothing of an earlier run is to be taken for this one's, and nothing else is to be lost.
 printed=$out/steps
-[ ! -e "$printed" ] || [ -e "$printed/devices.stdout" ] || fail "$printed is not of an earlier run; choose another --out"
-rm -rf "$printed" "$out"/acceptance.{json,md}
-mkdir "$printed"
+mkdir -p "$printed"
+rm -f "$printed"/*.{stdout,log} "$out"/acceptance.{json,md}
 work=$(mktemp -d)
 poller=''
 trap '[ -z "$poller" ] || kill "$poller" 2>/dev/null || true; rm -rf "$work"' EXIT
+# The step in progress gets the signal too, since `timeout` stays in the foreground.
+trap 'exit 130' INT
 export TINYGPT_CACHE=$work/cache
 python=${PYTHON:-python3}
 deadline=$((SECONDS + 480))
@@ -115,7 +125,7 @@ step() {
         memory "$name" 2>/dev/null &
         poller=$!
     fi
-    timeout -k 10 $((left < 120 ? left : 120)) "$@" >"$printed/$name.stdout" 2>"$printed/$name.log" || code=$?
+    timeout --foreground -k 10 $((left < 120 ? left : 120)) "$@" >"$printed/$name.stdout" 2>"$printed/$name.log" || code=$?
     if [ -n "$poller" ]; then
         kill "$poller" 2>/dev/null || true
         wait "$poller" 2>/dev/null || true
@@ -124,6 +134,10 @@ step() {
     fi
     ms=$(number median_ms "$printed/$name.stdout") rate=$(number tokens_per_s "$printed/$name.stdout")
     milliseconds[$name]=$ms
+    if [ "$code" = 0 ] && [[ $name != same-* && ! -s $printed/$name.stdout ]]; then
+        code=1
+        echo "it printed nothing" >>"$printed/$name.log"
+    fi
     if [ "$code" = 0 ]; then
         record "$name" passed "$(against "$name")" "${ms:+$(printf %.3f "$ms")}" "${rate:+$(printf %.0f "$rate")}" "$held" $((SECONDS - start))
     else
