@@ -49,8 +49,12 @@ impl Precision {
     /// # Errors
     /// [`ModelError::NoBf16`] or [`ModelError::NoF16`].
     pub fn check(self) -> Result<()> {
+        self.check_on(Level::detect())
+    }
+
+    fn check_on(self, level: Level) -> Result<()> {
         match self {
-            Self::Bf16 if !Level::detect().has_bf16() => Err(ModelError::NoBf16),
+            Self::Bf16 if !level.has_bf16() => Err(ModelError::NoBf16),
             Self::F16 => Err(ModelError::NoF16),
             Self::F32 | Self::Bf16 => Ok(()),
         }
@@ -162,6 +166,18 @@ impl GptConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sixteen_bits_are_refused_where_the_processor_or_the_engine_has_none() {
+        let refusal = |precision: Precision, level| precision.check_on(level).err().map(|error| error.to_string());
+        for level in Level::available() {
+            assert_eq!(refusal(Precision::F32, level), None);
+            assert_eq!(refusal(Precision::Bf16, level).is_none(), level.has_bf16(), "{level:?}");
+            assert!(refusal(Precision::F16, level).unwrap().contains("f16 is for GPUs"));
+        }
+        let without = Level::available().pop().unwrap();
+        assert!(refusal(Precision::Bf16, without).unwrap().starts_with("bf16 needs a CPU with AVX512-BF16"));
+    }
 
     fn recipe(n_layer: usize, n_head: usize, n_embd: usize, block_size: usize) -> GptConfig {
         GptConfig {
