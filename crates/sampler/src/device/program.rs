@@ -17,6 +17,8 @@ const NUCLEUS: usize = 96;
 const FOR_EACH: usize = 256;
 /// Rounds of the search that follows a look at the candidates, before its first draw.
 const ROUNDS: usize = 10;
+/// More of them where two values are left in the range of some row.
+const FURTHER_ROUNDS: usize = 3;
 const ROUNDS_OF_HALVES: usize = 4;
 
 /// A batch of rows and what is to be done to it.
@@ -343,10 +345,8 @@ impl Program<'_> {
         let search = Search { ops, tree, x: &x, largest: &largest, masses: &weights, target: target.clone() };
         let mut range = Range { low, width, units: 1, round: 0 };
         let ties = self.logits.dtype() != DType::F32;
-        search.narrow(&mut range, if ties { ROUNDS_OF_HALVES } else { ROUNDS })?;
-        let columns = Columns::All(tree);
         let mut kept = Kept {
-            columns,
+            columns: Columns::All(tree),
             logits: x.clone(),
             weights: weights.clone(),
             masks: Vec::new(),
@@ -355,14 +355,23 @@ impl Program<'_> {
             whole: None,
         };
         let mut tokens = vec![MORE; rows.len()];
-        if !ties {
-            let reached = ops.binary(Binary::AtLeast, &x, &range.low)?;
-            let lightest = ops.reduce(Reduce::Min, &ops.choose_or(&reached, &weights, ONE)?)?;
-            kept.keep(ops, reached)?;
-            let without = ops.binary(Binary::Sub, &ops.reduce(Reduce::Sum, &kept.weights)?, &lightest)?;
-            kept.fits = Some(ops.binary(Binary::Above, &target, &without)?);
-            self.apply_min_p(&mut kept, &largest)?;
-            tokens = ops.read(&kept.draw(ops, uniforms)?)?;
+        if ties {
+            search.narrow(&mut range, ROUNDS_OF_HALVES)?;
+        } else {
+            for rounds in [ROUNDS, FURTHER_ROUNDS] {
+                search.narrow(&mut range, rounds)?;
+                (kept.weights, kept.masks) = (weights.clone(), Vec::new());
+                let reached = ops.binary(Binary::AtLeast, &x, &range.low)?;
+                let lightest = ops.reduce(Reduce::Min, &ops.choose_or(&reached, &weights, ONE)?)?;
+                kept.keep(ops, reached)?;
+                let without = ops.binary(Binary::Sub, &ops.reduce(Reduce::Sum, &kept.weights)?, &lightest)?;
+                kept.fits = Some(ops.binary(Binary::Above, &target, &without)?);
+                self.apply_min_p(&mut kept, &largest)?;
+                tokens = ops.read(&kept.draw(ops, uniforms)?)?;
+                if !tokens.contains(&MORE) {
+                    break;
+                }
+            }
         }
         if tokens.contains(&MORE) {
             (kept.weights, kept.fits) = (weights.clone(), None);

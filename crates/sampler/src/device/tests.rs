@@ -227,6 +227,9 @@ fn shapes_and_types_that_it_does_not_take_are_refused_by_name() {
     assert!(sampler.sample(&doubles, &places(1)).unwrap_err().to_string().starts_with("logits is of type F64"));
 }
 
+/// Launches of top-p's look at the candidates.
+const LOOK: usize = 71;
+
 /// What each rule may cost: launches, and work in units of the logits.
 fn bars() -> [(&'static str, SamplingParams, usize, f64); 6] {
     [
@@ -250,7 +253,7 @@ fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
         let logits = Tensor::from_vec(numbers[..rows * vocab].to_vec(), (rows, vocab), &Device::Cpu).unwrap();
         for dtype in [DType::F32, DType::BF16] {
             let logits = logits.to_dtype(dtype).unwrap();
-            for (name, params, mut most_launches, mut most_work) in bars() {
+            for (name, params, mut most_launches, most_work) in bars() {
                 let mut sampler = DeviceSampler::new(params.clone()).unwrap();
                 sampler.sample(&logits, &places(rows)).unwrap();
                 let (_, cost) = sampler.sample_counted(&logits, &places(rows)).unwrap();
@@ -258,9 +261,9 @@ fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
                 let searched = name == "top-p by search";
                 let readbacks = if !searched { 1 } else { 2 + usize::from(dtype == DType::BF16) };
                 if searched && cost.readbacks > readbacks {
-                    // A row took more rounds.
+                    // A row took more rounds. The bar is that of the search alone, which the look at the candidates precedes.
                     undecided += 1;
-                    (most_launches, most_work) = (290, 190.0);
+                    most_launches += LOOK;
                 } else {
                     assert_eq!(cost.readbacks, readbacks, "{name}");
                 }
