@@ -72,6 +72,33 @@ pub trait Decoder {
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>>;
 }
 
+/// What of a prompt is the context that `rows` sequences start from.
+///
+/// # Errors
+/// As [`Decoder::start`].
+pub(crate) fn context<'p>(config: &GptConfig, prompt: &'p [u32], rows: usize) -> Result<&'p [u32]> {
+    if prompt.is_empty() || rows == 0 {
+        return Err(ModelError::EmptyPrompt);
+    }
+    config.check_tokens(prompt)?;
+    Ok(&prompt[prompt.len().saturating_sub(config.block_size)..])
+}
+
+/// Appends a token to each row, if all of them can be.
+///
+/// # Errors
+/// As [`Decoder::step`].
+pub(crate) fn append(config: &GptConfig, rows: &mut [Vec<u32>], tokens: &[u32]) -> Result<()> {
+    if tokens.is_empty() || tokens.len() != rows.len() {
+        return Err(ModelError::RowCount { expected: rows.len(), got: tokens.len() });
+    }
+    config.check_tokens(tokens)?;
+    for (row, &token) in rows.iter_mut().zip(tokens) {
+        row.push(token);
+    }
+    Ok(())
+}
+
 /// The [`Decoder`] over the composed model: candle tensors on any device.
 ///
 /// A step uploads one token a row and reads nothing back. Positions are a view of their embeddings, and a single new
@@ -126,11 +153,7 @@ impl Decoder for ComposedDecoder {
     }
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
-        if prompt.is_empty() || rows == 0 {
-            return Err(ModelError::EmptyPrompt);
-        }
-        self.config().check_tokens(prompt)?;
-        let context = &prompt[prompt.len().saturating_sub(self.gpt.config().block_size)..];
+        let context = context(self.gpt.config(), prompt, rows)?;
         // The rows share their prompt: it is computed once.
         self.cache = self.gpt.new_cache(1)?;
         let logits = self.forward(context, 1)?; // (1, V)
@@ -141,14 +164,8 @@ impl Decoder for ComposedDecoder {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
-        if tokens.is_empty() || tokens.len() != self.rows.len() {
-            return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
-        }
-        self.config().check_tokens(tokens)?;
-        let rows = self.rows.len();
-        for (row, &token) in self.rows.iter_mut().zip(tokens) {
-            row.push(token);
-        }
+        append(self.gpt.config(), &mut self.rows, tokens)?;
+        let rows = tokens.len();
         if self.cache.len() < self.gpt.config().block_size {
             self.logits = self.forward(tokens, rows)?;
             return Ok(Logits::Device(&self.logits));

@@ -50,7 +50,7 @@ impl Pass<'_> {
     fn linear(&self, x: &Tensor, p: &Affine) -> Result<Tensor> {
         match self {
             Self::Whole { precision, .. } => ops::linear(x, &p.weight, p.bias.as_ref(), *precision),
-            Self::Cached { .. } => linear_by_row(x, &p.weight, p.bias.as_ref()),
+            Self::Cached { .. } => ops::linear_by_row(x, &p.weight, p.bias.as_ref()),
         }
     }
 
@@ -60,15 +60,6 @@ impl Pass<'_> {
             _ => Ok(x),
         }
     }
-}
-
-/// [`ops::linear_by_row`] in the weight's type, which may be a shorter one than that of all else.
-fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = ops::linear_by_row(&x.to_dtype(w.dtype())?, w, None)?.to_dtype(x.dtype())?;
-    Ok(match b {
-        Some(b) => y.broadcast_add(b)?,
-        None => y,
-    })
 }
 
 /// Dropout sites: 0 for the embeddings, then three a block.
@@ -176,7 +167,7 @@ impl Gpt {
     /// When the new positions do not fit the cache, or its rows are not those of `ids`.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?;
-        linear_by_row(&x, &self.wte.t()?, None)
+        ops::linear_by_row(&x, &self.wte.t()?, None)
     }
 
     /// [`Gpt::forward_cached`] for the last position alone: logits `(B, V)`. What generation needs of a prompt.
@@ -186,7 +177,7 @@ impl Gpt {
     pub fn forward_last(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?; // (B, T, C)
         let last = x.narrow(1, x.dim(1)? - 1, 1)?; // (B, 1, C)
-        Ok(linear_by_row(&last, &self.wte.t()?, None)?.squeeze(1)?)
+        Ok(ops::linear_by_row(&last, &self.wte.t()?, None)?.squeeze(1)?)
     }
 
     fn check_positions(&self, positions: usize) -> Result<()> {

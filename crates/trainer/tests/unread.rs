@@ -2,37 +2,21 @@
 //! saved, and nothing that has diverged is saved.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod common;
+
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use candle_core::{Device, Tensor};
-use tinygpt_model::{GptConfig, Precision, init_params};
+use common::{Prepared, assert_same_weights, prepare};
+use tinygpt_model::{GptConfig, Precision};
 use tinygpt_trainer::{
-    Dataset, Result, RunConfig, RunDir, TrainError,
-    config::load,
+    Result, RunDir, TrainError,
     engine::{AdamW, Batch, ComposedEngine, Engine, EngineState, Figure},
-    run::{IfExists, LoopState},
     train::{Event, Outcome, Trainer},
 };
-
-const CONFIG: &str = "
-[data]
-stories_bytes = 8000
-[model]
-n_layer = 1
-n_head = 1
-n_embd = 8
-block_size = 16
-[train]
-batch_size = 2
-grad_accum = 2
-max_steps = 9
-warmup_steps = 1
-eval_every = 3
-eval_batches = 2
-";
 
 /// A composed engine one of whose losses or norms is no number.
 struct Poisoned {
@@ -91,24 +75,9 @@ struct Case {
 
 impl Case {
     fn train(&self, folder: &Path, steps: &mut Vec<(u64, bool)>) -> Result<Outcome> {
-        let set = [format!("train.log_every={}", self.log_every)];
-        let config: RunConfig = load(CONFIG, &set, false).unwrap();
-        let data = Dataset::load(&config.data, 1, None, folder).unwrap();
-        let gpt = config.gpt(data.tokenizer.vocab_size());
-        let run = if self.resume {
-            RunDir::open_for_writing(folder).unwrap()
-        } else {
-            let run = RunDir::create(folder, IfExists::Refuse).unwrap();
-            run.write_config(&config).unwrap();
-            run
-        };
-        let (state, weights) = if self.resume {
-            let state = run.last().read_state().unwrap();
-            let weights = run.last().read_engine(&gpt, &state).unwrap();
-            (state, weights)
-        } else {
-            (LoopState::fresh(data.source_hash.clone()), EngineState::fresh(init_params(&gpt, 1)))
-        };
+        let log_every = format!("train.log_every={}", self.log_every);
+        let settings = ["train.grad_accum=2", "train.eval_batches=2", &log_every];
+        let Prepared { config, data, gpt, run, state, weights } = prepare(&settings, folder, self.resume);
         let adamw = AdamW::from(&config.train);
         let engine = ComposedEngine::new(&gpt, self.precision, adamw, 1, &weights, &Device::Cpu).unwrap();
         let mut engine = Poisoned { engine, loss: self.loss, norm: self.norm, updates: state.step };
@@ -150,9 +119,7 @@ fn only_what_is_logged_is_read_and_the_run_is_the_same() {
     let all = rows(&often, "\"train\"");
     assert_eq!(rows(&seldom, "\"train\""), [0, 3, 7, 8].map(|i: usize| all[i].clone()));
     assert_eq!(rows(&seldom, "\"eval\""), rows(&often, "\"eval\""));
-    for file in ["model.safetensors", "last/weights-9.safetensors", "last/optimizer-9.safetensors"] {
-        assert!(std::fs::read(often.join(file)).unwrap() == std::fs::read(seldom.join(file)).unwrap(), "{file}");
-    }
+    assert_same_weights(&often, &seldom);
 }
 
 #[test]
@@ -184,15 +151,7 @@ fn an_interrupted_run_in_f16_goes_on_with_its_scale_and_leaves_the_same_bytes() 
     case(Some(5), false).train(&parts, &mut Vec::new()).unwrap();
     assert_eq!(saved_step(&parts), 5);
     case(None, true).train(&parts, &mut Vec::new()).unwrap();
-    for file in ["model.safetensors", "last/weights-9.safetensors", "last/optimizer-9.safetensors"] {
-        assert!(std::fs::read(whole.join(file)).unwrap() == std::fs::read(parts.join(file)).unwrap(), "{file}");
-    }
-    let gpt_of = |run: &RunDir| {
-        let data = Dataset::load(&load(CONFIG, &[], false).unwrap().data, 1, None, &whole).unwrap();
-        (load(CONFIG, &[], false).unwrap().gpt(data.tokenizer.vocab_size()), run.last().read_state().unwrap())
-    };
-    let run = RunDir::open_for_writing(&whole).unwrap();
-    let (gpt, state) = gpt_of(&run);
-    let scaling = run.last().read_engine(&gpt, &state).unwrap().loss_scaling.unwrap();
+    assert_same_weights(&whole, &parts);
+    let scaling = prepare(&[], &whole, true).weights.loss_scaling.unwrap();
     assert_eq!((scaling.scale, scaling.good + scaling.skipped), (65536.0, 9));
 }

@@ -51,7 +51,8 @@ pub use linear::linear;
 /// [`linear()`] for `(B, T, in)` in which the result of a row of the batch does not depend on the other rows, not even in
 /// its last bit: each row is a product of its own.
 ///
-/// A single product over `(B * T, in)` would pick its kernel, and so its order of summation, by the number of rows.
+/// A single product over `(B * T, in)` would pick its kernel, and so its order of summation, by the number of rows. It is
+/// made in the type of `w`, which may be a shorter one than that of all else.
 ///
 /// # Errors
 /// On a shape mismatch.
@@ -60,8 +61,8 @@ pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
     let n_out = w.dim(1)?;
     // y^T = w^T x^T. candle folds a batch that shares its right operand into one product, but not one that shares its left.
     let w = w.t()?.broadcast_as((rows, n_out, n_in))?; // (B, out, in), stride 0 over B
-    let y = w.matmul(&x.transpose(1, 2)?)?; // (B, out, T)
-    add_bias(y.transpose(1, 2)?.contiguous()?, b) // (B, T, out)
+    let y = w.matmul(&x.to_dtype(w.dtype())?.transpose(1, 2)?)?; // (B, out, T)
+    add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)
 }
 
 fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {

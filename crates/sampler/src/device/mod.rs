@@ -50,6 +50,7 @@
 //! candle on CUDA sends shape and strides ahead of each reduction, pooling and operation on a view.
 
 mod adjust;
+mod kept;
 mod ops;
 mod program;
 mod search;
@@ -68,6 +69,8 @@ use std::cmp::Ordering;
 
 pub use ops::Cost;
 
+/// The weight of the largest logit.
+const ONE: f64 = 1_099_511_627_776.0;
 /// In the place of a token: nothing can be drawn from the row.
 const BAD: u32 = u32::MAX;
 /// In the place of a token: the candidates do not hold the nucleus, which has to be searched for.

@@ -1,15 +1,14 @@
 //! What the rules do to a batch of rows, from the logits to one token for each row.
 
+use super::kept::{Columns, Kept, Whole};
 use super::ops::{Binary, Constant, Ops, Reduce};
 use super::search::{Range, Search};
 use super::select::{Candidates, maxima};
 use super::tree::Tree;
-use super::{BAD, MORE, share};
+use super::{BAD, MORE, ONE, share};
 use crate::SamplingParams;
 use candle_core::{DType, Result, Tensor};
 
-/// The weight of the largest logit.
-const ONE: f64 = 1_099_511_627_776.0;
 /// The largest top-k that is selected by sorts; beyond, comparing all of them with each other is work to count.
 const MOST: usize = 128;
 /// The candidates among which the nucleus of top-p alone is looked for first, and the logits that there must be for each.
@@ -32,124 +31,6 @@ pub(super) struct Program<'a> {
     pub(super) adaptive: Option<f64>,
     /// Whether NaNs are looked for. The look takes a sum that overflowed in both directions for one.
     pub(super) check: bool,
-}
-
-/// What the rules leave of a batch.
-pub(super) struct Kept {
-    columns: Columns,
-    /// Their logits, `(B, n)`.
-    logits: Tensor,
-    /// Their weights, `(B, n)` i64: zero if dropped.
-    weights: Tensor,
-    /// All masks that were applied, `(B, n)`.
-    masks: Vec<Tensor>,
-    /// Where it is not enough to have looked at the candidates, `(B, 1)`: 0.
-    fits: Option<Tensor>,
-    /// Greedy where the largest probability exceeds this.
-    adaptive: Option<f64>,
-    /// For the rows where it is not.
-    whole: Option<Whole>,
-}
-
-/// What the look at the candidates has computed of whole rows, for the search that may follow.
-pub(super) struct Whole {
-    tree: Tree,
-    /// `(B, width)` f32
-    x: Tensor,
-    /// `(B, width)` i64
-    weights: Tensor,
-    /// The largest logits, `(B, k)`, falling.
-    falling: Tensor,
-    /// `(B, 1)` i64
-    target: Tensor,
-}
-
-/// Which tokens the columns are.
-enum Columns {
-    /// Those at these positions, `(B, n)` u32, in no order.
-    Few(Tensor),
-    /// The vocabulary.
-    All(Tree),
-}
-
-impl Kept {
-    /// For a search of the rows that it does not fit.
-    pub(super) fn into_whole(self) -> Option<Whole> {
-        self.whole
-    }
-
-    fn keep(&mut self, ops: &Ops, mask: Tensor) -> Result<()> {
-        self.weights = ops.choose_or(&mask, &self.weights, 0.0)?;
-        self.masks.push(mask);
-        Ok(())
-    }
-
-    /// The token of each row, `(B, 1)` u32: [`BAD`] if it has none, [`MORE`] if the candidates were too few.
-    pub(super) fn draw(&self, ops: &Ops, uniforms: &[f64]) -> Result<Tensor> {
-        let token = match &self.columns {
-            Columns::All(tree) => {
-                let prefixes = tree.prefixes(ops, &self.weights)?;
-                let target = share::of_totals(ops, &prefixes.total, uniforms)?;
-                let token = tree.pick(ops, &self.weights, &prefixes, &target)?;
-                let largest = |x: &Tensor| tree.reduce(ops, Reduce::Max, x);
-                let first = |x: &Tensor| tree.reduce(ops, Reduce::Min, x);
-                self.greedy_where_sure(ops, token, &prefixes.total, || tree.positions(ops), largest, first)?
-            }
-            Columns::Few(positions) => {
-                let total = ops.reduce(Reduce::Sum, &self.weights)?;
-                let target = share::of_totals(ops, &total, uniforms)?;
-                // (B, 1, k) against (B, k, 1): which come up to which.
-                let up_to = ops.binary(Binary::AtMost, &positions.unsqueeze(1)?, &positions.unsqueeze(2)?)?;
-                let sums = ops.choose_or(&up_to, &self.weights.unsqueeze(1)?, 0.0)?;
-                let sums = ops.reduce(Reduce::Sum, &sums)?.squeeze(2)?; // (B, k, 1) -> (B, k)
-                let passed = ops.binary(Binary::Above, &sums, &target)?;
-                let token = ops.reduce(Reduce::Min, &ops.choose_or(&passed, positions, f64::from(BAD))?)?;
-                let largest = |x: &Tensor| ops.reduce(Reduce::Max, x);
-                let first = |x: &Tensor| ops.reduce(Reduce::Min, x);
-                self.greedy_where_sure(ops, token, &total, || Ok(positions.clone()), largest, first)?
-            }
-        };
-        match &self.fits {
-            Some(fits) => ops.choose_or(fits, &token, f64::from(MORE)),
-            None => Ok(token),
-        }
-    }
-
-    /// `token`, or the first of the largest logit in rows where its probability, [`ONE`] of `total`, exceeds the threshold.
-    fn greedy_where_sure(
-        &self,
-        ops: &Ops,
-        token: Tensor,
-        total: &Tensor,
-        positions: impl FnOnce() -> Result<Tensor>,
-        largest: impl Fn(&Tensor) -> Result<Tensor>,
-        first: impl Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let Some(threshold) = self.adaptive else { return Ok(token) };
-        // The largest integer below the quotient; any probability exceeds 0. A good row has a total of at least `ONE`.
-        let most = ((ONE / threshold).ceil() - 1.0).min(62f64.exp2());
-        let sure = ops.with(Binary::AtMost, total, most)?;
-        let sure = ops.binary(Binary::Mul, &sure, &ops.with(Binary::AtLeast, total, ONE)?)?;
-        let here = ops.binary(Binary::Equal, &self.logits, &largest(&self.logits)?)?;
-        let first = first(&ops.choose_or(&here, &positions()?, f64::from(BAD))?)?;
-        ops.choose(&sure, &first, &token)
-    }
-
-    /// The tokens of a single row that may be drawn and their logits, in no order: those of weight zero too, if no rule
-    /// dropped them.
-    fn tokens(&self, ops: &Ops) -> Result<Vec<(u32, f32)>> {
-        let mut kept = ops.with(Binary::Above, &self.logits, f64::NEG_INFINITY)?;
-        for mask in &self.masks {
-            kept = ops.binary(Binary::Mul, &kept, mask)?;
-        }
-        let positions = match &self.columns {
-            Columns::Few(positions) => positions.clone(),
-            Columns::All(tree) => tree.positions(ops)?,
-        };
-        let tokens = ops.read(&ops.choose_or(&kept, &positions, f64::from(BAD))?)?;
-        let logits = ops.read_floats(&self.logits)?;
-        Ok(tokens.into_iter().zip(logits).filter(|&(token, _)| token != BAD).collect())
-    }
 }
 
 impl Program<'_> {
@@ -247,15 +128,7 @@ impl Program<'_> {
         let largest = ops.cast(&largest, DType::F32)?;
         let (tree, x) = self.padded()?;
         let weights = self.weigh(ops.binary(Binary::Sub, &x, &largest)?, false)?;
-        let mut kept = Kept {
-            columns: Columns::All(tree),
-            logits: x,
-            weights,
-            masks: Vec::new(),
-            fits: None,
-            adaptive,
-            whole: None,
-        };
+        let mut kept = Kept::all(tree, x, weights, adaptive);
         let halves = self.logits.dtype() != DType::F32;
         if params.top_k > 0 && params.top_k < vocab {
             let finite = ops.with(Binary::Above, &kept.logits, f64::NEG_INFINITY)?;
@@ -345,41 +218,29 @@ impl Program<'_> {
         let search = Search { ops, tree, x: &x, largest: &largest, masses: &weights, target: target.clone() };
         let mut range = Range { low, width, units: 1, round: 0 };
         let ties = self.logits.dtype() != DType::F32;
-        let mut kept = Kept {
-            columns: Columns::All(tree),
-            logits: x.clone(),
-            weights: weights.clone(),
-            masks: Vec::new(),
-            fits: None,
-            adaptive,
-            whole: None,
-        };
-        let mut tokens = vec![MORE; rows.len()];
+        let all = || Kept::all(tree, x.clone(), weights.clone(), adaptive);
         if ties {
             search.narrow(&mut range, ROUNDS_OF_HALVES)?;
         } else {
             for rounds in [ROUNDS, FURTHER_ROUNDS] {
                 search.narrow(&mut range, rounds)?;
-                (kept.weights, kept.masks) = (weights.clone(), Vec::new());
+                let mut kept = all();
                 let reached = ops.binary(Binary::AtLeast, &x, &range.low)?;
                 let lightest = ops.reduce(Reduce::Min, &ops.choose_or(&reached, &weights, ONE)?)?;
                 kept.keep(ops, reached)?;
                 let without = ops.binary(Binary::Sub, &ops.reduce(Reduce::Sum, &kept.weights)?, &lightest)?;
                 kept.fits = Some(ops.binary(Binary::Above, &target, &without)?);
                 self.apply_min_p(&mut kept, &largest)?;
-                tokens = ops.read(&kept.draw(ops, uniforms)?)?;
+                let tokens = ops.read(&kept.draw(ops, uniforms)?)?;
                 if !tokens.contains(&MORE) {
-                    break;
+                    return Ok(tokens);
                 }
             }
         }
-        if tokens.contains(&MORE) {
-            (kept.weights, kept.fits) = (weights.clone(), None);
-            kept.keep(ops, search.settle(range)?)?;
-            self.apply_min_p(&mut kept, &largest)?;
-            tokens = ops.read(&kept.draw(ops, uniforms)?)?;
-        }
-        Ok(tokens)
+        let mut kept = all();
+        kept.keep(ops, search.settle(range)?)?;
+        self.apply_min_p(&mut kept, &largest)?;
+        ops.read(&kept.draw(ops, uniforms)?)
     }
 
     fn apply_min_p(&self, kept: &mut Kept, largest: &Tensor) -> Result<()> {

@@ -73,16 +73,10 @@ impl Element for i8 {
     }
 }
 
-/// Vector `i` of a row of weights, with zeros behind its end.
+/// The weights behind the last whole vector of a row, and zeros.
 #[inline(always)]
-pub(super) fn get<S: Simd, E: Element>(s: S, row: &[E], i: usize) -> S::V {
-    match row[i * LANES..].first_chunk::<LANES>() {
-        Some(lanes) => E::load(s, lanes),
-        None => {
-            let mut lanes = [E::default(); LANES];
-            let rest = &row[i * LANES..];
-            lanes[..rest.len()].copy_from_slice(rest);
-            E::load(s, &lanes)
-        }
-    }
+pub(super) fn load_rest<S: Simd, E: Element>(s: S, rest: &[E]) -> S::V {
+    let mut lanes = [E::default(); LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    E::load(s, &lanes)
 }

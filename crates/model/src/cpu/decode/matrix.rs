@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
-
 use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, to_bf16};
 
@@ -13,7 +11,8 @@ use super::{
         rows::Rows,
         vectors,
     },
-    format::{Element, WeightFormat, get},
+    columns::{Columns, for_each_range},
+    format::{Element, WeightFormat, load_rest},
 };
 
 /// A matrix, row after row. Which of its dimensions is the input decides which product is used.
@@ -90,59 +89,6 @@ fn to_int8<'a>(values: &[f32], cols: usize, output: Output) -> Values<'a> {
     scales.iter_mut().for_each(|scale| *scale /= 127.0);
     let round = |(i, x): (usize, &f32)| if scales[at(i)] > 0.0 { (x / scales[at(i)]).round() as i8 } else { 0 };
     Values::Int8 { values: values.iter().enumerate().map(round).collect(), scales }
-}
-
-/// Outputs of a task at most, in all rows together: they stay in the first-level cache.
-const MOST_OUTPUTS: usize = 4096;
-/// Up to so many bytes of weights a product is not worth two threads.
-pub(super) const LEAST_BYTES: usize = 1 << 17;
-
-/// Calls `work` with ranges of `0..n`, whole vectors but for the last, for `m` rows; on all threads if there are bytes
-/// enough to read.
-fn for_each_range(n: usize, m: usize, bytes: usize, work: impl Fn(std::ops::Range<usize>) + Sync) {
-    let threads = if bytes > LEAST_BYTES { rayon::current_num_threads() } else { 1 };
-    let rounds = n.div_ceil(threads * (MOST_OUTPUTS / m.max(1)).max(LANES));
-    let size = n.div_ceil(threads * rounds).next_multiple_of(LANES);
-    let range = |i: usize| i * size..n.min((i + 1) * size);
-    let count = n.div_ceil(size);
-    if threads == 1 {
-        (0..count).map(range).for_each(work);
-    } else {
-        (0..count).into_par_iter().for_each(|i| work(range(i)));
-    }
-}
-
-/// An output whose columns several threads write. Its rows do not overlap.
-#[derive(Clone, Copy)]
-struct Columns<'a> {
-    data: *mut f32,
-    len: usize,
-    ld: usize,
-    cols: usize,
-    output: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: it is only written through `Columns::part`, whose callers ask for disjoint ranges.
-unsafe impl Send for Columns<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Columns<'_> {}
-
-impl<'a> Columns<'a> {
-    fn new(y: &'a mut [f32], cols: usize, ld: usize) -> Self {
-        assert!(cols <= ld);
-        Self { data: y.as_mut_ptr(), len: y.len(), ld, cols, output: PhantomData }
-    }
-
-    /// Some columns of a row.
-    ///
-    /// # Safety
-    /// No two slices of one row that are alive at the same time may overlap.
-    unsafe fn part(self, row: usize, range: &std::ops::Range<usize>) -> &'a mut [f32] {
-        let start = row * self.ld + range.start;
-        assert!(range.start <= range.end && range.end <= self.cols && start + range.len() <= self.len);
-        // SAFETY: the range lies in the row, the row in the output; the rest is the caller's.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), range.len()) }
-    }
 }
 
 /// From as many rows on, the weights are packed for products in tiles, which are bound by arithmetic.
@@ -283,7 +229,7 @@ impl<E: Element> Stream<'_, E> {
                 let y = sums(row);
                 let mut sum = vectors::get(s, y, whole);
                 for (&x, w) in x.row(row)[l..].iter().zip(weights) {
-                    sum = s.mul_add(s.splat(x), get(s, w, whole), sum);
+                    sum = s.mul_add(s.splat(x), load_rest(s, &w[whole * LANES..]), sum);
                 }
                 vectors::set(s, y, whole, sum);
             }
@@ -394,7 +340,7 @@ impl<E: Element> Dots<'_, E> {
         if whole * LANES < n_in {
             for (sums, x) in sums.iter_mut().zip(rows) {
                 for (sum, w) in sums.iter_mut().zip(weights) {
-                    *sum = s.mul_add(vectors::get(s, x, whole), get(s, w, whole), *sum);
+                    *sum = s.mul_add(vectors::get(s, x, whole), load_rest(s, &w[whole * LANES..]), *sum);
                 }
             }
         }

@@ -2,6 +2,7 @@
 //! which every weight is read once.
 
 mod attend;
+mod columns;
 mod format;
 mod matrix;
 
@@ -10,7 +11,8 @@ use tinygpt_sampler::simd::{LANES, Level};
 
 use self::{
     attend::{LayerCache, OneHead},
-    matrix::{LEAST_BYTES, Matrix, Output},
+    columns::LEAST_BYTES,
+    matrix::{Matrix, Output},
 };
 use super::{
     attention::{self, Scratch, Shape},
@@ -19,7 +21,12 @@ use super::{
     layer_norm::{self, Moments},
     rows::Rows,
 };
-use crate::{Decoder, GptConfig, Logits, ModelError, Result, Window, param_specs, params::check_values};
+use crate::{
+    Decoder, GptConfig, Logits, Result, Window,
+    decode::{append, context},
+    param_specs,
+    params::check_values,
+};
 
 pub use format::WeightFormat;
 
@@ -272,12 +279,8 @@ impl Decoder for CpuDecoder<'_> {
     }
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
-        if prompt.is_empty() || rows == 0 {
-            return Err(ModelError::EmptyPrompt);
-        }
-        self.config.check_tokens(prompt)?;
+        let context = context(&self.config, prompt, rows)?;
         let (block_size, v) = (self.config.block_size, self.config.vocab_size);
-        let context = &prompt[prompt.len().saturating_sub(block_size)..];
         if self.caches.len() != rows {
             self.caches = new_caches(&self.config, rows);
             self.buffers = Buffers::new(&self.config, rows);
@@ -301,14 +304,8 @@ impl Decoder for CpuDecoder<'_> {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
-        if tokens.is_empty() || tokens.len() != self.rows.len() {
-            return Err(ModelError::RowCount { expected: self.rows.len(), got: tokens.len() });
-        }
-        self.config.check_tokens(tokens)?;
+        append(&self.config, &mut self.rows, tokens)?;
         let rows = tokens.len();
-        for (row, &token) in self.rows.iter_mut().zip(tokens) {
-            row.push(token);
-        }
         let block_size = self.config.block_size;
         if self.len < block_size {
             let at = self.len;
