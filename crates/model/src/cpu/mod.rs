@@ -6,7 +6,6 @@
 //! processors, over sixteen lanes ([`tinygpt_sampler::simd`]), and gives the same bits whatever vector instructions it uses.
 
 mod attention;
-mod awake;
 mod bf16;
 pub mod decode;
 mod dropout;
@@ -21,6 +20,7 @@ mod operand;
 mod packed;
 mod rows;
 mod sequence;
+mod team;
 mod vectors;
 mod weights;
 

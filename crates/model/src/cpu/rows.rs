@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
 
 /// Floats of a cache line, and lanes of a vector.
 const LINE: usize = 16;
@@ -102,12 +101,6 @@ impl Rows {
         for i in 0..n {
             self.row_mut(i).iter_mut().zip(other.row(i)).for_each(|(x, y)| *x += y);
         }
-    }
-
-    /// The first `n` rows, for as many threads.
-    pub(super) fn par_rows_mut(&mut self, n: usize) -> impl IndexedParallelIterator<Item = &mut [f32]> {
-        let (ld, cols) = (self.ld, self.cols);
-        self.data[..n * ld].par_chunks_mut(ld).map(move |row| &mut row[..cols])
     }
 
     /// The first `rows` rows in chunks of `n`, each with its first row.

@@ -1,55 +1,100 @@
 //! Attention of one new position to all before it.
 
-use tinygpt_sampler::simd::{Kernel, LANES, Simd, exp};
+#![allow(unsafe_code)]
 
-use super::super::vectors;
+use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, exp};
 
-/// The keys and values of one block for one sequence. Keys are kept transposed, `(C, block_size)`, so that a query's
-/// scores are sums of rows; values as they come, `(block_size, C)`.
+use super::{
+    super::{
+        rows::Rows,
+        team::{MOST_PIECES, Work},
+        vectors,
+    },
+    columns::Columns,
+};
+
+/// The keys and values of one block for one sequence. Values are kept as they come, `(block_size, C)`; keys in tiles of
+/// sixteen positions, `(block_size / 16, C, 16)`, so that a query's scores are sums of vectors that follow each other.
 #[derive(Debug, Clone)]
 pub(super) struct LayerCache {
     keys: Vec<f32>,
     values: Vec<f32>,
-    block_size: usize,
+    channels: usize,
 }
 
 impl LayerCache {
     pub(super) fn new(block_size: usize, channels: usize) -> Self {
-        // Whole vectors of scores.
-        let block_size = block_size.next_multiple_of(LANES);
-        Self { keys: vec![0.0; block_size * channels], values: vec![0.0; block_size * channels], block_size }
+        let tiles = block_size.div_ceil(LANES);
+        Self { keys: vec![0.0; tiles * LANES * channels], values: vec![0.0; block_size * channels], channels }
     }
 
     /// Takes over the key and the value of a position.
     pub(super) fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
-        for (c, &key) in key.iter().enumerate() {
-            self.keys[c * self.block_size + position] = key;
+        let tile = &mut self.keys.as_chunks_mut::<LANES>().0[position / LANES * self.channels..];
+        for (lanes, &key) in tile.iter_mut().zip(key) {
+            lanes[position % LANES] = key;
         }
-        self.values[position * value.len()..][..value.len()].copy_from_slice(value);
+        self.values[position * self.channels..][..self.channels].copy_from_slice(value);
     }
 
     /// Copies the first `n` positions of another cache.
     pub(super) fn copy_from(&mut self, other: &Self, n: usize) {
-        for (to, from) in self.keys.chunks_exact_mut(self.block_size).zip(other.keys.chunks_exact(self.block_size)) {
-            to[..n].copy_from_slice(&from[..n]);
-        }
-        let channels = self.values.len() / self.block_size;
-        self.values[..n * channels].copy_from_slice(&other.values[..n * channels]);
+        let keys = n.next_multiple_of(LANES) * self.channels;
+        self.keys[..keys].copy_from_slice(&other.keys[..keys]);
+        let values = n * self.channels;
+        self.values[..values].copy_from_slice(&other.values[..values]);
     }
+
+    /// The keys of a head from a tile of positions on: `head_size` vectors for each tile, and those of the other heads
+    /// between them.
+    fn keys(&self, tile: usize, head: usize, head_size: usize) -> &[[f32; LANES]] {
+        &self.keys.as_chunks::<LANES>().0[tile * self.channels + head * head_size..]
+    }
+}
+
+/// Rows times positions times channels from which attention is shared among threads: 64 KiB of keys and values.
+const LEAST_SCORES: usize = 1 << 13;
+
+/// Attention of one new position in each row of `qkv (rows, 3 C)` to those in the row's cache, where it is the last of
+/// `n`. Into `y (rows, C)`; `scores` has room for whole vectors of scores of every row and head.
+pub(super) fn attend(
+    (level, work): (Level, &mut Work<'_>),
+    (n, n_head): (usize, usize),
+    caches: &[LayerCache],
+    qkv: &Rows,
+    y: &mut Rows,
+    scores: &mut [f32],
+) {
+    let (rows, c) = (caches.len(), y.cols);
+    let (heads, head_size, room) = (rows * n_head, c / n_head, scores.len() / (rows * n_head));
+    let pieces = if rows * n * c < LEAST_SCORES { 1 } else { MOST_PIECES.min(heads) };
+    let ld = y.ld;
+    let y = Columns::new(y.at_mut(0, 0), c, ld);
+    let scores = Columns::new(scores, room, room);
+    work.share(pieces, |piece| {
+        for i in piece * heads / pieces..(piece + 1) * heads / pieces {
+            let (row, head) = (i / n_head, i % n_head);
+            let of_head = head * head_size..(head + 1) * head_size;
+            let query = &qkv.row(row)[of_head.clone()];
+            // SAFETY: every pair of row and head belongs to one piece.
+            let (y, scores) = unsafe { (y.part(row, &of_head), scores.part(i, &(0..room))) };
+            level.run(OneHead { query, cache: &caches[row], n, head, scores, y });
+        }
+    });
 }
 
 /// Vectors that are summed side by side, so that one addition need not wait for the other.
 const AT_A_TIME: usize = 4;
 
 /// Attention of one head: `y (hs)`, what `query (hs)` gets from the first `n` positions.
-pub(super) struct OneHead<'a> {
-    pub(super) query: &'a [f32],
-    pub(super) cache: &'a LayerCache,
-    pub(super) n: usize,
-    pub(super) head: usize,
+struct OneHead<'a> {
+    query: &'a [f32],
+    cache: &'a LayerCache,
+    n: usize,
+    head: usize,
     /// Room for `n`, in whole vectors.
-    pub(super) scores: &'a mut [f32],
-    pub(super) y: &'a mut [f32],
+    scores: &'a mut [f32],
+    y: &'a mut [f32],
 }
 
 impl Kernel for OneHead<'_> {
@@ -59,7 +104,7 @@ impl Kernel for OneHead<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { query, cache, n, head, scores, y } = self;
         let head_size = query.len();
-        let channels = cache.values.len() / cache.block_size;
+        let channels = cache.channels;
         let scale = s.splat(1.0 / (head_size as f32).sqrt());
         let count = n.div_ceil(LANES);
         let scores = &mut scores.as_chunks_mut::<LANES>().0[..count];
@@ -68,10 +113,10 @@ impl Kernel for OneHead<'_> {
         for scores in scores.chunks_mut(AT_A_TIME) {
             // Behind the last position there is room, with keys of earlier sequences.
             let mut sums = [s.splat(0.0); AT_A_TIME];
+            let keys = cache.keys(first, head, head_size);
             for (c, &query) in query.iter().enumerate() {
-                let keys = &cache.keys[(head * head_size + c) * cache.block_size..][first * LANES..];
-                for (sum, keys) in sums.iter_mut().zip(keys.as_chunks::<LANES>().0) {
-                    *sum = s.mul_add(s.splat(query), s.load(keys), *sum);
+                for (tile, sum) in sums.iter_mut().enumerate().take(scores.len()) {
+                    *sum = s.mul_add(s.splat(query), s.load(&keys[tile * channels + c]), *sum);
                 }
             }
             for (score, sum) in scores.iter_mut().zip(sums) {

@@ -4,27 +4,36 @@
 
 use std::marker::PhantomData;
 
-use rayon::prelude::*;
 use tinygpt_sampler::simd::LANES;
+
+use super::super::team::{MOST_PIECES, Work};
 
 /// Outputs of a task at most, in all rows together: they stay in the first-level cache.
 const MOST_OUTPUTS: usize = 4096;
 /// Up to so many bytes of weights a product is not worth two threads.
 pub(super) const LEAST_BYTES: usize = 1 << 17;
 
-/// Calls `work` with ranges of `0..n`, whole vectors but for the last, for `m` rows; on all threads if there are bytes
+/// Calls `piece` with ranges of `0..n`, whole vectors but for the last, for `m` rows; on all threads if there are bytes
 /// enough to read.
-pub(super) fn for_each_range(n: usize, m: usize, bytes: usize, work: impl Fn(std::ops::Range<usize>) + Sync) {
-    let threads = if bytes > LEAST_BYTES { rayon::current_num_threads() } else { 1 };
+pub(super) fn for_each_range(
+    work: &mut Work<'_>,
+    n: usize,
+    m: usize,
+    bytes: usize,
+    piece: impl Fn(std::ops::Range<usize>) + Sync,
+) {
+    let threads = if bytes > LEAST_BYTES { work.threads().min(MOST_PIECES) } else { 1 };
     let rounds = n.div_ceil(threads * (MOST_OUTPUTS / m.max(1)).max(LANES));
     let size = n.div_ceil(threads * rounds).next_multiple_of(LANES);
-    let range = |i: usize| i * size..n.min((i + 1) * size);
     let count = n.div_ceil(size);
+    let range = |i: usize| i * size..n.min((i + 1) * size);
     if threads == 1 {
-        (0..count).map(range).for_each(work);
-    } else {
-        (0..count).into_par_iter().for_each(|i| work(range(i)));
+        (0..count).map(range).for_each(piece);
+        return;
     }
+    // Ranges of a piece.
+    let some = count.div_ceil(MOST_PIECES);
+    work.share(count.div_ceil(some), |i| (i * some..count.min((i + 1) * some)).map(range).for_each(&piece));
 }
 
 /// An output whose columns several threads write. Its rows do not overlap.

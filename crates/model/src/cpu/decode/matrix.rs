@@ -9,6 +9,7 @@ use super::{
     super::{
         matmul::{Left, PANEL, Right, Start, matmul},
         rows::Rows,
+        team::Work,
         vectors,
     },
     columns::{Columns, for_each_range},
@@ -49,12 +50,19 @@ impl<'a> Matrix<'a> {
 
     /// Rows `0..m` of `y (m, out) = x (m, in) w (in, out) + b`: every element one chain of fused multiply-adds in the
     /// order of the inputs, so that a row's result does not depend on the others.
-    pub(super) fn apply(&self, level: Level, m: usize, x: &Rows, b: Option<&[f32]>, y: &mut Rows) {
+    pub(super) fn apply(
+        &self,
+        (level, work): (Level, &mut Work<'_>),
+        m: usize,
+        x: &Rows,
+        b: Option<&[f32]>,
+        y: &mut Rows,
+    ) {
         match &self.values {
-            Values::F32(w) => product(level, w, (m, x), b, y),
-            Values::Bf16(w) => product(level, w, (m, x), b, y),
+            Values::F32(w) => product((level, work), w, (m, x), b, y),
+            Values::Bf16(w) => product((level, work), w, (m, x), b, y),
             Values::Int8 { values, scales } => {
-                product(level, values, (m, x), None, y);
+                product((level, work), values, (m, x), None, y);
                 for i in 0..m {
                     let y = y.row_mut(i);
                     y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
@@ -67,11 +75,11 @@ impl<'a> Matrix<'a> {
     }
 
     /// `y (m, out) = x (m, in) w^T` of a matrix `(out, in)`: dot products, each in the order of its vectors.
-    pub(super) fn apply_transposed(&self, level: Level, m: usize, x: &Rows, y: &mut [f32]) {
+    pub(super) fn apply_transposed(&self, (level, work): (Level, &mut Work<'_>), m: usize, x: &Rows, y: &mut [f32]) {
         match &self.values {
-            Values::F32(w) => dot_products(level, w, None, (m, x), y),
-            Values::Bf16(w) => dot_products(level, w, None, (m, x), y),
-            Values::Int8 { values, scales } => dot_products(level, values, Some(scales), (m, x), y),
+            Values::F32(w) => dot_products((level, work), w, None, (m, x), y),
+            Values::Bf16(w) => dot_products((level, work), w, None, (m, x), y),
+            Values::Int8 { values, scales } => dot_products((level, work), values, Some(scales), (m, x), y),
         }
     }
 }
@@ -97,7 +105,13 @@ const TILED_ROWS: usize = 16;
 const TASK_ROWS: (usize, usize) = (64, 8);
 
 /// Rows `0..m` of `y = x w + b`, for `w (in, out)`.
-fn product<E: Element>(level: Level, w: &[E], (m, x): (usize, &Rows), b: Option<&[f32]>, y: &mut Rows) {
+fn product<E: Element>(
+    (level, work): (Level, &mut Work<'_>),
+    w: &[E],
+    (m, x): (usize, &Rows),
+    b: Option<&[f32]>,
+    y: &mut Rows,
+) {
     if m >= TILED_ROWS {
         let tiled = Tiled { level, w, x, b, n_out: y.cols, ld: y.ld };
         let rows = m.div_ceil(rayon::current_num_threads()).clamp(TASK_ROWS.1, TASK_ROWS.0);
@@ -113,7 +127,7 @@ fn product<E: Element>(level: Level, w: &[E], (m, x): (usize, &Rows), b: Option<
     }
     let (n_out, ld) = (y.cols, y.ld);
     let columns = Columns::new(y.at_mut(0, 0), n_out, ld);
-    for_each_range(n_out, m, size_of_val(w), |range| level.run(Stream { w, m, x, columns, range }));
+    for_each_range(work, n_out, m, size_of_val(w), |range| level.run(Stream { w, m, x, columns, range }));
 }
 
 /// A product with many rows.
@@ -262,10 +276,16 @@ unsafe fn fetch<S: Simd, E: Element>(s: S, row: &[E], v: usize, ahead: usize) ->
 }
 
 /// `y (m, out) = x (m, in) w (out, in)^T`, times the scale of each output.
-fn dot_products<E: Element>(level: Level, w: &[E], scales: Option<&[f32]>, (m, x): (usize, &Rows), y: &mut [f32]) {
+fn dot_products<E: Element>(
+    (level, work): (Level, &mut Work<'_>),
+    w: &[E],
+    scales: Option<&[f32]>,
+    (m, x): (usize, &Rows),
+    y: &mut [f32],
+) {
     let n_out = w.len() / x.cols;
     let columns = Columns::new(y, n_out, n_out);
-    for_each_range(n_out, m, size_of_val(w), |range| level.run(Dots { w, scales, m, x, columns, range }));
+    for_each_range(work, n_out, m, size_of_val(w), |range| level.run(Dots { w, scales, m, x, columns, range }));
 }
 
 /// Outputs, and rows, of a tile of [`Dots`]: sixteen sums side by side.

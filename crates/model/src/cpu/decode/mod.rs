@@ -6,20 +6,19 @@ mod columns;
 mod format;
 mod matrix;
 
-use rayon::prelude::*;
 use tinygpt_sampler::simd::{LANES, Level};
 
 use self::{
-    attend::{LayerCache, OneHead},
+    attend::{LayerCache, attend},
     columns::LEAST_BYTES,
     matrix::{Matrix, Output},
 };
 use super::{
     attention::{self, Scratch, Shape},
-    awake::Awake,
     gelu,
     layer_norm::{self, Moments},
     rows::Rows,
+    team::{Team, Work},
 };
 use crate::{
     Decoder, GptConfig, Logits, Result, Window,
@@ -56,23 +55,29 @@ struct Block<'a> {
 /// The [`Decoder`] on the CPU. In f32 it uses the weights where they lie.
 #[derive(Debug)]
 pub struct CpuDecoder<'a> {
-    config: GptConfig,
-    level: Level,
+    network: Network<'a>,
     window: Window,
     format: WeightFormat,
+    /// Filled positions of the caches.
+    len: usize,
+    /// The tokens of each row since the last start, for the windows.
+    rows: Vec<Vec<u32>>,
+    team: Team,
+}
+
+/// The model, and what it remembers of the positions so far.
+#[derive(Debug)]
+struct Network<'a> {
+    config: GptConfig,
+    level: Level,
     wte: &'a [f32],
     wpe: &'a [f32],
     blocks: Vec<Block<'a>>,
     ln_f: Norm<'a>,
     head: Matrix<'a>,
-    /// Of each row, the cache of each block.
+    /// Of each block, the cache of each row.
     caches: Vec<Vec<LayerCache>>,
-    /// Filled positions of the caches.
-    len: usize,
-    /// The tokens of each row since the last start, for the windows.
-    rows: Vec<Vec<u32>>,
     buffers: Buffers,
-    awake: Awake,
 }
 
 /// Where a forward pass is computed.
@@ -117,7 +122,7 @@ impl Buffers {
 
 /// Empty caches of `rows` sequences.
 fn new_caches(config: &GptConfig, rows: usize) -> Vec<Vec<LayerCache>> {
-    vec![vec![LayerCache::new(config.block_size, config.n_embd); config.n_layer]; rows]
+    vec![vec![LayerCache::new(config.block_size, config.n_embd); rows]; config.n_layer]
 }
 
 /// What the positions of a forward pass are.
@@ -157,24 +162,38 @@ impl<'a> CpuDecoder<'a> {
                 }
             })
             .collect();
-        Ok(Self {
+        let network = Network {
             config: config.clone(),
             level: Level::detect(),
-            window,
-            format,
             wte,
             wpe,
             blocks,
             ln_f: Norm { weight: next(), bias: config.bias.then(next) },
             head: Matrix::new(wte, c, Output::Rows, format),
             caches: new_caches(config, 1),
-            len: 0,
-            rows: Vec::new(),
             buffers: Buffers::new(config, 1),
-            awake: Awake::default(),
-        })
+        };
+        Ok(Self { network, window, format, len: 0, rows: vec![Vec::new()], team: Team::default() })
     }
 
+    /// Computes with the team, if the largest matrix is one whose product is shared among threads.
+    fn run(&mut self, compute: impl FnOnce(&mut Network<'a>, &mut Work<'_>, &[Vec<u32>]) + Send) {
+        let Self { network, rows, team, .. } = self;
+        let GptConfig { n_embd, vocab_size, .. } = network.config;
+        if n_embd * vocab_size.max(4 * n_embd) * self.format.bytes() > LEAST_BYTES {
+            team.run(|work| compute(network, work, rows));
+        } else {
+            compute(network, &mut Work::alone(), rows);
+        }
+    }
+
+    /// Computes a row's tokens from the first position on.
+    fn prefill(&mut self, row: usize) {
+        self.run(|network, work, rows| network.prefill(work, row, &rows[row]));
+    }
+}
+
+impl Network<'_> {
     /// Puts the sum of the embeddings of a token and a position into a row of the residual stream.
     fn embed(&mut self, i: usize, token: u32, position: usize) {
         let c = self.config.n_embd;
@@ -185,37 +204,35 @@ impl<'a> CpuDecoder<'a> {
     }
 
     /// Computes a row's tokens from the first position on; the logits behind the last go to the row's.
-    fn prefill(&mut self, row: usize) {
-        let tokens = std::mem::take(&mut self.rows[row]);
+    fn prefill(&mut self, work: &mut Work<'_>, row: usize, tokens: &[u32]) {
         for (i, &token) in tokens.iter().enumerate() {
             self.embed(i, token, i);
         }
         let t = tokens.len();
-        self.rows[row] = tokens;
-        self.blocks(t, &Positions::Prompt { row });
+        self.blocks(work, t, &Positions::Prompt { row });
         let Self { level, ln_f, head, buffers, config, .. } = self;
         let Buffers { x, normed, moments, logits, .. } = buffers;
         // The last position alone: it takes the first's place.
         x.copy_row(t - 1, 0);
         layer_norm::forward(*level, 1, x, (ln_f.weight, ln_f.bias), moments, normed);
         let v = config.vocab_size;
-        head.apply_transposed(*level, 1, normed, &mut logits[row * v..][..v]);
+        head.apply_transposed((*level, work), 1, normed, &mut logits[row * v..][..v]);
     }
 
     /// Computes one more position of each row.
-    fn next(&mut self, tokens: &[u32], at: usize) {
+    fn next(&mut self, work: &mut Work<'_>, tokens: &[u32], at: usize) {
         for (i, &token) in tokens.iter().enumerate() {
             self.embed(i, token, at);
         }
-        self.blocks(tokens.len(), &Positions::Next { at });
+        self.blocks(work, tokens.len(), &Positions::Next { at });
         let Self { level, ln_f, head, buffers, .. } = self;
         let Buffers { x, normed, moments, logits, .. } = buffers;
         layer_norm::forward(*level, tokens.len(), x, (ln_f.weight, ln_f.bias), moments, normed);
-        head.apply_transposed(*level, tokens.len(), normed, logits);
+        head.apply_transposed((*level, work), tokens.len(), normed, logits);
     }
 
     /// The blocks over `n` rows of the residual stream.
-    fn blocks(&mut self, n: usize, positions: &Positions) {
+    fn blocks(&mut self, work: &mut Work<'_>, n: usize, positions: &Positions) {
         let Self { config, level, blocks, caches, buffers, .. } = self;
         let level = *level;
         let Buffers { x, normed, moments, qkv, y, projected, fc, slope, lse, scratch, scores, .. } = buffers;
@@ -223,67 +240,47 @@ impl<'a> CpuDecoder<'a> {
         let write = |cache: &mut LayerCache, position, qkv: &[f32]| {
             cache.write(position, &qkv[c..2 * c], &qkv[2 * c..]);
         };
-        for (layer, block) in blocks.iter().enumerate() {
+        for (block, caches) in blocks.iter().zip(caches) {
             layer_norm::forward(level, n, x, (block.ln_1.weight, block.ln_1.bias), moments, normed);
-            block.c_attn.weight.apply(level, n, normed, block.c_attn.bias, qkv);
+            block.c_attn.weight.apply((level, work), n, normed, block.c_attn.bias, qkv);
             match *positions {
                 Positions::Prompt { row } => {
                     for i in 0..n {
-                        write(&mut caches[row][layer], i, qkv.row(i));
+                        write(&mut caches[row], i, qkv.row(i));
                     }
                     let shape = Shape { t: n, n_head: config.n_head, head_size };
                     attention::forward(level, shape, qkv, None, y, lse, scratch);
                 }
                 Positions::Next { at } => {
                     for (i, cache) in caches.iter_mut().enumerate() {
-                        write(&mut cache[layer], at, qkv.row(i));
+                        write(cache, at, qkv.row(i));
                     }
-                    let room = scores.len() / (caches.len() * config.n_head);
-                    let heads = |i: usize| qkv.row(i)[..c].par_chunks_exact(head_size);
-                    // Few positions are not worth two threads.
-                    let least = if n * at * c < LEAST_SCORES { usize::MAX } else { 1 };
-                    y.par_rows_mut(n)
-                        .zip(scores.par_chunks_mut(room * config.n_head))
-                        .enumerate()
-                        .with_min_len(least)
-                        .for_each(|(i, (y, scores))| {
-                            y.par_chunks_exact_mut(head_size)
-                                .zip(scores.par_chunks_mut(room))
-                                .zip(heads(i))
-                                .enumerate()
-                                .with_min_len(least)
-                                .for_each(|(head, ((y, scores), query))| {
-                                    let cache = &caches[i][layer];
-                                    level.run(OneHead { query, cache, n: at + 1, head, scores, y });
-                                });
-                        });
+                    attend((level, work), (at + 1, config.n_head), caches, qkv, y, scores);
                 }
             }
-            block.attn_proj.weight.apply(level, n, y, block.attn_proj.bias, projected);
+            block.attn_proj.weight.apply((level, work), n, y, block.attn_proj.bias, projected);
             x.add(projected, n);
             layer_norm::forward(level, n, x, (block.ln_2.weight, block.ln_2.bias), moments, normed);
-            block.c_fc.weight.apply(level, n, normed, block.c_fc.bias, fc);
+            block.c_fc.weight.apply((level, work), n, normed, block.c_fc.bias, fc);
             gelu::forward(level, config.activation, n, fc, slope);
-            block.mlp_proj.weight.apply(level, n, fc, block.mlp_proj.bias, projected);
+            block.mlp_proj.weight.apply((level, work), n, fc, block.mlp_proj.bias, projected);
             x.add(projected, n);
         }
     }
 }
 
-/// Rows times positions times channels from which attention is shared among threads.
-const LEAST_SCORES: usize = 1 << 17;
-
 impl Decoder for CpuDecoder<'_> {
     fn config(&self) -> &GptConfig {
-        &self.config
+        &self.network.config
     }
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
-        let context = context(&self.config, prompt, rows)?;
-        let (block_size, v) = (self.config.block_size, self.config.vocab_size);
-        if self.caches.len() != rows {
-            self.caches = new_caches(&self.config, rows);
-            self.buffers = Buffers::new(&self.config, rows);
+        let network = &mut self.network;
+        let context = context(&network.config, prompt, rows)?;
+        let (block_size, v) = (network.config.block_size, network.config.vocab_size);
+        if self.rows.len() != rows {
+            network.caches = new_caches(&network.config, rows);
+            network.buffers = Buffers::new(&network.config, rows);
         }
         let mut tokens = Vec::with_capacity(block_size + 1);
         tokens.extend(context);
@@ -291,41 +288,34 @@ impl Decoder for CpuDecoder<'_> {
         self.len = context.len();
         // The rows share their prompt: it is computed once.
         self.prefill(0);
-        if let Some((first, others)) = self.caches.split_first_mut() {
-            for (other, first) in others.iter_mut().flat_map(|other| other.iter_mut().zip(&*first)) {
-                other.copy_from(first, context.len());
+        let Network { caches, buffers, .. } = &mut self.network;
+        for caches in caches {
+            if let Some((first, others)) = caches.split_first_mut() {
+                others.iter_mut().for_each(|other| other.copy_from(first, self.len));
             }
         }
-        let logits = &mut self.buffers.logits;
         for row in 1..rows {
-            logits.copy_within(..v, row * v);
+            buffers.logits.copy_within(..v, row * v);
         }
-        Ok(Logits::Host(logits))
+        Ok(Logits::Host(&buffers.logits))
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
-        append(&self.config, &mut self.rows, tokens)?;
-        let rows = tokens.len();
-        let block_size = self.config.block_size;
+        append(&self.network.config, &mut self.rows, tokens)?;
+        let block_size = self.network.config.block_size;
         if self.len < block_size {
             let at = self.len;
-            // The largest matrix decides whether any product is shared among threads.
-            let largest = self.config.n_embd * self.config.vocab_size.max(4 * self.config.n_embd);
-            if largest * self.format.bytes() > LEAST_BYTES {
-                self.awake.clone().run(|| self.next(tokens, at));
-            } else {
-                self.next(tokens, at);
-            }
+            self.run(|network, work, _| network.next(work, tokens, at));
             self.len += 1;
         } else {
             let kept = self.window.kept(block_size);
-            for row in 0..rows {
+            for row in 0..tokens.len() {
                 let tokens = &mut self.rows[row];
                 tokens.drain(..tokens.len() - kept);
                 self.prefill(row);
             }
             self.len = kept;
         }
-        Ok(Logits::Host(&self.buffers.logits))
+        Ok(Logits::Host(&self.network.buffers.logits))
     }
 }
