@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-
 /// Floats of a cache line, and lanes of a vector.
 const LINE: usize = 16;
 

@@ -317,7 +317,8 @@ mod tests {
                     assert_ne!(i, panicking, "as it should");
                     computed.fetch_add(1, SeqCst);
                 };
-                let panicked = catch_unwind(AssertUnwindSafe(|| pool(threads).install(|| team.run(|work| work.share(9, job)))));
+                let panicked =
+                    catch_unwind(AssertUnwindSafe(|| pool(threads).install(|| team.run(|work| work.share(9, job)))));
                 assert!(panicked.is_err());
                 // Alone, a thread stops there.
                 assert_eq!(computed.into_inner(), if threads == 1 { panicking } else { 8 });
@@ -330,7 +331,8 @@ mod tests {
     fn more_teams_than_threads_with_parallel_work_of_their_own_all_come_to_an_end() {
         let (send, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let pieces = |n: usize| (0..n).into_par_iter().map(|n| (0..n).into_par_iter().sum::<usize>()).sum::<usize>();
+            let pieces =
+                |n: usize| (0..n).into_par_iter().map(|n| (0..n).into_par_iter().sum::<usize>()).sum::<usize>();
             let mut teams: Vec<Team> = (0..7).map(|_| Team::default()).collect();
             let all = pool(2).install(|| {
                 let both = |team: &mut Team| (0..50).map(|_| pieces(30) + sum(team)).sum::<usize>();

@@ -13,7 +13,9 @@ use super::{
         vectors,
     },
     columns::{Columns, for_each_range},
+    fetch::fetch,
     format::{Element, WeightFormat, load_rest},
+    one_row::OneRow,
 };
 
 /// A matrix, row after row. Which of its dimensions is the input decides which product is used.
@@ -127,7 +129,13 @@ fn product<E: Element>(
     }
     let (n_out, ld) = (y.cols, y.ld);
     let columns = Columns::new(y.at_mut(0, 0), n_out, ld);
-    for_each_range(work, n_out, m, size_of_val(w), |range| level.run(Stream { w, m, x, columns, range }));
+    for_each_range(work, n_out, m, size_of_val(w), |range| {
+        if m == 1 {
+            level.run(OneRow { w, x: x.row(0), columns, range });
+        } else {
+            level.run(Stream { w, m, x, columns, range });
+        }
+    });
 }
 
 /// A product with many rows.
@@ -160,8 +168,8 @@ impl<E: Element> Tiled<'_, E> {
 /// Inputs of a step of [`Stream`], and outputs of one of [`Dots`]: so many streams of weights are read side by side.
 const STREAMS: usize = 8;
 
-/// Some columns of a product, eight inputs at a time: their weights are read in eight streams, and the sums stay in
-/// the first-level cache.
+/// Some columns of a product of several rows, eight inputs at a time: their weights are read in eight streams, and the
+/// sums stay in the first-level cache.
 struct Stream<'a, E> {
     w: &'a [E],
     m: usize,
@@ -199,43 +207,26 @@ impl<E: Element> Stream<'_, E> {
             // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice of a row at a time.
             unsafe { columns.part(row, range) }
         };
-        if *m == 1 {
-            // No closures: they are not always compiled with the instructions of the level.
-            let mut factors = [s.splat(0.0); N];
-            for (to, &x) in factors.iter_mut().zip(&x.row(0)[l..]) {
-                *to = s.splat(x);
+        let mut factors = [[0.0; N]; TILED_ROWS];
+        let mut outputs = [std::ptr::null_mut(); TILED_ROWS];
+        for (row, (factors, output)) in factors.iter_mut().zip(&mut outputs).enumerate().take(*m) {
+            factors.copy_from_slice(&x.row(row)[l..l + N]);
+            *output = sums(row).as_mut_ptr();
+        }
+        for v in 0..whole {
+            let mut loaded = [s.splat(0.0); N];
+            for (to, w) in loaded.iter_mut().zip(weights) {
+                // SAFETY: as above.
+                *to = unsafe { fetch(s, w, v, N * columns.cols) };
             }
-            let y = sums(0);
-            for v in 0..whole {
-                let mut sum = vectors::get(s, y, v);
-                for (&x, w) in factors.iter().zip(weights) {
-                    // SAFETY: all of these slices are as long as the range, and have `whole` vectors.
-                    sum = s.mul_add(x, unsafe { fetch(s, w, v, N * columns.cols) }, sum);
+            for (factors, y) in factors.iter().zip(outputs).take(*m) {
+                // SAFETY: as above, and no other reference to these outputs is alive.
+                let y = unsafe { &mut *y.add(v * LANES).cast::<[f32; LANES]>() };
+                let mut sum = s.load(y);
+                for (&x, w) in factors.iter().zip(loaded) {
+                    sum = s.mul_add(s.splat(x), w, sum);
                 }
-                vectors::set(s, y, v, sum);
-            }
-        } else {
-            let mut factors = [[0.0; N]; TILED_ROWS];
-            let mut outputs = [std::ptr::null_mut(); TILED_ROWS];
-            for (row, (factors, output)) in factors.iter_mut().zip(&mut outputs).enumerate().take(*m) {
-                factors.copy_from_slice(&x.row(row)[l..l + N]);
-                *output = sums(row).as_mut_ptr();
-            }
-            for v in 0..whole {
-                let mut loaded = [s.splat(0.0); N];
-                for (to, w) in loaded.iter_mut().zip(weights) {
-                    // SAFETY: as above.
-                    *to = unsafe { fetch(s, w, v, N * columns.cols) };
-                }
-                for (factors, y) in factors.iter().zip(outputs).take(*m) {
-                    // SAFETY: as above, and no other reference to these outputs is alive.
-                    let y = unsafe { &mut *y.add(v * LANES).cast::<[f32; LANES]>() };
-                    let mut sum = s.load(y);
-                    for (&x, w) in factors.iter().zip(loaded) {
-                        sum = s.mul_add(s.splat(x), w, sum);
-                    }
-                    s.store(sum, y);
-                }
+                s.store(sum, y);
             }
         }
         if whole * LANES < range.len() {
@@ -249,30 +240,6 @@ impl<E: Element> Stream<'_, E> {
             }
         }
     }
-}
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Vector `v` of a row of weights; asks for the cache line `ahead` elements further on, which will be read soon: the
-/// streams are too short for the processor to foresee them.
-///
-/// # Safety
-/// The row must have the vector.
-#[inline(always)]
-unsafe fn fetch<S: Simd, E: Element>(s: S, row: &[E], v: usize, ahead: usize) -> S::V {
-    // SAFETY: the caller's.
-    let at = unsafe { row.as_ptr().add(v * LANES) };
-    #[cfg(target_arch = "x86_64")]
-    if (v * LANES * size_of::<E>()).is_multiple_of(LINE) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: prefetching reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = ahead;
-    // SAFETY: the caller's.
-    E::load(s, unsafe { &*at.cast::<[E; LANES]>() })
 }
 
 /// `y (m, out) = x (m, in) w (out, in)^T`, times the scale of each output.

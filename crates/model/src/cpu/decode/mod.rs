@@ -3,8 +3,10 @@
 
 mod attend;
 mod columns;
+mod fetch;
 mod format;
 mod matrix;
+mod one_row;
 
 use tinygpt_sampler::simd::{LANES, Level};
 
