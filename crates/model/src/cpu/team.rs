@@ -241,7 +241,7 @@ mod tests {
     }
 
     /// The sum of `n (n + 1) (2 n + 1) / 6` for n to 64.
-    const SUM: usize = 1_519_440;
+    const SUM: usize = 64 * 65 * 65 * 66 / 12;
 
     fn pool(threads: usize) -> rayon::ThreadPool {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()

@@ -35,7 +35,7 @@ impl WeightFormat {
 }
 
 /// A stored weight.
-pub(super) trait Element: Copy + Default + Sync {
+pub(super) trait Element: Copy + Default + Send + Sync {
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
     fn value(self) -> f32;
 }

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, to_bf16};
 
@@ -16,9 +18,11 @@ use super::{
     fetch::fetch,
     format::{Element, WeightFormat, load_rest},
     one_row::OneRow,
+    panels::{Panel, Panels},
 };
 
-/// A matrix, row after row. Which of its dimensions is the input decides which product is used.
+/// A matrix, row after row; rounded weights `(in, out)` are packed in panels. Which of its dimensions is the input decides
+/// which product is used.
 #[derive(Debug)]
 pub(super) struct Matrix<'a> {
     values: Values<'a>,
@@ -42,10 +46,11 @@ pub(super) enum Output {
 
 impl<'a> Matrix<'a> {
     pub(super) fn new(values: &'a [f32], cols: usize, output: Output, format: WeightFormat) -> Self {
-        let values = match format {
-            WeightFormat::F32 => Values::F32(values),
-            WeightFormat::Bf16 => Values::Bf16(values.iter().map(|&x| to_bf16(x)).collect()),
-            WeightFormat::Int8 => to_int8(values, cols, output),
+        let values = match (format, output) {
+            (WeightFormat::F32, _) => Values::F32(values),
+            (WeightFormat::Bf16, Output::Cols) => Values::Bf16(Panels::pack(values, cols, |_, x| to_bf16(x))),
+            (WeightFormat::Bf16, Output::Rows) => Values::Bf16(values.iter().map(|&x| to_bf16(x)).collect()),
+            (WeightFormat::Int8, _) => to_int8(values, cols, output),
         };
         Self { values }
     }
@@ -61,10 +66,10 @@ impl<'a> Matrix<'a> {
         y: &mut Rows,
     ) {
         match &self.values {
-            Values::F32(w) => product((level, work), w, (m, x), b, y),
-            Values::Bf16(w) => product((level, work), w, (m, x), b, y),
+            Values::F32(w) => product((level, work), Panels::of_rows(w, y.cols), (m, x), b, y),
+            Values::Bf16(w) => product((level, work), Panels::of_packed(w, y.cols), (m, x), b, y),
             Values::Int8 { values, scales } => {
-                product((level, work), values, (m, x), None, y);
+                product((level, work), Panels::of_packed(values, y.cols), (m, x), None, y);
                 for i in 0..m {
                     let y = y.row_mut(i);
                     y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
@@ -97,8 +102,12 @@ fn to_int8<'a>(values: &[f32], cols: usize, output: Output) -> Values<'a> {
         *scale = if x.is_nan() { *x } else { if scale.is_nan() { *scale } else { scale.max(x.abs()) } };
     }
     scales.iter_mut().for_each(|scale| *scale /= 127.0);
-    let round = |(i, x): (usize, &f32)| if scales[at(i)] > 0.0 { (x / scales[at(i)]).round() as i8 } else { 0 };
-    Values::Int8 { values: values.iter().enumerate().map(round).collect(), scales }
+    let round = |out: usize, x: f32| if scales[out] > 0.0 { (x / scales[out]).round() as i8 } else { 0 };
+    let values = match output {
+        Output::Cols => Panels::pack(values, cols, round),
+        Output::Rows => values.iter().enumerate().map(|(i, &x)| round(at(i), x)).collect(),
+    };
+    Values::Int8 { values, scales }
 }
 
 /// From as many rows on, the weights are packed for products in tiles, which are bound by arithmetic.
@@ -109,13 +118,14 @@ const TASK_ROWS: (usize, usize) = (64, 8);
 /// Rows `0..m` of `y = x w + b`, for `w (in, out)`.
 fn product<E: Element>(
     (level, work): (Level, &mut Work<'_>),
-    w: &[E],
+    w: Panels<'_, E>,
     (m, x): (usize, &Rows),
     b: Option<&[f32]>,
     y: &mut Rows,
 ) {
+    let w = &w;
     if m >= TILED_ROWS {
-        let tiled = Tiled { level, w, x, b, n_out: y.cols, ld: y.ld };
+        let tiled = Tiled { level, w, x, b, ld: y.ld };
         let rows = m.div_ceil(rayon::current_num_threads()).clamp(TASK_ROWS.1, TASK_ROWS.0);
         let tasks: Vec<_> = y.chunks_mut(m, rows).collect();
         tasks.into_par_iter().for_each(|(from, y)| tiled.run(from, rows.min(m - from), y));
@@ -129,7 +139,7 @@ fn product<E: Element>(
     }
     let (n_out, ld) = (y.cols, y.ld);
     let columns = Columns::new(y.at_mut(0, 0), n_out, ld);
-    for_each_range(work, n_out, m, size_of_val(w), |range| {
+    for_each_range(work, n_out, m, w.bytes(), |range| {
         if m == 1 {
             level.run(OneRow { w, x: x.row(0), columns, range });
         } else {
@@ -141,10 +151,9 @@ fn product<E: Element>(
 /// A product with many rows.
 struct Tiled<'a, E> {
     level: Level,
-    w: &'a [E],
+    w: &'a Panels<'a, E>,
     x: &'a Rows,
     b: Option<&'a [f32]>,
-    n_out: usize,
     ld: usize,
 }
 
@@ -153,10 +162,13 @@ impl<E: Element> Tiled<'_, E> {
     fn run(&self, from: usize, m: usize, y: &mut [f32]) {
         let n_in = self.x.cols;
         let mut panel = vec![0.0; PANEL * n_in];
-        for j in (0..self.n_out).step_by(PANEL) {
-            let width = PANEL.min(self.n_out - j);
-            for (to, from) in panel.chunks_exact_mut(PANEL).zip(self.w.chunks_exact(self.n_out)) {
-                to.iter_mut().zip(&from[j..j + width]).for_each(|(to, &from)| *to = from.value());
+        for j in (0..self.w.n_out()).step_by(PANEL) {
+            let width = PANEL.min(self.w.n_out() - j);
+            for part in self.w.parts(j..j + width) {
+                let (at, n) = (part.columns.start - j, part.columns.len());
+                for (l, to) in panel.chunks_exact_mut(PANEL).enumerate() {
+                    to[at..].iter_mut().zip(part.row(l, 0, n)).for_each(|(to, &from)| *to = from.value());
+                }
             }
             let start = self.b.map_or(Start::Zero, |b| Start::Row(&b[j..j + width]));
             let left = Left::rows(self.x, from, 0);
@@ -171,11 +183,11 @@ const STREAMS: usize = 8;
 /// Some columns of a product of several rows, eight inputs at a time: their weights are read in eight streams, and the
 /// sums stay in the first-level cache.
 struct Stream<'a, E> {
-    w: &'a [E],
+    w: &'a Panels<'a, E>,
     m: usize,
     x: &'a Rows,
     columns: Columns<'a>,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 }
 
 impl<E: Element> Kernel for Stream<'_, E> {
@@ -185,22 +197,25 @@ impl<E: Element> Kernel for Stream<'_, E> {
     fn run<S: Simd>(self, s: S) {
         let n_in = self.x.cols;
         let whole = n_in / STREAMS * STREAMS;
-        for l in (0..whole).step_by(STREAMS) {
-            self.inputs::<S, STREAMS>(s, l);
-        }
-        for l in whole..n_in {
-            self.inputs::<S, 1>(s, l);
+        for panel in self.w.parts(self.range.clone()) {
+            for l in (0..whole).step_by(STREAMS) {
+                self.inputs::<S, STREAMS>(s, &panel, l);
+            }
+            for l in whole..n_in {
+                self.inputs::<S, 1>(s, &panel, l);
+            }
         }
     }
 }
 
 impl<E: Element> Stream<'_, E> {
     #[inline(always)]
-    fn inputs<S: Simd, const N: usize>(&self, s: S, l: usize) {
-        let Self { w, m, x, columns, range } = self;
+    fn inputs<S: Simd, const N: usize>(&self, s: S, panel: &Panel<'_, E>, l: usize) {
+        let Self { m, x, columns, .. } = self;
+        let range = &panel.columns;
         let mut weights: [&[E]; N] = [&[]; N];
         for (i, to) in weights.iter_mut().enumerate() {
-            *to = &w[(l + i) * columns.cols..][range.clone()];
+            *to = panel.row(l + i, 0, range.len());
         }
         let whole = range.len() / LANES;
         let sums = |row| {
@@ -216,8 +231,8 @@ impl<E: Element> Stream<'_, E> {
         for v in 0..whole {
             let mut loaded = [s.splat(0.0); N];
             for (to, w) in loaded.iter_mut().zip(weights) {
-                // SAFETY: as above.
-                *to = unsafe { fetch(s, w, v, N * columns.cols) };
+                // SAFETY: all of these slices are as long as the range, and have `whole` vectors.
+                *to = unsafe { fetch(s, w, v, N * panel.ld) };
             }
             for (factors, y) in factors.iter().zip(outputs).take(*m) {
                 // SAFETY: as above, and no other reference to these outputs is alive.
@@ -265,7 +280,7 @@ struct Dots<'a, E> {
     m: usize,
     x: &'a Rows,
     columns: Columns<'a>,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 }
 
 impl<E: Element> Kernel for Dots<'_, E> {

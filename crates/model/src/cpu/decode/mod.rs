@@ -7,6 +7,7 @@ mod fetch;
 mod format;
 mod matrix;
 mod one_row;
+mod panels;
 
 use tinygpt_sampler::simd::{LANES, Level};
 

@@ -11,16 +11,16 @@ use super::{
     columns::Columns,
     fetch::ask_for,
     format::{Element, load_rest},
+    panels::{Panel, Panels},
 };
 
-/// Of the weights of a column, so many bytes are asked for ahead of their use: those of eight inputs in f32.
-const AHEAD: usize = 32;
+/// Inputs whose weights are asked for ahead of their use.
+const AHEAD: usize = 8;
 
 /// Adds to some columns of the only row of the output, as many at a time as the registers hold sums of: all inputs' weights
 /// for those are read, then those for the next.
 pub(super) struct OneRow<'a, E> {
-    /// `(in, out)`.
-    pub(super) w: &'a [E],
+    pub(super) w: &'a Panels<'a, E>,
     pub(super) x: &'a [f32],
     pub(super) columns: Columns<'a>,
     pub(super) range: Range<usize>,
@@ -31,17 +31,19 @@ impl<E: Element> Kernel for OneRow<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // SAFETY: the ranges of the tasks are disjoint, and this is the only slice of this one.
-        let y = unsafe { self.columns.part(0, &self.range) };
-        let mut at = 0;
-        if S::VECTORS >= 32 {
-            at = self.blocks::<S, 24>(s, y, at);
-            at = self.blocks::<S, 8>(s, y, at);
-        }
-        at = self.blocks::<S, 4>(s, y, at);
-        at = self.blocks::<S, 1>(s, y, at);
-        if at < y.len() {
-            self.rest(s, y, at);
+        for panel in self.w.parts(self.range.clone()) {
+            // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice at a time.
+            let y = unsafe { self.columns.part(0, &panel.columns) };
+            let mut at = 0;
+            if S::VECTORS >= 32 {
+                at = self.blocks::<S, 24>(s, &panel, y, at);
+                at = self.blocks::<S, 8>(s, &panel, y, at);
+            }
+            at = self.blocks::<S, 4>(s, &panel, y, at);
+            at = self.blocks::<S, 1>(s, &panel, y, at);
+            if at < y.len() {
+                self.rest(s, &panel, y, at);
+            }
         }
     }
 }
@@ -49,32 +51,25 @@ impl<E: Element> Kernel for OneRow<'_, E> {
 impl<E: Element> OneRow<'_, E> {
     /// Blocks of N vectors of `y` from a column on, as many as there are. Returns the column behind them.
     #[inline(always)]
-    fn blocks<S: Simd, const N: usize>(&self, s: S, y: &mut [f32], mut at: usize) -> usize {
+    fn blocks<S: Simd, const N: usize>(&self, s: S, panel: &Panel<'_, E>, y: &mut [f32], mut at: usize) -> usize {
         while let Some(y) = y.get_mut(at..at + N * LANES) {
-            self.block::<S, N>(s, y, at);
+            self.block::<S, N>(s, panel, y, at);
             at += N * LANES;
         }
         at
     }
 
-    /// The weights of an input for some columns.
-    #[inline(always)]
-    fn weights(&self, l: usize, at: usize, n: usize) -> &[E] {
-        &self.w[l * self.columns.cols + self.range.start + at..][..n]
-    }
-
     /// One block. Loops over N become straight code and closures need not, so that the sums stay in registers.
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "an iterator over two arrays is unrolled too late")]
-    fn block<S: Simd, const N: usize>(&self, s: S, y: &mut [f32], at: usize) {
+    fn block<S: Simd, const N: usize>(&self, s: S, panel: &Panel<'_, E>, y: &mut [f32], at: usize) {
         let (y, _) = y.as_chunks_mut::<LANES>();
         let mut sums = [s.splat(0.0); N];
         for v in 0..N {
             sums[v] = s.load(&y[v]);
         }
         for (l, &x) in self.x.iter().enumerate() {
-            let (x, weights) = (s.splat(x), self.weights(l, at, N * LANES));
-            ask_for::<E, N>(weights, AHEAD / size_of::<E>() * self.columns.cols);
+            let (x, weights) = (s.splat(x), panel.row(l, at, N * LANES));
+            ask_for::<E, N>(weights, AHEAD * panel.ld);
             let (weights, _) = weights.as_chunks::<LANES>();
             for v in 0..N {
                 sums[v] = s.mul_add(x, E::load(s, &weights[v]), sums[v]);
@@ -87,11 +82,11 @@ impl<E: Element> OneRow<'_, E> {
 
     /// The columns behind the last whole vector.
     #[inline(always)]
-    fn rest<S: Simd>(&self, s: S, y: &mut [f32], at: usize) {
+    fn rest<S: Simd>(&self, s: S, panel: &Panel<'_, E>, y: &mut [f32], at: usize) {
         let y = &mut y[at..];
         let mut sum = vectors::get(s, y, 0);
         for (l, &x) in self.x.iter().enumerate() {
-            sum = s.mul_add(s.splat(x), load_rest(s, self.weights(l, at, y.len())), sum);
+            sum = s.mul_add(s.splat(x), load_rest(s, panel.row(l, at, y.len())), sum);
         }
         vectors::set(s, y, 0, sum);
     }

@@ -7,14 +7,23 @@ fn random(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|i| philox_at(seed, Random::Noise, i as u64, 0)[0] as f32 / u32::MAX as f32 - 0.5).collect()
 }
 
-/// The weights as a matrix holds them.
+/// The weights as a matrix holds them, row after row.
 fn stored(matrix: &Matrix<'_>, cols: usize, output: Output) -> Vec<f32> {
+    fn unpacked<E: Element>(values: &[E], cols: usize, output: Output) -> Vec<f32> {
+        let panels =
+            if output == Output::Cols { Panels::of_packed(values, cols) } else { Panels::of_rows(values, cols) };
+        let rows = values.len() / cols;
+        (0..rows)
+            .flat_map(|l| panels.parts(0..cols).flat_map(move |part| part.row(l, 0, part.columns.len()).to_vec()))
+            .map(E::value)
+            .collect()
+    }
     match &matrix.values {
         Values::F32(values) => values.to_vec(),
-        Values::Bf16(values) => values.iter().map(|x| x.value()).collect(),
+        Values::Bf16(values) => unpacked(values, cols, output),
         Values::Int8 { values, scales } => {
             let scale = |i: usize| scales[if output == Output::Cols { i % cols } else { i / cols }];
-            values.iter().enumerate().map(|(i, &x)| f32::from(x) * scale(i)).collect()
+            unpacked(values, cols, output).into_iter().enumerate().map(|(i, x)| x * scale(i)).collect()
         }
     }
 }
@@ -41,8 +50,8 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
             let mut expected: Option<Vec<u32>> = None;
             for level in Level::available() {
                 let (mut y, mut z) = (Rows::zeros(M, n_out), vec![0.0; M * n_out]);
-                linear.apply(level, M, &x, Some(&b), &mut y);
-                head.apply_transposed(level, M, &x, &mut z);
+                linear.apply((level, &mut Work::alone()), M, &x, Some(&b), &mut y);
+                head.apply_transposed((level, &mut Work::alone()), M, &x, &mut z);
                 for i in 0..M {
                     let exact = |w: &dyn Fn(usize) -> f32| -> f64 {
                         x.row(i).iter().enumerate().map(|(l, &x)| f64::from(x) * f64::from(w(l))).sum()
@@ -60,8 +69,8 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
                     let some: Vec<f32> = (first..first + m).flat_map(|i| x.row(i).to_vec()).collect();
                     let some = rows(&some, n_in);
                     let (mut few, mut few_z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
-                    linear.apply(level, m, &some, Some(&b), &mut few);
-                    head.apply_transposed(level, m, &some, &mut few_z);
+                    linear.apply((level, &mut Work::alone()), m, &some, Some(&b), &mut few);
+                    head.apply_transposed((level, &mut Work::alone()), m, &some, &mut few_z);
                     for i in 0..m {
                         assert_eq!(few.row(i), y.row(first + i), "{format:?} {level:?} {n_in} {n_out}");
                     }
