@@ -176,7 +176,7 @@ impl<'a> CpuDecoder<'a> {
             caches: new_caches(config, 1),
             buffers: Buffers::new(config, 1),
         };
-        Ok(Self { network, window, format, len: 0, rows: vec![Vec::new()], team: Team::default() })
+        Ok(Self { network, window, format, len: 0, rows: Vec::new(), team: Team::default() })
     }
 
     /// Computes with the team, if the largest matrix is one whose product is shared among threads.
@@ -281,7 +281,7 @@ impl Decoder for CpuDecoder<'_> {
         let network = &mut self.network;
         let context = context(&network.config, prompt, rows)?;
         let (block_size, v) = (network.config.block_size, network.config.vocab_size);
-        if self.rows.len() != rows {
+        if network.caches.iter().any(|caches| caches.len() != rows) {
             network.caches = new_caches(&network.config, rows);
             network.buffers = Buffers::new(&network.config, rows);
         }
