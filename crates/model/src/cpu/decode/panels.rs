@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Columns of a panel: so many sums fit the registers of every processor.
-const WIDTH: usize = 64;
+/// Columns of a panel: what the widest registers sum side by side in one go.
+const WIDTH: usize = 128;
 
 /// A matrix `(in, out)` in panels of some columns, one after another, each row after row: what a thread reads of rounded
 /// weights lies in one piece. A matrix that is used where it lies is one panel.

@@ -28,8 +28,10 @@ use losses::Losses;
 
 /// The seed of weights and draws.
 const SEED: u64 = 1337;
-/// After a round that warms up, rounds are started for so long, and at least so many.
-const ROUNDS: (Duration, usize) = (Duration::from_secs(3), 3);
+/// After a round that warms up, stretches of rounds are started for so long, and at least so many.
+const STRETCHES: (Duration, usize) = (Duration::from_secs(3), 3);
+/// A stretch has at least one round, and rounds for so long.
+const STRETCH: Duration = Duration::from_millis(400);
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -61,9 +63,21 @@ struct Report {
 struct Reading {
     /// Of the weights.
     weight_bytes: usize,
+    /// The median of those after each stretch.
     read_gb_per_s: f64,
-    /// Above 1 where the weights fit the caches.
+    /// The median of the stretches' shares. Above 1 where the weights fit the caches.
     share_of_bandwidth: f64,
+}
+
+impl Reading {
+    /// None where no rate was measured.
+    fn new(weight_bytes: usize, stretches: &[Stretch]) -> Option<Self> {
+        let rates: Option<Vec<f64>> = stretches.iter().map(|stretch| stretch.read_rate).collect();
+        let rates = rates?;
+        let share = |(stretch, rate): (&Stretch, &f64)| weight_bytes as f64 / median(stretch.times.clone()) / rate;
+        let share_of_bandwidth = median(stretches.iter().zip(&rates).map(share).collect());
+        Some(Self { weight_bytes, read_gb_per_s: median(rates) / 1e9, share_of_bandwidth })
+    }
 }
 
 pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
@@ -75,23 +89,20 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     let open = |format, device| decoder::open(&config, &values, Window::Slide, format, device);
     let mut decoder = open(format, &device)?;
     let tokens = (args.tokens as usize).min(config.block_size);
-    let times = Steps::new(decoder.as_mut(), args.rows as usize, tokens)?.time()?;
-    // Of the process until now: what follows is not decoding.
+    let mut steps = Steps::new(decoder.as_mut(), args.rows as usize, tokens)?;
+    steps.round()?;
+    // Of the process until now: what follows is the same again, and what it is compared with.
     let peak_memory_mib = peak_memory_mib();
+    let memory = matches!(device, Device::Cpu).then(Memory::new);
+    let stretches = steps.time(|| memory.as_ref().map(|memory| memory.read_rate(Threads::All)))?;
+    drop(memory);
     let losses = match format {
         WeightFormat::F32 => None,
         _ => Some(Losses::of_drawn_text(open(WeightFormat::F32, &device)?.as_mut(), decoder.as_mut(), SEED)?),
     };
+    let reading = Reading::new(format.bytes_of_a_step(&config), &stretches);
+    let times: Vec<f64> = stretches.into_iter().flat_map(|stretch| stretch.times).collect();
     let median_s = median(times.clone());
-    let reading = match device {
-        Device::Cpu => {
-            let weight_bytes = format.bytes_of_a_step(&config);
-            let rate = Memory::new().read_rate(Threads::All);
-            let share_of_bandwidth = weight_bytes as f64 / median_s / rate;
-            Some(Reading { weight_bytes, read_gb_per_s: rate / 1e9, share_of_bandwidth })
-        }
-        _ => None,
-    };
     let report = Report {
         work: format!("decode {}", args.work.display()),
         device: device::name(&device),
@@ -118,16 +129,46 @@ struct Model {
 
 /// Its parameters, in parameter order.
 enum Values {
-    Random(Vec<Vec<f32>>),
+    Random(InOnePiece),
     Mapped(Weights),
 }
 
 impl Values {
     fn slices(&self) -> Vec<&[f32]> {
         match self {
-            Self::Random(values) => values.iter().map(Vec::as_slice).collect(),
+            Self::Random(values) => values.slices(),
             Self::Mapped(weights) => weights.slices(),
         }
+    }
+}
+
+/// Parameters as a run's file has them: one after another, from a cache line on.
+struct InOnePiece {
+    values: Vec<f32>,
+    start: usize,
+    lens: Vec<usize>,
+}
+
+impl InOnePiece {
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+
+    fn new(params: Vec<Vec<f32>>) -> Self {
+        let lens: Vec<usize> = params.iter().map(Vec::len).collect();
+        let line = Self::LINE / size_of::<f32>();
+        let mut values: Vec<f32> = Vec::with_capacity(lens.iter().sum::<usize>() + line);
+        // A pointer that cannot be aligned is slow, not wrong.
+        let start = values.as_ptr().align_offset(Self::LINE).min(line);
+        values.resize(start, 0.0);
+        // Each is given back once it is copied.
+        params.into_iter().for_each(|param| values.extend(param));
+        Self { values, start, lens }
+    }
+
+    fn slices(&self) -> Vec<&[f32]> {
+        let mut rest = &self.values[self.start..];
+        let mut next = |&len: &usize| rest.split_off(..len).unwrap_or_default();
+        self.lens.iter().map(&mut next).collect()
     }
 }
 
@@ -143,7 +184,7 @@ impl Model {
                 return Ok(Self { config, values: Values::Mapped(weights) });
             }
         };
-        Ok(Self { values: Values::Random(init_params(&config, SEED)), config })
+        Ok(Self { values: Values::Random(InOnePiece::new(init_params(&config, SEED))), config })
     }
 }
 
@@ -162,6 +203,15 @@ fn gpt2() -> GptConfig {
     }
 }
 
+/// Some rounds. What memory gives varies from second to second on a machine shared with others, and decoding with it: it
+/// is measured after each stretch.
+struct Stretch {
+    /// The seconds of a token of every row, of each round.
+    times: Vec<f64>,
+    /// Bytes a second.
+    read_rate: Option<f64>,
+}
+
 /// Generation from position 0, again and again.
 struct Steps<'a> {
     decoder: &'a mut dyn Decoder,
@@ -176,16 +226,19 @@ impl<'a> Steps<'a> {
         Ok(Self { decoder, sampler: Sampler::new(rules)?, rows, tokens })
     }
 
-    /// The seconds of a token of every row, of each round.
-    fn time(&mut self) -> anyhow::Result<Vec<f64>> {
-        self.round()?;
-        let (start, mut times) = (Instant::now(), Vec::new());
-        while times.len() < ROUNDS.1 || start.elapsed() < ROUNDS.0 {
-            let start = Instant::now();
-            self.round()?;
-            times.push(start.elapsed().as_secs_f64() / self.tokens as f64);
+    /// Rounds in stretches, each followed by a look at what memory gives.
+    fn time(&mut self, read_rate: impl Fn() -> Option<f64>) -> anyhow::Result<Vec<Stretch>> {
+        let (start, mut stretches) = (Instant::now(), Vec::new());
+        while stretches.len() < STRETCHES.1 || start.elapsed() < STRETCHES.0 {
+            let (start, mut times) = (Instant::now(), Vec::new());
+            while times.is_empty() || start.elapsed() < STRETCH {
+                let start = Instant::now();
+                self.round()?;
+                times.push(start.elapsed().as_secs_f64() / self.tokens as f64);
+            }
+            stretches.push(Stretch { times, read_rate: read_rate() });
         }
-        Ok(times)
+        Ok(stretches)
     }
 
     /// What `tinygpt generate` does, but for the text.
