@@ -59,7 +59,8 @@ impl<E: Element> OneRow<'_, E> {
         at
     }
 
-    /// One block. Loops over N become straight code and closures need not, so that the sums stay in registers.
+    /// One block. Loops over `0..N` become straight code early enough for the sums to stay in registers; iterators over
+    /// arrays may not.
     #[inline(always)]
     fn block<S: Simd, const N: usize>(&self, s: S, panel: &Panel<'_, E>, y: &mut [f32], at: usize) {
         let (y, _) = y.as_chunks_mut::<LANES>();
