@@ -277,3 +277,27 @@ fn describe(report: &Report, config: &GptConfig) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_is_of_what_memory_gave_after_each_stretch() {
+        let stretch = |times: &[f64], rate| Stretch { times: times.to_vec(), read_rate: Some(rate) };
+        // 1 GB in 0.1 s at 20 GB/s, in 0.05 s at 40 GB/s, and once in the shadow of another process.
+        let stretches = [stretch(&[0.1, 0.1, 0.2], 2e10), stretch(&[0.05], 4e10), stretch(&[0.4], 4e10)];
+        let Reading { weight_bytes, read_gb_per_s, share_of_bandwidth } =
+            Reading::new(1_000_000_000, &stretches).unwrap();
+        assert_eq!((weight_bytes, read_gb_per_s, share_of_bandwidth), (1_000_000_000, 40.0, 0.5));
+        assert!(Reading::new(1, &[Stretch { times: vec![1.0], read_rate: None }]).is_none());
+    }
+
+    #[test]
+    fn parameters_in_one_piece_are_the_same_and_begin_on_a_cache_line() {
+        let params = vec![vec![1.0, 2.0], vec![], vec![3.0]];
+        let piece = InOnePiece::new(params.clone());
+        assert_eq!(piece.slices(), params);
+        assert!(piece.slices()[0].as_ptr().addr().is_multiple_of(InOnePiece::LINE));
+    }
+}
