@@ -67,7 +67,9 @@ fn a_step_takes_no_more_memory_than_documented() {
             assert_eq!(cost.readbacks > 1, *name == "top-p by search");
             let taken = (PEAK.load(Ordering::Relaxed) - before) as f64 / (4 * rows * vocab) as f64;
             eprintln!("{rows} x {vocab}, {name}: {taken:.2} times the logits, beside them");
-            assert!(taken <= *most, "{name}: {taken}");
+            // Beside tensors there are small things, and what other threads allocate at the same time.
+            let small_things = f64::from(1 << 14) / (4 * rows * vocab) as f64;
+            assert!(taken <= most + small_things, "{name}: {taken}");
         }
     }
 }

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{
@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 /// How long threads look for a piece in vain before they leave.
 const LINGER: Duration = Duration::from_millis(1);
-/// How long they stay at most while pieces come, but for the work that goes on then: a thread may have been waiting for
-/// something else when it was called, and goes on with that when it leaves.
-const MOST: Duration = Duration::from_millis(20);
+/// After so long they leave as soon as no work is going on: a thread may have been waiting for something else when it was
+/// called, and goes on with that when it leaves.
+const LONGEST_STAY: Duration = Duration::from_millis(20);
 /// How often a thread looks before it sees how late it is, and lets others have it or the core.
 const LOOKS: usize = 1 << 8;
 /// Pieces of one job: a bit for each.
@@ -29,6 +29,9 @@ pub(super) const MOST_PIECES: usize = u64::BITS as usize;
 thread_local! {
     /// Whether this thread is in [`Team::run`]: it has pieces of its own to wait for, and must not watch for others'.
     static WORKING: Cell<bool> = const { Cell::new(false) };
+    /// The teams (by address) for which this thread is watching, and whether it has called others from within: while it
+    /// watches it may get to run the very work that it is to help with.
+    static WATCHED: RefCell<Vec<(usize, bool)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The threads of a rayon pool as helpers of one of them.
@@ -55,9 +58,11 @@ impl Team {
         WORKING.set(true);
         state.working.store(true, SeqCst);
         let _end = End(state);
-        if !state.called.swap(true, SeqCst) {
+        let run = state.runs.fetch_add(1, SeqCst) + 1;
+        let from_within = state.runs_from_within_for_the_first_time();
+        if !state.called.swap(true, SeqCst) || from_within {
             let state = Arc::clone(state);
-            rayon::spawn_broadcast(move |_| state.watch());
+            rayon::spawn_broadcast(move |_| state.watch(run));
         }
         work(&mut Work { team: Some(state) })
     }
@@ -96,7 +101,9 @@ struct State {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Whether there is work.
     working: AtomicBool,
-    /// Whether the threads have been called and not all left.
+    /// How often there was.
+    runs: AtomicUsize,
+    /// Whether the threads have been called since one left.
     called: AtomicBool,
     watchers: AtomicUsize,
 }
@@ -142,45 +149,63 @@ impl State {
         }
     }
 
-    /// Takes a piece and computes it, if there is one: the first of the thread's own, or the next behind them.
+    /// Takes a piece and computes it: the first of the thread's own, or the next behind them. False where none is left;
+    /// true also where another thread was faster.
     fn compute_one(&self, thread: usize) -> bool {
         let left = self.job.left.load(Relaxed);
         if left == 0 {
             return false;
         }
+        // A count of an earlier job only changes where the thread begins.
         let (count, threads) = (self.job.count.load(Relaxed), rayon::current_num_threads());
         let own = (thread * count / threads) as u32 % u64::BITS;
         let i = (left.rotate_right(own).trailing_zeros() + own) % u64::BITS;
         let bit = 1 << i;
         if self.job.left.fetch_and(!bit, AcqRel) & bit == 0 {
-            // Another thread was faster.
             return true;
         }
         let computed = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: this thread has taken a piece of the job whose bits it saw, which `share` set after it had stored that
-            // job's `piece`. Before `share` returns or stores another it waits for this thread to count the piece as finished,
-            // so the reference is alive.
+            // SAFETY: this thread has taken a bit of `left`, and with it seen what `share` stored before it set the bit: that
+            // job's `piece`, whatever job the bits were of that it had looked at first. Before `share` returns or stores
+            // another it waits for this very piece to be finished, so the reference is alive.
             let piece = unsafe { *self.job.piece.load(Relaxed) };
             piece(i as usize);
         }));
         if let Err(panic) = computed {
-            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+            let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            match &mut *first {
+                // To drop it might panic, before this piece is counted.
+                Some(_) => std::mem::forget(panic),
+                none => *none = Some(panic),
+            }
         }
         self.finished.0.fetch_add(1, Release);
         true
     }
 
-    /// Computes pieces until there has been none for a while. It never waits for the end of the work: this thread may be
-    /// in the middle of something for which that end waits.
-    fn watch(&self) {
-        if WORKING.get() {
-            // Perhaps no thread is free: the next work calls again.
-            if self.watchers.load(SeqCst) == 0 {
+    /// Whether this thread is at work in the middle of watching for it, and has not called others yet.
+    fn runs_from_within_for_the_first_time(&self) -> bool {
+        let address = ptr::from_ref(self).addr();
+        WATCHED.with_borrow_mut(|watched| {
+            watched.iter_mut().any(|(team, called)| *team == address && !std::mem::replace(called, true))
+        })
+    }
+
+    /// Computes pieces, called by some run, until there has been none for a while. It never waits for the end of the work:
+    /// this thread may be in the middle of something for which that end waits.
+    fn watch(&self, run: usize) {
+        let late = !self.working.load(SeqCst) && self.runs.load(SeqCst) != run;
+        let address = ptr::from_ref(self).addr();
+        let watched = WATCHED.with_borrow(|watched| watched.iter().any(|(team, _)| *team == address));
+        if WORKING.get() || watched || late {
+            // The next work calls again: this thread has come too late, or perhaps none is free.
+            if late || self.watchers.load(SeqCst) == 0 {
                 self.called.store(false, SeqCst);
             }
             return;
         }
         self.watchers.fetch_add(1, SeqCst);
+        WATCHED.with_borrow_mut(|watched| watched.push((address, false)));
         let me = rayon::current_thread_index().unwrap_or_default();
         let start = Instant::now();
         let (mut looks, mut idle_since) = (0, None);
@@ -195,19 +220,19 @@ impl State {
                 continue;
             }
             looks = 0;
-            if rayon::yield_now() == Some(rayon::Yield::Executed) {
+            let executed = rayon::yield_now() == Some(rayon::Yield::Executed);
+            if executed {
                 idle_since = None;
-                continue;
             }
-            let over = start.elapsed() > MOST && !self.working.load(SeqCst);
+            let over = start.elapsed() > LONGEST_STAY && !self.working.load(SeqCst);
             if over || idle_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
                 break;
             }
             std::thread::yield_now();
         }
-        if self.watchers.fetch_sub(1, SeqCst) == 1 {
-            self.called.store(false, SeqCst);
-        }
+        WATCHED.with_borrow_mut(Vec::pop);
+        self.watchers.fetch_sub(1, SeqCst);
+        self.called.store(false, SeqCst);
     }
 }
 
@@ -261,30 +286,45 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_thread_that_is_there_computes_the_pieces_that_are_its_own() {
-        pool(2).install(|| {
-            Team::default().run(|work| {
-                let me = rayon::current_thread_index().unwrap();
-                for _ in 0..20 {
-                    // Nobody takes a second piece: each waits for the other to have one.
-                    let both = std::sync::Barrier::new(2);
-                    work.share(2, |i| {
-                        both.wait();
-                        assert_eq!(i == me, rayon::current_thread_index() == Some(me));
-                    });
-                }
-            });
-        });
+    /// What `done` gives, at last.
+    fn wait_for<T>(mut done: impl FnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            match done() {
+                Some(value) => return value,
+                None => assert!(start.elapsed() < Duration::from_secs(60), "waited in vain"),
+            }
+            std::thread::yield_now();
+        }
     }
 
-    /// Fails when `done` is not so for twenty seconds.
-    fn wait_until(done: impl Fn() -> bool) {
-        let start = Instant::now();
-        while !done() {
-            assert!(start.elapsed() < Duration::from_secs(20), "waited in vain");
-            std::thread::sleep(LINGER);
-        }
+    /// Shares jobs of two pieces until the two threads of the pool have computed one each: the one of the caller.
+    fn piece_of_the_caller(team: &mut Team) -> usize {
+        wait_for(|| {
+            team.run(|work| {
+                let threads = [const { AtomicUsize::new(usize::MAX) }; 2];
+                let me = rayon::current_thread_index()?;
+                work.share(2, |i| {
+                    threads[i].store(rayon::current_thread_index().unwrap(), SeqCst);
+                    // Long enough for the other thread to come.
+                    let start = Instant::now();
+                    while start.elapsed() < LINGER {}
+                });
+                let [first, second] = threads.map(AtomicUsize::into_inner);
+                (first != second).then_some(usize::from(second == me))
+            })
+        })
+    }
+
+    #[test]
+    fn each_of_two_threads_computes_the_piece_that_is_its_own() {
+        pool(2).install(|| {
+            let me = rayon::current_thread_index().unwrap();
+            let mut team = Team::default();
+            for _ in 0..20 {
+                assert_eq!(piece_of_the_caller(&mut team), me);
+            }
+        });
     }
 
     #[test]
@@ -292,19 +332,34 @@ mod tests {
         let pool = pool(2);
         let mut team = Team::default();
         for _ in 0..3 {
-            let state = Arc::clone(&team.0);
-            let panicked = catch_unwind(AssertUnwindSafe(|| {
-                pool.install(|| {
-                    team.run(|_| {
-                        wait_until(|| state.watchers.load(SeqCst) == 1);
-                        panic!("as it should")
-                    })
-                })
-            }));
-            assert!(panicked.is_err());
-            wait_until(|| state.watchers.load(SeqCst) == 0);
+            pool.install(|| piece_of_the_caller(&mut team));
+            let panicked = catch_unwind(AssertUnwindSafe(|| pool.install(|| team.run(|_| panic!("as it should")))));
+            assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"as it should"));
+            wait_for(|| (team.0.watchers.load(SeqCst) == 0).then_some(()));
             assert_eq!(pool.install(|| sum(&mut team)), SUM);
         }
+    }
+
+    #[test]
+    fn threads_leave_after_the_work_also_where_the_pool_is_never_idle() {
+        let pool = pool(2);
+        let (end, latest) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(30));
+        std::thread::scope(|threads| {
+            // More jobs than the pool gets done.
+            threads.spawn(|| {
+                while !end.load(SeqCst) && Instant::now() < latest {
+                    (0..4).for_each(|_| pool.spawn(|| std::thread::sleep(LINGER / 10)));
+                    std::thread::sleep(LINGER / 10);
+                }
+            });
+            let mut team = Team::default();
+            let state = Arc::clone(&team.0);
+            let watchers = |n| wait_for(|| (state.watchers.load(SeqCst) == n).then_some(()));
+            pool.install(|| team.run(|_| watchers(1)));
+            watchers(0);
+            assert!(Instant::now() < latest);
+            end.store(true, SeqCst);
+        });
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) struct Columns<'a> {
     data: *mut f32,
     len: usize,
     ld: usize,
-    pub(super) cols: usize,
+    cols: usize,
     output: PhantomData<&'a mut [f32]>,
 }
 

@@ -14,7 +14,7 @@ use super::{
     panels::{Panel, Panels},
 };
 
-/// Inputs whose weights are asked for ahead of their use.
+/// How many inputs ahead of their use weights are asked for.
 const AHEAD: usize = 8;
 
 /// Adds to some columns of the only row of the output, as many at a time as the registers hold sums of: all inputs' weights

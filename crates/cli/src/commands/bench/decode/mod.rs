@@ -142,7 +142,7 @@ impl Values {
     }
 }
 
-/// Parameters as a run's file has them: one after another, from a cache line on.
+/// Parameters much as a run's file has them: without gaps, from a cache line on.
 struct InOnePiece {
     values: Vec<f32>,
     start: usize,

@@ -91,3 +91,34 @@ fn bf16_rounds_to_even() {
     assert!(f32::from_bits(u32::from(to_bf16(f32::NAN)) << 16).is_nan());
     assert_eq!(to_bf16(f32::NEG_INFINITY), 0xff80);
 }
+
+#[test]
+fn threads_do_not_show_in_a_bit() {
+    use super::super::{super::team::Team, columns::LEAST_BYTES};
+    // Panels that threads share among them, and a rest.
+    let (n_in, n_out) = (300, 715);
+    assert!(n_in * n_out > LEAST_BYTES);
+    let (w, b) = (random(n_in * n_out, 1), random(n_out, 3));
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        let linear = Matrix::new(&w, n_out, Output::Cols, format);
+        let head = Matrix::new(&w, n_in, Output::Rows, format);
+        for m in [1, 3, 20] {
+            let x = rows(&random(m * n_in, 2), n_in);
+            let products = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    Team::default().run(|work| {
+                        let (mut y, mut z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
+                        linear.apply((Level::detect(), work), m, &x, Some(&b), &mut y);
+                        head.apply_transposed((Level::detect(), work), m, &x, &mut z);
+                        (0..m).flat_map(|i| y.row(i)).chain(&z).map(|y| y.to_bits()).collect::<Vec<_>>()
+                    })
+                })
+            };
+            let expected = products(1);
+            for threads in [2, 3, 7] {
+                assert_eq!(products(threads), expected, "{format:?}, {m} rows, {threads} threads");
+            }
+        }
+    }
+}
