@@ -360,3 +360,23 @@ impl Tensors {
         Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::SafeTensors;
+
+    #[test]
+    fn the_data_of_a_file_begins_on_a_cache_line_whatever_the_metadata() {
+        let data = [1, 2, 3, 4];
+        let view = TensorView::new(Dtype::F32, vec![1], &data).unwrap();
+        let plain = serialize([("x", view)], None).unwrap();
+        for n in 0..ALIGNMENT {
+            let file = with_metadata(&plain, &serde_json::json!({ "note": "n".repeat(n) }));
+            assert_eq!(file.len() % ALIGNMENT, data.len());
+            assert_eq!(SafeTensors::deserialize(&file).unwrap().tensor("x").unwrap().data(), data);
+            let (_, header) = SafeTensors::read_metadata(&file).unwrap();
+            assert_eq!(header.metadata().as_ref().unwrap()["note"].len(), n);
+        }
+    }
+}
