@@ -111,7 +111,7 @@ fn to_int8<'a>(values: &[f32], cols: usize, output: Output) -> Values<'a> {
 }
 
 /// From as many rows on, the weights are packed for products in tiles, which are bound by arithmetic.
-const TILED_ROWS: usize = 16;
+const TILED_ROWS: usize = 64;
 /// Rows of a task then, at most and at least.
 const TASK_ROWS: (usize, usize) = (64, 8);
 

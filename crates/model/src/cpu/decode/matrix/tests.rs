@@ -102,7 +102,7 @@ fn threads_do_not_show_in_a_bit() {
     for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
         let linear = Matrix::new(&w, n_out, Output::Cols, format);
         let head = Matrix::new(&w, n_in, Output::Rows, format);
-        for m in [1, 3, 20] {
+        for m in [1, 3, 20, 70] {
             let x = rows(&random(m * n_in, 2), n_in);
             let products = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
