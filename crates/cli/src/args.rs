@@ -7,7 +7,7 @@ mod sample;
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tinygpt_model::{Window, cpu::WeightFormat};
+use tinygpt_model::{ContextPolicy, cpu::WeightFormat};
 
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
@@ -188,7 +188,7 @@ pub enum WindowArg {
     Half,
 }
 
-impl From<WindowArg> for Window {
+impl From<WindowArg> for ContextPolicy {
     fn from(window: WindowArg) -> Self {
         match window {
             WindowArg::Slide => Self::Slide,

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use tinygpt_model::{
-    ComposedDecoder, Decoder, GptConfig, Window,
+    ContextPolicy, Decoder, GptConfig, TensorDecoder,
     cpu::{CpuDecoder, WeightFormat},
 };
 
@@ -12,7 +12,7 @@ use crate::output::Usage;
 pub fn open<'a>(
     config: &GptConfig,
     params: &[&'a [f32]],
-    window: Window,
+    window: ContextPolicy,
     format: WeightFormat,
     device: &Device,
 ) -> anyhow::Result<Box<dyn Decoder + 'a>> {
@@ -27,5 +27,5 @@ pub fn open<'a>(
         }
     };
     let params: Vec<Vec<f32>> = params.iter().map(|values| values.to_vec()).collect();
-    Ok(Box::new(ComposedDecoder::new(config, &params, window, weights, device)?))
+    Ok(Box::new(TensorDecoder::new(config, &params, window, weights, device)?))
 }

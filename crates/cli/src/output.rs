@@ -33,7 +33,7 @@ impl std::error::Error for Interrupted {}
 
 /// Writes a piece of a result to standard output, at once. What a model or a file says must not drive the terminal;
 /// anything else gets it byte for byte.
-pub fn put(text: &str) -> io::Result<()> {
+pub fn print_stdout(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let text = if out.is_terminal() { harmless(text) } else { text.into() };
     out.write_all(text.as_bytes())?;
@@ -50,8 +50,8 @@ fn harmless(text: &str) -> Cow<'_, str> {
 }
 
 /// Writes a result as one line of JSON.
-pub fn put_json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(put(&(serde_json::to_string(value)? + "\n"))?)
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(print_stdout(&(serde_json::to_string(value)? + "\n"))?)
 }
 
 /// Whether the reader of our output has gone away.

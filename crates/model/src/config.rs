@@ -3,7 +3,7 @@
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
-use tinygpt_sampler::simd::Level;
+use tinygpt_sampler::simd::SimdLevel;
 
 use crate::{ModelError, Result};
 
@@ -49,10 +49,10 @@ impl Precision {
     /// # Errors
     /// [`ModelError::NoBf16`] or [`ModelError::NoF16`].
     pub fn check(self) -> Result<()> {
-        self.check_on(Level::detect())
+        self.check_on(SimdLevel::detect())
     }
 
-    fn check_on(self, level: Level) -> Result<()> {
+    fn check_on(self, level: SimdLevel) -> Result<()> {
         match self {
             Self::Bf16 if !level.has_bf16() => Err(ModelError::NoBf16),
             Self::F16 => Err(ModelError::NoF16),
@@ -170,12 +170,12 @@ mod tests {
     #[test]
     fn sixteen_bits_are_refused_where_the_processor_or_the_engine_has_none() {
         let refusal = |precision: Precision, level| precision.check_on(level).err().map(|error| error.to_string());
-        for level in Level::available() {
+        for level in SimdLevel::available() {
             assert_eq!(refusal(Precision::F32, level), None);
             assert_eq!(refusal(Precision::Bf16, level).is_none(), level.has_bf16(), "{level:?}");
             assert!(refusal(Precision::F16, level).unwrap().contains("f16 is for GPUs"));
         }
-        let without = Level::available().pop().unwrap();
+        let without = SimdLevel::available().pop().unwrap();
         assert!(refusal(Precision::Bf16, without).unwrap().starts_with("bf16 needs a CPU with AVX512-BF16"));
     }
 

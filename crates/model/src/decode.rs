@@ -8,7 +8,7 @@ use crate::{Gpt, GptConfig, KvCache, ModelError, Result, param_specs, params};
 
 /// What happens when a sequence outgrows `block_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Window {
+pub enum ContextPolicy {
     /// The last `block_size` tokens are the context, as in nanoGPT. Positions are learned, so every kept token moves to
     /// another position and all keys and values are computed anew: each further token costs a whole forward pass over
     /// `block_size` positions instead of one.
@@ -20,7 +20,7 @@ pub enum Window {
     Half,
 }
 
-impl Window {
+impl ContextPolicy {
     /// How many tokens stay when a window of `block_size` is full.
     pub(crate) fn kept(self, block_size: usize) -> usize {
         match self {
@@ -104,9 +104,9 @@ pub(crate) fn append(config: &GptConfig, rows: &mut [Vec<u32>], tokens: &[u32]) 
 /// A step uploads one token a row and reads nothing back. Positions are a view of their embeddings, and a single new
 /// position needs no mask.
 #[derive(Debug)]
-pub struct ComposedDecoder {
+pub struct TensorDecoder {
     gpt: Gpt,
-    window: Window,
+    window: ContextPolicy,
     cache: KvCache,
     /// The tokens of each row since the last start, for the windows.
     rows: Vec<Vec<u32>>,
@@ -114,7 +114,7 @@ pub struct ComposedDecoder {
     logits: Tensor,
 }
 
-impl ComposedDecoder {
+impl TensorDecoder {
     /// A decoder of the model with these parameter values (in parameter order). Matrices are kept in the type `weights`,
     /// f32, bf16 or f16, and so are both sides of their products; position embeddings, biases, norms, attention with its
     /// cache, the residual stream and the logits are f32.
@@ -124,7 +124,7 @@ impl ComposedDecoder {
     pub fn new(
         config: &GptConfig,
         values: &[Vec<f32>],
-        window: Window,
+        window: ContextPolicy,
         weights: DType,
         device: &Device,
     ) -> Result<Self> {
@@ -147,7 +147,7 @@ impl ComposedDecoder {
     }
 }
 
-impl Decoder for ComposedDecoder {
+impl Decoder for TensorDecoder {
     fn config(&self) -> &GptConfig {
         self.gpt.config()
     }

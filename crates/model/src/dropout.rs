@@ -6,13 +6,13 @@
 
 use candle_core::{DType, Device, Shape, Tensor};
 use tinygpt_sampler::{
-    Stream, philox_at, philox4x32_10, philox4x32_10_of,
-    simd::{Kernel, Level, Simd},
+    RngDomain, philox_at, philox4x32_10, philox4x32_10_of,
+    simd::{Kernel, Simd, SimdLevel},
 };
 
 use crate::{
     Result,
-    ops::closed::{run, with_gradient},
+    ops::custom_grad::{count_launch, with_gradient},
 };
 
 /// Where the bits of a mask come from.
@@ -62,9 +62,9 @@ impl Dropout {
         }
         // A byte an element is all that waits for the backward pass.
         let keep = self.keep(site, 0, x.shape(), x.device())?;
-        let y = run(x.detach().mul(&self.scaled(&keep, x.dtype())?))?;
+        let y = count_launch(x.detach().mul(&self.scaled(&keep, x.dtype())?))?;
         let dropout = self.clone();
-        Ok(with_gradient("dropout", x, y, move |x, _, dy| run(dy.mul(&dropout.scaled(&keep, x.dtype())?)))?)
+        Ok(with_gradient("dropout", x, y, move |x, _, dy| count_launch(dy.mul(&dropout.scaled(&keep, x.dtype())?)))?)
     }
 
     /// The mask itself: 0 or `1 / (1 - p)`.
@@ -85,12 +85,12 @@ impl Dropout {
 
     /// What values are multiplied with, by whether they are kept.
     pub(crate) fn scaled(&self, keep: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
-        run(run(keep.to_dtype(dtype))?.affine(1.0 / (1.0 - self.p), 0.0))
+        count_launch(count_launch(keep.to_dtype(dtype))?.affine(1.0 / (1.0 - self.p), 0.0))
     }
 
     /// Four words that belong to this seed, step and site alone.
     fn words(&self, site: u32) -> [u32; 4] {
-        philox_at(self.seed, Stream::Dropout, self.step, site)
+        philox_at(self.seed, RngDomain::Dropout, self.step, site)
     }
 
     /// What a kept value is multiplied with.
@@ -102,13 +102,13 @@ impl Dropout {
     fn philox_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
         let n = shape.elem_count();
         let mut words = vec![0u16; n.div_ceil(16)];
-        self.keep_bits(Level::detect(), site, first, &mut words);
+        self.keep_bits(SimdLevel::detect(), site, first, &mut words);
         let keep: Vec<u8> = (0..n).map(|e| (words[e / 16] >> (e % 16) & 1) as u8).collect();
-        run(Tensor::from_vec(keep, shape, device))
+        count_launch(Tensor::from_vec(keep, shape, device))
     }
 
     /// Bit `i` of word `w` is set where element `first + 16 w + i` of a site's mask is kept ([`MaskSource::Philox`]).
-    pub(crate) fn keep_bits(&self, level: Level, site: u32, first: u64, words: &mut [u16]) {
+    pub(crate) fn keep_bits(&self, level: SimdLevel, site: u32, first: u64, words: &mut [u16]) {
         let [k0, k1, c2, c3] = self.words(site);
         // p in steps of 2^-32.
         let threshold = (self.p * 4_294_967_296.0) as u32;
@@ -129,11 +129,11 @@ impl Dropout {
     /// 1 where an element is kept, by the hash `(c2 x + c1) x + c0 (mod 65521)` of its place `x` in its block; Philox
     /// gives the coefficients of block `n` where it gives elements `4n..` in [`MaskSource::Philox`].
     fn hash_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
-        let constant = |value: u32| run(Tensor::new(value, device));
+        let constant = |value: u32| count_launch(Tensor::new(value, device));
         let prime = constant(HASH_PRIME)?;
         let modulo = |t: Tensor| {
             // Integer division truncates.
-            run(t.broadcast_sub(&run(run(t.broadcast_div(&prime))?.broadcast_mul(&prime))?))
+            count_launch(t.broadcast_sub(&count_launch(count_launch(t.broadcast_div(&prime))?.broadcast_mul(&prime))?))
         };
         let (n, block) = (shape.elem_count(), HASH_BLOCK as u64);
         let (from, ahead) = (first / block, (first % block) as usize);
@@ -143,16 +143,16 @@ impl Dropout {
             .map(|n| philox4x32_10([n as u32, (n >> 32) as u32, w2, w3], [k0, k1]).map(|word| word % HASH_PRIME))
             .collect();
         let coefficients: Vec<u32> = (0..3).flat_map(|i| polynomials.iter().map(move |c| c[i])).collect();
-        let coefficients = run(Tensor::from_vec(coefficients, (3, rows, 1), device))?;
+        let coefficients = count_launch(Tensor::from_vec(coefficients, (3, rows, 1), device))?;
         // No wider than one block needs.
         let cols = if rows == 1 { ahead + n } else { HASH_BLOCK };
-        let x = run(Tensor::arange(0, cols as u32, device))?.reshape((1, cols))?;
+        let x = count_launch(Tensor::arange(0, cols as u32, device))?.reshape((1, cols))?;
 
-        let linear = run(coefficients.get(2)?.broadcast_mul(&x))?; // (rows, cols)
-        let linear = modulo(run(linear.broadcast_add(&coefficients.get(1)?))?)?;
-        let hash = run(run(linear.broadcast_mul(&x))?.broadcast_add(&coefficients.get(0)?))?;
+        let linear = count_launch(coefficients.get(2)?.broadcast_mul(&x))?; // (rows, cols)
+        let linear = modulo(count_launch(linear.broadcast_add(&coefficients.get(1)?))?)?;
+        let hash = count_launch(count_launch(linear.broadcast_mul(&x))?.broadcast_add(&coefficients.get(0)?))?;
         let threshold = constant((self.p * f64::from(HASH_PRIME)) as u32)?;
-        let keep = run(modulo(hash)?.broadcast_ge(&threshold))?;
+        let keep = count_launch(modulo(hash)?.broadcast_ge(&threshold))?;
         keep.flatten_all()?.narrow(0, ahead, n)?.reshape(shape)
     }
 }
@@ -273,7 +273,7 @@ mod tests {
             for n in [1, 2, 4, 5, 33] {
                 let word = |w: u64| (0..16).map(|i| u16::from(keep(first + 16 * w + i)) << i).sum::<u16>();
                 let expected: Vec<u16> = (0..n as u64).map(word).collect();
-                for level in Level::available() {
+                for level in SimdLevel::available() {
                     let mut words = vec![0; n];
                     dropout.keep_bits(level, 4, first, &mut words);
                     assert_eq!(words, expected, "{n} words from {first}, {level:?}");

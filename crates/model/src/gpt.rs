@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     Dropout, GptConfig, KvCache, ModelError, ParamSpec, Precision, Result,
-    ops::{self, Tokens, launched},
+    ops::{self, Tokens, count_launch},
     param_specs,
 };
 
@@ -206,7 +206,7 @@ impl Gpt {
     fn hidden(&self, tokens: &Tokens, past: usize, pass: &mut Pass) -> Result<Tensor> {
         let tok = ops::embedding(&self.wte, tokens)?.to_dtype(self.wpe.dtype())?; // (B, T, C)
         let pos = self.wpe.narrow(0, past, tokens.ids.dim(1)?)?; // (T, C)
-        let mut x = pass.dropout(0, launched(tok.broadcast_add(&pos))?)?;
+        let mut x = pass.dropout(0, count_launch(tok.broadcast_add(&pos))?)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x = self.block(layer, block, &x, pass)?;
         }
@@ -217,12 +217,12 @@ impl Gpt {
     fn block(&self, layer: usize, p: &Block, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let h = ops::layer_norm(x, &p.ln_1.weight, p.ln_1.bias.as_ref())?;
         let h = self.attention(layer, p, &h, pass)?;
-        let x = launched(x + pass.dropout(site(layer, 1), h)?)?;
+        let x = count_launch(x + pass.dropout(site(layer, 1), h)?)?;
 
         let h = ops::layer_norm(&x, &p.ln_2.weight, p.ln_2.bias.as_ref())?;
         let h = ops::activate(&pass.linear(&h, &p.c_fc)?, self.config.activation)?;
         let h = pass.linear(&h, &p.mlp_proj)?;
-        Ok(launched(x + pass.dropout(site(layer, 2), h)?)?)
+        Ok(count_launch(x + pass.dropout(site(layer, 2), h)?)?)
     }
 
     /// Causal self-attention: `(B, T, C)` to `(B, T, C)`.

@@ -20,7 +20,7 @@ pub mod ops;
 pub mod params;
 
 pub use config::{Activation, GptConfig, Precision};
-pub use decode::{ComposedDecoder, Decoder, Logits, Window};
+pub use decode::{ContextPolicy, Decoder, Logits, TensorDecoder};
 pub use dropout::Dropout;
 pub use error::{ModelError, Result};
 pub use generate::{Generation, generate};

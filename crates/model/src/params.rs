@@ -3,7 +3,7 @@
 //! Everything that walks over parameters (engines, checkpoints, the optimizer) does so in the order of [`param_specs`].
 
 use candle_core::{DType, Device, Tensor};
-use tinygpt_sampler::{Stream, philox_at, unit_f64};
+use tinygpt_sampler::{RngDomain, philox_at, unit_f64};
 
 use crate::{GptConfig, ModelError, Result};
 
@@ -100,7 +100,7 @@ pub fn init_params(config: &GptConfig, seed: u64) -> Vec<Vec<f32>> {
 fn gaussians(seed: u64, param: u32, n: usize, std: f64) -> Vec<f32> {
     let mut values = Vec::with_capacity(n + 1);
     for pair in 0..n.div_ceil(2) {
-        let [w0, w1, w2, w3] = philox_at(seed, Stream::Init, pair as u64, param);
+        let [w0, w1, w2, w3] = philox_at(seed, RngDomain::Init, pair as u64, param);
         let (u, v) = (unit_f64(w0, w1), unit_f64(w2, w3));
         // 1 - u lies in (0, 1], where the logarithm is finite.
         let radius = std * (-2.0 * (1.0 - u).ln()).sqrt();

@@ -6,7 +6,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use common::{Random, Tested, arg_max, cached, for_each_decoder, ids, lively_params, relative_error, shape, uncached};
-use tinygpt_model::{Activation, Decoder, Gpt, GptConfig, Logits, ModelError, Window, params::to_tensors};
+use tinygpt_model::{Activation, ContextPolicy, Decoder, Gpt, GptConfig, Logits, ModelError, params::to_tensors};
 
 const CPU: Device = Device::Cpu;
 const TOLERANCE: f64 = 1e-4;
@@ -24,7 +24,7 @@ for_each_decoder!(
     parameters_that_do_not_fit_the_shape_are_refused_by_name,
 );
 
-fn decoder<D: Tested>(config: &GptConfig, seed: u64, window: Window) -> D {
+fn decoder<D: Tested>(config: &GptConfig, seed: u64, window: ContextPolicy) -> D {
     D::open(config, lively_params(config, seed), window).unwrap()
 }
 
@@ -146,10 +146,10 @@ fn logits_depend_on_earlier_tokens_only() {
 // ---------------------------------------------------------------------------------------------------------------------
 
 /// Which tokens are the context of the next one, by definition.
-fn context(tokens: &[u32], prompt: usize, block_size: usize, window: Window) -> &[u32] {
+fn context(tokens: &[u32], prompt: usize, block_size: usize, window: ContextPolicy) -> &[u32] {
     let start = match window {
-        Window::Slide => tokens.len().saturating_sub(block_size),
-        Window::Half => {
+        ContextPolicy::Slide => tokens.len().saturating_sub(block_size),
+        ContextPolicy::Half => {
             // The context begins with the end of the prompt and grows until it has block_size tokens; the token that
             // does not fit any more leaves its last half, that token included.
             let half = (block_size / 2).max(1);
@@ -166,7 +166,7 @@ fn context(tokens: &[u32], prompt: usize, block_size: usize, window: Window) -> 
 }
 
 /// Greedy text without any cache: the whole context through [`Gpt::forward`] for every token.
-fn plain_greedy(gpt: &Gpt, prompt: &[u32], n: usize, window: Window) -> (Vec<u32>, Vec<Vec<f32>>) {
+fn plain_greedy(gpt: &Gpt, prompt: &[u32], n: usize, window: ContextPolicy) -> (Vec<u32>, Vec<Vec<f32>>) {
     let (mut tokens, mut all) = (prompt.to_vec(), Vec::new());
     for _ in 0..n {
         let context = context(&tokens, prompt.len(), gpt.config().block_size, window);
@@ -197,7 +197,14 @@ fn decoded_greedy(decoder: &mut dyn Decoder, prompt: &[u32], n: usize, rows: usi
     }
 }
 
-fn assert_text_agrees<D: Tested>(config: &GptConfig, seed: u64, prompt: &[u32], n: usize, rows: usize, window: Window) {
+fn assert_text_agrees<D: Tested>(
+    config: &GptConfig,
+    seed: u64,
+    prompt: &[u32],
+    n: usize,
+    rows: usize,
+    window: ContextPolicy,
+) {
     let label = format!("{config:?}, prompt of {}, {rows} rows, {window:?}", prompt.len());
     let (text, logits) = decoded_greedy(&mut decoder::<D>(config, seed, window), prompt, n, rows);
     let (expected, reference) = plain_greedy(&model(config, seed), prompt, n, window);
@@ -215,7 +222,7 @@ fn greedy_text_is_the_same_with_and_without_the_cache_far_beyond_the_context<D: 
         (22, shape(23, 8, 1, 1, 11), 8),
     ] {
         let prompt = Random::new(seed).tokens(prompt, config.vocab_size);
-        for window in [Window::Slide, Window::Half] {
+        for window in [ContextPolicy::Slide, ContextPolicy::Half] {
             for rows in [1, 3] {
                 assert_text_agrees::<D>(&config, seed, &prompt, 3 * config.block_size, rows, window);
             }
@@ -228,7 +235,7 @@ fn greedy_text_is_the_same_for_small_contexts_and_prompts_around_their_size<D: T
         let config = shape(19, block_size, 2, 2, 4);
         for prompt in 1..=2 * block_size + 2 {
             let prompt = Random::new(30 + prompt as u64).tokens(prompt, 19);
-            for window in [Window::Slide, Window::Half] {
+            for window in [ContextPolicy::Slide, ContextPolicy::Half] {
                 assert_text_agrees::<D>(&config, 31, &prompt, 3 * block_size + 2, 2, window);
             }
         }
@@ -242,7 +249,7 @@ fn rows_with_texts_of_their_own_agree_with_the_uncached_model_beyond_the_context
     let mut random = Random::new(41);
     let prompt = random.tokens(4, 27);
     let steps = random_rows(&mut random, 3, 25, 27);
-    for window in [Window::Slide, Window::Half] {
+    for window in [ContextPolicy::Slide, ContextPolicy::Half] {
         let mut decoder = decoder::<D>(&config, 40, window);
         decoder.start(&prompt, 3).unwrap();
         for n in 1..=25 {
@@ -263,15 +270,16 @@ fn rows_with_texts_of_their_own_agree_with_the_uncached_model_beyond_the_context
 fn the_windows_keep_what_they_promise() {
     let tokens: Vec<u32> = (0..20).collect();
     let lengths = |window| (3..=20).map(|n| context(&tokens[..n], 3, 6, window).len()).collect::<Vec<_>>();
-    assert_eq!(lengths(Window::Slide), [3, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6]);
-    assert_eq!(lengths(Window::Half), [3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4]);
-    let after_a_long_prompt = (9..=14).map(|n| context(&tokens[..n], 9, 6, Window::Half).len()).collect::<Vec<_>>();
+    assert_eq!(lengths(ContextPolicy::Slide), [3, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6]);
+    assert_eq!(lengths(ContextPolicy::Half), [3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4]);
+    let after_a_long_prompt =
+        (9..=14).map(|n| context(&tokens[..n], 9, 6, ContextPolicy::Half).len()).collect::<Vec<_>>();
     assert_eq!(after_a_long_prompt, [6, 3, 4, 5, 6, 3]);
 }
 
 fn starting_again_forgets_the_earlier_text<D: Tested>() {
     let config = shape(19, 6, 2, 2, 4);
-    for window in [Window::Slide, Window::Half] {
+    for window in [ContextPolicy::Slide, ContextPolicy::Half] {
         let mut used = decoder::<D>(&config, 50, window);
         decoded_greedy(&mut used, &[1, 2, 3], 11, 4);
         let again = decoded_greedy(&mut used, &[7, 8], 11, 2);
@@ -373,7 +381,7 @@ fn no_positions_a_wrong_row_count_and_unknown_tokens_are_errors() {
 
 fn the_decoder_names_what_is_wrong_and_goes_on_afterwards<D: Tested>() {
     let config = shape(29, 6, 2, 2, 5);
-    for window in [Window::Slide, Window::Half] {
+    for window in [ContextPolicy::Slide, ContextPolicy::Half] {
         let mut decoder = decoder::<D>(&config, 66, window);
         assert!(matches!(decoder.step(&[]), Err(ModelError::RowCount { expected: 0, got: 0 })), "before any start");
         assert!(matches!(decoder.step(&[1]), Err(ModelError::RowCount { expected: 0, got: 1 })));
@@ -402,9 +410,9 @@ fn parameters_that_do_not_fit_the_shape_are_refused_by_name<D: Tested>() {
     let config = shape(29, 6, 1, 2, 5);
     let mut values = lively_params(&config, 1);
     values[3].pop();
-    let error = D::open(&config, values.clone(), Window::Slide).err().unwrap().to_string();
+    let error = D::open(&config, values.clone(), ContextPolicy::Slide).err().unwrap().to_string();
     assert!(error.contains("transformer.h.0.attn.c_attn.weight"), "{error}");
     values.pop();
-    let error = D::open(&config, values, Window::Slide).err().unwrap();
+    let error = D::open(&config, values, ContextPolicy::Slide).err().unwrap();
     assert!(matches!(error, ModelError::ParamCount { expected: 9, got: 8 }), "{error}");
 }

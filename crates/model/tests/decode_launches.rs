@@ -12,7 +12,7 @@ use std::{
 
 use candle_core::{DType, Device};
 use common::{lively_params, shape};
-use tinygpt_model::{ComposedDecoder, Decoder, GptConfig, Logits, Window};
+use tinygpt_model::{ContextPolicy, Decoder, GptConfig, Logits, TensorDecoder};
 
 const ROWS: usize = 1009;
 
@@ -43,7 +43,7 @@ static ALLOCATOR: Counting = Counting;
 /// Storages that a step of all rows makes.
 fn storages(config: &GptConfig) -> usize {
     let params = lively_params(config, 1);
-    let mut decoder = ComposedDecoder::new(config, &params, Window::Slide, DType::F32, &Device::Cpu).unwrap();
+    let mut decoder = TensorDecoder::new(config, &params, ContextPolicy::Slide, DType::F32, &Device::Cpu).unwrap();
     decoder.start(&[1, 2, 3], ROWS).unwrap();
     let tokens = vec![4; ROWS];
     let before = STORAGES.load(Ordering::Relaxed);

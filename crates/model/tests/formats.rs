@@ -5,14 +5,14 @@ mod common;
 
 use common::{Random, lively_params, relative_error, shape};
 use tinygpt_model::{
-    Decoder, GptConfig, Window,
+    ContextPolicy, Decoder, GptConfig,
     cpu::{CpuDecoder, WeightFormat},
 };
 
 /// Logits behind the prompt and behind each of the tokens, of one row alone.
 fn logits(config: &GptConfig, params: &[Vec<f32>], format: WeightFormat, tokens: &[u32]) -> Vec<Vec<f32>> {
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    let mut decoder = CpuDecoder::new(config, &slices, Window::Slide, format).unwrap();
+    let mut decoder = CpuDecoder::new(config, &slices, ContextPolicy::Slide, format).unwrap();
     let mut all = vec![decoder.start(&tokens[..20], 1).unwrap().to_host().unwrap().into_owned()];
     for &token in &tokens[20..] {
         all.push(decoder.step(&[token]).unwrap().to_host().unwrap().into_owned());
@@ -55,7 +55,7 @@ fn a_row_among_seventeen_has_the_bits_it_has_alone() {
     let params = lively_params(&config, 5);
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
     for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
-        let open = || CpuDecoder::new(&config, &slices, Window::Slide, format).unwrap();
+        let open = || CpuDecoder::new(&config, &slices, ContextPolicy::Slide, format).unwrap();
         let (mut many, mut one) = (open(), open());
         let mut random = Random::new(9);
         many.start(&[1, 2, 3], 17).unwrap();

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device};
 use common::{Random, lively_params, relative_error, shape};
-use tinygpt_model::{ComposedDecoder, Decoder, Generation, GptConfig, Logits, ModelError, Window, generate};
+use tinygpt_model::{ContextPolicy, Decoder, Generation, GptConfig, Logits, ModelError, TensorDecoder, generate};
 use tinygpt_sampler::{DeviceRow, DeviceSampler, Sampler, SamplingError, SamplingParams, Schedule};
 
 const VOCAB: usize = 300;
@@ -18,13 +18,13 @@ fn config() -> GptConfig {
     shape(VOCAB, 16, 2, 2, 8)
 }
 
-fn decoder(weights: DType, params: &[Vec<f32>]) -> ComposedDecoder {
-    ComposedDecoder::new(&config(), params, Window::Half, weights, &Device::Cpu).unwrap()
+fn decoder(weights: DType, params: &[Vec<f32>]) -> TensorDecoder {
+    TensorDecoder::new(&config(), params, ContextPolicy::Half, weights, &Device::Cpu).unwrap()
 }
 
 /// A decoder whose logits are copied to the host, and so drawn from by the host's sampler.
 struct OnHost {
-    inner: ComposedDecoder,
+    inner: TensorDecoder,
     logits: Vec<f32>,
 }
 

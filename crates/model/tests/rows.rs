@@ -7,10 +7,10 @@ mod common;
 use std::{ops::ControlFlow, process::Command};
 
 use common::{Random, Tested, for_each_decoder, lively_params, shape};
-use tinygpt_model::{Activation, ComposedDecoder, Generation, GptConfig, Window, cpu::CpuDecoder, generate};
+use tinygpt_model::{Activation, ContextPolicy, Generation, GptConfig, TensorDecoder, cpu::CpuDecoder, generate};
 use tinygpt_sampler::{Sampler, SamplingParams};
 
-const WINDOWS: [Window; 2] = [Window::Slide, Window::Half];
+const WINDOWS: [ContextPolicy; 2] = [ContextPolicy::Slide, ContextPolicy::Half];
 
 /// Large enough that matrix products of eight rows and of one would go to different kernels if they were joined.
 fn shapes() -> [GptConfig; 3] {
@@ -28,7 +28,7 @@ for_each_decoder!(
     rows_that_end_early_leave_the_others_as_they_are,
 );
 
-fn decoder<D: Tested>(config: &GptConfig, window: Window) -> D {
+fn decoder<D: Tested>(config: &GptConfig, window: ContextPolicy) -> D {
     D::open(config, lively_params(config, 9), window).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 /// The logits' bits of each row, `[row][step]`, for rows that start from `prompt` and go on with tokens of their own.
-fn run<D: Tested>(config: &GptConfig, window: Window, prompt: &[u32], rows: &[Vec<u32>]) -> Vec<Vec<Vec<u32>>> {
+fn run<D: Tested>(config: &GptConfig, window: ContextPolicy, prompt: &[u32], rows: &[Vec<u32>]) -> Vec<Vec<Vec<u32>>> {
     let mut decoder = decoder::<D>(config, window);
     let mut logits = decoder.start(prompt, rows.len()).unwrap().to_host().unwrap();
     let mut all = vec![Vec::new(); rows.len()];
@@ -103,7 +103,7 @@ fn mates_that_are_out_of_the_ordinary_do_not_matter<D: Tested>() {
 /// Texts of `rows` sequences from `first_sequence` on.
 fn generated<D: Tested>(
     config: &GptConfig,
-    window: Window,
+    window: ContextPolicy,
     first_sequence: u64,
     rows: usize,
     n: usize,
@@ -142,13 +142,13 @@ fn sequence_four_has_the_same_text_alone_and_as_the_fifth_of_eight<D: Tested>() 
 /// A row that ends early keeps its place and does not change the others; nothing more is asked of it.
 fn rows_that_end_early_leave_the_others_as_they_are<D: Tested>() {
     let config = &shapes()[0];
-    let full = generated::<D>(config, Window::Slide, 0, 4, 20);
+    let full = generated::<D>(config, ContextPolicy::Slide, 0, 4, 20);
     let prompt = &Random::new(4).tokens(config.block_size / 2, config.vocab_size)[..];
     let rules = SamplingParams { temperature: 0.9, top_k: 40, top_p: 0.95, seed: 11, ..SamplingParams::default() };
     let ends = [3, 20, 1, 7];
     let mut texts = vec![Vec::new(); 4];
     generate(
-        &mut decoder::<D>(config, Window::Slide),
+        &mut decoder::<D>(config, ContextPolicy::Slide),
         &mut Sampler::new(rules).unwrap(),
         Generation { prompt, first_sequence: 0, rows: 4, max_new_tokens: 20 },
         |row, token| {
@@ -177,7 +177,7 @@ fn digest(all: &[Vec<Vec<u32>>]) -> u64 {
 #[test]
 #[ignore = "run by logits_have_the_same_bits_on_one_and_on_two_threads, in processes of its own"]
 fn print_digests() {
-    print_digests_of::<ComposedDecoder>();
+    print_digests_of::<TensorDecoder>();
     print_digests_of::<CpuDecoder<'static>>();
 }
 

@@ -1,7 +1,7 @@
 //! Where the most probable ones reach a given mass: selection by weight, without a sort.
 
 use crate::cut::{Cut, Mass, Narrow};
-use crate::simd::{LANES, Level};
+use crate::simd::{LANES, SimdLevel};
 use std::ops::RangeInclusive;
 
 /// Up to this many, sorting is quickest.
@@ -50,7 +50,7 @@ impl Search {
     /// The cut that keeps the fewest elements, largest value first and lowest position first among equals, whose
     /// weights reach `target`; at least one, and all if they do not reach it. `total` is the sum of all weights, and
     /// need not be precise. The slices have the same length, above 0; no value is NaN.
-    pub(crate) fn cutoff(&mut self, level: Level, values: &[f32], weights: &[f32], target: f64, total: f64) -> Cut {
+    pub(crate) fn cutoff(&mut self, level: SimdLevel, values: &[f32], weights: &[f32], target: f64, total: f64) -> Cut {
         // A target of 0 keeps one: the first step above 0.
         let target = target.max(f64::MIN_POSITIVE);
         let (mut above, mut within) = (0.0, total);
@@ -119,7 +119,7 @@ impl List {
     }
 
     /// Becomes what of `from` has a value in the range; false if that is nothing.
-    fn narrow(&mut self, level: Level, from: Active<'_>, range: RangeInclusive<f32>) -> bool {
+    fn narrow(&mut self, level: SimdLevel, from: Active<'_>, range: RangeInclusive<f32>) -> bool {
         let room = from.values.len() + LANES;
         if self.values.len() < room {
             self.values.resize(room, 0.0);
@@ -268,7 +268,7 @@ mod tests {
                 for share in [0.0, 0.01, uniform(4, case, 0), 0.99, 1.0] {
                     let target = (share * total * 16.0).floor() / 16.0;
                     let cut = expected(&values, w, target);
-                    for level in Level::available() {
+                    for level in SimdLevel::available() {
                         let found = search.cutoff(level, &values, w, target, total);
                         assert_eq!(found, cut, "{name} {case} {share} {level:?}");
                     }
@@ -295,7 +295,7 @@ mod tests {
         for length in [5usize, 500] {
             let values: Vec<f32> = (0..length).map(|n| (n % 7) as f32).collect();
             let ones = vec![1.0; length];
-            let cut = Search::default().cutoff(Level::detect(), &values, &ones, 1e9, length as f64);
+            let cut = Search::default().cutoff(SimdLevel::detect(), &values, &ones, 1e9, length as f64);
             let kept = (0..length).filter(|&n| cut.keeps(values[n], n)).count();
             assert_eq!(kept, length);
         }
@@ -306,7 +306,7 @@ mod tests {
         // Organ pipes and powers: samples mislead, the answer stays right.
         let values: Vec<f32> = (0..4000).map(|n| 2f32.powi((n % 120) - (n / 40))).collect();
         let weights: Vec<f32> = (0..4000).map(|n| if n == 3999 { 1.0 } else { 0.0 }).collect();
-        let cut = Search::default().cutoff(Level::detect(), &values, &weights, 0.5, 1.0);
+        let cut = Search::default().cutoff(SimdLevel::detect(), &values, &weights, 0.5, 1.0);
         assert_eq!(cut, expected(&values, &weights, 0.5));
     }
 }

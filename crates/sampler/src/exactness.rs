@@ -3,7 +3,7 @@
 
 use crate::host::{Row, Sampler};
 use crate::philox::uniform;
-use crate::simd::Level;
+use crate::simd::SimdLevel;
 use crate::{SamplingParams, oracle};
 
 /// Where a boundary of the definition is this near, sums in another order may decide otherwise.
@@ -94,7 +94,7 @@ pub(crate) fn random_rules(dice: &mut Dice, vocab: usize) -> (SamplingParams, Ve
 // The count of rows near a boundary is to be seen, with `--nocapture`.
 #[allow(clippy::print_stderr)]
 fn compare(cases: std::ops::Range<u64>, largest: usize) {
-    let levels = Level::available();
+    let levels = SimdLevel::available();
     let count = cases.end - cases.start;
     let mut near = 0;
     for case in cases {

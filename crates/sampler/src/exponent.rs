@@ -98,9 +98,9 @@ impl Kernel for Weigh<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::Level;
+    use crate::simd::SimdLevel;
 
-    fn weigh(level: Level, values: &[f32], max: f32, temperature: f64) -> (Vec<f32>, Vec<f64>) {
+    fn weigh(level: SimdLevel, values: &[f32], max: f32, temperature: f64) -> (Vec<f32>, Vec<f64>) {
         let mut weights = vec![0.0; values.len().next_multiple_of(256)];
         let mut sums = Vec::new();
         level.run(Weigh {
@@ -119,7 +119,7 @@ mod tests {
             let max = 11.25f32;
             // Differences that f32 holds exactly, so that only the function is tested.
             let values: Vec<f32> = (0..20_000).map(|n| max - (n as f64 * temperature / 200.0) as f32).collect();
-            let (weights, _) = weigh(Level::detect(), &values, max, temperature);
+            let (weights, _) = weigh(SimdLevel::detect(), &values, max, temperature);
             for (x, w) in values.iter().zip(weights) {
                 let exact = (f64::from(x - max) / temperature).exp();
                 if exact > 1e-37 {
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn the_maximum_weighs_exactly_one_and_minus_infinity_nothing() {
         for max in [-3.7f32, 0.0, 1e30] {
-            let (weights, sums) = weigh(Level::detect(), &[max, f32::NEG_INFINITY], max, 0.3);
+            let (weights, sums) = weigh(SimdLevel::detect(), &[max, f32::NEG_INFINITY], max, 0.3);
             assert_eq!(weights, [1.0, 0.0]);
             assert_eq!(sums, [1.0]);
         }
@@ -143,8 +143,8 @@ mod tests {
     #[test]
     fn every_level_gives_the_same_weights_and_sums() {
         let values: Vec<f32> = (0..3001).map(|n| ((n * 7919) % 3001) as f32 * -0.03).collect();
-        let expected = weigh(Level::Scalar, &values, 0.0, 0.8);
-        for level in Level::available() {
+        let expected = weigh(SimdLevel::Scalar, &values, 0.0, 0.8);
+        for level in SimdLevel::available() {
             assert_eq!(weigh(level, &values, 0.0, 0.8), expected);
             let mut sums = Vec::new();
             let exponent = Exponent::new(0.0, 0.8);

@@ -6,7 +6,7 @@
 
 use crate::oracle::check_row;
 use crate::params::check_temperature;
-use crate::philox::{Stream, philox_at, philox4x32_10};
+use crate::philox::{RngDomain, philox_at, philox4x32_10};
 use crate::{SamplingError, TensorSamplingError};
 use candle_core::{D, DType, Tensor};
 
@@ -30,7 +30,7 @@ impl NoiseSource {
     /// Standard Gumbel numbers, `-ln(-ln(u))`, for tokens 0, 1, 2 and so on.
     fn gumbel(self) -> impl Iterator<Item = f64> {
         // Two bijections lead to a key and half a counter for this place, as for draws; the other half counts tokens.
-        let [k0, k1, k2, k3] = philox_at(self.seed, Stream::Noise, self.sequence, 0);
+        let [k0, k1, k2, k3] = philox_at(self.seed, RngDomain::Noise, self.sequence, 0);
         let place = [self.position as u32, (self.position >> 32) as u32, k2, k3];
         let [k0, k1, k2, k3] = philox4x32_10(place, [k0, k1]);
         (0u64..).flat_map(move |pair| {

@@ -4,7 +4,7 @@ use crate::params::check_share;
 use crate::penalties::adjust;
 use crate::philox::uniform;
 use crate::selection::Selection;
-use crate::simd::Level;
+use crate::simd::SimdLevel;
 use crate::{Distribution, SamplingError, SamplingParams, Schedule};
 use rayon::prelude::*;
 use std::cmp::Ordering;
@@ -32,7 +32,7 @@ pub struct Row<'a> {
 #[derive(Debug)]
 pub struct Sampler {
     rules: Rules,
-    level: Level,
+    level: SimdLevel,
     /// One for each thread; never empty.
     scratch: Vec<Scratch>,
 }
@@ -64,11 +64,11 @@ impl Sampler {
     /// # Errors
     /// The first parameter outside its range; see [`SamplingParams::validate`].
     pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
-        Self::with_level(params, Level::detect())
+        Self::with_level(params, SimdLevel::detect())
     }
 
     /// A sampler with the instructions of a level that the processor has.
-    pub(crate) fn with_level(params: SamplingParams, level: Level) -> Result<Self, SamplingError> {
+    pub(crate) fn with_level(params: SamplingParams, level: SimdLevel) -> Result<Self, SamplingError> {
         params.validate()?;
         Ok(Self { rules: Rules::new(params), level, scratch: vec![Scratch::new(level)] })
     }
@@ -245,7 +245,7 @@ impl Rules {
 }
 
 impl Scratch {
-    fn new(level: Level) -> Self {
+    fn new(level: SimdLevel) -> Self {
         Self { row: Vec::new(), adjusted: false, history: Vec::new(), selection: Selection::new(level) }
     }
 

@@ -53,5 +53,5 @@ pub use host::{Row, Sampler};
 pub use limit::one_read;
 pub use multinomial::{MultinomialError, MultinomialOptions, multinomial, multinomial_row};
 pub use params::SamplingParams;
-pub use philox::{Stream, philox_at, philox4x32_10, philox4x32_10_of, uniform, unit_f64};
+pub use philox::{RngDomain, philox_at, philox4x32_10, philox4x32_10_of, uniform, unit_f64};
 pub use schedule::Schedule;

@@ -2,14 +2,14 @@
 
 use crate::host::PARALLEL_LOGITS;
 use crate::kernels::Max;
-use crate::simd::Level;
+use crate::simd::SimdLevel;
 use rayon::prelude::*;
 
 /// The largest logit of all rows by a plain SIMD maximum (NaN is not looked for), on the threads and with the split
 /// into groups of [`Sampler::sample_batch`](crate::Sampler::sample_batch). No sampler can be faster than this one read.
 #[must_use]
 pub fn one_read(rows: &[&[f32]]) -> f32 {
-    let level = Level::detect();
+    let level = SimdLevel::detect();
     let largest = |rows: &[&[f32]]| rows.iter().map(|row| level.run(Max { row })).fold(f32::NEG_INFINITY, f32::max);
     let logits: usize = rows.iter().map(|row| row.len()).sum();
     if logits < PARALLEL_LOGITS {

@@ -4,7 +4,7 @@ use crate::cut::{Cut, KeepOnly};
 use crate::cutoff::Search;
 use crate::exponent::{Exponent, Weigh};
 use crate::kernels::{BLOCK, Below, Collect, CollectMany, Count, Fold};
-use crate::simd::{LANES, Lanes, Level};
+use crate::simd::{LANES, Lanes, SimdLevel};
 
 /// The cut that drops nothing.
 const EVERYTHING: Cut = Cut { value: f32::NEG_INFINITY, position: u32::MAX };
@@ -32,7 +32,7 @@ pub(crate) struct Source<'a> {
 /// All logits of a row that reach `least`, in order, and their weights; only the first `len` of each count.
 #[derive(Debug)]
 pub(crate) struct List {
-    level: Level,
+    level: SimdLevel,
     least: f32,
     values: Vec<f32>,
     /// How many of the list come before each block of the row: where the tokens are found again.
@@ -50,7 +50,7 @@ pub(crate) struct List {
 }
 
 impl List {
-    pub(crate) fn new(level: Level) -> Self {
+    pub(crate) fn new(level: SimdLevel) -> Self {
         Self {
             level,
             least: f32::MIN,

@@ -15,7 +15,7 @@ const ROUNDS: usize = 10;
 /// The numbers are part of the saved behaviour of the program: never renumber one, only add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
-pub enum Stream {
+pub enum RngDomain {
     /// Draws of tokens; see [`uniform`].
     Sampling = 1,
     /// Initial weights.
@@ -68,8 +68,8 @@ pub fn philox4x32_10_of<const N: usize>(mut counters: [[u32; N]; 4], key: [u32; 
 /// serving four neighbours) and `b` = which tensor, layer or step.
 #[inline]
 #[must_use]
-pub fn philox_at(seed: u64, stream: Stream, a: u64, b: u32) -> [u32; 4] {
-    philox4x32_10([low(a), high(a), b, stream as u32], [low(seed), high(seed)])
+pub fn philox_at(seed: u64, domain: RngDomain, a: u64, b: u32) -> [u32; 4] {
+    philox4x32_10([low(a), high(a), b, domain as u32], [low(seed), high(seed)])
 }
 
 /// The double in `[0, 1)` made of 53 of the bits of two words: `k / 2^53` for a uniform integer `k`.
@@ -84,7 +84,7 @@ pub fn unit_f64(low: u32, high: u32) -> f64 {
 ///
 /// Two blocks, since a 64-bit sequence and a 64-bit position leave no room for the stream in one counter:
 ///
-/// 1. `[k0, k1, k2, k3] = philox_at(seed, Stream::Sampling, sequence, 0)`;
+/// 1. `[k0, k1, k2, k3] = philox_at(seed, RngDomain::Sampling, sequence, 0)`;
 /// 2. `philox4x32_10([position low, position high, k2, k3], [k0, k1])`, whose first two words make the number.
 ///
 /// The first block is a bijection of its counter, so the 128 bits `k` are different for every sequence of a seed, and
@@ -99,7 +99,7 @@ pub fn uniform(seed: u64, sequence: u64, position: u64) -> f64 {
 /// The whole block of a draw, of which [`uniform`] uses the first half.
 #[inline]
 pub(crate) fn sampling_block(seed: u64, sequence: u64, position: u64) -> [u32; 4] {
-    let [k0, k1, k2, k3] = philox_at(seed, Stream::Sampling, sequence, 0);
+    let [k0, k1, k2, k3] = philox_at(seed, RngDomain::Sampling, sequence, 0);
     philox4x32_10([low(position), high(position), k2, k3], [k0, k1])
 }
 
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn streams_of_one_seed_are_different() {
-        use Stream::*;
+        use RngDomain::*;
         let blocks = [Sampling, Init, Dropout, Windows, Stories, Noise].map(|stream| philox_at(7, stream, 0, 0));
         for i in 0..blocks.len() {
             for j in 0..i {

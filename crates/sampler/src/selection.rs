@@ -16,7 +16,7 @@ use crate::exact::{self, Candidate};
 use crate::exponent::{Exponent, Sums, Weigh};
 use crate::kernels::{BLOCK, FirstBlock, Max, Maxima, Survey, sample_vectors};
 use crate::list::{List, Source, find_block, find_in_block};
-use crate::simd::{Lanes, Level};
+use crate::simd::{Lanes, SimdLevel};
 use crate::{SamplingError, SamplingParams};
 
 /// How close to 1 top-p may be for sums of f32 weights to place its cut; beyond, f64 does.
@@ -28,7 +28,7 @@ const SAMPLED_ROW: usize = 1 << 13;
 /// What was selected from a row, with the buffers to do so; they are kept from row to row.
 #[derive(Debug)]
 pub(crate) struct Selection {
-    level: Level,
+    level: SimdLevel,
     kind: Kind,
     exponent: Exponent,
     max: f32,
@@ -55,7 +55,7 @@ enum Kind {
 }
 
 impl Selection {
-    pub(crate) fn new(level: Level) -> Self {
+    pub(crate) fn new(level: SimdLevel) -> Self {
         Self {
             level,
             kind: Kind::Greedy(0),

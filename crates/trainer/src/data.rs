@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::Path, sync::Arc};
 
-use tinygpt_sampler::{Stream, philox_at};
+use tinygpt_sampler::{RngDomain, philox_at};
 
 use crate::{
     Result, TrainError,
@@ -216,7 +216,7 @@ impl Split {
         self.batch(
             cols,
             (0..rows).map(|row| {
-                let [w0, w1, _, _] = philox_at(seed, Stream::Windows, draw, row as u32);
+                let [w0, w1, _, _] = philox_at(seed, RngDomain::Windows, draw, row as u32);
                 let bits = u64::from(w1) << 32 | u64::from(w0);
                 // The high half of a 64 x 64 bit product is uniform over the places to within 2^-64 * places.
                 ((u128::from(bits) * u128::from(places)) >> 64) as usize

@@ -9,7 +9,7 @@ use crate::{
     Result, TrainError, atomic,
     config::{RunConfig, TrainConfig},
     data::Dataset,
-    engine::{Engine, Figure},
+    engine::{DeferredScalar, Engine},
     evaluate::{self, Evaluation, Report},
     metrics::{Kind, Metrics, MetricsFile},
     plot,
@@ -44,7 +44,7 @@ pub enum Event<'a> {
 /// Why training ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub enum StopReason {
     /// `max_steps` updates are made.
     MaxSteps,
     /// `max_minutes` have passed.
@@ -59,7 +59,7 @@ pub enum Ending {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Why it ended.
-    pub ending: Ending,
+    pub ending: StopReason,
     /// The state of the loop at the end.
     pub state: LoopState,
     /// The whole validation split under the best weights; not computed when interrupted.
@@ -92,13 +92,13 @@ impl LoopState {
     }
 
     /// Which limit of the configuration is reached, if any.
-    pub fn ending(&self, train: &TrainConfig) -> Option<Ending> {
+    pub fn ending(&self, train: &TrainConfig) -> Option<StopReason> {
         if self.step >= train.max_steps {
-            Some(Ending::MaxSteps)
+            Some(StopReason::MaxSteps)
         } else if train.patience > 0 && self.evaluations_since_best >= train.patience {
-            Some(Ending::Patience)
+            Some(StopReason::Patience)
         } else if self.out_of_time(train) {
-            Some(Ending::MaxMinutes)
+            Some(StopReason::MaxMinutes)
         } else {
             None
         }
@@ -125,7 +125,7 @@ impl Trainer<'_> {
         };
         match self.until_ending(&mut record, stop, on_event) {
             // Whole updates only: what an interruption cut short is done again.
-            Ok(Ending::Interrupted) | Err(TrainError::Interrupted) => {
+            Ok(StopReason::Interrupted) | Err(TrainError::Interrupted) => {
                 record.read()?;
                 self.save()?;
             }
@@ -137,7 +137,7 @@ impl Trainer<'_> {
                 Err(error) => return Err(error),
             },
         }
-        Ok(Outcome { ending: Ending::Interrupted, state: self.state, report: None })
+        Ok(Outcome { ending: StopReason::Interrupted, state: self.state, report: None })
     }
 
     fn until_ending(
@@ -145,7 +145,7 @@ impl Trainer<'_> {
         record: &mut Record,
         stop: &AtomicBool,
         on_event: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Ending> {
+    ) -> Result<StopReason> {
         let config = &self.config.train;
         loop {
             // Before the first update too, and after an interruption that cut an evaluation short.
@@ -156,7 +156,7 @@ impl Trainer<'_> {
                 return Ok(ending);
             }
             if stop.load(Ordering::Relaxed) {
-                return Ok(Ending::Interrupted);
+                return Ok(StopReason::Interrupted);
             }
             record.unread.push(self.update(stop)?);
             let step = self.state.step;
@@ -192,10 +192,10 @@ impl Trainer<'_> {
             }
             let block_size = self.config.model.block_size;
             let batch = self.data.train.random_batch(config.batch_size, block_size, self.config.seed, draw)?;
-            losses.push(self.engine.accumulate(&batch, draw)?);
+            losses.push(self.engine.forward_backward(&batch, draw)?);
         }
         let lr = learning_rate(config, step);
-        let grad_norm = self.engine.update(lr, config.clip)?;
+        let grad_norm = self.engine.optimizer_step(lr, config.clip)?;
         self.state.step += 1;
         Ok(Update { step: self.state.step, losses, lr, grad_norm })
     }
@@ -241,7 +241,7 @@ impl Trainer<'_> {
     /// The state of the loop first: it says whether the weights are the best, and [`Trainer::catch_up`] writes them as
     /// such where a crash or a full disk kept this from doing it.
     fn save(&self) -> Result<()> {
-        let exported = self.engine.export()?;
+        let exported = self.engine.state_dict()?;
         self.run.last().save(self.engine.config(), &exported, &self.state)?;
         if self.state.is_best() {
             self.run.model().write_weights(self.engine.config(), &exported.params)?;
@@ -254,7 +254,7 @@ impl Trainer<'_> {
         if !self.state.is_best() {
             return Ok(());
         }
-        let (config, params) = (self.engine.config(), self.engine.export()?.params);
+        let (config, params) = (self.engine.config(), self.engine.state_dict()?.params);
         match self.run.model().read_weights(config) {
             Ok(written) if written == params => Ok(()),
             _ => self.run.model().write_weights(config, &params),
@@ -263,9 +263,9 @@ impl Trainer<'_> {
 
     /// The best weights on the whole validation split.
     fn report(&mut self, stop: &AtomicBool) -> Result<Report> {
-        let mut state = self.engine.export()?;
+        let mut state = self.engine.state_dict()?;
         state.params = self.run.model().read_weights(self.engine.config())?;
-        self.engine.import(&state)?;
+        self.engine.load_state_dict(&state)?;
         let evaluation = evaluate::whole_split(self.engine, &self.data.val, self.config.train.batch_size, stop)?;
         Report::new(evaluation, &self.data.val, &self.data.tokenizer)
     }
@@ -284,9 +284,9 @@ pub fn check_data(config: &RunConfig, data: &Dataset) -> Result<()> {
 struct Update {
     step: u64,
     /// Of each of its batches.
-    losses: Vec<Figure>,
+    losses: Vec<DeferredScalar>,
     lr: f64,
-    grad_norm: Figure,
+    grad_norm: DeferredScalar,
 }
 
 /// What is known of a run beside its weights.
@@ -303,7 +303,7 @@ impl Record {
     fn row(&mut self, step: u64, logged: bool, tokens_per_step: usize) -> Result<Metrics> {
         let mut row = Metrics::new(Kind::Train, step);
         row.lr = self.unread.last().map(|update| update.lr);
-        let known = |update: &Update| update.losses.iter().chain([&update.grad_norm]).all(Figure::is_known);
+        let known = |update: &Update| update.losses.iter().chain([&update.grad_norm]).all(DeferredScalar::is_known);
         if logged || self.unread.iter().all(known) {
             let updates = self.unread.len();
             (row.loss, row.grad_norm) = self.read()?.unzip();
@@ -317,7 +317,7 @@ impl Record {
     /// update.
     fn read(&mut self) -> Result<Option<(f64, f64)>> {
         let unread = std::mem::take(&mut self.unread);
-        let figures = Figure::read_all(unread.iter().flat_map(|u| u.losses.iter().chain([&u.grad_norm])))?;
+        let figures = DeferredScalar::read_all(unread.iter().flat_map(|u| u.losses.iter().chain([&u.grad_norm])))?;
         let mut figures = figures.into_iter();
         let mut last = None;
         for Update { step, losses, .. } in unread {

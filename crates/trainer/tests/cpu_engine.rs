@@ -5,8 +5,8 @@
 use candle_core::Device;
 use proptest::prelude::*;
 use tinygpt_model::{Activation, GptConfig, Precision, init_params, param_specs};
-use tinygpt_sampler::{Stream, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState};
+use tinygpt_sampler::{RngDomain, philox_at};
+use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine};
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
 
@@ -27,7 +27,7 @@ fn initial(config: &GptConfig, seed: u64) -> EngineState {
 
 fn batch(config: &GptConfig, n: u64, rows: usize, cols: usize) -> Batch {
     let token = |place: u32| {
-        let token = |i: usize| philox_at(n, Stream::Noise, i as u64, place)[0] % config.vocab_size as u32;
+        let token = |i: usize| philox_at(n, RngDomain::Noise, i as u64, place)[0] % config.vocab_size as u32;
         (0..rows * cols).map(token).collect()
     };
     Batch { ids: token(0), targets: token(1), rows, cols }
@@ -63,22 +63,29 @@ fn compare_in(precision: Precision, config: &GptConfig, rows: usize, cols: usize
         Precision::F16 => unreachable!("the CPU engine refuses it"),
     };
     let state = initial(config, seed);
-    let mut composed = ComposedEngine::new(config, Precision::F32, ADAMW, 5, &state, &Device::Cpu).unwrap();
+    let mut composed = TensorEngine::new(config, Precision::F32, ADAMW, 5, &state, &Device::Cpu).unwrap();
     let mut cpu = CpuEngine::new(config, precision, ADAMW, 5, &state).unwrap();
     let engines: [&mut dyn Engine; 2] = [&mut composed, &mut cpu];
     let batches = [batch(config, seed, rows, cols), batch(config, seed + 1, rows.div_ceil(2), cols)];
     let [theirs, ours] = engines.map(|engine| {
         let eval = engine.eval(&batches[0]).unwrap() / (rows * cols) as f64;
         // Two batches gather gradients.
-        [eval, engine.loss_and_grads(&batches[0], 3).unwrap(), engine.loss_and_grads(&batches[1], 4).unwrap()]
+        [
+            eval,
+            engine.forward_backward(&batches[0], 3).unwrap().read().unwrap(),
+            engine.forward_backward(&batches[1], 4).unwrap().read().unwrap(),
+        ]
     });
     for (ours, theirs) in ours.iter().zip(theirs) {
         assert!((ours - theirs).abs() < of_loss * theirs.max(1.0), "{ours} {theirs}: {config:?} {rows} x {cols}");
     }
     assert_close("gradient", config, &cpu.gradients(), &composed.gradients().unwrap(), of_tensor);
-    let norms = [composed.apply(1e-3, 1.0).unwrap(), cpu.apply(1e-3, 1.0).unwrap()];
+    let norms = [
+        composed.optimizer_step(1e-3, 1.0).unwrap().read().unwrap(),
+        cpu.optimizer_step(1e-3, 1.0).unwrap().read().unwrap(),
+    ];
     assert!((norms[0] - norms[1]).abs() < of_norm * norms[0], "{norms:?}");
-    let (theirs, ours) = (composed.export().unwrap(), cpu.export().unwrap());
+    let (theirs, ours) = (composed.state_dict().unwrap(), cpu.state_dict().unwrap());
     assert_close("m", config, &ours.m, &theirs.m, of_tensor);
     assert_close("v", config, &ours.v, &theirs.v, 2.0 * of_tensor);
 }
@@ -147,9 +154,9 @@ fn neither_threads_nor_sequences_at_a_time_show_in_the_bits() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut engine = CpuEngine::new(&config, precision, ADAMW, 5, &state).unwrap();
-                let loss = engine.loss_and_grads(&batch, 3).unwrap();
-                engine.apply(1e-3, 1.0).unwrap();
-                (loss, engine.export().unwrap())
+                let loss = engine.forward_backward(&batch, 3).unwrap().read().unwrap();
+                engine.optimizer_step(1e-3, 1.0).unwrap().read().unwrap();
+                (loss, engine.state_dict().unwrap())
             })
         };
         let expected = updated(1);

@@ -6,10 +6,10 @@ use std::process::Command;
 
 use candle_core::Device;
 use tinygpt_model::{Activation, GptConfig, Precision, init_params, param_specs};
-use tinygpt_sampler::{Stream, philox_at};
+use tinygpt_sampler::{RngDomain, philox_at};
 use tinygpt_trainer::{
     TrainError,
-    engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState},
+    engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine},
 };
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
@@ -46,7 +46,7 @@ trait Tested: Engine + Sized {
     fn gradients(&self) -> Vec<Vec<f32>>;
 }
 
-impl Tested for ComposedEngine {
+impl Tested for TensorEngine {
     fn open(config: &GptConfig, adamw: AdamW, seed: u64, state: &EngineState) -> Self {
         Self::new(config, Precision::F32, adamw, seed, state, &Device::Cpu).unwrap()
     }
@@ -70,7 +70,7 @@ impl Tested for CpuEngine {
 macro_rules! for_each_engine {
     ($($test:ident),* $(,)?) => {
         mod composed {
-            $(#[test] fn $test() { super::$test::<super::ComposedEngine>() })*
+            $(#[test] fn $test() { super::$test::<super::TensorEngine>() })*
         }
         mod cpu {
             $(#[test] fn $test() { super::$test::<super::CpuEngine>() })*
@@ -107,7 +107,7 @@ fn engine<E: Tested>(config: &GptConfig, seed: u64, state: &EngineState) -> E {
 /// A batch of random tokens, the `n`th of its kind.
 fn batch(config: &GptConfig, n: u64, rows: usize, cols: usize) -> Batch {
     let token = |place: u32| {
-        let token = |i: usize| philox_at(n, Stream::Noise, i as u64, place)[0] % config.vocab_size as u32;
+        let token = |i: usize| philox_at(n, RngDomain::Noise, i as u64, place)[0] % config.vocab_size as u32;
         (0..rows * cols).map(token).collect()
     };
     Batch { ids: token(0), targets: token(1), rows, cols }
@@ -116,7 +116,10 @@ fn batch(config: &GptConfig, n: u64, rows: usize, cols: usize) -> Batch {
 /// One update from one batch: loss and norm.
 fn update(engine: &mut dyn Engine, n: u64) -> (f64, f64) {
     let batch = batch(engine.config(), n, 4, 16);
-    (engine.loss_and_grads(&batch, n).unwrap(), engine.apply(LR, CLIP).unwrap())
+    (
+        engine.forward_backward(&batch, n).unwrap().read().unwrap(),
+        engine.optimizer_step(LR, CLIP).unwrap().read().unwrap(),
+    )
 }
 
 fn bits(tensors: &[Vec<f32>]) -> Vec<u32> {
@@ -140,41 +143,41 @@ fn an_imported_state_goes_on_bit_for_bit_as_if_uninterrupted<E: Tested>() {
     for n in 0..3 {
         update(&mut whole, n);
     }
-    let state = whole.export().unwrap();
+    let state = whole.state_dict().unwrap();
     assert_eq!(state.updates, 3);
     // Into an engine that starts from it, and into one that has trained something else before.
     let mut fresh = engine::<E>(&config, 5, &state);
     let mut used = engine::<E>(&config, 5, &initial(&config, 2));
     update(&mut used, 9);
-    used.loss_and_grads(&batch(&config, 8, 2, 16), 8).unwrap();
-    used.import(&state).unwrap();
-    assert_same_bits("imported", &config, &used.export().unwrap(), &state);
+    used.forward_backward(&batch(&config, 8, 2, 16), 8).unwrap().read().unwrap();
+    used.load_state_dict(&state).unwrap();
+    assert_same_bits("imported", &config, &used.state_dict().unwrap(), &state);
     for n in 3..7 {
         let expected = update(&mut whole, n);
         assert_eq!(update(&mut fresh, n), expected, "update {n}");
         assert_eq!(update(&mut used, n), expected, "update {n}");
     }
-    let end = whole.export().unwrap();
-    assert_same_bits("fresh", &config, &fresh.export().unwrap(), &end);
-    assert_same_bits("used", &config, &used.export().unwrap(), &end);
+    let end = whole.state_dict().unwrap();
+    assert_same_bits("fresh", &config, &fresh.state_dict().unwrap(), &end);
+    assert_same_bits("used", &config, &used.state_dict().unwrap(), &end);
 }
 
 fn an_exported_state_is_a_copy<E: Tested>() {
     let config = config(0.0);
     let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     update(&mut engine, 0);
-    let state = engine.export().unwrap();
+    let state = engine.state_dict().unwrap();
     let kept = state.clone();
     update(&mut engine, 1);
     assert_eq!(state, kept);
-    assert_ne!(engine.export().unwrap().params, kept.params);
+    assert_ne!(engine.state_dict().unwrap().params, kept.params);
 }
 
 fn a_state_of_another_shape_is_refused_and_nothing_changes<E: Tested>() {
     let config = config(0.0);
     let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     update(&mut engine, 0);
-    let before = engine.export().unwrap();
+    let before = engine.state_dict().unwrap();
     for spoil in [
         (|s: &mut EngineState| drop(s.params.pop())) as fn(&mut EngineState),
         |s| drop(s.m.pop()),
@@ -183,8 +186,8 @@ fn a_state_of_another_shape_is_refused_and_nothing_changes<E: Tested>() {
     ] {
         let mut bad = before.clone();
         spoil(&mut bad);
-        assert!(engine.import(&bad).is_err());
-        assert_same_bits("after a refused import", &config, &engine.export().unwrap(), &before);
+        assert!(engine.load_state_dict(&bad).is_err());
+        assert_same_bits("after a refused import", &config, &engine.state_dict().unwrap(), &before);
     }
 }
 
@@ -204,16 +207,19 @@ fn two_half_batches_accumulate_to_the_full_one<E: Tested>() {
             E::open(&config, adamw, 5, &initial(&config, 1))
         };
         let (mut one, mut two) = (build(), build());
-        let loss = one.loss_and_grads(&full, 0).unwrap();
-        let first = two.loss_and_grads(&half(0..3), 0).unwrap();
-        let second = two.loss_and_grads(&half(3..6), 1).unwrap();
+        let loss = one.forward_backward(&full, 0).unwrap().read().unwrap();
+        let first = two.forward_backward(&half(0..3), 0).unwrap().read().unwrap();
+        let second = two.forward_backward(&half(3..6), 1).unwrap().read().unwrap();
         assert_ne!(first, second);
         assert!((loss - (first + second) / 2.0).abs() < 1e-5);
-        let (one_norm, two_norm) = (one.apply(LR, clip).unwrap(), two.apply(LR, clip).unwrap());
+        let (one_norm, two_norm) = (
+            one.optimizer_step(LR, clip).unwrap().read().unwrap(),
+            two.optimizer_step(LR, clip).unwrap().read().unwrap(),
+        );
         assert!((one_norm / two_norm - 1.0).abs() < 1e-5, "{one_norm} {two_norm}");
         assert!(one_norm > 0.3, "clipping must be active: {one_norm}");
 
-        let (one, two) = (one.export().unwrap(), two.export().unwrap());
+        let (one, two) = (one.state_dict().unwrap(), two.state_dict().unwrap());
         for ((spec, a), b) in param_specs(&config).iter().zip(&one.m).zip(&two.m) {
             let largest = a.iter().fold(0.0f32, |l, x| l.max(x.abs()));
             let off = a.iter().zip(b).fold(0.0f32, |l, (a, b)| l.max((a - b).abs()));
@@ -227,9 +233,9 @@ fn gradients_do_not_survive_an_update<E: Tested>() {
     let config = config(0.0);
     let mut used = engine::<E>(&config, 5, &initial(&config, 1));
     update(&mut used, 0);
-    let mut fresh = engine::<E>(&config, 5, &used.export().unwrap());
+    let mut fresh = engine::<E>(&config, 5, &used.state_dict().unwrap());
     for engine in [&mut used, &mut fresh] {
-        engine.loss_and_grads(&batch(&config, 1, 4, 16), 1).unwrap();
+        engine.forward_backward(&batch(&config, 1, 4, 16), 1).unwrap().read().unwrap();
     }
     assert_eq!(bits(&used.gradients()), bits(&fresh.gradients()));
 }
@@ -243,9 +249,9 @@ fn clipping_scales_the_gradient_to_the_limit_and_reports_the_norm_before<E: Test
     let norm = |tensors: &[Vec<f32>]| tensors.iter().flatten().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     let after = |clip: f64| {
         let mut engine = build();
-        engine.loss_and_grads(&batch(&config, 0, 4, 16), 0).unwrap();
-        let reported = engine.apply(LR, clip).unwrap();
-        (reported, norm(&engine.export().unwrap().m))
+        engine.forward_backward(&batch(&config, 0, 4, 16), 0).unwrap().read().unwrap();
+        let reported = engine.optimizer_step(LR, clip).unwrap().read().unwrap();
+        (reported, norm(&engine.state_dict().unwrap().m))
     };
     let (reported, unclipped) = after(0.0);
     assert!((reported / unclipped - 1.0).abs() < 1e-5);
@@ -260,9 +266,9 @@ fn a_learning_rate_of_zero_changes_the_moments_alone<E: Tested>() {
     let config = config(0.0);
     let start = initial(&config, 1);
     let mut engine = engine::<E>(&config, 5, &start);
-    engine.loss_and_grads(&batch(&config, 0, 4, 16), 0).unwrap();
-    engine.apply(0.0, CLIP).unwrap();
-    let end = engine.export().unwrap();
+    engine.forward_backward(&batch(&config, 0, 4, 16), 0).unwrap().read().unwrap();
+    engine.optimizer_step(0.0, CLIP).unwrap().read().unwrap();
+    let end = engine.state_dict().unwrap();
     assert_eq!(bits(&end.params), bits(&start.params));
     assert_ne!(end.m, start.m);
     assert_eq!(end.updates, 1);
@@ -274,8 +280,8 @@ fn some_updates_on_one_batch_lower_its_loss<E: Tested>() {
     let batch = batch(&config, 0, 4, 16);
     let before = engine.eval(&batch).unwrap();
     for n in 0..20 {
-        engine.loss_and_grads(&batch, n).unwrap();
-        engine.apply(1e-2, CLIP).unwrap();
+        engine.forward_backward(&batch, n).unwrap().read().unwrap();
+        engine.optimizer_step(1e-2, CLIP).unwrap().read().unwrap();
     }
     let after = engine.eval(&batch).unwrap();
     assert!(after < 0.7 * before, "{before} to {after}");
@@ -290,7 +296,7 @@ fn dropout_differs_by_draw_and_by_seed_and_repeats<E: Tested>() {
     let batch = batch(&config, 0, 4, 16);
     let run = |seed: u64, draw: u64| {
         let mut engine = engine::<E>(&config, seed, &initial(&config, 1));
-        let loss = engine.loss_and_grads(&batch, draw).unwrap();
+        let loss = engine.forward_backward(&batch, draw).unwrap().read().unwrap();
         (loss, bits(&engine.gradients()))
     };
     let base = run(5, 0);
@@ -307,7 +313,7 @@ fn every_row_has_masks_of_its_own<E: Tested>() {
     let row = batch(&config, 0, 1, 16);
     let loss = |rows: usize| {
         let batch = Batch { ids: row.ids.repeat(rows), targets: row.targets.repeat(rows), rows, cols: 16 };
-        engine::<E>(&config, 5, &initial(&config, 1)).loss_and_grads(&batch, 0).unwrap()
+        engine::<E>(&config, 5, &initial(&config, 1)).forward_backward(&batch, 0).unwrap().read().unwrap()
     };
     let losses = [1, 2, 4, 8].map(loss);
     for (i, a) in losses.iter().enumerate() {
@@ -326,20 +332,20 @@ fn evaluation_is_without_dropout_and_leaves_gradients_alone<E: Tested>() {
     let reference = plain.eval(&batch).unwrap();
     assert_eq!(dropping.eval(&batch).unwrap(), reference);
     // The sum over tokens, where training gives the mean.
-    assert!((plain.loss_and_grads(&batch, 0).unwrap() - reference / 64.0).abs() < 1e-5);
+    assert!((plain.forward_backward(&batch, 0).unwrap().read().unwrap() - reference / 64.0).abs() < 1e-5);
 
-    dropping.loss_and_grads(&batch, 0).unwrap();
+    dropping.forward_backward(&batch, 0).unwrap().read().unwrap();
     let gradients = bits(&dropping.gradients());
     assert_eq!(dropping.eval(&batch).unwrap(), reference);
     assert_eq!(bits(&dropping.gradients()), gradients);
     // An evaluation between two updates changes nothing, and sees each update.
     let mut other = engine::<E>(&with, 5, &state);
-    other.loss_and_grads(&batch, 0).unwrap();
+    other.forward_backward(&batch, 0).unwrap().read().unwrap();
     for engine in [&mut dropping, &mut other] {
-        engine.apply(LR, CLIP).unwrap();
+        engine.optimizer_step(LR, CLIP).unwrap().read().unwrap();
     }
-    let end = other.export().unwrap();
-    assert_same_bits("with evaluations", &with, &dropping.export().unwrap(), &end);
+    let end = other.state_dict().unwrap();
+    assert_same_bits("with evaluations", &with, &dropping.state_dict().unwrap(), &end);
     let evaluated = dropping.eval(&batch).unwrap();
     assert_ne!(evaluated, reference);
     assert_eq!(evaluated, engine::<E>(&with, 7, &end).eval(&batch).unwrap());
@@ -351,8 +357,8 @@ fn windows_shorter_than_the_context_train_and_evaluate<E: Tested>() {
     for (n, (rows, cols)) in [(1, 1), (3, 7), (1, 16)].into_iter().enumerate() {
         let batch = batch(&config, n as u64, rows, cols);
         assert!(engine.eval(&batch).unwrap().is_finite());
-        assert!(engine.loss_and_grads(&batch, n as u64).unwrap().is_finite());
-        assert!(engine.apply(LR, CLIP).unwrap() > 0.0);
+        assert!(engine.forward_backward(&batch, n as u64).unwrap().read().unwrap().is_finite());
+        assert!(engine.optimizer_step(LR, CLIP).unwrap().read().unwrap() > 0.0);
     }
 }
 
@@ -367,13 +373,14 @@ fn five_updates<E: Tested>() -> Vec<u64> {
     let mut all = Vec::new();
     for n in 0..5 {
         for half in 0..2 {
-            let loss = engine.loss_and_grads(&batch(&config, 2 * n + half, 20, 32), 2 * n + half).unwrap();
+            let loss =
+                engine.forward_backward(&batch(&config, 2 * n + half, 20, 32), 2 * n + half).unwrap().read().unwrap();
             all.push(loss.to_bits());
         }
-        all.push(engine.apply(LR, CLIP).unwrap().to_bits());
+        all.push(engine.optimizer_step(LR, CLIP).unwrap().read().unwrap().to_bits());
     }
     all.push(engine.eval(&batch(&config, 99, 6, 32)).unwrap().to_bits());
-    let EngineState { params, m, v, updates, .. } = engine.export().unwrap();
+    let EngineState { params, m, v, updates, .. } = engine.state_dict().unwrap();
     assert_eq!(updates, 5);
     all.extend([params, m, v].iter().flat_map(|t| bits(t)).map(u64::from));
     all
@@ -399,7 +406,7 @@ fn a_single_parameter_that_is_no_number_shows_in_the_loss<E: Tested>() {
     let mut batch = batch(&config, 0, 4, 16);
     batch.ids.iter_mut().chain(&mut batch.targets).for_each(|id| *id %= 28);
     assert!(engine.eval(&batch).unwrap().is_nan());
-    assert!(engine.loss_and_grads(&batch, 0).unwrap().is_nan());
+    assert!(engine.forward_backward(&batch, 0).unwrap().read().unwrap().is_nan());
 }
 
 #[test]
@@ -407,18 +414,14 @@ fn a_batch_of_no_windows_is_an_error_and_no_panic_on_the_cpu() {
     let config = config(0.0);
     let mut engine = engine::<CpuEngine>(&config, 5, &initial(&config, 1));
     let empty = Batch { ids: vec![], targets: vec![], rows: 0, cols: 16 };
-    assert!(engine.loss_and_grads(&empty, 0).is_err() && engine.eval(&empty).is_err());
+    assert!(engine.forward_backward(&empty, 0).is_err() && engine.eval(&empty).is_err());
 }
 
 #[test]
 #[ignore = "run by updates_have_the_same_bits_on_one_and_on_two_threads, in processes of its own"]
 #[expect(clippy::print_stdout, reason = "how the other process gets the result")]
 fn print_digest() {
-    println!(
-        "\ndigest {:016x} {:016x}",
-        digest(&five_updates::<ComposedEngine>()),
-        digest(&five_updates::<CpuEngine>())
-    );
+    println!("\ndigest {:016x} {:016x}", digest(&five_updates::<TensorEngine>()), digest(&five_updates::<CpuEngine>()));
 }
 
 /// The numbers of threads come from the environment, so each choice is a process of its own. The program gives rayon
@@ -462,7 +465,7 @@ fn a_parameter_without_a_gradient_is_an_error_that_names_it<E: Tested>() {
         ("transformer.h.0.attn.c_proj.weight", "transformer.h.0.ln_1.weight"),
     ] {
         let mut engine = engine::<E>(&config, 5, &with(&config, zero, 0.0));
-        let error = engine.loss_and_grads(&batch(&config, 0, 4, 16), 0).unwrap_err();
+        let error = engine.forward_backward(&batch(&config, 0, 4, 16), 0).unwrap_err();
         assert!(matches!(&error, TrainError::DeadGradient { name, .. } if name == dead), "{error}");
         assert!(error.to_string().contains(dead), "{error}");
     }
@@ -472,8 +475,8 @@ fn an_imported_state_is_checked_again<E: Tested>() {
     let config = config(0.0);
     let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
     update(&mut engine, 0);
-    engine.import(&with(&config, "transformer.h.1.mlp.c_proj.weight", 0.0)).unwrap();
-    let error = engine.loss_and_grads(&batch(&config, 1, 4, 16), 1).unwrap_err();
+    engine.load_state_dict(&with(&config, "transformer.h.1.mlp.c_proj.weight", 0.0)).unwrap();
+    let error = engine.forward_backward(&batch(&config, 1, 4, 16), 1).unwrap_err();
     assert!(matches!(error, TrainError::DeadGradient { .. }), "{error}");
 }
 
@@ -483,10 +486,10 @@ fn parameters_that_are_not_numbers_give_a_loss_that_is_none_and_no_panic<E: Test
         for name in ["transformer.wte.weight", "transformer.h.0.mlp.c_fc.weight", "transformer.ln_f.weight"] {
             let mut engine = engine::<E>(&config, 5, &with(&config, name, bad));
             let batch = batch(&config, 0, 4, 16);
-            assert!(!engine.loss_and_grads(&batch, 0).unwrap().is_finite(), "{name} = {bad}");
+            assert!(!engine.forward_backward(&batch, 0).unwrap().read().unwrap().is_finite(), "{name} = {bad}");
             assert!(!engine.eval(&batch).unwrap().is_finite(), "{name} = {bad}");
-            assert!(!engine.apply(LR, CLIP).unwrap().is_finite(), "{name} = {bad}");
-            assert!(engine.export().is_ok());
+            assert!(!engine.optimizer_step(LR, CLIP).unwrap().read().unwrap().is_finite(), "{name} = {bad}");
+            assert!(engine.state_dict().is_ok());
         }
     }
 }
@@ -500,10 +503,10 @@ fn tokens_outside_the_vocabulary_are_an_error_and_no_panic<E: Tested>() {
     targets.targets[3] = 29;
     long.rows = 2;
     for bad in [ids, targets, long] {
-        assert!(engine.loss_and_grads(&bad, 0).is_err());
+        assert!(engine.forward_backward(&bad, 0).is_err());
         assert!(engine.eval(&bad).is_err());
     }
-    assert!(engine.loss_and_grads(&good, 0).unwrap().is_finite());
+    assert!(engine.forward_backward(&good, 0).unwrap().read().unwrap().is_finite());
 }
 
 fn a_batch_that_fails_leaves_no_gradients_behind<E: Tested>() {
@@ -512,7 +515,7 @@ fn a_batch_that_fails_leaves_no_gradients_behind<E: Tested>() {
         let mut engine = engine::<E>(&config, 5, &initial(&config, 1));
         let mut bad = batch(&config, 0, 2, 16);
         bad.targets[place] = 29;
-        assert!(engine.loss_and_grads(&bad, 0).is_err());
+        assert!(engine.forward_backward(&bad, 0).is_err());
         assert!(engine.gradients().iter().flatten().all(|&grad| grad == 0.0), "token {place}");
     }
 }

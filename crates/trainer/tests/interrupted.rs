@@ -12,7 +12,7 @@ use common::{Prepared, assert_same_weights, prepare};
 use tinygpt_model::Precision;
 use tinygpt_trainer::{
     engine::{AdamW, CpuEngine},
-    train::{Ending, Event, Outcome, Trainer},
+    train::{Event, Outcome, StopReason, Trainer},
 };
 
 /// Trains, or goes on, until the end or until `interrupt` says so; after an event, so that what comes next is cut short.
@@ -27,10 +27,10 @@ fn train(folder: &Path, resume: bool, interrupt: fn(&Event<'_>) -> bool) -> Outc
 fn same_after(interrupt: fn(&Event<'_>) -> bool) {
     let dir = tempfile::tempdir().unwrap();
     let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
-    assert_eq!(train(&whole, false, |_| false).ending, Ending::MaxSteps);
-    assert_eq!(train(&parts, false, interrupt).ending, Ending::Interrupted);
+    assert_eq!(train(&whole, false, |_| false).ending, StopReason::MaxSteps);
+    assert_eq!(train(&parts, false, interrupt).ending, StopReason::Interrupted);
     let resumed = train(&parts, true, |_| false);
-    assert_eq!(resumed.ending, Ending::MaxSteps);
+    assert_eq!(resumed.ending, StopReason::MaxSteps);
     assert_same_weights(&whole, &parts);
     let evaluated = |run: &Path| -> Vec<String> {
         let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();

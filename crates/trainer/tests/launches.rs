@@ -3,7 +3,7 @@
 
 use candle_core::Device;
 use tinygpt_model::{Activation, GptConfig, Precision, init_params, ops::take_launches};
-use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, Engine, EngineState, Figure};
+use tinygpt_trainer::engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, TensorEngine};
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
 
@@ -25,12 +25,12 @@ fn launches(n_layer: usize, precision: Precision) -> (usize, usize) {
     let batch = Batch { targets: ids.clone(), ids, rows: 1, cols: 8 };
     // Launches are counted by thread.
     rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| {
-        let mut engine = ComposedEngine::new(&config, precision, ADAMW, 5, &state, &Device::Cpu).unwrap();
+        let mut engine = TensorEngine::new(&config, precision, ADAMW, 5, &state, &Device::Cpu).unwrap();
         take_launches();
-        let loss = engine.accumulate(&batch, 0).unwrap();
+        let loss = engine.forward_backward(&batch, 0).unwrap();
         let of_batch = take_launches();
-        let norm = engine.update(1e-3, 1.0).unwrap();
-        assert!(matches!((loss, norm), (Figure::OnDevice(_), Figure::OnDevice(_))));
+        let norm = engine.optimizer_step(1e-3, 1.0).unwrap();
+        assert!(matches!((loss, norm), (DeferredScalar::OnDevice(_), DeferredScalar::OnDevice(_))));
         (of_batch, take_launches())
     })
 }

@@ -4,7 +4,7 @@
 
 use candle_core::Device;
 use tinygpt_model::{Activation, GptConfig, Precision, init_params};
-use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, Engine, EngineState};
+use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, TensorEngine};
 
 fn resident_mib() -> f64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -28,13 +28,13 @@ fn memory_does_not_grow_with_updates() {
     };
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let state = EngineState::fresh(init_params(&config, 1));
-    let mut engine = ComposedEngine::new(&config, Precision::F32, adamw, 1, &state, &Device::Cpu).unwrap();
+    let mut engine = TensorEngine::new(&config, Precision::F32, adamw, 1, &state, &Device::Cpu).unwrap();
     let ids: Vec<u32> = (0..8 * 64).map(|i| i * 7 % 32).collect();
     let batch = Batch { targets: ids.clone(), ids, rows: 8, cols: 64 };
     let mut update = |n: u64| {
         for draw in 0..n {
-            engine.loss_and_grads(&batch, draw).unwrap();
-            engine.apply(1e-3, 1.0).unwrap();
+            engine.forward_backward(&batch, draw).unwrap().read().unwrap();
+            engine.optimizer_step(1e-3, 1.0).unwrap().read().unwrap();
         }
         resident_mib()
     };

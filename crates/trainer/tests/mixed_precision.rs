@@ -3,8 +3,8 @@
 
 use candle_core::Device;
 use tinygpt_model::{Activation, GptConfig, Precision, init_params, param_specs};
-use tinygpt_sampler::{Stream, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, Engine, EngineState, LossScaling};
+use tinygpt_sampler::{RngDomain, philox_at};
+use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, LossScaling, TensorEngine};
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
 
@@ -21,18 +21,18 @@ fn config() -> GptConfig {
     }
 }
 
-fn engine(precision: Precision, state: &EngineState) -> ComposedEngine {
-    ComposedEngine::new(&config(), precision, ADAMW, 5, state, &Device::Cpu).unwrap()
+fn engine(precision: Precision, state: &EngineState) -> TensorEngine {
+    TensorEngine::new(&config(), precision, ADAMW, 5, state, &Device::Cpu).unwrap()
 }
 
 fn fresh() -> EngineState {
     EngineState::fresh(init_params(&config(), 1))
 }
 
-/// Windows of counting with some noise, so that there is something to learn.
+/// BatchRef of counting with some noise, so that there is something to learn.
 fn batch(n: u64) -> Batch {
     let (rows, cols, v) = (8, 16, config().vocab_size as u32);
-    let word = |i: usize| philox_at(n, Stream::Noise, i as u64, 0);
+    let word = |i: usize| philox_at(n, RngDomain::Noise, i as u64, 0);
     let token = |i: usize, ahead: usize| {
         let [start, noise, other, _] = [word(i / cols)[0], word(i + ahead + 1000)[1], word(i + ahead + 1000)[2], 0];
         if noise % 8 == 0 { other % v } else { (start + (i % cols + ahead) as u32 * 3) % v }
@@ -48,8 +48,8 @@ fn the_losses_of_training_are_those_of_f32_within_a_hundredth() {
         let mut engine = engine(precision, &fresh());
         (0..60)
             .map(|n| {
-                let loss = engine.loss_and_grads(&batch(n), n).unwrap();
-                engine.apply(3e-3, 1.0).unwrap();
+                let loss = engine.forward_backward(&batch(n), n).unwrap().read().unwrap();
+                engine.optimizer_step(3e-3, 1.0).unwrap().read().unwrap();
                 loss
             })
             .collect()
@@ -70,7 +70,7 @@ fn the_losses_of_training_are_those_of_f32_within_a_hundredth() {
 fn gradients_are_those_of_f32_within_what_the_operands_round() {
     let gradients = |precision| {
         let mut engine = engine(precision, &fresh());
-        engine.loss_and_grads(&batch(0), 0).unwrap();
+        engine.forward_backward(&batch(0), 0).unwrap().read().unwrap();
         engine.gradients().unwrap()
     };
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
@@ -94,9 +94,9 @@ fn scaled(scale: f32, good: u64) -> EngineState {
 fn an_update_whose_gradients_overflow_is_skipped_and_the_scale_halved() {
     let start = scaled(f32::MAX / 4.0, 7);
     let mut f16 = engine(Precision::F16, &start);
-    assert!(f16.loss_and_grads(&batch(0), 0).unwrap().is_finite());
-    assert_eq!(f16.apply(3e-3, 1.0).unwrap(), 0.0);
-    let skipped = f16.export().unwrap();
+    assert!(f16.forward_backward(&batch(0), 0).unwrap().read().unwrap().is_finite());
+    assert_eq!(f16.optimizer_step(3e-3, 1.0).unwrap().read().unwrap(), 0.0);
+    let skipped = f16.state_dict().unwrap();
     assert_eq!((&skipped.params, &skipped.m, &skipped.v), (&start.params, &start.m, &start.v));
     let scaling = LossScaling { scale: f32::MAX / 8.0, good: 0, skipped: 1 };
     assert_eq!((skipped.updates, skipped.loss_scaling), (1, Some(scaling)));
@@ -104,10 +104,10 @@ fn an_update_whose_gradients_overflow_is_skipped_and_the_scale_halved() {
     // A skipped update leaves no trace: the next one is as if it were the first.
     let state = EngineState { loss_scaling: Some(LossScaling { scale: 1024.0, ..scaling }), ..skipped };
     let (mut after, mut first) = (engine(Precision::F16, &state), engine(Precision::F16, &scaled(1024.0, 0)));
-    let update = |engine: &mut ComposedEngine| {
-        engine.loss_and_grads(&batch(1), 1).unwrap();
-        engine.apply(3e-3, 1.0).unwrap();
-        engine.export().unwrap()
+    let update = |engine: &mut TensorEngine| {
+        engine.forward_backward(&batch(1), 1).unwrap().read().unwrap();
+        engine.optimizer_step(3e-3, 1.0).unwrap().read().unwrap();
+        engine.state_dict().unwrap()
     };
     let (after, first) = (update(&mut after), update(&mut first));
     assert_eq!((after.params == first.params, after.m == first.m, after.v == first.v), (true, true, true));
@@ -118,9 +118,9 @@ fn an_update_whose_gradients_overflow_is_skipped_and_the_scale_halved() {
 fn the_scale_doubles_after_two_thousand_good_updates() {
     for (good, expected) in [(1998, (1024.0, 1999)), (1999, (2048.0, 0))] {
         let mut f16 = engine(Precision::F16, &scaled(1024.0, good));
-        f16.loss_and_grads(&batch(0), 0).unwrap();
-        assert!(f16.apply(3e-3, 1.0).unwrap() > 0.0);
-        let scaling = f16.export().unwrap().loss_scaling.unwrap();
+        f16.forward_backward(&batch(0), 0).unwrap().read().unwrap();
+        assert!(f16.optimizer_step(3e-3, 1.0).unwrap().read().unwrap() > 0.0);
+        let scaling = f16.state_dict().unwrap().loss_scaling.unwrap();
         assert_eq!((scaling.scale, scaling.good, scaling.skipped), (expected.0, expected.1, 0));
     }
 }
@@ -130,9 +130,9 @@ fn the_scale_doubles_after_two_thousand_good_updates() {
 fn the_scale_cancels_out() {
     let updated = |precision, state: EngineState| {
         let mut engine = engine(precision, &state);
-        engine.loss_and_grads(&batch(0), 0).unwrap();
-        let norm = engine.apply(3e-3, 0.1).unwrap();
-        (norm, engine.export().unwrap())
+        engine.forward_backward(&batch(0), 0).unwrap().read().unwrap();
+        let norm = engine.optimizer_step(3e-3, 0.1).unwrap().read().unwrap();
+        (norm, engine.state_dict().unwrap())
     };
     let (norm, by_1024) = updated(Precision::F16, scaled(1024.0, 0));
     let (other_norm, by_4096) = updated(Precision::F16, scaled(4096.0, 0));
@@ -153,24 +153,27 @@ fn gradients_that_are_no_numbers_at_a_scale_of_one_are_reported() {
         }
     }
     let mut f16 = engine(Precision::F16, &state);
-    f16.loss_and_grads(&batch(0), 0).unwrap();
-    assert!(!f16.apply(3e-3, 1.0).unwrap().is_finite());
+    f16.forward_backward(&batch(0), 0).unwrap().read().unwrap();
+    assert!(!f16.optimizer_step(3e-3, 1.0).unwrap().read().unwrap().is_finite());
 }
 
 #[test]
 fn an_imported_state_goes_on_bit_for_bit_with_its_scale() {
     for (precision, start) in [(Precision::Bf16, fresh()), (Precision::F16, scaled(f32::MAX / 4.0, 0))] {
         let mut whole = engine(precision, &start);
-        let update = |engine: &mut ComposedEngine, n: u64| {
-            (engine.loss_and_grads(&batch(n), n).unwrap(), engine.apply(3e-3, 1.0).unwrap())
+        let update = |engine: &mut TensorEngine, n: u64| {
+            (
+                engine.forward_backward(&batch(n), n).unwrap().read().unwrap(),
+                engine.optimizer_step(3e-3, 1.0).unwrap().read().unwrap(),
+            )
         };
         for n in 0..3 {
             update(&mut whole, n);
         }
-        let mut resumed = engine(precision, &whole.export().unwrap());
+        let mut resumed = engine(precision, &whole.state_dict().unwrap());
         for n in 3..6 {
             assert_eq!(update(&mut whole, n), update(&mut resumed, n), "{precision:?}");
         }
-        assert!(whole.export().unwrap() == resumed.export().unwrap(), "{precision:?}");
+        assert!(whole.state_dict().unwrap() == resumed.state_dict().unwrap(), "{precision:?}");
     }
 }

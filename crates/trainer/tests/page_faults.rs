@@ -33,8 +33,8 @@ fn the_steady_state_has_no_page_faults() {
         let mut engine = CpuEngine::new(&config, precision, adamw, 1, &state).unwrap();
         let mut update = |n: u64| {
             for draw in 0..n {
-                engine.loss_and_grads(&batch, draw).unwrap();
-                engine.apply(1e-3, 1.0).unwrap();
+                engine.forward_backward(&batch, draw).unwrap().read().unwrap();
+                engine.optimizer_step(1e-3, 1.0).unwrap().read().unwrap();
             }
             page_faults()
         };

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tinygpt_model::{Gpt, GptConfig, Precision, param_specs, params};
 use tinygpt_trainer::{
     config::TrainConfig,
-    engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState},
+    engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine},
     schedule::learning_rate,
 };
 
@@ -172,31 +172,32 @@ fn check_engine(label: &str, path: &str, build: Build<'_>) {
     // The gradients: with beta1 = 0 the first moment after an update is the gradient itself, in parameter order.
     let plain = AdamW { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.0 };
     let engine: &mut dyn Engine = &mut *build(config, plain, &fixture.start());
-    let loss = engine.loss_and_grads(&batches[0], 0).unwrap();
+    let loss = engine.forward_backward(&batches[0], 0).unwrap().read().unwrap();
     report.add_loss("loss", loss, tensors["loss"][0]);
     let tokens = (batches[0].rows * batches[0].cols) as f64;
     report.add_loss("eval", engine.eval(&batches[0]).unwrap() / tokens, tensors["loss"][0]);
-    engine.apply(0.0, 0.0).unwrap();
-    report.add_params(&fixture, "grad", &engine.export().unwrap().m);
+    engine.optimizer_step(0.0, 0.0).unwrap().read().unwrap();
+    report.add_params(&fixture, "grad", &engine.state_dict().unwrap().m);
 
     // Ten updates.
     let engine: &mut dyn Engine = &mut *build(config, AdamW::from(train), &fixture.start());
     let mut norms = Vec::new();
     for (step, batch) in batches.iter().enumerate() {
-        let loss = engine.loss_and_grads(batch, step as u64).unwrap();
+        let loss = engine.forward_backward(batch, step as u64).unwrap().read().unwrap();
         report.add_loss(format!("losses[{step}]"), loss, tensors["losses"][step]);
-        norms.push(engine.apply(learning_rate(train, step as u64), train.clip).unwrap() as f32);
+        norms
+            .push(engine.optimizer_step(learning_rate(train, step as u64), train.clip).unwrap().read().unwrap() as f32);
     }
     assert!(norms.iter().any(|&n| f64::from(n) > train.clip) && norms.iter().any(|&n| f64::from(n) < train.clip));
     report.add("grad_norms", &norms, &tensors["grad_norms"]);
-    let end = engine.export().unwrap();
+    let end = engine.state_dict().unwrap();
     assert_eq!(end.updates, batches.len() as u64);
     report.add_params(&fixture, "final", &end.params);
     report.verdict(label);
 }
 
 fn composed(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
-    Box::new(ComposedEngine::new(config, Precision::F32, adamw, 0, state, &Device::Cpu).unwrap())
+    Box::new(TensorEngine::new(config, Precision::F32, adamw, 0, state, &Device::Cpu).unwrap())
 }
 
 #[test]

@@ -14,13 +14,13 @@ use common::{Prepared, assert_same_weights, prepare};
 use tinygpt_model::{GptConfig, Precision};
 use tinygpt_trainer::{
     Result, RunDir, TrainError,
-    engine::{AdamW, Batch, ComposedEngine, Engine, EngineState, Figure},
+    engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, TensorEngine},
     train::{Event, Outcome, Trainer},
 };
 
 /// A composed engine one of whose losses or norms is no number.
 struct Poisoned {
-    engine: ComposedEngine,
+    engine: TensorEngine,
     /// The batch.
     loss: Option<u64>,
     /// The update.
@@ -28,8 +28,8 @@ struct Poisoned {
     updates: u64,
 }
 
-fn not_a_number() -> Figure {
-    Figure::OnDevice(Tensor::new(f32::NAN, &Device::Cpu).unwrap())
+fn not_a_number() -> DeferredScalar {
+    DeferredScalar::OnDevice(Tensor::new(f32::NAN, &Device::Cpu).unwrap())
 }
 
 impl Engine for Poisoned {
@@ -37,13 +37,13 @@ impl Engine for Poisoned {
         self.engine.config()
     }
 
-    fn accumulate(&mut self, batch: &Batch, draw: u64) -> Result<Figure> {
-        let loss = self.engine.accumulate(batch, draw)?;
+    fn forward_backward(&mut self, batch: &Batch, draw: u64) -> Result<DeferredScalar> {
+        let loss = self.engine.forward_backward(batch, draw)?;
         Ok(if self.loss == Some(draw) { not_a_number() } else { loss })
     }
 
-    fn update(&mut self, lr: f64, clip: f64) -> Result<Figure> {
-        let norm = self.engine.update(lr, clip)?;
+    fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
+        let norm = self.engine.optimizer_step(lr, clip)?;
         self.updates += 1;
         Ok(if self.norm == Some(self.updates) { not_a_number() } else { norm })
     }
@@ -52,12 +52,12 @@ impl Engine for Poisoned {
         self.engine.eval(batch)
     }
 
-    fn export(&self) -> Result<EngineState> {
-        self.engine.export()
+    fn state_dict(&self) -> Result<EngineState> {
+        self.engine.state_dict()
     }
 
-    fn import(&mut self, state: &EngineState) -> Result<()> {
-        self.engine.import(state)
+    fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
+        self.engine.load_state_dict(state)
     }
 }
 
@@ -79,7 +79,7 @@ impl Case {
         let settings = ["train.grad_accum=2", "train.eval_batches=2", &log_every];
         let Prepared { config, data, gpt, run, state, weights } = prepare(&settings, folder, self.resume);
         let adamw = AdamW::from(&config.train);
-        let engine = ComposedEngine::new(&gpt, self.precision, adamw, 1, &weights, &Device::Cpu).unwrap();
+        let engine = TensorEngine::new(&gpt, self.precision, adamw, 1, &weights, &Device::Cpu).unwrap();
         let mut engine = Poisoned { engine, loss: self.loss, norm: self.norm, updates: state.step };
         let stop = AtomicBool::new(false);
         let trainer = Trainer { config: &config, data: &data, engine: &mut engine, run: &run, state };

@@ -51,7 +51,7 @@ pub struct BenchTrainArgs {
     /// Updates to time [default: as many as ten seconds hold, at least three].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub iters: Option<u32>,
-    /// Windows in a batch [default: the recipe's].
+    /// BatchRef in a batch [default: the recipe's].
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
     /// What the operands of the matrix products are rounded to [default: the recipe's].

@@ -15,7 +15,7 @@ use tinygpt_trainer::{
 
 use crate::{
     args::{AcceptArgs, FetchArgs, SynthArgs},
-    output::{Usage, put, put_json},
+    output::{Usage, print_json, print_stdout},
 };
 
 /// How many rejected stories are shown.
@@ -32,12 +32,12 @@ pub fn synth(args: &SynthArgs) -> anyhow::Result<()> {
     let bits_per_char = per_char / std::f64::consts::LN_2;
     let (stories, bytes) = (corpus.stories.len(), corpus.text.len());
     if args.json {
-        return put_json(&json!({
+        return print_json(&json!({
             "out": args.out, "bytes": bytes, "stories": stories, "seed": args.seed, "nats": nats,
             "nats_per_char": per_char, "bits_per_char": bits_per_char,
         }));
     }
-    Ok(put(&format!(
+    Ok(print_stdout(&format!(
         "{}: {stories} stories, {bytes} bytes\nentropy {nats:.1} nats: {per_char:.5} nats/char, {bits_per_char:.5} bits/char\n",
         args.out.display()
     ))?)
@@ -80,7 +80,7 @@ pub fn accept(args: &AcceptArgs) -> anyhow::Result<()> {
     if args.json {
         let rejected: Vec<_> =
             rejected.iter().map(|(line, at, story)| json!({ "line": line, "position": at, "story": story })).collect();
-        return put_json(&json!({
+        return print_json(&json!({
             "stories": stories, "accepted": accepted, "share": share, "nats": nats, "rejected": rejected,
         }));
     }
@@ -93,7 +93,7 @@ pub fn accept(args: &AcceptArgs) -> anyhow::Result<()> {
     if rejected.len() > SHOWN {
         report += &format!("... and {} more; --json lists all\n", rejected.len() - SHOWN);
     }
-    Ok(put(&report)?)
+    Ok(print_stdout(&report)?)
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
@@ -119,5 +119,5 @@ pub fn fetch(args: &FetchArgs) -> anyhow::Result<()> {
     let fetched = fetched?;
     let how = if fetched.downloaded { "downloaded" } else { "already there" };
     notice!("{how}, SHA-256 verified");
-    Ok(put(&format!("{}\n", fetched.path.display()))?)
+    Ok(print_stdout(&format!("{}\n", fetched.path.display()))?)
 }

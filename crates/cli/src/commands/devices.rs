@@ -4,13 +4,13 @@ use std::{fs, thread};
 
 use candle_core::Device;
 use serde::Serialize;
-use tinygpt_sampler::simd::Level;
+use tinygpt_sampler::simd::SimdLevel;
 use tinygpt_trainer::memory;
 
 use crate::{
     args::DevicesArgs,
     device,
-    output::{put, put_json},
+    output::{print_json, print_stdout},
 };
 
 const CUDA_NEEDS: &str = "an NVIDIA driver of series 580 or newer, and libcublas.so.13 and libcurand.so.10 on LD_LIBRARY_PATH; see docs/gpu.md";
@@ -65,11 +65,11 @@ struct Report {
 pub fn run(args: &DevicesArgs) -> anyhow::Result<()> {
     let (chosen, why) = device::auto();
     let report = Report { auto: device::name(&chosen), why, backends: [cpu(), cuda(), metal()] };
-    if args.json { put_json(&report) } else { Ok(put(&describe(&report))?) }
+    if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report))?) }
 }
 
 fn cpu() -> Backend {
-    let level = Level::detect();
+    let level = SimdLevel::detect();
     let processor = Processor {
         cores: thread::available_parallelism().map_or(1, usize::from),
         simd: format!("{level:?}").to_lowercase(),

@@ -17,7 +17,7 @@ use tinygpt_trainer::{
 
 use crate::{
     args::EvalArgs,
-    output::{put, put_json},
+    output::{print_json, print_stdout},
 };
 
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
@@ -36,9 +36,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     split.check("evaluated", 2)?;
     let report = evaluate(&config, params, &split, &tokenizer, args)?;
     if args.json {
-        return put_json(&json!({ "run": args.run, "data": args.data, "report": report }));
+        return print_json(&json!({ "run": args.run, "data": args.data, "report": report }));
     }
-    Ok(put(&describe(&report, args.data.is_none()))?)
+    Ok(print_stdout(&describe(&report, args.data.is_none()))?)
 }
 
 /// All tokens of a text, for its loss.
@@ -55,7 +55,7 @@ fn evaluate(
     tokenizer: &Tokenizer,
     args: &EvalArgs,
 ) -> anyhow::Result<Report> {
-    /// Windows at once; the result depends on it in the last bits only.
+    /// BatchRef at once; the result depends on it in the last bits only.
     const ROWS: usize = 16;
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
     let device = args.device.open()?;

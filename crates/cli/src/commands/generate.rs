@@ -17,7 +17,7 @@ use super::train::RUNS;
 use crate::{
     args::{GenerateArgs, ScheduleArg},
     decoder,
-    output::{Usage, put, put_json},
+    output::{Usage, print_json, print_stdout},
 };
 
 /// Tokens after the prompt where neither the flag nor the run says.
@@ -59,7 +59,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if args.json {
         let samples = batches(args, |first, rows| buffered(decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
         let seed = sampler.params().seed;
-        return put_json(&json!({ "prompt": plan.prompt_text, "seed": seed, "samples": samples }));
+        return print_json(&json!({ "prompt": plan.prompt_text, "seed": seed, "samples": samples }));
     }
     if args.num_samples == 1 {
         return streamed(decoder, &mut sampler, &tokenizer, &plan, args.first_sample);
@@ -69,7 +69,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         for sample in buffered(decoder, &mut sampler, &tokenizer, &plan, start, rows)? {
             let separator =
                 if first || args.separator.is_empty() { String::new() } else { format!("{}\n", args.separator) };
-            put(&format!("{separator}{}{}\n", plan.prompt_text, sample.text))?;
+            print_stdout(&format!("{separator}{}{}\n", plan.prompt_text, sample.text))?;
             first = false;
         }
         Ok(Vec::<()>::new())
@@ -231,14 +231,14 @@ fn streamed(
     plan: &Plan,
     first: u64,
 ) -> anyhow::Result<()> {
-    put(&plan.prompt_text)?;
+    print_stdout(&plan.prompt_text)?;
     let mut text = Text::new(tokenizer, plan)?;
     let mut failed = None;
     let request =
         Generation { prompt: &plan.prompt, first_sequence: first, rows: 1, max_new_tokens: plan.max_new_tokens };
     generate(decoder, sampler, request, |_, token| {
         let shown = text.push(token).and_then(|(piece, over)| {
-            put(&piece)?;
+            print_stdout(&piece)?;
             Ok(over)
         });
         match shown {
@@ -253,7 +253,7 @@ fn streamed(
     if let Some(e) = failed {
         return Err(e);
     }
-    Ok(put(&(text.finish()? + "\n"))?)
+    Ok(print_stdout(&(text.finish()? + "\n"))?)
 }
 
 /// Some samples side by side.

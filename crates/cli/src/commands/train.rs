@@ -8,7 +8,7 @@ use std::{
 
 use candle_core::Device;
 use serde_json::json;
-use tinygpt_model::{Generation, Window, cpu::WeightFormat, generate, init_params};
+use tinygpt_model::{ContextPolicy, Generation, cpu::WeightFormat, generate, init_params};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     Dataset, RunConfig, RunDir,
@@ -17,14 +17,14 @@ use tinygpt_trainer::{
     memory,
     run::{IfExists, LoopState},
     token_cache::default_cache_dir,
-    train::{Ending, METRICS_FILE, Outcome, Trainer, check_data},
+    train::{METRICS_FILE, Outcome, StopReason, Trainer, check_data},
 };
 
 use super::{eval::describe, generate::default_start};
 use crate::{
     args::TrainArgs,
     config_file, decoder,
-    output::{Interrupted, Usage, put, put_json},
+    output::{Interrupted, Usage, print_json, print_stdout},
     progress::{Progress, human_time},
 };
 
@@ -77,7 +77,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error.into()),
     };
-    if outcome.ending == Ending::Interrupted {
+    if outcome.ending == StopReason::Interrupted {
         let step = outcome.state.step;
         let message = format!("interrupted after step {step}; saved. Go on with: tinygpt train --resume --out {run}");
         return Err(Interrupted(message).into());
@@ -89,10 +89,10 @@ fn resumed(state: &LoopState, config: &RunConfig) -> String {
     let step = state.step;
     let finished = |key| format!(", already finished at step {step} (a larger train.{key} goes on)");
     match state.ending(&config.train) {
-        None | Some(Ending::Interrupted) => format!(", resumed after step {step}"),
-        Some(Ending::MaxSteps) => finished("max_steps"),
-        Some(Ending::MaxMinutes) => finished("max_minutes"),
-        Some(Ending::Patience) => finished("patience"),
+        None | Some(StopReason::Interrupted) => format!(", resumed after step {step}"),
+        Some(StopReason::MaxSteps) => finished("max_steps"),
+        Some(StopReason::MaxMinutes) => finished("max_minutes"),
+        Some(StopReason::Patience) => finished("patience"),
     }
 }
 
@@ -232,7 +232,7 @@ fn show_result(args: &TrainArgs, prepared: &Prepared, outcome: &Outcome, device:
     let samples = samples(prepared, device)?;
     let state = &outcome.state;
     if args.json {
-        return put_json(&json!({
+        return print_json(&json!({
             "run": prepared.run.path(),
             "ending": outcome.ending,
             "step": state.step,
@@ -249,14 +249,16 @@ fn show_result(args: &TrainArgs, prepared: &Prepared, outcome: &Outcome, device:
     }
     text += &outcome.report.as_ref().map(|report| describe(report, true)).unwrap_or_default();
     let why = match outcome.ending {
-        Ending::Patience => format!(" (no better validation loss in {} evaluations)", prepared.config.train.patience),
-        Ending::MaxMinutes => format!(" (train.max_minutes = {})", prepared.config.train.max_minutes),
-        Ending::MaxSteps | Ending::Interrupted => String::new(),
+        StopReason::Patience => {
+            format!(" (no better validation loss in {} evaluations)", prepared.config.train.patience)
+        }
+        StopReason::MaxMinutes => format!(" (train.max_minutes = {})", prepared.config.train.max_minutes),
+        StopReason::MaxSteps | StopReason::Interrupted => String::new(),
     };
     let best = state.best.map(|best| format!(", best at step {}", best.step)).unwrap_or_default();
     text += &format!("{} steps in {}{best}{why}\n", state.step, human_time(state.seconds));
     text += &format!("{}\n", prepared.run.path().display());
-    Ok(put(&text)?)
+    Ok(print_stdout(&text)?)
 }
 
 /// A few samples of the best model at temperature 1: whole stories for the built-in corpus.
@@ -267,7 +269,7 @@ fn samples(prepared: &Prepared, device: &Device) -> anyhow::Result<Vec<String>> 
     let (gpt, weights) = run.model().map()?;
     let stories = config.data.corpus == BUILTIN_CORPUS;
     let prompt = default_start(&data.tokenizer);
-    let mut decoder = decoder::open(&gpt, &weights.slices(), Window::Half, WeightFormat::F32, device)?;
+    let mut decoder = decoder::open(&gpt, &weights.slices(), ContextPolicy::Half, WeightFormat::F32, device)?;
     let mut sampler = Sampler::new(SamplingParams { seed: config.seed, ..SamplingParams::default() })?;
     let mut tokens = vec![Vec::new(); SAMPLES];
     let max_new_tokens = if stories { gpt.block_size } else { MAX_TOKENS };

@@ -4,7 +4,7 @@
 //! so far is rescaled. The backward pass computes the weights anew from the logarithm of that sum. Source: Dao, *FlashAttention-2*
 //! (2023). Which tiles there are depends on the positions alone, so a sequence's result is the same in any batch.
 
-use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, exp};
+use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
 use super::{
     dropout::KeepBits,
@@ -100,7 +100,7 @@ fn tiles(q: usize, rows: usize) -> impl Iterator<Item = Tile> {
 
 /// From queries, keys and values `qkv (T, 3C)` to `y (T, C)`; `lse` gets the logarithm of each row's sum, head by head.
 pub(super) fn forward(
-    level: Level,
+    level: SimdLevel,
     shape: Shape,
     qkv: &Rows,
     dropped: Option<Dropped<'_>>,
@@ -138,7 +138,7 @@ pub(super) fn forward(
 }
 
 /// The scores of a tile, not yet scaled, and some of keys that a query does not see.
-fn scores(level: Level, tile: Tile, queries: Left<'_>, keys: &[f32], hs: usize, out: &mut Rows) {
+fn scores(level: SimdLevel, tile: Tile, queries: Left<'_>, keys: &[f32], hs: usize, out: &mut Rows) {
     let ld = out.ld;
     let right = transposed(keys, hs, tile.k / 32);
     matmul(level, (tile.rows, tile.cols, hs), queries, right, Start::Zero, out.at_mut(0, 0), ld);
@@ -214,7 +214,7 @@ fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
 /// From the gradient `dy (T, C)` of [`forward`]'s result `y` to that of `qkv`.
 #[expect(clippy::too_many_arguments, reason = "what the forward pass took, gave and left")]
 pub(super) fn backward(
-    level: Level,
+    level: SimdLevel,
     shape: Shape,
     qkv: &Rows,
     dropped: Option<Dropped<'_>>,
@@ -264,7 +264,7 @@ pub(super) fn backward(
 /// A product added to `out`, of which the rows from `new_from` on are written for the first time.
 #[expect(clippy::too_many_arguments, reason = "those of a product and one more")]
 fn add_new(
-    level: Level,
+    level: SimdLevel,
     shape: (usize, usize, usize),
     new_from: usize,
     left: Left<'_>,

@@ -1,7 +1,7 @@
 //! Floats rounded to pairs of bf16: packed weights, and the operands that a layer's products read.
 
 use rayon::prelude::*;
-use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd};
+use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel};
 
 use super::{
     matmul::{Element, PANEL, Pair},
@@ -33,7 +33,7 @@ fn store<S: Simd>(s: S, pairs: S::V, to: &mut [Pair]) {
 
 impl Panels<Pair> {
     /// Takes over a matrix `(2 k, n)` given row after row; the last row may be missing.
-    pub(super) fn pack(&mut self, level: Level, w: &[f32]) {
+    pub(super) fn pack(&mut self, level: SimdLevel, w: &[f32]) {
         let (k, n) = (self.k(), self.n());
         self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
             Pair::run(level, PackRows { w, n, first: p * PANEL, panel });
@@ -41,7 +41,7 @@ impl Panels<Pair> {
     }
 
     /// Takes over the transpose of a matrix `(n, len)` given row after row; its columns are pairs.
-    pub(super) fn pack_transposed(&mut self, level: Level, w: &[f32], len: usize) {
+    pub(super) fn pack_transposed(&mut self, level: SimdLevel, w: &[f32], len: usize) {
         let k = self.k();
         self.data.par_chunks_mut(PANEL * k).zip(w.par_chunks(PANEL * len)).for_each(|(panel, rows)| {
             Pair::run(level, PackColumns { rows, len, panel });
@@ -104,7 +104,7 @@ impl Kernel for PackColumns<'_> {
 
 /// Rounds `n` rows: `rows` gets them with pairs along each row, `columns` with pairs down the columns. An odd end is
 /// paired with zeros.
-pub(super) fn round(level: Level, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
+pub(super) fn round(level: SimdLevel, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
     Pair::run(level, Round { n, x, rows, columns });
 }
 
@@ -160,7 +160,7 @@ mod tests {
             let (a, at) = (random(m, k, case), random(k, m, 50 + case));
             let (b, bt) = (random(k, n, 100 + case), random(n, k, 150 + case));
             let pairs = k.div_ceil(2);
-            for level in Level::available() {
+            for level in SimdLevel::available() {
                 let mut out = Rows::zeros(m, n);
                 let ld = out.ld;
                 let check = |label: &str, out: &Rows, left: &dyn Fn(usize, usize) -> f32, transposed: bool| {

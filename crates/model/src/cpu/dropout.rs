@@ -1,6 +1,6 @@
 //! Which values of a forward pass are kept, as bits: the masks of [`crate::Dropout`] on the CPU.
 
-use tinygpt_sampler::simd::{LANES, Level};
+use tinygpt_sampler::simd::{LANES, SimdLevel};
 
 use crate::Dropout;
 
@@ -23,7 +23,7 @@ impl KeepBits {
     }
 
     /// Draws the first `cols` columns of row `i`, the elements from `first` on of a site's mask.
-    pub(super) fn draw(&mut self, level: Level, dropout: &Dropout, site: u32, i: usize, first: u64, cols: usize) {
+    pub(super) fn draw(&mut self, level: SimdLevel, dropout: &Dropout, site: u32, i: usize, first: u64, cols: usize) {
         let words = &mut self.words[i * self.per_row..][..cols.div_ceil(LANES)];
         dropout.keep_bits(level, site, first, words);
     }

@@ -1,17 +1,17 @@
 //! The activation of the MLP with its derivative, both from one pass forward.
 
-use tinygpt_sampler::simd::{Kernel, Level, Simd, exp};
+use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel, exp};
 
 use super::{rows::Rows, vectors};
 use crate::Activation;
 
 /// `x` becomes its activation, and `slope` the derivative, for rows `0..n`.
-pub(super) fn forward(level: Level, activation: Activation, n: usize, x: &mut Rows, slope: &mut Rows) {
+pub(super) fn forward(level: SimdLevel, activation: Activation, n: usize, x: &mut Rows, slope: &mut Rows) {
     level.run(Forward { activation, n, x, slope });
 }
 
 /// `grad *= slope` for rows `0..n`.
-pub(super) fn backward(level: Level, n: usize, grad: &mut Rows, slope: &Rows) {
+pub(super) fn backward(level: SimdLevel, n: usize, grad: &mut Rows, slope: &Rows) {
     level.run(Backward { n, grad, slope });
 }
 
@@ -146,7 +146,7 @@ mod tests {
         for activation in [Activation::Gelu, Activation::GeluNew] {
             let xs: Vec<f32> = (-1203..=1204).map(|i| i as f32 / 201.0).collect();
             let mut first: Option<Vec<u32>> = None;
-            for level in Level::available() {
+            for level in SimdLevel::available() {
                 let (mut x, mut slope) = (Rows::zeros(1, xs.len()), Rows::zeros(1, xs.len()));
                 x.row_mut(0).copy_from_slice(&xs);
                 forward(level, activation, 1, &mut x, &mut slope);
@@ -169,7 +169,7 @@ mod tests {
         for activation in [Activation::Gelu, Activation::GeluNew] {
             let (mut x, mut slope) = (Rows::zeros(1, 4), Rows::zeros(1, 4));
             x.row_mut(0).copy_from_slice(&[-1e4, -30.0, 30.0, 1e4]);
-            forward(Level::detect(), activation, 1, &mut x, &mut slope);
+            forward(SimdLevel::detect(), activation, 1, &mut x, &mut slope);
             assert_eq!(x.row(0), [-0.0, -0.0, 30.0, 1e4], "{activation:?}");
             assert_eq!(slope.row(0), [0.0, 0.0, 1.0, 1.0], "{activation:?}");
         }

@@ -6,7 +6,7 @@
 //! in a result.
 
 use rayon::prelude::*;
-use tinygpt_sampler::simd::Level;
+use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
     embedding,
@@ -28,7 +28,7 @@ const GRAD_ROWS: usize = 32;
 
 /// A batch: inputs and the tokens that follow them, `rows` windows of `cols` tokens.
 #[derive(Debug, Clone, Copy)]
-pub struct Windows<'a> {
+pub struct BatchRef<'a> {
     /// Input tokens, `rows * cols`.
     pub ids: &'a [u32],
     /// The token after each, `rows * cols`.
@@ -42,7 +42,7 @@ pub struct Windows<'a> {
 pub struct CpuGpt {
     config: GptConfig,
     precision: Precision,
-    level: Level,
+    level: SimdLevel,
     weights: Weights,
     grads: Aligned,
     sequences: Vec<Sequence>,
@@ -59,7 +59,7 @@ impl CpuGpt {
     /// When the configuration is invalid, the values do not match it, or this processor lacks the precision.
     pub fn new(config: &GptConfig, precision: Precision, values: &[Vec<f32>]) -> Result<Self> {
         precision.check()?;
-        let level = Level::detect();
+        let level = SimdLevel::detect();
         let weights = Weights::new(config, precision, level, values)?;
         Ok(Self {
             config: config.clone(),
@@ -110,7 +110,7 @@ impl CpuGpt {
     ///
     /// # Errors
     /// When the batch is empty or no whole windows, a window longer than `block_size`, or a token outside of the vocabulary.
-    pub fn losses(&mut self, batch: Windows<'_>) -> Result<f64> {
+    pub fn losses(&mut self, batch: BatchRef<'_>) -> Result<f64> {
         self.check(batch)?;
         Ok(in_pool(|| {
             self.run(batch, &|_| None, None);
@@ -125,7 +125,7 @@ impl CpuGpt {
     /// As [`CpuGpt::losses`].
     pub fn loss_and_grads(
         &mut self,
-        batch: Windows<'_>,
+        batch: BatchRef<'_>,
         dropout: &(dyn Fn(usize) -> Option<RowDropout> + Sync),
     ) -> Result<f64> {
         self.check(batch)?;
@@ -136,9 +136,9 @@ impl CpuGpt {
         }))
     }
 
-    fn check(&self, batch: Windows<'_>) -> Result<()> {
+    fn check(&self, batch: BatchRef<'_>) -> Result<()> {
         let block_size = self.config.block_size;
-        let Windows { ids, targets, cols } = batch;
+        let BatchRef { ids, targets, cols } = batch;
         if cols == 0 || cols > block_size {
             return Err(ModelError::ContextFull { positions: cols, block_size });
         }
@@ -149,8 +149,13 @@ impl CpuGpt {
     }
 
     /// Fills `losses`; and with the weight of a token in the loss, adds to `grads`.
-    fn run(&mut self, batch: Windows<'_>, dropout: &(dyn Fn(usize) -> Option<RowDropout> + Sync), weight: Option<f32>) {
-        let Windows { ids, targets, cols } = batch;
+    fn run(
+        &mut self,
+        batch: BatchRef<'_>,
+        dropout: &(dyn Fn(usize) -> Option<RowDropout> + Sync),
+        weight: Option<f32>,
+    ) {
+        let BatchRef { ids, targets, cols } = batch;
         let n = ids.len() / cols;
         let threads = rayon::current_num_threads();
         let at_a_time = (ROWS_AT_A_TIME.div_ceil(cols).next_multiple_of(threads)).min(n);
@@ -208,7 +213,7 @@ fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 /// Losses and hidden gradients of the head for some sequences, a few units of rows at a time; `grad` is the gradient of
 /// the head's weights, with the weight of a token in the loss.
 fn head(
-    level: Level,
+    level: SimdLevel,
     weights: &Weights,
     units: &mut [Unit],
     sequences: &mut [Sequence],
@@ -243,7 +248,7 @@ fn head(
 }
 
 /// Adds to the flat gradients of all parameters but the embeddings, each weight's by tasks of a few of its rows.
-fn weight_grads(level: Level, layout: &Layout, sequences: &[Sequence], grads: &mut [f32]) {
+fn weight_grads(level: SimdLevel, layout: &Layout, sequences: &[Sequence], grads: &mut [f32]) {
     for (layer, at) in layout.blocks.iter().enumerate() {
         let vectors: [(&Affine, Select<VectorGrads>); 6] = [
             (&at.ln_1, |saved| &saved.ln_1),
@@ -298,7 +303,7 @@ struct GradTask<'a> {
 
 impl GradTask<'_> {
     /// Adds `x^T dy` of one sequence after the other.
-    fn run(self, level: Level, sequences: &[Sequence]) {
+    fn run(self, level: SimdLevel, sequences: &[Sequence]) {
         for sequence in sequences {
             let InOut { x, dy, .. } = (self.select)(&sequence.layers[self.layer]);
             x.add_outer(level, self.first, dy, 0..sequence.t, self.grad);

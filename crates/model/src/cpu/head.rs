@@ -1,6 +1,6 @@
 //! The head: logits, cross-entropy and their gradient for a few rows at a time, so that no `(B * T, V)` is ever held.
 
-use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, exp};
+use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
 use super::{
     matmul::{Pair, Start},
@@ -51,7 +51,7 @@ impl Unit {
     }
 
     /// The losses of a job, and the gradients of `scale` times their sum. The head is packed as `(C, V)` and `(V, C)`.
-    pub(super) fn run(&mut self, level: Level, packed: (&Packed, &Packed), job: &mut Job<'_>, scale: Option<f32>) {
+    pub(super) fn run(&mut self, level: SimdLevel, packed: (&Packed, &Packed), job: &mut Job<'_>, scale: Option<f32>) {
         let Self { logits: operand, scratch } = self;
         let logits = operand.rows_mut(&mut scratch.rows);
         let (n, ld) = (job.targets.len(), logits.ld);
@@ -66,7 +66,7 @@ impl Unit {
     }
 
     /// Adds the share of a job that was run to rows `first..` of the gradient of the head's weights `(V, C)`.
-    pub(super) fn add_weight_grads(&self, level: Level, first: usize, grad: &mut [f32], job: &Job<'_>) {
+    pub(super) fn add_weight_grads(&self, level: SimdLevel, first: usize, grad: &mut [f32], job: &Job<'_>) {
         self.logits.add_outer(level, first, job.hidden, job.rows(), grad);
     }
 }

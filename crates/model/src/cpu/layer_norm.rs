@@ -1,6 +1,6 @@
 //! Layer norm over a row: `(x - mean) / sqrt(var + eps) * w + b`, with the biased variance.
 
-use tinygpt_sampler::simd::{Kernel, Level, Simd};
+use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{rows::Rows, vectors};
 use crate::config::LAYER_NORM_EPS;
@@ -15,7 +15,7 @@ pub(super) struct Moments {
 
 /// Norms rows `0..n` of `x` into `y`.
 pub(super) fn forward(
-    level: Level,
+    level: SimdLevel,
     n: usize,
     x: &Rows,
     (w, b): (&[f32], Option<&[f32]>),
@@ -28,7 +28,7 @@ pub(super) fn forward(
 /// Adds to `dx` the gradient that reaches `x` by way of the norm, and to `dw` and `db` those of weight and bias, for
 /// rows `0..n`. `dy` is used up.
 pub(super) fn backward(
-    level: Level,
+    level: SimdLevel,
     n: usize,
     (x, moments): (&Rows, &[Moments]),
     w: &[f32],

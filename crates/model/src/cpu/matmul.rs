@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Level, Simd};
+use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
 use super::rows::Rows;
 
@@ -24,7 +24,7 @@ pub(super) trait Element: Copy + Default + Send + Sync {
     fn mul_add<S: Simd>(s: S, left: S::V, right: S::V, sum: S::V) -> S::V;
 
     /// Runs a kernel with the instructions for such elements.
-    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output;
+    fn run<K: Kernel>(level: SimdLevel, kernel: K) -> K::Output;
 }
 
 impl Element for f32 {
@@ -38,7 +38,7 @@ impl Element for f32 {
         s.mul_add(left, right, sum)
     }
 
-    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    fn run<K: Kernel>(level: SimdLevel, kernel: K) -> K::Output {
         level.run(kernel)
     }
 }
@@ -59,7 +59,7 @@ impl Element for Pair {
         s.dot_bf16(left, right, sum)
     }
 
-    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    fn run<K: Kernel>(level: SimdLevel, kernel: K) -> K::Output {
         level.run_bf16(kernel)
     }
 }
@@ -117,7 +117,7 @@ pub(super) enum Start<'a> {
 
 /// `out (m, n) = start + a (m, k) b (k, n)`, with `ld` floats between the rows of `out`.
 pub(super) fn matmul<E: Element>(
-    level: Level,
+    level: SimdLevel,
     (m, n, k): (usize, usize, usize),
     a: Left<'_, E>,
     b: Right<'_, E>,
@@ -335,7 +335,7 @@ mod tests {
             packed_t.pack_transposed(&flat(&bt, n));
             let mut scratch = vec![0.0; transposed_len(n, k)];
             pack_rows_transposed(&bt, n, 0, k, &mut scratch);
-            for level in Level::available() {
+            for level in SimdLevel::available() {
                 let check = |label: &str, start: &dyn Fn(usize) -> f32, out: &Rows, transposed: (bool, bool)| {
                     for i in 0..m {
                         for j in 0..n {

@@ -25,6 +25,6 @@ mod vectors;
 mod weights;
 
 pub use decode::{CpuDecoder, WeightFormat};
-pub use gpt::{CpuGpt, Windows};
+pub use gpt::{BatchRef, CpuGpt};
 pub use layout::Layout;
 pub use sequence::RowDropout;

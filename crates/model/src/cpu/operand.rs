@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tinygpt_sampler::simd::Level;
+use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
     bf16,
@@ -33,7 +33,7 @@ impl Packed {
     }
 
     /// Takes over a matrix `(k, n)` given row after row.
-    pub(super) fn pack(&mut self, level: Level, w: &[f32]) {
+    pub(super) fn pack(&mut self, level: SimdLevel, w: &[f32]) {
         match self {
             Self::F32(panels) => panels.pack(w),
             Self::Bf16(panels) => panels.pack(level, w),
@@ -41,7 +41,7 @@ impl Packed {
     }
 
     /// Takes over the transpose of a matrix `(n, k)` given row after row.
-    pub(super) fn pack_transposed(&mut self, level: Level, w: &[f32]) {
+    pub(super) fn pack_transposed(&mut self, level: SimdLevel, w: &[f32]) {
         match self {
             Self::F32(panels) => panels.pack_transposed(w),
             Self::Bf16(panels) => panels.pack_transposed(level, w, w.len() / panels.n()),
@@ -130,7 +130,7 @@ impl Operand {
     }
 
     /// Takes over what was written to the first `n` rows.
-    pub(super) fn round(&mut self, level: Level, n: usize, scratch: &mut Scratch) {
+    pub(super) fn round(&mut self, level: SimdLevel, n: usize, scratch: &mut Scratch) {
         if let Self::Bf16 { kept, columns } = self {
             let Scratch { rows, rounded } = scratch;
             rounded.set_cols(columns.cols.div_ceil(2));
@@ -142,7 +142,7 @@ impl Operand {
     /// row to row of the output.
     pub(super) fn multiply(
         &self,
-        level: Level,
+        level: SimdLevel,
         rows: Range<usize>,
         rounded: &Rows<Pair>,
         w: &Packed,
@@ -163,7 +163,7 @@ impl Operand {
 
     /// Adds `x^T y` to rows of a gradient, those from `first` on: `x` are the first rows of this, `y` as many of `right`,
     /// the first of which has an even number.
-    pub(super) fn add_outer(&self, level: Level, first: usize, right: &Self, rows: Range<usize>, grad: &mut [f32]) {
+    pub(super) fn add_outer(&self, level: SimdLevel, first: usize, right: &Self, rows: Range<usize>, grad: &mut [f32]) {
         let (n, k, from) = (right.cols(), rows.len(), rows.start);
         let m = grad.len() / n;
         match (self, right) {

@@ -116,14 +116,14 @@ impl Rows {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use tinygpt_sampler::{Stream, philox_at};
+    use tinygpt_sampler::{RngDomain, philox_at};
 
     /// Uniform numbers around zero.
     pub(in crate::cpu) fn random(rows: usize, cols: usize, seed: u64) -> Rows {
         let mut x = Rows::zeros(rows, cols);
         for i in 0..rows {
             for (j, x) in x.row_mut(i).iter_mut().enumerate() {
-                let word = philox_at(seed, Stream::Noise, (i * cols + j) as u64, 0)[0];
+                let word = philox_at(seed, RngDomain::Noise, (i * cols + j) as u64, 0)[0];
                 *x = word as f32 / u32::MAX as f32 - 0.5;
             }
         }

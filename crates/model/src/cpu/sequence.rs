@@ -1,6 +1,6 @@
 //! One sequence through the network, forward and backward, by one thread: it reads like the model.
 
-use tinygpt_sampler::simd::Level;
+use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
     attention::{self, Dropped, Shape},
@@ -159,7 +159,7 @@ impl Sequence {
     /// From tokens to the hidden states that the head reads.
     pub(super) fn forward(
         &mut self,
-        level: Level,
+        level: SimdLevel,
         config: &GptConfig,
         weights: &Weights,
         ids: &[u32],
@@ -216,7 +216,7 @@ impl Sequence {
     /// is left in [`Saved`].
     pub(super) fn backward(
         &mut self,
-        level: Level,
+        level: SimdLevel,
         config: &GptConfig,
         weights: &Weights,
         dropout: Option<&RowDropout>,
@@ -263,13 +263,13 @@ impl Sequence {
 }
 
 /// `y = x w + b`, where `x` was rounded last; the gradient of the input too, with the weights transposed.
-fn linear(level: Level, t: usize, x: &Operand, rounded: &Rows<Pair>, w: &Packed, b: Option<&[f32]>, y: &mut Rows) {
+fn linear(level: SimdLevel, t: usize, x: &Operand, rounded: &Rows<Pair>, w: &Packed, b: Option<&[f32]>, y: &mut Rows) {
     let ld = y.ld;
     x.multiply(level, 0..t, rounded, w, b.map_or(Start::Zero, Start::Row), (y.at_mut(0, 0), ld));
 }
 
 fn norm_backward(
-    level: Level,
+    level: SimdLevel,
     t: usize,
     forward: (&Rows, &[Moments]),
     weight: &[f32],
@@ -299,7 +299,7 @@ impl<'a> Branch<'a> {
     #[expect(clippy::too_many_arguments, reason = "a stream in, one out, and the masks")]
     fn add(
         &self,
-        level: Level,
+        level: SimdLevel,
         t: usize,
         x: &Rows,
         out: &mut Rows,
@@ -327,7 +327,7 @@ impl<'a> Branch<'a> {
 
 /// The gradient of a branch's projection from that of the residual stream, and its bias's.
 fn branch_backward(
-    level: Level,
+    level: SimdLevel,
     dropout: Option<&RowDropout>,
     keep: &KeepBits,
     t: usize,
@@ -346,7 +346,7 @@ fn branch_backward(
 }
 
 /// Draws the masks of a site over `(B, T, C)`.
-fn draw(level: Level, masks: &RowDropout, site: u32, t: usize, c: usize, keep: &mut KeepBits) {
+fn draw(level: SimdLevel, masks: &RowDropout, site: u32, t: usize, c: usize, keep: &mut KeepBits) {
     for i in 0..t {
         let first = ((masks.row * t + i) * c) as u64;
         keep.draw(level, &masks.dropout, site, i, first, c);
@@ -354,7 +354,7 @@ fn draw(level: Level, masks: &RowDropout, site: u32, t: usize, c: usize, keep: &
 }
 
 /// Draws the masks of attention weights `(B, nh, T, T)`, up to what each query sees.
-fn draw_attention(level: Level, masks: &RowDropout, site: u32, shape: Shape, keep: &mut KeepBits) {
+fn draw_attention(level: SimdLevel, masks: &RowDropout, site: u32, shape: Shape, keep: &mut KeepBits) {
     for head in 0..shape.n_head {
         for i in 0..shape.t {
             let first = (((masks.row * shape.n_head + head) * shape.t + i) * shape.t) as u64;

@@ -1,6 +1,6 @@
 //! The parameters, and the matrices among them once more in the order in which products read them.
 
-use tinygpt_sampler::simd::Level;
+use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
     layout::{Affine, Layout},
@@ -25,7 +25,7 @@ impl Linear {
         Self { at: at.clone(), packed, transposed }
     }
 
-    fn pack(&mut self, level: Level, params: &[f32]) {
+    fn pack(&mut self, level: SimdLevel, params: &[f32]) {
         let w = &params[self.at.weight.clone()];
         self.packed.pack(level, w);
         self.transposed.pack_transposed(level, w);
@@ -54,7 +54,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    pub(super) fn new(config: &GptConfig, precision: Precision, level: Level, values: &[Vec<f32>]) -> Result<Self> {
+    pub(super) fn new(config: &GptConfig, precision: Precision, level: SimdLevel, values: &[Vec<f32>]) -> Result<Self> {
         config.validate()?;
         let layout = Layout::new(config);
         let (c, v) = (config.n_embd, config.vocab_size);
@@ -77,7 +77,7 @@ impl Weights {
     }
 
     /// Takes the changed parameters over into the packed copies.
-    pub(super) fn pack(&mut self, level: Level) {
+    pub(super) fn pack(&mut self, level: SimdLevel) {
         let flat = &self.flat;
         for block in &mut self.blocks {
             for linear in [&mut block.c_attn, &mut block.attn_proj, &mut block.c_fc, &mut block.mlp_proj] {

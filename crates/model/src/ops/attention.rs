@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{D, DType, Device, Tensor};
 
 use super::{
-    closed::{cat, operand, run, widened, with_gradient},
+    custom_grad::{cat, count_launch, operand, widened, with_gradient},
     softmax,
 };
 use crate::{Dropout, Precision, Result};
@@ -100,8 +100,8 @@ impl Attention {
     /// The probabilities of a chunk before dropout: `(h, r, keys)`.
     fn probabilities(&self, q: &Tensor, k: &Tensor, queries: &Range<usize>) -> candle_core::Result<Tensor> {
         let mask = self.mask.narrow(0, queries.start, queries.len())?.narrow(1, 0, queries.end)?;
-        let scores = widened(&run(q.matmul(&k.t()?))?, mask.dtype())?;
-        softmax(&run(scores.broadcast_add(&mask))?)
+        let scores = widened(&count_launch(q.matmul(&k.t()?))?, mask.dtype())?;
+        softmax(&count_launch(scores.broadcast_add(&mask))?)
     }
 
     /// Which elements of a chunk dropout leaves: `(h, r, keys)`.
@@ -124,7 +124,7 @@ impl Attention {
             let of = Part::new(&heads, &chunk)?;
             let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
             let p = dropped(p, self.keep(&chunk, qkv.device())?.as_ref())?;
-            pieces.push(run(operand(&p, self.precision)?.matmul(&of.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
+            pieces.push(count_launch(operand(&p, self.precision)?.matmul(&of.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
         }
         let y = cat(&pieces)?.reshape((b, nh, t, hs))?; // (H * T, hs) to (B, nh, T, hs)
         widened(&y.transpose(1, 2)?, qkv.dtype())?.reshape((b, t, c3 / 3)) // (B, T, nh, hs) to (B, T, C)
@@ -138,19 +138,22 @@ impl Attention {
         let (nh, hs, dtype) = (self.n_head, c3 / 3 / self.n_head, qkv.dtype());
         let heads = self.heads(qkv)?;
         let d_out = self.split(dy)?; // (H, T, hs)
-        let rows = run(run(dy.mul(y))?.reshape((b, t, nh, hs))?.sum_keepdim(D::Minus1))?; // (B, T, nh, 1)
-        let rows = run(rows.transpose(1, 2)?.contiguous())?.reshape((b * nh, t, 1))?; // (B, nh, T, 1) to (H, T, 1)
+        let rows = count_launch(count_launch(dy.mul(y))?.reshape((b, t, nh, hs))?.sum_keepdim(D::Minus1))?; // (B, T, nh, 1)
+        let rows = count_launch(rows.transpose(1, 2)?.contiguous())?.reshape((b * nh, t, 1))?; // (B, nh, T, 1) to (H, T, 1)
         let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
         for chunk in self.chunks(&heads)? {
             let of = Part::new(&heads, &chunk)?;
             let (d_out, rows) = (chunk.of(&d_out)?, chunk.of(&rows)?);
             let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
-            let dp = widened(&run(d_out.matmul(&of.v.t()?))?, dtype)?; // (h, r, keys)
+            let dp = widened(&count_launch(d_out.matmul(&of.v.t()?))?, dtype)?; // (h, r, keys)
             let keep = self.keep(&chunk, qkv.device())?;
             let (dp, kept) = (dropped(dp, keep.as_ref())?, dropped(p.clone(), keep.as_ref())?);
-            let ds = operand(&run(p.mul(&run(dp.broadcast_sub(&rows))?))?, self.precision)?;
-            dq.push(run(ds.matmul(&of.k))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
-            let key_parts = [run(ds.t()?.matmul(&of.q))?, run(operand(&kept, self.precision)?.t()?.matmul(&d_out))?];
+            let ds = operand(&count_launch(p.mul(&count_launch(dp.broadcast_sub(&rows))?))?, self.precision)?;
+            dq.push(count_launch(ds.matmul(&of.k))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
+            let key_parts = [
+                count_launch(ds.t()?.matmul(&of.q))?,
+                count_launch(operand(&kept, self.precision)?.t()?.matmul(&d_out))?,
+            ];
             for (sums, part) in [&mut dk, &mut dv].into_iter().zip(key_parts) {
                 add_keys(sums, part, t, chunk.queries.start)?;
             }
@@ -160,12 +163,12 @@ impl Attention {
             parts.push(scaled(widened(&cat(pieces)?, dtype)?, scale)?); // (H * T, hs)
         }
         let parts = cat(&parts)?.reshape((3, b, nh, t, hs))?; // (3 * H * T, hs) to (3, B, nh, T, hs)
-        run(parts.permute((1, 3, 0, 2, 4))?.contiguous())?.reshape((b, t, c3)) // (B, T, 3, nh, hs) to (B, T, 3C)
+        count_launch(parts.permute((1, 3, 0, 2, 4))?.contiguous())?.reshape((b, t, c3)) // (B, T, 3, nh, hs) to (B, T, 3C)
     }
 }
 
 fn scaled(x: Tensor, scale: f64) -> candle_core::Result<Tensor> {
-    if scale == 1.0 { Ok(x) } else { run(x.affine(scale, 0.0)) }
+    if scale == 1.0 { Ok(x) } else { count_launch(x.affine(scale, 0.0)) }
 }
 
 /// Zeros where an element is not kept. One pass: the scale of dropout is in the values.
@@ -173,7 +176,7 @@ fn dropped(x: Tensor, keep: Option<&Tensor>) -> candle_core::Result<Tensor> {
     match keep {
         Some(keep) => {
             let zero = Tensor::zeros((), x.dtype(), x.device())?.broadcast_as(x.shape())?;
-            run(keep.where_cond(&x, &zero))
+            count_launch(keep.where_cond(&x, &zero))
         }
         None => Ok(x),
     }
@@ -183,10 +186,10 @@ fn dropped(x: Tensor, keep: Option<&Tensor>) -> candle_core::Result<Tensor> {
 /// on with the queries of the last head.
 fn add_keys(sums: &mut Vec<Tensor>, part: Tensor, t: usize, first_query: usize) -> candle_core::Result<()> {
     let (_, keys, hs) = part.dims3()?;
-    let part = if keys < t { run(part.pad_with_zeros(1, 0, t - keys))? } else { part };
+    let part = if keys < t { count_launch(part.pad_with_zeros(1, 0, t - keys))? } else { part };
     let part = part.reshape(((), hs))?; // (h, T, hs) to (h * T, hs)
     match sums.pop() {
-        Some(sum) if first_query > 0 => sums.push(run(sum + part)?),
+        Some(sum) if first_query > 0 => sums.push(count_launch(sum + part)?),
         last => sums.extend(last.into_iter().chain([part])),
     }
     Ok(())

@@ -5,7 +5,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::closed::{run, with_gradient};
+use super::custom_grad::{count_launch, with_gradient};
 use crate::{ModelError, Result};
 
 /// Up to this many tokens the gradient is one product with a `(V, N)` matrix: `V` multiply-adds for an element of `dy`,
@@ -37,7 +37,7 @@ impl Tokens {
             return Err(ModelError::TokenOutOfRange { id, vocab_size });
         }
         let segments = (vocab_size > DIRECT_VOCAB).then(|| Segments::new(ids, vocab_size, device)).transpose()?;
-        Ok(Self { ids: run(Tensor::from_slice(ids, (rows, cols), device))?, segments })
+        Ok(Self { ids: count_launch(Tensor::from_slice(ids, (rows, cols), device))?, segments })
     }
 
     /// Tokens that are on the device already: the gradient is a direct product however large the vocabulary.
@@ -55,7 +55,7 @@ pub fn embedding(table: &Tensor, tokens: &Tokens) -> Result<Tensor> {
     let (v, c) = table.dims2()?;
     let (b, t) = tokens.ids.dims2()?;
     let ids = tokens.ids.flatten_all()?;
-    let y = run(table.detach().index_select(&ids, 0))?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
+    let y = count_launch(table.detach().index_select(&ids, 0))?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
     let segments = tokens.segments.clone();
     Ok(with_gradient("embedding", table, y, move |_, _, dy| {
         let dy = dy.reshape(((), c))?; // (B, T, C) to (N, C)
@@ -71,15 +71,15 @@ pub fn embedding(table: &Tensor, tokens: &Tokens) -> Result<Tensor> {
 pub(super) fn direct(ids: &Tensor, dy: &Tensor, v: usize, bytes: usize) -> candle_core::Result<Tensor> {
     let n = dy.dim(0)?;
     let at_once = (bytes / (v * dy.dtype().size_in_bytes())).clamp(1, n);
-    let tokens = run(Tensor::arange(0, v as u32, dy.device()))?.reshape((v, 1))?;
+    let tokens = count_launch(Tensor::arange(0, v as u32, dy.device()))?.reshape((v, 1))?;
     let mut sum: Option<Tensor> = None;
     for from in (0..n).step_by(at_once) {
         let len = at_once.min(n - from);
         let ids = ids.narrow(0, from, len)?.reshape((1, len))?;
-        let ones = run(run(tokens.broadcast_eq(&ids))?.to_dtype(dy.dtype()))?; // (V, n)
-        let part = run(ones.matmul(&dy.narrow(0, from, len)?))?; // (V, C)
+        let ones = count_launch(count_launch(tokens.broadcast_eq(&ids))?.to_dtype(dy.dtype()))?; // (V, n)
+        let part = count_launch(ones.matmul(&dy.narrow(0, from, len)?))?; // (V, C)
         sum = Some(match sum {
-            Some(sum) => run(sum + part)?,
+            Some(sum) => count_launch(sum + part)?,
             None => part,
         });
     }
@@ -113,8 +113,8 @@ impl Segments {
             let layout = Layout::new(&rows);
             let tiles = layout.order.len() / TILE;
             levels.push(Level {
-                order: run(Tensor::from_vec(layout.order, tiles * TILE, device))?,
-                slot: run(Tensor::from_vec(layout.slot, (tiles, 1, TILE), device))?,
+                order: count_launch(Tensor::from_vec(layout.order, tiles * TILE, device))?,
+                slot: count_launch(Tensor::from_vec(layout.slot, (tiles, 1, TILE), device))?,
             });
             rows = layout.sums;
             if rows.windows(2).all(|pair| pair[0].0 != pair[1].0) {
@@ -125,22 +125,22 @@ impl Segments {
         for (id, row) in rows {
             last[id as usize] = row;
         }
-        Ok(Self { levels, last: run(Tensor::from_vec(last, vocab_size, device))? })
+        Ok(Self { levels, last: count_launch(Tensor::from_vec(last, vocab_size, device))? })
     }
 
     /// Row `v` of the result is the sum of the rows of `dy (N, C)` whose id is `v`.
     #[expect(clippy::disallowed_methods, reason = "indices were made in range, and no gradient is wanted")]
     pub(super) fn sum(&self, dy: &Tensor) -> candle_core::Result<Tensor> {
         let (c, dtype) = (dy.dim(1)?, dy.dtype());
-        let slots = run(Tensor::arange(0, TILE as u32, dy.device()))?.reshape((TILE, 1))?;
+        let slots = count_launch(Tensor::arange(0, TILE as u32, dy.device()))?.reshape((TILE, 1))?;
         let mut rows = dy.clone();
         for Level { order, slot } in &self.levels {
             let tiles = slot.dim(0)?;
-            let gathered = run(rows.index_select(order, 0))?.reshape((tiles, TILE, c))?; // (tiles * TILE, C)
-            let ones = run(run(slot.broadcast_eq(&slots))?.to_dtype(dtype))?; // (tiles, TILE, TILE)
-            rows = run(ones.matmul(&gathered))?.reshape((tiles * TILE, c))?; // (tiles, TILE, C)
+            let gathered = count_launch(rows.index_select(order, 0))?.reshape((tiles, TILE, c))?; // (tiles * TILE, C)
+            let ones = count_launch(count_launch(slot.broadcast_eq(&slots))?.to_dtype(dtype))?; // (tiles, TILE, TILE)
+            rows = count_launch(ones.matmul(&gathered))?.reshape((tiles * TILE, c))?; // (tiles, TILE, C)
         }
-        run(rows.index_select(&self.last, 0))
+        count_launch(rows.index_select(&self.last, 0))
     }
 }
 

@@ -3,8 +3,9 @@
 use candle_core::{DType, Tensor};
 
 use super::{
-    closed::{cat, operand, run, widened, with_gradients},
-    cross_entropy, softmax,
+    cross_entropy,
+    custom_grad::{cat, count_launch, operand, widened, with_gradients},
+    softmax,
 };
 use crate::{Precision, Result};
 
@@ -26,7 +27,7 @@ pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision,
     let losses = {
         let (x, w) = (operand(&x.detach(), precision)?, operand(&w.detach(), precision)?);
         let losses = chunks().map(|(from, len)| {
-            let logits = widened(&run(x.narrow(0, from, len)?.matmul(&w.t()?))?, dtype)?; // (n, V)
+            let logits = widened(&count_launch(x.narrow(0, from, len)?.matmul(&w.t()?))?, dtype)?; // (n, V)
             cross_entropy(&logits, &targets.narrow(0, from, len)?)
         });
         cat(&losses.collect::<Result<Vec<_>>>()?)?
@@ -34,19 +35,19 @@ pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision,
     let targets = targets.clone();
     Ok(with_gradients("head loss", (x, w), losses, move |(x, w), _, d_losses| {
         let (x, w) = (operand(x, precision)?, operand(w, precision)?);
-        let tokens = run(Tensor::arange(0, v as u32, x.device()))?.reshape((1, v))?;
+        let tokens = count_launch(Tensor::arange(0, v as u32, x.device()))?.reshape((1, v))?;
         let (mut dx, mut dw) = (Vec::new(), None::<Tensor>);
         for (from, len) in chunks() {
             let x = x.narrow(0, from, len)?;
-            let p = softmax(&widened(&run(x.matmul(&w.t()?))?, dtype)?)?; // (n, V)
+            let p = softmax(&widened(&count_launch(x.matmul(&w.t()?))?, dtype)?)?; // (n, V)
             let targets = targets.narrow(0, from, len)?.reshape((len, 1))?;
-            let ones = run(run(targets.broadcast_eq(&tokens))?.to_dtype(dtype))?; // (n, V)
+            let ones = count_launch(count_launch(targets.broadcast_eq(&tokens))?.to_dtype(dtype))?; // (n, V)
             let d_losses = d_losses.narrow(0, from, len)?.reshape((len, 1))?;
-            let d_logits = operand(&run(run(p - ones)?.broadcast_mul(&d_losses))?, precision)?;
-            dx.push(run(d_logits.matmul(&w))?); // (n, C)
-            let part = widened(&run(d_logits.t()?.matmul(&x))?, dtype)?; // (V, C)
+            let d_logits = operand(&count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses))?, precision)?;
+            dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
+            let part = widened(&count_launch(d_logits.t()?.matmul(&x))?, dtype)?; // (V, C)
             dw = Some(match dw {
-                Some(sum) => run(sum + part)?,
+                Some(sum) => count_launch(sum + part)?,
                 None => part,
             });
         }

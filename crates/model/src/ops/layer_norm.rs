@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 
 use super::{
     add_bias,
-    closed::{run, with_gradients},
+    custom_grad::{count_launch, with_gradients},
 };
 use crate::{Result, config::LAYER_NORM_EPS};
 
@@ -13,16 +13,16 @@ use crate::{Result, config::LAYER_NORM_EPS};
 /// # Errors
 /// On a shape mismatch.
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = run(Normed::new(&x.detach())?.y.broadcast_mul(&w.detach()))?;
+    let y = count_launch(Normed::new(&x.detach())?.y.broadcast_mul(&w.detach()))?;
     let y = with_gradients("layer norm", (x, w), y, |(x, w), _, dy| {
         let c = x.dim(D::Minus1)?;
         let Normed { y, per_deviation } = Normed::new(x)?;
-        let dw = run(run(dy.mul(&y))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
+        let dw = count_launch(count_launch(dy.mul(&y))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
         // dx = (g - mean(g) - y mean(g y)) / deviation with g = dy * w
-        let g = run(dy.broadcast_mul(w))?;
-        let along = run(y.broadcast_mul(&mean(&run(g.mul(&y))?)?))?;
-        let centred = run(g.broadcast_sub(&mean(&g)?))?;
-        Ok((run(run(centred - along)?.broadcast_mul(&per_deviation))?, dw))
+        let g = count_launch(dy.broadcast_mul(w))?;
+        let along = count_launch(y.broadcast_mul(&mean(&count_launch(g.mul(&y))?)?))?;
+        let centred = count_launch(g.broadcast_sub(&mean(&g)?))?;
+        Ok((count_launch(count_launch(centred - along)?.broadcast_mul(&per_deviation))?, dw))
     })?;
     add_bias(y, b)
 }
@@ -35,14 +35,14 @@ struct Normed {
 
 impl Normed {
     fn new(x: &Tensor) -> candle_core::Result<Self> {
-        let centred = run(x.broadcast_sub(&mean(x)?))?;
-        let var = mean(&run(centred.sqr())?)?;
-        let per_deviation = run(run(run(var + LAYER_NORM_EPS)?.sqrt())?.recip())?;
-        Ok(Self { y: run(centred.broadcast_mul(&per_deviation))?, per_deviation })
+        let centred = count_launch(x.broadcast_sub(&mean(x)?))?;
+        let var = mean(&count_launch(centred.sqr())?)?;
+        let per_deviation = count_launch(count_launch(count_launch(var + LAYER_NORM_EPS)?.sqrt())?.recip())?;
+        Ok(Self { y: count_launch(centred.broadcast_mul(&per_deviation))?, per_deviation })
     }
 }
 
 /// A sum and a product.
 fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
-    run(run(x.mean_keepdim(D::Minus1)))
+    count_launch(count_launch(x.mean_keepdim(D::Minus1)))
 }

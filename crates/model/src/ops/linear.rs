@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{
     add_bias,
-    closed::{operand, run, widened, with_gradients},
+    custom_grad::{count_launch, operand, widened, with_gradients},
 };
 use crate::{Precision, Result};
 
@@ -27,8 +27,8 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, precision: Precision) 
         let w = &operand_view(w, precision)?;
         let x_rows = &operand(&x.reshape(((), n_in))?, precision)?; // (.., in) to (N, in)
         let dy = &operand(&dy.reshape(((), n_out))?, precision)?; // (.., out) to (N, out)
-        let dx = widened(&run(dy.matmul(&w.t()?))?, dtype)?.reshape(x.shape())?; // (N, in) to (.., in)
-        let dw = widened(&run(x_rows.t()?.matmul(dy))?, dtype)?; // (in, out)
+        let dx = widened(&count_launch(dy.matmul(&w.t()?))?, dtype)?.reshape(x.shape())?; // (N, in) to (.., in)
+        let dw = widened(&count_launch(x_rows.t()?.matmul(dy))?, dtype)?; // (in, out)
         Ok((dx, dw))
     })?;
     add_bias(y, b)
@@ -37,7 +37,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, precision: Precision) 
 /// `(.., in)` and `(in, out)` to `(N, out)`, in the type of `x`.
 fn product(x: &Tensor, w: &Tensor, precision: Precision) -> candle_core::Result<Tensor> {
     let rows = operand(&x.reshape(((), w.dim(0)?))?, precision)?; // (.., in) to (N, in)
-    widened(&run(rows.matmul(&operand_view(w, precision)?))?, x.dtype())
+    widened(&count_launch(rows.matmul(&operand_view(w, precision)?))?, x.dtype())
 }
 
 /// [`operand`] of a matrix that may be transposed: products read it as it lies.

@@ -1,6 +1,6 @@
 //! The tensor operations a GPT is made of, on every device.
 //!
-//! Each is a composition of candle operations. Those of training have gradients in closed form beside them (`closed.rs`);
+//! Each is a composition of candle operations. Those of training have gradients in closed form beside them (`custom_grad.rs`);
 //! the plain compositions that they equal, with candle's own gradients, are in `tests/training_ops.rs`. `candle_nn`'s
 //! fused `LayerNorm`, `softmax_last_dim` and `sdpa` are not used as they are: their results have no backward, and every
 //! parameter upstream of one would silently stay as it is.
@@ -30,11 +30,10 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::Result;
-use closed::run;
 
 mod activation;
 mod attention;
-pub(crate) mod closed;
+pub(crate) mod custom_grad;
 mod embedding;
 mod head;
 mod layer_norm;
@@ -42,7 +41,7 @@ mod linear;
 
 pub use activation::activate;
 pub use attention::{Attention, SCORE_BYTES};
-pub use closed::{cat, run as launched, take_launches};
+pub use custom_grad::{cat, count_launch, take_launches};
 pub use embedding::{DIRECT_VOCAB, Tokens, embedding};
 pub use head::{LOGIT_BYTES, head_loss};
 pub use layer_norm::layer_norm;
@@ -67,7 +66,7 @@ pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
 
 fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(match b {
-        Some(b) => run(y.broadcast_add(b))?,
+        Some(b) => count_launch(y.broadcast_add(b))?,
         None => y,
     })
 }
@@ -78,10 +77,10 @@ fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 /// When the device is out of memory.
 pub fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
     // Softmax does not change when a row is shifted, so the maximum needs no gradient.
-    let max = run(x.detach().max_keepdim(D::Minus1))?;
-    let e = run(run(x.broadcast_sub(&max))?.exp())?;
+    let max = count_launch(x.detach().max_keepdim(D::Minus1))?;
+    let e = count_launch(count_launch(x.broadcast_sub(&max))?.exp())?;
     // Times the reciprocal: the backward of a quotient costs two passes more over the row.
-    run(e.broadcast_mul(&run(run(e.sum_keepdim(D::Minus1))?.recip())?))
+    count_launch(e.broadcast_mul(&count_launch(count_launch(e.sum_keepdim(D::Minus1))?.recip())?))
 }
 
 /// The mask of causal attention for `t` new positions behind `past` earlier ones: `(t, past + t)`, 0 where position
@@ -91,12 +90,14 @@ pub fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
 /// When the device is out of memory.
 pub fn causal_mask(t: usize, past: usize, dtype: DType, device: &Device) -> Result<Tensor> {
     // Made on the device: T x T numbers are too many to send for each batch.
-    let position = |n: usize| run(Tensor::arange(0, n as u32, device));
-    let ahead = run(position(past + t)?.reshape((1, past + t))?.broadcast_gt(
+    let position = |n: usize| count_launch(Tensor::arange(0, n as u32, device));
+    let ahead = count_launch(position(past + t)?.reshape((1, past + t))?.broadcast_gt(
         &position(past + t)?.narrow(0, past, t)?.reshape((t, 1))?, // (past + T) to (T, 1)
     ))?;
-    let number = |x: f64| run(run(Tensor::new(x as f32, device))?.to_dtype(dtype))?.broadcast_as((t, past + t));
-    Ok(run(ahead.where_cond(&number(f64::NEG_INFINITY)?, &number(0.0)?))?)
+    let number = |x: f64| {
+        count_launch(count_launch(Tensor::new(x as f32, device))?.to_dtype(dtype))?.broadcast_as((t, past + t))
+    };
+    Ok(count_launch(ahead.where_cond(&number(f64::NEG_INFINITY)?, &number(0.0)?))?)
 }
 
 /// The cross-entropy of each prediction, in nats: logits `(N, V)` and targets `(N)` to losses `(N)`.
@@ -104,9 +105,9 @@ pub fn causal_mask(t: usize, past: usize, dtype: DType, device: &Device) -> Resu
 /// # Errors
 /// On a shape mismatch, or a target outside the vocabulary.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let max = run(logits.detach().max_keepdim(D::Minus1))?; // (N, 1)
-    let shifted = run(logits.broadcast_sub(&max))?;
-    let log_sum = run(run(run(shifted.exp())?.sum_keepdim(D::Minus1))?.log())?; // (N, 1)
-    let picked = run(shifted.gather(&targets.unsqueeze(1)?, 1))?; // (N, 1)
-    Ok(run(log_sum - picked)?.squeeze(1)?)
+    let max = count_launch(logits.detach().max_keepdim(D::Minus1))?; // (N, 1)
+    let shifted = count_launch(logits.broadcast_sub(&max))?;
+    let log_sum = count_launch(count_launch(count_launch(shifted.exp())?.sum_keepdim(D::Minus1))?.log())?; // (N, 1)
+    let picked = count_launch(shifted.gather(&targets.unsqueeze(1)?, 1))?; // (N, 1)
+    Ok(count_launch(log_sum - picked)?.squeeze(1)?)
 }

@@ -4,12 +4,12 @@
 
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
-    Activation, ComposedDecoder, Decoder, Gpt, GptConfig, KvCache, Window,
+    Activation, ContextPolicy, Decoder, Gpt, GptConfig, KvCache, TensorDecoder,
     cpu::{CpuDecoder, WeightFormat},
     init_params, param_specs,
     params::Init,
 };
-use tinygpt_sampler::{Stream, philox_at, unit_f64};
+use tinygpt_sampler::{RngDomain, philox_at, unit_f64};
 
 /// Random numbers of a test: the same on every run and machine.
 pub(crate) struct Random {
@@ -25,7 +25,7 @@ impl Random {
     /// Uniform in [0, 1).
     pub(crate) fn unit(&mut self) -> f64 {
         self.drawn += 1;
-        let [low, high, ..] = philox_at(self.seed, Stream::Noise, self.drawn, u32::MAX);
+        let [low, high, ..] = philox_at(self.seed, RngDomain::Noise, self.drawn, u32::MAX);
         unit_f64(low, high)
     }
 
@@ -131,17 +131,17 @@ pub(crate) fn arg_max(logits: &[f32]) -> u32 {
 
 /// A decoder that the tests open.
 pub(crate) trait Tested: Decoder + Sized {
-    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: Window) -> tinygpt_model::Result<Self>;
+    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: ContextPolicy) -> tinygpt_model::Result<Self>;
 }
 
-impl Tested for ComposedDecoder {
-    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: Window) -> tinygpt_model::Result<Self> {
+impl Tested for TensorDecoder {
+    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: ContextPolicy) -> tinygpt_model::Result<Self> {
         Self::new(config, &params, window, DType::F32, &Device::Cpu)
     }
 }
 
 impl Tested for CpuDecoder<'static> {
-    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: Window) -> tinygpt_model::Result<Self> {
+    fn open(config: &GptConfig, params: Vec<Vec<f32>>, window: ContextPolicy) -> tinygpt_model::Result<Self> {
         // Small, and a test ends soon.
         let params: Vec<&[f32]> = params.into_iter().map(|values| &*values.leak()).collect();
         Self::new(config, &params, window, WeightFormat::F32)
@@ -153,7 +153,7 @@ impl Tested for CpuDecoder<'static> {
 macro_rules! for_each_decoder {
     ($($test:ident),* $(,)?) => {
         mod composed {
-            $(#[test] fn $test() { super::$test::<tinygpt_model::ComposedDecoder>() })*
+            $(#[test] fn $test() { super::$test::<tinygpt_model::TensorDecoder>() })*
         }
         mod cpu {
             $(#[test] fn $test() { super::$test::<tinygpt_model::cpu::CpuDecoder<'static>>() })*

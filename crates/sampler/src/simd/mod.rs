@@ -1,8 +1,8 @@
 //! Sixteen f32 lanes on every processor, with the same bits from each: what the sampler and the model's CPU engine are
 //! written in.
 //!
-//! A [`Simd`] value is proof that its instructions may run: one is made only inside [`Level::run`], under the
-//! `target_feature` that [`Level::detect`] found. Each operation is one IEEE operation on each of sixteen lanes,
+//! A [`Simd`] value is proof that its instructions may run: one is made only inside [`SimdLevel::run`], under the
+//! `target_feature` that [`SimdLevel::detect`] found. Each operation is one IEEE operation on each of sixteen lanes,
 //! whatever the width of the registers, so every level computes the same numbers.
 //!
 //! Why `unsafe` here: the vector intrinsics of a processor may only run where it has them, which the type system
@@ -118,7 +118,7 @@ pub trait Kernel {
 
 /// A set of vector instructions that this processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
+pub enum SimdLevel {
     // Non-exhaustive, so that other crates get one from `available` only.
     /// AVX-512F.
     #[cfg(target_arch = "x86_64")]
@@ -137,7 +137,7 @@ pub enum Level {
     Scalar,
 }
 
-impl Level {
+impl SimdLevel {
     /// The best level of this processor.
     pub fn detect() -> Self {
         Self::available()[0]
@@ -171,7 +171,7 @@ impl Level {
         false
     }
 
-    /// [`Level::run`] for a kernel of bf16, with the instructions for it where the processor has them.
+    /// [`SimdLevel::run`] for a kernel of bf16, with the instructions for it where the processor has them.
     #[inline]
     pub fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
@@ -266,8 +266,8 @@ mod tests {
 
     #[test]
     fn every_level_gives_the_same_bits() {
-        let expected = Level::Scalar.run(Everything);
-        for level in Level::available() {
+        let expected = SimdLevel::Scalar.run(Everything);
+        for level in SimdLevel::available() {
             assert_eq!(level.run(Everything), expected, "{level:?}");
             assert_eq!(level.run_bf16(Everything), expected, "{level:?}, bf16");
         }
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_scalar_level_does_what_the_names_say() {
-        let bits = Level::Scalar.run(Everything);
+        let bits = SimdLevel::Scalar.run(Everything);
         assert_eq!(f32::from_bits(bits[0]), 1.5);
         for (i, &power) in bits[12 * 16..13 * 16].iter().enumerate() {
             let exact = ((200.0 - 63.0 * i as f64) / 8.0).exp2();

@@ -85,7 +85,7 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Windows in a batch.
+    /// BatchRef in a batch.
     pub batch_size: usize,
     /// Batches whose gradients are averaged for one update.
     pub grad_accum: usize,

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use tinygpt_model::cpu::Layout;
-use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Level, Simd};
+use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
 use super::AdamW;
 
@@ -10,7 +10,7 @@ use super::AdamW;
 const BLOCK: usize = 8192;
 
 /// The square root of the sum of the squares.
-pub(super) fn norm(level: Level, grads: &[f32]) -> f64 {
+pub(super) fn norm(level: SimdLevel, grads: &[f32]) -> f64 {
     let blocks: Vec<f64> = grads.par_chunks(BLOCK).map(|block| level.run(Squares { block })).collect();
     blocks.iter().sum::<f64>().sqrt()
 }
@@ -75,7 +75,7 @@ impl Update {
     /// Moves parameters and moments, all laid out alike, and clears the gradients.
     pub(super) fn apply(
         self,
-        level: Level,
+        level: SimdLevel,
         layout: &Layout,
         params: &mut [f32],
         grads: &mut [f32],

@@ -2,19 +2,19 @@
 
 use tinygpt_model::{
     Dropout, GptConfig, Precision,
-    cpu::{CpuGpt, RowDropout, Windows},
+    cpu::{BatchRef, CpuGpt, RowDropout},
     dropout::MaskSource,
 };
-use tinygpt_sampler::simd::Level;
+use tinygpt_sampler::simd::SimdLevel;
 
-use super::{AdamW, Batch, Engine, EngineState, Figure, adamw, composed::CPU_SHARDS, dead};
+use super::{AdamW, Batch, DeferredScalar, Engine, EngineState, adamw, dead, tensors::CPU_SHARDS};
 use crate::Result;
 
-/// Computes what [`super::ComposedEngine`] computes on the CPU, with the same dropout masks, many times faster.
+/// Computes what [`super::TensorEngine`] computes on the CPU, with the same dropout masks, many times faster.
 #[derive(Debug)]
 pub struct CpuEngine {
     gpt: CpuGpt,
-    level: Level,
+    level: SimdLevel,
     adamw: AdamW,
     seed: u64,
     /// The moments, laid out as the parameters are.
@@ -41,7 +41,7 @@ impl CpuEngine {
             m: flat(&state.m)?,
             v: flat(&state.v)?,
             gpt,
-            level: Level::detect(),
+            level: SimdLevel::detect(),
             adamw,
             seed,
             updates: state.updates,
@@ -67,8 +67,8 @@ impl CpuEngine {
     }
 }
 
-fn windows(batch: &Batch) -> Windows<'_> {
-    Windows { ids: &batch.ids, targets: &batch.targets, cols: batch.cols }
+fn windows(batch: &Batch) -> BatchRef<'_> {
+    BatchRef { ids: &batch.ids, targets: &batch.targets, cols: batch.cols }
 }
 
 impl Engine for CpuEngine {
@@ -76,7 +76,7 @@ impl Engine for CpuEngine {
         self.gpt.config()
     }
 
-    fn accumulate(&mut self, batch: &Batch, draw: u64) -> Result<Figure> {
+    fn forward_backward(&mut self, batch: &Batch, draw: u64) -> Result<DeferredScalar> {
         let (p, seed) = (self.gpt.config().dropout, self.seed);
         // The masks of the composed engine, which are those of its shards.
         let shards = CPU_SHARDS.clamp(1, batch.rows.max(1));
@@ -93,10 +93,10 @@ impl Engine for CpuEngine {
             self.check_gradients()?;
             self.gradients_checked = true;
         }
-        Ok(Figure::Known(loss))
+        Ok(DeferredScalar::Known(loss))
     }
 
-    fn update(&mut self, lr: f64, clip: f64) -> Result<Figure> {
+    fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
         let mean = 1.0 / self.batches.max(1) as f64;
         self.batches = 0;
         self.updates += 1;
@@ -105,20 +105,20 @@ impl Engine for CpuEngine {
         let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
         let update = adamw::Update::new(*adamw, lr, scale, *updates);
         gpt.update(|layout, params, grads| update.apply(*level, layout, params, grads, (m, v)));
-        Ok(Figure::Known(norm))
+        Ok(DeferredScalar::Known(norm))
     }
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
         Ok(self.gpt.losses(windows(batch))?)
     }
 
-    fn export(&self) -> Result<EngineState> {
+    fn state_dict(&self) -> Result<EngineState> {
         let layout = self.gpt.layout();
         let [params, m, v] = [self.gpt.params(), &self.m, &self.v].map(|flat| layout.split(flat));
         Ok(EngineState { params, m, v, updates: self.updates, loss_scaling: None })
     }
 
-    fn import(&mut self, state: &EngineState) -> Result<()> {
+    fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
         *self = Self::new(&self.gpt.config().clone(), self.gpt.precision(), self.adamw, self.seed, state)?;
         Ok(())
     }

@@ -1,18 +1,18 @@
 //! The seam between the training loop and whatever computes losses, gradients and updates.
 
 mod adamw;
-mod composed;
 mod cpu;
-mod figure;
+mod deferred;
+mod tensors;
 
 use candle_core::{Device, Tensor};
 use tinygpt_model::{GptConfig, ParamSpec, Precision};
 
 use crate::{Result, TrainError, config::TrainConfig};
 
-pub use composed::ComposedEngine;
 pub use cpu::CpuEngine;
-pub use figure::Figure;
+pub use deferred::DeferredScalar;
+pub use tensors::TensorEngine;
 
 /// A batch of windows: inputs and the tokens that follow them, row after row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,11 +111,11 @@ pub trait Engine {
     fn config(&self) -> &GptConfig;
 
     /// The mean cross-entropy of a batch in nats a token. Its gradients are added to those of the earlier batches of
-    /// this update. `draw` counts the batches of a run and selects the dropout masks.
+    /// this update. `micro_step` counts the batches of a run and selects the dropout masks.
     ///
     /// # Errors
     /// When the device fails, or a parameter gets no gradient from the first batch.
-    fn accumulate(&mut self, batch: &Batch, draw: u64) -> Result<Figure>;
+    fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar>;
 
     /// One AdamW update with the mean of the gradients since the last one, scaled down to a global norm of `clip` where
     /// it is larger (0: never). Gives the norm before clipping; in f16, 0 where the update was skipped because gradients
@@ -123,23 +123,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// When the device fails.
-    fn update(&mut self, lr: f64, clip: f64) -> Result<Figure>;
-
-    /// [`Engine::accumulate`], and waits for the loss.
-    ///
-    /// # Errors
-    /// As [`Engine::accumulate`].
-    fn loss_and_grads(&mut self, batch: &Batch, draw: u64) -> Result<f64> {
-        self.accumulate(batch, draw)?.read()
-    }
-
-    /// [`Engine::update`], and waits for the norm.
-    ///
-    /// # Errors
-    /// As [`Engine::update`].
-    fn apply(&mut self, lr: f64, clip: f64) -> Result<f64> {
-        self.update(lr, clip)?.read()
-    }
+    fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar>;
 
     /// The sum of the cross-entropies of a batch, in nats, without dropout and without gradients.
     ///
@@ -151,13 +135,13 @@ pub trait Engine {
     ///
     /// # Errors
     /// When the device fails.
-    fn export(&self) -> Result<EngineState>;
+    fn state_dict(&self) -> Result<EngineState>;
 
     /// Takes over parameters and optimizer state, in parameter order.
     ///
     /// # Errors
     /// When they do not match the model's shape.
-    fn import(&mut self, state: &EngineState) -> Result<()>;
+    fn load_state_dict(&mut self, state: &EngineState) -> Result<()>;
 }
 
 /// Refuses a precision that a device does not compute in.
@@ -183,7 +167,7 @@ fn try_precision(precision: Precision, device: &Device) -> Result<()> {
     }
 }
 
-/// The fastest engine of a device, going on from `state`: [`CpuEngine`] on the CPU, [`ComposedEngine`] elsewhere. `seed`
+/// The fastest engine of a device, going on from `state`: [`CpuEngine`] on the CPU, [`TensorEngine`] elsewhere. `seed`
 /// is that of the dropout masks.
 ///
 /// # Errors
@@ -199,7 +183,7 @@ pub fn open(
     check_precision(precision, device)?;
     Ok(match device {
         Device::Cpu => Box::new(CpuEngine::new(config, precision, adamw, seed, state)?),
-        _ => Box::new(ComposedEngine::new(config, precision, adamw, seed, state, device)?),
+        _ => Box::new(TensorEngine::new(config, precision, adamw, seed, state, device)?),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Telling a story: choice after choice, each paid for with -ln p.
 
-use tinygpt_sampler::{Stream, philox_at, unit_f64};
+use tinygpt_sampler::{RngDomain, philox_at, unit_f64};
 
 use super::Story;
 use super::grammar::{Grammar, Symbol};
@@ -19,7 +19,7 @@ impl Dice {
 
     /// A uniform number in [0, 1), of 53 bits.
     fn uniform(&mut self) -> f64 {
-        let block = philox_at(self.seed, Stream::Stories, self.index, self.choice);
+        let block = philox_at(self.seed, RngDomain::Stories, self.index, self.choice);
         self.choice = self.choice.wrapping_add(1);
         unit_f64(block[0], block[1])
     }

@@ -11,7 +11,7 @@ use tinygpt_trainer::atomic;
 
 use crate::{
     args::{Kind, SampleArgs},
-    output::{Usage, put, put_json},
+    output::{Usage, print_json, print_stdout},
 };
 use draw::{Drawn, Path};
 
@@ -51,10 +51,10 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<()> {
                 Err(error) => json!({ "error": error }),
             })
             .collect();
-        put_json(&json!({ "rows": rows }))?;
+        print_json(&json!({ "rows": rows }))?;
     } else {
         for (row, result) in results.iter().enumerate() {
-            put(&match result {
+            print_stdout(&match result {
                 Ok(drawn) => table::of(row, drawn),
                 Err(error) => format!("{error}\n\n"),
             })?;

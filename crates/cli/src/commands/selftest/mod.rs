@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     args::SelftestArgs,
     device,
-    output::{put, put_json},
+    output::{print_json, print_stdout},
 };
 use check::Check;
 
@@ -20,9 +20,9 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<()> {
     let checks = [model::checks(&device)?, sampler::checks(&device)?].concat();
     let failed = checks.iter().filter(|check| !check.passed).count();
     if args.json {
-        put_json(&json!({ "work": "selftest", "device": name, "passed": failed == 0, "checks": checks }))?;
+        print_json(&json!({ "work": "selftest", "device": name, "passed": failed == 0, "checks": checks }))?;
     } else {
-        put(&table(&name, &checks))?;
+        print_stdout(&table(&name, &checks))?;
     }
     if failed > 0 {
         bail!("{failed} of {} checks failed on {name}", checks.len());

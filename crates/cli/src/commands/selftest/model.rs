@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device};
 use tinygpt_model::{
-    Activation, ComposedDecoder, Decoder, Generation, GptConfig, Precision, Window,
+    Activation, ContextPolicy, Decoder, Generation, GptConfig, Precision, TensorDecoder,
     cpu::{CpuDecoder, WeightFormat},
     generate, init_params, param_specs,
 };
-use tinygpt_sampler::{Sampler, SamplingParams, Stream, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, CpuEngine, Engine, EngineState, check_precision};
+use tinygpt_sampler::{RngDomain, Sampler, SamplingParams, philox_at};
+use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine, check_precision};
 
 use super::check::{Check, largest_difference, of_numbers, of_tensors};
 
@@ -80,7 +80,7 @@ fn parameters(config: &GptConfig) -> Vec<Vec<f32>> {
 
 /// `n` tokens of the vocabulary, the same for the same place.
 fn tokens(config: &GptConfig, place: u32, n: usize) -> Vec<u32> {
-    let token = |i| philox_at(SEED, Stream::Noise, i as u64, place)[0] % config.vocab_size as u32;
+    let token = |i| philox_at(SEED, RngDomain::Noise, i as u64, place)[0] % config.vocab_size as u32;
     (0..n).map(token).collect()
 }
 
@@ -88,10 +88,10 @@ fn decoders<'a>(
     config: &GptConfig,
     params: &'a [Vec<f32>],
     device: &Device,
-) -> anyhow::Result<(ComposedDecoder, CpuDecoder<'a>)> {
+) -> anyhow::Result<(TensorDecoder, CpuDecoder<'a>)> {
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    let composed = ComposedDecoder::new(config, params, Window::Slide, DType::F32, device)?;
-    Ok((composed, CpuDecoder::new(config, &slices, Window::Slide, WeightFormat::F32)?))
+    let composed = TensorDecoder::new(config, params, ContextPolicy::Slide, DType::F32, device)?;
+    Ok((composed, CpuDecoder::new(config, &slices, ContextPolicy::Slide, WeightFormat::F32)?))
 }
 
 /// Of a prompt, and of single tokens behind it until the window slides.
@@ -149,7 +149,7 @@ fn half_precision(device: &Device) -> Precision {
 /// Losses, the gradient of every parameter, an update, and the losses of some more.
 fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Vec<Check>> {
     let Shape { name, config, rows } = shape;
-    let mut composed = ComposedEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;
+    let mut composed = TensorEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;
     let mut cpu = CpuEngine::new(config, Precision::F32, ADAMW, SEED, state)?;
     let batch = |n: u32, rows: usize| {
         let cols = config.block_size;
@@ -164,7 +164,10 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
     let mut losses = vec![("an evaluation".into(), evaluated)];
     // Two batches of one update, the second smaller.
     for (n, batch) in [batch(0, *rows), batch(1, rows.div_ceil(2))].iter().enumerate() {
-        let difference = of_numbers(composed.loss_and_grads(batch, n as u64)?, cpu.loss_and_grads(batch, n as u64)?);
+        let difference = of_numbers(
+            composed.forward_backward(batch, n as u64)?.read()?,
+            cpu.forward_backward(batch, n as u64)?.read()?,
+        );
         losses.push((format!("batch {n}"), difference));
     }
     let specs = param_specs(config);
@@ -173,21 +176,21 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
         pairs.map(|(spec, (found, expected))| (spec.name.clone(), difference(found, expected))).collect()
     };
     let gradients = each(&composed.gradients()?, &cpu.gradients(), &of_tensors);
-    let norm = of_numbers(composed.apply(LR, 1.0)?, cpu.apply(LR, 1.0)?);
-    let (found, expected) = (composed.export()?, cpu.export()?);
+    let norm = of_numbers(composed.optimizer_step(LR, 1.0)?.read()?, cpu.optimizer_step(LR, 1.0)?.read()?);
+    let (found, expected) = (composed.state_dict()?, cpu.state_dict()?);
     let parameters = each(&found.params, &expected.params, &|a, b| largest_difference(a, b) / LR);
     let m = each(&found.m, &expected.m, &of_tensors);
     let v = each(&found.v, &expected.v, &of_tensors);
     let half = half_precision(device);
-    let mut in_half = ComposedEngine::new(config, half, ADAMW, SEED, &found, device)?;
+    let mut in_half = TensorEngine::new(config, half, ADAMW, SEED, &found, device)?;
     let (mut further, mut rounded) = (Vec::new(), Vec::new());
     for n in 2..2 + UPDATES {
         let batch = batch(n as u32 % 3, *rows);
-        let expected = cpu.loss_and_grads(&batch, n)?;
-        further.push((format!("update {n}"), of_numbers(composed.loss_and_grads(&batch, n)?, expected)));
-        rounded.push((format!("update {n}"), of_numbers(in_half.loss_and_grads(&batch, n)?, expected)));
+        let expected = cpu.forward_backward(&batch, n)?.read()?;
+        further.push((format!("update {n}"), of_numbers(composed.forward_backward(&batch, n)?.read()?, expected)));
+        rounded.push((format!("update {n}"), of_numbers(in_half.forward_backward(&batch, n)?.read()?, expected)));
         for engine in [&mut composed as &mut dyn Engine, &mut in_half, &mut cpu] {
-            engine.apply(LR, 1.0)?;
+            engine.optimizer_step(LR, 1.0)?.read()?;
         }
     }
     let in_half = match half {

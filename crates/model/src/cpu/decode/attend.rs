@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, exp};
+use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
 use super::{
     super::{
@@ -58,7 +58,7 @@ const LEAST_SCORES: usize = 1 << 13;
 /// Attention of one new position in each row of `qkv (rows, 3 C)` to those in the row's cache, where it is the last of
 /// `n`. Into `y (rows, C)`; `scores` has room for whole vectors of scores of every row and head.
 pub(super) fn attend(
-    (level, work): (Level, &mut Work<'_>),
+    (level, work): (SimdLevel, &mut Work<'_>),
     (n, n_head): (usize, usize),
     caches: &[LayerCache],
     qkv: &Rows,

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd, to_bf16};
+use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, to_bf16};
 
 use super::{
     super::{
@@ -59,7 +59,7 @@ impl<'a> Matrix<'a> {
     /// order of the inputs, so that a row's result does not depend on the others.
     pub(super) fn apply(
         &self,
-        (level, work): (Level, &mut Work<'_>),
+        (level, work): (SimdLevel, &mut Work<'_>),
         m: usize,
         x: &Rows,
         b: Option<&[f32]>,
@@ -82,7 +82,13 @@ impl<'a> Matrix<'a> {
     }
 
     /// `y (m, out) = x (m, in) w^T` of a matrix `(out, in)`: dot products, each in the order of its vectors.
-    pub(super) fn apply_transposed(&self, (level, work): (Level, &mut Work<'_>), m: usize, x: &Rows, y: &mut [f32]) {
+    pub(super) fn apply_transposed(
+        &self,
+        (level, work): (SimdLevel, &mut Work<'_>),
+        m: usize,
+        x: &Rows,
+        y: &mut [f32],
+    ) {
         match &self.values {
             Values::F32(w) => dot_products((level, work), w, None, (m, x), y),
             Values::Bf16(w) => dot_products((level, work), w, None, (m, x), y),
@@ -117,7 +123,7 @@ const TASK_ROWS: (usize, usize) = (64, 8);
 
 /// Rows `0..m` of `y = x w + b`, for `w (in, out)`.
 fn product<E: Element>(
-    (level, work): (Level, &mut Work<'_>),
+    (level, work): (SimdLevel, &mut Work<'_>),
     w: Panels<'_, E>,
     (m, x): (usize, &Rows),
     b: Option<&[f32]>,
@@ -143,14 +149,14 @@ fn product<E: Element>(
         if m == 1 {
             level.run(OneRow { w, x: x.row(0), columns, range });
         } else {
-            level.run(Stream { w, m, x, columns, range });
+            level.run(SmallBatchGemm { w, m, x, columns, range });
         }
     });
 }
 
 /// A product with many rows.
 struct Tiled<'a, E> {
-    level: Level,
+    level: SimdLevel,
     w: &'a Panels<'a, E>,
     x: &'a Rows,
     b: Option<&'a [f32]>,
@@ -177,12 +183,12 @@ impl<E: Element> Tiled<'_, E> {
     }
 }
 
-/// Inputs of a step of [`Stream`], and outputs of one of [`Dots`]: so many streams of weights are read side by side.
+/// Inputs of a step of [`SmallBatchGemm`], and outputs of one of [`Dots`]: so many streams of weights are read side by side.
 const STREAMS: usize = 8;
 
 /// Some columns of a product of several rows, eight inputs at a time: their weights are read in eight streams, and the
 /// sums stay in the first-level cache.
-struct Stream<'a, E> {
+struct SmallBatchGemm<'a, E> {
     w: &'a Panels<'a, E>,
     m: usize,
     x: &'a Rows,
@@ -190,7 +196,7 @@ struct Stream<'a, E> {
     range: Range<usize>,
 }
 
-impl<E: Element> Kernel for Stream<'_, E> {
+impl<E: Element> Kernel for SmallBatchGemm<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -208,7 +214,7 @@ impl<E: Element> Kernel for Stream<'_, E> {
     }
 }
 
-impl<E: Element> Stream<'_, E> {
+impl<E: Element> SmallBatchGemm<'_, E> {
     #[inline(always)]
     fn inputs<S: Simd, const N: usize>(&self, s: S, panel: &Panel<'_, E>, l: usize) {
         let Self { m, x, columns, .. } = self;
@@ -259,7 +265,7 @@ impl<E: Element> Stream<'_, E> {
 
 /// `y (m, out) = x (m, in) w (out, in)^T`, times the scale of each output.
 fn dot_products<E: Element>(
-    (level, work): (Level, &mut Work<'_>),
+    (level, work): (SimdLevel, &mut Work<'_>),
     w: &[E],
     scales: Option<&[f32]>,
     (m, x): (usize, &Rows),

@@ -9,7 +9,7 @@ mod matrix;
 mod one_row;
 mod panels;
 
-use tinygpt_sampler::simd::{LANES, Level};
+use tinygpt_sampler::simd::{LANES, SimdLevel};
 
 use self::{
     attend::{LayerCache, attend},
@@ -24,7 +24,7 @@ use super::{
     team::{Team, Work},
 };
 use crate::{
-    Decoder, GptConfig, Logits, Result, Window,
+    ContextPolicy, Decoder, GptConfig, Logits, Result,
     decode::{append, context},
     param_specs,
     params::check_values,
@@ -59,7 +59,7 @@ struct Block<'a> {
 #[derive(Debug)]
 pub struct CpuDecoder<'a> {
     network: Network<'a>,
-    window: Window,
+    window: ContextPolicy,
     format: WeightFormat,
     /// Filled positions of the caches.
     len: usize,
@@ -72,7 +72,7 @@ pub struct CpuDecoder<'a> {
 #[derive(Debug)]
 struct Network<'a> {
     config: GptConfig,
-    level: Level,
+    level: SimdLevel,
     wte: &'a [f32],
     wpe: &'a [f32],
     blocks: Vec<Block<'a>>,
@@ -141,7 +141,7 @@ impl<'a> CpuDecoder<'a> {
     ///
     /// # Errors
     /// When the values do not match the configuration.
-    pub fn new(config: &GptConfig, params: &[&'a [f32]], window: Window, format: WeightFormat) -> Result<Self> {
+    pub fn new(config: &GptConfig, params: &[&'a [f32]], window: ContextPolicy, format: WeightFormat) -> Result<Self> {
         config.validate()?;
         check_values(&param_specs(config), params)?;
         // `param_specs` gives them in this order.
@@ -167,7 +167,7 @@ impl<'a> CpuDecoder<'a> {
             .collect();
         let network = Network {
             config: config.clone(),
-            level: Level::detect(),
+            level: SimdLevel::detect(),
             wte,
             wpe,
             blocks,

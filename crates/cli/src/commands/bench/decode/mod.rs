@@ -10,7 +10,9 @@ use std::{
 
 use candle_core::Device;
 use serde::Serialize;
-use tinygpt_model::{Activation, Decoder, Generation, GptConfig, Window, cpu::WeightFormat, generate, init_params};
+use tinygpt_model::{
+    Activation, ContextPolicy, Decoder, Generation, GptConfig, cpu::WeightFormat, generate, init_params,
+};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::run::{ModelFolder, Weights};
 
@@ -22,7 +24,7 @@ use super::{
 use crate::{
     args::BenchDecodeArgs,
     decoder, device,
-    output::{put, put_json},
+    output::{print_json, print_stdout},
 };
 use losses::Losses;
 
@@ -86,7 +88,7 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     note_debug_build();
     let values = values.slices();
     let format = WeightFormat::from(args.weights);
-    let open = |format, device| decoder::open(&config, &values, Window::Slide, format, device);
+    let open = |format, device| decoder::open(&config, &values, ContextPolicy::Slide, format, device);
     let mut decoder = open(format, &device)?;
     let tokens = (args.tokens as usize).min(config.block_size);
     let mut steps = Steps::new(decoder.as_mut(), args.rows as usize, tokens)?;
@@ -118,7 +120,7 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
         peak_memory_mib,
         losses,
     };
-    if args.json { put_json(&report) } else { Ok(put(&describe(&report, &config))?) }
+    if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report, &config))?) }
 }
 
 /// A model to decode with.

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd};
+use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel};
 
 use super::rate::{Threads, rate};
 
@@ -11,7 +11,7 @@ const STEPS: usize = 1000;
 
 /// Fused multiply-adds of f32, in operations a second: two for each multiply-add.
 pub fn f32_peak(threads: Threads) -> f64 {
-    let level = Level::detect();
+    let level = SimdLevel::detect();
     rate(threads, |_| move || level.run(MultiplyAdds))
 }
 
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_piece_of_work_counts_two_operations_for_each_multiply_add() {
-        let counts: Vec<f64> = Level::available().into_iter().map(|level| level.run(MultiplyAdds)).collect();
+        let counts: Vec<f64> = SimdLevel::available().into_iter().map(|level| level.run(MultiplyAdds)).collect();
         assert!(counts.iter().all(|&count| count == 5.0 * 32_000.0 || count == 16.0 * 32_000.0), "{counts:?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use rayon::prelude::*;
-use tinygpt_sampler::simd::{Kernel, LANES, Level, Simd};
+use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel};
 
 use super::rate::{Threads, rate};
 
@@ -25,7 +25,7 @@ impl Memory {
 
     /// Bytes a second. Each thread reads a part of its own, again and again.
     pub fn read_rate(&self, threads: Threads) -> f64 {
-        let level = Level::detect();
+        let level = SimdLevel::detect();
         let pieces_of_thread = FLOATS / PIECE / threads.count();
         rate(threads, |thread| {
             let part = &self.0[thread * pieces_of_thread * PIECE..][..pieces_of_thread * PIECE];
@@ -72,7 +72,7 @@ mod tests {
         for at in [0, 1, 63, 64, 1000, PIECE - 1] {
             piece.fill(0.0);
             piece[at] = 1.0;
-            assert_eq!(Level::detect().run(Sum { piece: &piece }), 1.0, "{at}");
+            assert_eq!(SimdLevel::detect().run(Sum { piece: &piece }), 1.0, "{at}");
         }
     }
 

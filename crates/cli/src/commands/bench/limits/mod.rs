@@ -7,7 +7,7 @@ mod rate;
 
 use serde::Serialize;
 use serde_json::json;
-use tinygpt_sampler::simd::Level;
+use tinygpt_sampler::simd::SimdLevel;
 
 pub use arithmetic::f32_peak;
 pub use bandwidth::Memory;
@@ -16,7 +16,7 @@ pub use rate::Threads;
 use super::note_debug_build;
 use crate::{
     args::BenchLimitsArgs,
-    output::{put, put_json},
+    output::{print_json, print_stdout},
 };
 
 /// A limit of the machine.
@@ -50,12 +50,12 @@ pub fn run(args: &BenchLimitsArgs) -> anyhow::Result<()> {
     let threads = Threads::All.count();
     if args.json {
         // Whoever reads it should know the instructions: the same processor has other limits with others.
-        let level = format!("{:?}", Level::detect()).to_lowercase();
-        return put_json(&json!({
+        let level = format!("{:?}", SimdLevel::detect()).to_lowercase();
+        return print_json(&json!({
             "work": "limits", "threads": threads, "level": level, "limits": limits, "absent": absent,
         }));
     }
-    Ok(put(&table(&limits, &absent, threads))?)
+    Ok(print_stdout(&table(&limits, &absent, threads))?)
 }
 
 fn measure() -> (Vec<Limit>, Vec<Absent>) {

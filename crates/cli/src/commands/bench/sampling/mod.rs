@@ -15,7 +15,7 @@ use super::note_debug_build;
 use crate::{
     args::{BenchSamplingArgs, Rule},
     device,
-    output::{put, put_json},
+    output::{print_json, print_stdout},
 };
 use measure::{Effort, measure};
 use report::{Absent, Cell};
@@ -29,7 +29,7 @@ pub fn run(args: &BenchSamplingArgs) -> anyhow::Result<()> {
     note_debug_build();
     let (present, absent) = devices();
     if !args.json {
-        put(&report::header(&absent))?;
+        print_stdout(&report::header(&absent))?;
     }
     let mut cells: Vec<Cell> = Vec::new();
     for &vocab in &vocabs {
@@ -42,7 +42,7 @@ pub fn run(args: &BenchSamplingArgs) -> anyhow::Result<()> {
                 let times = measure(&copies, rows as usize, rule, effort)?;
                 let new = report::cells(rows, vocab, rule, &times);
                 if !args.json {
-                    put(&report::lines(&new))?;
+                    print_stdout(&report::lines(&new))?;
                 }
                 cells.extend(new);
             }
@@ -51,7 +51,7 @@ pub fn run(args: &BenchSamplingArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.plot {
         atomic::write(path, plot::svg(&cells)?.as_bytes())?;
     }
-    if args.json { put_json(&json!({ "cells": cells, "absent": absent })) } else { Ok(()) }
+    if args.json { print_json(&json!({ "cells": cells, "absent": absent })) } else { Ok(()) }
 }
 
 /// What was asked for, each once, or the default.

@@ -15,7 +15,7 @@ use tinygpt_trainer::{
     RunConfig,
     config::TokenizerKind,
     data::Split,
-    engine::{self, AdamW, Engine, EngineState, Figure},
+    engine::{self, AdamW, DeferredScalar, Engine, EngineState},
     schedule::learning_rate,
 };
 
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     args::BenchTrainArgs,
     config_file, device,
-    output::{put, put_json},
+    output::{print_json, print_stdout},
 };
 
 /// Tokens to draw windows from; as many as Shakespeare has.
@@ -97,7 +97,7 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
         share_of_peak: peak.map(|peak| flop / median_s / peak),
         peak_memory_mib: peak_memory_mib(),
     };
-    if args.json { put_json(&report) } else { Ok(put(&describe(&report, &gpt))?) }
+    if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report, &gpt))?) }
 }
 
 /// `small` and `baby`, else what `train --config` takes.
@@ -148,20 +148,20 @@ impl<'a> Training<'a> {
             times.push(start.elapsed().as_secs_f64());
         }
         let count = losses.len() as f64;
-        let losses = losses.iter().map(Figure::read).collect::<Result<Vec<_>, _>>()?;
+        let losses = losses.iter().map(DeferredScalar::read).collect::<Result<Vec<_>, _>>()?;
         Ok((times, losses.iter().sum::<f64>() / count))
     }
 
     /// One update; gives the losses of its batches.
-    fn update(&mut self) -> anyhow::Result<Vec<Figure>> {
+    fn update(&mut self) -> anyhow::Result<Vec<DeferredScalar>> {
         let RunConfig { train, model, seed, .. } = self.config;
         let batches = train.grad_accum as u64;
         let mut losses = Vec::new();
         for draw in self.step * batches..(self.step + 1) * batches {
             let batch = self.tokens.random_batch(train.batch_size, model.block_size, *seed, draw)?;
-            losses.push(self.engine.accumulate(&batch, draw)?);
+            losses.push(self.engine.forward_backward(&batch, draw)?);
         }
-        self.engine.update(learning_rate(train, self.step), train.clip)?;
+        self.engine.optimizer_step(learning_rate(train, self.step), train.clip)?;
         // A GPU goes on working when it has been told what to do.
         self.device.synchronize()?;
         self.step += 1;

@@ -1,7 +1,7 @@
 //! Products against f64, in any company and on every level.
 
 use super::*;
-use tinygpt_sampler::{Stream as Random, philox_at};
+use tinygpt_sampler::{RngDomain as Random, philox_at};
 
 fn random(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|i| philox_at(seed, Random::Noise, i as u64, 0)[0] as f32 / u32::MAX as f32 - 0.5).collect()
@@ -48,7 +48,7 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
             assert!(linear_w.iter().zip(&w).all(|(a, b)| (a - b).abs() <= tolerance), "{format:?}");
             assert!(head_w.iter().zip(&w).all(|(a, b)| (a - b).abs() <= tolerance), "{format:?}");
             let mut expected: Option<Vec<u32>> = None;
-            for level in Level::available() {
+            for level in SimdLevel::available() {
                 let (mut y, mut z) = (Rows::zeros(M, n_out), vec![0.0; M * n_out]);
                 linear.apply((level, &mut Work::alone()), M, &x, Some(&b), &mut y);
                 head.apply_transposed((level, &mut Work::alone()), M, &x, &mut z);
@@ -109,8 +109,8 @@ fn threads_do_not_show_in_a_bit() {
                 pool.install(|| {
                     Team::default().run(|work| {
                         let (mut y, mut z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
-                        linear.apply((Level::detect(), work), m, &x, Some(&b), &mut y);
-                        head.apply_transposed((Level::detect(), work), m, &x, &mut z);
+                        linear.apply((SimdLevel::detect(), work), m, &x, Some(&b), &mut y);
+                        head.apply_transposed((SimdLevel::detect(), work), m, &x, &mut z);
                         (0..m).flat_map(|i| y.row(i)).chain(&z).map(|y| y.to_bits()).collect::<Vec<_>>()
                     })
                 })

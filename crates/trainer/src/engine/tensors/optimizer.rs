@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
     ParamSpec,
-    ops::{cat, launched},
+    ops::{cat, count_launch},
 };
 
 use super::super::{AdamW, LossScaling};
@@ -98,8 +98,8 @@ pub(super) enum Factor {
 impl Factor {
     pub(super) fn times(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
-            Self::Known(factor) => launched(x.affine(*factor, 0.0)),
-            Self::OnDevice(factor) => launched(x.broadcast_mul(factor)),
+            Self::Known(factor) => count_launch(x.affine(*factor, 0.0)),
+            Self::OnDevice(factor) => count_launch(x.broadcast_mul(factor)),
         }
     }
 }
@@ -117,7 +117,7 @@ impl Optimizer {
     /// The loss to go back from.
     pub(super) fn scaled(&self, loss: &Tensor) -> Result<Tensor> {
         match &self.scaling {
-            Some(scaling) => Ok(launched(loss.broadcast_mul(&scaling.scale))?),
+            Some(scaling) => Ok(count_launch(loss.broadcast_mul(&scaling.scale))?),
             None => Ok(loss.clone()),
         }
     }
@@ -133,7 +133,7 @@ impl Optimizer {
     pub(super) fn decay(&self, lr: f64) -> Result<Factor> {
         let decay = lr * self.adamw.weight_decay;
         Ok(match &self.scaling {
-            Some(Scaling { made, .. }) => Factor::OnDevice(launched(made.affine(-decay, 1.0))?),
+            Some(Scaling { made, .. }) => Factor::OnDevice(count_launch(made.affine(-decay, 1.0))?),
             None => Factor::Known(1.0 - decay),
         })
     }
@@ -142,46 +142,46 @@ impl Optimizer {
     /// clipping, and what is to be subtracted from the parameters, flat.
     pub(super) fn step(&mut self, grads: &Tensor, mean: f64, lr: f64, clip: f64) -> Result<(Tensor, Tensor)> {
         self.updates += 1;
-        let squares = launched(grads.sqr())?.reshape(((), ROW))?; // (P) to (P / ROW, ROW)
-        let squares = launched(launched(squares.sum(1))?.sum_all())?;
+        let squares = count_launch(grads.sqr())?.reshape(((), ROW))?; // (P) to (P / ROW, ROW)
+        let squares = count_launch(count_launch(squares.sum(1))?.sum_all())?;
         // From here on the gradients' own size counts, not that of the scaled loss.
-        let mut norm = launched(launched(squares.sqrt())?.affine(mean, 0.0))?;
+        let mut norm = count_launch(count_launch(squares.sqrt())?.affine(mean, 0.0))?;
         let mut unscale = None;
         if let Some(Scaling { scale, .. }) = &self.scaling {
-            let inverse = launched(scale.recip())?;
-            norm = launched(norm.mul(&inverse))?;
+            let inverse = count_launch(scale.recip())?;
+            norm = count_launch(norm.mul(&inverse))?;
             unscale = Some(inverse);
         }
         // mean * min(1, clip / norm)
         let mut factor = if clip > 0.0 {
-            let ratio = launched(launched(norm.recip())?.affine(clip, 0.0))?;
-            launched(launched(ratio.minimum(1.0))?.affine(mean, 0.0))?
+            let ratio = count_launch(count_launch(norm.recip())?.affine(clip, 0.0))?;
+            count_launch(count_launch(ratio.minimum(1.0))?.affine(mean, 0.0))?
         } else {
-            launched(norm.zeros_like()?.affine(1.0, mean))?
+            count_launch(norm.zeros_like()?.affine(1.0, mean))?
         };
         if let Some(inverse) = unscale {
-            factor = launched(factor.mul(&inverse))?;
+            factor = count_launch(factor.mul(&inverse))?;
         }
 
-        let grads = launched(grads.broadcast_mul(&factor))?;
+        let grads = count_launch(grads.broadcast_mul(&factor))?;
         let AdamW { beta1, beta2, eps, .. } = self.adamw;
         let old_and_new = |old: &Tensor, beta: f64, new: &Tensor| {
-            launched(launched(old.affine(beta, 0.0))? + launched(new.affine(1.0 - beta, 0.0))?)
+            count_launch(count_launch(old.affine(beta, 0.0))? + count_launch(new.affine(1.0 - beta, 0.0))?)
         };
         let m = old_and_new(&self.m, beta1, &grads)?;
-        let v = old_and_new(&self.v, beta2, &launched(grads.sqr())?)?;
+        let v = old_and_new(&self.v, beta2, &count_launch(grads.sqr())?)?;
         let made = self.scaling.as_mut().map(|scaling| scaling.advance(&norm)).transpose()?;
-        let root = launched(launched(self.corrected(beta2, 1.0)?.times(&v)?.sqrt())?.affine(1.0, eps))?;
-        let step = self.corrected(beta1, lr)?.times(&launched(m.div(&root))?)?;
+        let root = count_launch(count_launch(self.corrected(beta2, 1.0)?.times(&v)?.sqrt())?.affine(1.0, eps))?;
+        let step = self.corrected(beta1, lr)?.times(&count_launch(m.div(&root))?)?;
         let Some((made, reported)) = made else {
             (self.m, self.v) = (m, v);
             return Ok((norm, step));
         };
         // Chosen, not multiplied: what was skipped is not a number.
         let made = made.broadcast_as(step.shape())?;
-        self.m = launched(made.where_cond(&m, &self.m))?;
-        self.v = launched(made.where_cond(&v, &self.v))?;
-        Ok((reported, launched(made.where_cond(&step, &step.zeros_like()?))?))
+        self.m = count_launch(made.where_cond(&m, &self.m))?;
+        self.v = count_launch(made.where_cond(&v, &self.v))?;
+        Ok((reported, count_launch(made.where_cond(&step, &step.zeros_like()?))?))
     }
 
     /// `factor / (1 - beta^t)` after `t` updates that were made: moments start at zero.
@@ -189,10 +189,10 @@ impl Optimizer {
         let Some(Scaling { skipped, .. }) = &self.scaling else {
             return Ok(Factor::Known(factor / (1.0 - beta.powf(self.updates as f64))));
         };
-        let made = launched(skipped.affine(-1.0, self.updates as f64))?;
-        let power = launched(launched(made.affine(beta.ln(), 0.0))?.exp())?;
-        let inverse = launched(launched(power.affine(-1.0, 1.0))?.recip())?;
-        Ok(Factor::OnDevice(launched(inverse.affine(factor, 0.0))?))
+        let made = count_launch(skipped.affine(-1.0, self.updates as f64))?;
+        let power = count_launch(count_launch(made.affine(beta.ln(), 0.0))?.exp())?;
+        let inverse = count_launch(count_launch(power.affine(-1.0, 1.0))?.recip())?;
+        Ok(Factor::OnDevice(count_launch(inverse.affine(factor, 0.0))?))
     }
 }
 
@@ -203,18 +203,18 @@ impl Scaling {
     /// The scale is halved at an update that is skipped, and doubled after [`GOOD_UPDATES`] in a row that are not.
     fn advance(&mut self, norm: &Tensor) -> Result<(Tensor, Tensor)> {
         // False for NaN too.
-        let good = launched(norm.lt(f32::INFINITY))?;
-        let made = launched(good.to_dtype(DType::F32))?;
-        let excused = launched(self.scale.gt(1f32))?;
+        let good = count_launch(norm.lt(f32::INFINITY))?;
+        let made = count_launch(good.to_dtype(DType::F32))?;
+        let excused = count_launch(self.scale.gt(1f32))?;
         let zero = norm.zeros_like()?;
-        let reported = launched(good.where_cond(norm, &launched(excused.where_cond(&zero, norm))?))?;
+        let reported = count_launch(good.where_cond(norm, &count_launch(excused.where_cond(&zero, norm))?))?;
 
-        let run = launched(launched(self.good.affine(1.0, 1.0))?.mul(&made))?;
-        let full = launched(launched(run.ge(GOOD_UPDATES as f32))?.to_dtype(DType::F32))?;
-        let factor = launched(launched(made.affine(0.5, 0.5))?.mul(&launched(full.affine(1.0, 1.0))?))?;
-        self.scale = launched(self.scale.mul(&factor))?;
-        self.good = launched(run.mul(&launched(full.affine(-1.0, 1.0))?))?;
-        self.skipped = launched(&self.skipped + launched(made.affine(-1.0, 1.0))?)?;
+        let run = count_launch(count_launch(self.good.affine(1.0, 1.0))?.mul(&made))?;
+        let full = count_launch(count_launch(run.ge(GOOD_UPDATES as f32))?.to_dtype(DType::F32))?;
+        let factor = count_launch(count_launch(made.affine(0.5, 0.5))?.mul(&count_launch(full.affine(1.0, 1.0))?))?;
+        self.scale = count_launch(self.scale.mul(&factor))?;
+        self.good = count_launch(run.mul(&count_launch(full.affine(-1.0, 1.0))?))?;
+        self.skipped = count_launch(&self.skipped + count_launch(made.affine(-1.0, 1.0))?)?;
         self.made = made;
         Ok((good, reported))
     }

@@ -18,7 +18,7 @@ thread_local! {
 }
 
 /// The launches on this thread since the last call: kernels, products, copies and uploads of the operations of this
-/// crate, as marked by [`run`]. Not counted is what candle adds around them: in the backward pass two for each argument of an
+/// crate, as marked by [`count_launch`]. Not counted is what candle adds around them: in the backward pass two for each argument of an
 /// operation, a buffer of zeros, and the upload of a number that a tensor is compared with.
 pub fn take_launches() -> usize {
     LAUNCHES.take()
@@ -29,7 +29,7 @@ pub fn take_launches() -> usize {
 ///
 /// # Errors
 /// That of the operation.
-pub fn run(result: Result<Tensor>) -> Result<Tensor> {
+pub fn count_launch(result: Result<Tensor>) -> Result<Tensor> {
     LAUNCHES.set(LAUNCHES.get() + 1);
     result
 }
@@ -51,20 +51,20 @@ pub fn cat(pieces: &[Tensor]) -> Result<Tensor> {
 pub(crate) fn operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
     match precision.dtype() {
         // A cast reads any layout and writes a contiguous one.
-        Some(dtype) => run(x.to_dtype(dtype)),
+        Some(dtype) => count_launch(x.to_dtype(dtype)),
         None if x.is_contiguous() => Ok(x.clone()),
-        None => run(x.contiguous()),
+        None => count_launch(x.contiguous()),
     }
 }
 
 /// The result of a product in the type that everything but products is computed in, contiguous.
 pub(crate) fn widened(y: &Tensor, dtype: DType) -> Result<Tensor> {
     if y.dtype() != dtype {
-        run(y.to_dtype(dtype))
+        count_launch(y.to_dtype(dtype))
     } else if y.is_contiguous() {
         Ok(y.clone())
     } else {
-        run(y.contiguous())
+        count_launch(y.contiguous())
     }
 }
 
@@ -76,7 +76,7 @@ where
     if !x.track_op() {
         return Ok(y);
     }
-    run(x.apply_op2(&y, Closed { name, backward }))
+    count_launch(x.apply_op2(&y, CustomGrad { name, backward }))
 }
 
 /// [`with_gradient`] for two arguments: `backward((a, b), y, dy)` gives a gradient for each.
@@ -92,18 +92,18 @@ where
     if !a.track_op() && !b.track_op() {
         return Ok(y);
     }
-    run(a.apply_op3(b, &y, Closed { name, backward }))
+    count_launch(a.apply_op3(b, &y, CustomGrad { name, backward }))
 }
 
 /// An operation whose last argument is its result already. candle asks for a gradient of that argument too and gets none.
-struct Closed<F> {
+struct CustomGrad<F> {
     name: &'static str,
     backward: F,
 }
 
-impl<F> Closed<F> {
+impl<F> CustomGrad<F> {
     /// The result's storage: a copy on the CPU and on CUDA, another handle on Metal.
-    fn hand_back<S: BackendStorage>(&self, y: &S, layout: &Layout) -> Result<(S, Shape)> {
+    fn result_storage<S: BackendStorage>(&self, y: &S, layout: &Layout) -> Result<(S, Shape)> {
         if !layout.is_contiguous() || layout.start_offset() > 0 {
             bail!("{}: the result is a part of another tensor", self.name)
         }
@@ -111,7 +111,7 @@ impl<F> Closed<F> {
     }
 }
 
-impl<F> CustomOp2 for Closed<F>
+impl<F> CustomOp2 for CustomGrad<F>
 where
     F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
 {
@@ -120,15 +120,15 @@ where
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, y: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.hand_back(y, l)
+        self.result_storage(y, l)
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, y: &CudaStorage, l: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.hand_back(y, l)
+        self.result_storage(y, l)
     }
 
     fn metal_fwd(&self, _: &MetalStorage, _: &Layout, y: &MetalStorage, l: &Layout) -> Result<(MetalStorage, Shape)> {
-        self.hand_back(y, l)
+        self.result_storage(y, l)
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -138,7 +138,7 @@ where
     }
 }
 
-impl<F> CustomOp3 for Closed<F>
+impl<F> CustomOp3 for CustomGrad<F>
 where
     F: Fn((&Tensor, &Tensor), &Tensor, &Tensor) -> Result<(Tensor, Tensor)>,
 {
@@ -155,7 +155,7 @@ where
         y: &CpuStorage,
         l: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.hand_back(y, l)
+        self.result_storage(y, l)
     }
 
     fn cuda_fwd(
@@ -167,7 +167,7 @@ where
         y: &CudaStorage,
         l: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.hand_back(y, l)
+        self.result_storage(y, l)
     }
 
     fn metal_fwd(
@@ -179,7 +179,7 @@ where
         y: &MetalStorage,
         l: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        self.hand_back(y, l)
+        self.result_storage(y, l)
     }
 
     fn bwd(

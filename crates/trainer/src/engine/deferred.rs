@@ -1,4 +1,4 @@
-//! Figures that an engine has computed, but may not have read back from its device.
+//! DeferredScalars that an engine has computed, but may not have read back from its device.
 
 use candle_core::Tensor;
 
@@ -6,14 +6,14 @@ use crate::Result;
 
 /// A number. To read one from a GPU is to wait for all that the GPU has been asked for: a synchronisation.
 #[derive(Debug, Clone)]
-pub enum Figure {
+pub enum DeferredScalar {
     /// A number on the host.
     Known(f64),
     /// A scalar in f32 on a device.
     OnDevice(Tensor),
 }
 
-impl Figure {
+impl DeferredScalar {
     /// Whether reading it is free.
     pub fn is_known(&self) -> bool {
         matches!(self, Self::Known(_))
@@ -34,7 +34,7 @@ impl Figure {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn read_all<'a>(figures: impl IntoIterator<Item = &'a Figure>) -> Result<Vec<f64>> {
+    pub fn read_all<'a>(figures: impl IntoIterator<Item = &'a DeferredScalar>) -> Result<Vec<f64>> {
         let mut scalars = Vec::new();
         let places: Vec<std::result::Result<f64, usize>> = figures
             .into_iter()
@@ -59,10 +59,10 @@ mod tests {
 
     #[test]
     fn known_and_unread_figures_come_back_in_their_order() {
-        let on_device = |x: f32| Figure::OnDevice(Tensor::new(x, &Device::Cpu).unwrap());
-        let figures = [Figure::Known(0.1), on_device(2.5), Figure::Known(3.0), on_device(-4.0)];
-        assert_eq!(Figure::read_all(&figures).unwrap(), [0.1, 2.5, 3.0, -4.0]);
-        assert!(Figure::read_all(&[]).unwrap().is_empty());
+        let on_device = |x: f32| DeferredScalar::OnDevice(Tensor::new(x, &Device::Cpu).unwrap());
+        let figures = [DeferredScalar::Known(0.1), on_device(2.5), DeferredScalar::Known(3.0), on_device(-4.0)];
+        assert_eq!(DeferredScalar::read_all(&figures).unwrap(), [0.1, 2.5, 3.0, -4.0]);
+        assert!(DeferredScalar::read_all(&[]).unwrap().is_empty());
         assert_eq!(figures[1].read().unwrap(), 2.5);
     }
 }

@@ -1,8 +1,8 @@
 //! The engine of tensor operations, on any device: what runs on a GPU, and the reference for the CPU engine.
 //!
 //! A batch and an update are queued on the device without waiting for it: the loss and the norm stay there, as
-//! [`Figure`]s, until somebody reads them. What waits: the first batch of a run, whose gradients are looked at once; an
-//! evaluation, once a batch; [`Engine::export`].
+//! [`DeferredScalar`]s, until somebody reads them. What waits: the first batch of a run, whose gradients are looked at once; an
+//! evaluation, once a batch; [`Engine::state_dict`].
 //!
 //! On the CPU a batch is cut into a fixed number of shards of whole sequences, each of which goes through the whole
 //! network, forward and backward, on one thread; gradients are added in the order of the shards. So the result does not
@@ -14,11 +14,11 @@ use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use tinygpt_model::{
     Dropout, Gpt, GptConfig, ParamSpec, Precision,
-    ops::{Tokens, launched},
+    ops::{Tokens, count_launch},
     param_specs, params,
 };
 
-use super::{AdamW, Batch, Engine, EngineState, Figure, dead};
+use super::{AdamW, Batch, DeferredScalar, Engine, EngineState, dead};
 use crate::Result;
 use optimizer::{Flat, Optimizer};
 
@@ -27,7 +27,7 @@ pub(super) const CPU_SHARDS: usize = 4;
 
 /// The model composed of candle operations, its gradients by candle's autograd, AdamW in tensor operations.
 #[derive(Debug)]
-pub struct ComposedEngine {
+pub struct TensorEngine {
     config: GptConfig,
     precision: Precision,
     device: Device,
@@ -46,7 +46,7 @@ pub struct ComposedEngine {
     gradients_checked: bool,
 }
 
-impl ComposedEngine {
+impl TensorEngine {
     /// An engine that goes on from `state`. `seed` is that of the dropout masks.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl ComposedEngine {
         // A GPU does not notice a target that is none.
         self.config.check_tokens(&batch.targets)?;
         let tokens = Tokens::new(&batch.ids, batch.rows, batch.cols, self.config.vocab_size, &self.device)?;
-        let targets = launched(Tensor::from_slice(&batch.targets, batch.rows * batch.cols, &self.device))?;
+        let targets = count_launch(Tensor::from_slice(&batch.targets, batch.rows * batch.cols, &self.device))?;
         Ok(gpt.losses(&tokens, &targets, dropout)?)
     }
 
@@ -112,7 +112,7 @@ impl ComposedEngine {
     fn shard(&self, batch: &Batch, draw: u64, tokens: usize) -> Result<(Tensor, Tensor)> {
         let dropout = Dropout::new(self.config.dropout, self.seed, draw, &self.device);
         let loss = self.losses(&self.training, batch, Some(&dropout))?;
-        let loss = launched(launched(loss.sum_all())?.affine(1.0 / tokens as f64, 0.0))?;
+        let loss = count_launch(count_launch(loss.sum_all())?.affine(1.0 / tokens as f64, 0.0))?;
         let mut store = self.optimizer.scaled(&loss)?.backward()?;
         let grads = self
             .specs
@@ -131,18 +131,19 @@ impl ComposedEngine {
     /// Adds gradients to those gathered since the last update.
     fn gather(&mut self, grads: Tensor) -> Result<()> {
         self.grads = Some(match self.grads.take() {
-            Some(sum) => launched(sum + grads)?,
+            Some(sum) => count_launch(sum + grads)?,
             None => grads,
         });
         Ok(())
     }
 
     /// candle drops gradients silently where an operation has no backward; that must not go unseen. Reads once.
-    fn check_gradients(&self, loss: &Figure) -> Result<()> {
+    fn check_gradients(&self, loss: &DeferredScalar) -> Result<()> {
         let Some(grads) = &self.grads else { return Ok(()) };
-        let largest = self.flat.parts(grads)?.into_iter().map(|grad| Ok(Figure::OnDevice(grad.abs()?.max_all()?)));
+        let largest =
+            self.flat.parts(grads)?.into_iter().map(|grad| Ok(DeferredScalar::OnDevice(grad.abs()?.max_all()?)));
         let figures = [Ok(loss.clone())].into_iter().chain(largest).collect::<Result<Vec<_>>>()?;
-        let figures = Figure::read_all(&figures)?;
+        let figures = DeferredScalar::read_all(&figures)?;
         // A diverged loss has no gradients to speak of; the loop reports it.
         if figures[0].is_finite() {
             for (spec, &largest) in self.specs.iter().zip(&figures[1..]) {
@@ -155,12 +156,12 @@ impl ComposedEngine {
     }
 }
 
-impl Engine for ComposedEngine {
+impl Engine for TensorEngine {
     fn config(&self) -> &GptConfig {
         &self.config
     }
 
-    fn accumulate(&mut self, batch: &Batch, draw: u64) -> Result<Figure> {
+    fn forward_backward(&mut self, batch: &Batch, draw: u64) -> Result<DeferredScalar> {
         let tokens = batch.rows * batch.cols;
         let n_shards = self.n_shards();
         let shards: Vec<(usize, Batch)> = batch.shards(n_shards).enumerate().collect();
@@ -173,13 +174,13 @@ impl Engine for ComposedEngine {
         let mut loss: Option<Tensor> = None;
         for (part, grads) in results {
             loss = Some(match loss {
-                Some(loss) => launched(loss + part)?,
+                Some(loss) => count_launch(loss + part)?,
                 None => part,
             });
             self.gather(grads)?;
         }
         self.batches += 1;
-        let loss = loss.map_or(Figure::Known(0.0), Figure::OnDevice);
+        let loss = loss.map_or(DeferredScalar::Known(0.0), DeferredScalar::OnDevice);
         if !self.gradients_checked {
             self.check_gradients(&loss)?;
             self.gradients_checked = true;
@@ -187,7 +188,7 @@ impl Engine for ComposedEngine {
         Ok(loss)
     }
 
-    fn update(&mut self, lr: f64, clip: f64) -> Result<Figure> {
+    fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
         let mean = 1.0 / self.batches.max(1) as f64;
         self.batches = 0;
         let grads = match self.grads.take() {
@@ -199,10 +200,10 @@ impl Engine for ComposedEngine {
         for ((spec, var), step) in self.specs.iter().zip(&self.vars).zip(self.flat.parts(&step)?) {
             let param = var.as_detached_tensor();
             let param = if spec.decays() { decay.times(&param)? } else { param };
-            let param = launched(param - step.reshape(var.shape())?)?;
-            launched(var.set(&param).map(|()| param))?; // a copy
+            let param = count_launch(param - step.reshape(var.shape())?)?;
+            count_launch(var.set(&param).map(|()| param))?; // a copy
         }
-        Ok(Figure::OnDevice(norm))
+        Ok(DeferredScalar::OnDevice(norm))
     }
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
@@ -216,7 +217,7 @@ impl Engine for ComposedEngine {
         Ok(sum)
     }
 
-    fn export(&self) -> Result<EngineState> {
+    fn state_dict(&self) -> Result<EngineState> {
         let params: Vec<Tensor> = self.vars.iter().map(Var::as_detached_tensor).collect();
         Ok(EngineState {
             params: self.flat.read(&self.flat.join(&params)?)?,
@@ -227,7 +228,7 @@ impl Engine for ComposedEngine {
         })
     }
 
-    fn import(&mut self, state: &EngineState) -> Result<()> {
+    fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
         let (config, device) = (self.config.clone(), self.device.clone());
         *self = Self::new(&config, self.precision, self.optimizer.adamw, self.seed, state, &device)?;
         Ok(())
