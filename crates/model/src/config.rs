@@ -3,8 +3,6 @@
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
-use tinygpt_sampler::simd::SimdLevel;
-
 use crate::{ModelError, Result};
 
 /// The activation of the MLP.
@@ -44,22 +42,6 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Refuses what the CPU's own code does not compute in, or this processor has no instructions for.
-    ///
-    /// # Errors
-    /// [`ModelError::NoBf16`] or [`ModelError::NoF16`].
-    pub fn check(self) -> Result<()> {
-        self.check_on(SimdLevel::detect())
-    }
-
-    fn check_on(self, level: SimdLevel) -> Result<()> {
-        match self {
-            Self::Bf16 if !level.has_bf16() => Err(ModelError::NoBf16),
-            Self::F16 => Err(ModelError::NoF16),
-            Self::F32 | Self::Bf16 => Ok(()),
-        }
-    }
-
     /// The name, as configurations write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -166,18 +148,6 @@ impl GptConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sixteen_bits_are_refused_where_the_processor_or_the_engine_has_none() {
-        let refusal = |precision: Precision, level| precision.check_on(level).err().map(|error| error.to_string());
-        for level in SimdLevel::available() {
-            assert_eq!(refusal(Precision::F32, level), None);
-            assert_eq!(refusal(Precision::Bf16, level).is_none(), level.has_bf16(), "{level:?}");
-            assert!(refusal(Precision::F16, level).unwrap().contains("f16 is for GPUs"));
-        }
-        let without = SimdLevel::available().pop().unwrap();
-        assert!(refusal(Precision::Bf16, without).unwrap().starts_with("bf16 needs a CPU with AVX512-BF16"));
-    }
 
     fn recipe(n_layer: usize, n_head: usize, n_embd: usize, block_size: usize) -> GptConfig {
         GptConfig {

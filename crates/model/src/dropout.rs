@@ -31,6 +31,31 @@ const HASH_PRIME: u32 = 65521;
 /// Elements that share a polynomial.
 const HASH_BLOCK: usize = 1 << 14;
 
+/// A place of the network in which values are dropped. No two share a mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropoutSite {
+    /// The sum of the embeddings, `(B, T, C)`.
+    Embedding,
+    /// The attention weights of a layer, `(B, nh, T, T)`.
+    Attention(usize),
+    /// What attention adds to the residual stream, `(B, T, C)`.
+    AttentionResidual(usize),
+    /// What the MLP adds to it, `(B, T, C)`.
+    MlpResidual(usize),
+}
+
+impl DropoutSite {
+    /// The number under which the masks are drawn.
+    pub fn id(self) -> u32 {
+        match self {
+            Self::Embedding => 0,
+            Self::Attention(layer) => 1 + 3 * layer as u32,
+            Self::AttentionResidual(layer) => 2 + 3 * layer as u32,
+            Self::MlpResidual(layer) => 3 + 3 * layer as u32,
+        }
+    }
+}
+
 /// Drops values with probability `p` in one forward pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dropout {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{Prepared, assert_same_weights, prepare};
-use tinygpt_model::Precision;
+use tinygpt_model::cpu::CpuPrecision;
 use tinygpt_trainer::{
     engine::{AdamW, CpuEngine},
     train::{Event, Outcome, StopReason, Trainer},
@@ -18,7 +18,7 @@ use tinygpt_trainer::{
 /// Trains, or goes on, until the end or until `interrupt` says so; after an event, so that what comes next is cut short.
 fn train(folder: &Path, resume: bool, interrupt: fn(&Event<'_>) -> bool) -> Outcome {
     let Prepared { config, data, gpt, run, state, weights } = prepare(&["train.eval_batches=4"], folder, resume);
-    let mut engine = CpuEngine::new(&gpt, Precision::F32, AdamW::from(&config.train), 1, &weights).unwrap();
+    let mut engine = CpuEngine::new(&gpt, CpuPrecision::F32, AdamW::from(&config.train), 1, &weights).unwrap();
     let stop = AtomicBool::new(false);
     let trainer = Trainer { config: &config, data: &data, engine: &mut engine, run: &run, state };
     trainer.train(&stop, &mut |event| stop.store(interrupt(&event), Ordering::Relaxed)).unwrap()

@@ -12,7 +12,7 @@ use tinygpt_model::{GptConfig, ParamSpec, param_specs};
 use super::model_folder::{FORMAT_KEY, Tensors, read_json, read_weights, write_tensors};
 use crate::{
     Result, TrainError, atomic,
-    engine::{EngineState, LossScaling},
+    engine::{EngineState, LossScaling, StateSlot},
 };
 
 /// The format of the files in `last/`.
@@ -81,13 +81,13 @@ impl Last {
         fs::create_dir_all(&self.path).map_err(TrainError::io("create", &self.path))?;
         let specs = param_specs(config);
         let metadata = json!({ FORMAT_KEY: LAST_FORMAT.to_string() });
-        write_tensors(&self.weights(state.step), named(&specs, "", &engine.params), metadata.clone())?;
+        write_tensors(&self.weights(state.step), named(&specs, String::new(), &engine.params), metadata.clone())?;
         let scaling =
             engine.loss_scaling.map(|LossScaling { scale, good, skipped }| [scale, good as f32, skipped as f32]);
         let scaling =
             scaling.iter().map(|numbers| (LOSS_SCALING.to_owned(), (vec![numbers.len()], numbers.as_slice())));
-        let moments = named(&specs, "m/", &engine.m).chain(named(&specs, "v/", &engine.v));
-        write_tensors(&self.optimizer(state.step), moments.chain(scaling), metadata)?;
+        let slots = engine.optimizer.iter().flat_map(|slot| named(&specs, format!("{}/", slot.name), &slot.values));
+        write_tensors(&self.optimizer(state.step), slots.chain(scaling), metadata)?;
         let path = self.path.join(STATE);
         let json = serde_json::to_string_pretty(state).map_err(|e| TrainError::bad_file(&path, e))?;
         atomic::write(&path, (json + "\n").as_bytes())?;
@@ -133,9 +133,11 @@ impl Last {
         let params = read_weights(&self.weights(state.step), config)?;
         let specs = param_specs(config);
         let optimizer = Tensors::read(&self.optimizer(state.step))?;
-        let moments = |prefix: &str| -> Result<Vec<Vec<f32>>> {
-            specs.iter().map(|s| optimizer.get(&format!("{prefix}{}", s.name), &s.shape)).collect()
+        let slot = |name: String| -> Result<StateSlot> {
+            let values = specs.iter().map(|spec| optimizer.get(&format!("{name}/{}", spec.name), &spec.shape));
+            Ok(StateSlot { values: values.collect::<Result<_>>()?, name })
         };
+        let slots = optimizer.prefixes().into_iter().map(slot).collect::<Result<Vec<_>>>()?;
         let loss_scaling = match optimizer.has(LOSS_SCALING) {
             true => {
                 let numbers = optimizer.get(LOSS_SCALING, &[3])?;
@@ -143,18 +145,16 @@ impl Last {
             }
             false => None,
         };
-        Ok(EngineState { params, m: moments("m/")?, v: moments("v/")?, updates: state.step, loss_scaling })
+        Ok(EngineState { params, optimizer: slots, updates: state.step, loss_scaling })
     }
 }
 
-/// Values in parameter order as tensors, under the parameters' names with a prefix.
+/// Values in parameter order as tensors, under the parameters' names with a prefix. Parameters without values are left out.
 fn named<'a>(
     specs: &'a [ParamSpec],
-    prefix: &'a str,
+    prefix: String,
     values: &'a [Vec<f32>],
 ) -> impl Iterator<Item = (String, (Vec<usize>, &'a [f32]))> {
-    specs
-        .iter()
-        .zip(values)
-        .map(move |(spec, x)| (format!("{prefix}{}", spec.name), (spec.shape.clone(), x.as_slice())))
+    let held = specs.iter().zip(values).filter(|(_, values)| !values.is_empty());
+    held.map(move |(spec, x)| (format!("{prefix}{}", spec.name), (spec.shape.clone(), x.as_slice())))
 }

@@ -2,7 +2,7 @@
 //! `tokenizer_config.json`. `transformers` loads it, and this program loads GPT-2 folders that others wrote.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
 };
@@ -347,6 +347,11 @@ impl Tensors {
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)
             .map_err(|e| TrainError::bad_file(path, format!("truncated, or not a safetensors file: {e}")))?;
         Ok(Self { path: path.to_owned(), tensors })
+    }
+
+    /// What stands before the first `/` of names that have one, in alphabetical order: the slots of an optimizer.
+    pub(super) fn prefixes(&self) -> BTreeSet<String> {
+        self.tensors.keys().filter_map(|name| Some(name.split_once('/')?.0.to_owned())).collect()
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device};
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, Generation, GptConfig, Precision, TensorDecoder,
-    cpu::{CpuDecoder, WeightFormat},
+    cpu::{CpuDecoder, CpuPrecision, WeightFormat},
     generate, init_params, param_specs,
 };
 use tinygpt_sampler::{RngDomain, Sampler, SamplingParams, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine, check_precision};
+use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, TensorEngine, check_precision};
 
 use super::check::{Check, largest_difference, of_numbers, of_tensors};
 
@@ -150,7 +150,7 @@ fn half_precision(device: &Device) -> Precision {
 fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Vec<Check>> {
     let Shape { name, config, rows } = shape;
     let mut composed = TensorEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;
-    let mut cpu = CpuEngine::new(config, Precision::F32, ADAMW, SEED, state)?;
+    let mut cpu = CpuEngine::new(config, CpuPrecision::F32, ADAMW, SEED, state)?;
     let batch = |n: u32, rows: usize| {
         let cols = config.block_size;
         Batch {
@@ -179,8 +179,9 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
     let norm = of_numbers(composed.optimizer_step(LR, 1.0)?.read()?, cpu.optimizer_step(LR, 1.0)?.read()?);
     let (found, expected) = (composed.state_dict()?, cpu.state_dict()?);
     let parameters = each(&found.params, &expected.params, &|a, b| largest_difference(a, b) / LR);
-    let m = each(&found.m, &expected.m, &of_tensors);
-    let v = each(&found.v, &expected.v, &of_tensors);
+    let moments =
+        |name| each(found.slot(name).unwrap_or_default(), expected.slot(name).unwrap_or_default(), &of_tensors);
+    let (m, v) = (moments("m"), moments("v"));
     let half = half_precision(device);
     let mut in_half = TensorEngine::new(config, half, ADAMW, SEED, &found, device)?;
     let (mut further, mut rounded) = (Vec::new(), Vec::new());

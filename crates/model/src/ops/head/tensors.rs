@@ -1,13 +1,14 @@
 //! The head with the loss: logits of a whole batch are never there at once.
 
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Tensor};
 
-use super::{
-    cross_entropy,
-    custom_grad::{cat, count_launch, operand, widened, with_gradients},
-    softmax,
+use crate::{
+    Precision, Result,
+    ops::{
+        custom_grad::{cat, count_launch, operand, widened, with_gradients},
+        softmax,
+    },
 };
-use crate::{Precision, Result};
 
 /// The most bytes of f32 logits in one chunk; about five tensors of this size are alive at a time. Products with
 /// 1300 rows, at GPT-2's vocabulary, are large enough to keep a GPU busy.
@@ -54,4 +55,16 @@ pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision,
         let dw = dw.map_or_else(|| w.zeros_like()?.to_dtype(dtype), Ok)?;
         Ok((widened(&cat(&dx)?, dtype)?, dw))
     })?)
+}
+
+/// The cross-entropy of each prediction, in nats: logits `(N, V)` and targets `(N)` to losses `(N)`.
+///
+/// # Errors
+/// On a shape mismatch, or a target outside the vocabulary.
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let max = count_launch(logits.detach().max_keepdim(D::Minus1))?; // (N, 1)
+    let shifted = count_launch(logits.broadcast_sub(&max))?;
+    let log_sum = count_launch(count_launch(count_launch(shifted.exp())?.sum_keepdim(D::Minus1))?.log())?; // (N, 1)
+    let picked = count_launch(shifted.gather(&targets.unsqueeze(1)?, 1))?; // (N, 1)
+    Ok(count_launch(log_sum - picked)?.squeeze(1)?)
 }

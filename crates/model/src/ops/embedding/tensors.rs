@@ -5,8 +5,10 @@
 
 use candle_core::{Device, Tensor};
 
-use super::custom_grad::{count_launch, with_gradient};
-use crate::{ModelError, Result};
+use crate::{
+    ModelError, Result,
+    ops::custom_grad::{count_launch, with_gradient},
+};
 
 /// Up to this many tokens the gradient is one product with a `(V, N)` matrix: `V` multiply-adds for an element of `dy`,
 /// where sums over sorted tokens take 128 for each of their two or three levels. Larger vocabularies are sorted.

@@ -6,7 +6,7 @@ use crate::{GptConfig, ModelError, Result, ops};
 
 /// The keys and values of one block, each `(B, nh, block_size, hs)`.
 #[derive(Debug)]
-struct LayerCache {
+struct LayerKeyValues {
     k: Tensor,
     v: Tensor,
 }
@@ -14,7 +14,7 @@ struct LayerCache {
 /// The keys and values of every block, for `rows` sequences of one common length.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<LayerCache>,
+    layers: Vec<LayerKeyValues>,
     rows: usize,
     len: usize,
     block_size: usize,
@@ -31,7 +31,7 @@ impl KvCache {
         let shape = (rows, config.n_head, config.block_size, config.head_size());
         let layers = (0..config.n_layer)
             .map(|_| {
-                Ok(LayerCache { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
+                Ok(LayerKeyValues { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
             })
             .collect::<Result<_>>()?;
         Ok(Self { layers, rows, len: 0, block_size: config.block_size, mask: None })
@@ -104,8 +104,11 @@ impl KvCache {
             // cache is written in place and must not share storage with this one.
             t.reshape((1, nh, block_size, hs))?.broadcast_as((rows, nh, block_size, hs))?.force_contiguous()
         };
-        let layers =
-            self.layers.iter().map(|l| Ok(LayerCache { k: widen(&l.k)?, v: widen(&l.v)? })).collect::<Result<_>>()?;
+        let layers = self
+            .layers
+            .iter()
+            .map(|l| Ok(LayerKeyValues { k: widen(&l.k)?, v: widen(&l.v)? }))
+            .collect::<Result<_>>()?;
         Ok(Self { layers, rows, len: self.len, block_size: self.block_size, mask: self.mask.clone() })
     }
 }

@@ -4,32 +4,30 @@
 
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
-use super::{
-    super::{
-        rows::Rows,
-        team::{MOST_PIECES, Work},
-        vectors,
-    },
-    columns::Columns,
+use crate::cpu::{
+    decode::columns::Columns,
+    rows::Rows,
+    team::{MOST_PIECES, Work},
+    vectors,
 };
 
-/// The keys and values of one block for one sequence. Values are kept as they come, `(block_size, C)`; keys in tiles of
+/// The keys and values of one layer for one sequence. Values are kept as they come, `(block_size, C)`; keys in tiles of
 /// sixteen positions, `(block_size / 16, C, 16)`, so that a query's scores are sums of vectors that follow each other.
 #[derive(Debug, Clone)]
-pub(super) struct LayerCache {
+pub(crate) struct KeyValues {
     keys: Vec<f32>,
     values: Vec<f32>,
     channels: usize,
 }
 
-impl LayerCache {
-    pub(super) fn new(block_size: usize, channels: usize) -> Self {
+impl KeyValues {
+    pub(crate) fn new(block_size: usize, channels: usize) -> Self {
         let tiles = block_size.div_ceil(LANES);
         Self { keys: vec![0.0; tiles * LANES * channels], values: vec![0.0; block_size * channels], channels }
     }
 
     /// Takes over the key and the value of a position.
-    pub(super) fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
+    pub(crate) fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
         let tile = &mut self.keys.as_chunks_mut::<LANES>().0[position / LANES * self.channels..];
         for (lanes, &key) in tile.iter_mut().zip(key) {
             lanes[position % LANES] = key;
@@ -38,7 +36,7 @@ impl LayerCache {
     }
 
     /// Copies the first `n` positions of another cache.
-    pub(super) fn copy_from(&mut self, other: &Self, n: usize) {
+    pub(crate) fn copy_from(&mut self, other: &Self, n: usize) {
         let keys = n.next_multiple_of(LANES) * self.channels;
         self.keys[..keys].copy_from_slice(&other.keys[..keys]);
         let values = n * self.channels;
@@ -57,10 +55,10 @@ const LEAST_SCORES: usize = 1 << 13;
 
 /// Attention of one new position in each row of `qkv (rows, 3 C)` to those in the row's cache, where it is the last of
 /// `n`. Into `y (rows, C)`; `scores` has room for whole vectors of scores of every row and head.
-pub(super) fn attend(
+pub(crate) fn decode_attention(
     (level, work): (SimdLevel, &mut Work<'_>),
     (n, n_head): (usize, usize),
-    caches: &[LayerCache],
+    caches: &[KeyValues],
     qkv: &Rows,
     y: &mut Rows,
     scores: &mut [f32],
@@ -89,7 +87,7 @@ const AT_A_TIME: usize = 4;
 /// Attention of one head: `y (hs)`, what `query (hs)` gets from the first `n` positions.
 struct OneHead<'a> {
     query: &'a [f32],
-    cache: &'a LayerCache,
+    cache: &'a KeyValues,
     n: usize,
     head: usize,
     /// Room for `n`, in whole vectors.

@@ -2,33 +2,34 @@
 
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
-use super::{
-    matmul::{Pair, Start},
-    operand::{Operand, Packed, Scratch},
+use crate::cpu::{
+    CpuPrecision,
+    matmul::{Accumulate, Pair},
+    operand::{Operand, Scratch, Storage},
     rows::Rows,
+    training::PackedMatrix,
     vectors,
 };
-use crate::Precision;
 
 /// Rows of a unit of work.
-pub(super) const ROWS: usize = 64;
+pub(crate) const ROWS: usize = 64;
 
 /// Rows of the weights' gradient that are one task.
-pub(super) const GRAD_ROWS: usize = 16;
+pub(crate) const GRAD_ROWS: usize = 16;
 
 /// What a unit computes of one sequence.
-pub(super) struct Job<'a> {
-    /// What the head reads, from row `from` on, an even number; with its rounded rows.
-    pub(super) hidden: &'a Operand,
-    pub(super) rounded: &'a Rows<Pair>,
-    pub(super) from: usize,
+pub(crate) struct Job<'a> {
+    /// What the head reads, from row `from` on, an even number; with its quantized rows.
+    pub(crate) hidden: &'a Operand,
+    pub(crate) quantized: &'a Rows<Pair>,
+    pub(crate) from: usize,
     /// The token of each row, at most [`ROWS`].
-    pub(super) targets: &'a [u32],
+    pub(crate) targets: &'a [u32],
     /// Gets the cross-entropy of each row.
-    pub(super) losses: &'a mut [f32],
+    pub(crate) losses: &'a mut [f32],
     /// Gets the gradients of those rows of `hidden`, with the distance between rows.
-    pub(super) dx: &'a mut [f32],
-    pub(super) ld: usize,
+    pub(crate) dx: &'a mut [f32],
+    pub(crate) ld: usize,
 }
 
 impl Job<'_> {
@@ -39,34 +40,41 @@ impl Job<'_> {
 
 /// The logits of up to [`ROWS`] rows, which become their gradient.
 #[derive(Debug)]
-pub(super) struct Unit {
+pub(crate) struct Unit {
     logits: Operand,
     scratch: Scratch,
 }
 
 impl Unit {
-    pub(super) fn new(precision: Precision, vocab_size: usize) -> Self {
-        let logits = Operand::new(precision, ROWS, vocab_size);
+    pub(crate) fn new(precision: CpuPrecision, vocab_size: usize) -> Self {
+        let logits = Operand::new(precision, ROWS, vocab_size, Storage { multiplied: true, kept: false });
         Self { logits, scratch: Scratch::new(precision, ROWS, vocab_size) }
     }
 
-    /// The losses of a job, and the gradients of `scale` times their sum. The head is packed as `(C, V)` and `(V, C)`.
-    pub(super) fn run(&mut self, level: SimdLevel, packed: (&Packed, &Packed), job: &mut Job<'_>, scale: Option<f32>) {
+    /// The losses of a job, and the gradients of `scale` times their sum. `packed` is the head's `(V, C)`.
+    pub(crate) fn run(&mut self, level: SimdLevel, packed: &PackedMatrix, job: &mut Job<'_>, scale: Option<f32>) {
         let Self { logits: operand, scratch } = self;
         let logits = operand.rows_mut(&mut scratch.rows);
         let (n, ld) = (job.targets.len(), logits.ld);
-        job.hidden.multiply(level, job.rows(), job.rounded, packed.0, Start::Zero, (logits.at_mut(0, 0), ld));
+        job.hidden.multiply(
+            level,
+            job.rows(),
+            job.quantized,
+            &packed.transposed,
+            Accumulate::Zero,
+            (logits.at_mut(0, 0), ld),
+        );
         for (i, (&target, loss)) in job.targets.iter().zip(&mut *job.losses).enumerate() {
             *loss = level.run(CrossEntropy { logits: logits.row_mut(i), target: target as usize, scale });
         }
         if scale.is_some() {
-            operand.round(level, n, scratch);
-            operand.multiply(level, 0..n, &scratch.rounded, packed.1, Start::Zero, (job.dx, job.ld));
+            operand.quantize(level, n, scratch);
+            operand.multiply(level, 0..n, &scratch.quantized, &packed.weight, Accumulate::Zero, (job.dx, job.ld));
         }
     }
 
     /// Adds the share of a job that was run to rows `first..` of the gradient of the head's weights `(V, C)`.
-    pub(super) fn add_weight_grads(&self, level: SimdLevel, first: usize, grad: &mut [f32], job: &Job<'_>) {
+    pub(crate) fn add_weight_grads(&self, level: SimdLevel, first: usize, grad: &mut [f32], job: &Job<'_>) {
         self.logits.add_outer(level, first, job.hidden, job.rows(), grad);
     }
 }

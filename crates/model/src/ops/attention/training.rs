@@ -6,12 +6,14 @@
 
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
-use super::{
-    dropout::KeepBits,
-    matmul::{Left, Right, Start, matmul},
-    packed::{pack_rows_transposed, transposed, transposed_len},
-    rows::{Aligned, Rows},
-    vectors,
+use crate::{
+    cpu::{
+        matmul::{Accumulate, Left, Right, matmul},
+        packed::{pack_rows_transposed, transposed, transposed_len},
+        rows::{Aligned, Rows},
+        vectors,
+    },
+    ops::KeepBits,
 };
 
 /// Queries of a tile.
@@ -21,12 +23,12 @@ const KEYS: usize = 64;
 
 /// The shape of attention over one sequence.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Positions.
-    pub(super) t: usize,
-    pub(super) n_head: usize,
+    pub(crate) t: usize,
+    pub(crate) n_head: usize,
     /// Channels of a head.
-    pub(super) head_size: usize,
+    pub(crate) head_size: usize,
 }
 
 impl Shape {
@@ -41,14 +43,14 @@ impl Shape {
 
 /// Attention weights dropped in training: row `head * T + query` of the bits, and what kept ones are multiplied with.
 #[derive(Clone, Copy)]
-pub(super) struct Dropped<'a> {
-    pub(super) keep: &'a KeepBits,
-    pub(super) scale: f32,
+pub(crate) struct Dropped<'a> {
+    pub(crate) keep: &'a KeepBits,
+    pub(crate) scale: f32,
 }
 
 /// Where one tile after the other is computed.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct AttentionScratch {
     /// Keys of a head, transposed.
     keys: Aligned,
     /// Values of a head, transposed.
@@ -61,9 +63,9 @@ pub(super) struct Scratch {
     sum: [f32; QUERIES],
 }
 
-impl Scratch {
+impl AttentionScratch {
     /// For sequences of up to `t` positions.
-    pub(super) fn new(t: usize, head_size: usize) -> Self {
+    pub(crate) fn new(t: usize, head_size: usize) -> Self {
         let packed = transposed_len(t, head_size);
         Self {
             keys: Aligned::zeros(packed),
@@ -78,14 +80,14 @@ impl Scratch {
 
 /// A tile of scores: queries `q..q + rows`, keys `k..k + cols`.
 #[derive(Debug, Clone, Copy)]
-struct Tile {
+struct ScoreTile {
     q: usize,
     rows: usize,
     k: usize,
     cols: usize,
 }
 
-impl Tile {
+impl ScoreTile {
     /// How many of the tile's keys the query in row `i` sees.
     #[inline(always)]
     fn seen(self, i: usize) -> usize {
@@ -94,19 +96,19 @@ impl Tile {
 }
 
 /// The tiles of keys that some of the queries `q..q + rows` see.
-fn tiles(q: usize, rows: usize) -> impl Iterator<Item = Tile> {
-    (0..q + rows).step_by(KEYS).map(move |k| Tile { q, rows, k, cols: KEYS.min(q + rows - k) })
+fn tiles(q: usize, rows: usize) -> impl Iterator<Item = ScoreTile> {
+    (0..q + rows).step_by(KEYS).map(move |k| ScoreTile { q, rows, k, cols: KEYS.min(q + rows - k) })
 }
 
 /// From queries, keys and values `qkv (T, 3C)` to `y (T, C)`; `lse` gets the logarithm of each row's sum, head by head.
-pub(super) fn forward(
+pub(crate) fn forward(
     level: SimdLevel,
     shape: Shape,
     qkv: &Rows,
     dropped: Option<Dropped<'_>>,
     y: &mut Rows,
     lse: &mut [f32],
-    scratch: &mut Scratch,
+    scratch: &mut AttentionScratch,
 ) {
     let Shape { t, n_head, head_size: hs } = shape;
     let c = shape.channels();
@@ -119,14 +121,14 @@ pub(super) fn forward(
             scratch.max.fill(f32::NEG_INFINITY);
             scratch.sum.fill(0.0);
             for tile in tiles(q, rows) {
-                let Scratch { keys, weights, max, sum, .. } = scratch;
+                let AttentionScratch { keys, weights, max, sum, .. } = scratch;
                 scores(level, tile, Left::rows(qkv, q, q_at), keys, hs, weights);
                 let out = y.at_mut(q, q_at);
                 let keep = dropped.map(|d| (d, head * t + q));
                 level.run(OnlineSoftmax { tile, scale: shape.scale(), keep, weights, max, sum, out, ld, hs });
-                let start = if tile.k == 0 { Start::Zero } else { Start::Sum };
+                let accumulate = if tile.k == 0 { Accumulate::Zero } else { Accumulate::Add };
                 let (left, right) = (Left::rows(weights, 0, 0), Right::rows(qkv, tile.k, v_at));
-                matmul(level, (rows, hs, tile.cols), left, right, start, out, ld);
+                matmul(level, (rows, hs, tile.cols), left, right, accumulate, out, ld);
             }
             for i in 0..rows {
                 let factor = 1.0 / scratch.sum[i];
@@ -138,15 +140,15 @@ pub(super) fn forward(
 }
 
 /// The scores of a tile, not yet scaled, and some of keys that a query does not see.
-fn scores(level: SimdLevel, tile: Tile, queries: Left<'_>, keys: &[f32], hs: usize, out: &mut Rows) {
+fn scores(level: SimdLevel, tile: ScoreTile, queries: Left<'_>, keys: &[f32], hs: usize, out: &mut Rows) {
     let ld = out.ld;
     let right = transposed(keys, hs, tile.k / 32);
-    matmul(level, (tile.rows, tile.cols, hs), queries, right, Start::Zero, out.at_mut(0, 0), ld);
+    matmul(level, (tile.rows, tile.cols, hs), queries, right, Accumulate::Zero, out.at_mut(0, 0), ld);
 }
 
 /// Scores of a tile to weights below a row's maximum so far; what was summed below an earlier maximum is rescaled.
 struct OnlineSoftmax<'a> {
-    tile: Tile,
+    tile: ScoreTile,
     scale: f32,
     /// The masks and the row of the first query.
     keep: Option<(Dropped<'a>, usize)>,
@@ -213,7 +215,7 @@ fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
 
 /// From the gradient `dy (T, C)` of [`forward`]'s result `y` to that of `qkv`.
 #[expect(clippy::too_many_arguments, reason = "what the forward pass took, gave and left")]
-pub(super) fn backward(
+pub(crate) fn backward(
     level: SimdLevel,
     shape: Shape,
     qkv: &Rows,
@@ -221,7 +223,7 @@ pub(super) fn backward(
     (y, lse): (&Rows, &[f32]),
     dy: &Rows,
     dqkv: &mut Rows,
-    scratch: &mut Scratch,
+    scratch: &mut AttentionScratch,
 ) {
     let Shape { t, n_head, head_size: hs } = shape;
     let c = shape.channels();
@@ -232,13 +234,13 @@ pub(super) fn backward(
         pack_rows_transposed(qkv, t, v_at, hs, &mut scratch.values);
         for q in (0..t).step_by(QUERIES) {
             let rows = QUERIES.min(t - q);
-            let Scratch { keys, values, weights, grads, sum, .. } = scratch;
+            let AttentionScratch { keys, values, weights, grads, sum, .. } = scratch;
             // The sum over keys of weight times gradient is that of y times its gradient.
             for (i, sum) in sum.iter_mut().enumerate().take(rows) {
                 *sum = level.run(Dot { a: &y.at(q + i, q_at)[..hs], b: &dy.at(q + i, q_at)[..hs] });
             }
             for tile in tiles(q, rows) {
-                let Tile { k, cols, .. } = tile;
+                let ScoreTile { k, cols, .. } = tile;
                 scores(level, tile, Left::rows(qkv, q, q_at), keys, hs, weights);
                 scores(level, tile, Left::rows(dy, q, q_at), values, hs, grads);
                 let keep = dropped.map(|d| (d, head * t + q));
@@ -246,16 +248,16 @@ pub(super) fn backward(
                 level.run(SoftmaxBackward { tile, scale: shape.scale(), keep, lse, sum, weights, grads });
                 // The first queries that see these keys are the first to add to their gradients. Tiles of queries divide
                 // those of keys, so all rows of it are then written.
-                let first = if q == k { Start::Zero } else { Start::Sum };
+                let first = if q == k { Accumulate::Zero } else { Accumulate::Add };
                 let new_from = if q > k && q < k + KEYS { q - k } else { cols };
                 let queries = Right::rows(qkv, q, q_at);
                 let (left, right) = (Left::columns(weights, 0, 0), Right::rows(dy, q, q_at));
                 add_new(level, (cols, hs, rows), new_from, left, right, first, dqkv.at_mut(k, v_at), ld);
                 let left = Left::columns(grads, 0, 0);
                 add_new(level, (cols, hs, rows), new_from, left, queries, first, dqkv.at_mut(k, k_at), ld);
-                let start = if k == 0 { Start::Zero } else { Start::Sum };
+                let accumulate = if k == 0 { Accumulate::Zero } else { Accumulate::Add };
                 let (left, right) = (Left::rows(grads, 0, 0), Right::rows(qkv, k, k_at));
-                matmul(level, (rows, hs, cols), left, right, start, dqkv.at_mut(q, q_at), ld);
+                matmul(level, (rows, hs, cols), left, right, accumulate, dqkv.at_mut(q, q_at), ld);
             }
         }
     }
@@ -269,7 +271,7 @@ fn add_new(
     new_from: usize,
     left: Left<'_>,
     right: Right<'_>,
-    start: Start<'_>,
+    accumulate: Accumulate<'_>,
     out: &mut [f32],
     ld: usize,
 ) {
@@ -277,7 +279,7 @@ fn add_new(
     for row in new_from..m {
         out[row * ld..][..n].fill(0.0);
     }
-    matmul(level, shape, left, right, start, out, ld);
+    matmul(level, shape, left, right, accumulate, out, ld);
 }
 
 struct Dot<'a> {
@@ -300,7 +302,7 @@ impl Kernel for Dot<'_> {
 
 /// Scores to weights, and gradients of the (dropped) weights to gradients of the scores.
 struct SoftmaxBackward<'a> {
-    tile: Tile,
+    tile: ScoreTile,
     scale: f32,
     keep: Option<(Dropped<'a>, usize)>,
     lse: &'a [f32],

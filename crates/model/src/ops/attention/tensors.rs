@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::{
-    custom_grad::{cat, count_launch, operand, widened, with_gradient},
-    softmax,
+use crate::{
+    Dropout, KvCache, Precision, Result,
+    ops::custom_grad::{cat, count_launch, operand, widened, with_gradient},
 };
-use crate::{Dropout, Precision, Result};
 
 /// The most bytes of f32 scores in one chunk: large enough that the launches of a chunk are a small part of its time, small
 /// enough for any GPU. About eight tensors of this size are alive at a time, in the backward pass.
@@ -17,10 +16,10 @@ pub const SCORE_BYTES: usize = 64 << 20;
 /// Causal self-attention of one layer. Forward, it keeps its input and its result alone; the backward pass computes the
 /// probabilities anew, chunk by chunk (Dao et al., 2022, "FlashAttention", appendix B).
 #[derive(Debug, Clone)]
-pub struct Attention {
+pub struct TensorAttention {
     /// The number of heads; divides the channels.
     pub n_head: usize,
-    /// [`super::causal_mask`] of the positions: `(T, T)`.
+    /// [`causal_mask`] of the positions: `(T, T)`.
     pub mask: Tensor,
     /// Dropout on the probabilities, and its site.
     pub dropout: Option<(Dropout, u32)>,
@@ -57,7 +56,7 @@ struct Heads {
     v: Tensor,
 }
 
-impl Attention {
+impl TensorAttention {
     /// Queries, keys and values of all heads side by side, `(B, T, 3C)`, to the mixed values `(B, T, C)`.
     ///
     /// # Errors
@@ -214,6 +213,60 @@ impl Part {
         let keys = Chunk { heads: chunk.heads.clone(), queries: 0..chunk.queries.end };
         Ok(Self { q: chunk.of(q)?, k: keys.of(k)?, v: keys.of(v)? })
     }
+}
+
+/// Attention of new positions, `(B, T, 3C)`, to themselves and to those in the cache of a layer: `(B, T, C)`.
+pub(super) fn attend_cached(
+    n_head: usize,
+    layer: usize,
+    qkv: &Tensor,
+    cache: &mut KvCache,
+    mask: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (b, t, c3) = qkv.dims3()?;
+    let (c, hs) = (c3 / 3, c3 / 3 / n_head);
+    let head = |i: usize| -> candle_core::Result<Tensor> {
+        // (B, T, C) to (B, T, nh, hs) to (B, nh, T, hs)
+        qkv.narrow(2, i * c, c)?.reshape((b, t, n_head, hs))?.transpose(1, 2)?.contiguous()
+    };
+    let (k, v) = cache.append(layer, &head(1)?, &head(2)?)?; // (B, nh, past + T, hs)
+    let q = head(0)?.affine(1.0 / (hs as f64).sqrt(), 0.0)?;
+    let scores = q.matmul(&k.transpose(2, 3)?)?; // (B, nh, T, past + T)
+    let scores = match mask {
+        Some(mask) => scores.broadcast_add(mask)?,
+        None => scores,
+    };
+    let y = softmax(&scores)?.matmul(&v)?; // (B, nh, T, hs)
+    Ok(y.transpose(1, 2)?.reshape((b, t, c))?) // (B, T, nh, hs) to (B, T, C)
+}
+
+/// Softmax over the last dimension. Entries of -inf get probability 0.
+///
+/// # Errors
+/// When the device is out of memory.
+pub fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
+    // Softmax does not change when a row is shifted, so the maximum needs no gradient.
+    let max = count_launch(x.detach().max_keepdim(D::Minus1))?;
+    let e = count_launch(count_launch(x.broadcast_sub(&max))?.exp())?;
+    // Times the reciprocal: the backward of a quotient costs two passes more over the row.
+    count_launch(e.broadcast_mul(&count_launch(count_launch(e.sum_keepdim(D::Minus1))?.recip())?))
+}
+
+/// The mask of causal attention for `t` new positions behind `past` earlier ones: `(t, past + t)`, 0 where position
+/// `past + i` may look, -inf where it may not.
+///
+/// # Errors
+/// When the device is out of memory.
+pub fn causal_mask(t: usize, past: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    // Made on the device: T x T numbers are too many to send for each batch.
+    let position = |n: usize| count_launch(Tensor::arange(0, n as u32, device));
+    let ahead = count_launch(position(past + t)?.reshape((1, past + t))?.broadcast_gt(
+        &position(past + t)?.narrow(0, past, t)?.reshape((t, 1))?, // (past + T) to (T, 1)
+    ))?;
+    let number = |x: f64| {
+        count_launch(count_launch(Tensor::new(x as f32, device))?.to_dtype(dtype))?.broadcast_as((t, past + t))
+    };
+    Ok(count_launch(ahead.where_cond(&number(f64::NEG_INFINITY)?, &number(0.0)?))?)
 }
 
 #[cfg(test)]
