@@ -1,9 +1,9 @@
 //! Draws by Gumbel noise (Gumbel-max, Gumbel-top-k), and their differentiable relaxation, Gumbel-softmax.
 //!
-//! The token with the largest `logit / temperature + noise` is distributed as the softmax, and the k largest, in falling
-//! order, as k successive draws without replacement. Noise and sums are f64: with f32 noise a token 16 nats below the
-//! largest logit would never be drawn. Noise costs a random number a token; [`Sampler`](crate::Sampler), which draws by
-//! inverse CDF, needs one a row and is faster.
+//! The token with the largest `logit / temperature + noise` is distributed as the softmax, and the k largest, in
+//! falling order, as k successive draws without replacement. Noise and sums are f64: with f32 noise a token 16 nats
+//! below the largest logit would never be drawn. Noise costs a random number a token; [`Sampler`](crate::Sampler),
+//! which draws by inverse CDF, needs one a row and is faster.
 
 use crate::oracle::check_row;
 use crate::params::check_temperature;
@@ -11,7 +11,8 @@ use crate::rng::{RngDomain, philox_at, philox4x32_10};
 use crate::{SamplingError, TensorSamplingError};
 use candle_core::{D, DType, Tensor};
 
-/// The place whose noise is used: the noise of a token is a function of `(seed, sequence, position)` and the token alone.
+/// The place whose noise is used: the noise of a token is a function of `(seed, sequence, position)` and the token
+/// alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NoiseSource {
     /// The seed of the noise.
@@ -42,8 +43,8 @@ impl NoiseSource {
     }
 }
 
-/// A standard Gumbel number of 53 bits. `u` is the middle of its interval of `2^-53`, never 0 or 1, so the number is finite
-/// (at most 37).
+/// A standard Gumbel number of 53 bits. `u` is the middle of its interval of `2^-53`, never 0 or 1, so the number is
+/// finite (at most 37).
 fn gumbel_from_bits(low: u32, high: u32) -> f64 {
     let bits = (u64::from(high) << 32 | u64::from(low)) >> 11;
     let u = (bits as f64 + 0.5) / (1u64 << 53) as f64;
@@ -58,7 +59,8 @@ pub fn gumbel_max(logits: &[f32], temperature: f64, noise: NoiseSource) -> Resul
     Ok(gumbel_top_k(logits, 1, temperature, noise)?[0])
 }
 
-/// Draws k different tokens of a row `[V]` by the Gumbel-top-k trick, in the order of successive draws without replacement.
+/// Draws k different tokens of a row `[V]` by the Gumbel-top-k trick, in the order of successive draws without
+/// replacement.
 ///
 /// # Errors
 /// As for [`gumbel_max`], and a k of 0 or above the number of finite logits.
@@ -90,9 +92,9 @@ pub fn gumbel_top_k(logits: &[f32], k: usize, temperature: f64, noise: NoiseSour
 
 /// A relaxed one-hot draw, `softmax((logits + noise) / tau)` over the last dimension, that gradients flow through.
 ///
-/// `logits` is `[..., V]` of floats on any device, and the result has its shape, type and device. Row r has the noise of
-/// sequence + r, made on the host. With `hard` the value is the one-hot of the largest element (of equal ones the lowest),
-/// and the gradient that of the soft draw (straight-through).
+/// `logits` is `[..., V]` of floats on any device, and the result has its shape, type and device. Row r has the noise
+/// of sequence + r, made on the host. With `hard` the value is the one-hot of the largest element (of equal ones the
+/// lowest), and the gradient that of the soft draw (straight-through).
 ///
 /// # Errors
 /// A `tau` that is not a finite number above 0; a tensor without dimensions; an error of a tensor operation.

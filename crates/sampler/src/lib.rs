@@ -43,8 +43,8 @@
 //!
 //! This is the lowest crate of the workspace, so what every crate needs has its one definition here:
 //!
-//! - [`rng`] makes every random number of the workspace (draws, initial weights, dropout, training windows, stories). Its
-//!   [`RngDomain`]s keep those uses apart, which only one list of all of them can do.
+//! - [`rng`] makes every random number of the workspace (draws, initial weights, dropout, training windows, stories).
+//!   Its [`RngDomain`]s keep those uses apart, which only one list of all of them can do.
 //! - [`simd`] is what the host sampler, the model's CPU engine and the optimizer are written in. Its `unsafe` (vector
 //!   intrinsics) is argued once, and every user gets the same bits from every processor.
 //!

@@ -1,6 +1,7 @@
 //! The definition of a draw, written as the rules read: f64, a full sort and an inverse CDF. It is slow.
 //!
-//! Both fast paths are tested against it: they keep the same tokens, and draw the same token for the same uniform number.
+//! Both fast paths are tested against it: they keep the same tokens, and draw the same token for the same uniform
+//! number.
 
 use crate::penalties::apply_penalties;
 use crate::{SamplingError, SamplingParams};

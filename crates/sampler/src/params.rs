@@ -26,8 +26,8 @@ pub struct SamplingParams {
     pub temperature: f64,
     /// Keeps the `top_k` largest logits, of equal ones those of the lowest tokens. 0 is off, 1 is greedy.
     pub top_k: usize,
-    /// Keeps the nucleus: the fewest most probable tokens whose probabilities, renormalised over what top-k keeps, sum to
-    /// at least `top_p`. In `[0, 1]`; 1 is off, 0 keeps one token.
+    /// Keeps the nucleus: the fewest most probable tokens whose probabilities, renormalised over what top-k keeps, sum
+    /// to at least `top_p`. In `[0, 1]`; 1 is off, 0 keeps one token.
     ///
     /// Source: Holtzman et al., *The curious case of neural text degeneration* (ICLR 2020).
     pub top_p: f64,

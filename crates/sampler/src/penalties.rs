@@ -4,12 +4,13 @@ use crate::{SamplingError, SamplingParams};
 
 /// Applies the penalties and the bias of `params` to one row, in place.
 ///
-/// A penalised logit is computed in f64 and rounded to f32 once, so that every path continues from the same row. A token
-/// that occurs n times in the history is visited once. `sorted_history` is scratch, kept by the caller to save
+/// A penalised logit is computed in f64 and rounded to f32 once, so that every path continues from the same row. A
+/// token that occurs n times in the history is visited once. `sorted_history` is scratch, kept by the caller to save
 /// allocations.
 ///
 /// # Errors
-/// [`SamplingError::UnknownToken`], as of row 0, if a token of the history or of the bias is not below the row's length.
+/// [`SamplingError::UnknownToken`], as of row 0, if a token of the history or of the bias is not below the row's
+/// length.
 pub(crate) fn apply_penalties(
     logits: &mut [f32],
     params: &SamplingParams,

@@ -1,14 +1,16 @@
 //! Philox4x32-10, the counter-based random generator of the whole workspace: draws of tokens, initial weights, dropout
 //! masks, training windows, stories and noise.
 //!
-//! A counter-based generator is a keyed bijection: block `n` is computed from `(key, n)` alone. Any number can be computed
-//! without those before it, in any order and on any thread, so resuming a run needs no generator state.
+//! A counter-based generator is a keyed bijection: block `n` is computed from `(key, n)` alone. Any number can be
+//! computed without those before it, in any order and on any thread, so resuming a run needs no generator state.
 //!
-//! [`philox_at`] gives the block of a place in an [`RngDomain`], [`unit_f64`] makes a uniform number of two of its words,
-//! and [`uniform`] is the number that decides the draw of a token.
-//! Source: Salmon, Moraes, Dror and Shaw, *Parallel random
-//! numbers: as easy as 1, 2, 3* (SC 2011); the known answers in the tests are those of its Random123 distribution.
+//! [`philox_at`] gives the block of a place in an [`RngDomain`], [`unit_f64`] makes a uniform number of two of its
+//! words, and [`uniform`] is the number that decides the draw of a token.
+//!
+//! Source: Salmon, Moraes, Dror and Shaw, *Parallel random numbers: as easy as 1, 2, 3* (SC 2011). The tests have the
+//! known answers of the Random123 distribution of its authors.
 
+/// The constants of the paper.
 const MULTIPLIER_0: u64 = 0xD251_1F53;
 const MULTIPLIER_1: u64 = 0xCD9E_8D57;
 const WEYL_0: u32 = 0x9E37_79B9;

@@ -1,5 +1,5 @@
-//! All that is asked of a sampler, on the host or on a device: the parameters, the temperature schedule and the adaptive
-//! threshold.
+//! All that is asked of a sampler, on the host or on a device: the parameters, the temperature schedule and the
+//! adaptive threshold.
 
 use crate::{SamplingParams, Schedule};
 

@@ -4,8 +4,8 @@ use crate::SamplingError;
 use crate::params::check_temperature;
 use serde::{Deserialize, Serialize};
 
-/// How the temperature moves, from that of [`SamplingParams`](crate::SamplingParams) at position 0, over the positions of a
-/// generation.
+/// How the temperature moves, from that of [`SamplingParams`](crate::SamplingParams) at position 0, over the positions
+/// of a generation.
 ///
 /// It is a function of the position alone, so a draw still depends on nothing but `(seed, sequence, position)`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]

@@ -35,7 +35,8 @@ impl TestRng {
     }
 }
 
-/// A row of at most `max_size` logits, of one of many shapes: spread, tied, peaked, flat, nearly flat, mostly -inf, extreme.
+/// A row of at most `max_size` logits, of one of many shapes: spread, tied, peaked, flat, nearly flat, mostly -inf,
+/// extreme.
 pub(crate) fn random_row(rng: &mut TestRng, max_size: usize) -> Vec<f32> {
     let size = (max_size as f64).powf(rng.unit()).ceil() as usize;
     let shape = rng.below(10);

@@ -1,5 +1,5 @@
-//! The inverse CDF of integer weights by tensor operations: sums of chunks, the prefix sums of these, and a look into the one
-//! chunk in which the cumulative weight exceeds the target.
+//! The inverse CDF of integer weights by tensor operations: sums of chunks, the prefix sums of these, and a look into
+//! the one chunk in which the cumulative weight exceeds the target.
 //!
 //! Sums of integers are the same in every order, so every device finds the same position.
 
@@ -7,7 +7,8 @@ use super::NO_TOKEN;
 use super::ops::{Binary, Constant, Ops, Reduce};
 use candle_core::{DType, Result, Tensor};
 
-/// The layout of padded rows, `(B, width)`, as `(B, groups, group_size, chunk_size)`, so that no prefix sum is of a long list.
+/// The layout of padded rows, `(B, width)`, as `(B, groups, group_size, chunk_size)`, so that no prefix sum is of a
+/// long list.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ChunkedCdf {
     rows: usize,
@@ -89,8 +90,8 @@ impl ChunkedCdf {
         Ok(CumulativeWeights { before, total: outside.narrow(1, self.groups, 1)? })
     }
 
-    /// The first position of each row at which the cumulative weight exceeds `target`, `(B, 1)` i64, or [`NO_TOKEN`] if it never
-    /// does: `(B, 1)` u32.
+    /// The first position of each row at which the cumulative weight exceeds `target`, `(B, 1)` i64, or [`NO_TOKEN`] if
+    /// it never does: `(B, 1)` u32.
     pub(super) fn first_above(
         &self,
         ops: &Ops,

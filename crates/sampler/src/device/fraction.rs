@@ -1,8 +1,8 @@
 //! `floor(total * fraction)` in integer tensor operations, for totals below `2^59` whose product does not fit 64 bits.
 //!
 //! The fraction is cut into limbs of 5 bits, whose products fit; the products are shifted and summed. That takes three
-//! launches, where the exact product by two limbs on each side takes ten. Each shift drops less than 1, so the sum is never
-//! above the floor and at most [`LIMBS`] - 1 below it, of totals of at least `2^40`.
+//! launches, where the exact product by two limbs on each side takes ten. Each shift drops less than 1, so the sum is
+//! never above the floor and at most [`LIMBS`] - 1 below it, of totals of at least `2^40`.
 
 use super::ops::{Binary, Constant, Ops, Reduce};
 use candle_core::{DType, Result, Tensor};

@@ -63,8 +63,8 @@ impl KeptTokens {
         Ok(())
     }
 
-    /// Draws the token of each row by its uniform number, `(B, 1)` u32: [`NO_TOKEN`] if none can be drawn, [`NEEDS_SEARCH`] if
-    /// the candidates do not hold the nucleus.
+    /// Draws the token of each row by its uniform number, `(B, 1)` u32: [`NO_TOKEN`] if none can be drawn,
+    /// [`NEEDS_SEARCH`] if the candidates do not hold the nucleus.
     pub(super) fn draw(&self, ops: &Ops, uniforms: &[f64]) -> Result<Tensor> {
         let token = match &self.columns {
             Columns::Vocabulary(cdf) => {
@@ -95,8 +95,9 @@ impl KeptTokens {
         }
     }
 
-    /// `token`, except in rows where the largest probability, [`MAX_WEIGHT`] of `total`, exceeds the adaptive threshold: there
-    /// the first token of the largest logit. `largest` and `first` reduce a row to its maximum and minimum.
+    /// `token`, except in rows where the largest probability, [`MAX_WEIGHT`] of `total`, exceeds the adaptive
+    /// threshold: there the first token of the largest logit. `largest` and `first` reduce a row to its maximum and
+    /// minimum.
     fn greedy_where_probable(
         &self,
         ops: &Ops,
@@ -107,8 +108,8 @@ impl KeptTokens {
         first: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let Some(threshold) = self.adaptive else { return Ok(token) };
-        // The largest integer below the quotient; a threshold of 0 is always exceeded. The total of a row without a token to
-        // draw is below `MAX_WEIGHT`.
+        // The largest integer below the quotient; a threshold of 0 is always exceeded. The total of a row without a
+        // token to draw is below `MAX_WEIGHT`.
         let max_total = ((MAX_WEIGHT / threshold).ceil() - 1.0).min(62f64.exp2());
         let is_greedy = ops.binary_scalar(Binary::Le, total, max_total)?;
         let is_greedy = ops.binary(Binary::Mul, &is_greedy, &ops.binary_scalar(Binary::Ge, total, MAX_WEIGHT)?)?;
@@ -117,7 +118,8 @@ impl KeptTokens {
         ops.where_cond(&is_greedy, &first, &token)
     }
 
-    /// The tokens of a single row that no rule drops and their logits, in no order; tokens whose weight rounds to 0 included.
+    /// The tokens of a single row that no rule drops and their logits, in no order; tokens whose weight rounds to 0
+    /// included.
     pub(super) fn tokens(&self, ops: &Ops) -> Result<Vec<(u32, f32)>> {
         let mut kept = ops.binary_scalar(Binary::Gt, &self.logits, f64::NEG_INFINITY)?;
         for mask in &self.masks {

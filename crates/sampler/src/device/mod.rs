@@ -4,24 +4,25 @@
 //! [`DeviceSampler`] draws the tokens that [`Sampler`] draws for the same `(seed, sequence, position)`, except where a
 //! boundary of the definition is nearer than `2^-20` and the device rounds `exp` differently.
 //!
-//! - **Weights** are integers, `trunc(2^40 exp((x - max) / T))`. Sums of integers are the same in every order, so the same
-//!   weights give the same draw on every device. A token 20 nats below the largest still weighs 2266.
+//! - **Weights** are integers, `trunc(2^40 exp((x - max) / T))`. Sums of integers are the same in every order, so the
+//!   same weights give the same draw on every device. A token 20 nats below the largest still weighs 2266.
 //! - **The draw** is the first token whose cumulative weight exceeds u times the total (`fraction`, `chunked_cdf`).
 //! - **Top-k** up to 128 sorts the maxima of chunks, and the elements of the best chunks (`top_k`).
-//! - **Top-p** after top-k needs nothing but those k logits. Top-p without top-k looks for the nucleus among the 96 largest
-//!   logits; rows for which these are too few return a flag in the place of the token, and are searched.
-//! - **A search** (`threshold_search`), for such rows and for a larger top-k, raises a threshold until the mass above it is
-//!   just enough, snaps it to a logit of the row, and of the logits equal to it keeps the first.
-//! - **Invalid rows** (a NaN, a +inf, nothing finite) return another flag. Each flagged row is then examined alone, on the
-//!   device, to report the token at fault.
+//! - **Top-p** after top-k needs nothing but those k logits. Top-p without top-k looks for the nucleus among the 96
+//!   largest logits; rows for which these are too few return a flag in the place of the token, and are searched.
+//! - **A search** (`threshold_search`), for such rows and for a larger top-k, raises a threshold until the mass above
+//!   it is just enough, snaps it to a logit of the row, and of the logits equal to it keeps the first.
+//! - **Invalid rows** (a NaN, a +inf, nothing finite) return another flag. Each flagged row is then examined alone, on
+//!   the device, to report the token at fault.
 //! - **Penalties and biases** change the few logits concerned in f64, as the definition does, in a copy of the logits
 //!   (`penalties`). Only on Metal, which has no f64, are these few logits read back.
-//! - **Schedules** give each row the temperature of its position. Rows of one temperature, as all rows of one step are, form
-//!   one batch. **Adaptive** takes the first of the largest logits where the total shows that it is probable enough.
+//! - **Schedules** give each row the temperature of its position. Rows of one temperature, as all rows of one step are,
+//!   form one batch. **Adaptive** takes the first of the largest logits where the total shows that it is probable
+//!   enough.
 //!
 //! # What a step costs
-//! Counted by [`DeviceSampler::sample_counted`], for batches of B rows of V logits. Work is in units of B x V elements; each
-//! operation counts all elements that it touches. Memory is that beside the logits, in units of the logits in f32.
+//! Counted by [`DeviceSampler::sample_counted`], for batches of B rows of V logits. Work is in units of B x V elements;
+//! each operation counts all elements that it touches. Memory is that beside the logits, in units of the logits in f32.
 //!
 //! | rules | launches | work | memory | read-backs | what the work is |
 //! |---|---|---|---|---|---|
@@ -32,23 +33,24 @@
 //! | top-p, the nucleus among 96 | 71 | 10.8 | 4.3 | 1 | that of top-k; the weights of the whole row; padding |
 //! | top-p by search, after the 96 | 178 | 108.9 | 10.0 | 2 | the same; 10 rounds of 3 thresholds: compare, select, sum |
 //!
-//! Tests hold launches and work to 16 and 3, 42 and 12, 64 and 3, 80 and 3, 95 and 12, and 180 and 150, for several batches
-//! and vocabularies from 50257 to 262144, and memory to 1.25, 6, 1.25, 1.25, 6 and 10. (In shorter rows, 50 chunks are a
-//! larger part: top-k takes more than 3 units of work at V = 32000.) Logits of 16 bits add up to three launches: the cast
-//! and, where the whole row is weighed, one unit of work. A search in them has 4 rounds, as their values lie farther apart,
-//! then finds the cut within equal logits with one more read-back: 180 launches in all.
+//! Tests hold launches and work to 16 and 3, 42 and 12, 64 and 3, 80 and 3, 95 and 12, and 180 and 150, for several
+//! batches and vocabularies from 50257 to 262144, and memory to 1.25, 6, 1.25, 1.25, 6 and 10. (In shorter rows, 50
+//! chunks are a larger part: top-k takes more than 3 units of work at V = 32000.) Logits of 16 bits add up to three
+//! launches: the cast and, where the whole row is weighed, one unit of work. A search in them has 4 rounds, as their
+//! values lie farther apart, then finds the cut within equal logits with one more read-back: 180 launches in all.
 //!
-//! A search reuses what was computed for the candidates: weights, total, target, and the range below the last candidate. It
-//! ends with its first rounds if these decide every row: the logits that reach the threshold must have the mass, and must
-//! not have it without the lightest of them. In 6 of 400 rows of 50257 normal logits they did not (8 of 100 of 262144); three
-//! more rounds follow, with 52 launches, 33 units of work and one read-back, with which the search alone stays below 180 and
-//! 150 too. Rows whose nucleus ends within equal logits are not decided by these either: reading a status and two more
-//! rounds, some 90 launches, repeat until all are. A top-k above 128 is searched for in the whole range: 12 rounds (8 for 16
-//! bits) and two read-backs. All penalties and a bias add 16 launches, min-p 4, an adaptive threshold 8 to 10.
+//! A search reuses what was computed for the candidates: weights, total, target, and the range below the last
+//! candidate. It ends with its first rounds if these decide every row: the logits that reach the threshold must have
+//! the mass, and must not have it without the lightest of them. In 6 of 400 rows of 50257 normal logits they did not (8
+//! of 100 of 262144); three more rounds follow, with 52 launches, 33 units of work and one read-back, with which the
+//! search alone stays below 180 and 150 too. Rows whose nucleus ends within equal logits are not decided by these
+//! either: reading a status and two more rounds, some 90 launches, repeat until all are. A top-k above 128 is searched
+//! for in the whole range: 12 rounds (8 for 16 bits) and two read-backs. All penalties and a bias add 16 launches,
+//! min-p 4, an adaptive threshold 8 to 10.
 //!
-//! Every kernel and every upload is a launch; a chunk size that divides the row saves two launches of top-k. Constants are
-//! uploaded in the first step of a shape and kept; the memory, the largest of any shape tested, includes them. Not counted:
-//! candle on CUDA uploads shape and strides before each reduction, pooling and operation on a view.
+//! Every kernel and every upload is a launch; a chunk size that divides the row saves two launches of top-k. Constants
+//! are uploaded in the first step of a shape and kept; the memory, the largest of any shape tested, includes them. Not
+//! counted: candle on CUDA uploads shape and strides before each reduction, pooling and operation on a view.
 
 mod chunked_cdf;
 mod fraction;
@@ -123,8 +125,8 @@ impl DeviceSampler {
         &self.rules.params
     }
 
-    /// Draws the next token of each row of `logits`, `(B, V)` in f32, bf16 or f16. The answer of a row that cannot be drawn
-    /// from is an error that names its index; it does not affect the other rows.
+    /// Draws the next token of each row of `logits`, `(B, V)` in f32, bf16 or f16. The answer of a row that cannot be
+    /// drawn from is an error that names its index; it does not affect the other rows.
     ///
     /// # Errors
     /// Logits of another rank or type, or another number of rows than `rows`; an error of a tensor operation.
@@ -177,8 +179,8 @@ impl DeviceSampler {
         Ok((tokens, ops.cost()))
     }
 
-    /// The distributions that [`DeviceSampler::sample`] draws the rows from. They are selected on the device, but computed from
-    /// logits that are read back: for inspection, not for generation.
+    /// The distributions that [`DeviceSampler::sample`] draws the rows from. They are selected on the device, but
+    /// computed from logits that are read back: for inspection, not for generation.
     ///
     /// # Errors
     /// As for [`DeviceSampler::sample`].
@@ -214,8 +216,8 @@ impl DeviceSampler {
         Ok(distributions)
     }
 
-    /// Checks the arguments and applies the penalties. Returns the operations on the device, the penalised logits, and the
-    /// errors of penalties; None if the tensor has no elements.
+    /// Checks the arguments and applies the penalties. Returns the operations on the device, the penalised logits, and
+    /// the errors of penalties; None if the tensor has no elements.
     #[allow(clippy::type_complexity)]
     fn begin(
         &mut self,
@@ -282,7 +284,8 @@ fn empty_rows<T>(
     Ok(rows.iter().enumerate().map(error).collect())
 }
 
-/// The distribution over kept tokens and their logits; over the most probable one alone if its probability exceeds `adaptive`.
+/// The distribution over kept tokens and their logits; over the most probable one alone if its probability exceeds
+/// `adaptive`.
 fn distribution(mut kept: Vec<(u32, f32)>, temperature: f64, adaptive: Option<f64>) -> Distribution {
     // By falling logit, of equal ones (0 and -0 are equal) the lowest token first.
     kept.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0)));

@@ -1,7 +1,8 @@
 //! The tensor operations of the device path, with a count of what they launch.
 //!
 //! Every operation that launches a kernel goes through [`Ops`], so that tests can hold the table of costs in the
-//! documentation of [`device`](super). Views (`reshape` of contiguous tensors, `narrow`, `broadcast_as`) launch nothing.
+//! documentation of [`device`](super). Views (`reshape` of contiguous tensors, `narrow`, `broadcast_as`) launch
+//! nothing.
 
 use candle_core::{D, DType, Device, Result, Tensor, WithDType};
 use std::cell::{Cell, RefCell};
@@ -69,7 +70,8 @@ pub(super) enum Constant {
     FractionLimbs(u64),
     /// The divisors of those limbs, `(LIMBS, 1, 1)`.
     LimbDivisors,
-    /// For each round from number `from` on: `1, 2, ... count` times `units / (count + 1)^(round + 1)`; `(1, rounds * count)`.
+    /// For each round from number `from` on: `1, 2, ... count` times `units / (count + 1)^(round + 1)`; `(1, rounds *
+    /// count)`.
     Steps { count: usize, from: usize, rounds: usize, units: u8 },
 }
 
@@ -96,7 +98,8 @@ impl Ops {
             cost: Cell::default(),
             constants: RefCell::default(),
             tiles: RefCell::default(),
-            // On a GPU a row to sort must fit the shared memory of a block. The CPU has no limit and takes that of CUDA.
+            // On a GPU a row to sort must fit the shared memory of a block. The CPU has no limit and takes that of
+            // CUDA.
             max_sort_columns: if device.is_metal() { 1024 } else { 8192 },
             has_f64: !device.is_metal(),
             #[cfg(test)]
@@ -163,8 +166,8 @@ impl Ops {
         }
     }
 
-    /// Reduces the windows of `size` elements that begin every `stride`: `(B, n)` to `(B, (n - size) / stride + 1)`. Elements
-    /// after the last whole window are left out.
+    /// Reduces the windows of `size` elements that begin every `stride`: `(B, n)` to `(B, (n - size) / stride + 1)`.
+    /// Elements after the last whole window are left out.
     ///
     /// Candle's pooling reads its input in place, so the size of a window need not divide the row.
     pub(super) fn pool(&self, op: Pool, x: &Tensor, size: usize, stride: usize) -> Result<Tensor> {
@@ -235,8 +238,8 @@ impl Ops {
         self.counted(x.gather(indices, 1))
     }
 
-    /// The first `count` indices of each row in sorted order, `(B, n)` to `(B, count)` u32. Equal elements come in any order:
-    /// GPU sorts are not stable.
+    /// The first `count` indices of each row in sorted order, `(B, n)` to `(B, count)` u32. Equal elements come in any
+    /// order: GPU sorts are not stable.
     #[expect(
         clippy::disallowed_methods,
         reason = "within the limit of the device, and made stable by keys that all differ"
@@ -256,7 +259,8 @@ impl Ops {
         if count == n { Ok(sorted) } else { self.copy(&sorted.narrow(1, 0, count)?) }
     }
 
-    /// The inclusive prefix sums of the last dimension, of length n, or the exclusive ones and the total, of length `n + 1`.
+    /// The inclusive prefix sums of the last dimension, of length n, or the exclusive ones and the total, of length `n
+    /// + 1`.
     ///
     /// Computed with a triangle of ones, n^2 work, as candle's `cumsum` is of floats: for short lists.
     pub(super) fn prefix_sums(&self, x: &Tensor, inclusive: bool) -> Result<Tensor> {
@@ -315,8 +319,8 @@ impl Ops {
         Ok(tensor)
     }
 
-    /// A constant repeated to `(rows, columns)` and kept, so for short rows. Operations on contiguous tensors are several times
-    /// faster on the CPU, and need no upload of strides on CUDA.
+    /// A constant repeated to `(rows, columns)` and kept, so for short rows. Operations on contiguous tensors are
+    /// several times faster on the CPU, and need no upload of strides on CUDA.
     pub(super) fn tile(&self, which: Constant, dtype: DType, rows: usize, columns: usize) -> Result<Tensor> {
         let key = (which, dtype, rows, columns);
         if let Some(known) = self.tiles.borrow().get(&key) {

@@ -1,8 +1,8 @@
 //! Penalties and biases on a device. They change few logits, which are gathered, changed by the arithmetic of
 //! [`apply_penalties`] (f64, rounded to f32 once) and scattered into a copy of the logits.
 //!
-//! The arithmetic runs on the device if that has f64. Metal has none, and pairs of f32 would take some 25 launches without
-//! giving the same bits, so there the few logits are read back and changed on the host.
+//! The arithmetic runs on the device if that has f64. Metal has none, and pairs of f32 would take some 25 launches
+//! without giving the same bits, so there the few logits are read back and changed on the host.
 
 use super::DeviceRow;
 use super::ops::{Binary, Ops};
@@ -10,8 +10,8 @@ use crate::penalties::apply_penalties;
 use crate::{SamplingError, SamplingParams};
 use candle_core::{DType, Result, Tensor};
 
-/// The logits `(B, V)` after penalties and biases, f32, and the error of each row that has a token outside of the vocabulary;
-/// such a row is unchanged. If no logit changes, the result is `logits` itself.
+/// The logits `(B, V)` after penalties and biases, f32, and the error of each row that has a token outside of the
+/// vocabulary; such a row is unchanged. If no logit changes, the result is `logits` itself.
 pub(super) fn apply_on_device(
     ops: &Ops,
     logits: &Tensor,
@@ -62,8 +62,8 @@ struct PenaltyTerms {
     repetition: Option<Vec<f64>>,
     /// The subtrahends, in this order.
     subtracted: Vec<Vec<f64>>,
-    /// The biases to add, in this order. The first array has the first bias of each token, the second the second, since f32
-    /// sums depend on the order.
+    /// The biases to add, in this order. The first array has the first bias of each token, the second the second, since
+    /// f32 sums depend on the order.
     biases: Vec<Vec<f64>>,
 }
 
@@ -119,7 +119,8 @@ impl PenaltyTerms {
         finite.then_some(Self { shape: [rows.len(), columns], repetition, subtracted, biases })
     }
 
-    /// Applies the terms to the gathered logits, f32 of `shape`. Infinities stay what they are, as every subtrahend is finite.
+    /// Applies the terms to the gathered logits, f32 of `shape`. Infinities stay what they are, as every subtrahend is
+    /// finite.
     fn apply(self, ops: &Ops, values: &Tensor) -> Result<Tensor> {
         let Self { shape, repetition, subtracted, biases } = self;
         let upload = |list, dtype| ops.upload(list, &shape, dtype);

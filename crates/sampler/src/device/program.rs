@@ -9,7 +9,8 @@ use super::{MAX_WEIGHT, NEEDS_SEARCH, NO_TOKEN, fraction};
 use crate::SamplingParams;
 use candle_core::{DType, Result, Tensor};
 
-/// The largest top-k that is selected by sorts. Above it the k x k comparisons of the draw would cost more than a search.
+/// The largest top-k that is selected by sorts. Above it the k x k comparisons of the draw would cost more than a
+/// search.
 const MAX_SORTED_TOP_K: usize = 128;
 /// The number of candidates among which the nucleus of top-p without top-k is looked for first.
 const NUCLEUS_CANDIDATES: usize = 96;
@@ -31,8 +32,8 @@ pub(super) struct BatchProgram<'a> {
     pub(super) params: &'a SamplingParams,
     /// A row is greedy where its largest probability exceeds this.
     pub(super) adaptive: Option<f64>,
-    /// Whether rows with a NaN get [`NO_TOKEN`]. The check is by sums of chunks, so that a chunk whose partial sums overflow to
-    /// both infinities looks like one with a NaN.
+    /// Whether rows with a NaN get [`NO_TOKEN`]. The check is by sums of chunks, so that a chunk whose partial sums
+    /// overflow to both infinities looks like one with a NaN.
     pub(super) check_nan: bool,
 }
 
@@ -70,8 +71,8 @@ impl BatchProgram<'_> {
         if self.params.top_p < 1.0 && few > 0 { self.keep_of_candidates(few, true) } else { self.keep_of_vocabulary() }
     }
 
-    /// The tokens of a single row that may be drawn and their logits, in no order; none if none can be drawn. A greedy token
-    /// comes with the logit 0.
+    /// The tokens of a single row that may be drawn and their logits, in no order; none if none can be drawn. A greedy
+    /// token comes with the logit 0.
     pub(super) fn tokens(&self) -> Result<Vec<(u32, f32)>> {
         let ops = self.ops;
         if self.params.is_greedy() {
@@ -93,7 +94,7 @@ impl BatchProgram<'_> {
         let Self { ops, params, adaptive, .. } = *self;
         let candidates = Candidates::new(ops, self.logits, k, self.check_nan)?;
         let (order, falling) = candidates.falling(ops, k)?;
-        let mut least = falling.narrow(1, k - 1, 1)?;
+        let mut threshold = falling.narrow(1, k - 1, 1)?;
         let falling_wide = ops.cast(&falling, DType::F32)?;
         let largest = falling_wide.narrow(1, 0, 1)?;
         let (mut count, mut sufficient, mut row_weights) = (None, None, None);
@@ -106,17 +107,17 @@ impl BatchProgram<'_> {
             let total = ops.binary_scalar(Binary::Max, &ops.reduce(Reduce::Sum, &all_weights)?, 0.0)?;
             let (extra, sum, target) = self.nucleus(&weights, &total)?;
             sufficient = Some(ops.binary(Binary::Ge, &sum, &target)?);
-            least = ops.gather(&falling, &extra)?;
+            threshold = ops.gather(&falling, &extra)?;
             count = Some(extra);
             row_weights = Some(RowWeights { cdf, x, weights: all_weights, falling: falling_wide.clone(), target });
         } else if params.top_p < 1.0 {
             let weights = self.weigh(ops.binary(Binary::Sub, &falling_wide, &largest)?, true)?;
             let total = ops.reduce(Reduce::Sum, &weights)?;
             let (extra, ..) = self.nucleus(&weights, &total)?;
-            least = ops.gather(&falling, &extra)?;
+            threshold = ops.gather(&falling, &extra)?;
             count = Some(extra);
         }
-        let (positions, logits) = candidates.first_k_from(ops, &least, k)?;
+        let (positions, logits) = candidates.first_k_from(ops, &threshold, k)?;
         let logits = ops.cast(&logits, DType::F32)?;
         let weights = match &row_weights {
             Some(row_weights) => ops.binary_scalar(Binary::Max, &ops.gather(&row_weights.weights, &positions)?, 0.0)?,
@@ -192,9 +193,9 @@ impl BatchProgram<'_> {
         if clamp { ops.binary_scalar(Binary::Max, &weights, 0.0) } else { Ok(weights) }
     }
 
-    /// The nucleus among falling weights, `(B, k)`, of rows whose weights sum to `total`. Returns three tensors `(B, 1)`: how many
-    /// tokens beside the first it has, u32 and at most `k - 1`; the sum of all k weights; and the mass to reach, which is 0 in
-    /// a row without mass.
+    /// The nucleus among falling weights, `(B, k)`, of rows whose weights sum to `total`. Returns three tensors `(B,
+    /// 1)`: how many tokens beside the first it has, u32 and at most `k - 1`; the sum of all k weights; and the mass to
+    /// reach, which is 0 in a row without mass.
     fn nucleus(&self, weights: &Tensor, total: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         let ops = self.ops;
         let (rows, k) = weights.dims2()?;
@@ -217,9 +218,9 @@ impl BatchProgram<'_> {
 
     /// The token, or [`NO_TOKEN`], of each of these rows, whose nucleus the candidates did not hold.
     ///
-    /// The range of the threshold is narrowed until, in nearly all rows, what reaches the threshold is the nucleus: it has the
-    /// mass, and does not have it without its lightest token. The search goes on for the other rows, and for those whose nucleus
-    /// ends within equal logits.
+    /// The range of the threshold is narrowed until, in nearly all rows, what reaches the threshold is the nucleus: it
+    /// has the mass, and does not have it without its lightest token. The search goes on for the other rows, and for
+    /// those whose nucleus ends within equal logits.
     pub(super) fn search_nucleus(&self, row_weights: RowWeights, rows: &[usize], uniforms: &[f64]) -> Result<Vec<u32>> {
         let Self { ops, params, adaptive, .. } = *self;
         let vocab = self.logits.dim(1)?;
@@ -231,14 +232,15 @@ impl BatchProgram<'_> {
             }
             cdf = cdf.with_rows(rows.len());
         }
-        let (largest, least) = (falling.narrow(1, 0, 1)?, falling.narrow(1, falling.dim(1)? - 1, 1)?);
-        // Together, all tokens lighter than (1 - p) / V of the total weigh less than 1 - p of it. A little deeper, for rounding.
+        let (largest, last) = (falling.narrow(1, 0, 1)?, falling.narrow(1, falling.dim(1)? - 1, 1)?);
+        // Together, all tokens lighter than (1 - p) / V of the total weigh less than 1 - p of it. A little deeper, for
+        // rounding.
         let depth = (vocab as f64 / (1.0 - params.top_p)).ln() * 1.001 + 0.01;
         // Not a constant: with a schedule each position has another depth.
         let low = ops.add_scalar(&largest, (-depth * params.temperature).max(f64::from(f32::MIN)))?;
         let smallest = ops.cast(&ops.reduce(Reduce::Min, &logits)?, DType::F32)?;
         let low = ops.binary(Binary::Max, &low, &smallest)?;
-        let width = ops.binary(Binary::Sub, &least, &low)?;
+        let width = ops.binary(Binary::Sub, &last, &low)?;
         let search = ThresholdSearch { ops, cdf, x: &x, largest: &largest, masses: &weights, target: target.clone() };
         let mut range = ThresholdRange { low, width, units: 1, round: 0 };
         // Half-precision logits have many ties, which only `settle` decides.

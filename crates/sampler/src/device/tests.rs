@@ -42,8 +42,9 @@ fn sampler(params: &SamplingParams, sorts: Sorts) -> DeviceSampler {
     sampler
 }
 
-/// Compares the definition, the host path and the device path on batches of three rows of up to `max_size` logits, of which
-/// one row in eight has a NaN or an infinity: all keep the same tokens and draw the same one, except near a boundary.
+/// Compares the definition, the host path and the device path on batches of three rows of up to `max_size` logits, of
+/// which one row in eight has a NaN or an infinity: all keep the same tokens and draw the same one, except near a
+/// boundary.
 #[allow(clippy::print_stderr)]
 fn compare(batches: std::ops::Range<u64>, max_size: usize, sorts: Sorts) {
     let count = 3 * (batches.end - batches.start);
@@ -261,7 +262,8 @@ fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
                 let searched = name == "top-p by search";
                 let readbacks = if !searched { 1 } else { 2 + usize::from(dtype == DType::BF16) };
                 if searched && cost.readbacks > readbacks {
-                    // A row took more rounds: the maximum is that of the search alone, without the candidates before it.
+                    // A row took more rounds: the maximum is that of the search alone, without the candidates before
+                    // it.
                     undecided += 1;
                     max_launches += CANDIDATE_LAUNCHES;
                 } else {

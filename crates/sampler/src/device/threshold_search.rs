@@ -1,7 +1,9 @@
-//! The search for the logit at which top-k or top-p cuts a row, where the kept tokens are too many for `top_k`'s candidates.
+//! The search for the logit at which top-k or top-p cuts a row, where the kept tokens are too many for `top_k`'s
+//! candidates.
 //!
-//! Each round sums the masses above several thresholds at once and narrows the range of the cut. At the end the threshold is
-//! snapped to a logit of the row, and of the logits equal to it the first are kept, as many as the mass takes.
+//! Each round sums the masses above several thresholds at once and narrows the range of the cut. At the end the
+//! threshold is snapped to a logit of the row, and of the logits equal to it the first are kept, as many as the mass
+//! takes.
 
 use super::chunked_cdf::ChunkedCdf;
 use super::ops::{Binary, Constant, Ops, Reduce};
@@ -31,8 +33,8 @@ pub(super) struct ThresholdSearch<'a> {
     pub(super) x: &'a Tensor,
     /// The largest logit of each row, `(B, 1)`.
     pub(super) largest: &'a Tensor,
-    /// The masses to sum, `(B, width)` i64, equal for equal logits: 1 for top-k, the weights for top-p. The answer of a row without mass
-    /// is undefined.
+    /// The masses to sum, `(B, width)` i64, equal for equal logits: 1 for top-k, the weights for top-p. The answer of a
+    /// row without mass is undefined.
     pub(super) masses: &'a Tensor,
     /// The mass to reach, `(B, 1)` i64, from 1 to the mass of the row.
     pub(super) target: Tensor,
@@ -65,22 +67,22 @@ impl ThresholdSearch<'_> {
         self.settle(range)
     }
 
-    /// [`ThresholdSearch::smallest_set`] from a range that is narrow already: snaps to the logits, and goes on until every row is
-    /// done.
+    /// [`ThresholdSearch::smallest_set`] from a range that is narrow already: snaps to the logits, and goes on until
+    /// every row is done.
     pub(super) fn settle(&self, mut range: ThresholdRange) -> Result<Tensor> {
         let Self { ops, cdf, x, largest, masses, ref target } = *self;
         loop {
             let low = &range.low;
             // The smallest logit that the threshold reaches.
             let reached = ops.binary(Binary::Ge, x, low)?;
-            let least = cdf.reduce(ops, Reduce::Min, &ops.where_cond(&reached, x, largest)?)?;
-            let is_above = ops.binary(Binary::Gt, x, &least)?;
+            let snapped = cdf.reduce(ops, Reduce::Min, &ops.where_cond(&reached, x, largest)?)?;
+            let is_above = ops.binary(Binary::Gt, x, &snapped)?;
             let above = cdf.reduce(ops, Reduce::Sum, &ops.where_or(&is_above, masses, 0.0)?)?;
-            let is_tie = ops.binary(Binary::Eq, x, &least)?;
+            let is_tie = ops.binary(Binary::Eq, x, &snapped)?;
             let tie = cdf.reduce(ops, Reduce::Max, &ops.where_or(&is_tie, masses, 0.0)?)?;
             // A row without mass must not divide by 0.
             let tie = ops.binary_scalar(Binary::Max, &tie, 1.0)?;
-            // The number of logits equal to `least` that are kept, less one.
+            // The number of logits equal to `snapped` that are kept, less one.
             let extra = ops.binary_scalar(Binary::Sub, &ops.binary(Binary::Sub, target, &above)?, 1.0)?;
             let extra = ops.binary(Binary::Div, &extra, &tie)?;
             let tie_weights = ChunkedCdf::mask_weights(ops, &is_tie)?;
@@ -90,14 +92,15 @@ impl ThresholdSearch<'_> {
             let cuts = ops.where_or(&cuts, &ops.scalar(f64::from(CUTS_TIES), DType::U32)?, f64::from(DONE))?;
             let found = ops.read_u32(&ops.where_or(&done, &cuts, f64::from(NOT_DONE))?)?;
             if found.contains(&NOT_DONE) {
-                // The kept logits are all above `least`: continue from the next logit, so that every pass makes progress.
+                // The kept logits are all above `snapped`: continue from the next logit, so that every pass makes
+                // progress.
                 let next = cdf.reduce(ops, Reduce::Min, &ops.where_cond(&is_above, x, largest)?)?;
                 range.low = ops.where_cond(&done, low, &next)?;
                 self.narrow(&mut range, ROUNDS)?;
                 continue;
             }
             if !found.contains(&CUTS_TIES) {
-                return ops.binary(Binary::Ge, x, &least);
+                return ops.binary(Binary::Ge, x, &snapped);
             }
             let last = cdf.first_above(ops, &tie_weights, &cdf.cumulative_weights(ops, &tie_weights)?, &extra)?;
             let is_early = ops.binary(Binary::Le, &cdf.positions(ops)?, &last)?;
@@ -105,8 +108,8 @@ impl ThresholdSearch<'_> {
         }
     }
 
-    /// Narrows the range by so many rounds. In each, `low` becomes the largest of the thresholds tried whose mass reaches the
-    /// target, or stays.
+    /// Narrows the range by so many rounds. In each, `low` becomes the largest of the thresholds tried whose mass
+    /// reaches the target, or stays.
     pub(super) fn narrow(&self, range: &mut ThresholdRange, rounds: usize) -> Result<()> {
         let ops = self.ops;
         // The steps j / 4^(round + 1) of the range, j = 1, 2, 3: (B, rounds * thresholds)

@@ -1,12 +1,12 @@
-//! Kernels for a cut of the falling order of values that were never sorted: applying the cut, the mass on either side of two
-//! pivots, and narrowing to the values between them.
+//! Kernels for a cut of the falling order of values that were never sorted: applying the cut, the mass on either side
+//! of two pivots, and narrowing to the values between them.
 
 use super::row_kernels::{BLOCK, Blocks, VECTORS_PER_BLOCK, lanes_at};
 use crate::simd::{Kernel, LANES, Lanes, Simd};
 use std::ops::RangeInclusive;
 
-/// A cut of the falling order of a list (largest value first, of equal ones the lowest position first). It keeps the values
-/// above `value`, and those equal to it up to `position`.
+/// A cut of the falling order of a list (largest value first, of equal ones the lowest position first). It keeps the
+/// values above `value`, and those equal to it up to `position`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Cut {
     pub(super) value: f32,
@@ -37,8 +37,8 @@ impl Cut {
     }
 }
 
-/// Sets the weights of the elements that a cut drops to 0, and writes the sums of the weights by block. `weights` has room
-/// for whole blocks.
+/// Sets the weights of the elements that a cut drops to 0, and writes the sums of the weights by block. `weights` has
+/// room for whole blocks.
 pub(super) struct ApplyCut<'a> {
     pub(super) cut: Cut,
     pub(super) values: &'a [f32],
@@ -98,8 +98,8 @@ impl Kernel for MassAtPivots<'_> {
     }
 }
 
-/// Copies the elements of a list with values in `range` to the front of the `to` buffers, in order; returns how many there
-/// are. Without `positions` element n is at position n. The buffers must have room for sixteen elements more.
+/// Copies the elements of a list with values in `range` to the front of the `to` buffers, in order; returns how many
+/// there are. Without `positions` element n is at position n. The buffers must have room for sixteen elements more.
 pub(super) struct CompressRange<'a> {
     pub(super) range: RangeInclusive<f32>,
     pub(super) values: &'a [f32],

@@ -1,7 +1,7 @@
 //! The search for the cut where the largest values of a list reach a given mass: a quickselect by weight.
 //!
-//! Each step takes two pivots from a sample of the list, sums the weights above and between them in one pass, and goes on
-//! with the part in which the mass is reached. Short lists are sorted.
+//! Each step takes two pivots from a sample of the list, sums the weights above and between them in one pass, and goes
+//! on with the part in which the mass is reached. Short lists are sorted.
 
 use super::cut::{CompressRange, Cut, MassAtPivots};
 use crate::simd::{LANES, SimdLevel};
@@ -15,8 +15,8 @@ const PIVOT_SAMPLE: usize = 31;
 const MIN_LONG: usize = 512;
 /// The number of elements from which those two are chosen.
 const LONG_PIVOT_SAMPLE: usize = 63;
-/// The number of sampled elements between each of the two and the best guess. A quarter of the list lies between the two,
-/// and almost always the cut.
+/// The number of sampled elements between each of the two and the best guess. A quarter of the list lies between the
+/// two, and almost always the cut.
 const PIVOT_MARGIN: usize = 8;
 /// After so many steps the rest is sorted, so that unlucky pivots do not cost more than a sort.
 const MAX_PIVOT_STEPS: usize = 40;
@@ -54,11 +54,11 @@ impl ListView<'_> {
 }
 
 impl CutSearch {
-    /// The cut that keeps the fewest elements, in falling order, whose weights sum to at least `target`; it keeps at least
-    /// one element, and all if their weights do not reach the target.
+    /// The cut that keeps the fewest elements, in falling order, whose weights sum to at least `target`; it keeps at
+    /// least one element, and all if their weights do not reach the target.
     ///
-    /// `total` is the sum of all weights and may have rounding errors. The slices have the same length, above 0; no value
-    /// is NaN.
+    /// `total` is the sum of all weights and may have rounding errors. The slices have the same length, above 0; no
+    /// value is NaN.
     pub(super) fn cut_at_mass(
         &mut self,
         level: SimdLevel,
@@ -110,9 +110,9 @@ impl CutSearch {
         cut_keys(&self.keys, weights, above, target)
     }
 
-    /// The cut of a short list by top-k and then by top-p: of the first `count` elements in falling order, the fewest whose
-    /// weights sum to at least `top_p` of the weights of all `count`; 1 keeps them all. The slices have the same length;
-    /// this and `count` are above 0.
+    /// The cut of a short list by top-k and then by top-p: of the first `count` elements in falling order, the fewest
+    /// whose weights sum to at least `top_p` of the weights of all `count`; 1 keeps them all. The slices have the same
+    /// length; this and `count` are above 0.
     pub(super) fn cut_by_count_and_mass(&mut self, values: &[f32], weights: &[f32], count: usize, top_p: f64) -> Cut {
         sort_descending(ListView { values, weights, positions: None }, &mut self.keys);
         self.keys.truncate(count);
@@ -156,10 +156,11 @@ impl NarrowedList {
     }
 }
 
-/// Two values of the list, the lower one first, likely to enclose the value below which the weights sum to `dropped`: in a
-/// sorted sample of N elements they are `margin` before and after the best guess.
+/// Two values of the list, the lower one first, likely to enclose the value below which the weights sum to `dropped`:
+/// in a sorted sample of N elements they are `margin` before and after the best guess.
 ///
-/// The mass is summed from the smallest value up: the weights there are small and similar, so a sample estimates them well.
+/// The mass is summed from the smallest value up: the weights there are small and similar, so a sample estimates them
+/// well.
 fn pivots<const N: usize>(view: ListView<'_>, dropped: f64, margin: usize) -> (f32, f32) {
     let len = view.values.len();
     // Value keys in the upper and weights in the lower half of integers, which sort without branches.
@@ -193,8 +194,8 @@ fn cut_ties(view: ListView<'_>, value: f32, mut mass: f64, target: f64) -> Cut {
     Cut { value, position }
 }
 
-/// Fills `keys` with integers in falling order of the elements: the inverted value key in the upper half, the position in
-/// the lower. Integers sort without branches.
+/// Fills `keys` with integers in falling order of the elements: the inverted value key in the upper half, the position
+/// in the lower. Integers sort without branches.
 fn sort_descending(view: ListView<'_>, keys: &mut Vec<u64>) {
     keys.clear();
     keys.extend(view.values.iter().enumerate().map(|(n, &value)| {

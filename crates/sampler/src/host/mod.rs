@@ -1,6 +1,7 @@
 //! The host path: drawing tokens on the CPU, by SIMD kernels, without a sort of the row.
 //!
-//! [`Sampler`] applies the penalties and hands each row to a `Selection` (`selection`), which keeps tokens by these parts:
+//! [`Sampler`] applies the penalties and hands each row to a `Selection` (`selection`), which keeps tokens by these
+//! parts:
 //!
 //! - `row_kernels`: the passes over a whole row (maxima, sums, collecting what reaches a threshold);
 //! - `softmax_scale`: from logits to weights, `exp((x - origin) / temperature)`;
@@ -50,8 +51,8 @@ pub struct Row<'a> {
 
 /// Draws tokens on the host.
 ///
-/// A draw is a function of the logits, the history, the parameters and `(seed, sequence, position)`: it does not depend on
-/// the batch or its order, the number of threads, the vector instructions, or earlier draws.
+/// A draw is a function of the logits, the history, the parameters and `(seed, sequence, position)`: it does not depend
+/// on the batch or its order, the number of threads, the vector instructions, or earlier draws.
 #[derive(Debug)]
 pub struct Sampler {
     rules: Rules,
@@ -93,8 +94,8 @@ impl Sampler {
         self.with_schedule_from(schedule, 0)
     }
 
-    /// [`Sampler::with_schedule`], with position 0 of the schedule at position `start` of the rows: the length of a prompt.
-    /// Positions before `start` have the schedule's first temperature.
+    /// [`Sampler::with_schedule`], with position 0 of the schedule at position `start` of the rows: the length of a
+    /// prompt. Positions before `start` have the schedule's first temperature.
     ///
     /// # Errors
     /// See [`Schedule::validate`].
@@ -129,7 +130,8 @@ impl Sampler {
     /// Draws the next token of one row of logits, `[V]`. Only the penalties read `history`, the tokens so far.
     ///
     /// # Errors
-    /// A NaN, a +infinity or no finite logit; a token of the history or bias that is not below V. The row is called row 0.
+    /// A NaN, a +infinity or no finite logit; a token of the history or bias that is not below V. The row is called row
+    /// 0.
     pub fn sample_row(
         &mut self,
         logits: &[f32],
@@ -141,8 +143,8 @@ impl Sampler {
         self.scratch[0].sample(&self.rules, &row)
     }
 
-    /// Draws the next token of each row, on the threads of the current rayon pool. The answer of a row that cannot be drawn
-    /// from is an error that names its index; it does not affect the other rows.
+    /// Draws the next token of each row, on the threads of the current rayon pool. The answer of a row that cannot be
+    /// drawn from is an error that names its index; it does not affect the other rows.
     pub fn sample_batch(&mut self, rows: &[Row<'_>]) -> Vec<Result<u32, SamplingError>> {
         let mut tokens = Vec::new();
         self.sample_batch_into(rows, &mut tokens);
@@ -175,8 +177,8 @@ impl Sampler {
         }
     }
 
-    /// Draws `count` times from the same logits, at the position of the row and those that follow it. The tokens are those
-    /// of `count` calls of [`Sampler::sample_row`], but the row is selected from once for each temperature.
+    /// Draws `count` times from the same logits, at the position of the row and those that follow it. The tokens are
+    /// those of `count` calls of [`Sampler::sample_row`], but the row is selected from once for each temperature.
     ///
     /// # Errors
     /// As for [`Sampler::sample_row`].
@@ -197,8 +199,8 @@ impl Sampler {
             .collect()
     }
 
-    /// The distribution that [`Sampler::sample_row`] draws this row from. It does not depend on the sequence, and on the
-    /// position only with a schedule.
+    /// The distribution that [`Sampler::sample_row`] draws this row from. It does not depend on the sequence, and on
+    /// the position only with a schedule.
     ///
     /// # Errors
     /// As for [`Sampler::sample_row`].

@@ -5,8 +5,9 @@ use super::row_kernels::RowMax;
 use crate::simd::SimdLevel;
 use rayon::prelude::*;
 
-/// The largest logit of all rows, by a SIMD maximum that does not check for NaN. It uses as many threads, and as many rows a
-/// thread, as [`Sampler::sample_batch`](crate::Sampler::sample_batch), so no sampler can be faster than this one read.
+/// The largest logit of all rows, by a SIMD maximum that does not check for NaN. It uses as many threads, and as many
+/// rows a thread, as [`Sampler::sample_batch`](crate::Sampler::sample_batch), so no sampler can be faster than this one
+/// read.
 #[must_use]
 pub fn one_read(rows: &[&[f32]]) -> f32 {
     let level = SimdLevel::detect();

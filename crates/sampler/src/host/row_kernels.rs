@@ -1,8 +1,8 @@
 //! The SIMD passes over a whole row, as [`Kernel`]s.
 //!
-//! A row is read in blocks of 256 logits, the last one padded with -infinity. The sixteen vectors of a block are added (or
-//! compared) lane by lane, so the sum of a block is the same at every SIMD level and wherever the block is computed; sums
-//! over blocks are f64, in the order of the blocks.
+//! A row is read in blocks of 256 logits, the last one padded with -infinity. The sixteen vectors of a block are added
+//! (or compared) lane by lane, so the sum of a block is the same at every SIMD level and wherever the block is
+//! computed; sums over blocks are f64, in the order of the blocks.
 
 use super::softmax_scale::SoftmaxScale;
 use crate::simd::{Kernel, LANES, Lanes, Simd};
@@ -67,8 +67,8 @@ impl Kernel for RowMax<'_> {
 /// Writes the lane maxima of each block; returns the largest logit and whether the row may have a NaN, in which case no
 /// maximum is right. The flag is whether the sum of all logits is NaN, which infinities of both signs cause too.
 ///
-/// Lane maxima are the maxima of 16 disjoint subsets of a block. So the k-th largest of them is a lower bound of the k-th
-/// largest logit, and a block none of whose lane maxima reaches a threshold need not be read again.
+/// Lane maxima are the maxima of 16 disjoint subsets of a block. So the k-th largest of them is a lower bound of the
+/// k-th largest logit, and a block none of whose lane maxima reaches a threshold need not be read again.
 pub(super) struct LaneMaxima<'a> {
     pub(super) row: &'a [f32],
     pub(super) maxima: &'a mut Vec<Lanes>,
@@ -209,11 +209,11 @@ impl Kernel for FirstBlockReaching<'_> {
     }
 }
 
-/// Copies the logits of at least `threshold` to the front of `values`, in order, and returns how many there are; writes to
-/// `block_starts` how many of them precede each block. `values` must have room for sixteen more.
+/// Copies the logits of at least `threshold` to the front of `values`, in order, and returns how many there are; writes
+/// to `block_starts` how many of them precede each block. `values` must have room for sixteen more.
 ///
-/// The tokens are not written, which would be a second stream of stores across cache lines: a draw needs the token of one
-/// place, and finds it by `block_starts`.
+/// The tokens are not written, which would be a second stream of stores across cache lines: a draw needs the token of
+/// one place, and finds it by `block_starts`.
 pub(super) struct CollectSparse<'a> {
     pub(super) row: &'a [f32],
     pub(super) maxima: &'a [Lanes],

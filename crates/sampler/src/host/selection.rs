@@ -1,14 +1,14 @@
 //! The selection of one row: which tokens the rules keep, how much each weighs, and the draw among them.
 //!
-//! The first pass over the row finds the largest logit, whether there is a NaN, and the lane maxima of each block. Where the
-//! weights of all tokens are needed, the same pass sums them, relative to a large logit that a sample of the row has shown.
-//! What follows depends on the rules:
+//! The first pass over the row finds the largest logit, whether there is a NaN, and the lane maxima of each block.
+//! Where the weights of all tokens are needed, the same pass sums them, relative to a large logit that a sample of the
+//! row has shown. What follows depends on the rules:
 //!
 //! - greedy: the first token of the largest logit, in the first block that has it;
-//! - top-k: the k-th largest lane maximum is a lower bound of the k-th largest logit. The logits that reach it (rarely many
-//!   more than k, from few blocks) are the shortlist, which is cut at exactly k, then at top-p;
-//! - top-p without top-k: the shortlist is what reaches a threshold guessed from the sample or, if the mass of that is less
-//!   than p, all but the lightest tokens; it is cut where the heaviest tokens reach p;
+//! - top-k: the k-th largest lane maximum is a lower bound of the k-th largest logit. The logits that reach it (rarely
+//!   many more than k, from few blocks) are the shortlist, which is cut at exactly k, then at top-p;
+//! - top-p without top-k: the shortlist is what reaches a threshold guessed from the sample or, if the mass of that is
+//!   less than p, all but the lightest tokens; it is cut where the heaviest tokens reach p;
 //! - min-p alone: the shortlist is what reaches the smallest logit that qualifies;
 //! - none of these: the draw finds its block by the block sums, and computes the weights of that block alone.
 
@@ -47,15 +47,16 @@ pub(super) struct Selection {
     f64_tokens: Vec<WeightedToken>,
 }
 
+/// Which tokens of the row may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum SelectionKind {
-    /// This token alone may be drawn.
+    /// This token alone.
     Greedy(u32),
-    /// Every token with a finite logit may be drawn.
+    /// Every token with a finite logit.
     AllTokens,
-    /// The tokens of `Selection::shortlist` that its cut keeps may be drawn.
+    /// The tokens of `Selection::shortlist` that its cut keeps.
     Shortlist,
-    /// The tokens of `Selection::f64_tokens` may be drawn.
+    /// The tokens of `Selection::f64_tokens`.
     F64,
 }
 
@@ -127,8 +128,8 @@ impl Selection {
         Ok(())
     }
 
-    /// The token that `u` in `[0, 1)` draws: the first in vocabulary order whose cumulative weight exceeds `u` times the total.
-    /// `row` is the row that was selected from.
+    /// The token that `u` in `[0, 1)` draws: the first in vocabulary order whose cumulative weight exceeds `u` times
+    /// the total. `row` is the row that was selected from.
     pub(super) fn draw(&self, row: &[f32], u: f64) -> u32 {
         match self.kind {
             SelectionKind::Greedy(token) => token,

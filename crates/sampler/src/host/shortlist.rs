@@ -1,7 +1,7 @@
 //! The shortlist: the logits of a row among which top-k, top-p or min-p cut, found without a sort of the row.
 //!
-//! A threshold that is certain, or likely, to be below the cut selects the shortlist in one pass; then [`CutSearch`] finds the
-//! cut within it. The shortlist is in vocabulary order, as the draw by inverse CDF needs it.
+//! A threshold that is certain, or likely, to be below the cut selects the shortlist in one pass; then [`CutSearch`]
+//! finds the cut within it. The shortlist is in vocabulary order, as the draw by inverse CDF needs it.
 
 use super::cut::{ApplyCut, Cut};
 use super::cut_search::CutSearch;
@@ -18,8 +18,8 @@ const MAX_SORTED: usize = 160;
 const BLOCKS_PER_FOLD: usize = 4;
 /// The most bisection steps in the search for that bound, which need not be tight.
 const BISECTION_STEPS: usize = 16;
-/// The fraction of the mass outside the nucleus that a guessed threshold keeps in the shortlist, as the sample that it is
-/// guessed from is not exact.
+/// The fraction of the mass outside the nucleus that a guessed threshold keeps in the shortlist, as the sample that it
+/// is guessed from is not exact.
 const GUESS_SLACK: f64 = 0.25;
 
 /// A row and what the first pass has found of it.
@@ -35,8 +35,8 @@ pub(super) struct RowScan<'a> {
     pub(super) scale: SoftmaxScale,
 }
 
-/// All logits of a row that are at least `threshold`, in vocabulary order, and their weights. Of `values` and `weights` only
-/// the first `len` elements are valid.
+/// All logits of a row that are at least `threshold`, in vocabulary order, and their weights. Of `values` and `weights`
+/// only the first `len` elements are valid.
 #[derive(Debug)]
 pub(super) struct Shortlist {
     level: SimdLevel,
@@ -110,8 +110,9 @@ impl Shortlist {
 
     /// Keeps the nucleus of `top_p`, below 1, of a row whose weights sum to `total_weight`.
     pub(super) fn keep_top_p(&mut self, scan: RowScan<'_>, top_p: f64, temperature: f64, total_weight: f64) {
-        // Together, all tokens lighter than (1 - p) / V of the total weigh less than 1 - p of it, so they are outside of the
-        // nucleus. The threshold is a little lower, for the rounding of weights: a longer shortlist is never wrong.
+        // Together, all tokens lighter than (1 - p) / V of the total weigh less than 1 - p of it, so they are outside
+        // of the nucleus. The threshold is a little lower, for the rounding of weights: a longer shortlist is never
+        // wrong.
         let outside = (1.0 - top_p) * total_weight;
         let lightest = outside / scan.row.len() as f64;
         let threshold = f64::from(scan.scale.origin) + temperature * (lightest.ln() - 1e-4);
@@ -273,8 +274,8 @@ impl Shortlist {
         let weights = &self.weights[..sample.len()];
         let below = self.level.run(MassBelow { values: sample, weights, thresholds: &thresholds });
         let outside = ((1.0 - GUESS_SLACK) * outside * sample.len() as f64 / scan.row.len() as f64) as f32;
-        // Interpolates linearly between the last threshold with less than that below it and the next. The weight is convex
-        // in the threshold, so this is rather too low than too high.
+        // Interpolates linearly between the last threshold with less than that below it and the next. The weight is
+        // convex in the threshold, so this is rather too low than too high.
         let n = below.iter().rposition(|&below| below <= outside).unwrap_or(0);
         let fraction = below.get(n + 1).map_or(0.0, |next| (outside - below[n]) / (next - below[n]));
         (thresholds[n] + step * fraction.clamp(0.0, 1.0)).max(threshold)
@@ -288,8 +289,8 @@ fn ensure_len<T: Clone>(buffer: &mut Vec<T>, len: usize, value: T) {
     }
 }
 
-/// The first block in which the cumulative weight exceeds the target, and the cumulative weight before it. If rounding puts
-/// the target at the total, the last block with a weight.
+/// The first block in which the cumulative weight exceeds the target, and the cumulative weight before it. If rounding
+/// puts the target at the total, the last block with a weight.
 pub(super) fn find_block(block_sums: &[f64], target: f64) -> (usize, f64) {
     let (mut cumulative, mut found) = (0.0, (0, 0.0));
     for (block, &sum) in block_sums.iter().enumerate() {
@@ -304,8 +305,8 @@ pub(super) fn find_block(block_sums: &[f64], target: f64) -> (usize, f64) {
     found
 }
 
-/// The first index in a block where the cumulative weight exceeds the target, given the cumulative weight before the block;
-/// if rounding keeps the sum of the block short of the target, the last index with a weight.
+/// The first index in a block where the cumulative weight exceeds the target, given the cumulative weight before the
+/// block; if rounding keeps the sum of the block short of the target, the last index with a weight.
 pub(super) fn find_in_block(weights: &[f32], mut cumulative: f64, target: f64) -> usize {
     // The weight before the block does not exceed the target, so an index of weight 0 cannot be the first that does.
     let found = weights.iter().position(|&weight| {

@@ -6,8 +6,8 @@ use crate::simd::{Kernel, LANES, Simd, exp2_scaled};
 /// The weight of a logit x at a temperature: `exp((x - origin) / temperature)`. A logit equal to the origin weighs 1.
 ///
 /// The reciprocal of the temperature is held in two floats and multiplied by fused operations, so the exponent has the
-/// rounding error of `x - origin` alone (half a unit in the last place). Weights below `2^-125` are 0; the relative error of
-/// the others, given the exponent, is 2e-7.
+/// rounding error of `x - origin` alone (half a unit in the last place). Weights below `2^-125` are 0; the relative
+/// error of the others, given the exponent, is 2e-7.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SoftmaxScale {
     pub(super) origin: f32,
@@ -33,8 +33,8 @@ impl SoftmaxScale {
         }
     }
 
-    /// Whether the largest logit of a row weighs at most `2^24`. Beyond, the rounding of its distance from the origin could
-    /// change a draw.
+    /// Whether the largest logit of a row weighs at most `2^24`. Beyond, the rounding of its distance from the origin
+    /// could change a draw.
     pub(super) fn is_near(&self, max: f32) -> bool {
         (f64::from(max) - f64::from(self.origin)) * f64::from(self.factor_high) <= 8.0 * 24.0
     }

@@ -1,5 +1,5 @@
-//! The host path against the definition: the same kept tokens and the same drawn token on random rows of mixed rules, at
-//! every SIMD level.
+//! The host path against the definition: the same kept tokens and the same drawn token on random rows of mixed rules,
+//! at every SIMD level.
 
 use super::{Row, Sampler};
 use crate::oracle;
@@ -7,8 +7,8 @@ use crate::rng::uniform;
 use crate::simd::SimdLevel;
 use crate::test_rows::{BOUNDARY, TestRng, random_row, random_rules};
 
-/// Compares one row of up to `max_size` logits for each case. Panics at a difference where the definition has no boundary
-/// nearby, and if more than 0.2% of the rows differ near one. `--nocapture` shows how many do.
+/// Compares one row of up to `max_size` logits for each case. Panics at a difference where the definition has no
+/// boundary nearby, and if more than 0.2% of the rows differ near one. `--nocapture` shows how many do.
 #[allow(clippy::print_stderr)]
 fn compare(cases: std::ops::Range<u64>, max_size: usize) {
     let levels = SimdLevel::available();
@@ -42,7 +42,8 @@ fn compare(cases: std::ops::Range<u64>, max_size: usize) {
             near += 1;
         } else {
             for (p, q) in distribution.probs().iter().zip(&expected.probs) {
-                // The error of the weight grows with the distance of the logit from the largest, which is rounded to f32.
+                // The error of the weight grows with the distance of the logit from the largest, which is rounded to
+                // f32.
                 let tolerance = (1.0 - q.max(1e-300).ln()) * 2e-7 * q + 1e-30;
                 assert!((p - q).abs() <= tolerance, "case {case}: probability {p} instead of {q}");
             }

@@ -1,7 +1,7 @@
 //! Draws from weights, with the contract and the errors of `torch.multinomial`.
 //!
-//! With replacement, few draws search the CDF and many draws use an alias table (`alias_table`); without replacement, each
-//! drawn weight is removed from a sum tree (`weight_tree`).
+//! With replacement, few draws search the CDF and many draws use an alias table (`alias_table`); without replacement,
+//! each drawn weight is removed from a sum tree (`weight_tree`).
 
 mod alias_table;
 mod weight_tree;
@@ -16,7 +16,8 @@ use weight_tree::WeightTree;
 /// table and CDF give different indices for the same place.
 const MIN_ALIAS_WEIGHTS: usize = 32;
 
-/// How many indices to draw, how, and by which random numbers. The default is one draw of seed, sequence and position 0.
+/// How many indices to draw, how, and by which random numbers. The default is one draw of seed, sequence and position
+/// 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MultinomialOptions {
     /// The number of draws from each row. At least 1.
@@ -102,10 +103,10 @@ pub enum MultinomialError {
 /// Draws indices from weights `[V]` or `[B, V]` (f16, bf16, f32 or f64, on any device): i64 indices `[n]` or `[B, n]`
 /// on the same device. Weights need not sum to 1.
 ///
-/// Draw j of row r is decided by the place `(seed, sequence + r, position + j)` alone. With replacement it is the inverse
-/// CDF of [`uniform`] there or, with at least 32 weights and as many draws as weights, a draw from Vose's alias table: the
-/// same probabilities, but other indices for the same place. Without replacement the draws are successive, by one uniform
-/// number each, so that asking for more draws does not change the first ones.
+/// Draw j of row r is decided by the place `(seed, sequence + r, position + j)` alone. With replacement it is the
+/// inverse CDF of [`uniform`] there or, with at least 32 weights and as many draws as weights, a draw from Vose's alias
+/// table: the same probabilities, but other indices for the same place. Without replacement the draws are successive,
+/// by one uniform number each, so that asking for more draws does not change the first ones.
 ///
 /// # Errors
 /// See [`MultinomialError`]; the first bad row is named.
@@ -130,8 +131,8 @@ pub fn multinomial(weights: &Tensor, options: MultinomialOptions) -> Result<Tens
     Ok(Tensor::from_vec(indices, shape, weights.device())?)
 }
 
-/// Draws from one row of weights, as [`multinomial`] does; `row` is the index that is added to the sequence and that errors
-/// name.
+/// Draws from one row of weights, as [`multinomial`] does; `row` is the index that is added to the sequence and that
+/// errors name.
 ///
 /// # Errors
 /// See [`MultinomialError`].

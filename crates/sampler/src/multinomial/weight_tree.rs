@@ -2,7 +2,8 @@
 
 /// A complete binary tree over weights in which each node is the sum of its two children.
 ///
-/// Sums are recomputed and never subtracted from, so that no error builds up and a tree without weights sums to exactly 0.
+/// Sums are recomputed and never subtracted from, so that no error builds up and a tree without weights sums to exactly
+/// 0.
 #[derive(Debug)]
 pub(crate) struct WeightTree {
     /// Node 1 is the root, node n has the children 2n and 2n + 1, and the first leaf is node `leaves`.
@@ -22,8 +23,8 @@ impl WeightTree {
         Self { nodes, leaves }
     }
 
-    /// Removes the weight that `u` draws and returns its index: the first whose cumulative weight exceeds `u` times the total.
-    /// None if no weight is left.
+    /// Removes the weight that `u` draws and returns its index: the first whose cumulative weight exceeds `u` times the
+    /// total. None if no weight is left.
     pub(crate) fn take(&mut self, u: f64) -> Option<usize> {
         if self.nodes[1] <= 0.0 {
             return None;

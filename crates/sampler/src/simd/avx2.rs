@@ -81,8 +81,8 @@ impl Avx2 {
     fn compress_registers(self, mask: u16, low: __m256i, high: __m256i, to: &mut [u32; LANES]) {
         let (low_mask, high_mask) = (usize::from(mask & 0xff), usize::from(mask >> 8));
         let count = low_mask.count_ones() as usize;
-        // SAFETY: `self` proves the features. The tables have rows of eight integers. `count` is at most 8, so the second store
-        // of eight integers ends within the sixteen of `to`.
+        // SAFETY: `self` proves the features. The tables have rows of eight integers. `count` is at most 8, so the
+        // second store of eight integers ends within the sixteen of `to`.
         unsafe {
             let low_order = _mm256_loadu_si256(COMPRESS_ORDER[low_mask].as_ptr().cast());
             let high_order = _mm256_loadu_si256(COMPRESS_ORDER[high_mask].as_ptr().cast());
@@ -95,8 +95,9 @@ impl Avx2 {
 
 impl Sealed for Avx2 {}
 
-// SAFETY, for every block below: an `Avx2` exists only inside `run`, whose caller vouches for the features. The pointers come
-// from references to sixteen elements, of which halves are accessed from 0 and from 8 on, without alignment.
+// SAFETY, for every block below: an `Avx2` exists only inside `run`, whose caller vouches for the features. The
+// pointers come from references to sixteen elements, of which halves are accessed from 0 and from 8 on, without
+// alignment.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx2 {
     type V = TwoRegisters;

@@ -6,13 +6,13 @@ use super::avx2::sum_register;
 use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd, bf16};
 use std::{arch::x86_64::*, mem::transmute};
 
-/// The proof that AVX-512F, FMA, POPCNT and BMI1 may run, and with `BF16` AVX512-BF16 and AVX-512BW too. Only [`run`] and
-/// [`run_bf16`] make one.
+/// The proof that AVX-512F, FMA, POPCNT and BMI1 may run, and with `BF16` AVX512-BF16 and AVX-512BW too. Only [`run`]
+/// and [`run_bf16`] make one.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512<const BF16: bool>(());
 
-/// The bits of `2^(i / 8)` less `i << 20`, so that adding `n << 20` adds the bits of n above the low three alone. The table of
-/// eight is repeated, as the permutation uses the low four bits of each index.
+/// The bits of `2^(i / 8)` less `i << 20`, so that adding `n << 20` adds the bits of n above the low three alone. The
+/// table of eight is repeated, as the permutation uses the low four bits of each index.
 const EXP2_EIGHTHS_BITS: [u32; 16] = {
     let mut table = [0; 16];
     let mut i = 0;
@@ -56,9 +56,9 @@ pub(super) unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
 
 impl<const BF16: bool> Sealed for Avx512<BF16> {}
 
-// SAFETY, for every block below: an `Avx512` exists only inside `run` or, with `BF16`, `run_bf16`, whose callers vouch for the
-// features. The pointers come from references to sixteen elements and are accessed without alignment. The transmuted types are
-// 512 bits each, any of which are valid.
+// SAFETY, for every block below: an `Avx512` exists only inside `run` or, with `BF16`, `run_bf16`, whose callers vouch
+// for the features. The pointers come from references to sixteen elements and are accessed without alignment. The
+// transmuted types are 512 bits each, any of which are valid.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;

@@ -24,8 +24,8 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
 
 /// `2^(x * (high + low) / 8)` of each lane, where that exponent is between -125 and 125; any number elsewhere.
 ///
-/// `x * (high + low)` is an integer n plus a rest r. `2^(n/8)` comes from a table of eight and the exponent bits of the float,
-/// `2^(r/8)` is a cubic.
+/// `x * (high + low)` is an integer n plus a rest r. `2^(n/8)` comes from a table of eight and the exponent bits of the
+/// float, `2^(r/8)` is a cubic.
 #[inline(always)]
 pub(crate) fn exp2_scaled<S: Simd>(s: S, x: S::V, high: S::V, low: S::V) -> S::V {
     // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.

@@ -1,9 +1,9 @@
-//! SIMD vectors of sixteen f32 lanes that compute the same bits on every processor. The host sampler, the model's CPU engine
-//! and the optimizer are written in them; they live in this crate because it is the lowest of the workspace.
+//! SIMD vectors of sixteen f32 lanes that compute the same bits on every processor. The host sampler, the model's CPU
+//! engine and the optimizer are written in them; they live in this crate because it is the lowest of the workspace.
 //!
-//! A [`Kernel`] is written once, over any [`Simd`], and runs by [`SimdLevel::run`] with the instructions chosen at run time:
-//! AVX-512, AVX2, NEON or none. Each operation is one IEEE operation on each of sixteen lanes, whatever the width of the
-//! registers, so every level gives the same numbers.
+//! A [`Kernel`] is written once, over any [`Simd`], and runs by [`SimdLevel::run`] with the instructions chosen at run
+//! time: AVX-512, AVX2, NEON or none. Each operation is one IEEE operation on each of sixteen lanes, whatever the width
+//! of the registers, so every level gives the same numbers.
 //!
 //! ```
 //! use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
@@ -29,10 +29,10 @@
 //!
 //! # Why this is `unsafe`, and sound
 //!
-//! The vector intrinsics of a processor may only run where it has them, which the type system does not know. A [`Simd`] value
-//! is the proof: one is made only in [`SimdLevel::run`] and [`SimdLevel::run_bf16`], and a [`SimdLevel`] only from what the
-//! processor was found to have. Both have private fields, and [`Simd`] cannot be implemented elsewhere. Loads and stores go
-//! through references to sixteen elements, so no operation reaches out of bounds.
+//! The vector intrinsics of a processor may only run where it has them, which the type system does not know. A [`Simd`]
+//! value is the proof: one is made only in [`SimdLevel::run`] and [`SimdLevel::run_bf16`], and a [`SimdLevel`] only
+//! from what the processor was found to have. Both have private fields, and [`Simd`] cannot be implemented elsewhere.
+//! Loads and stores go through references to sixteen elements, so no operation reaches out of bounds.
 
 #![allow(unsafe_code)]
 
@@ -107,7 +107,8 @@ pub trait Simd: Sealed + Copy {
     /// `2^(i / 8)` for lanes `n = 1.5 * 2^23 + i` with an integer i between -1000 and 1000; any number for other lanes.
     #[doc(hidden)]
     fn exp2_eighths(self, n: Self::V) -> Self::V;
-    /// The sum of the lanes, in this order at every level: lane i + 8 is added to lane i, then lane i + 4, i + 2 and i + 1.
+    /// The sum of the lanes, in this order at every level: lane i + 8 is added to lane i, then lane i + 4, i + 2 and i
+    /// + 1.
     fn sum(self, v: Self::V) -> f32;
     /// Stores the lanes of the mask next to each other at the front of `to`. The rest of `to` becomes arbitrary.
     fn compress(self, mask: u16, v: Self::V, to: &mut Lanes);
@@ -120,19 +121,20 @@ pub trait Simd: Sealed + Copy {
     fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]);
     /// [`Simd::compress`] of sixteen integers.
     fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]);
-    /// Rounds two vectors to bf16 ([`to_bf16`]) and interleaves them: lane i has the bits of `low[i]` in its lower and those of
-    /// `high[i]` in its upper half.
+    /// Rounds two vectors to bf16 ([`to_bf16`]) and interleaves them: lane i has the bits of `low[i]` in its lower and
+    /// those of `high[i]` in its upper half.
     #[inline(always)]
     fn pairs_bf16(self, low: Self::V, high: Self::V) -> Self::V {
         bf16::pairs(self, low, high)
     }
-    /// Rounds two vectors to bf16 and packs them: lane i has the elements 2i and 2i + 1 of `first` followed by `second`.
+    /// Rounds two vectors to bf16 and packs them: lane i has the elements 2i and 2i + 1 of `first` followed by
+    /// `second`.
     #[inline(always)]
     fn neighbours_bf16(self, first: Self::V, second: Self::V) -> Self::V {
         bf16::neighbours(self, first, second)
     }
-    /// Dot products of pairs of bf16, added to `c`: in each lane, first the product of the upper halves of `a` and `b`, then that of
-    /// the lower halves. Subnormal numbers may count as zero.
+    /// Dot products of pairs of bf16, added to `c`: in each lane, first the product of the upper halves of `a` and `b`,
+    /// then that of the lower halves. Subnormal numbers may count as zero.
     #[inline(always)]
     fn dot_bf16(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         bf16::dot(self, a, b, c)
@@ -145,8 +147,8 @@ const EXP2_EIGHTHS: [f32; 8] =
 
 /// A computation that is written once for all SIMD levels.
 ///
-/// `run`, and every function that it calls with `s`, must be `#[inline(always)]`: only code inlined into [`SimdLevel::run`] is
-/// compiled for the instructions of the level. Without, the results are the same, but slow.
+/// `run`, and every function that it calls with `s`, must be `#[inline(always)]`: only code inlined into
+/// [`SimdLevel::run`] is compiled for the instructions of the level. Without, the results are the same, but slow.
 pub trait Kernel {
     /// The result.
     type Output;
@@ -157,7 +159,8 @@ pub trait Kernel {
 /// A set of vector instructions that this processor has.
 ///
 /// Its Debug text is `Avx512`, `Avx2`, `Neon` or `Scalar`.
-// The field is private for safety: with `Isa::Avx512` on a processor without AVX-512, `run` would be undefined behaviour.
+// The field is private for safety: with `Isa::Avx512` on a processor without AVX-512, `run` would be undefined
+// behaviour.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SimdLevel(Isa);
 
@@ -212,7 +215,8 @@ impl SimdLevel {
         levels
     }
 
-    /// Whether the processor has instructions for dot products of bf16 (AVX512-BF16), and this is the level that uses them.
+    /// Whether the processor has instructions for dot products of bf16 (AVX512-BF16), and this is the level that uses
+    /// them.
     pub fn has_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.0 == Isa::Avx512 && avx512::has_bf16();

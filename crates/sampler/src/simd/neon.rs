@@ -48,9 +48,9 @@ fn compress_lanes<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LA
 
 impl Sealed for Neon {}
 
-// SAFETY, for every block below: a `Neon` exists only inside `run`, whose caller vouches for NEON. The pointers come from
-// references to sixteen elements, of which quarters are accessed from 0, 4, 8 and 12 on; to four masks of lanes; or to the
-// eight floats of `EXP2_EIGHTHS`.
+// SAFETY, for every block below: a `Neon` exists only inside `run`, whose caller vouches for NEON. The pointers come
+// from references to sixteen elements, of which quarters are accessed from 0, 4, 8 and 12 on; to four masks of lanes;
+// or to the eight floats of `EXP2_EIGHTHS`.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Neon {
     type V = FourRegisters;

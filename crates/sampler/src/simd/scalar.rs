@@ -1,4 +1,5 @@
-//! The level without vector instructions: sixteen floats, one after the other. It defines what the other levels compute.
+//! The level without vector instructions: sixteen floats, one after the other. It defines what the other levels
+//! compute.
 
 use super::{EXP2_EIGHTHS, LANES, Lanes, Sealed, Simd};
 use std::array::from_fn;
