@@ -6,7 +6,7 @@
 
 use candle_core::{DType, Device, Shape, Tensor};
 use tinygpt_sampler::{
-    RngDomain, philox_at, philox4x32_10, philox4x32_10_of,
+    RngDomain, philox_at, philox4x32_10, philox4x32_10_batch,
     simd::{Kernel, Simd, SimdLevel},
 };
 
@@ -207,7 +207,7 @@ impl Kernel for Blocks<'_> {
             for (n, (low, high)) in (n..).zip(low.iter_mut().zip(high)) {
                 (*low, *high) = (n as u32, (n >> 32) as u32);
             }
-            let [a, b, c, d] = philox4x32_10_of(counters, key);
+            let [a, b, c, d] = philox4x32_10_batch(counters, key);
             let mut bits = [0u16; SIDE_BY_SIDE];
             for (i, words) in [a, b, c, d].iter().enumerate() {
                 for (bits, &word) in bits.iter_mut().zip(words) {

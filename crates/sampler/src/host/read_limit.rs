@@ -1,18 +1,19 @@
-//! The yardstick of the benchmarks: one read of the rows.
+//! One read of the rows: the lower limit of the time of any sampler, for benchmarks to compare with.
 
-use crate::host::PARALLEL_LOGITS;
-use crate::kernels::Max;
+use super::MIN_PARALLEL_LOGITS;
+use super::row_kernels::RowMax;
 use crate::simd::SimdLevel;
 use rayon::prelude::*;
 
-/// The largest logit of all rows by a plain SIMD maximum (NaN is not looked for), on the threads and with the split
-/// into groups of [`Sampler::sample_batch`](crate::Sampler::sample_batch). No sampler can be faster than this one read.
+/// The largest logit of all rows, by a SIMD maximum that does not check for NaN. It uses as many threads, and as many
+/// rows a thread, as [`Sampler::sample_batch`](crate::Sampler::sample_batch), so no sampler can be faster than this one
+/// read.
 #[must_use]
 pub fn one_read(rows: &[&[f32]]) -> f32 {
     let level = SimdLevel::detect();
-    let largest = |rows: &[&[f32]]| rows.iter().map(|row| level.run(Max { row })).fold(f32::NEG_INFINITY, f32::max);
+    let largest = |rows: &[&[f32]]| rows.iter().map(|row| level.run(RowMax { row })).fold(f32::NEG_INFINITY, f32::max);
     let logits: usize = rows.iter().map(|row| row.len()).sum();
-    if logits < PARALLEL_LOGITS {
+    if logits < MIN_PARALLEL_LOGITS {
         return largest(rows);
     }
     let per_thread = rows.len().div_ceil(rayon::current_num_threads());

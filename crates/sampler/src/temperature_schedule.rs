@@ -1,39 +1,40 @@
-//! Temperatures that change over a generation.
+//! Temperature schedules: a temperature that moves over the tokens of a generation.
 
 use crate::SamplingError;
 use crate::params::check_temperature;
 use serde::{Deserialize, Serialize};
 
-/// How the temperature moves from the one of [`SamplingParams`](crate::SamplingParams) as the position grows from 0.
+/// How the temperature moves, from that of [`SamplingParams`](crate::SamplingParams) at position 0, over the positions
+/// of a generation.
 ///
-/// It is a function of the position alone, so a draw still depends on (seed, sequence, position) and nothing else.
+/// It is a function of the position alone, so a draw still depends on nothing but `(seed, sequence, position)`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Schedule {
-    /// The same everywhere.
+    /// The temperature is the same at every position.
     #[default]
     Constant,
-    /// In equal differences.
+    /// The temperature moves by equal differences.
     Linear {
         /// The temperature from position `steps` on. At least 0.
         to: f64,
-        /// Positions until then. At least 1.
+        /// The number of positions before `to` is reached. At least 1.
         steps: u64,
     },
-    /// In equal ratios.
+    /// The temperature moves by equal ratios.
     Exponential {
-        /// The temperature from position `steps` on. Above 0, as the one to start from.
+        /// The temperature from position `steps` on. Above 0, as the first one must be too.
         to: f64,
-        /// Positions until then. At least 1.
+        /// The number of positions before `to` is reached. At least 1.
         steps: u64,
     },
 }
 
 impl Schedule {
-    /// Checks the schedule, `from` being the temperature at position 0.
+    /// Checks the schedule; `from` is the temperature at position 0.
     ///
     /// # Errors
-    /// A temperature outside its range, 0 in an exponential schedule, or no steps.
+    /// [`SamplingError::Parameter`] for a temperature outside its range, 0 in an exponential schedule, or no steps.
     pub fn validate(&self, from: f64) -> Result<(), SamplingError> {
         check_temperature("temperature", from)?;
         let (Self::Linear { to, steps } | Self::Exponential { to, steps }) = *self else {
@@ -55,7 +56,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// The temperature at a position, `from` being the one at position 0.
+    /// The temperature at a position; `from` is that at position 0.
     #[must_use]
     pub fn temperature(&self, from: f64, position: u64) -> f64 {
         match *self {

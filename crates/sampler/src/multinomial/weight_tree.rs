@@ -1,16 +1,18 @@
-//! Successive draws without replacement: a tree of sums from which leaves are removed.
+//! Successive draws without replacement: a sum tree whose drawn leaves become 0.
 
-/// A complete binary tree over weights; each node is the sum of its two children, recomputed and never subtracted, so
-/// that no error builds up and a tree without weights is exactly 0.
+/// A complete binary tree over weights in which each node is the sum of its two children.
+///
+/// Sums are recomputed and never subtracted from, so that no error builds up and a tree without weights sums to exactly
+/// 0.
 #[derive(Debug)]
 pub(crate) struct WeightTree {
-    /// Node n has children 2n and 2n + 1; the leaves start at `leaves`.
+    /// Node 1 is the root, node n has the children 2n and 2n + 1, and the first leaf is node `leaves`.
     nodes: Vec<f64>,
     leaves: usize,
 }
 
 impl WeightTree {
-    /// Of finite weights that are not negative and whose sum is finite.
+    /// Builds the tree of finite weights that are at least 0 and whose sum is finite.
     pub(crate) fn new(weights: &[f64]) -> Self {
         let leaves = weights.len().next_power_of_two();
         let mut nodes = vec![0.0; 2 * leaves];
@@ -21,7 +23,8 @@ impl WeightTree {
         Self { nodes, leaves }
     }
 
-    /// The first index whose cumulative weight exceeds `u` x total, removed; none if no weight is left.
+    /// Removes the weight that `u` draws and returns its index: the first whose cumulative weight exceeds `u` times the
+    /// total. None if no weight is left.
     pub(crate) fn take(&mut self, u: f64) -> Option<usize> {
         if self.nodes[1] <= 0.0 {
             return None;
@@ -30,7 +33,7 @@ impl WeightTree {
         let mut n = 1;
         while n < self.leaves {
             let (left, right) = (self.nodes[2 * n], self.nodes[2 * n + 1]);
-            // Rounding may leave a target of a whole node: never step into one without weight.
+            // Rounding may make the target as large as the node; a child without weight is never entered.
             if (target < left && left > 0.0) || right <= 0.0 {
                 n *= 2;
             } else {

@@ -1,31 +1,33 @@
-//! Cutting a falling order without having sorted it: what stays, what it weighs, and either side of a pivot.
+//! Kernels for a cut of the falling order of values that were never sorted: applying the cut, the mass on either side
+//! of two pivots, and narrowing to the values between them.
 
-use crate::kernels::{BLOCK, Blocks, VECTORS, window};
+use super::row_kernels::{BLOCK, Blocks, VECTORS_PER_BLOCK, lanes_at};
 use crate::simd::{Kernel, LANES, Lanes, Simd};
 use std::ops::RangeInclusive;
 
-/// Where a falling order (largest value first, lowest position first among equals) is cut: what stays is above
-/// `value`, or equal to it at a position of at most `position`.
+/// A cut of the falling order of a list (largest value first, of equal ones the lowest position first). It keeps the
+/// values above `value`, and those equal to it up to `position`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Cut {
-    pub(crate) value: f32,
-    pub(crate) position: u32,
+pub(super) struct Cut {
+    pub(super) value: f32,
+    pub(super) position: u32,
 }
 
 impl Cut {
+    /// Whether the element with this value and position is kept.
     #[inline(always)]
-    pub(crate) fn keeps(&self, value: f32, position: usize) -> bool {
+    pub(super) fn keeps(&self, value: f32, position: usize) -> bool {
         value > self.value || (value == self.value && position <= self.position as usize)
     }
 
-    /// Whichever keeps less.
-    pub(crate) fn tighter(self, other: Self) -> Self {
-        let other_keeps_less =
+    /// The cut of the two that keeps fewer elements.
+    pub(super) fn tighter(self, other: Self) -> Self {
+        let other_keeps_fewer =
             other.value > self.value || (other.value == self.value && other.position < self.position);
-        if other_keeps_less { other } else { self }
+        if other_keeps_fewer { other } else { self }
     }
 
-    /// The lanes that stay of a vector whose first lane has this position.
+    /// The mask of the lanes that are kept; lane 0 of the vector is at position `first`.
     #[inline(always)]
     fn mask<S: Simd>(&self, s: S, v: S::V, first: usize) -> u16 {
         let value = s.splat(self.value);
@@ -35,23 +37,24 @@ impl Cut {
     }
 }
 
-/// Sets the weights of what a cut drops to zero, and sums the others by block.
-pub(crate) struct KeepOnly<'a> {
-    pub(crate) cut: Cut,
-    pub(crate) values: &'a [f32],
-    pub(crate) weights: &'a mut [f32],
-    pub(crate) sums: &'a mut Vec<f64>,
+/// Sets the weights of the elements that a cut drops to 0, and writes the sums of the weights by block. `weights` has
+/// room for whole blocks.
+pub(super) struct ApplyCut<'a> {
+    pub(super) cut: Cut,
+    pub(super) values: &'a [f32],
+    pub(super) weights: &'a mut [f32],
+    pub(super) block_sums: &'a mut Vec<f64>,
 }
 
-impl Kernel for KeepOnly<'_> {
+impl Kernel for ApplyCut<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let blocks = Blocks::new(self.values, f32::NEG_INFINITY);
         let weights = self.weights.as_chunks_mut::<LANES>().0;
-        self.sums.clear();
-        for (n, weights) in weights.chunks_exact_mut(VECTORS).take(blocks.count).enumerate() {
+        self.block_sums.clear();
+        for (n, weights) in weights.chunks_exact_mut(VECTORS_PER_BLOCK).take(blocks.count).enumerate() {
             let mut sum = s.splat(0.0);
             for (m, (lanes, weights)) in blocks.get(n).iter().zip(weights).enumerate() {
                 let mask = self.cut.mask(s, s.load(lanes), n * BLOCK + m * LANES);
@@ -59,20 +62,20 @@ impl Kernel for KeepOnly<'_> {
                 s.store(kept, weights);
                 sum = s.add(sum, kept);
             }
-            self.sums.push(f64::from(s.sum(sum)));
+            self.block_sums.push(f64::from(s.sum(sum)));
         }
     }
 }
 
-/// The weight of the values above `high`, and of those not below `low`.
-pub(crate) struct Mass<'a> {
-    pub(crate) values: &'a [f32],
-    pub(crate) weights: &'a [f32],
-    pub(crate) low: f32,
-    pub(crate) high: f32,
+/// Sums the weights of the values above `high`, and those of the values of at least `low`.
+pub(super) struct MassAtPivots<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) weights: &'a [f32],
+    pub(super) low: f32,
+    pub(super) high: f32,
 }
 
-impl Kernel for Mass<'_> {
+impl Kernel for MassAtPivots<'_> {
     type Output = (f64, f64);
 
     #[inline(always)]
@@ -95,19 +98,19 @@ impl Kernel for Mass<'_> {
     }
 }
 
-/// Copies the part of a list with values in the range to the front of the `to` buffers, in order; returns how many.
-/// Without `positions` the positions are 0, 1, 2 and so on. The buffers need sixteen spare places.
-pub(crate) struct Narrow<'a> {
-    pub(crate) range: RangeInclusive<f32>,
-    pub(crate) values: &'a [f32],
-    pub(crate) weights: &'a [f32],
-    pub(crate) positions: Option<&'a [u32]>,
-    pub(crate) to_values: &'a mut [f32],
-    pub(crate) to_weights: &'a mut [f32],
-    pub(crate) to_positions: &'a mut [u32],
+/// Copies the elements of a list with values in `range` to the front of the `to` buffers, in order; returns how many
+/// there are. Without `positions` element n is at position n. The buffers must have room for sixteen elements more.
+pub(super) struct CompressRange<'a> {
+    pub(super) range: RangeInclusive<f32>,
+    pub(super) values: &'a [f32],
+    pub(super) weights: &'a [f32],
+    pub(super) positions: Option<&'a [u32]>,
+    pub(super) to_values: &'a mut [f32],
+    pub(super) to_weights: &'a mut [f32],
+    pub(super) to_positions: &'a mut [u32],
 }
 
-impl Kernel for Narrow<'_> {
+impl Kernel for CompressRange<'_> {
     type Output = usize;
 
     #[inline(always)]
@@ -118,24 +121,24 @@ impl Kernel for Narrow<'_> {
         let mut position_chunks = positions.as_chunks::<LANES>().0.iter();
         let mut count = 0;
         for (n, (v, w)) in whole.enumerate() {
-            self.narrow(s, n * LANES, u16::MAX, v, w, position_chunks.next(), &mut count);
+            self.append(s, n * LANES, u16::MAX, v, w, position_chunks.next(), &mut count);
         }
         let done = values.len() / LANES * LANES;
         if done < values.len() {
             let valid = (1 << (values.len() - done)) - 1;
             let rest = positions.get(done..).map(padded);
             let (v, w) = (padded(&values[done..]), padded(&weights[done..]));
-            self.narrow(s, done, valid, &v, &w, rest.as_ref(), &mut count);
+            self.append(s, done, valid, &v, &w, rest.as_ref(), &mut count);
         }
         count
     }
 }
 
-impl Narrow<'_> {
-    /// Appends the lanes of one vector that are in the range.
+impl CompressRange<'_> {
+    /// Appends the `valid` lanes of one vector whose values are in the range.
     #[allow(clippy::too_many_arguments)]
     #[inline(always)]
-    fn narrow<S: Simd>(
+    fn append<S: Simd>(
         &mut self,
         s: S,
         first: usize,
@@ -147,9 +150,9 @@ impl Narrow<'_> {
     ) {
         let v = s.load(values);
         let mask = valid & s.ge(v, s.splat(*self.range.start())) & s.ge(s.splat(*self.range.end()), v);
-        s.compress(mask, v, window(self.to_values, *count));
-        s.compress(mask, s.load(weights), window(self.to_weights, *count));
-        let to = window(self.to_positions, *count);
+        s.compress(mask, v, lanes_at(self.to_values, *count));
+        s.compress(mask, s.load(weights), lanes_at(self.to_weights, *count));
+        let to = lanes_at(self.to_positions, *count);
         match positions {
             None => s.compress_range(mask, first as u32, to),
             Some(positions) => s.compress_integers(mask, positions, to),
@@ -158,7 +161,7 @@ impl Narrow<'_> {
     }
 }
 
-/// Up to sixteen elements, and zeros behind them.
+/// Up to sixteen elements, padded with zeros.
 #[inline(always)]
 fn padded<T: Copy + Default>(from: &[T]) -> [T; LANES] {
     let mut chunk = [T::default(); LANES];

@@ -1,47 +1,56 @@
-//! Philox4x32-10, the counter-based generator behind every random number of the workspace.
+//! Philox4x32-10, the counter-based random generator of the whole workspace: draws of tokens, initial weights, dropout
+//! masks, training windows, stories and noise.
 //!
-//! A counter-based generator is a keyed bijection: block `n` is computed from `(key, n)` alone, so any number can be
-//! had without those before it, in any order, on any thread. Source: Salmon, Moraes, Dror and Shaw, *Parallel random
-//! numbers: as easy as 1, 2, 3* (SC 2011); the known answers in the tests are those of its Random123 distribution.
+//! A counter-based generator is a keyed bijection: block `n` is computed from `(key, n)` alone. Any number can be
+//! computed without those before it, in any order and on any thread, so resuming a run needs no generator state.
+//!
+//! [`philox_at`] gives the block of a place in an [`RngDomain`], [`unit_f64`] makes a uniform number of two of its
+//! words, and [`uniform`] is the number that decides the draw of a token.
+//!
+//! Source: Salmon, Moraes, Dror and Shaw, *Parallel random numbers: as easy as 1, 2, 3* (SC 2011). The tests have the
+//! known answers of the Random123 distribution of its authors.
 
+/// The constants of the paper.
 const MULTIPLIER_0: u64 = 0xD251_1F53;
 const MULTIPLIER_1: u64 = 0xCD9E_8D57;
 const WEYL_0: u32 = 0x9E37_79B9;
 const WEYL_1: u32 = 0xBB67_AE85;
 const ROUNDS: usize = 10;
 
-/// What a random number is for. Two streams of one seed never share a block.
+/// What a random number is for. Blocks of different domains of one seed are never the same.
 ///
-/// The numbers are part of the saved behaviour of the program: never renumber one, only add.
+/// The discriminants enter the counter and so are part of the program's results: add domains, never renumber one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum RngDomain {
     /// Draws of tokens; see [`uniform`].
     Sampling = 1,
-    /// Initial weights.
+    /// Initial weights of the model.
     Init = 2,
     /// Dropout masks.
     Dropout = 3,
-    /// Where the training windows start.
+    /// Starts of the training windows.
     Windows = 4,
-    /// The synthetic stories.
+    /// Choices of the grammar that the synthetic stories are made from.
     Stories = 5,
-    /// Noise tensors (Gumbel).
+    /// Gumbel noise.
     Noise = 6,
 }
 
-/// One block of Philox4x32 with ten rounds: a bijection of the 128-bit `counter` (lowest word first) for each `key`.
+/// One block of Philox4x32 with ten rounds: for each `key`, a bijection of the 128-bit `counter` (lowest word first).
 #[inline]
 #[must_use]
 pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    philox4x32_10_of(counter.map(|word| [word]), key).map(|[word]| word)
+    philox4x32_10_batch(counter.map(|word| [word]), key).map(|[word]| word)
 }
 
-/// [`philox4x32_10`] of N counters under one key, word by word: in a [`Kernel`](crate::simd::Kernel), where it is compiled
-/// for the vectors of a level, many cost little more than one.
+/// [`philox4x32_10`] of N counters under one key; `counters[w][n]` is word w of counter n.
+///
+/// Called from a [`Kernel`](crate::simd::Kernel), the loops over N compile to vector instructions: sixteen blocks cost
+/// little more than one.
 #[inline(always)]
 #[must_use]
-pub fn philox4x32_10_of<const N: usize>(mut counters: [[u32; N]; 4], key: [u32; 2]) -> [[u32; N]; 4] {
+pub fn philox4x32_10_batch<const N: usize>(mut counters: [[u32; N]; 4], key: [u32; 2]) -> [[u32; N]; 4] {
     let [mut k0, mut k1] = key;
     for round in 0..ROUNDS {
         if round > 0 {
@@ -61,18 +70,18 @@ pub fn philox4x32_10_of<const N: usize>(mut counters: [[u32; N]; 4], key: [u32; 
     counters
 }
 
-/// The block of `(seed, stream, a, b)`: four independent 32-bit words.
+/// The block of `(seed, domain, a, b)`: four independent 32-bit words.
 ///
-/// The key is the seed; the counter is, lowest word first, `[a low, a high, b, stream]`. That map is injective, so no
-/// two of these places share a block. A typical use is `a` = which element (divided by four, the words of a block
-/// serving four neighbours) and `b` = which tensor, layer or step.
+/// The key is the seed; the counter is, lowest word first, `[a low, a high, b, domain]`. That map is injective, so no
+/// two places share a block. Typically `a` is the number of an element (divided by four, as the words of a block serve
+/// four neighbours) and `b` that of a tensor, layer or step.
 #[inline]
 #[must_use]
 pub fn philox_at(seed: u64, domain: RngDomain, a: u64, b: u32) -> [u32; 4] {
     philox4x32_10([low(a), high(a), b, domain as u32], [low(seed), high(seed)])
 }
 
-/// The double in `[0, 1)` made of 53 of the bits of two words: `k / 2^53` for a uniform integer `k`.
+/// A uniform number in `[0, 1)` of the upper 53 bits of two words: `k / 2^53` for a uniform integer `k`.
 #[inline]
 #[must_use]
 pub fn unit_f64(low: u32, high: u32) -> f64 {
@@ -80,15 +89,15 @@ pub fn unit_f64(low: u32, high: u32) -> f64 {
     bits as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
-/// The uniform in `[0, 1)` with 53 bits that decides the draw of `(seed, sequence, position)`, and nothing else does.
+/// The uniform number in `[0, 1)`, of 53 bits, that decides the draw of `(seed, sequence, position)`.
 ///
-/// Two blocks, since a 64-bit sequence and a 64-bit position leave no room for the stream in one counter:
+/// It takes two blocks, since a 64-bit sequence and a 64-bit position leave no room for the domain in one counter:
 ///
 /// 1. `[k0, k1, k2, k3] = philox_at(seed, RngDomain::Sampling, sequence, 0)`;
-/// 2. `philox4x32_10([position low, position high, k2, k3], [k0, k1])`, whose first two words make the number.
+/// 2. `philox4x32_10([position low, position high, k2, k3], [k0, k1])`, whose first two words go to [`unit_f64`].
 ///
-/// The first block is a bijection of its counter, so the 128 bits `k` are different for every sequence of a seed, and
-/// no two (sequence, position) pairs of a seed can share the key and the counter of the second block.
+/// The first block is a bijection of its counter, so the 128 bits `k` differ for all sequences of a seed, and no two
+/// `(sequence, position)` pairs of a seed share both key and counter of the second block.
 #[inline]
 #[must_use]
 pub fn uniform(seed: u64, sequence: u64, position: u64) -> f64 {
@@ -96,7 +105,7 @@ pub fn uniform(seed: u64, sequence: u64, position: u64) -> f64 {
     unit_f64(w0, w1)
 }
 
-/// The whole block of a draw, of which [`uniform`] uses the first half.
+/// The whole block of a draw; [`uniform`] uses its first two words, a draw from an alias table all four.
 #[inline]
 pub(crate) fn sampling_block(seed: u64, sequence: u64, position: u64) -> [u32; 4] {
     let [k0, k1, k2, k3] = philox_at(seed, RngDomain::Sampling, sequence, 0);
@@ -155,9 +164,9 @@ mod tests {
     }
 
     #[test]
-    fn streams_of_one_seed_are_different() {
+    fn domains_of_one_seed_are_different() {
         use RngDomain::*;
-        let blocks = [Sampling, Init, Dropout, Windows, Stories, Noise].map(|stream| philox_at(7, stream, 0, 0));
+        let blocks = [Sampling, Init, Dropout, Windows, Stories, Noise].map(|domain| philox_at(7, domain, 0, 0));
         for i in 0..blocks.len() {
             for j in 0..i {
                 assert_ne!(blocks[i], blocks[j]);

@@ -1,24 +1,32 @@
 //! Draws from weights, with the contract and the errors of `torch.multinomial`.
+//!
+//! With replacement, few draws search the CDF and many draws use an alias table (`alias_table`); without replacement,
+//! each drawn weight is removed from a sum tree (`weight_tree`).
 
-use crate::alias::AliasTable;
-use crate::philox::{sampling_block, uniform};
-use crate::weight_tree::WeightTree;
+mod alias_table;
+mod weight_tree;
+
+use crate::rng::{sampling_block, uniform};
+use alias_table::AliasTable;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use weight_tree::WeightTree;
 
-/// From this many tokens, and as many draws as tokens, an alias table is built; below, the CDF is searched.
-const ALIAS_FROM: usize = 32;
+/// The fewest weights for which an alias table is built, if there are as many draws as weights. Part of the results:
+/// table and CDF give different indices for the same place.
+const MIN_ALIAS_WEIGHTS: usize = 32;
 
-/// What to draw. The default is one draw of seed, sequence and position 0.
+/// How many indices to draw, how, and by which random numbers. The default is one draw of seed, sequence and position
+/// 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MultinomialOptions {
-    /// Draws of each row; at least 1.
+    /// The number of draws from each row. At least 1.
     pub num_samples: usize,
-    /// Whether a drawn index may be drawn again. Without, the draws are successive: each from the weights that are left.
+    /// Whether a drawn index may be drawn again. Without replacement, each draw is from the weights not drawn yet.
     pub replacement: bool,
     /// The seed of the draws; see [`uniform`].
     pub seed: u64,
-    /// The sequence of row 0; row r draws as sequence + r.
+    /// The sequence of row 0; row r is at sequence + r.
     pub sequence: u64,
     /// The position of draw 0; draw j of a row is at position + j.
     pub position: u64,
@@ -30,11 +38,11 @@ impl Default for MultinomialOptions {
     }
 }
 
-/// Why weights cannot be drawn from.
+/// Why indices could not be drawn from weights.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MultinomialError {
-    /// The tensor is neither one row nor rows.
+    /// The tensor is neither `[V]` nor `[B, V]`.
     #[error("weights must have rank 1 or 2, but have rank {rank}")]
     Rank {
         /// The tensor's rank.
@@ -46,23 +54,23 @@ pub enum MultinomialError {
         /// The tensor's type.
         dtype: DType,
     },
-    /// Nothing to draw.
+    /// `num_samples` is 0.
     #[error("num_samples is 0, but must be at least 1")]
     NoSamples,
-    /// More draws than indices.
+    /// More draws without replacement than weights.
     #[error("row {row}: cannot draw {asked} of {vocab} weights without replacement")]
     MoreThanWeights {
-        /// The row.
+        /// The row's index.
         row: usize,
         /// The number of draws.
         asked: usize,
         /// The number of weights.
         vocab: usize,
     },
-    /// More draws than indices that can be drawn.
+    /// More draws without replacement than weights above zero.
     #[error("row {row}: cannot draw {asked} without replacement, as only {non_zero} of the weights are not zero")]
     MoreThanNonZero {
-        /// The row.
+        /// The row's index.
         row: usize,
         /// The number of draws.
         asked: usize,
@@ -72,22 +80,22 @@ pub enum MultinomialError {
     /// A weight is negative, NaN or infinite.
     #[error("row {row}: weight {index} is {value}, but must be a finite number of at least 0")]
     Weight {
-        /// The row.
+        /// The row's index.
         row: usize,
-        /// The first such weight's place.
+        /// The lowest such index.
         index: usize,
         /// The weight.
         value: f64,
     },
-    /// No weight is above zero, or there are none.
+    /// No weight is above zero, or the row is empty.
     #[error("row {row}: the sum of the {vocab} weights is 0, so nothing can be drawn")]
     ZeroSum {
-        /// The row.
+        /// The row's index.
         row: usize,
         /// The number of weights.
         vocab: usize,
     },
-    /// The tensor library failed.
+    /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
@@ -95,10 +103,10 @@ pub enum MultinomialError {
 /// Draws indices from weights `[V]` or `[B, V]` (f16, bf16, f32 or f64, on any device): i64 indices `[n]` or `[B, n]`
 /// on the same device. Weights need not sum to 1.
 ///
-/// With replacement, draw j of row r is the inverse CDF of `uniform(seed, sequence + r, position + j)`, by binary
-/// search; with at least 32 weights and as many draws as weights it is from Vose's alias table, which has the same law,
-/// but gives other indices for the same place. Without replacement the draws are successive, one uniform number each:
-/// asking for more draws leaves the first ones as they are.
+/// Draw j of row r is decided by the place `(seed, sequence + r, position + j)` alone. With replacement it is the
+/// inverse CDF of [`uniform`] there or, with at least 32 weights and as many draws as weights, a draw from Vose's alias
+/// table: the same probabilities, but other indices for the same place. Without replacement the draws are successive,
+/// by one uniform number each, so that asking for more draws does not change the first ones.
 ///
 /// # Errors
 /// See [`MultinomialError`]; the first bad row is named.
@@ -123,7 +131,8 @@ pub fn multinomial(weights: &Tensor, options: MultinomialOptions) -> Result<Tens
     Ok(Tensor::from_vec(indices, shape, weights.device())?)
 }
 
-/// One row of [`multinomial`]: `row` is its place, which is added to the sequence and named by errors.
+/// Draws from one row of weights, as [`multinomial`] does; `row` is the index that is added to the sequence and that
+/// errors name.
 ///
 /// # Errors
 /// See [`MultinomialError`].
@@ -131,14 +140,14 @@ pub fn multinomial_row(weights: &[f64], row: usize, options: MultinomialOptions)
     let MultinomialOptions { num_samples, replacement, seed, position, .. } = options;
     let sequence = options.sequence.wrapping_add(row as u64);
     check(weights, row, num_samples, replacement)?;
-    let weights = scaled(weights);
+    let weights = divided_by_max(weights);
     let positions = (0..num_samples as u64).map(|draw| position.wrapping_add(draw));
     if !replacement {
         let mut tree = WeightTree::new(&weights);
         let drawn = positions.map_while(|position| tree.take(uniform(seed, sequence, position)));
         return Ok(drawn.map(|index| index as u32).collect());
     }
-    if weights.len() >= ALIAS_FROM && num_samples >= weights.len() {
+    if weights.len() >= MIN_ALIAS_WEIGHTS && num_samples >= weights.len() {
         let table = AliasTable::new(&weights);
         return Ok(positions.map(|position| table.draw(sampling_block(seed, sequence, position))).collect());
     }
@@ -150,7 +159,7 @@ pub fn multinomial_row(weights: &[f64], row: usize, options: MultinomialOptions)
             cumulative
         })
         .collect();
-    // The first step that reaches the total: no later index has a weight.
+    // The last index with a weight: rounding of the target must not go beyond it.
     let last = cdf.partition_point(|&c| c < cumulative);
     let draw = |position| {
         let target = uniform(seed, sequence, position) * cumulative;
@@ -159,6 +168,7 @@ pub fn multinomial_row(weights: &[f64], row: usize, options: MultinomialOptions)
     Ok(positions.map(draw).collect())
 }
 
+/// Refuses weights that cannot be drawn from `asked` times.
 fn check(weights: &[f64], row: usize, asked: usize, replacement: bool) -> Result<(), MultinomialError> {
     let vocab = weights.len();
     if asked == 0 {
@@ -180,8 +190,8 @@ fn check(weights: &[f64], row: usize, asked: usize, replacement: bool) -> Result
     Ok(())
 }
 
-/// The weights divided by the largest, so that no sum overflows; none that is not zero becomes zero.
-fn scaled(weights: &[f64]) -> Vec<f64> {
+/// The weights divided by the largest, so that no sum overflows; a weight above zero stays above zero.
+fn divided_by_max(weights: &[f64]) -> Vec<f64> {
     let max = weights.iter().copied().fold(0.0, f64::max);
     weights.iter().map(|&w| if w > 0.0 { (w / max).max(f64::MIN_POSITIVE) } else { 0.0 }).collect()
 }
