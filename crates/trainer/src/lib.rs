@@ -1,10 +1,9 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
-//! Read it in this order: [`config`] (what a run is), [`corpus`], [`tokenizer`], [`token_cache`] and [`data`] (text to
-//! batches), [`engine`] (loss, gradients, AdamW), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`run`] (the
-//! folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known.
+//! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
+//! [`engine`] (loss, gradients, AdamW), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`run`] (starting, resuming,
+//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known.
 
-pub mod atomic;
 pub mod config;
 pub mod corpus;
 pub mod data;
@@ -15,16 +14,14 @@ pub mod evaluate;
 pub mod fetch;
 pub mod memory;
 pub mod metrics;
-mod new_file;
 mod plot;
 pub mod run;
 pub mod schedule;
 pub mod stories;
 pub mod token_cache;
-pub mod tokenizer;
 pub mod train;
 
 pub use config::RunConfig;
 pub use data::Dataset;
 pub use error::{Result, TrainError};
-pub use run::RunDir;
+pub use run::{Run, RunDir};
