@@ -15,7 +15,7 @@ rm -rf "$copy"
 mkdir -p "$copy/patched"
 # Committed or not, but for what is deleted.
 git ls-files --cached --others --exclude-standard -z | while IFS= read -r -d '' file; do
-    [ ! -e "$file" ] || cp --parents -p "$file" "$copy"
+    [ ! -e "$file" ] || cp --parents -pP "$file" "$copy"
 done
 
 # Nothing is run, so build scripts and macros need no optimising: the profiles, the last of the file, go.

@@ -12,7 +12,6 @@ macro_rules! notice {
 mod args;
 mod commands;
 mod config_file;
-mod decoder;
 mod device;
 mod output;
 mod progress;
@@ -45,6 +44,7 @@ fn main() -> ExitCode {
         // `| head` has seen enough: not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
+            let error = in_words_of_flags(error);
             notice!("error: {}", message(&error));
             ExitCode::from(exit_code(&error))
         }
@@ -74,6 +74,16 @@ fn execute(command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// What a library says that does not know our flags, in their words.
+fn in_words_of_flags(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(ModelError::Int8OnGpu) => {
+            Usage("--weights int8 is for --device cpu; on a GPU, use bf16 or f32".into()).into()
+        }
+        _ => error,
+    }
+}
+
 /// The error and its causes on one line. Most of our errors quote their cause already; it is not said twice.
 fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
@@ -92,6 +102,13 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return INTERRUPTED;
     }
     let refused = error.is::<Usage>()
-        || matches!(error.downcast_ref(), Some(TrainError::Config(_) | TrainError::Model(ModelError::Config { .. })));
+        || matches!(
+            error.downcast_ref(),
+            Some(
+                TrainError::Config(_)
+                    | TrainError::Model(ModelError::Config { .. })
+                    | TrainError::StepsAlreadyMade { .. }
+            )
+        );
     if refused { USAGE } else { FAILED }
 }

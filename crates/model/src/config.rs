@@ -86,6 +86,22 @@ pub struct GptConfig {
     pub activation: Activation,
 }
 
+impl Default for GptConfig {
+    /// The shape of the default recipe, for a vocabulary of 65 characters.
+    fn default() -> Self {
+        Self {
+            vocab_size: 65,
+            block_size: 64,
+            n_layer: 4,
+            n_head: 4,
+            n_embd: 128,
+            dropout: 0.0,
+            bias: false,
+            activation: Activation::Gelu,
+        }
+    }
+}
+
 /// The epsilon of every layer norm, as in GPT-2.
 pub const LAYER_NORM_EPS: f64 = 1e-5;
 

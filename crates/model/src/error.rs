@@ -1,12 +1,17 @@
 //! What can go wrong in the model.
 
+use std::path::PathBuf;
+
 use tinygpt_sampler::{SamplingError, TensorSamplingError};
 
+use crate::{files::FileError, tokenizer::TokenizerError};
+
 /// The result of a model operation.
-pub type Result<T> = std::result::Result<T, ModelError>;
+pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
 /// An error of the model crate.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ModelError {
     /// A field of [`crate::GptConfig`] has a value that no model can have.
     #[error("model.{field} = {value}: {reason}")]
@@ -82,6 +87,23 @@ pub enum ModelError {
     /// Generation needs at least one token to start from.
     #[error("the prompt is empty: generation needs at least one token to start from")]
     EmptyPrompt,
+    /// Weights of 8 bits on a device that has no products of them here.
+    #[error("weights in int8 are for the CPU; on a GPU, use bf16 or f32")]
+    Int8OnGpu,
+    /// A folder that should hold a model does not.
+    #[error("{path} is not a run or a GPT-2 model folder: {reason}")]
+    NotAModelFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// A file of a model cannot be read or written, or does not hold what it should.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The tokenizer could not be read or applied.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// A sampling rule was refused, or a row of logits was not finite.
     #[error(transparent)]
     Sampling(#[from] SamplingError),

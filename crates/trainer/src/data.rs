@@ -2,6 +2,7 @@
 
 use std::{ops::Range, path::Path, sync::Arc};
 
+use tinygpt_model::Tokenizer;
 use tinygpt_sampler::{RngDomain, philox_at};
 
 use crate::{
@@ -12,7 +13,6 @@ use crate::{
     engine::Batch,
     stories::{Grammar, StoryCorpus},
     token_cache::TokenStore,
-    tokenizer::Tokenizer,
 };
 
 /// The name of the built-in corpus, as `data.corpus` writes it.
@@ -142,10 +142,11 @@ impl Dataset {
 }
 
 fn train_tokenizer(config: &DataConfig, corpus: &Corpus) -> Result<Tokenizer> {
-    Ok(match config.tokenizer {
-        TokenizerKind::Char => Tokenizer::train_char(corpus)?,
-        TokenizerKind::Bpe => Tokenizer::train_bpe(corpus, config.vocab_size)?,
-    })
+    let pieces = corpus.pieces().map(|piece| piece.map_err(TrainError::from));
+    match config.tokenizer {
+        TokenizerKind::Char => Tokenizer::train_char(pieces),
+        TokenizerKind::Bpe => Tokenizer::train_bpe(pieces, config.vocab_size),
+    }
 }
 
 /// The information of every byte of some stories. The end of a line is certain, and costs nothing.

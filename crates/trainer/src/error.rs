@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use tinygpt_model::{ModelError, Precision};
+use tinygpt_model::{ModelError, Precision, TokenizerError, files::FileError};
 
 use crate::{
-    config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError,
-    tokenizer::TokenizerError,
+    config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError, train::CallbackError,
 };
 
 /// The result of a trainer operation.
@@ -14,6 +13,7 @@ pub type Result<T> = std::result::Result<T, TrainError>;
 
 /// An error of the trainer crate.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrainError {
     /// The configuration was refused.
     #[error(transparent)]
@@ -21,7 +21,7 @@ pub enum TrainError {
     /// The corpus could not be read.
     #[error(transparent)]
     Corpus(#[from] CorpusError),
-    /// The tokenizer could not be trained, read or applied.
+    /// The tokenizer could not be trained or applied.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The token cache could not be written or read.
@@ -30,7 +30,7 @@ pub enum TrainError {
     /// A text that should be stories of the grammar is not.
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    /// The model refused its shape or its tensors.
+    /// The model refused its shape or its tensors, or a folder holds none.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A split of the corpus is too short for even one window.
@@ -104,6 +104,17 @@ pub enum TrainError {
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// The caller's function for events failed, which ends training as an interruption does: the state is saved.
+    #[error(transparent)]
+    Callback(CallbackError),
+    /// A run is to go on to fewer steps than it has made.
+    #[error("train.max_steps = {max_steps}, but the run has made {step} steps already; give a larger one")]
+    StepsAlreadyMade {
+        /// What was asked for.
+        max_steps: u64,
+        /// What was made.
+        step: u64,
+    },
     /// Another process writes to the run.
     #[error("{path} is in use: another tinygpt is training there")]
     Busy {
@@ -117,14 +128,6 @@ pub enum TrainError {
     CorpusChanged {
         /// The corpus as configured.
         corpus: String,
-    },
-    /// A folder that should be a run is not one.
-    #[error("{path} is not a run or a GPT-2 model folder: {reason}")]
-    NotARun {
-        /// The folder.
-        path: PathBuf,
-        /// What is missing.
-        reason: String,
     },
     /// There is no run to continue or to generate from.
     #[error("there is no run {wanted} yet: train one with `tinygpt train --config tiny`")]
@@ -148,36 +151,9 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
-    /// A file of a run does not hold what it should.
-    #[error("{path}: {reason}")]
-    BadFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The file was written by a version of the program with another format.
-    #[error(
-        "{path} has format {found}, this program reads format {expected}: use the version of tinygpt that wrote it"
-    )]
-    FormatVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u64,
-        /// Ours.
-        expected: u64,
-    },
-    /// Reading or writing a file failed.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// `read`, `write`, ...
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
+    /// A file of a run cannot be read or written, or does not hold what it should.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// An error of candle.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -190,12 +166,12 @@ fn gib(bytes: f64) -> String {
 impl TrainError {
     /// A closure for `map_err` that adds the action and the path to an I/O error.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        let error = FileError::io(action, path);
+        move |source| Self::File(error(source))
     }
 
     /// A file that does not hold what it should.
     pub(crate) fn bad_file(path: &Path, reason: impl ToString) -> Self {
-        Self::BadFile { path: path.to_owned(), reason: reason.to_string() }
+        Self::File(FileError::content(path, reason))
     }
 }

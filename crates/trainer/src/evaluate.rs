@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{Result, TrainError, data::Split, engine::Evaluator, tokenizer::Tokenizer};
+use tinygpt_model::Tokenizer;
+
+use crate::{Result, TrainError, data::Split, engine::Evaluator};
 
 /// The result of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    digest::{Digest, Hasher},
-    new_file,
-};
+use tinygpt_model::files::atomic::NewFile;
+
+use crate::digest::{Digest, Hasher};
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +48,7 @@ pub const DATASETS: &[Dataset] = &[Dataset {
 
 /// What can go wrong with a download.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FetchError {
     /// No dataset has this name.
     #[error("there is no dataset `{name}`; known are: {known}")]
@@ -174,7 +174,7 @@ pub fn fetch(
     let write = FetchError::io("write", &path);
     std::fs::create_dir_all(folder).map_err(FetchError::io("write", folder))?;
     // Removed when it is dropped, unless it gets its name at the end.
-    let mut file = new_file::in_folder(folder, ".fetching-", "").map_err(&write)?;
+    let mut file = NewFile::in_folder(folder, ".fetching-", "").map_err(&write)?;
 
     let mut response = agent(&url).get(&url).call().map_err(|error| network(explain(&error)))?;
     // One byte more than expected is enough to see that it is something else.
@@ -185,7 +185,7 @@ pub fn fetch(
         hasher.update(bytes);
         received += bytes.len() as u64;
         progress(received, dataset.bytes);
-        file.as_file_mut().write_all(bytes)
+        file.file().write_all(bytes)
     })
     .map_err(|error| match error {
         CopyError::Read(error) => network(format!("the connection broke after {received} bytes ({error})")),
@@ -195,8 +195,7 @@ pub fn fetch(
     if found.to_string() != dataset.sha256 {
         return Err(FetchError::WrongContent { url, found, expected: dataset.sha256, path });
     }
-    file.as_file().sync_all().map_err(&write)?;
-    file.persist(&path).map_err(|error| write(error.error))?;
+    file.persist(&path).map_err(write)?;
     Ok(Fetched { path, downloaded: true })
 }
 

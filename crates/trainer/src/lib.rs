@@ -1,10 +1,33 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
-//! Read it in this order: [`config`] (what a run is), [`corpus`], [`tokenizer`], [`token_cache`] and [`data`] (text to
-//! batches), [`engine`] (loss, gradients, AdamW), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`run`] (the
-//! folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known.
+//! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
+//! [`engine`] (loss, gradients, AdamW), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`run`] (starting, resuming,
+//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known.
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use tinygpt_trainer::{Run, RunConfig, config::{DataConfig, ModelConfig, TrainConfig}, run::StartOptions};
+//!
+//! let config = RunConfig {
+//!     data: DataConfig { stories_bytes: 20_000, ..DataConfig::default() },
+//!     model: ModelConfig { n_layer: 1, n_head: 1, n_embd: 8, ..ModelConfig::default() },
+//!     train: TrainConfig { max_steps: 4, ..TrainConfig::default() },
+//!     ..RunConfig::default()
+//! };
+//! # let folder = tempfile::tempdir()?;
+//! # let out = folder.path().join("run");
+//! let run = Run::start(config, StartOptions { out: Some(out), ..StartOptions::default() })?;
+//! let mut events = 0;
+//! let outcome = run.train(&AtomicBool::new(false), &mut |_event| {
+//!     events += 1;
+//!     Ok(())
+//! })?;
+//! let report = outcome.report.expect("it was not interrupted");
+//! assert!(report.floor.is_some_and(|floor| floor < report.loss));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-pub mod atomic;
 pub mod config;
 pub mod corpus;
 pub mod data;
@@ -15,16 +38,14 @@ pub mod evaluate;
 pub mod fetch;
 pub mod memory;
 pub mod metrics;
-mod new_file;
 mod plot;
 pub mod run;
 pub mod schedule;
 pub mod stories;
 pub mod token_cache;
-pub mod tokenizer;
 pub mod train;
 
 pub use config::RunConfig;
 pub use data::Dataset;
 pub use error::{Result, TrainError};
-pub use run::RunDir;
+pub use run::{Run, RunDir};

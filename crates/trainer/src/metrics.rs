@@ -7,8 +7,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tinygpt_model::files::{FileError, atomic};
 
-use crate::{Result, TrainError, atomic};
+use crate::{Result, TrainError};
 
 /// The format of a line of `metrics.jsonl`.
 pub const METRICS_FORMAT: u64 = 1;
@@ -139,11 +140,12 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Metrics>> {
         match serde_json::from_str::<Metrics>(line) {
             Ok(row) if row.format == METRICS_FORMAT => rows.push(row),
             Ok(row) => {
-                return Err(TrainError::FormatVersion {
+                return Err(FileError::FormatVersion {
                     path: path.to_owned(),
                     found: row.format,
                     expected: METRICS_FORMAT,
-                });
+                }
+                .into());
             }
             Err(_) if i + 1 == lines.len() => {}
             Err(e) => return Err(TrainError::bad_file(path, format!("line {} is not one of its lines: {e}", i + 1))),

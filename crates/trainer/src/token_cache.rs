@@ -20,13 +20,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use memmap2::Mmap;
+use tinygpt_model::{
+    files::{
+        MappedFile,
+        atomic::{NewFile, sync_folder},
+    },
+    tokenizer::{Tokenizer, TokenizerError},
+};
 
 use crate::{
     corpus::{Corpus, CorpusError},
     digest::{Digest, Hasher},
-    new_file,
-    tokenizer::{Tokenizer, TokenizerError},
 };
 
 #[cfg(test)]
@@ -44,6 +48,7 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What can go wrong with the tokens of a corpus.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenCacheError {
     /// The corpus could not be read.
     #[error(transparent)]
@@ -110,7 +115,7 @@ pub struct TokenStore {
 #[derive(Debug)]
 enum Tokens {
     Memory(Vec<u32>),
-    Mapped { path: PathBuf, map: Mmap, len: usize, width: Width, vocab_size: usize },
+    Mapped { path: PathBuf, map: MappedFile, len: usize, width: Width, vocab_size: usize },
 }
 
 /// The size of an id in a file.
@@ -167,19 +172,20 @@ impl TokenStore {
         tokenizer: &Tokenizer,
         corpus: &Corpus,
     ) -> Result<Self> {
-        let path = cache_dir.join(file_name(source_hash, tokenizer.hash()));
-        if let Ok(Some(store)) = Self::open(&path, source_hash, tokenizer) {
+        let of = Origin { source_hash, tokenizer_hash: Digest::of(tokenizer.json()) };
+        let path = cache_dir.join(of.file_name());
+        if let Ok(Some(store)) = Self::open(&path, of, tokenizer) {
             return Ok(store);
         }
-        build(cache_dir, &path, source_hash, tokenizer, corpus)?;
+        build(cache_dir, &path, of, tokenizer, corpus)?;
         let unreadable = |source| TokenCacheError::Unreadable { path: path.clone(), source };
-        Self::open(&path, source_hash, tokenizer)
+        Self::open(&path, of, tokenizer)
             .map_err(unreadable)?
             .ok_or_else(|| unreadable(std::io::Error::other("it is not what was just written")))
     }
 
     /// Maps a cache file; `None` if it is not a complete one for this corpus and tokenizer.
-    fn open(path: &Path, source_hash: Digest, tokenizer: &Tokenizer) -> std::io::Result<Option<Self>> {
+    fn open(path: &Path, of: Origin, tokenizer: &Tokenizer) -> std::io::Result<Option<Self>> {
         let mut file = File::open(path)?;
         let mut found = [0; HEADER_BYTES];
         if let Err(error) = file.read_exact(&mut found) {
@@ -191,10 +197,10 @@ impl TokenStore {
         let count = payload / width.bytes() as u64;
         // All of the header is known beforehand, given the length of the file.
         let is_whole = payload.is_multiple_of(width.bytes() as u64);
-        if !is_whole || found != header(width, count, source_hash, tokenizer.hash()) {
+        if !is_whole || found != of.header(width, count) {
             return Ok(None);
         }
-        let map = map_file(&file)?;
+        let map = MappedFile::new(&file)?;
         let len = map.len().saturating_sub(HEADER_BYTES) / width.bytes();
         Ok(Some(Self { tokens: Tokens::Mapped { path: path.to_owned(), map, len, width, vocab_size } }))
     }
@@ -273,19 +279,28 @@ fn cache_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(".tinygpt-cache"))
 }
 
-fn file_name(source_hash: Digest, tokenizer_hash: Digest) -> String {
-    format!("tokens-v{FORMAT_VERSION}-{source_hash:.16}-{tokenizer_hash:.16}.bin")
+/// What a cache file is made from.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    source_hash: Digest,
+    tokenizer_hash: Digest,
 }
 
-fn header(width: Width, count: u64, source_hash: Digest, tokenizer_hash: Digest) -> [u8; HEADER_BYTES] {
-    let mut header = [0; HEADER_BYTES];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    header[12..16].copy_from_slice(&(width.bytes() as u32).to_le_bytes());
-    header[16..24].copy_from_slice(&count.to_le_bytes());
-    header[24..56].copy_from_slice(source_hash.as_bytes());
-    header[56..88].copy_from_slice(tokenizer_hash.as_bytes());
-    header
+impl Origin {
+    fn file_name(&self) -> String {
+        format!("tokens-v{FORMAT_VERSION}-{:.16}-{:.16}.bin", self.source_hash, self.tokenizer_hash)
+    }
+
+    fn header(&self, width: Width, count: u64) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        header[12..16].copy_from_slice(&(width.bytes() as u32).to_le_bytes());
+        header[16..24].copy_from_slice(&count.to_le_bytes());
+        header[24..56].copy_from_slice(self.source_hash.as_bytes());
+        header[56..88].copy_from_slice(self.tokenizer_hash.as_bytes());
+        header
+    }
 }
 
 /// Encodes the whole corpus, block by block, and gives the digest of its text.
@@ -305,36 +320,31 @@ fn encode(tokenizer: &Tokenizer, corpus: &Corpus, mut sink: impl FnMut(&[u32]) -
     Ok(hasher.finish())
 }
 
-fn build(folder: &Path, path: &Path, source_hash: Digest, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<()> {
+fn build(folder: &Path, path: &Path, of: Origin, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<()> {
     let unwritable = |source| TokenCacheError::Unwritable { folder: folder.to_owned(), source };
     std::fs::create_dir_all(folder).map_err(unwritable)?;
     remove_abandoned(folder);
 
     // Dropped on every way out but the last, which removes the file.
-    let mut file = new_file::in_folder(folder, "tokens-", PARTIAL).map_err(unwritable)?;
+    let mut file = NewFile::in_folder(folder, "tokens-", PARTIAL).map_err(unwritable)?;
     let width = Width::of(tokenizer.vocab_size());
-    let mut writer = BufWriter::with_capacity(1 << 18, file.as_file_mut());
+    let mut writer = BufWriter::with_capacity(1 << 18, file.file());
     writer.write_all(&[0; HEADER_BYTES]).map_err(unwritable)?;
     let mut count = 0;
     let found_hash = encode(tokenizer, corpus, |ids| {
         count += ids.len() as u64;
         write_ids(&mut writer, width, ids).map_err(unwritable)
     })?;
-    if found_hash != source_hash {
+    if found_hash != of.source_hash {
         return Err(TokenCacheError::SourceChanged);
     }
     // The header comes last: until then the file begins with zeros and would be trusted by nobody.
     writer.seek(SeekFrom::Start(0)).map_err(unwritable)?;
-    writer.write_all(&header(width, count, source_hash, tokenizer.hash())).map_err(unwritable)?;
+    writer.write_all(&of.header(width, count)).map_err(unwritable)?;
     writer.flush().map_err(unwritable)?;
     drop(writer);
-    file.as_file().sync_all().map_err(unwritable)?;
-    file.persist(path).map_err(|e| unwritable(e.error))?;
-    if cfg!(unix) {
-        // Makes the rename durable; other systems cannot open a folder.
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritable)?;
-    }
-    Ok(())
+    file.persist(path).map_err(unwritable)?;
+    sync_folder(folder).map_err(unwritable)
 }
 
 fn write_ids(writer: &mut impl Write, width: Width, ids: &[u32]) -> std::io::Result<()> {
@@ -359,12 +369,4 @@ fn remove_abandoned(folder: &Path) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
-}
-
-#[allow(unsafe_code)]
-fn map_file(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the bytes of a mapped file must not change. This file has its final name, and under that name files are
-    // only ever placed complete, by a rename: a later build replaces the directory entry and leaves this file's content
-    // as it is. Nobody else has business in the cache folder; the ids are bytes of which every value is valid.
-    unsafe { Mmap::map(file) }
 }

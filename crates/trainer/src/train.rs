@@ -5,8 +5,10 @@ use std::{
     time::Instant,
 };
 
+use tinygpt_model::files::atomic;
+
 use crate::{
-    Result, TrainError, atomic,
+    Result, TrainError,
     config::{RunConfig, TrainConfig},
     data::Dataset,
     engine::{DeferredScalar, Engine},
@@ -40,6 +42,13 @@ pub enum Event<'a> {
         best: bool,
     },
 }
+
+/// Why the caller's function for events failed.
+pub type CallbackError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Is told every [`Event`]. An error of it ends training as an interruption does: the state is saved, and
+/// [`Trainer::train`] gives it back as [`TrainError::Callback`].
+pub type OnEvent<'a> = &'a mut dyn FnMut(Event<'_>) -> std::result::Result<(), CallbackError>;
 
 /// Why training ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -115,8 +124,9 @@ impl Trainer<'_> {
     /// where it was interrupted and resumed.
     ///
     /// # Errors
-    /// When the loss is no number any more, the disk is full or the device fails. What was saved last stays whole.
-    pub fn train(mut self, stop: &AtomicBool, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
+    /// When the loss is no number any more, the disk is full or the device fails: what was saved last stays whole. And
+    /// [`TrainError::Callback`] when `on_event` fails, after everything was saved.
+    pub fn train(mut self, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<Outcome> {
         self.catch_up()?;
         let mut record = Record {
             metrics: MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?,
@@ -129,6 +139,11 @@ impl Trainer<'_> {
                 record.read()?;
                 self.save()?;
             }
+            Err(TrainError::Callback(error)) => {
+                record.read()?;
+                self.save()?;
+                return Err(TrainError::Callback(error));
+            }
             Err(error) => return Err(error),
             Ok(ending) => match self.report(stop) {
                 Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
@@ -140,12 +155,7 @@ impl Trainer<'_> {
         Ok(Outcome { ending: StopReason::Interrupted, state: self.state, report: None })
     }
 
-    fn until_ending(
-        &mut self,
-        record: &mut Record,
-        stop: &AtomicBool,
-        on_event: &mut dyn FnMut(Event<'_>),
-    ) -> Result<StopReason> {
+    fn until_ending(&mut self, record: &mut Record, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<StopReason> {
         let config = &self.config.train;
         loop {
             // Before the first update too, and after an interruption that cut an evaluation short.
@@ -163,10 +173,11 @@ impl Trainer<'_> {
             let logged = step.is_multiple_of(config.log_every) || step == 1 || step == config.max_steps;
             let row = record.row(step, logged, self.config.tokens_per_step())?;
             self.state.seconds = row.seconds;
-            on_event(Event::Step { metrics: &row, logged });
+            let told = on_event(Event::Step { metrics: &row, logged });
             if logged {
                 record.metrics.append(row)?;
             }
+            told.map_err(TrainError::Callback)?;
         }
     }
 
@@ -201,7 +212,7 @@ impl Trainer<'_> {
     }
 
     /// An estimate of the validation loss; the weights where they are the best so far; everything needed to go on.
-    fn evaluate(&mut self, record: &mut Record, stop: &AtomicBool, on_event: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+    fn evaluate(&mut self, record: &mut Record, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<()> {
         // What has diverged must not be saved.
         record.read()?;
         let config = &self.config.train;
@@ -233,7 +244,7 @@ impl Trainer<'_> {
         if let Some(svg) = plot::loss_svg(&self.config.name, record.metrics.rows()) {
             atomic::write(&self.run.path().join(LOSS_SVG), svg.as_bytes())?;
         }
-        on_event(Event::Eval { metrics: &row, best });
+        on_event(Event::Eval { metrics: &row, best }).map_err(TrainError::Callback)?;
         record.clock.restart();
         Ok(())
     }
@@ -257,7 +268,7 @@ impl Trainer<'_> {
         let (config, params) = (self.engine.config(), self.engine.state_dict()?.params);
         match self.run.model().read_weights(config) {
             Ok(written) if written == params => Ok(()),
-            _ => self.run.model().write_weights(config, &params),
+            _ => Ok(self.run.model().write_weights(config, &params)?),
         }
     }
 

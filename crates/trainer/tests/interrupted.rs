@@ -21,7 +21,11 @@ fn train(folder: &Path, resume: bool, interrupt: fn(&Event<'_>) -> bool) -> Outc
     let mut engine = CpuEngine::new(&gpt, CpuPrecision::F32, AdamW::from(&config.train), 1, &weights).unwrap();
     let stop = AtomicBool::new(false);
     let trainer = Trainer { config: &config, data: &data, engine: &mut engine, run: &run, state };
-    trainer.train(&stop, &mut |event| stop.store(interrupt(&event), Ordering::Relaxed)).unwrap()
+    let mut on_event = |event: Event<'_>| {
+        stop.store(interrupt(&event), Ordering::Relaxed);
+        Ok(())
+    };
+    trainer.train(&stop, &mut on_event).unwrap()
 }
 
 fn same_after(interrupt: fn(&Event<'_>) -> bool) {

@@ -90,6 +90,7 @@ impl Case {
                 steps.push((metrics.step, metrics.loss.is_some()));
                 stop.store(self.interrupt == Some(metrics.step), Ordering::Relaxed);
             }
+            Ok(())
         })
     }
 }

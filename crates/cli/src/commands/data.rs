@@ -8,8 +8,9 @@ use std::{
 use anyhow::Context;
 use indicatif::ProgressBar;
 use serde_json::json;
+use tinygpt_model::files::atomic;
 use tinygpt_trainer::{
-    atomic, fetch,
+    fetch,
     stories::{Grammar, StoryCorpus},
 };
 

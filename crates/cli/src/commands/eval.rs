@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use tinygpt_model::GptConfig;
+use tinygpt_model::{GptConfig, ModelFolder, Tokenizer};
 use tinygpt_trainer::{
     Dataset, RunDir,
     config::RunConfig,
@@ -12,7 +12,6 @@ use tinygpt_trainer::{
     engine,
     evaluate::{Report, whole_split},
     token_cache::{TokenStore, default_cache_dir},
-    tokenizer::Tokenizer,
 };
 
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
 };
 
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let model = tinygpt_trainer::run::ModelFolder::new(&args.run);
+    let model = ModelFolder::new(&args.run);
     let (config, params) = model.read()?;
     let tokenizer = model.read_tokenizer()?;
     let split = match &args.data {

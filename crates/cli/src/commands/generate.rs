@@ -5,18 +5,15 @@ use std::{ops::ControlFlow, path::Path};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
-use tinygpt_model::{Decoder, Generation, generate};
-use tinygpt_sampler::{Sampler, SamplingParams, Schedule};
-use tinygpt_trainer::{
-    RunDir,
-    run::{GenerationDefaults, ModelFolder},
+use tinygpt_model::{
+    Checkpoint, Decoder, Generation, GenerationDefaults, ModelFolder, generate,
     tokenizer::{StopStrings, TextStream, Tokenizer},
 };
+use tinygpt_sampler::{Sampler, SamplingParams, Schedule};
+use tinygpt_trainer::{RunDir, run::RUNS};
 
-use super::train::RUNS;
 use crate::{
     args::{GenerateArgs, ScheduleArg},
-    decoder,
     output::{Usage, print_json, print_stdout},
 };
 
@@ -45,28 +42,28 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     // Refused before anything is read, and used once the prompt's length is known.
     let rules = rules(args, &defaults);
     let sampler = args.rules.sampler(rules.clone())?;
-    let (config, weights) = folder.map()?;
-    let tokenizer = folder.read_tokenizer()?;
-    let plan = plan(args, &defaults, &tokenizer)?;
-    refuse_unknown_biases(&rules, config.vocab_size)?;
+    let checkpoint = Checkpoint::open(folder.path())?;
+    let tokenizer = checkpoint.tokenizer();
+    let plan = plan(args, &defaults, tokenizer)?;
+    refuse_unknown_biases(&rules, checkpoint.config().vocab_size)?;
     let mut sampler = scheduled(sampler, args, &plan)?;
     let device = args.device.open()?;
     if args.seed.is_none() && (rules.temperature > 0.0 || args.temperature_end.is_some()) {
         notice!("seed {}", rules.seed);
     }
-    let mut decoder = decoder::open(&config, &weights.slices(), args.window.into(), args.weights.into(), &device)?;
+    let mut decoder = checkpoint.decoder(args.window.into(), args.weights.into(), &device)?;
     let decoder = decoder.as_mut();
     if args.json {
-        let samples = batches(args, |first, rows| buffered(decoder, &mut sampler, &tokenizer, &plan, first, rows))?;
+        let samples = batches(args, |first, rows| buffered(decoder, &mut sampler, tokenizer, &plan, first, rows))?;
         let seed = sampler.params().seed;
         return print_json(&json!({ "prompt": plan.prompt_text, "seed": seed, "samples": samples }));
     }
     if args.num_samples == 1 {
-        return streamed(decoder, &mut sampler, &tokenizer, &plan, args.first_sample);
+        return streamed(decoder, &mut sampler, tokenizer, &plan, args.first_sample);
     }
     let mut first = true;
     batches(args, |start, rows| {
-        for sample in buffered(decoder, &mut sampler, &tokenizer, &plan, start, rows)? {
+        for sample in buffered(decoder, &mut sampler, tokenizer, &plan, start, rows)? {
             let separator =
                 if first || args.separator.is_empty() { String::new() } else { format!("{}\n", args.separator) };
             print_stdout(&format!("{separator}{}{}\n", plan.prompt_text, sample.text))?;
@@ -142,7 +139,7 @@ fn plan(args: &GenerateArgs, defaults: &GenerationDefaults, tokenizer: &Tokenize
         (None, None) => String::new(),
     };
     let prompt = if prompt_text.is_empty() {
-        default_start(tokenizer)
+        vec![tokenizer.start_token()]
     } else {
         tokenizer.encode(&prompt_text).context("the prompt")?
     };
@@ -150,12 +147,6 @@ fn plan(args: &GenerateArgs, defaults: &GenerationDefaults, tokenizer: &Tokenize
     StopStrings::new(stops.clone()).map_err(|e| Usage(format!("--stop: {e}")))?;
     let max_new_tokens = args.max_new_tokens.or(defaults.max_new_tokens).unwrap_or(MAX_NEW_TOKENS);
     Ok(Plan { prompt_text, prompt, stops, max_new_tokens })
-}
-
-/// Where text starts without a prompt: behind the end of another text, or behind a line break; in a vocabulary without
-/// either, behind its first token.
-pub fn default_start(tokenizer: &Tokenizer) -> Vec<u32> {
-    vec![tokenizer.end_of_text().or_else(|| tokenizer.id_of("\n")).unwrap_or(0)]
 }
 
 /// Line breaks and tabs are hard to type in a shell.

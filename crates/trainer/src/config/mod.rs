@@ -7,7 +7,7 @@ mod schema;
 mod tests;
 
 use serde::{Deserialize, Serialize};
-use tinygpt_model::{Activation, GptConfig, Precision};
+use tinygpt_model::{Activation, GenerationDefaults, GptConfig, Precision};
 
 pub use recipes::{RECIPES, recipe};
 pub use schema::{ConfigError, FIELDS, Field, annotated_default, load, load_resolved};
@@ -201,11 +201,38 @@ impl Default for GenerateConfig {
     }
 }
 
+impl From<&GenerateConfig> for GenerationDefaults {
+    fn from(generate: &GenerateConfig) -> Self {
+        let GenerateConfig { temperature, top_k, top_p, max_new_tokens } = *generate;
+        Self {
+            temperature: Some(temperature),
+            top_k: Some(top_k),
+            top_p: Some(top_p),
+            max_new_tokens: Some(max_new_tokens),
+            do_sample: Some(temperature > 0.0),
+        }
+    }
+}
+
 impl RunConfig {
     /// The model's shape for a vocabulary.
     pub fn gpt(&self, vocab_size: usize) -> GptConfig {
         let ModelConfig { block_size, n_layer, n_head, n_embd, dropout, bias, activation } = self.model.clone();
         GptConfig { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation }
+    }
+
+    /// The configuration with what depends on other keys filled in, and every value checked. [`load`] gives such a one.
+    ///
+    /// # Errors
+    /// [`ConfigError::Range`], naming the key.
+    pub fn resolved(mut self) -> Result<Self, ConfigError> {
+        if self.train.decay_steps == 0 {
+            self.train.decay_steps = self.train.max_steps;
+        }
+        // A short trial of a long recipe must not fail for its warm-up; it simply ends inside it.
+        self.train.decay_steps = self.train.decay_steps.max(self.train.warmup_steps);
+        check::validate(&self)?;
+        Ok(self)
     }
 
     /// Tokens that one update sees.

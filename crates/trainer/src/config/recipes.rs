@@ -1,10 +1,10 @@
-//! The configurations of `configs/`, compiled into the program.
+//! The configurations of `configs/`, which the top of the workspace links to, compiled into the program.
 
 /// The name and the text of every recipe.
 pub const RECIPES: &[(&str, &str)] = &[
-    ("tiny", include_str!("../../../../configs/tiny.toml")),
-    ("shakespeare-small", include_str!("../../../../configs/shakespeare-small.toml")),
-    ("shakespeare-baby", include_str!("../../../../configs/shakespeare-baby.toml")),
+    ("tiny", include_str!("../../configs/tiny.toml")),
+    ("shakespeare-small", include_str!("../../configs/shakespeare-small.toml")),
+    ("shakespeare-baby", include_str!("../../configs/shakespeare-baby.toml")),
 ];
 
 /// The text of a recipe, called `tiny`, `tiny.toml` or `configs/tiny.toml`.

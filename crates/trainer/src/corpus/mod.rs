@@ -19,6 +19,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// What can go wrong with a corpus.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CorpusError {
     /// Nothing has the given name.
     #[error("there is no corpus at `{path}`: no file or folder of that name (looked in {folder}); {}", remedy(path))]

@@ -7,11 +7,18 @@ use std::{fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tinygpt_model::{GptConfig, ParamSpec, param_specs};
+use tinygpt_model::{
+    GptConfig, ParamSpec,
+    checkpoint::{
+        FORMAT_KEY,
+        tensors::{Tensors, read_weights, write_tensors},
+    },
+    files::{FileError, atomic, read_json},
+    param_specs,
+};
 
-use super::model_folder::{FORMAT_KEY, Tensors, read_json, read_weights, write_tensors};
 use crate::{
-    Result, TrainError, atomic,
+    Result, TrainError,
     engine::{EngineState, LossScaling, StateSlot},
 };
 
@@ -104,7 +111,7 @@ impl Last {
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| ours(path) && !keep.contains(path)) {
             fs::remove_file(&path).map_err(TrainError::io("delete", &path))?;
         }
-        atomic::delete_abandoned(&self.path)
+        Ok(atomic::delete_abandoned(&self.path)?)
     }
 
     /// Reads the state of the loop.
@@ -120,7 +127,7 @@ impl Last {
         let value: serde_json::Value = read_json(&path)?;
         match value["format"].as_u64() {
             Some(LAST_FORMAT) => serde_json::from_value(value).map_err(|e| TrainError::bad_file(&path, e)),
-            Some(found) => Err(TrainError::FormatVersion { path, found, expected: LAST_FORMAT }),
+            Some(found) => Err(FileError::FormatVersion { path, found, expected: LAST_FORMAT }.into()),
             None => Err(TrainError::bad_file(&path, "it has no format version")),
         }
     }
@@ -134,7 +141,7 @@ impl Last {
         let specs = param_specs(config);
         let optimizer = Tensors::read(&self.optimizer(state.step))?;
         let slot = |name: String| -> Result<StateSlot> {
-            let values = specs.iter().map(|spec| optimizer.get(&format!("{name}/{}", spec.name), &spec.shape));
+            let values = specs.iter().map(|spec| Ok(optimizer.get(&format!("{name}/{}", spec.name), &spec.shape)?));
             Ok(StateSlot { values: values.collect::<Result<_>>()?, name })
         };
         let slots = optimizer.prefixes().into_iter().map(slot).collect::<Result<Vec<_>>>()?;

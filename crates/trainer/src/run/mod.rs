@@ -2,23 +2,29 @@
 //! configuration as resolved), `metrics.jsonl`, `loss.svg`, and `last/` (everything needed to go on).
 
 mod last;
-mod model_folder;
-mod weights;
+mod session;
 
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
 };
 
+use tinygpt_model::{
+    ModelError, ModelFolder,
+    checkpoint::{CONFIG_FILE, WEIGHTS_FILE},
+    files::atomic,
+};
+
 use crate::{
-    Result, TrainError, atomic,
+    Result, TrainError,
     config::{self, RunConfig},
 };
 
 pub use last::{Best, LAST_FORMAT, Last, LoopState};
-pub use model_folder::{GenerationDefaults, MODEL_FORMAT, ModelFolder};
-pub use weights::Weights;
+pub use session::{Notice, ResumeOptions, Run, StartOptions, check_memory};
 
+/// Where runs go, and where they are looked for.
+pub const RUNS: &str = "runs";
 /// The file that holds a run's configuration as resolved.
 pub const TRAIN_TOML: &str = "train.toml";
 /// Locked by the process that writes to the run.
@@ -113,7 +119,7 @@ impl RunDir {
 
     /// Whether the run was saved at least once.
     pub fn is_saved(&self) -> bool {
-        self.model().path().join(model_folder::WEIGHTS).is_file() && self.last().exists()
+        self.model().path().join(WEIGHTS_FILE).is_file() && self.last().exists()
     }
 
     /// Deletes the run that this one replaces, once this one is saved.
@@ -140,7 +146,7 @@ impl RunDir {
         match if_exists {
             IfExists::Refuse => Err(TrainError::RunExists { path: path.to_owned() }),
             // A configuration that happens to be called train.toml makes no run of the folder it lies in.
-            IfExists::Overwrite if [TRAIN_TOML, model_folder::CONFIG].iter().all(|f| path.join(f).is_file()) => Ok(()),
+            IfExists::Overwrite if [TRAIN_TOML, CONFIG_FILE].iter().all(|f| path.join(f).is_file()) => Ok(()),
             IfExists::Overwrite => Err(TrainError::NotOurs { path: path.to_owned() }),
         }
     }
@@ -148,9 +154,10 @@ impl RunDir {
     /// An existing run.
     ///
     /// # Errors
-    /// [`TrainError::NotARun`] when the folder is missing or has no `train.toml`.
+    /// [`ModelError::NotAModelFolder`] when the folder is missing or has no `train.toml`.
     pub fn open(path: &Path) -> Result<Self> {
-        let not_a_run = |reason: &str| TrainError::NotARun { path: path.to_owned(), reason: reason.into() };
+        let not_a_run =
+            |reason: &str| ModelError::NotAModelFolder { path: path.to_owned(), reason: reason.into() }.into();
         if !path.is_dir() {
             return Err(not_a_run("there is no such folder"));
         }
@@ -188,7 +195,7 @@ impl RunDir {
     pub fn latest(parent: &Path) -> Result<Self> {
         let modified = |path: PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
         let written = |path: &Path| {
-            let model = modified(path.join(model_folder::WEIGHTS))?;
+            let model = modified(path.join(WEIGHTS_FILE))?;
             Some(modified(path.join("last").join("state.json")).map_or(model, |saved| saved.max(model)))
         };
         let latest = entries(parent).filter_map(|path| Some((written(&path)?, path))).max();
@@ -218,7 +225,7 @@ impl RunDir {
     /// # Errors
     /// When the disk is full.
     pub fn write_config(&self, config: &RunConfig) -> Result<()> {
-        atomic::write(&self.path.join(TRAIN_TOML), config.to_toml()?.as_bytes())
+        Ok(atomic::write(&self.path.join(TRAIN_TOML), config.to_toml()?.as_bytes())?)
     }
 
     /// The configuration, with overrides that a resumed run may take.
@@ -282,7 +289,7 @@ mod tests {
         assert!(path.join("thesis.txt").exists());
         fs::write(path.join(TRAIN_TOML), "").unwrap();
         assert!(matches!(RunDir::create(&path, IfExists::Overwrite), Err(TrainError::NotOurs { .. })));
-        fs::write(path.join(model_folder::CONFIG), "").unwrap();
+        fs::write(path.join(CONFIG_FILE), "").unwrap();
         let run = RunDir::create(&path, IfExists::Overwrite).unwrap();
         assert!(!path.join("thesis.txt").exists(), "the old run is moved aside");
         assert!(RunDir::create(&path, IfExists::Overwrite).is_err(), "two processes cannot both write");

@@ -214,6 +214,7 @@ pub struct GrammarError {
 
 /// The ways in which the text of a grammar can be wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Problem {
     /// The line is not in the format; the text says what was expected.
     #[error("expected {0}")]

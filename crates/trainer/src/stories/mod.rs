@@ -32,7 +32,7 @@ mod words;
 pub use grammar::{Grammar, GrammarError, Problem};
 
 /// The text of [`Grammar::builtin`].
-const BUILTIN_TEXT: &str = include_str!("../../../../data/stories.grammar");
+const BUILTIN_TEXT: &str = include_str!("../../data/stories.grammar");
 
 /// A story that was drawn from a grammar.
 #[derive(Debug, Clone, PartialEq)]

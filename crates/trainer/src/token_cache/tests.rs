@@ -3,7 +3,7 @@ use super::*;
 fn setup(text: &str) -> (tempfile::TempDir, Corpus, Digest, Tokenizer) {
     let corpus = Corpus::from_text(text).unwrap();
     let hash = corpus.sha256().unwrap();
-    let tokenizer = Tokenizer::train_char(&corpus).unwrap();
+    let tokenizer = Tokenizer::train_char(corpus.pieces()).unwrap();
     (tempfile::tempdir().unwrap(), corpus, hash, tokenizer)
 }
 
@@ -14,7 +14,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// A tokenizer whose vocabulary is too large for 16 bits.
 fn wide_tokenizer() -> Tokenizer {
     let text: String = ('\u{0}'..='\u{1ffff}').take(70_000).collect();
-    Tokenizer::train_char(&Corpus::from_text(text).unwrap()).unwrap()
+    Tokenizer::train_char([Ok::<_, TokenizerError>(text)]).unwrap()
 }
 
 #[test]

@@ -6,8 +6,8 @@ mod plot;
 mod table;
 
 use serde_json::json;
+use tinygpt_model::files::atomic;
 use tinygpt_sampler::SamplingParams;
-use tinygpt_trainer::atomic;
 
 use crate::{
     args::{Kind, SampleArgs},

@@ -11,10 +11,12 @@ use std::{
 use candle_core::Device;
 use serde::Serialize;
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Generation, GptConfig, cpu::WeightFormat, generate, init_params,
+    Activation, ContextPolicy, Decoder, Generation, GptConfig, ModelFolder,
+    checkpoint::{Weights, open_decoder},
+    cpu::WeightFormat,
+    generate, init_params,
 };
 use tinygpt_sampler::{Sampler, SamplingParams};
-use tinygpt_trainer::run::{ModelFolder, Weights};
 
 use super::{
     CHARACTERS, flag_name,
@@ -23,7 +25,7 @@ use super::{
 };
 use crate::{
     args::BenchDecodeArgs,
-    decoder, device,
+    device,
     output::{print_json, print_stdout},
 };
 use losses::Losses;
@@ -88,7 +90,7 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     note_debug_build();
     let values = values.slices();
     let format = WeightFormat::from(args.weights);
-    let open = |format, device| decoder::open(&config, &values, ContextPolicy::Slide, format, device);
+    let open = |format, device| open_decoder(&config, &values, ContextPolicy::Slide, format, device);
     let mut decoder = open(format, &device)?;
     let tokens = (args.tokens as usize).min(config.block_size);
     let mut steps = Steps::new(decoder.as_mut(), args.rows as usize, tokens)?;

@@ -9,7 +9,7 @@ mod report;
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use serde_json::json;
-use tinygpt_trainer::atomic;
+use tinygpt_model::files::atomic;
 
 use super::note_debug_build;
 use crate::{

@@ -14,11 +14,11 @@ use tinygpt_trainer::{
     config::TokenizerKind,
     data::Split,
     engine::{self, AdamW, DeferredScalar, Engine, EngineState},
+    run::check_memory,
     schedule::learning_rate,
 };
 
 use super::{
-    super::train::check_memory,
     CHARACTERS,
     limits::{Threads, f32_peak},
     median, named_recipe, note_debug_build, peak_memory_mib,

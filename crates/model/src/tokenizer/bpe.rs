@@ -9,7 +9,6 @@ use tokenizers::{
 };
 
 use super::{Result, TokenizerError, segment::Segmenter};
-use crate::corpus::Corpus;
 
 /// How many distinct segments are counted before they are reduced to words, which are far fewer.
 const MAX_SEGMENTS: usize = 1 << 20;
@@ -17,14 +16,17 @@ const MAX_SEGMENTS: usize = 1 << 20;
 /// A pair must occur twice to be merged: a token that was seen once teaches a model nothing.
 const MIN_FREQUENCY: u64 = 2;
 
-/// Trains a byte-level BPE of at most `vocab_size` tokens.
-pub(super) fn train(corpus: &Corpus, vocab_size: usize) -> Result<tokenizers::Tokenizer> {
+/// Trains a byte-level BPE of at most `vocab_size` tokens on a text that comes in pieces.
+pub(super) fn train<S: AsRef<str>, E: From<TokenizerError>>(
+    pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
+    vocab_size: usize,
+) -> std::result::Result<tokenizers::Tokenizer, E> {
     if vocab_size < 256 {
-        return Err(TokenizerError::VocabTooSmall { vocab_size });
+        return Err(TokenizerError::VocabTooSmall { vocab_size }.into());
     }
-    let words = count_words(corpus)?;
+    let (words, bytes) = count_words(pieces)?;
     // The trainer counts pairs in 32 bits. There are fewer pairs than bytes, so counts are halved until all bytes fit.
-    let halvings = (0..u64::BITS).find(|&n| corpus.len_bytes() >> n <= i32::MAX as u64).unwrap_or(0);
+    let halvings = (0..u64::BITS).find(|&n| bytes >> n <= i32::MAX as u64).unwrap_or(0);
     let counts = words.into_iter().map(|(word, count)| (word.into(), (count >> halvings).max(1))).collect();
 
     let trainer = BpeTrainer::builder()
@@ -47,11 +49,15 @@ fn byte_level() -> ByteLevel {
     ByteLevel::default().add_prefix_space(false)
 }
 
-/// How often each word of GPT-2's pattern occurs, its bytes written in the byte-level alphabet.
+/// How often each word of GPT-2's pattern occurs, its bytes written in the byte-level alphabet; and how many bytes the
+/// text has.
 ///
 /// Distinct segments are counted first: that is one look-up for each of them in the text, where the library's
 /// pre-tokenizer takes microseconds.
-fn count_words(corpus: &Corpus) -> Result<HashMap<String, u64>> {
+fn count_words<S: AsRef<str>, E: From<TokenizerError>>(
+    pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
+) -> std::result::Result<(HashMap<String, u64>, u64), E> {
+    let mut bytes = 0;
     let mut words = HashMap::new();
     let mut segments: HashMap<String, u64> = HashMap::new();
     let mut count = |segment: &str| {
@@ -66,12 +72,14 @@ fn count_words(corpus: &Corpus) -> Result<HashMap<String, u64>> {
         Ok::<(), TokenizerError>(())
     };
     let mut segmenter = Segmenter::default();
-    for piece in corpus.pieces() {
-        segmenter.push(&piece?, &mut count)?;
+    for piece in pieces {
+        let piece = piece?;
+        bytes += piece.as_ref().len() as u64;
+        segmenter.push(piece.as_ref(), &mut count)?;
     }
     segmenter.finish(&mut count)?;
     reduce_to_words(&mut segments, &mut words)?;
-    Ok(words)
+    Ok((words, bytes))
 }
 
 fn reduce_to_words(segments: &mut HashMap<String, u64>, words: &mut HashMap<String, u64>) -> Result<()> {

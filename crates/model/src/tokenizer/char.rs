@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::{Result, TokenizerError};
-use crate::corpus::Corpus;
 
 /// The regular expression that matches one character, whichever it is (`.` would leave out line ends).
 const ANY_CHAR: &str = r"[\s\S]";
@@ -24,10 +23,12 @@ pub(super) struct CharTable {
 }
 
 impl CharTable {
-    pub(super) fn train(corpus: &Corpus) -> Result<Self> {
+    pub(super) fn train<S: AsRef<str>, E>(
+        pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
+    ) -> std::result::Result<Self, E> {
         let mut seen = vec![false; char::MAX as usize + 1];
-        for piece in corpus.pieces() {
-            for ch in piece?.chars() {
+        for piece in pieces {
+            for ch in piece?.as_ref().chars() {
                 seen[ch as usize] = true;
             }
         }

@@ -2,12 +2,14 @@
 
 use std::{fs::File, ops::Range, path::Path};
 
-use memmap2::Mmap;
 use safetensors::{SafeTensors, tensor::Dtype};
-use tinygpt_model::{GptConfig, ParamSpec, param_specs};
 
-use super::model_folder::{named, read_weights};
-use crate::{Result, TrainError};
+use super::tensors::{named, read_weights};
+use crate::{
+    GptConfig, ParamSpec, Result,
+    files::{FileError, MappedFile},
+    param_specs,
+};
 
 /// All parameters of a model, in parameter order.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub struct Weights(Source);
 enum Source {
     /// The bytes of each parameter in the file.
     Mapped {
-        map: Mmap,
+        map: MappedFile,
         ranges: Vec<Range<usize>>,
     },
     Read(Vec<Vec<f32>>),
@@ -26,13 +28,15 @@ enum Source {
 impl Weights {
     /// Maps a safetensors file with Hugging Face's GPT-2 names; reads it where its numbers are not f32 as this processor
     /// has them.
-    pub(super) fn open(path: &Path, config: &GptConfig) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
+    pub fn open(path: &Path, config: &GptConfig) -> Result<Self> {
         if !path.exists() {
-            return Err(TrainError::bad_file(path, "it is missing"));
+            return Err(FileError::content(path, "it is missing").into());
         }
-        let file = File::open(path).map_err(TrainError::io("read", path))?;
-        let map = map_file(&file).map_err(TrainError::io("read", path))?;
-        match in_place(&map, config).map_err(|reason| TrainError::bad_file(path, reason))? {
+        let map = File::open(path).and_then(|file| MappedFile::new(&file)).map_err(FileError::io("read", path))?;
+        match in_place(&map, config).map_err(|reason| FileError::content(path, reason))? {
             Some(ranges) => Ok(Self(Source::Mapped { map, ranges })),
             None => Ok(Self(Source::Read(read_weights(path, config)?))),
         }
@@ -49,7 +53,7 @@ impl Weights {
 }
 
 /// Where each parameter lies in the file, or `None` if it must be converted.
-fn in_place(map: &Mmap, config: &GptConfig) -> std::result::Result<Option<Vec<Range<usize>>>, String> {
+fn in_place(map: &[u8], config: &GptConfig) -> std::result::Result<Option<Vec<Range<usize>>>, String> {
     let tensors = SafeTensors::deserialize(map).map_err(|e| format!("truncated, or not a safetensors file: {e}"))?;
     let mut ranges = Vec::new();
     for ParamSpec { name, shape, .. } in param_specs(config) {
@@ -64,13 +68,4 @@ fn in_place(map: &Mmap, config: &GptConfig) -> std::result::Result<Option<Vec<Ra
         ranges.push(start..start + tensor.data().len());
     }
     Ok(Some(ranges))
-}
-
-#[allow(unsafe_code)]
-fn map_file(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the bytes of a mapped file must not change. This program and the libraries of Hugging Face place weights
-    // complete, by a rename or in a new file: training that goes on replaces the directory entry and leaves this file's
-    // content as it is. Who overwrites the file of a model in place while text is generated from it breaks this, as
-    // with every program that maps its weights. Any bytes are valid floats.
-    unsafe { Mmap::map(file) }
 }

@@ -21,10 +21,6 @@ pub use stop::{StopStrings, StopStringsError};
 pub use stream::TextStream;
 
 use self::{char::CharTable, library::Library};
-use crate::{
-    corpus::{Corpus, CorpusError},
-    digest::Digest,
-};
 
 /// The name of the tokenizer's file in a run or model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -45,6 +41,7 @@ pub enum Kind {
 
 /// What can go wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenizerError {
     /// A character that a char tokenizer was not trained on.
     #[error(
@@ -78,9 +75,6 @@ pub enum TokenizerError {
         /// What was asked for.
         vocab_size: usize,
     },
-    /// The training text could not be read.
-    #[error(transparent)]
-    Corpus(#[from] CorpusError),
     /// A tokenizer's file could not be read.
     #[error("cannot read the tokenizer `{path}`: {source}")]
     Unreadable {
@@ -116,7 +110,6 @@ pub type Result<T> = std::result::Result<T, TokenizerError>;
 pub struct Tokenizer {
     inner: Inner,
     json: Vec<u8>,
-    hash: Digest,
 }
 
 #[derive(Clone)]
@@ -130,31 +123,37 @@ impl std::fmt::Debug for Tokenizer {
         f.debug_struct("Tokenizer")
             .field("kind", &self.kind())
             .field("vocab_size", &self.vocab_size())
-            .field("hash", &self.hash)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl Tokenizer {
-    /// A tokenizer of the distinct characters of `corpus`; their ids follow their code points, as in nanoGPT.
+    /// A tokenizer of the distinct characters of a text that comes in pieces; their ids follow their code points, as in
+    /// nanoGPT.
     ///
     /// # Errors
-    /// When the corpus cannot be read.
-    pub fn train_char(corpus: &Corpus) -> Result<Self> {
-        let table = CharTable::train(corpus)?;
+    /// The first error of a piece.
+    pub fn train_char<S: AsRef<str>, E>(
+        pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
+    ) -> std::result::Result<Self, E> {
+        let table = CharTable::train(pieces)?;
         let json = table.to_json();
         Ok(Self::new(Inner::Char(Box::new(table)), json))
     }
 
-    /// A byte-level BPE of at most `vocab_size` tokens: the 256 bytes, then merges, most frequent pair first.
+    /// A byte-level BPE of at most `vocab_size` tokens, trained on a text that comes in pieces: the 256 bytes, then
+    /// merges, most frequent pair first. Where the pieces are cut does not matter.
     ///
-    /// Pairs that occur only once are not merged, so a small corpus gives fewer tokens than were asked for:
+    /// Pairs that occur only once are not merged, so a small text gives fewer tokens than were asked for:
     /// [`Tokenizer::vocab_size`] says how many. Training twice gives the same tokenizer, byte for byte.
     ///
     /// # Errors
-    /// When `vocab_size` is below 256 or the corpus cannot be read.
-    pub fn train_bpe(corpus: &Corpus, vocab_size: usize) -> Result<Self> {
-        let library = Library::new(bpe::train(corpus, vocab_size)?)?;
+    /// When `vocab_size` is below 256, or the first error of a piece.
+    pub fn train_bpe<S: AsRef<str>, E: From<TokenizerError>>(
+        pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
+        vocab_size: usize,
+    ) -> std::result::Result<Self, E> {
+        let library = Library::new(bpe::train(pieces, vocab_size)?)?;
         let json = library.to_json()?;
         Ok(Self::new(Inner::Library(Box::new(library)), json))
     }
@@ -192,18 +191,12 @@ impl Tokenizer {
     }
 
     fn new(inner: Inner, json: Vec<u8>) -> Self {
-        let hash = Digest::of(&json);
-        Self { inner, json, hash }
+        Self { inner, json }
     }
 
     /// The content of `tokenizer.json`: what was loaded, or what training made.
     pub fn json(&self) -> &[u8] {
         &self.json
-    }
-
-    /// The SHA-256 of [`Tokenizer::json`].
-    pub fn hash(&self) -> Digest {
-        self.hash
     }
 
     /// How the tokenizer works.
@@ -292,6 +285,12 @@ impl Tokenizer {
             Inner::Char(_) => None,
             Inner::Library(library) => library.special_id(END_OF_TEXT),
         }
+    }
+
+    /// The token that a text starts behind where there is no prompt: the end of another text, or a line break; in a
+    /// vocabulary without either, its first token.
+    pub fn start_token(&self) -> u32 {
+        self.end_of_text().or_else(|| self.id_of("\n")).unwrap_or(0)
     }
 
     /// The content of the `tokenizer_config.json` that lets `transformers.AutoTokenizer` load the folder.

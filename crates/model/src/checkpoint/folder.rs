@@ -1,0 +1,157 @@
+//! The Hugging Face GPT-2 model folder: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`,
+//! `tokenizer_config.json`. `transformers` loads it, and this program loads GPT-2 folders that others wrote.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format, config_json,
+    tensors::{read_weights, write_tensors},
+};
+use crate::{
+    GptConfig, ModelError, Result,
+    files::{FileError, atomic, read_json},
+    param_specs,
+    tokenizer::{TOKENIZER_FILE, Tokenizer},
+};
+
+const GENERATION: &str = "generation_config.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// A folder with a GPT-2 model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFolder {
+    path: PathBuf,
+}
+
+impl ModelFolder {
+    /// The model folder at this path; nothing is read yet.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes everything but the weights.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn write_description(
+        &self,
+        config: &GptConfig,
+        tokenizer: &Tokenizer,
+        defaults: &GenerationDefaults,
+    ) -> Result<()> {
+        let write_json = |name: &str, value: &Value| {
+            let path = self.path.join(name);
+            let text = serde_json::to_string_pretty(value).map_err(|e| FileError::content(&path, e))?;
+            atomic::write(&path, (text + "\n").as_bytes())
+        };
+        atomic::write(&self.path.join(TOKENIZER_FILE), tokenizer.json())?;
+        write_json(TOKENIZER_CONFIG, &tokenizer.tokenizer_config(config.block_size))?;
+        write_json(GENERATION, &defaults.to_json(tokenizer.end_of_text()))?;
+        Ok(write_json(CONFIG_FILE, &config_json::write(config, tokenizer.end_of_text()))?)
+    }
+
+    /// Writes the weights, given in parameter order. Where the model has no biases, zeros are written, since Hugging
+    /// Face's GPT-2 always has them.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn write_weights(&self, config: &GptConfig, params: &[Vec<f32>]) -> Result<()> {
+        let mut tensors: HashMap<String, (Vec<usize>, &[f32])> = param_specs(config)
+            .into_iter()
+            .zip(params)
+            .map(|(spec, values)| (spec.name, (spec.shape, values.as_slice())))
+            .collect();
+        let zeros = vec![0.0; 4 * config.n_embd];
+        for spec in param_specs(&GptConfig { bias: true, ..config.clone() }) {
+            let n = spec.len();
+            tensors.entry(spec.name).or_insert_with(|| (spec.shape, &zeros[..n]));
+        }
+        // `transformers` loads nothing without this format.
+        let metadata = json!({ "format": "pt", FORMAT_KEY: MODEL_FORMAT.to_string() });
+        Ok(write_tensors(&self.path.join(WEIGHTS_FILE), tensors, metadata)?)
+    }
+
+    /// Reads the shape and the weights (in parameter order) of the model.
+    ///
+    /// # Errors
+    /// When a file is missing, truncated or foreign, or a tensor is missing or has another shape.
+    pub fn read(&self) -> Result<(GptConfig, Vec<Vec<f32>>)> {
+        self.check()?;
+        let config = self.read_config()?;
+        let params = self.read_weights(&config)?;
+        Ok((config, params))
+    }
+
+    /// Reads the shape of the model and maps its weights.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::read`].
+    pub fn map(&self) -> Result<(GptConfig, Weights)> {
+        self.check()?;
+        let config = self.read_config()?;
+        let weights = Weights::open(&self.path.join(WEIGHTS_FILE), &config)?;
+        Ok((config, weights))
+    }
+
+    fn check(&self) -> Result<()> {
+        let not_a_model = |reason: String| ModelError::NotAModelFolder { path: self.path.clone(), reason };
+        if !self.path.is_dir() {
+            return Err(not_a_model("there is no such folder".into()));
+        }
+        for name in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
+            if !self.path.join(name).is_file() {
+                return Err(not_a_model(format!("it has no {name}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the weights, in parameter order.
+    ///
+    /// # Errors
+    /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
+    pub fn read_weights(&self, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
+        read_weights(&self.path.join(WEIGHTS_FILE), config)
+    }
+
+    /// Reads the shape of the model.
+    ///
+    /// # Errors
+    /// When `config.json` is missing or broken, or asks for what this program does not do.
+    pub fn read_config(&self) -> Result<GptConfig> {
+        let path = self.path.join(CONFIG_FILE);
+        Ok(config_json::parse(&path, &read_json(&path)?)?)
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// When the file is missing or broken.
+    pub fn read_tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::from_file(self.path.join(TOKENIZER_FILE))?)
+    }
+
+    /// The defaults for generation; all absent where there is no such file.
+    ///
+    /// # Errors
+    /// When the file is not JSON, or of another format.
+    pub fn read_generation_defaults(&self) -> Result<GenerationDefaults> {
+        let path = self.path.join(GENERATION);
+        if !path.is_file() {
+            return Ok(GenerationDefaults::default());
+        }
+        let value: Value = read_json(&path)?;
+        check_format(&path, &value)?;
+        serde_json::from_value(value).map_err(|e| FileError::content(&path, e).into())
+    }
+}

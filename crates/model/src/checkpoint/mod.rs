@@ -1,0 +1,98 @@
+//! A model on disk: its shape, weights and tokenizer, and how text is generated from it.
+//!
+//! [`Checkpoint`] is all of a folder, to generate from; [`ModelFolder`] reads and writes its parts.
+
+mod config_json;
+mod decoder;
+mod folder;
+mod generation;
+pub mod tensors;
+mod weights;
+
+use std::path::Path;
+
+use candle_core::Device;
+use serde_json::Value;
+
+pub use decoder::open_decoder;
+pub use folder::ModelFolder;
+pub use generation::GenerationDefaults;
+pub use weights::Weights;
+
+use crate::{ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError, tokenizer::Tokenizer};
+
+/// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
+pub const MODEL_FORMAT: u64 = 1;
+/// The key of our format version among the metadata of a safetensors file.
+pub const FORMAT_KEY: &str = "tinygpt_format";
+
+/// The file of the weights.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// The file of the model's shape.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// A model folder that was opened: everything that generation needs.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: GptConfig,
+    weights: Weights,
+    tokenizer: Tokenizer,
+    defaults: GenerationDefaults,
+}
+
+impl Checkpoint {
+    /// Reads shape, tokenizer and defaults of a run or of any GPT-2 folder of Hugging Face, and maps its weights.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::NotAModelFolder`] where a file is missing; when one is truncated or foreign, or a tensor is
+    /// missing or has another shape.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let folder = ModelFolder::new(path.as_ref());
+        let (config, weights) = folder.map()?;
+        let (tokenizer, defaults) = (folder.read_tokenizer()?, folder.read_generation_defaults()?);
+        Ok(Self { config, weights, tokenizer, defaults })
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &GptConfig {
+        &self.config
+    }
+
+    /// The parameters.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// From text to tokens and back.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// How text is generated where nobody says otherwise.
+    pub fn defaults(&self) -> &GenerationDefaults {
+        &self.defaults
+    }
+
+    /// The fastest decoder of a device for this model. On the CPU it reads weights in f32 where they lie in the file.
+    ///
+    /// # Errors
+    /// As [`open_decoder`].
+    pub fn decoder(
+        &self,
+        window: ContextPolicy,
+        format: WeightFormat,
+        device: &Device,
+    ) -> Result<Box<dyn Decoder + '_>> {
+        open_decoder(&self.config, &self.weights.slices(), window, format, device)
+    }
+}
+
+/// Refuses a file of ours of another format; files that others wrote have none.
+fn check_format(path: &Path, value: &Value) -> Result<(), FileError> {
+    match value["tinygpt"]["format"].as_u64() {
+        Some(found) if found != MODEL_FORMAT => {
+            Err(FileError::FormatVersion { path: path.to_owned(), found, expected: MODEL_FORMAT })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,98 @@
+//! Files: written whole or not at all, mapped into memory, and the errors of both.
+
+pub mod atomic;
+
+use std::{
+    fs::{self, File},
+    ops::Deref,
+    path::{Path, PathBuf},
+};
+
+use memmap2::Mmap;
+use serde::de::DeserializeOwned;
+
+/// A file that cannot be read or written, or does not hold what it should.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// Reading or writing it failed.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// It does not hold what it should.
+    #[error("{path}: {reason}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It was written by a version of the program with another format.
+    #[error(
+        "{path} has format {found}, this program reads format {expected}: use the version of tinygpt that wrote it"
+    )]
+    FormatVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// Ours.
+        expected: u64,
+    },
+}
+
+impl FileError {
+    /// A closure for `map_err` that adds the action and the path to an I/O error.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The error of a file that does not hold what it should.
+    pub fn content(path: &Path, reason: impl ToString) -> Self {
+        Self::Content { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// Reads a file of JSON.
+///
+/// # Errors
+/// When the file is missing or unreadable, or its JSON is not of this type.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
+    let bytes = fs::read(path).map_err(FileError::io("read", path))?;
+    serde_json::from_slice(&bytes).map_err(|e| FileError::content(path, format!("not the JSON it should be: {e}")))
+}
+
+/// The bytes of a file, mapped into memory.
+#[derive(Debug)]
+pub struct MappedFile(Mmap);
+
+impl MappedFile {
+    /// Maps a file whose content does not change while it is mapped; see the comment on `unsafe` in here.
+    ///
+    /// # Errors
+    /// When the operating system cannot map it.
+    #[allow(unsafe_code)]
+    pub fn new(file: &File) -> std::io::Result<Self> {
+        // SAFETY: the bytes of a mapped file must not change. What is mapped here are weights and cached tokens. This
+        // program, and of weights the libraries of Hugging Face, place such files complete, by a rename or in a new
+        // file: a later one replaces the directory entry and leaves this file's content as it is. Who overwrites the
+        // file of a model in place while text is generated from it breaks this, as with every program that maps its
+        // weights; nobody else has business in the cache folder. Any bytes are valid floats and valid integers.
+        Ok(Self(unsafe { Mmap::map(file) }?))
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}

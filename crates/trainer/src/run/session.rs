@@ -1,0 +1,266 @@
+//! Starting and resuming: everything is read and checked before the first file is written.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use candle_core::Device;
+use tinygpt_model::{GptConfig, init_params};
+
+use super::{IfExists, LoopState, RUNS, RunDir};
+use crate::{
+    Dataset, Result, TrainError,
+    config::RunConfig,
+    data::BUILTIN_CORPUS,
+    engine::{self, AdamW, Engine, EngineState},
+    memory,
+    token_cache::default_cache_dir,
+    train::{METRICS_FILE, OnEvent, Outcome, Trainer, check_data},
+};
+
+/// A run that is about to start or to go on.
+pub struct Run {
+    dir: RunDir,
+    config: RunConfig,
+    data: Dataset,
+    engine: Box<dyn Engine>,
+    state: LoopState,
+    notices: Vec<Notice>,
+    is_new: bool,
+}
+
+/// How a run is started.
+#[derive(Debug, Clone)]
+pub struct StartOptions {
+    /// The run's folder; without it, the next `runs/NAME-N`.
+    pub out: Option<PathBuf>,
+    /// What to do where that folder holds something already.
+    pub if_exists: IfExists,
+    /// Where the tokens of text files are kept.
+    pub cache_dir: PathBuf,
+    /// What to train on.
+    pub device: Device,
+}
+
+impl Default for StartOptions {
+    fn default() -> Self {
+        Self { out: None, if_exists: IfExists::Refuse, cache_dir: default_cache_dir(), device: Device::Cpu }
+    }
+}
+
+/// How a run goes on.
+#[derive(Debug, Clone)]
+pub struct ResumeOptions {
+    /// `KEY=VALUE`, of the keys that leave the updates as they are.
+    pub overrides: Vec<String>,
+    /// Where the same text is now, if it was moved.
+    pub corpus: Option<String>,
+    /// Where the tokens of text files are kept.
+    pub cache_dir: PathBuf,
+    /// What to train on.
+    pub device: Device,
+}
+
+impl Default for ResumeOptions {
+    fn default() -> Self {
+        Self { overrides: Vec::new(), corpus: None, cache_dir: default_cache_dir(), device: Device::Cpu }
+    }
+}
+
+/// What whoever resumes a run should know.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The run has lost its metrics.
+    MetricsGone {
+        /// The run's folder.
+        run: PathBuf,
+        /// The update after which they begin anew.
+        step: u64,
+    },
+    /// There are steps to make after the end of the decay.
+    DecayEnded {
+        /// The update at which it ended.
+        decay_steps: u64,
+        /// The learning rate since.
+        min_lr: f64,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MetricsGone { run, step } => {
+                write!(f, "{} has no {METRICS_FILE} any more: it begins anew at step {step}", run.display())
+            }
+            Self::DecayEnded { decay_steps, min_lr } => write!(
+                f,
+                "the learning rate has ended its decay at step {decay_steps}: further steps run at train.min_lr = {min_lr}"
+            ),
+        }
+    }
+}
+
+impl Run {
+    /// A new run. Where this fails, no folder is left, and a run that was to be replaced is as it was.
+    ///
+    /// # Errors
+    /// When the configuration, the corpus, the device or the memory does not allow it; [`TrainError::RunExists`] and
+    /// [`TrainError::NotOurs`] as [`RunDir::create`].
+    pub fn start(config: RunConfig, options: StartOptions) -> Result<Self> {
+        let StartOptions { out, if_exists, cache_dir, device } = options;
+        let mut config = config.resolved()?;
+        if let Some(out) = &out {
+            RunDir::check_new(out, if_exists)?;
+        }
+        engine::check_precision(config.train.precision, &device)?;
+        // Before the corpus is read, which may take minutes; and once more when the vocabulary is known.
+        check_memory(&config, 1, &device)?;
+        let data = Dataset::load(&config.data, config.seed, None, &cache_dir)?;
+        check_data(&config, &data)?;
+        let gpt = config.gpt(data.tokenizer.vocab_size());
+        check_memory(&config, gpt.vocab_size, &device)?;
+        let weights = EngineState::fresh(init_params(&gpt, config.seed));
+        let engine = open_engine(&gpt, &config, &weights, &device)?;
+        let dir = match &out {
+            Some(out) => RunDir::create(out, if_exists)?,
+            None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
+        };
+        make_absolute(&mut config)?;
+        if let Err(error) = describe(&dir, &config, &gpt, &data) {
+            // A folder with half a description is of no use to anybody.
+            dir.discard()?;
+            return Err(error);
+        }
+        let state = LoopState::fresh(data.source_hash.clone());
+        Ok(Self { dir, config, data, engine, state, notices: Vec::new(), is_new: true })
+    }
+
+    /// A run that goes on after its last save. Where this fails, its files are as they were.
+    ///
+    /// # Errors
+    /// When there is no run, another process writes to it, one of its files is damaged, its corpus has changed, or an
+    /// override would change its updates.
+    pub fn resume(path: impl AsRef<Path>, options: ResumeOptions) -> Result<Self> {
+        let ResumeOptions { overrides, corpus, cache_dir, device } = options;
+        let dir = RunDir::open_for_writing(path.as_ref())?;
+        let mut config = dir.read_config(&overrides)?;
+        engine::check_precision(config.train.precision, &device)?;
+        if let Some(corpus) = corpus {
+            config.data.corpus = corpus;
+            make_absolute(&mut config)?;
+        }
+        let state = dir.last().read_state()?;
+        let max_steps = config.train.max_steps;
+        if max_steps < state.step {
+            return Err(TrainError::StepsAlreadyMade { max_steps, step: state.step });
+        }
+        let gpt = dir.model().read_config()?;
+        check_memory(&config, gpt.vocab_size, &device)?;
+        // The best weights are needed at the end: better to know now that they are damaged. Those of the last step are
+        // written again where they are.
+        if state.best.is_some() && !state.is_best() {
+            dir.model().read_weights(&gpt)?;
+        }
+        let tokenizer = dir.model().read_tokenizer()?;
+        let data =
+            Dataset::load_same(&config.data, config.seed, Some(tokenizer), &cache_dir, Some(&state.source_hash))?;
+        let engine = open_engine(&gpt, &config, &dir.last().read_engine(&gpt, &state)?, &device)?;
+        let notices = notices(&dir, &config, &state);
+        if config != dir.read_config(&[])? {
+            describe(&dir, &config, &gpt, &data)?;
+        }
+        Ok(Self { dir, config, data, engine, state, notices, is_new: false })
+    }
+
+    /// Trains until a limit of the configuration is reached or `stop` is set, then evaluates the best weights on the whole
+    /// validation split. What it writes depends on the configuration and the corpus alone, but for times: not on where it
+    /// was interrupted and resumed. A new run that fails before its first save leaves no folder.
+    ///
+    /// # Errors
+    /// When the loss is no number any more, the disk is full or the device fails: what was saved last stays whole. And
+    /// [`TrainError::Callback`] when `on_event` fails, after everything was saved.
+    pub fn train(self, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<Outcome> {
+        let Self { dir, config, data, mut engine, state, is_new, .. } = self;
+        let trainer = Trainer { config: &config, data: &data, engine: engine.as_mut(), run: &dir, state };
+        let outcome = trainer.train(stop, on_event);
+        if outcome.is_err() && is_new && !dir.is_saved() {
+            // Not saved even once: of no use to anybody, and a run that was to be overwritten comes back.
+            dir.discard()?;
+        }
+        outcome
+    }
+
+    /// The run's folder.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The configuration as resolved.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// The shape of the model.
+    pub fn gpt(&self) -> &GptConfig {
+        self.engine.config()
+    }
+
+    /// The tokens.
+    pub fn data(&self) -> &Dataset {
+        &self.data
+    }
+
+    /// Where the run starts or goes on.
+    pub fn state(&self) -> &LoopState {
+        &self.state
+    }
+
+    /// What its user should know before it goes on.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+}
+
+fn open_engine(gpt: &GptConfig, config: &RunConfig, state: &EngineState, device: &Device) -> Result<Box<dyn Engine>> {
+    engine::open(gpt, config.train.precision, AdamW::from(&config.train), config.seed, state, device)
+}
+
+/// Everything of a run's folder that is known before it is trained.
+fn describe(dir: &RunDir, config: &RunConfig, gpt: &GptConfig, data: &Dataset) -> Result<()> {
+    dir.write_config(config)?;
+    Ok(dir.model().write_description(gpt, &data.tokenizer, &(&config.generate).into())?)
+}
+
+fn notices(dir: &RunDir, config: &RunConfig, state: &LoopState) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    if state.step > 0 && !dir.path().join(METRICS_FILE).exists() {
+        notices.push(Notice::MetricsGone { run: dir.path().to_owned(), step: state.step });
+    }
+    let train = &config.train;
+    if train.max_steps > train.decay_steps && state.ending(train).is_none() {
+        notices.push(Notice::DecayEnded { decay_steps: train.decay_steps, min_lr: train.min_lr });
+    }
+    notices
+}
+
+/// The corpus is to be found again from any folder.
+fn make_absolute(config: &mut RunConfig) -> Result<()> {
+    let corpus = Path::new(&config.data.corpus);
+    if config.data.corpus != BUILTIN_CORPUS && corpus.exists() {
+        let absolute = std::path::absolute(corpus).map_err(TrainError::io("find", corpus))?;
+        config.data.corpus = absolute.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
+/// Refuses a run on the CPU that the machine has no memory for. That of a GPU is its own, and its driver's errors are no
+/// aborts.
+///
+/// # Errors
+/// [`TrainError::TooLarge`].
+pub fn check_memory(config: &RunConfig, vocab_size: usize, device: &Device) -> Result<()> {
+    if device.is_cpu() { memory::check(config, vocab_size) } else { Ok(()) }
+}
