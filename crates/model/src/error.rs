@@ -53,6 +53,9 @@ pub enum ModelError {
         /// The model's context.
         block_size: usize,
     },
+    /// The model was given tokens of no position at all.
+    #[error("there are no positions: the model needs at least one token of each sequence")]
+    NoPositions,
     /// A batch that is not made of whole windows.
     #[error("a batch of {ids} inputs and {targets} targets is not made of windows of {cols} tokens")]
     BatchShape {
@@ -82,6 +85,9 @@ pub enum ModelError {
     /// Generation needs at least one token to start from.
     #[error("the prompt is empty: generation needs at least one token to start from")]
     EmptyPrompt,
+    /// Generation was asked for no sequences.
+    #[error("no rows were asked for: generation needs at least one sequence to continue")]
+    NoRows,
     /// A sampling rule was refused, or a row of logits was not finite.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
