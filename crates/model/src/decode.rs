@@ -62,7 +62,7 @@ pub trait Decoder {
     /// Starts `rows` sequences from `prompt` and gives the logits of their next tokens.
     ///
     /// # Errors
-    /// When the prompt is empty or has a token outside of the vocabulary.
+    /// When the prompt is empty or has a token outside of the vocabulary, or `rows` is 0.
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>>;
 
     /// Appends one token to each row and gives the logits of their next tokens.
@@ -77,8 +77,11 @@ pub trait Decoder {
 /// # Errors
 /// As [`Decoder::start`].
 pub(crate) fn context<'p>(config: &GptConfig, prompt: &'p [u32], rows: usize) -> Result<&'p [u32]> {
-    if prompt.is_empty() || rows == 0 {
+    if prompt.is_empty() {
         return Err(ModelError::EmptyPrompt);
+    }
+    if rows == 0 {
+        return Err(ModelError::NoRows);
     }
     config.check_tokens(prompt)?;
     Ok(&prompt[prompt.len().saturating_sub(config.block_size)..])

@@ -206,7 +206,10 @@ impl Gpt {
 
     fn check_positions(&self, positions: usize) -> Result<()> {
         let block_size = self.config().block_size;
-        if positions == 0 || positions > block_size {
+        if positions == 0 {
+            return Err(ModelError::NoPositions);
+        }
+        if positions > block_size {
             return Err(ModelError::ContextFull { positions, block_size });
         }
         Ok(())

@@ -3,7 +3,10 @@
 use tinygpt_model::ModelError;
 use toml::{Table, Value};
 
-use super::{CONFIG_FORMAT, ConfigError, FIELDS, RunConfig, TokenizerKind};
+use super::{
+    CONFIG_FORMAT, RunConfig, TokenizerKind,
+    schema::{ConfigError, FIELDS},
+};
 
 /// Refuses unknown keys and wrong types, and turns integers into floats where a float is meant.
 pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> Result<(), ConfigError> {

@@ -1,6 +1,7 @@
 //! The configuration of a run: what `train.toml` and the files in `configs/` hold.
 
 mod check;
+mod load;
 mod recipes;
 mod schema;
 #[cfg(test)]
@@ -9,8 +10,9 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use tinygpt_model::{Activation, GenerationDefaults, GptConfig, Precision};
 
+pub use load::{load, load_resolved};
 pub use recipes::{RECIPES, recipe};
-pub use schema::{ConfigError, FIELDS, Field, annotated_default, load, load_resolved};
+pub use schema::{ConfigError, FIELDS, Field, annotated_default};
 
 /// The format of `train.toml`.
 pub const CONFIG_FORMAT: u64 = 1;

@@ -1,12 +1,8 @@
-//! Reading a configuration: the keys with their documentation, defaults, and overrides.
+//! The keys of a configuration with their documentation and defaults, and why a configuration is refused.
 
-use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{
-    RunConfig,
-    check::{check_table, kind, unknown},
-};
+use super::RunConfig;
 
 /// A refused configuration.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -55,7 +51,7 @@ pub enum ConfigError {
         source: Box<ConfigError>,
     },
     /// The configuration of a run, which has every key, lacks one.
-    #[error("it has no `{0}`: it was emptied or cut short")]
+    #[error("it has no `{0}`: it was emptied, cut short or edited")]
     Incomplete(String),
     /// An override that a resumed run cannot take.
     #[error(
@@ -122,6 +118,10 @@ pub const FIELDS: &[Field] = fields! {
     "generate.max_new_tokens": "default of `tinygpt generate`: tokens after the prompt",
 };
 
+/// Keys that the first version of format 1 did not have, in the order in which they came. The file of an older run lacks
+/// those that came after it was written, and their defaults are what it was trained with.
+pub(super) const LATER_KEYS: &[&str] = &["train.precision"];
+
 /// Keys that may change between two parts of one run: none of them alters the updates.
 pub(super) const FREE_ON_RESUME: &[&str] = &[
     "train.max_steps",
@@ -131,48 +131,6 @@ pub(super) const FREE_ON_RESUME: &[&str] = &[
     "train.eval_batches",
     "train.log_every",
 ];
-
-/// Reads a configuration from TOML text with `KEY=VALUE` overrides, fills in defaults and checks everything that can be
-/// checked without the corpus. With `resume`, only keys that leave the updates as they are may be overridden.
-///
-/// # Errors
-/// [`ConfigError`], naming the key, and the override where one is to blame.
-pub fn load(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
-    let first = |n: usize| read(text, &overrides[..n], resume);
-    let error = match first(overrides.len()) {
-        Err(error) if !matches!(error, ConfigError::Override(_)) => error,
-        done => return done,
-    };
-    // To blame is the last override before which it was not so.
-    match (0..overrides.len()).rev().find(|&n| first(n).err().as_ref() != Some(&error)) {
-        Some(n) => Err(ConfigError::InOverride { item: overrides[n].clone(), source: Box::new(error) }),
-        None => Err(error),
-    }
-}
-
-/// Reads the configuration of a run. It was written with every key, so none may be missing: an emptied file would read
-/// as the defaults.
-///
-/// # Errors
-/// As [`load`], and [`ConfigError::Incomplete`].
-pub fn load_resolved(text: &str) -> Result<RunConfig, ConfigError> {
-    let config = load(text, &[], false)?;
-    let table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    match defaults()?.keys().find(|key| !table.contains_key(*key)) {
-        Some(missing) => Err(ConfigError::Incomplete(missing.clone())),
-        None => Ok(config),
-    }
-}
-
-fn read(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
-    let mut table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    for item in overrides {
-        apply_override(&mut table, item, resume)?;
-    }
-    let defaults = defaults()?;
-    check_table("", &mut table, &defaults)?;
-    RunConfig::deserialize(table).map_err(|e| ConfigError::Syntax(e.to_string()))?.resolved()
-}
 
 /// All keys with their documentation and defaults, as a commented TOML file.
 ///
@@ -200,41 +158,9 @@ pub(super) fn defaults() -> Result<Table, ConfigError> {
     Table::try_from(RunConfig::default()).map_err(|e| ConfigError::Syntax(e.to_string()))
 }
 
-fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+pub(super) fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     match key.split_once('.') {
         Some((section, name)) => table.get(section)?.as_table()?.get(name),
         None => table.get(key),
     }
-}
-
-fn apply_override(table: &mut Table, item: &str, resume: bool) -> Result<(), ConfigError> {
-    let (key, text) = item.split_once('=').ok_or_else(|| ConfigError::Override(item.into()))?;
-    let (key, text) = (key.trim(), text.trim());
-    if !FIELDS.iter().any(|f| f.key == key) {
-        return Err(unknown(key));
-    }
-    if resume && !FREE_ON_RESUME.contains(&key) && !key.starts_with("generate.") {
-        return Err(ConfigError::FixedOnResume(key.into()));
-    }
-    // `--set name=abc` needs no quotes: what is not a TOML value is a string.
-    let value = toml::from_str::<Table>(&format!("value = {text}"))
-        .ok()
-        .and_then(|mut t| t.remove("value"))
-        .unwrap_or_else(|| Value::String(text.into()));
-    match key.split_once('.') {
-        Some((section, name)) => {
-            let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-            let got = kind(entry).to_owned();
-            let section_table = entry.as_table_mut().ok_or_else(|| ConfigError::Type {
-                key: section.into(),
-                expected: "a table".into(),
-                got,
-            })?;
-            section_table.insert(name.into(), value);
-        }
-        None => {
-            table.insert(key.into(), value);
-        }
-    }
-    Ok(())
 }

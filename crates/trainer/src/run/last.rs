@@ -41,6 +41,10 @@ pub struct LoopState {
     pub best: Option<Best>,
     /// Evaluations since then.
     pub evaluations_since_best: u64,
+    /// The update of the last evaluation that this state has seen. It is absent before the first one, and in the states
+    /// of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_evaluation: Option<u64>,
     /// Seconds spent in training, evaluations included, over all parts of the run.
     pub seconds: f64,
     /// SHA-256 of the corpus.

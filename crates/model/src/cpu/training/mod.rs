@@ -190,7 +190,10 @@ impl CpuGpt {
     fn check(&self, batch: BatchRef<'_>) -> Result<()> {
         let block_size = self.net.config().block_size;
         let BatchRef { ids, targets, cols } = batch;
-        if cols == 0 || cols > block_size {
+        if cols == 0 {
+            return Err(ModelError::NoPositions);
+        }
+        if cols > block_size {
             return Err(ModelError::ContextFull { positions: cols, block_size });
         }
         if ids.is_empty() || ids.len() != targets.len() || !ids.len().is_multiple_of(cols) {
