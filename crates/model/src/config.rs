@@ -61,11 +61,13 @@ impl Precision {
     }
 }
 
-/// The shape of a GPT-2 model.
+/// The shape of a GPT. The section `[model]` of a configuration file holds it, but for the vocabulary, which comes from the
+/// tokenizer; [`MODEL_KEYS`] documents its keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct GptConfig {
     /// Number of tokens in the vocabulary.
+    #[serde(skip)]
     pub vocab_size: usize,
     /// Context length: the most positions one forward pass can see.
     pub block_size: usize,
@@ -76,15 +78,44 @@ pub struct GptConfig {
     /// Number of channels of the residual stream.
     pub n_embd: usize,
     /// Probability with which a value is dropped in training, in [0, 1).
-    #[serde(default)]
     pub dropout: f64,
     /// Whether linear layers and layer norms have biases, as GPT-2's do.
-    #[serde(default)]
     pub bias: bool,
     /// The activation of the MLP.
-    #[serde(default)]
     pub activation: Activation,
 }
+
+/// A key of the section `[model]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelKey {
+    /// With its section: `model.n_layer`.
+    pub key: &'static str,
+    /// The line that documents it, with its unit.
+    pub doc: &'static str,
+    /// The words that it takes, if it takes words.
+    pub choices: &'static [&'static str],
+    /// Whether the first version of the format lacked it: files of older runs do. Its default is what they were trained
+    /// with, which is GPT-2's.
+    pub later: bool,
+}
+
+const fn key(key: &'static str, doc: &'static str) -> ModelKey {
+    ModelKey { key, doc, choices: &[], later: false }
+}
+
+/// Every key of the section `[model]`, in the order of the file.
+pub const MODEL_KEYS: &[ModelKey] = &[
+    key("model.block_size", "context length in tokens"),
+    key("model.n_layer", "transformer blocks"),
+    key("model.n_head", "attention heads; divides n_embd"),
+    key("model.n_embd", "channels of the residual stream"),
+    key("model.dropout", "probability of dropping a value in training, in [0, 1)"),
+    key("model.bias", "whether linear layers and norms have biases"),
+    ModelKey {
+        choices: &["gelu", "gelu_new"],
+        ..key("model.activation", "\"gelu\" (exact) or \"gelu_new\" (tanh approximation, as GPT-2)")
+    },
+];
 
 impl Default for GptConfig {
     /// The shape of the default recipe, for a vocabulary of 65 characters.
@@ -148,6 +179,12 @@ impl GptConfig {
             return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");
         }
         Ok(())
+    }
+
+    /// Whether this is a GPT-2: whether all keys that came later have their default.
+    pub fn is_gpt2(&self) -> bool {
+        let Self { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation, .. } = *self;
+        *self == Self { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation, ..Self::default() }
     }
 
     /// The size of one attention head, `n_embd / n_head`.

@@ -4,8 +4,8 @@
 use std::{env, error::Error, sync::atomic::AtomicBool};
 
 use tinygpt_trainer::{
-    Run, RunConfig,
-    config::{DataConfig, ModelConfig, TrainConfig},
+    GptConfig, Run, RunConfig,
+    config::{DataConfig, TrainConfig},
     run::{IfExists, StartOptions},
     train::Event,
 };
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let config = RunConfig {
         data: DataConfig { stories_bytes: 200_000, ..DataConfig::default() },
-        model: ModelConfig { n_layer: 2, n_head: 2, n_embd: 64, ..ModelConfig::default() },
+        model: GptConfig { n_layer: 2, n_head: 2, n_embd: 64, ..GptConfig::default() },
         train: TrainConfig { max_steps: 200, eval_every: 50, eval_batches: 4, ..TrainConfig::default() },
         ..RunConfig::default()
     };

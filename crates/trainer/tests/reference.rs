@@ -48,7 +48,10 @@ impl Fixture {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{path}: {e}"));
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().as_ref().unwrap();
-        let config: GptConfig = serde_json::from_str(&metadata["config"]).unwrap();
+        // The vocabulary is no key of `[model]`.
+        let mut config: serde_json::Map<_, _> = serde_json::from_str(&metadata["config"]).unwrap();
+        let vocab_size = config.remove("vocab_size").unwrap().as_u64().unwrap() as usize;
+        let config = GptConfig { vocab_size, ..serde_json::from_value(config.into()).unwrap() };
         let t: Training = serde_json::from_str(&metadata["train"]).unwrap();
         let train = TrainConfig {
             lr: t.lr,

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::{
     RunConfig,
     check::{check_table, kind, unknown, validate},
-    schema::{ConfigError, FIELDS, FREE_ON_RESUME, Field, LATER_KEYS, defaults, lookup},
+    schema::{ConfigError, FREE_ON_RESUME, defaults, fields, later_keys, lookup},
 };
 
 /// Reads a configuration from TOML text with `KEY=VALUE` overrides, fills in defaults and checks everything that can be
@@ -36,13 +36,14 @@ pub fn load_resolved(text: &str) -> Result<RunConfig, ConfigError> {
     let config = load(text, &[], false)?;
     let table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
     let has = |key: &str| lookup(&table, key).is_some();
-    let newest = LATER_KEYS.iter().rposition(|key| has(key));
-    let was_written = |key: &str| match LATER_KEYS.iter().position(|later| *later == key) {
+    let later_keys = later_keys();
+    let newest = later_keys.iter().rposition(|key| has(key));
+    let was_written = |key: &str| match later_keys.iter().position(|later| *later == key) {
         Some(at) => Some(at) <= newest,
         None => true,
     };
-    match FIELDS.iter().find(|field| was_written(field.key) && !has(field.key)) {
-        Some(Field { key, .. }) => Err(ConfigError::Incomplete((*key).into())),
+    match fields().find(|field| was_written(field.key) && !has(field.key)) {
+        Some(field) => Err(ConfigError::Incomplete(field.key.into())),
         None => Ok(config),
     }
 }
@@ -67,7 +68,7 @@ fn read(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, Con
 fn apply_override(table: &mut Table, item: &str, resume: bool) -> Result<(), ConfigError> {
     let (key, text) = item.split_once('=').ok_or_else(|| ConfigError::Override(item.into()))?;
     let (key, text) = (key.trim(), text.trim());
-    if !FIELDS.iter().any(|f| f.key == key) {
+    if !fields().any(|f| f.key == key) {
         return Err(unknown(key));
     }
     if resume && !FREE_ON_RESUME.contains(&key) && !key.starts_with("generate.") {

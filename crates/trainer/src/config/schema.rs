@@ -1,5 +1,6 @@
 //! The keys of a configuration with their documentation and defaults, and why a configuration is refused.
 
+use tinygpt_model::{MODEL_KEYS, ModelKey};
 use toml::{Table, Value};
 
 use super::RunConfig;
@@ -77,8 +78,8 @@ macro_rules! fields {
     ($($key:literal: $doc:literal,)*) => { &[$(Field { key: $key, doc: $doc }),*] };
 }
 
-/// Every key, in the order of the file.
-pub const FIELDS: &[Field] = fields! {
+/// Every key before the section `[model]`.
+const GENERAL: &[Field] = fields! {
     "format": "format version of this file",
     "name": "runs go to runs/NAME-N [default: the name of this file]",
     "seed": "seed of everything random: weights, batches, dropout, the built-in corpus",
@@ -87,13 +88,10 @@ pub const FIELDS: &[Field] = fields! {
     "data.tokenizer": "\"char\" (one token a character) or \"bpe\" (byte-level byte-pair encoding)",
     "data.vocab_size": "tokens of the bpe vocabulary, at least 256; char takes what the text has",
     "data.val_fraction": "share of the corpus, at its end, that is held out for validation, in (0, 1)",
-    "model.block_size": "context length in tokens",
-    "model.n_layer": "transformer blocks",
-    "model.n_head": "attention heads; divides n_embd",
-    "model.n_embd": "channels of the residual stream",
-    "model.dropout": "probability of dropping a value in training, in [0, 1)",
-    "model.bias": "whether linear layers and norms have biases",
-    "model.activation": "\"gelu\" (exact) or \"gelu_new\" (tanh approximation, as GPT-2)",
+};
+
+/// Every key behind the section `[model]`.
+const TRAINING: &[Field] = fields! {
     "train.batch_size": "windows of block_size tokens in a batch",
     "train.grad_accum": "batches averaged into one update",
     "train.precision": "\"f32\", \"bf16\" (faster; products in bf16; needs a CPU with AVX512-BF16 or a GPU) or \"f16\" (GPUs without bf16)",
@@ -118,9 +116,18 @@ pub const FIELDS: &[Field] = fields! {
     "generate.max_new_tokens": "default of `tinygpt generate`: tokens after the prompt",
 };
 
+/// Every key, in the order of the file.
+pub fn fields() -> impl Iterator<Item = Field> {
+    let model = MODEL_KEYS.iter().map(|&ModelKey { key, doc, .. }| Field { key, doc });
+    GENERAL.iter().copied().chain(model).chain(TRAINING.iter().copied())
+}
+
 /// Keys that the first version of format 1 did not have, in the order in which they came. The file of an older run lacks
 /// those that came after it was written, and their defaults are what it was trained with.
-pub(super) const LATER_KEYS: &[&str] = &["train.precision"];
+pub(super) fn later_keys() -> Vec<&'static str> {
+    let of_model = MODEL_KEYS.iter().filter(|key| key.later).map(|key| key.key);
+    ["train.precision"].into_iter().chain(of_model).collect()
+}
 
 /// Keys that may change between two parts of one run: none of them alters the updates.
 pub(super) const FREE_ON_RESUME: &[&str] = &[
@@ -140,7 +147,7 @@ pub fn annotated_default() -> Result<String, ConfigError> {
     let defaults = defaults()?;
     let mut text = String::new();
     let mut section = "";
-    for Field { key, doc } in FIELDS {
+    for Field { key, doc } in fields() {
         let (table, name) = key.split_once('.').unwrap_or(("", key));
         if table != section {
             text += &format!("\n[{table}]\n");
@@ -148,7 +155,7 @@ pub fn annotated_default() -> Result<String, ConfigError> {
         }
         let value = lookup(&defaults, key).map(Value::to_string).unwrap_or_default();
         // A file without a name is named for itself.
-        let off = if *key == "name" { "# " } else { "" };
+        let off = if key == "name" { "# " } else { "" };
         text += &format!("# {doc}\n{off}{name} = {value}\n");
     }
     Ok(text)
