@@ -16,11 +16,11 @@ mod recorded;
 use candle_core::{DType, Device};
 use recorded::{Found, hash};
 use tinygpt_model::{
-    Activation, ComposedDecoder, Decoder, GptConfig, Precision, Window,
+    Activation, ContextPolicy, Decoder, GptConfig, Precision, TensorDecoder,
     cpu::{CpuDecoder, WeightFormat},
     init_params, param_specs,
 };
-use tinygpt_trainer::engine::{AdamW, Batch, ComposedEngine, Engine, EngineState};
+use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, Evaluator, TensorEngine};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.json");
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
@@ -36,6 +36,7 @@ fn shapes() -> [(&'static str, GptConfig); 2] {
         dropout: 0.1,
         bias: true,
         activation: Activation::Gelu,
+        ..GptConfig::default()
     };
     let odd = GptConfig {
         vocab_size: 37,
@@ -46,6 +47,7 @@ fn shapes() -> [(&'static str, GptConfig); 2] {
         dropout: 0.0,
         bias: false,
         activation: Activation::GeluNew,
+        ..GptConfig::default()
     };
     [("even", even), ("odd", odd)]
 }
@@ -88,22 +90,24 @@ fn the_engine_of_tensor_operations_makes_the_recorded_updates() {
     for (shape, config) in shapes() {
         for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
             let start = EngineState::fresh(params(&config));
-            let mut engine = ComposedEngine::new(&config, precision, ADAMW, 5, &start, &Device::Cpu).unwrap();
+            let mut engine = TensorEngine::new(&config, precision, ADAMW, 5, &start, &Device::Cpu).unwrap();
             let mut found = Found::new();
             for update in 0..3 {
                 let losses: Vec<f64> = (0..2)
                     .map(|n| {
                         let n = 2 * update + n;
-                        engine.loss_and_grads(&batch(&config, n), u64::from(n)).unwrap()
+                        engine.forward_backward(&batch(&config, n), u64::from(n)).unwrap().read().unwrap()
                     })
                     .collect();
                 found.insert(format!("gradients {update}"), bits(&engine.gradients().unwrap()));
-                let norm = engine.apply(3e-3, 1.0).unwrap();
+                let norm = engine.optimizer_step(3e-3, 1.0).unwrap().read().unwrap();
                 found.insert(format!("losses and norm {update}"), format!("{losses:?} {norm:?}"));
             }
             found.insert("evaluation".into(), format!("{:?}", engine.eval(&batch(&config, 99)).unwrap()));
-            let state = engine.export().unwrap();
-            for (name, tensors) in [("weights", &state.params), ("m", &state.m), ("v", &state.v)] {
+            let state = engine.state_dict().unwrap();
+            for (name, tensors) in
+                [("weights", &*state.params), ("m", state.slot("m").unwrap()), ("v", state.slot("v").unwrap())]
+            {
                 found.insert(name.into(), bits(tensors));
             }
             let scaling = state.loss_scaling.map(|scaling| (scaling.scale, scaling.good, scaling.skipped));
@@ -129,7 +133,7 @@ fn the_decoders_give_the_recorded_logits() {
         let params = params(&config);
         let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
         let prompt = config.block_size - 5;
-        for (window, policy) in [("slide", Window::Slide), ("half", Window::Half)] {
+        for (window, policy) in [("slide", ContextPolicy::Slide), ("half", ContextPolicy::Half)] {
             let mut found = Found::new();
             for (name, format) in
                 [("f32", WeightFormat::F32), ("bf16", WeightFormat::Bf16), ("int8", WeightFormat::Int8)]
@@ -138,7 +142,7 @@ fn the_decoders_give_the_recorded_logits() {
                 found.insert(format!("cpu {name}"), logits(&mut decoder, prompt, 20));
             }
             for (name, dtype) in [("f32", DType::F32), ("bf16", DType::BF16), ("f16", DType::F16)] {
-                let mut decoder = ComposedDecoder::new(&config, &params, policy, dtype, &Device::Cpu).unwrap();
+                let mut decoder = TensorDecoder::new(&config, &params, policy, dtype, &Device::Cpu).unwrap();
                 found.insert(format!("tensors {name}"), logits(&mut decoder, prompt, 20));
             }
             recorded::check(FILE, &format!("logits {shape} {window}"), &found);
