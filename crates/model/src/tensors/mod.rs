@@ -22,6 +22,8 @@ pub struct Gpt {
     params: Vec<Tensor>,
     /// The operation that reads each value last.
     last_readers: Vec<usize>,
+    /// The type of activations, which matrices may be rounded below: that of norms and biases, where there are any.
+    dtype: DType,
     precision: Precision,
 }
 
@@ -51,6 +53,7 @@ pub(crate) struct Pass<'a> {
     /// `(B, T)`.
     pub(crate) tokens: &'a Tokens,
     params: &'a [Tensor],
+    dtype: DType,
     values: Vec<Option<Tensor>>,
 }
 
@@ -66,9 +69,9 @@ impl<'a> Pass<'a> {
         &self.params[param.0]
     }
 
-    /// The type of activations, which weights of products may be rounded below: that of the last parameter, a norm's.
+    /// The type of activations.
     pub(crate) fn dtype(&self) -> DType {
-        self.params.iter().rev().find(|param| param.rank() == 1).map_or(DType::F32, Tensor::dtype)
+        self.dtype
     }
 
     /// What the operands of linear layers are rounded to, or `None` where each row is a product of its own.
@@ -120,8 +123,10 @@ impl Gpt {
                 return Err(ModelError::ParamShape { name, expected, got });
             }
         }
+        let vector = params.iter().find(|param| param.rank() == 1).or(params.first());
+        let dtype = vector.map_or(DType::F32, Tensor::dtype);
         let last_readers = net.last_readers();
-        Ok(Self { net, params: params.to_vec(), last_readers, precision: Precision::F32 })
+        Ok(Self { net, params: params.to_vec(), last_readers, dtype, precision: Precision::F32 })
     }
 
     /// The same model, whose products over whole batches ([`Gpt::forward`], [`Gpt::losses`]) round their operands: those
@@ -145,17 +150,12 @@ impl Gpt {
         &self.params[self.net.head.weight.0]
     }
 
-    /// The type of activations.
-    fn dtype(&self) -> DType {
-        self.params.iter().rev().find(|param| param.rank() == 1).map_or(DType::F32, Tensor::dtype)
-    }
-
     /// An empty cache of this model for `rows` sequences.
     ///
     /// # Errors
     /// When the device is out of memory.
     pub fn new_cache(&self, rows: usize) -> Result<KvCache> {
-        KvCache::new(self.config(), rows, self.dtype(), self.device())
+        KvCache::new(self.config(), rows, self.dtype, self.device())
     }
 
     /// Logits `(B, T, V)` of the next token at every position of `ids (B, T)`, with dropout when given.
@@ -181,7 +181,7 @@ impl Gpt {
     fn whole(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
         let t = tokens.ids.dim(1)?;
         self.check_positions(t)?;
-        let mask = ops::causal_mask(t, 0, self.dtype(), self.device())?;
+        let mask = ops::causal_mask(t, 0, self.dtype, self.device())?;
         self.hidden(tokens, Mode::Whole { dropout, mask, precision: self.precision })
     }
 
@@ -219,7 +219,7 @@ impl Gpt {
         let t = ids.dim(1)?;
         self.check_positions(t)?;
         cache.check_room(t)?;
-        let mask = cache.mask(t, self.dtype(), self.device())?;
+        let mask = cache.mask(t, self.dtype, self.device())?;
         let x = self.hidden(&Tokens::on_device(ids), Mode::Cached { cache: &mut *cache, mask })?;
         cache.advance(t);
         Ok(x)
@@ -227,7 +227,8 @@ impl Gpt {
 
     /// Everything up to the head: the operations of the network, one after the other. `(B, T)` tokens to `(B, T, C)`.
     fn hidden(&self, tokens: &Tokens, mode: Mode<'_>) -> Result<Tensor> {
-        let mut pass = Pass { mode, tokens, params: &self.params, values: vec![None; self.net.cols.len()] };
+        let mut pass =
+            Pass { mode, tokens, params: &self.params, dtype: self.dtype, values: vec![None; self.net.cols.len()] };
         for (at, op) in self.net.ops.iter().enumerate() {
             let op = op.get();
             let output = op.forward(&mut pass)?;
