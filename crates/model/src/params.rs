@@ -93,6 +93,7 @@ mod tests {
             dropout: 0.0,
             bias,
             activation: Activation::Gelu,
+            ..GptConfig::default()
         }
     }
 

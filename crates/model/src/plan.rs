@@ -189,7 +189,17 @@ mod tests {
 
     fn shape(n_layer: usize, n_embd: usize, vocab_size: usize) -> GptConfig {
         let activation = Activation::Gelu;
-        GptConfig { vocab_size, block_size: 64, n_layer, n_head: 1, n_embd, dropout: 0.0, bias: false, activation }
+        GptConfig {
+            vocab_size,
+            block_size: 64,
+            n_layer,
+            n_head: 1,
+            n_embd,
+            dropout: 0.0,
+            bias: false,
+            activation,
+            ..GptConfig::default()
+        }
     }
 
     /// The multiply-adds of the forward pass by the products themselves: one for each element of a matrix and token, and

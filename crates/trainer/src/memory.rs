@@ -115,7 +115,7 @@ mod tests {
         let message = refused(&["model.n_embd=8192", "model.n_layer=8"], 16.0 * GIB).unwrap();
         assert_eq!(
             message,
-            "training needs at least 144.4 GiB of memory, and 16.0 GiB is there: 144.0 GiB for the parameters, their \
+            "training needs at least 144.5 GiB of memory, and 16.0 GiB is there: 144.0 GiB for the parameters, their \
              gradients and moments; lower model.n_embd, model.n_layer, model.block_size or the vocabulary"
         );
         let less = refused(&["model.n_embd=8192", "model.n_layer=8", "train.precision=bf16"], 16.0 * GIB).unwrap();

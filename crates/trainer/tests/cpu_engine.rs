@@ -127,6 +127,7 @@ fn the_shapes_of_the_recipes_agree_too() {
             dropout,
             bias: false,
             activation: Activation::Gelu,
+            ..GptConfig::default()
         };
         compare(&config, 3, block_size, 1);
     }
@@ -143,6 +144,7 @@ fn neither_threads_nor_sequences_at_a_time_show_in_the_bits() {
         dropout: 0.25,
         bias: true,
         activation: Activation::Gelu,
+        ..GptConfig::default()
     };
     let state = initial(&config, 1);
     let batch = batch(&config, 1, 17, 37);

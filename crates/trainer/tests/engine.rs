@@ -26,6 +26,7 @@ fn config(dropout: f64) -> GptConfig {
         dropout,
         bias: true,
         activation: Activation::Gelu,
+        ..GptConfig::default()
     }
 }
 
@@ -275,7 +276,7 @@ fn a_learning_rate_of_zero_changes_the_moments_alone<E: Tested>() {
     engine.optimizer_step(0.0, CLIP).unwrap().read().unwrap();
     let end = engine.state_dict().unwrap();
     assert_eq!(bits(&end.params), bits(&start.params));
-    assert_ne!(end.slot("m").unwrap(), start.slot("m").unwrap());
+    assert!(end.slot("m").unwrap().iter().flatten().any(|&m| m != 0.0), "moments begin as zeros");
     assert_eq!(end.updates, 1);
 }
 

@@ -24,6 +24,7 @@ fn the_steady_state_has_no_page_faults() {
         dropout: 0.1,
         bias: true,
         activation: Activation::Gelu,
+        ..GptConfig::default()
     };
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let state = EngineState::fresh(init_params(&config, 1));

@@ -48,6 +48,7 @@ fn shapes() -> [Shape; 2] {
         dropout: 0.0,
         bias,
         activation,
+        ..GptConfig::default()
     };
     [
         Shape { name: "an odd shape", config: shape(61, 23, 3, 33, true, Activation::GeluNew), rows: 5 },

@@ -69,6 +69,7 @@ mod tests {
                     dropout,
                     bias,
                     activation: crate::Activation::Gelu,
+                    ..GptConfig::default()
                 };
                 assert_eq!(
                     TrainingFloats::new(&config, precision),
