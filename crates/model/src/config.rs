@@ -26,6 +26,17 @@ impl Activation {
     }
 }
 
+/// The norms of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// Layer norm, as in GPT-2.
+    #[default]
+    Layer,
+    /// RMSNorm, as in Llama: without a mean and without a bias.
+    Rms,
+}
+
 /// What the operands of products are rounded to in training: those of linear layers and head, and on a GPU those of
 /// attention. Sums, and all else, are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -83,6 +94,8 @@ pub struct GptConfig {
     pub bias: bool,
     /// The activation of the MLP.
     pub activation: Activation,
+    /// The norms of the network.
+    pub norm: Norm,
 }
 
 /// A key of the section `[model]`.
@@ -115,6 +128,11 @@ pub const MODEL_KEYS: &[ModelKey] = &[
         choices: &["gelu", "gelu_new"],
         ..key("model.activation", "\"gelu\" (exact) or \"gelu_new\" (tanh approximation, as GPT-2)")
     },
+    ModelKey {
+        choices: &["layer", "rms"],
+        later: true,
+        ..key("model.norm", "\"layer\" (layer norm, as GPT-2) or \"rms\" (RMSNorm, as Llama: no mean, no bias)")
+    },
 ];
 
 impl Default for GptConfig {
@@ -129,6 +147,7 @@ impl Default for GptConfig {
             dropout: 0.0,
             bias: false,
             activation: Activation::Gelu,
+            norm: Norm::Layer,
         }
     }
 }
@@ -212,6 +231,7 @@ mod tests {
             dropout: 0.0,
             bias: false,
             activation: Activation::Gelu,
+            ..GptConfig::default()
         }
     }
 

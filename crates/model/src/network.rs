@@ -5,6 +5,7 @@
 
 use crate::{
     GptConfig,
+    config::Norm,
     dropout::DropoutSite,
     plan::{Network, NetworkBuilder},
 };
@@ -17,6 +18,10 @@ pub fn network(config: &GptConfig) -> Network {
     let c = config.n_embd;
     // GPT-2 scales the projections back into the residual stream, so that its variance does not grow with depth.
     let residual_std = INIT_STD / (2.0 * config.n_layer as f64).sqrt();
+    let norm = |net: &mut NetworkBuilder, x, name: &str| match config.norm {
+        Norm::Layer => net.layer_norm(x, name),
+        Norm::Rms => net.rms_norm(x, name),
+    };
     let mut net = NetworkBuilder::new(config);
 
     let (mut x, wte) = net.embedding("transformer.wte", config.vocab_size, c, INIT_STD); // (T, C)
@@ -26,7 +31,7 @@ pub fn network(config: &GptConfig) -> Network {
         let name = |module: &str| format!("transformer.h.{layer}.{module}");
 
         // x + attention(norm(x))
-        let h = net.layer_norm(x, &name("ln_1")); // (T, C)
+        let h = norm(&mut net, x, &name("ln_1")); // (T, C)
         let h = net.linear(h, &name("attn.c_attn"), 3 * c, INIT_STD); // (T, 3C): queries, keys, values
         let h = net.attention(h, config.n_head, DropoutSite::Attention(layer)); // (T, C)
         let h = net.linear(h, &name("attn.c_proj"), c, residual_std); // (T, C)
@@ -34,13 +39,13 @@ pub fn network(config: &GptConfig) -> Network {
         x = net.add(x, h);
 
         // x + mlp(norm(x))
-        let h = net.layer_norm(x, &name("ln_2")); // (T, C)
+        let h = norm(&mut net, x, &name("ln_2")); // (T, C)
         let h = net.linear(h, &name("mlp.c_fc"), 4 * c, INIT_STD); // (T, 4C)
         let h = net.activation(h, config.activation); // (T, 4C)
         let h = net.linear(h, &name("mlp.c_proj"), c, residual_std); // (T, C)
         let h = net.dropout(h, DropoutSite::MlpResidual(layer));
         x = net.add(x, h);
     }
-    let h = net.layer_norm(x, "transformer.ln_f"); // (T, C)
+    let h = norm(&mut net, x, "transformer.ln_f"); // (T, C)
     net.head(h, wte) // (T, V): the head is the token embedding
 }

@@ -6,7 +6,9 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use common::{Random, Tested, arg_max, cached, for_each_decoder, ids, lively_params, relative_error, shape, uncached};
-use tinygpt_model::{Activation, ContextPolicy, Decoder, Gpt, GptConfig, Logits, ModelError, params::to_tensors};
+use tinygpt_model::{
+    Activation, ContextPolicy, Decoder, Gpt, GptConfig, Logits, ModelError, config::Norm, params::to_tensors,
+};
 
 const CPU: Device = Device::Cpu;
 const TOLERANCE: f64 = 1e-4;
@@ -35,6 +37,7 @@ fn random_shape(random: &mut Random) -> GptConfig {
     GptConfig {
         bias: random.coin(),
         activation: if random.coin() { Activation::Gelu } else { Activation::GeluNew },
+        norm: if random.coin() { Norm::Layer } else { Norm::Rms },
         ..shape(random.between(2, 40), random.between(1, 20), random.between(1, 3), n_head, head_size)
     }
 }

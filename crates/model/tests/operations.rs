@@ -25,6 +25,12 @@ const OPERATIONS: &[(&str, Body)] = &[
     ("embedding and head alone", |_, x, _| x),
     ("positions", |net, x, _| net.positions(x, "positions", 0.5)),
     ("layer norm", |net, x, _| net.layer_norm(x, "norm")),
+    ("RMSNorm", |net, x, _| net.rms_norm(x, "norm")),
+    ("RMSNorm before a linear layer into the residual stream", |net, x, config| {
+        let h = net.rms_norm(x, "norm");
+        let h = net.linear(h, "linear", config.n_embd, 0.4);
+        net.add(x, h)
+    }),
     ("linear", |net, x, config| net.linear(x, "linear", config.n_embd, 0.4)),
     ("linear to another width, and back", |net, x, config| {
         let h = net.linear(x, "up", 2 * config.n_embd + 1, 0.4);
@@ -227,7 +233,7 @@ fn cpu_decoding_has_the_logits_of_the_tensor_compositions_at_every_position() {
         for (format, tolerance) in [(WeightFormat::F32, 2e-5), (WeightFormat::Bf16, 6e-2), (WeightFormat::Int8, 6e-2)] {
             for prompt in [1, case.t.div_ceil(2)] {
                 let mut decoder = CpuDecoder::over(case.net.clone(), &slices, ContextPolicy::Slide, format).unwrap();
-                let mut check = |logits: &[f32], position: usize| {
+                let check = |logits: &[f32], position: usize| {
                     for row in logits.chunks(config.vocab_size) {
                         let expected = &expected[position];
                         let largest = expected.iter().fold(1.0f64, |max, x| max.max(x.abs()));

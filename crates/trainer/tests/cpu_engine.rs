@@ -4,7 +4,7 @@
 
 use candle_core::Device;
 use proptest::prelude::*;
-use tinygpt_model::{Activation, GptConfig, Precision, cpu::CpuPrecision, init_params, param_specs};
+use tinygpt_model::{Activation, GptConfig, Precision, config::Norm, cpu::CpuPrecision, init_params, param_specs};
 use tinygpt_sampler::{RngDomain, philox_at};
 use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine};
 
@@ -90,7 +90,9 @@ fn compare_in(precision: CpuPrecision, config: &GptConfig, rows: usize, cols: us
 fn shapes() -> impl Strategy<Value = (GptConfig, usize, usize)> {
     let shape = (1usize..80, 1usize..100, 1usize..3, 1usize..4, 1usize..40);
     let rest = (any::<bool>(), any::<bool>(), prop_oneof![Just(0.0), Just(0.25)], 1usize..7);
-    (shape, rest).prop_flat_map(|((vocab_size, block_size, n_layer, n_head, head_size), (bias, new, dropout, rows))| {
+    let modern = any::<bool>();
+    (shape, rest, modern).prop_flat_map(|(shape, (bias, new, dropout, rows), rms)| {
+        let (vocab_size, block_size, n_layer, n_head, head_size) = shape;
         let config = GptConfig {
             vocab_size: vocab_size + 1,
             block_size,
@@ -101,6 +103,8 @@ fn shapes() -> impl Strategy<Value = (GptConfig, usize, usize)> {
             dropout,
             bias,
             activation: if new { Activation::GeluNew } else { Activation::Gelu },
+            norm: if rms { Norm::Rms } else { Norm::Layer },
+            ..GptConfig::default()
         };
         (Just(config), Just(rows), 1..=block_size)
     })

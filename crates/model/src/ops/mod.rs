@@ -57,6 +57,7 @@ mod head;
 mod layer_norm;
 mod linear;
 mod positions;
+mod rms_norm;
 
 pub use activation::activate;
 pub use attention::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
@@ -65,6 +66,7 @@ pub use embedding::{DIRECT_VOCAB, Tokens, embedding};
 pub use head::{LOGIT_BYTES, cross_entropy, head_loss};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_by_row};
+pub use rms_norm::{RMS_NORM_EPS, rms_norm};
 
 pub(crate) use activation::Activate;
 pub(crate) use add::Add;
@@ -75,6 +77,7 @@ pub(crate) use head::{Head, training as head_training};
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::{Linear, ResidualLinear};
 pub(crate) use positions::AddPositions;
+pub(crate) use rms_norm::RmsNorm;
 
 /// What every operation has.
 pub(crate) trait Operation: Debug + Send + Sync {
@@ -154,4 +157,4 @@ macro_rules! operations {
     };
 }
 
-operations!(Activate, Add, AddPositions, Attention, Drop, Embed, LayerNorm, Linear);
+operations!(Activate, Add, AddPositions, Attention, Drop, Embed, LayerNorm, Linear, RmsNorm);

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device};
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, Generation, GptConfig, Precision, TensorDecoder,
+    config::Norm,
     cpu::{CpuDecoder, CpuPrecision, WeightFormat},
     generate, init_params, param_specs,
 };
@@ -38,7 +39,7 @@ struct Shape {
 
 /// One that divides nothing evenly, and one as a recipe has it. Neither has dropout, whose masks are drawn for shards of
 /// a batch: on a GPU it is one, on the CPU four.
-fn shapes() -> [Shape; 2] {
+fn shapes() -> [Shape; 3] {
     let shape = |vocab_size, block_size, n_head, n_embd, bias, activation| GptConfig {
         vocab_size,
         block_size,
@@ -53,6 +54,11 @@ fn shapes() -> [Shape; 2] {
     [
         Shape { name: "an odd shape", config: shape(61, 23, 3, 33, true, Activation::GeluNew), rows: 5 },
         Shape { name: "a recipe's shape", config: shape(65, 64, 4, 128, false, Activation::Gelu), rows: 12 },
+        Shape {
+            name: "RMSNorm",
+            config: GptConfig { norm: Norm::Rms, ..shape(31, 20, 2, 18, false, Activation::Gelu) },
+            rows: 3,
+        },
     ]
 }
 
