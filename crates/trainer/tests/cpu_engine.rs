@@ -136,6 +136,17 @@ fn the_shapes_of_the_recipes_agree_too() {
 }
 
 #[test]
+fn a_batch_without_positions_is_refused_by_that_name() {
+    let config = tinygpt_trainer::RunConfig::default().gpt(11);
+    let mut engine = CpuEngine::new(&config, Precision::F32, ADAMW, 5, &initial(&config, 1)).unwrap();
+    let nothing = Batch { ids: Vec::new(), targets: Vec::new(), rows: 0, cols: 0 };
+    let error = engine.eval(&nothing).unwrap_err().to_string();
+    assert_eq!(error, "there are no positions: the model needs at least one token of each sequence");
+    let error = engine.eval(&batch(&config, 1, 1, 65)).unwrap_err().to_string();
+    assert_eq!(error, "65 positions do not fit the context of 64 (block_size)");
+}
+
+#[test]
 fn neither_threads_nor_sequences_at_a_time_show_in_the_bits() {
     let config = GptConfig {
         vocab_size: 19,
