@@ -46,7 +46,7 @@ pub mod simd;
 mod weight_tree;
 
 pub use device::{Cost, DeviceRow, DeviceSampler};
-pub use distribution::Distribution;
+pub use distribution::{Distribution, entropy};
 pub use error::{SamplingError, TensorSamplingError};
 pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
 pub use host::{Row, Sampler};
