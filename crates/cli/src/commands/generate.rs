@@ -13,7 +13,7 @@ use tinygpt_trainer::{
     tokenizer::{StopStrings, TextStream, Tokenizer},
 };
 
-use super::train::RUNS;
+use super::RUNS;
 use crate::{
     args::{GenerateArgs, ScheduleArg},
     decoder,

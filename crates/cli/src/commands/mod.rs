@@ -9,3 +9,6 @@ pub mod generate;
 pub mod sample;
 pub mod selftest;
 pub mod train;
+
+/// Where runs go, and where they are looked for.
+pub const RUNS: &str = "runs";

@@ -20,16 +20,13 @@ use tinygpt_trainer::{
     train::{METRICS_FILE, Outcome, StopReason, Trainer, check_data},
 };
 
-use super::{eval::describe, generate::default_start};
+use super::{RUNS, eval::describe, generate::default_start};
 use crate::{
     args::TrainArgs,
     config_file, decoder,
     output::{Interrupted, Usage, print_json, print_stdout},
     progress::{Progress, human_time},
 };
-
-/// Where runs go, and where they are looked for.
-pub const RUNS: &str = "runs";
 
 /// How many samples a finished run shows.
 const SAMPLES: usize = 3;
