@@ -55,7 +55,7 @@ fn evaluate(
     tokenizer: &Tokenizer,
     args: &EvalArgs,
 ) -> anyhow::Result<Report> {
-    /// BatchRef at once; the result depends on it in the last bits only.
+    /// The windows of a batch; the loss depends on their number in its last bits only.
     const ROWS: usize = 16;
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
     let device = args.device.open()?;
@@ -63,8 +63,7 @@ fn evaluate(
     Ok(Report::new(whole_split(engine.as_mut(), split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
 }
 
-/// A report for people.
-/// It is that of the whole validation split, or of another text.
+/// The lines of a report for people: of the whole validation split, or of another text.
 pub fn describe(report: &Report, is_validation: bool) -> String {
     let (what, split) = if is_validation { ("validation loss", ", whole split") } else { ("loss of the text", "") };
     let Report { loss, perplexity, bits_per_byte, tokens, floor, gap, gap_bits_per_byte } = report;
