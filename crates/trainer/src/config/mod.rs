@@ -218,7 +218,7 @@ impl RunConfig {
     /// The file's text, as `train.toml` holds it.
     ///
     /// # Errors
-    /// Never for a configuration made by [`load`].
+    /// Never for a configuration made by [`load()`].
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string_pretty(self).map_err(|e| ConfigError::Syntax(e.to_string()))
     }
