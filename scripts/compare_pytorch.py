@@ -92,7 +92,9 @@ def compare(name, args, directory):
 
 
 def medians(rounds):
-    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    """Of each figure over the rounds that have it: a share of a limit that could not be measured is missing."""
+    keys = dict.fromkeys(key for one in rounds for key in one)
+    return {key: statistics.median(one[key] for one in rounds if key in one) for key in keys}
 
 
 def with_ratios(cells):

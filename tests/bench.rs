@@ -25,6 +25,14 @@ fn positive<const N: usize>(value: &Value, keys: [&str; N]) -> [f64; N] {
     })
 }
 
+/// A number that cannot be measured while something else runs on the machine.
+fn positive_or_null(value: &Value, key: &str) -> Option<f64> {
+    match value.get(key) {
+        Some(Value::Null) => None,
+        _ => Some(positive(value, [key])[0]),
+    }
+}
+
 fn assert_about(got: f64, expected: f64) {
     assert!((got / expected - 1.0).abs() < 1e-9, "{got}, expected {expected}");
 }
@@ -44,7 +52,9 @@ fn limits_are_measured_on_one_thread_and_on_all_or_named_as_absent() {
     }
     assert!(present.contains(&"f32".into()) && present.contains(&"read".into()), "{value}");
     for limit in value["limits"].as_array().unwrap() {
-        positive(limit, ["one_thread", "all_threads"]);
+        for key in ["one_thread", "all_threads"] {
+            positive_or_null(limit, key);
+        }
         assert!(["GFLOP/s", "Gop/s", "GB/s"].contains(&limit["unit"].as_str().unwrap()), "{limit}");
     }
     assert!(value["absent"].as_array().unwrap().iter().all(|limit| limit["reason"].is_string()), "{value}");
@@ -62,10 +72,15 @@ fn updates_are_timed_and_set_against_the_peak() {
     assert_eq!(value["work"], "train small.toml");
     assert_eq!((&value["iters"], &value["batch"]), (&Value::from(3), &Value::from(4)));
     assert_eq!((&value["precision"], &value["device"]), (&Value::from("f32"), &Value::from("cpu")));
-    let keys = ["median_ms", "tokens_per_s", "share_of_peak", "peak_gflops", "gflop_per_update", "min_ms", "loss"];
-    let [ms, tokens, share, peak, gflop, fastest, loss] = positive(&value, keys);
+    let keys = ["median_ms", "tokens_per_s", "gflop_per_update", "min_ms", "loss"];
+    let [ms, tokens, gflop, fastest, loss] = positive(&value, keys);
     assert_about(tokens, 4.0 * 16.0 / (ms / 1e3));
-    assert_about(share, gflop / (ms / 1e3) / peak);
+    let [share, peak] = ["share_of_peak", "peak_gflops"].map(|key| positive_or_null(&value, key));
+    assert_eq!(share.is_some(), peak.is_some(), "{value}");
+    if let (Some(share), Some(peak)) = (share, peak) {
+        assert_about(share, gflop / (ms / 1e3) / peak);
+        assert!(share <= 1.0, "{value}");
+    }
     assert!(fastest <= ms, "{value}");
     // One block of 16 channels, 4 windows of 16 tokens, 65 characters.
     assert_about(gflop * 1e9, 6.0 * (12.0 * 256.0 * 64.0 + 4.0 * 16.0 * 16.0 * 17.0 + 65.0 * 16.0 * 64.0));
@@ -81,7 +96,8 @@ fn updates_are_timed_and_set_against_the_peak() {
 fn the_named_recipes_are_trained_and_people_get_lines() {
     let text = stdout(Place::new().tinygpt().args(["bench", "train", "small", "--iters", "1", "--batch", "1"]));
     let first = "train small: 4 layers, 4 heads, 128 channels, context 64, vocabulary 65, dropout 0; batch 1, f32";
-    for word in [first, "ms (median of 1;", "tokens/s", "% of the peak of"] {
+    assert!(text.contains("% of the peak of") || text.contains("the peak cannot be measured now"), "{text}");
+    for word in [first, "ms (median of 1;", "tokens/s", "GFLOP/s in products, "] {
         assert!(text.contains(word), "{word}: {text}");
     }
 }
@@ -95,12 +111,15 @@ fn tokens_are_timed_and_set_against_the_bandwidth() {
         assert_eq!(value["work"], "decode small");
         assert_eq!((&value["rows"], &value["tokens"]), (&Value::from(2), &Value::from(3)));
         assert_eq!((&value["weights"], &value["device"]), (&Value::from(weights), &Value::from("cpu")));
-        let keys = ["median_ms", "tokens_per_s", "weight_bytes", "read_gb_per_s", "share_of_bandwidth"];
-        let [ms, tokens, read, rate, share] = positive(&value, keys);
+        let [ms, tokens, read] = positive(&value, ["median_ms", "tokens_per_s", "weight_bytes"]);
         assert_about(tokens, 2.0 / (ms / 1e3));
-        // Both are medians, of stretches between which the machine may change.
-        let of_medians = read / (ms / 1e3) / (rate * 1e9);
-        assert!((0.2..5.0).contains(&(share / of_medians)), "{value}");
+        let [share, rate] = ["share_of_bandwidth", "read_gb_per_s"].map(|key| positive_or_null(&value, key));
+        assert_eq!(share.is_some(), rate.is_some(), "{value}");
+        if let (Some(share), Some(rate)) = (share, rate) {
+            // Both are medians, of stretches between which the machine may change.
+            let of_medians = read / (ms / 1e3) / (rate * 1e9);
+            assert!((0.2..5.0).contains(&(share / of_medians)), "{value}");
+        }
         // 12 C^2 L + V C of matrices; norms and scales are small beside them.
         let matrices = 12.0 * 128.0 * 128.0 * 4.0 + 65.0 * 128.0;
         assert!((1.0..1.05).contains(&(read / bytes / matrices)), "{value}");
@@ -119,7 +138,7 @@ fn a_run_is_decoded_up_to_its_context() {
     let value = json_of(&place, &["decode", "run", "--tokens", "1000", "--weights", "int8"]);
     assert_eq!((&value["work"], &value["tokens"]), (&Value::from("decode run"), &Value::from(16)));
     let text = stdout(place.tinygpt().args(["bench", "decode", "run", "--weights", "bf16"]));
-    for word in ["decode run: 1 layers, 2 heads, 16 channels, context 16", "ms (median of", "of a streaming read of"] {
+    for word in ["decode run: 1 layers, 2 heads, 16 channels, context 16", "ms (median of", "of a streaming read"] {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(text.contains("128 tokens that f32 drew"), "{text}");

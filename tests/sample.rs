@@ -188,6 +188,87 @@ fn bad_weights_name_the_row_and_the_reason() {
     assert_eq!(none[0]["error"], "num_samples is 0, but must be at least 1");
 }
 
+/// Fails where a count is further from its expectation than five standard deviations.
+fn assert_law(drawn: &[f64], tokens: &[f64], probs: &[f64]) {
+    for (token, p) in tokens.iter().zip(probs) {
+        let expected = p * drawn.len() as f64;
+        let count = drawn.iter().filter(|&n| n == token).count() as f64;
+        assert!((count - expected).abs() < 5.0 * (expected * (1.0 - p)).sqrt(), "{token}: {count}, {expected}");
+    }
+    assert!(drawn.iter().all(|n| tokens.contains(n)), "only what may be drawn");
+}
+
+#[test]
+fn gumbel_noise_draws_what_the_rules_keep_with_the_same_law() {
+    let input = r#"{"rows": [[0, 1, "-inf", 1.5, -1, 0.5]]}"#;
+    let draw = |count: &str, more: &[&str]| {
+        let rules = ["--top-k", "4", "--temperature", "1.5", "--seed", "3", "--num-samples", count];
+        rows(input, &[&rules[..], more].concat(), 0).remove(0)
+    };
+    let drawn = draw("20000", &["--method", "gumbel"]);
+    let inverse = draw("20000", &["--method", "inverse"]);
+    assert_eq!(inverse, draw("20000", &[]), "inverse is the default");
+    for same in ["kept", "probs", "entropy"] {
+        assert_eq!(drawn[same], inverse[same]);
+    }
+    assert_ne!(drawn["samples"], inverse["samples"]);
+    assert_law(&floats(&drawn["samples"]), &floats(&drawn["kept"]), &floats(&drawn["probs"]));
+    let few = drawn["samples"].as_array().unwrap()[..50].to_vec();
+    for path in ["oracle", "device"] {
+        assert_eq!(draw("50", &["--method", "gumbel", "--path", path])["samples"], json!(few), "{path}");
+    }
+    assert_eq!(draw("3", &["--method", "gumbel", "--top-p", "0"])["samples"], json!([3, 3, 3]));
+}
+
+#[test]
+fn gumbel_draws_depend_on_seed_sequence_and_position_alone() {
+    let (a, b) = ("[0.5, 1, 2, 1.5, 0, 1]", "[3, 3, 3, 3, 3, 3, 3]");
+    let of = |input: &str, args: &[&str]| {
+        rows(&format!(r#"{{"rows": [{input}]}}"#), &[&["--method", "gumbel"][..], args].concat(), 0)
+    };
+    let both = of(&format!("{a}, {b}"), &["--num-samples", "30", "--seed", "1"]);
+    assert_eq!(both, of(&format!("{a}, {b}"), &["--num-samples", "30", "--seed", "1"]));
+    assert_eq!(both[1], of(b, &["--num-samples", "30", "--seed", "1", "--sequence", "1"])[0]);
+    let later = of(b, &["--num-samples", "10", "--seed", "1", "--sequence", "1", "--position", "20"]);
+    assert_eq!(both[1]["samples"].as_array().unwrap()[20..], later[0]["samples"].as_array().unwrap()[..]);
+    assert_ne!(both[1], of(b, &["--num-samples", "30", "--seed", "2", "--sequence", "1"])[0]);
+}
+
+#[test]
+fn gumbel_noise_draws_from_weights_as_multinomial_does() {
+    let gumbel = ["--kind", "weights", "--method", "gumbel"];
+    let with = &rows(
+        r#"{"rows": [[1e300, 0, 3e300]]}"#,
+        &[&gumbel[..], &["--num-samples", "8000", "--replacement"]].concat(),
+        0,
+    )[0];
+    assert_law(&floats(&with["samples"]), &[0.0, 2.0], &[0.25, 0.75]);
+    // Without replacement, each of many rows: the first has the law of the weights, the second that of those left.
+    let input = json!({ "rows": vec![[1.0, 0.0, 3.0, 4.0]; 4000] }).to_string();
+    let drawn = rows(&input, &[&gumbel[..], &["--num-samples", "2"]].concat(), 0);
+    let pairs: Vec<Vec<f64>> = drawn.iter().map(|row| floats(&row["samples"])).collect();
+    assert!(pairs.iter().all(|pair| pair[0] != pair[1]));
+    let firsts: Vec<f64> = pairs.iter().map(|pair| pair[0]).collect();
+    assert_law(&firsts, &[0.0, 2.0, 3.0], &[0.125, 0.375, 0.5]);
+    let after_three: Vec<f64> = pairs.iter().filter(|pair| pair[0] == 3.0).map(|pair| pair[1]).collect();
+    assert_law(&after_three, &[0.0, 2.0], &[0.25, 0.75]);
+    // More draws leave the first ones as they are.
+    let more = rows(&input, &[&gumbel[..], &["--num-samples", "3"]].concat(), 0);
+    assert!(pairs.iter().zip(&more).all(|(pair, more)| pair[..] == floats(&more["samples"])[..2]));
+    // What cannot be drawn from is refused for the same reasons.
+    let bad = r#"{"rows": [[1, -1], [0, 0], [1, 0], [1], ["inf"], []]}"#;
+    for more in [&["--num-samples", "2"][..], &["--num-samples", "2", "--replacement"], &["--num-samples", "0"]] {
+        let [inverse, gumbel] = ["inverse", "gumbel"]
+            .map(|method| sample(bad, &[&["--kind", "weights", "--json", "--method", method], more].concat()));
+        let errors = |output: &Output| -> Vec<Value> {
+            let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+            value["rows"].as_array().unwrap().iter().map(|row| row["error"].clone()).collect()
+        };
+        assert_eq!(errors(&gumbel), errors(&inverse), "{more:?}");
+        assert_eq!(gumbel.status.code(), Some(1));
+    }
+}
+
 #[test]
 fn rules_outside_their_range_are_refused_before_anything_is_read() {
     for (args, message) in [
@@ -201,6 +282,7 @@ fn rules_outside_their_range_are_refused_before_anything_is_read() {
         (&["--adaptive", "2"], "adaptive is 2"),
         (&["--num-samples", "99999999999"], "--num-samples"),
         (&["--kind", "weights", "--top-k", "3"], "--kind weights is multinomial"),
+        (&["--method", "softmax"], "[possible values: inverse, gumbel]"),
     ] {
         let error = refused("not read", args, 2);
         assert!(error.contains(message), "{args:?}: {error}");

@@ -12,7 +12,7 @@ use tinygpt_model::{ContextPolicy, cpu::WeightFormat};
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
     rules::RuleArgs,
-    sample::{Kind, SampleArgs, SamplePath},
+    sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
 };
 use crate::device::DeviceChoice;
 

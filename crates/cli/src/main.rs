@@ -15,6 +15,7 @@ mod config_file;
 mod device;
 mod output;
 mod progress;
+mod signals;
 mod threads;
 
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     threads::set_up(cli.threads)?;
+    signals::survive_file_size_limit()?;
     // On a thread of the pool: from there a parallel loop starts at once, without waking another thread for its first
     // part.
     rayon::scope(|_| execute(cli.command))

@@ -69,7 +69,7 @@ mod test_rows;
 #[doc(hidden)]
 pub use device::DeviceCost;
 pub use device::{DeviceRow, DeviceSampler};
-pub use distribution::Distribution;
+pub use distribution::{Distribution, entropy};
 pub use error::{SamplingError, TensorSamplingError};
 pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
 #[doc(hidden)]

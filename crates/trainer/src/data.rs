@@ -37,8 +37,8 @@ pub struct Split {
     store: Arc<TokenStore>,
     start: usize,
     len: usize,
-    /// Where the text's entropy is known: the information of each token, in nats, given those before it.
-    nats: Option<Vec<f64>>,
+    /// The surprisal of each token given those before it, in nats, where the text's entropy is known.
+    surprisals: Option<Vec<f64>>,
 }
 
 impl Dataset {
@@ -109,11 +109,11 @@ impl Dataset {
         let train = tokenizer.encode(&text[..boundary])?;
         let held_out = boundary.saturating_sub(1);
         let val = tokenizer.encode(&text[held_out..])?;
-        let nats = nats_per_token(&val, &tokenizer, &nats_per_byte(&text[held_out..])?)?;
+        let surprisals = surprisal_per_token(&val, &tokenizer, &surprisal_per_byte(&text[held_out..])?)?;
         Ok(Self {
             tokenizer,
             train: Split::whole(train.into(), None),
-            val: Split::whole(val.into(), Some(nats)),
+            val: Split::whole(val.into(), Some(surprisals)),
             source_hash,
         })
     }
@@ -135,8 +135,8 @@ impl Dataset {
         let store = Arc::new(TokenStore::open_or_build(cache_dir, digest, &tokenizer, &corpus)?);
         let n = store.len();
         let n_train = (n as f64 * (1.0 - config.val_fraction)) as usize;
-        let train = Split { store: Arc::clone(&store), start: 0, len: n_train, nats: None };
-        let val = Split { store, start: n_train, len: n - n_train, nats: None };
+        let train = Split { store: Arc::clone(&store), start: 0, len: n_train, surprisals: None };
+        let val = Split { store, start: n_train, len: n - n_train, surprisals: None };
         Ok(Self { tokenizer, train, val, source_hash })
     }
 }
@@ -149,34 +149,34 @@ fn train_tokenizer(config: &DataConfig, corpus: &Corpus) -> Result<Tokenizer> {
     }
 }
 
-/// The information of every byte of some stories. The end of a line is certain, and costs nothing.
-fn nats_per_byte(stories: &str) -> Result<Vec<f64>> {
-    let mut nats = Vec::with_capacity(stories.len());
+/// The surprisal of every byte of some stories, in nats. The end of a line is certain, and has none.
+fn surprisal_per_byte(stories: &str) -> Result<Vec<f64>> {
+    let mut surprisals = Vec::with_capacity(stories.len());
     for line in stories.split_inclusive('\n') {
         match line.trim_end_matches('\n') {
             "" => {}
-            story => nats.extend(Grammar::builtin().nats_per_byte(story)?),
+            story => surprisals.extend(Grammar::builtin().surprisal_per_byte(story)?),
         }
-        nats.push(0.0);
+        surprisals.push(0.0);
     }
-    Ok(nats)
+    Ok(surprisals)
 }
 
-/// The information of the bytes of each token.
-fn nats_per_token(tokens: &[u32], tokenizer: &Tokenizer, mut bytes: &[f64]) -> Result<Vec<f64>> {
-    let mut nats = Vec::with_capacity(tokens.len());
+/// The surprisal of each token, in nats: the sum over its bytes.
+fn surprisal_per_token(tokens: &[u32], tokenizer: &Tokenizer, mut bytes: &[f64]) -> Result<Vec<f64>> {
+    let mut surprisals = Vec::with_capacity(tokens.len());
     for &token in tokens {
         let (own, rest) = bytes.split_at(tokenizer.token_bytes(token)?.min(bytes.len()));
-        nats.push(own.iter().sum());
+        surprisals.push(own.iter().sum());
         bytes = rest;
     }
-    Ok(nats)
+    Ok(surprisals)
 }
 
 impl Split {
-    /// All tokens of a store; `nats` is the information of each of them, where it is known.
-    pub fn whole(store: TokenStore, nats: Option<Vec<f64>>) -> Self {
-        Self { start: 0, len: store.len(), store: Arc::new(store), nats }
+    /// All tokens of a store; `surprisals` has that of each of them in nats, where it is known.
+    pub fn whole(store: TokenStore, surprisals: Option<Vec<f64>>) -> Self {
+        Self { start: 0, len: store.len(), store: Arc::new(store), surprisals }
     }
 
     /// The number of tokens.
@@ -185,10 +185,10 @@ impl Split {
         self.len
     }
 
-    /// The information of some tokens in nats, where it is known: no model that predicts them has a smaller summed
+    /// The summed surprisal of some tokens in nats, where it is known: no model that predicts them has a smaller summed
     /// loss, in expectation.
-    pub fn nats(&self, tokens: Range<usize>) -> Option<f64> {
-        Some(self.nats.as_ref()?.get(tokens)?.iter().sum())
+    pub fn surprisal(&self, tokens: Range<usize>) -> Option<f64> {
+        Some(self.surprisals.as_ref()?.get(tokens)?.iter().sum())
     }
 
     /// Refuses a split that does not hold one whole window and its last target.
@@ -206,18 +206,18 @@ impl Split {
         Ok(self.store.read(self.start + at, tokens)?)
     }
 
-    /// `rows` windows of `cols` tokens at random places, drawn with replacement: a pure function of the seed and the
-    /// number of the draw.
+    /// `rows` windows of `cols` tokens at random places, drawn with replacement: a pure function of the seed and of
+    /// `micro_step`, the number of the batch among all of the run.
     ///
     /// # Errors
     /// When the split is shorter than a window, or its token cache cannot be read.
-    pub fn random_batch(&self, rows: usize, cols: usize, seed: u64, draw: u64) -> Result<Batch> {
+    pub fn random_batch(&self, rows: usize, cols: usize, seed: u64, micro_step: u64) -> Result<Batch> {
         self.check("training", cols + 1)?;
         let places = (self.len - cols) as u64;
         self.batch(
             cols,
             (0..rows).map(|row| {
-                let [w0, w1, _, _] = philox_at(seed, RngDomain::Windows, draw, row as u32);
+                let [w0, w1, _, _] = philox_at(seed, RngDomain::Windows, micro_step, row as u32);
                 let bits = u64::from(w1) << 32 | u64::from(w0);
                 // The high half of a 64 x 64 bit product is uniform over the places to within 2^-64 * places.
                 ((u128::from(bits) * u128::from(places)) >> 64) as usize

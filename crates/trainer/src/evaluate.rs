@@ -38,7 +38,7 @@ pub fn whole_split(
         total += evaluator.eval(&split.batch(rest, std::iter::once(windows * block_size))?)?;
     }
     let tokens = (split.len() - 1) as u64;
-    let floor = split.nats(1..split.len()).map(|nats| nats / tokens as f64);
+    let floor = split.surprisal(1..split.len()).map(|sum| sum / tokens as f64);
     Ok(Evaluation { loss: total / tokens as f64, floor, tokens })
 }
 
@@ -65,8 +65,8 @@ pub fn estimate(
     let total = window_losses(evaluator, split, batch_size, &chosen, stop)?;
     let tokens = (wanted * block_size) as u64;
     let predicted = |window: &usize| window * block_size + 1..(window + 1) * block_size + 1;
-    let nats: Option<f64> = chosen.iter().map(|window| split.nats(predicted(window))).sum();
-    Ok(Evaluation { loss: total / tokens as f64, floor: nats.map(|nats| nats / tokens as f64), tokens })
+    let surprisal: Option<f64> = chosen.iter().map(|window| split.surprisal(predicted(window))).sum();
+    Ok(Evaluation { loss: total / tokens as f64, floor: surprisal.map(|sum| sum / tokens as f64), tokens })
 }
 
 fn window_losses(

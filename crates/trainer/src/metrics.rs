@@ -14,24 +14,24 @@ use crate::{Result, TrainError};
 /// The format of a line of `metrics.jsonl`.
 pub const METRICS_FORMAT: u64 = 1;
 
-/// What a line is about.
+/// What a line of `metrics.jsonl` is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum RowKind {
     /// An update.
     Train,
     /// An evaluation.
     Eval,
 }
 
-/// One line.
+/// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// An update or an evaluation.
-    pub kind: Kind,
+    /// Whether the line is about an update or an evaluation.
+    pub kind: RowKind,
     /// [`METRICS_FORMAT`].
     pub format: u64,
-    /// Updates made.
+    /// The number of updates made.
     pub step: u64,
     /// The loss of the update's batches, in nats a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,8 +62,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// A line without figures yet.
-    pub fn new(kind: Kind, step: u64) -> Self {
+    /// A line without any figures yet.
+    pub fn new(kind: RowKind, step: u64) -> Self {
         Self {
             kind,
             format: METRICS_FORMAT,
@@ -81,7 +81,7 @@ impl Metrics {
     }
 }
 
-/// The file, open for appending.
+/// `metrics.jsonl`, open for appending, and its lines so far.
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
@@ -145,7 +145,7 @@ fn to_line(path: &Path, row: &Metrics) -> Result<String> {
     Ok(serde_json::to_string(row).map_err(|e| TrainError::bad_file(path, e))? + "\n")
 }
 
-/// All lines; the last may be torn, the others may not.
+/// Reads all lines; the last may be torn, the others may not.
 fn parse(path: &Path, text: &str) -> Result<Vec<Metrics>> {
     let mut rows = Vec::new();
     let lines: Vec<&str> = text.lines().collect();
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     fn row(step: u64) -> Metrics {
-        Metrics { loss: Some(1.5), lr: Some(1e-3), seconds: step as f64, ..Metrics::new(Kind::Train, step) }
+        Metrics { loss: Some(1.5), lr: Some(1e-3), seconds: step as f64, ..Metrics::new(RowKind::Train, step) }
     }
 
     #[test]

@@ -145,19 +145,6 @@ impl From<Vec<u32>> for TokenStore {
 }
 
 impl TokenStore {
-    /// Encodes a small corpus into memory.
-    ///
-    /// # Errors
-    /// When the corpus cannot be read or encoded.
-    pub fn in_memory(tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Self> {
-        let mut all = Vec::new();
-        encode(tokenizer, corpus, |ids| {
-            all.extend_from_slice(ids);
-            Ok(())
-        })?;
-        Ok(all.into())
-    }
-
     /// Opens the tokens of a corpus in `cache_dir`, or makes them: the folder too, if it is missing.
     ///
     /// `source_hash` is [`Corpus::sha256`] of `corpus`. A file that is truncated, has another header or comes from
@@ -249,19 +236,6 @@ impl TokenStore {
             }
         }
         Ok(())
-    }
-
-    /// The tokens from `start` to `end`.
-    ///
-    /// # Errors
-    /// As [`TokenStore::read`].
-    pub fn range(&self, start: usize, end: usize) -> Result<Vec<u32>> {
-        if start > end || end > self.len() {
-            return Err(TokenCacheError::OutOfRange { start, end, len: self.len() });
-        }
-        let mut tokens = vec![0; end - start];
-        self.read(start, &mut tokens)?;
-        Ok(tokens)
     }
 }
 

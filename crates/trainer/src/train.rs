@@ -14,7 +14,7 @@ use crate::{
     data::Dataset,
     engine::{DeferredScalar, Engine},
     evaluate::{self, Evaluation, Report},
-    metrics::{self, Kind, Metrics, MetricsFile},
+    metrics::{self, Metrics, MetricsFile, RowKind},
     plot,
     run::{Best, LAST_FORMAT, LoopState, RunDir},
     schedule::learning_rate,
@@ -126,8 +126,8 @@ impl LoopState {
     /// lines that the state has not seen: their updates and evaluations are made again.
     fn has_seen(&self, row: &Metrics) -> bool {
         match row.kind {
-            Kind::Train => row.step <= self.step,
-            Kind::Eval => Some(row.step) <= self.last_evaluation,
+            RowKind::Train => row.step <= self.step,
+            RowKind::Eval => Some(row.step) <= self.last_evaluation,
         }
     }
 
@@ -135,7 +135,7 @@ impl LoopState {
     /// has seen the best one and as many after it as it has counted.
     fn infer_last_evaluation(&mut self, rows: &[Metrics]) {
         let Some(Best { step: best, .. }) = self.best else { return };
-        let after_best = rows.iter().filter(|row| row.kind == Kind::Eval && row.step > best).map(|row| row.step);
+        let after_best = rows.iter().filter(|row| row.kind == RowKind::Eval && row.step > best).map(|row| row.step);
         let seen = after_best.take(self.evaluations_since_best as usize).last();
         self.last_evaluation = self.last_evaluation.or(seen).or(Some(best));
     }
@@ -223,13 +223,13 @@ impl Trainer<'_> {
         let step = self.state.step;
         let accum = config.grad_accum as u64;
         let mut losses = Vec::with_capacity(config.grad_accum);
-        for draw in step * accum..(step + 1) * accum {
+        for micro_step in step * accum..(step + 1) * accum {
             if stop.load(Ordering::Relaxed) {
                 return Err(TrainError::Interrupted);
             }
             let block_size = self.config.model.block_size;
-            let batch = self.data.train.random_batch(config.batch_size, block_size, self.config.seed, draw)?;
-            losses.push(self.engine.forward_backward(&batch, draw)?);
+            let batch = self.data.train.random_batch(config.batch_size, block_size, self.config.seed, micro_step)?;
+            losses.push(self.engine.forward_backward(&batch, micro_step)?);
         }
         let lr = learning_rate(config, step);
         let grad_norm = self.engine.optimizer_step(lr, config.clip)?;
@@ -264,7 +264,7 @@ impl Trainer<'_> {
             bits_per_byte: Some(loss / std::f64::consts::LN_2 * self.data.val_tokens_per_byte()?),
             floor,
             seconds: self.state.seconds,
-            ..Metrics::new(Kind::Eval, self.state.step)
+            ..Metrics::new(RowKind::Eval, self.state.step)
         };
         // The line first, then the state that has seen it, then what can be made from both: a crash in between leaves
         // an evaluation that is made again, or files that `catch_up` writes.
@@ -334,7 +334,7 @@ pub fn check_data(config: &RunConfig, data: &Dataset) -> Result<()> {
 /// An update whose figures may still be on the device.
 struct Update {
     step: u64,
-    /// Of each of its batches.
+    /// The loss of each of its batches, in nats a token.
     losses: Vec<DeferredScalar>,
     lr: f64,
     grad_norm: DeferredScalar,
@@ -352,7 +352,7 @@ impl Record {
     /// The figures of the last update. Where they are on a device that would have to be waited for, only if it is logged:
     /// in between, the device works on while the host prepares what comes next.
     fn row(&mut self, step: u64, logged: bool, tokens_per_step: usize) -> Result<Metrics> {
-        let mut row = Metrics::new(Kind::Train, step);
+        let mut row = Metrics::new(RowKind::Train, step);
         row.lr = self.unread.last().map(|update| update.lr);
         let known = |update: &Update| update.losses.iter().chain([&update.grad_norm]).all(DeferredScalar::is_known);
         if logged || self.unread.iter().all(known) {

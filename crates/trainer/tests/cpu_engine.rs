@@ -6,7 +6,7 @@ use candle_core::Device;
 use proptest::prelude::*;
 use tinygpt_model::{Activation, GptConfig, Precision, config::Norm, cpu::CpuPrecision, init_params, param_specs};
 use tinygpt_sampler::{RngDomain, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine};
+use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, TensorEngine};
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
 
@@ -135,6 +135,17 @@ fn the_shapes_of_the_recipes_agree_too() {
         };
         compare(&config, 3, block_size, 1);
     }
+}
+
+#[test]
+fn a_batch_without_positions_is_refused_by_that_name() {
+    let config = tinygpt_trainer::RunConfig::default().gpt(11);
+    let mut engine = CpuEngine::new(&config, CpuPrecision::F32, ADAMW, 5, &initial(&config, 1)).unwrap();
+    let nothing = Batch { ids: Vec::new(), targets: Vec::new(), rows: 0, cols: 0 };
+    let error = engine.eval(&nothing).unwrap_err().to_string();
+    assert_eq!(error, "there are no positions: the model needs at least one token of each sequence");
+    let error = engine.eval(&batch(&config, 1, 1, 65)).unwrap_err().to_string();
+    assert_eq!(error, "65 positions do not fit the context of 64 (block_size)");
 }
 
 #[test]

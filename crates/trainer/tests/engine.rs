@@ -300,16 +300,16 @@ fn some_updates_on_one_batch_lower_its_loss<E: Tested>() {
 fn dropout_differs_by_draw_and_by_seed_and_repeats<E: Tested>() {
     let config = config(0.2);
     let batch = batch(&config, 0, 4, 16);
-    let run = |seed: u64, draw: u64| {
+    let run = |seed: u64, micro_step: u64| {
         let mut engine = engine::<E>(&config, seed, &initial(&config, 1));
-        let loss = engine.forward_backward(&batch, draw).unwrap().read().unwrap();
+        let loss = engine.forward_backward(&batch, micro_step).unwrap().read().unwrap();
         (loss, bits(&engine.gradients()))
     };
     let base = run(5, 0);
     assert_eq!(run(5, 0), base);
-    for (seed, draw) in [(5, 1), (5, 1 << 40), (6, 0)] {
-        let other = run(seed, draw);
-        assert!(other.0 != base.0 && other.1 != base.1, "seed {seed}, draw {draw}");
+    for (seed, micro_step) in [(5, 1), (5, 1 << 40), (6, 0)] {
+        let other = run(seed, micro_step);
+        assert!(other.0 != base.0 && other.1 != base.1, "seed {seed}, micro_step {micro_step}");
     }
 }
 

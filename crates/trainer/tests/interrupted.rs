@@ -18,6 +18,8 @@ use tinygpt_trainer::{
 };
 
 const ONE_ESTIMATE: &[&str] = &["train.eval_batches=4"];
+/// At a rate of almost zero later evaluations are no better than the first, and patience counts them.
+const NO_BETTER: &[&str] = &["train.eval_batches=4", "train.lr=1e-30", "train.min_lr=0"];
 
 /// Trains, or goes on, until the end or until `interrupt` says so; after an event, so that what comes next is cut short.
 fn train(folder: &Path, resume: bool, interrupt: fn(&Event<'_>) -> bool) -> Outcome {
@@ -143,8 +145,7 @@ fn left(folder: &Path) -> (String, Vec<String>, String) {
 
 #[test]
 fn an_evaluation_that_was_broken_off_twice_anywhere_is_neither_lost_nor_counted_twice() {
-    // A rate of almost zero: later evaluations are no better, and patience counts them.
-    for settings in [ONE_ESTIMATE, &["train.eval_batches=4", "train.lr=1e-30", "train.min_lr=0"]] {
+    for settings in [ONE_ESTIMATE, NO_BETTER] {
         let dir = tempfile::tempdir().unwrap();
         let whole = dir.path().join("whole");
         train_until(settings, &whole, false, None).unwrap();
@@ -170,15 +171,15 @@ fn an_evaluation_that_was_broken_off_twice_anywhere_is_neither_lost_nor_counted_
 fn a_state_of_an_earlier_version_does_not_count_the_line_of_an_evaluation_that_it_has_not_seen() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
-    train_until(ONE_ESTIMATE, &whole, false, None).unwrap();
+    train_until(NO_BETTER, &whole, false, None).unwrap();
     // Interrupted in the evaluation, which is made up for on resuming; then killed between its line and its save.
-    train_until(ONE_ESTIMATE, &parts, false, Some(Break::Interruption)).unwrap();
-    train_until(ONE_ESTIMATE, &parts, true, Some(Break::Before("last/state.json"))).unwrap_err();
+    train_until(NO_BETTER, &parts, false, Some(Break::Interruption)).unwrap();
+    train_until(NO_BETTER, &parts, true, Some(Break::Before("last/state.json"))).unwrap_err();
     assert_eq!(evaluations(&parts).len(), 3);
     let path = parts.join("last/state.json");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("\"last_evaluation\": 3"), "{text}");
     fs::write(&path, text.replace("  \"last_evaluation\": 3,\n", "")).unwrap();
-    train_until(ONE_ESTIMATE, &parts, true, None).unwrap();
+    train_until(NO_BETTER, &parts, true, None).unwrap();
     assert_eq!(left(&parts), left(&whole));
 }

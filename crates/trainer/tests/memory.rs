@@ -33,8 +33,8 @@ fn memory_does_not_grow_with_updates() {
     let ids: Vec<u32> = (0..8 * 64).map(|i| i * 7 % 32).collect();
     let batch = Batch { targets: ids.clone(), ids, rows: 8, cols: 64 };
     let mut update = |n: u64| {
-        for draw in 0..n {
-            engine.forward_backward(&batch, draw).unwrap().read().unwrap();
+        for micro_step in 0..n {
+            engine.forward_backward(&batch, micro_step).unwrap().read().unwrap();
             engine.optimizer_step(1e-3, 1.0).unwrap().read().unwrap();
         }
         resident_mib()

@@ -30,7 +30,7 @@ fn fresh() -> EngineState {
     EngineState::fresh(init_params(&config(), 1))
 }
 
-/// BatchRef of counting with some noise, so that there is something to learn.
+/// Windows of counting with some noise, so that there is something to learn.
 fn batch(n: u64) -> Batch {
     let (rows, cols, v) = (8, 16, config().vocab_size as u32);
     let word = |i: usize| philox_at(n, RngDomain::Noise, i as u64, 0);

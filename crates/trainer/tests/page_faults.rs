@@ -33,8 +33,8 @@ fn the_steady_state_has_no_page_faults() {
     for precision in [CpuPrecision::F32, CpuPrecision::Bf16] {
         let mut engine = CpuEngine::new(&config, precision, adamw, 1, &state).unwrap();
         let mut update = |n: u64| {
-            for draw in 0..n {
-                engine.forward_backward(&batch, draw).unwrap().read().unwrap();
+            for micro_step in 0..n {
+                engine.forward_backward(&batch, micro_step).unwrap().read().unwrap();
                 engine.optimizer_step(1e-3, 1.0).unwrap().read().unwrap();
             }
             page_faults()

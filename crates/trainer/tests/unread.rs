@@ -43,9 +43,9 @@ impl Evaluator for Poisoned {
 }
 
 impl Engine for Poisoned {
-    fn forward_backward(&mut self, batch: &Batch, draw: u64) -> Result<DeferredScalar> {
-        let loss = self.engine.forward_backward(batch, draw)?;
-        Ok(if self.loss == Some(draw) { not_a_number() } else { loss })
+    fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
+        let loss = self.engine.forward_backward(batch, micro_step)?;
+        Ok(if self.loss == Some(micro_step) { not_a_number() } else { loss })
     }
 
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {

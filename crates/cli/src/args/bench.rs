@@ -19,12 +19,12 @@ pub enum BenchCommand {
     Limits(BenchLimitsArgs),
     /// Whole updates of a model, and on the CPU their share of the arithmetic peak.
     #[command(
-        after_help = "Examples:\n  tinygpt bench train small\n  tinygpt bench train baby --iters 3 --json\n  tinygpt bench train my.toml --batch 8\n\nThe weights are random and so are the tokens, from the recipe's seed. An update is what training does:\nbatches, losses, gradients, clipping, AdamW. The share of the peak counts the operations of its matrix\nproducts alone, and of attention only those of positions that a query sees; the peak is that of f32\nmultiply-adds on the same threads, measured before the updates."
+        after_help = "Examples:\n  tinygpt bench train small\n  tinygpt bench train baby --iters 3 --json\n  tinygpt bench train my.toml --batch 8\n\nThe weights are random and so are the tokens, from the recipe's seed. An update is what training does:\nbatches, losses, gradients, clipping, AdamW. The share of the peak counts the operations of its matrix\nproducts alone, and of attention only those of positions that a query sees; the peak is that of f32\nmultiply-adds on the same threads, measured before the updates and after them\nuntil two measurements agree: without that, as where something else runs on the machine, no share is given."
     )]
     Train(BenchTrainArgs),
     /// Tokens of a model, drawn one after the other, and on the CPU their share of the rate of reading memory.
     #[command(
-        after_help = "Examples:\n  tinygpt bench decode gpt2 --weights int8\n  tinygpt bench decode runs/tiny-1 --rows 16 --json\n\nEach row starts at position 0, at temperature 0.8 with top-k 50; the draw is part of a step. A step reads\nevery weight once for all rows: its share of the bandwidth is those bytes over what all threads read of a\nlong stretch of memory in the same time, measured in the same run. It is above 100% where the weights fit\nthe caches. Of rounded weights the loss of a text is given that the weights as they are drew."
+        after_help = "Examples:\n  tinygpt bench decode gpt2 --weights int8\n  tinygpt bench decode runs/tiny-1 --rows 16 --json\n\nEach row starts at position 0, at temperature 0.8 with top-k 50; the draw is part of a step. A step reads\nevery weight once for all rows: its share of the bandwidth is those bytes over what all threads read of a\nlong stretch of memory in the same time, measured before and after each stretch of steps; where the two do not agree, the\nstretch does not count, and where too few do, no share is given. It is above 100% where the weights fit\nthe caches. Of rounded weights the loss of a text is given that the weights as they are drew."
     )]
     Decode(BenchDecodeArgs),
     /// Drawing tokens: candle's LogitsProcessor against this program's sampler, and against one read of the logits.
@@ -51,7 +51,7 @@ pub struct BenchTrainArgs {
     /// Updates to time [default: as many as ten seconds hold, at least three].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub iters: Option<u32>,
-    /// BatchRef in a batch [default: the recipe's].
+    /// Windows in a batch [default: the recipe's].
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
     /// What the operands of the matrix products are rounded to [default: the recipe's].

@@ -20,8 +20,8 @@ pub struct SampleArgs {
     #[arg(long, value_name = "NAME")]
     pub tensor: Option<String>,
     /// What the numbers are.
-    #[arg(long, value_enum, default_value_t = Kind::Logits)]
-    pub kind: Kind,
+    #[arg(long, value_enum, default_value_t = InputKind::Logits)]
+    pub kind: InputKind,
     /// Divides the logits; 0 is greedy.
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
     pub temperature: f64,
@@ -39,6 +39,9 @@ pub struct SampleArgs {
     /// Draws of each row.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=MOST_SAMPLES))]
     pub num_samples: u64,
+    /// How tokens are drawn from what the rules leave; the law is the same.
+    #[arg(long, value_enum, default_value_t = DrawMethod::Inverse)]
+    pub method: DrawMethod,
     /// Draw from weights with replacement. Draws from logits always are.
     #[arg(long)]
     pub replacement: bool,
@@ -67,11 +70,20 @@ pub struct SampleArgs {
 
 /// What the numbers of `sample` are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
+pub enum InputKind {
     /// The logarithms of weights, for the sampling rules.
     Logits,
     /// Weights, for torch.multinomial's contract.
     Weights,
+}
+
+/// The ways in which `sample` draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DrawMethod {
+    /// The inverse of the cumulative distribution, at one uniform number a draw.
+    Inverse,
+    /// The largest of the log-probabilities with Gumbel noise, a number a token; without replacement the largest N.
+    Gumbel,
 }
 
 /// The implementations of `sample`.

@@ -29,7 +29,7 @@ pub fn synth(args: &SynthArgs) -> anyhow::Result<()> {
     let out = new_or_replaced(args)?;
     let corpus = StoryCorpus::synth(Grammar::builtin(), args.bytes, args.seed);
     atomic::write(&out, corpus.text.as_bytes())?;
-    let (nats, per_char) = (corpus.nats(), corpus.nats_per_char());
+    let (nats, per_char) = (corpus.surprisal(), corpus.nats_per_char());
     let bits_per_char = per_char / std::f64::consts::LN_2;
     let (stories, bytes) = (corpus.stories.len(), corpus.text.len());
     if args.json {

@@ -27,7 +27,7 @@ struct Backend {
     devices: Vec<Found>,
     /// Why there is none.
     problem: Option<String>,
-    /// What would help.
+    /// What the machine needs for it.
     needs: Option<&'static str>,
 }
 
@@ -80,7 +80,7 @@ fn cpu() -> Backend {
     Backend { name: "cpu", compiled: true, present: true, devices: vec![found], problem: None, needs: None }
 }
 
-/// As Linux tells it; it does not on every architecture.
+/// The name of the processor as Linux tells it, which it does not on every architecture.
 fn cpu_name() -> Option<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").ok()?;
     let (_, name) = cpuinfo.lines().find(|line| line.starts_with("model name"))?.split_once(':')?;
@@ -112,7 +112,7 @@ fn metal() -> Backend {
     gpu("metal", cfg!(feature = "metal"), vec![device::metal()], METAL_NEEDS)
 }
 
-/// As many as the driver knows.
+/// The number of devices that the driver knows.
 #[cfg(feature = "cuda")]
 fn cuda_devices() -> usize {
     use candle_core::cuda_backend::cudarc::driver::CudaContext;

@@ -54,14 +54,13 @@ fn evaluate(
     tokenizer: &Tokenizer,
     args: &EvalArgs,
 ) -> anyhow::Result<Report> {
-    /// Windows at once; the result depends on it in the last bits only.
+    /// The windows of a batch; the loss depends on their number in its last bits only.
     const ROWS: usize = 16;
     let mut evaluator = engine::open_evaluator(config, &params, &args.device.open()?)?;
     Ok(Report::new(whole_split(evaluator.as_mut(), split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
 }
 
-/// A report for people.
-/// It is that of the whole validation split, or of another text.
+/// The lines of a report for people: of the whole validation split, or of another text.
 pub fn describe(report: &Report, is_validation: bool) -> String {
     let (what, split) = if is_validation { ("validation loss", ", whole split") } else { ("loss of the text", "") };
     let Report { loss, perplexity, bits_per_byte, tokens, floor, gap, gap_bits_per_byte } = report;

@@ -13,7 +13,7 @@ const MEMO_SEGMENT_BYTES: usize = 64;
 /// Encodes a text that comes in pieces: the ids are those of the whole text, wherever the pieces are cut.
 ///
 /// A char tokenizer holds nothing back and a byte-level BPE only the text since the last white space. Any other
-/// tokenizer may look at the whole text, so for [`super::Kind::Other`] all of it is kept and encoded at the end.
+/// tokenizer may look at the whole text, so for [`super::TokenizerFamily::Other`] all of it is kept and encoded at the end.
 pub struct CorpusEncoder<'t> {
     state: State<'t>,
 }

@@ -1,7 +1,7 @@
 //! Tokenizers: text to ids and back.
 //!
 //! A [`Tokenizer`] is always a standard `tokenizer.json`, which Python's `tokenizers` loads and which gives the same
-//! ids there. Three [`Kind`]s are told apart because they are run differently: characters by a table of our own,
+//! ids there. Three [`TokenizerFamily`]s are told apart because they are run differently: characters by a table of our own,
 //! byte-level BPE through the `tokenizers` crate with a corpus cut into segments, anything else through the crate as is.
 
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// How a tokenizer works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TokenizerFamily {
     /// One token for each distinct character of the training text.
     Char,
     /// Byte-level BPE, as GPT-2's: every text can be encoded.
@@ -200,11 +200,11 @@ impl Tokenizer {
     }
 
     /// How the tokenizer works.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> TokenizerFamily {
         match &self.inner {
-            Inner::Char(_) => Kind::Char,
-            Inner::Library(library) if library.is_byte_level() => Kind::Bpe,
-            Inner::Library(_) => Kind::Other,
+            Inner::Char(_) => TokenizerFamily::Char,
+            Inner::Library(library) if library.is_byte_level() => TokenizerFamily::Bpe,
+            Inner::Library(_) => TokenizerFamily::Other,
         }
     }
 
@@ -255,7 +255,7 @@ impl Tokenizer {
     /// How many bytes of UTF-8 text the token stands for: the denominator of bits per byte.
     ///
     /// A token of a byte-level BPE can be a part of a character, so this counts bytes, not the length of the decoded
-    /// token. For [`Kind::Other`] it is what the token adds to a text that already has tokens.
+    /// token. For [`TokenizerFamily::Other`] it is what the token adds to a text that already has tokens.
     ///
     /// # Errors
     /// When the id is not in the vocabulary.

@@ -39,7 +39,7 @@ fn load(value: &Value) -> Tokenizer {
 #[test]
 fn char_ids_are_the_distinct_characters_in_order_of_code_point() {
     let tokenizer = Tokenizer::train_char(text("bca\nb🙂é")).unwrap();
-    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (Kind::Char, 6));
+    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (TokenizerFamily::Char, 6));
     assert_eq!(tokenizer.encode("\nabcé🙂").unwrap(), [0, 1, 2, 3, 4, 5]);
     assert_eq!(tokenizer.decode(&[5, 0, 1]).unwrap(), "🙂\na");
     assert_eq!((tokenizer.token_bytes(5).unwrap(), tokenizer.token_bytes(1).unwrap()), (4, 1));
@@ -100,11 +100,11 @@ fn a_char_file_that_was_changed_is_run_by_the_crate() {
     let mut value: Value = serde_json::from_slice(tokenizer.json()).unwrap();
     value["normalizer"] = json!({ "type": "Lowercase" });
     let changed = load(&value);
-    assert_eq!(changed.kind(), Kind::Other);
+    assert_eq!(changed.kind(), TokenizerFamily::Other);
     assert_eq!(changed.encode("AB").unwrap(), tokenizer.encode("ab").unwrap());
     value["normalizer"] = Value::Null;
     value["model"]["vocab"] = json!({ "a": 0, "b": 2 });
-    assert_eq!(load(&value).kind(), Kind::Other, "ids with a gap are no table");
+    assert_eq!(load(&value).kind(), TokenizerFamily::Other, "ids with a gap are no table");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn bpe_training_agrees_with_the_trainer_fed_by_the_crate_itself() {
 #[test]
 fn a_bpe_encodes_any_text_and_decodes_it_back() {
     let tokenizer = Tokenizer::train_bpe(text("aaaa bbbb aaaa"), 256).unwrap();
-    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (Kind::Bpe, 256));
+    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (TokenizerFamily::Bpe, 256));
     let ids = tokenizer.encode(MIXED).unwrap();
     assert_eq!(ids.len(), MIXED.len(), "256 tokens are the bytes");
     assert_eq!(tokenizer.decode(&ids).unwrap(), MIXED);
@@ -179,7 +179,7 @@ fn another_tokenizer_runs_as_the_general_kind() {
         "model": { "type": "WordLevel", "vocab": { "▁the": 0, "▁cat": 1, "[UNK]": 2 }, "unk_token": "[UNK]" },
     });
     let tokenizer = load(&value);
-    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (Kind::Other, 3));
+    assert_eq!((tokenizer.kind(), tokenizer.vocab_size()), (TokenizerFamily::Other, 3));
     let ids = tokenizer.encode("the cat the cat").unwrap();
     assert_eq!(ids, [0, 1, 0, 1], "the file's truncation is not applied");
     assert_eq!(tokenizer.token_bytes(0).unwrap(), 4, "the space counts");
@@ -199,7 +199,7 @@ fn another_tokenizer_runs_as_the_general_kind() {
 fn a_special_token_is_found_named_and_written_into_the_configuration() {
     let special = load(&with_special_token(BPE.json()));
     let id = BPE.vocab_size() as u32;
-    assert_eq!(special.kind(), Kind::Bpe);
+    assert_eq!(special.kind(), TokenizerFamily::Bpe);
     assert_eq!((special.end_of_text(), special.id_of(END_OF_TEXT)), (Some(id), Some(id)));
     assert_eq!(special.vocab_size(), BPE.vocab_size() + 1);
     assert!(special.encode("a<|endoftext|>b").unwrap().contains(&id));

@@ -67,19 +67,19 @@ pub enum TokenizerKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// BatchRef in a batch.
+    /// Windows of `block_size` tokens in a batch.
     pub batch_size: usize,
     /// Batches whose gradients are averaged for one update.
     pub grad_accum: usize,
     /// `f32`, `bf16` or `f16`.
     pub precision: Precision,
-    /// Updates.
+    /// Updates after which training ends.
     pub max_steps: u64,
-    /// Minutes; 0 is no limit.
+    /// Minutes of training after which it ends; 0 is no limit.
     pub max_minutes: f64,
-    /// Learning rate after the warm-up.
+    /// The learning rate after the warm-up.
     pub lr: f64,
-    /// Learning rate at the end of the decay.
+    /// The learning rate at the end of the decay.
     pub min_lr: f64,
     /// Updates of linear warm-up.
     pub warmup_steps: u64,
@@ -93,7 +93,7 @@ pub struct TrainConfig {
     pub eps: f64,
     /// Decoupled weight decay of the matrices.
     pub weight_decay: f64,
-    /// Largest global norm of the gradient; 0 is off.
+    /// The global norm to which a larger gradient is scaled down; 0 is off.
     pub clip: f64,
     /// Updates between evaluations.
     pub eval_every: u64,
@@ -109,13 +109,13 @@ pub struct TrainConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GenerateConfig {
-    /// 0 is greedy.
+    /// The temperature of the draws; 0 is greedy.
     pub temperature: f64,
-    /// 0 is off.
+    /// The number of most probable tokens that are kept; 0 is off.
     pub top_k: usize,
-    /// 1 is off.
+    /// The probability of the smallest set of tokens that is kept; 1 is off.
     pub top_p: f64,
-    /// Tokens after the prompt.
+    /// The most tokens after the prompt.
     pub max_new_tokens: usize,
 }
 
@@ -217,7 +217,7 @@ impl RunConfig {
     /// The file's text, as `train.toml` holds it.
     ///
     /// # Errors
-    /// Never for a configuration made by [`load`].
+    /// Never for a configuration made by [`load()`].
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string_pretty(self).map_err(|e| ConfigError::Syntax(e.to_string()))
     }

@@ -2,18 +2,26 @@
 
 use tinygpt_sampler::{RngDomain, philox_at, unit_f64};
 
-use super::Story;
 use super::grammar::{Grammar, Symbol};
 
+/// A story that was drawn from a grammar.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Story {
+    /// One line of printable ASCII, without its end.
+    pub text: String,
+    /// -ln of the probability of the text.
+    pub surprisal: f64,
+}
+
 /// The random numbers of one story, which depend on nothing but its seed and its index: one block for each choice.
-pub(super) struct Dice {
+struct Dice {
     seed: u64,
     index: u64,
     choice: u32,
 }
 
 impl Dice {
-    pub(super) fn new(seed: u64, index: u64) -> Dice {
+    fn new(seed: u64, index: u64) -> Dice {
         Dice { seed, index, choice: 0 }
     }
 
@@ -25,9 +33,16 @@ impl Dice {
     }
 }
 
+impl Grammar {
+    /// Story number `index` of the endless series that `seed` stands for.
+    pub fn draw(&self, seed: u64, index: u64) -> Story {
+        draw(self, &mut Dice::new(seed, index))
+    }
+}
+
 /// Tells the story that the dice ask for.
-pub(super) fn draw(grammar: &Grammar, dice: &mut Dice) -> Story {
-    let story = Story { text: String::with_capacity(256), nats: 0.0 };
+fn draw(grammar: &Grammar, dice: &mut Dice) -> Story {
+    let story = Story { text: String::with_capacity(256), surprisal: 0.0 };
     let mut teller = Teller { grammar, dice, story, rows: vec![0; grammar.variables.len()] };
     teller.rule(grammar.story);
     teller.story
@@ -46,12 +61,12 @@ impl<'a> Teller<'a> {
         let grammar: &'a Grammar = self.grammar;
         let rule = &grammar.rules[id];
         let index = rule.odds.pick(self.dice.uniform());
-        self.story.nats += rule.odds.nats[index];
+        self.story.surprisal += rule.odds.surprisals[index];
         let choice = &rule.choices[index];
         for &variable in &choice.binds {
             let odds = &grammar.tables[grammar.variables[variable].table].odds;
             let row = odds.pick(self.dice.uniform());
-            self.story.nats += odds.nats[row];
+            self.story.surprisal += odds.surprisals[row];
             self.rows[variable] = row;
         }
         self.symbols(&choice.body);

@@ -4,16 +4,7 @@
 //! expectations add up: that of a rule is the mean over its alternatives of the sum over their symbols, and that of a
 //! mention is the mean over the rows. A binding is paid for once, where it is made.
 
-use super::grammar::{Grammar, Odds, Symbol};
-
-/// The figures of a whole grammar.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Totals {
-    pub(super) entropy: f64,
-    pub(super) binding_entropy: f64,
-    pub(super) expected_len: f64,
-    pub(super) max_len: usize,
-}
+use super::grammar::{Grammar, Odds, Symbol, Totals};
 
 /// Computes the figures; `grammar.order` must be known.
 pub(super) fn totals(grammar: &Grammar) -> Totals {

@@ -1,10 +1,5 @@
 //! What a grammar is once it has been read: rules, tables, variables, and what can be wrong with them.
 
-use std::sync::OnceLock;
-
-use super::{Rejected, Story};
-use super::{accept, ambiguity, check, draw::Dice, entropy, parse, words};
-
 /// A weighted grammar of stories, checked when it was read: it is finite, and no text has two derivations.
 ///
 /// The format is described at the top of `data/stories.grammar`.
@@ -17,7 +12,16 @@ pub struct Grammar {
     pub(super) story: usize,
     /// All rules, each after those it uses: the order in which a dynamic program visits them.
     pub(super) order: Vec<usize>,
-    pub(super) totals: entropy::Totals,
+    pub(super) totals: Totals,
+}
+
+/// The figures of a whole grammar.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) entropy: f64,
+    pub(super) binding_entropy: f64,
+    pub(super) expected_len: f64,
+    pub(super) max_len: usize,
 }
 
 /// A choice between alternatives.
@@ -77,7 +81,7 @@ pub(super) const KEY: usize = 0;
 #[derive(Debug, Clone)]
 pub(super) struct Odds {
     /// -ln p of each alternative.
-    pub(super) nats: Vec<f64>,
+    pub(super) surprisals: Vec<f64>,
     cumulative: Vec<f64>,
 }
 
@@ -90,48 +94,28 @@ impl Odds {
             sum += weight;
             sum / total
         });
-        Odds { cumulative: cumulative.collect(), nats: weights.iter().map(|w| (total / w).ln()).collect() }
+        Odds { cumulative: cumulative.collect(), surprisals: weights.iter().map(|w| (total / w).ln()).collect() }
     }
 
     /// The alternative that a uniform number in [0, 1) falls on.
     pub(super) fn pick(&self, uniform: f64) -> usize {
         let index = self.cumulative.partition_point(|&c| c <= uniform);
-        index.min(self.nats.len() - 1)
+        index.min(self.surprisals.len() - 1)
     }
 
     /// The expectation of `value` over the alternatives.
     pub(super) fn mean(&self, value: impl Fn(usize) -> f64) -> f64 {
-        let terms = self.nats.iter().enumerate();
-        terms.map(|(i, nats)| (-nats).exp() * value(i)).sum()
+        let terms = self.surprisals.iter().enumerate();
+        terms.map(|(i, surprisal)| (-surprisal).exp() * value(i)).sum()
     }
 
     /// The expected nats of the choice.
     pub(super) fn entropy(&self) -> f64 {
-        self.mean(|i| self.nats[i])
+        self.mean(|i| self.surprisals[i])
     }
 }
 
 impl Grammar {
-    /// The grammar compiled into the program, `data/stories.grammar`.
-    #[expect(clippy::expect_used, reason = "the text is a constant of the program, and a test reads it")]
-    pub fn builtin() -> &'static Grammar {
-        static BUILTIN: OnceLock<Grammar> = OnceLock::new();
-        BUILTIN.get_or_init(|| Grammar::parse(super::BUILTIN_TEXT).expect("data/stories.grammar is well formed"))
-    }
-
-    /// Reads a grammar and proves it fit for use.
-    ///
-    /// # Errors
-    ///
-    /// The first thing wrong with the text, with its line: see [`Problem`].
-    pub fn parse(text: &str) -> Result<Grammar, GrammarError> {
-        let mut grammar = parse::parse(text)?;
-        grammar.order = check::check(&grammar)?;
-        ambiguity::check(&grammar)?;
-        grammar.totals = entropy::totals(&grammar);
-        Ok(grammar)
-    }
-
     /// The expected nats of a story, exactly: what the best possible model pays for one.
     pub fn entropy(&self) -> f64 {
         self.totals.entropy
@@ -157,48 +141,6 @@ impl Grammar {
     /// The length of the longest story, in characters, without the end of its line.
     pub fn max_len(&self) -> usize {
         self.totals.max_len
-    }
-
-    /// The words of all stories, in lower case: unbroken runs of letters and apostrophes.
-    pub fn words(&self) -> std::collections::BTreeSet<String> {
-        words::words(self)
-    }
-
-    /// Story number `index` of the endless series that `seed` stands for.
-    pub fn draw(&self, seed: u64, index: u64) -> Story {
-        super::draw::draw(self, &mut Dice::new(seed, index))
-    }
-
-    /// The nats of a story, if the grammar can tell it.
-    ///
-    /// # Errors
-    ///
-    /// [`Rejected`] with the place from which on the text is not the beginning of any story.
-    pub fn accept(&self, story: &str) -> Result<f64, Rejected> {
-        let parsed = accept::parse(self, story);
-        match parsed.derivations.first() {
-            Some(&nats) => Ok(nats),
-            None => Err(Rejected { position: parsed.furthest }),
-        }
-    }
-
-    /// The nats of each byte of a story, given those before it; together they are [`Story::nats`].
-    ///
-    /// # Errors
-    ///
-    /// As [`accept`](Self::accept).
-    pub fn nats_per_byte(&self, story: &str) -> Result<Vec<f64>, Rejected> {
-        let parsed = accept::parse(self, story);
-        if parsed.derivations.is_empty() {
-            return Err(Rejected { position: parsed.furthest });
-        }
-        Ok(parsed.beginnings.windows(2).map(|p| (p[0] / p[1]).ln()).collect())
-    }
-
-    /// In how many ways the grammar can tell this story: 1, or 0 where it cannot. The search is exhaustive and does
-    /// not rely on the proof made when the grammar was read.
-    pub fn derivations(&self, story: &str) -> usize {
-        accept::parse(self, story).derivations.len()
     }
 }
 

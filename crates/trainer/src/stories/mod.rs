@@ -12,7 +12,7 @@
 //!
 //! let grammar = Grammar::builtin();
 //! let story = grammar.draw(7, 0);
-//! assert!((grammar.accept(&story.text).unwrap() - story.nats).abs() < 1e-9);
+//! assert!((grammar.accept(&story.text).unwrap() - story.surprisal).abs() < 1e-9);
 //!
 //! let corpus = StoryCorpus::synth(grammar, 10_000, 7);
 //! assert!(corpus.text.starts_with(&story.text));
@@ -27,29 +27,38 @@ mod grammar;
 mod parse;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
 mod words;
 
+use std::sync::OnceLock;
+
+pub use accept::Rejected;
+pub use draw::Story;
 pub use grammar::{Grammar, GrammarError, Problem};
 
 /// The text of [`Grammar::builtin`].
 const BUILTIN_TEXT: &str = include_str!("../../data/stories.grammar");
 
-/// A story that was drawn from a grammar.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Story {
-    /// One line of printable ASCII, without its end.
-    pub text: String,
-    /// -ln of the probability of the text.
-    pub nats: f64,
-}
+impl Grammar {
+    /// The grammar compiled into the program, `data/stories.grammar`.
+    #[expect(clippy::expect_used, reason = "the text is a constant of the program, and a test reads it")]
+    pub fn builtin() -> &'static Grammar {
+        static BUILTIN: OnceLock<Grammar> = OnceLock::new();
+        BUILTIN.get_or_init(|| Grammar::parse(BUILTIN_TEXT).expect("data/stories.grammar is well formed"))
+    }
 
-/// A text that the grammar cannot tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a story from character {position} on")]
-pub struct Rejected {
-    /// The length of the longest beginning of the text that is the beginning of some story, in characters (which are
-    /// bytes, stories being ASCII). It is the length of the text where the text only breaks off too soon.
-    pub position: usize,
+    /// Reads a grammar and proves it fit for use.
+    ///
+    /// # Errors
+    ///
+    /// The first thing wrong with the text, with its line: see [`Problem`].
+    pub fn parse(text: &str) -> Result<Grammar, GrammarError> {
+        let mut grammar = parse::parse(text)?;
+        grammar.order = check::check(&grammar)?;
+        ambiguity::check(&grammar)?;
+        grammar.totals = entropy::totals(&grammar);
+        Ok(grammar)
+    }
 }
 
 /// Stories one after another, each on its line.
@@ -67,7 +76,7 @@ pub struct StorySpan {
     /// The byte just past the story's "\n": where the next story begins.
     pub end: usize,
     /// -ln of the probability of the story.
-    pub nats: f64,
+    pub surprisal: f64,
 }
 
 impl StoryCorpus {
@@ -79,7 +88,7 @@ impl StoryCorpus {
             let story = grammar.draw(seed, index);
             text.push_str(&story.text);
             text.push('\n');
-            stories.push(StorySpan { end: text.len(), nats: story.nats });
+            stories.push(StorySpan { end: text.len(), surprisal: story.surprisal });
             if text.len() >= min_bytes {
                 break;
             }
@@ -88,12 +97,12 @@ impl StoryCorpus {
     }
 
     /// -ln of the probability of the whole text.
-    pub fn nats(&self) -> f64 {
-        self.stories.iter().map(|story| story.nats).sum()
+    pub fn surprisal(&self) -> f64 {
+        self.stories.iter().map(|story| story.surprisal).sum()
     }
 
     /// The least loss that a model can have on this very text, on average, in nats per character: newlines count.
     pub fn nats_per_char(&self) -> f64 {
-        self.nats() / self.text.len() as f64
+        self.surprisal() / self.text.len() as f64
     }
 }

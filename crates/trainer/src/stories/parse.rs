@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::entropy::Totals;
-use super::grammar::{Choice, Grammar, GrammarError, Odds, Problem, Row, Rule, Symbol, Table, Variable};
+use super::grammar::{Choice, Grammar, GrammarError, Odds, Problem, Row, Rule, Symbol, Table, Totals, Variable};
 
 /// The text, cut up but with nothing looked up yet.
 #[derive(Default)]
@@ -34,7 +33,7 @@ struct RawRow<'t> {
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum BlockKind {
     Rule,
     List,
     Table,
@@ -101,16 +100,16 @@ fn blocks(text: &str) -> Result<Blocks<'_>, GrammarError> {
                     Problem::Syntax("a line \"rule NAME:\", \"list NAME:\" or \"table NAME: COLUMNS\"").at(line)
                 );
             }
-            Some(Kind::Rule) => {
+            Some(BlockKind::Rule) => {
                 let choice = rule_line(inner, line)?;
                 blocks.rules.extend_last(choice);
             }
-            Some(Kind::List) => {
+            Some(BlockKind::List) => {
                 for word in inner.split(' ').filter(|word| !word.is_empty()) {
                     blocks.rules.extend_last(list_word(word, line)?);
                 }
             }
-            Some(Kind::Table) => blocks.tables.extend_last(table_line(inner, line)?),
+            Some(BlockKind::Table) => blocks.tables.extend_last(table_line(inner, line)?),
         }
     }
     let empty_rule = blocks.rules.iter().find(|b| b.lines.is_empty()).map(|b| (b.name, b.line));
@@ -139,7 +138,7 @@ impl<Line> ExtendLast<Line> for Vec<Block<'_, Line>> {
     }
 }
 
-fn header<'t>(content: &'t str, line: usize, blocks: &mut Blocks<'t>) -> Result<Kind, GrammarError> {
+fn header<'t>(content: &'t str, line: usize, blocks: &mut Blocks<'t>) -> Result<BlockKind, GrammarError> {
     let parts = content.split_once(':').and_then(|(head, rest)| Some((head.split_once(' ')?, rest)));
     let Some(((keyword, name), rest)) = parts else {
         return Err(Problem::Syntax("\"rule NAME:\", \"list NAME:\" or \"table NAME: COLUMNS\"").at(line));
@@ -149,7 +148,7 @@ fn header<'t>(content: &'t str, line: usize, blocks: &mut Blocks<'t>) -> Result<
     match keyword {
         "rule" | "list" if columns.is_empty() => {
             blocks.rules.push(Block { name, line, columns, lines: Vec::new() });
-            Ok(if keyword == "rule" { Kind::Rule } else { Kind::List })
+            Ok(if keyword == "rule" { BlockKind::Rule } else { BlockKind::List })
         }
         "table" if !columns.is_empty() => {
             for (i, column) in columns.iter().enumerate() {
@@ -159,7 +158,7 @@ fn header<'t>(content: &'t str, line: usize, blocks: &mut Blocks<'t>) -> Result<
                 }
             }
             blocks.tables.push(Block { name, line, columns, lines: Vec::new() });
-            Ok(Kind::Table)
+            Ok(BlockKind::Table)
         }
         _ => Err(Problem::Syntax("\"rule NAME:\", \"list NAME:\" or \"table NAME: COLUMNS\"").at(line)),
     }

@@ -16,7 +16,7 @@ struct Shape {
     tail: BTreeSet<String>,
 }
 
-/// All words, in lower case.
+/// The words of all stories, in lower case: unbroken runs of letters and apostrophes.
 pub(super) fn words(grammar: &Grammar) -> BTreeSet<String> {
     let mut rules = vec![Shape::default(); grammar.rules.len()];
     for &id in &grammar.order {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tinygpt_sampler::MultinomialError;
 
 use crate::{
-    args::{Kind, SampleArgs},
+    args::{InputKind, SampleArgs},
     output::Usage,
 };
 
@@ -75,10 +75,12 @@ fn tensor_rows(bytes: Vec<u8>, args: &SampleArgs) -> anyhow::Result<Vec<InputRow
     let float = matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
     match args.kind {
         // A tensor has a type, so the contract of `multinomial` on types holds.
-        Kind::Weights if !float => bail!(MultinomialError::Dtype { dtype }),
-        Kind::Weights if rank != 1 && rank != 2 => bail!(MultinomialError::Rank { rank }),
-        Kind::Logits if !float => bail!("logits must be floats, but tensor {name} is {dtype:?}"),
-        Kind::Logits if rank != 1 && rank != 2 => bail!("logits must have rank 1 or 2, but tensor {name} has {rank}"),
+        InputKind::Weights if !float => bail!(MultinomialError::Dtype { dtype }),
+        InputKind::Weights if rank != 1 && rank != 2 => bail!(MultinomialError::Rank { rank }),
+        InputKind::Logits if !float => bail!("logits must be floats, but tensor {name} is {dtype:?}"),
+        InputKind::Logits if rank != 1 && rank != 2 => {
+            bail!("logits must have rank 1 or 2, but tensor {name} has {rank}")
+        }
         _ => {}
     }
     let rows = if rank == 1 { tensor.unsqueeze(0)? } else { tensor };

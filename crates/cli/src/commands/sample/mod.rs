@@ -10,7 +10,7 @@ use tinygpt_model::files::atomic;
 use tinygpt_sampler::SamplingParams;
 
 use crate::{
-    args::{Kind, SampleArgs},
+    args::{InputKind, SampleArgs},
     output::{Usage, print_json, print_stdout},
 };
 use draw::{Drawn, Path};
@@ -19,7 +19,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<()> {
     let params = args.rules.params(args.temperature, args.top_k, args.top_p, args.seed);
     // Refused before the input is read.
     let mut path = Path::new(args, &params)?;
-    if args.kind == Kind::Weights {
+    if args.kind == InputKind::Weights {
         refuse_rules(args, &params)?;
     }
     let rows = input::read(args)?;
@@ -28,8 +28,8 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<()> {
         .enumerate()
         .map(|(row, numbers)| match (numbers, args.kind) {
             (Err(reason), _) => Err(reason.clone()),
-            (Ok(weights), Kind::Weights) => draw::from_weights(args, weights, row),
-            (Ok(logits), Kind::Logits) => path.draw(args, logits, row),
+            (Ok(weights), InputKind::Weights) => draw::from_weights(args, weights, row),
+            (Ok(logits), InputKind::Logits) => path.draw(args, logits, row),
         })
         .collect();
     if let Some(path) = &args.plot {

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use plotters::{coord::Shift, prelude::*};
 
 use super::draw::Drawn;
-use crate::args::{Kind, SampleArgs};
+use crate::args::{InputKind, SampleArgs};
 
 /// Tokens that are drawn as bars.
 const SHOWN: usize = 32;
@@ -40,7 +40,7 @@ fn frequencies(args: &SampleArgs, row: usize, drawn: &Drawn) -> Pairs {
     order.truncate(SHOWN);
     let tokens: Vec<u32> = order.iter().map(|&n| drawn.kept[n]).collect();
     let observed = tokens.iter().map(|token| counts.get(token).copied().unwrap_or(0.0)).collect();
-    let without = args.kind == Kind::Weights && !args.replacement && drawn.samples.len() > 1;
+    let without = args.kind == InputKind::Weights && !args.replacement && drawn.samples.len() > 1;
     // Each token comes at most once then, so frequencies are not to be compared with probabilities.
     let how = if without { " without replacement" } else { "" };
     Pairs {

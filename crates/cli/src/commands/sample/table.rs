@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use tinygpt_sampler::entropy;
+
 use super::draw::Drawn;
 
 /// Tokens of a row that are listed.
@@ -21,7 +23,7 @@ pub fn of(row: usize, drawn: &Drawn) -> String {
         "row {row}: {} of {} tokens kept, entropy {:.4} nats\n{:>8}  {:>11}  {:>9}\n",
         drawn.kept.len(),
         drawn.vocab,
-        drawn.entropy(),
+        entropy(&drawn.probs),
         "token",
         "probability",
         "drawn",

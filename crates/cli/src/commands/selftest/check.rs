@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Below this, an expected value counts as so much: else nothing could be compared with 0.
+/// A smaller expected value counts as this much: nothing could be compared with 0 otherwise.
 const SMALLEST: f64 = 1e-6;
 
 /// Something that a device must compute as the CPU does.
@@ -10,20 +10,20 @@ const SMALLEST: f64 = 1e-6;
 pub struct Check {
     /// What is compared.
     pub check: &'static str,
-    /// Of what.
+    /// The shape or the rules for which it is compared.
     pub of: String,
     /// The largest difference found, in the unit of the tolerance; infinite (null in JSON) for what is not a number.
     pub worst: f64,
     /// Where it is, if it is anywhere.
     pub at: Option<String>,
-    /// What it may be.
+    /// The largest difference that passes.
     pub tolerance: f64,
-    /// Whether it is.
+    /// Whether the largest difference is within the tolerance.
     pub passed: bool,
 }
 
 impl Check {
-    /// Of these differences, each with its place.
+    /// A check that found these differences, each with its place.
     pub fn new(
         check: &'static str,
         of: &str,

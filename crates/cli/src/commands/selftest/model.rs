@@ -17,17 +17,17 @@ use super::check::{Check, largest_difference, of_numbers, of_tensors};
 const SEED: u64 = 1337;
 /// The learning rate of the updates.
 const LR: f64 = 1e-3;
-/// With the usual epsilon the first step is nearly the sign of the gradient, and where that is 0 but for rounding any
-/// step is right. This one makes it a smooth function of the gradient.
+/// The optimizer. With the usual epsilon its first step is nearly the sign of the gradient, and where that is 0 but for
+/// rounding any step is right; this epsilon makes the step a smooth function of the gradient.
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1 };
 /// Updates whose losses are compared, after the one that is compared in full.
 const UPDATES: u64 = 10;
-/// Of logits, losses, gradients and moments, relative: sums of floats in another order.
+/// The tolerance of logits, losses, gradients and moments, relative: floats are summed in another order.
 const ROUNDING: f64 = 1e-4;
-/// Of parameters after an update, in learning rates.
+/// The tolerance of parameters after an update, in learning rates.
 const OF_A_STEP: f64 = 1e-2;
 
-/// Of losses where products are rounded to 16 bits, relative.
+/// The tolerance of losses where the operands of products are rounded to 16 bits, relative.
 const OF_HALVES: f64 = 1e-2;
 
 /// A shape, and how many windows make a batch.
@@ -37,9 +37,9 @@ struct Shape {
     rows: usize,
 }
 
-/// One that divides nothing evenly, and one as a recipe has it. Neither has dropout, whose masks are drawn for shards of
-/// a batch: on a GPU it is one, on the CPU four.
-fn shapes() -> [Shape; 3] {
+/// A shape that divides nothing evenly, the shape of a recipe, and those of networks that are no GPT-2. None has dropout: its
+/// masks are drawn for the shards of a batch, of which there is one on a GPU and four on the CPU.
+fn shapes() -> Vec<Shape> {
     let shape = |vocab_size, block_size, n_head, n_embd, bias, activation| GptConfig {
         vocab_size,
         block_size,
@@ -51,7 +51,7 @@ fn shapes() -> [Shape; 3] {
         activation,
         ..GptConfig::default()
     };
-    [
+    vec![
         Shape { name: "an odd shape", config: shape(61, 23, 3, 33, true, Activation::GeluNew), rows: 5 },
         Shape { name: "a recipe's shape", config: shape(65, 64, 4, 128, false, Activation::Gelu), rows: 12 },
         Shape {
@@ -62,7 +62,7 @@ fn shapes() -> [Shape; 3] {
     ]
 }
 
-/// All checks of the model on a device.
+/// Makes all checks of the model on a device.
 pub fn checks(device: &Device) -> anyhow::Result<Vec<Check>> {
     let mut checks = Vec::new();
     for shape in &shapes() {
@@ -74,7 +74,7 @@ pub fn checks(device: &Device) -> anyhow::Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// Initial weights, but so large that attention and logits have preferences, and norms and biases of no special value.
+/// The initial weights, but so large that attention and logits have preferences, and norms and biases of no special value.
 fn parameters(config: &GptConfig) -> Vec<Vec<f32>> {
     let mut params = init_params(config, SEED);
     for (spec, values) in param_specs(config).iter().zip(&mut params) {
@@ -101,7 +101,7 @@ fn decoders<'a>(
     Ok((composed, CpuDecoder::new(config, &slices, ContextPolicy::Slide, WeightFormat::F32)?))
 }
 
-/// Of a prompt, and of single tokens behind it until the window slides.
+/// Compares the logits `(rows, V)` behind a prompt, and behind single tokens after it until the window slides.
 fn of_logits(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Result<Check> {
     let Shape { name, config, rows } = shape;
     let (mut composed, mut cpu) = decoders(config, params, device)?;
@@ -119,7 +119,7 @@ fn of_logits(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Res
     Ok(Check::new("logits", name, ROUNDING, differences))
 }
 
-/// The same seed gives the same text: the number of tokens that are not the same.
+/// Compares texts that are drawn with the same seed: the difference is the number of tokens from the first wrong one on.
 fn of_text(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Result<Check> {
     let Shape { name, config, .. } = shape;
     const ROWS: usize = 3;
@@ -153,7 +153,7 @@ fn half_precision(device: &Device) -> Precision {
     if bf16 { Precision::Bf16 } else { Precision::F16 }
 }
 
-/// Losses, the gradient of every parameter, an update, and the losses of some more.
+/// Compares losses, the gradient of every parameter, an update, and the losses of some more updates.
 fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Vec<Check>> {
     let Shape { name, config, rows } = shape;
     let mut composed = TensorEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;

@@ -4,26 +4,26 @@ use serde::Serialize;
 use tinygpt_model::Decoder;
 use tinygpt_sampler::{Sampler, SamplingParams};
 
-/// Texts that are drawn.
+/// The texts that are drawn.
 const ROWS: usize = 8;
-/// Tokens of each at most.
+/// The tokens of each text, unless the context is shorter.
 const TOKENS: usize = 128;
 
 /// Mean cross-entropies of the same text, in nats a token.
 #[derive(Debug, Clone, Serialize)]
 pub struct Losses {
-    /// Under the weights as they are.
+    /// The loss under the weights as they are.
     pub loss_f32: f64,
-    /// Under the rounded weights.
+    /// The loss under the rounded weights.
     pub loss: f64,
-    /// The second less the first: of text that the first drew, what rounding costs.
+    /// `loss - loss_f32`: what rounding costs on text that the weights as they are drew.
     pub loss_difference: f64,
-    /// Tokens of the text.
+    /// The number of tokens that the means are over.
     pub loss_tokens: usize,
 }
 
 impl Losses {
-    /// Of text that `exact` draws at temperature 1: needs no corpus, and is what the model is sure of.
+    /// The losses of text that `exact` draws at temperature 1. This needs no corpus, and is text as the model knows it.
     pub fn of_drawn_text(exact: &mut dyn Decoder, rounded: &mut dyn Decoder, seed: u64) -> anyhow::Result<Self> {
         let vocab_size = exact.config().vocab_size;
         let tokens = TOKENS.min(exact.config().block_size);
@@ -39,8 +39,8 @@ impl Losses {
             let rows = of_exact.chunks_exact(vocab_size).zip(of_rounded.chunks_exact(vocab_size));
             for (row, ((exact, rounded), last)) in rows.zip(&mut last).enumerate() {
                 let token = sampler.sample_row(exact, &[], row as u64, n as u64)?;
-                loss_f32 += cross_entropy(exact, token);
-                loss += cross_entropy(rounded, token);
+                loss_f32 += surprisal(exact, token);
+                loss += surprisal(rounded, token);
                 *last = token;
             }
         }
@@ -50,8 +50,8 @@ impl Losses {
     }
 }
 
-/// The information of a token under the softmax of some logits.
-fn cross_entropy(logits: &[f32], token: u32) -> f64 {
+/// The surprisal `-ln p` of a token under the softmax of some logits, in nats.
+fn surprisal(logits: &[f32], token: u32) -> f64 {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
     largest + sum.ln() - f64::from(logits[token as usize])
@@ -62,10 +62,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cross_entropy_is_the_logarithm_of_the_probability() {
+    fn the_surprisal_of_a_token_is_minus_the_logarithm_of_its_probability() {
         // Probabilities 1/4, 1/4 and 1/2.
         let logits = [100.0, 100.0, 100.0 + std::f32::consts::LN_2];
-        assert!((cross_entropy(&logits, 0) - 4f64.ln()).abs() < 1e-5);
-        assert!((cross_entropy(&logits, 2) - 2f64.ln()).abs() < 1e-5);
+        assert!((surprisal(&logits, 0) - 4f64.ln()).abs() < 1e-5);
+        assert!((surprisal(&logits, 2) - 2f64.ln()).abs() < 1e-5);
     }
 }

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::Device;
 use serde::Serialize;
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, Generation, GptConfig, ModelFolder,
@@ -20,7 +19,7 @@ use tinygpt_sampler::{Sampler, SamplingParams};
 
 use super::{
     CHARACTERS, flag_name,
-    limits::{Memory, Threads},
+    limits::{Memory, READING, Threads, agree},
     median, named_recipe, note_debug_build, peak_memory_mib,
 };
 use crate::{
@@ -32,9 +31,12 @@ use losses::Losses;
 
 /// The seed of weights and draws.
 const SEED: u64 = 1337;
-/// After a round that warms up, stretches of rounds are started for so long, and at least so many.
+/// How long stretches of rounds are started after a round that warms up, and how many of them must count: be set against
+/// what memory gave meanwhile.
 const STRETCHES: (Duration, usize) = (Duration::from_secs(3), 3);
-/// A stretch has at least one round, and rounds for so long.
+/// The time after which no stretch is started, even where too few count.
+const AT_MOST: Duration = Duration::from_secs(10);
+/// How long rounds are started in a stretch; it has at least one.
 const STRETCH: Duration = Duration::from_millis(400);
 
 /// What was measured.
@@ -47,17 +49,17 @@ struct Report {
     rows: usize,
     tokens: usize,
     rounds: usize,
-    /// Of one token of each row.
+    /// The median time of a step, which makes one token of each row.
     median_ms: f64,
     min_ms: f64,
-    /// Of all rows.
+    /// Tokens of all rows in a second.
     tokens_per_s: f64,
-    /// On the CPU.
+    /// What a step reads of memory; measured on the CPU alone.
     #[serde(flatten)]
     reading: Option<Reading>,
-    /// Of the process; what a GPU holds is not in it.
+    /// The most memory that the process held; what a GPU holds is not in it.
     peak_memory_mib: Option<f64>,
-    /// Where the weights are rounded.
+    /// What rounding costs, where the weights are rounded.
     #[serde(flatten)]
     losses: Option<Losses>,
 }
@@ -65,22 +67,28 @@ struct Report {
 /// What a step reads of memory, beside what it could read.
 #[derive(Debug, Serialize)]
 struct Reading {
-    /// Of the weights.
+    /// The bytes of all weights that a step reads.
     weight_bytes: usize,
-    /// The median of those after each stretch.
-    read_gb_per_s: f64,
-    /// The median of the stretches' shares. Above 1 where the weights fit the caches.
-    share_of_bandwidth: f64,
+    /// The median of the rates beside the stretches that count; `None` where it cannot be measured now.
+    read_gb_per_s: Option<f64>,
+    /// The median of the shares of the stretches that count. Above 1 where the weights fit the caches.
+    share_of_bandwidth: Option<f64>,
 }
 
 impl Reading {
-    /// None where no rate was measured.
-    fn new(weight_bytes: usize, stretches: &[Stretch]) -> Option<Self> {
-        let rates: Option<Vec<f64>> = stretches.iter().map(|stretch| stretch.read_rate).collect();
-        let rates = rates?;
-        let share = |(stretch, rate): (&Stretch, &f64)| weight_bytes as f64 / median(stretch.times.clone()) / rate;
-        let share_of_bandwidth = median(stretches.iter().zip(&rates).map(share).collect());
-        Some(Self { weight_bytes, read_gb_per_s: median(rates) / 1e9, share_of_bandwidth })
+    /// Sets the stretches against the rates beside them. Where too few count, nothing is known but the bytes.
+    fn new(weight_bytes: usize, stretches: &[Stretch]) -> Self {
+        let beside: Vec<(&Stretch, f64)> =
+            stretches.iter().filter_map(|stretch| Some((stretch, stretch.read_rate()?))).collect();
+        if beside.len() < STRETCHES.1 {
+            return Self { weight_bytes, read_gb_per_s: None, share_of_bandwidth: None };
+        }
+        let share = |&(stretch, rate): &(&Stretch, f64)| weight_bytes as f64 / median(stretch.times.clone()) / rate;
+        Self {
+            weight_bytes,
+            read_gb_per_s: Some(median(beside.iter().map(|(_, rate)| rate / 1e9).collect())),
+            share_of_bandwidth: Some(median(beside.iter().map(share).collect())),
+        }
     }
 }
 
@@ -97,14 +105,14 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     steps.round()?;
     // Of the process until now: what follows is the same again, and what it is compared with.
     let peak_memory_mib = peak_memory_mib();
-    let memory = matches!(device, Device::Cpu).then(Memory::new);
+    let memory = device.is_cpu().then(Memory::new);
     let stretches = steps.time(|| memory.as_ref().map(|memory| memory.read_rate(Threads::All)))?;
     drop(memory);
     let losses = match format {
         WeightFormat::F32 => None,
         _ => Some(Losses::of_drawn_text(open(WeightFormat::F32, &device)?.as_mut(), decoder.as_mut(), SEED)?),
     };
-    let reading = Reading::new(format.bytes_of_a_step(&config), &stretches);
+    let reading = device.is_cpu().then(|| Reading::new(format.bytes_of_a_step(&config), &stretches));
     let times: Vec<f64> = stretches.into_iter().flat_map(|stretch| stretch.times).collect();
     let median_s = median(times.clone());
     let report = Report {
@@ -131,7 +139,7 @@ struct Model {
     values: Values,
 }
 
-/// Its parameters, in parameter order.
+/// The parameters of a model, in parameter order.
 enum Values {
     Random(InOnePiece),
     Mapped(Weights),
@@ -208,13 +216,20 @@ fn gpt2() -> GptConfig {
     }
 }
 
-/// Some rounds. What memory gives varies from second to second on a machine shared with others, and decoding with it: it
-/// is measured after each stretch.
+/// Some rounds of decoding. What memory gives varies from second to second on a machine shared with others, and decoding with it: it
+/// is measured before and after each stretch.
 struct Stretch {
     /// The seconds of a token of every row, of each round.
     times: Vec<f64>,
-    /// Bytes a second.
-    read_rate: Option<f64>,
+    /// Bytes a second before and after it; `None` on a GPU.
+    read_rates: Option<[f64; 2]>,
+}
+
+impl Stretch {
+    /// What memory gave meanwhile, where it is known: the stretch does not count where the rates beside it do not agree.
+    fn read_rate(&self) -> Option<f64> {
+        self.read_rates.filter(|&rates| agree(rates, READING)).map(|[before, after]| (before + after) / 2.0)
+    }
 }
 
 /// Generation from position 0, again and again.
@@ -231,17 +246,26 @@ impl<'a> Steps<'a> {
         Ok(Self { decoder, sampler: Sampler::new(rules)?, rows, tokens })
     }
 
-    /// Rounds in stretches, each followed by a look at what memory gives.
+    /// Rounds in stretches, with a look at what memory gives before and after each of them.
     fn time(&mut self, read_rate: impl Fn() -> Option<f64>) -> anyhow::Result<Vec<Stretch>> {
-        let (start, mut stretches) = (Instant::now(), Vec::new());
-        while stretches.len() < STRETCHES.1 || start.elapsed() < STRETCHES.0 {
+        let (start, mut stretches) = (Instant::now(), Vec::<Stretch>::new());
+        let mut before = read_rate();
+        let has_rates = before.is_some();
+        let wanted = |stretches: &[Stretch]| {
+            let counted = stretches.iter().filter(|stretch| !has_rates || stretch.read_rate().is_some()).count();
+            let elapsed = start.elapsed();
+            elapsed < STRETCHES.0 || stretches.len() < STRETCHES.1 || (counted < STRETCHES.1 && elapsed < AT_MOST)
+        };
+        while wanted(&stretches) {
             let (start, mut times) = (Instant::now(), Vec::new());
             while times.is_empty() || start.elapsed() < STRETCH {
                 let start = Instant::now();
                 self.round()?;
                 times.push(start.elapsed().as_secs_f64() / self.tokens as f64);
             }
-            stretches.push(Stretch { times, read_rate: read_rate() });
+            let after = read_rate();
+            stretches.push(Stretch { times, read_rates: before.zip(after).map(|(before, after)| [before, after]) });
+            before = after;
         }
         Ok(stretches)
     }
@@ -265,11 +289,11 @@ fn describe(report: &Report, config: &GptConfig) -> String {
          speed        {tokens_per_s:.1} tokens/s\n"
     );
     if let Some(Reading { weight_bytes, read_gb_per_s, share_of_bandwidth }) = reading {
-        text += &format!(
-            "memory       {:.2} MB of weights a step: {:.1}% of a streaming read of {read_gb_per_s:.1} GB/s\n",
-            *weight_bytes as f64 / 1e6,
-            100.0 * share_of_bandwidth,
-        );
+        let share = match (share_of_bandwidth, read_gb_per_s) {
+            (Some(share), Some(rate)) => format!("{:.1}% of a streaming read of {rate:.1} GB/s", 100.0 * share),
+            _ => "the rate of a streaming read cannot be measured now, as something else runs on this machine".into(),
+        };
+        text += &format!("memory       {:.2} MB of weights a step: {share}\n", *weight_bytes as f64 / 1e6);
     }
     if let Some(Losses { loss_f32, loss, loss_difference, loss_tokens }) = losses {
         text += &format!(
@@ -288,14 +312,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_share_is_of_what_memory_gave_after_each_stretch() {
-        let stretch = |times: &[f64], rate| Stretch { times: times.to_vec(), read_rate: Some(rate) };
-        // 1 GB in 0.1 s at 20 GB/s, in 0.05 s at 40 GB/s, and once in the shadow of another process.
-        let stretches = [stretch(&[0.1, 0.1, 0.2], 2e10), stretch(&[0.05], 4e10), stretch(&[0.4], 4e10)];
-        let Reading { weight_bytes, read_gb_per_s, share_of_bandwidth } =
-            Reading::new(1_000_000_000, &stretches).unwrap();
-        assert_eq!((weight_bytes, read_gb_per_s, share_of_bandwidth), (1_000_000_000, 40.0, 0.5));
-        assert!(Reading::new(1, &[Stretch { times: vec![1.0], read_rate: None }]).is_none());
+    fn the_share_is_of_what_memory_gave_beside_each_stretch() {
+        let stretch = |times: &[f64], read_rates| Stretch { times: times.to_vec(), read_rates: Some(read_rates) };
+        // 1 GB in 0.1 s at 20 GB/s, in 0.05 s at 40 GB/s, once in the shadow of another process, and once while memory
+        // became faster: the last does not count.
+        let stretches = [
+            stretch(&[0.1, 0.1, 0.2], [1.9e10, 2.1e10]),
+            stretch(&[0.05], [4e10, 4e10]),
+            stretch(&[0.4], [4e10, 4e10]),
+            stretch(&[0.01], [2e10, 4e10]),
+        ];
+        let Reading { weight_bytes, read_gb_per_s, share_of_bandwidth } = Reading::new(1_000_000_000, &stretches);
+        assert_eq!((weight_bytes, read_gb_per_s, share_of_bandwidth), (1_000_000_000, Some(40.0), Some(0.5)));
+    }
+
+    #[test]
+    fn there_is_no_share_where_the_rates_beside_the_stretches_do_not_agree() {
+        let stretch = |read_rates| Stretch { times: vec![1.0], read_rates };
+        let unsteady = [[1.0, 2.0], [2.0, 2.0], [2.0, 1.0], [1.0, 1.0]].map(|rates| stretch(Some(rates)));
+        let reading = Reading::new(8, &unsteady);
+        assert_eq!((reading.read_gb_per_s, reading.share_of_bandwidth), (None, None));
+        assert_eq!(Reading::new(8, &[stretch(None), stretch(None), stretch(None)]).read_gb_per_s, None);
     }
 
     #[test]

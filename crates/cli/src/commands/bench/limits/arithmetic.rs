@@ -15,7 +15,7 @@ pub fn f32_peak(threads: Threads) -> f64 {
     rate(threads, |_| move || level.run(MultiplyAdds))
 }
 
-/// Gives the operations that it did.
+/// The chains of multiply-adds; gives the number of operations it did.
 struct MultiplyAdds;
 
 impl Kernel for MultiplyAdds {
@@ -77,7 +77,7 @@ mod x86 {
 
     use super::{STEPS, Threads, rate};
 
-    /// Beside them the 32 registers hold both factors.
+    /// Chains side by side: with both factors they fit the 32 registers.
     const CHAINS: usize = 16;
 
     pub(super) fn bf16_peak(threads: Threads) -> Option<f64> {
@@ -104,7 +104,7 @@ mod x86 {
         }
         let all = sums.into_iter().fold(_mm512_setzero_ps(), |all, sum| _mm512_add_ps(all, sum));
         black_box(_mm512_reduce_add_ps(all));
-        // Sixteen sums of two products.
+        // One instruction adds two products to each of sixteen sums.
         (2 * 2 * 16 * CHAINS * STEPS) as f64
     }
 
@@ -119,7 +119,7 @@ mod x86 {
         }
         let all = sums.into_iter().fold(_mm512_setzero_si512(), |all, sum| _mm512_add_epi32(all, sum));
         black_box(_mm512_reduce_add_epi32(all));
-        // Sixteen sums of four products.
+        // One instruction adds four products to each of sixteen sums.
         (2 * 4 * 16 * CHAINS * STEPS) as f64
     }
 }

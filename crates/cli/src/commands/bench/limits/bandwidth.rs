@@ -7,23 +7,23 @@ use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel};
 
 use super::rate::{Threads, rate};
 
-/// Much more than the caches hold: 256 MiB.
+/// The floats that are read: 256 MiB, much more than the caches hold.
 const FLOATS: usize = 1 << 26;
-/// What is read between two looks at the clock: 256 KiB.
+/// The floats that are read between two looks at the clock: 256 KiB.
 const PIECE: usize = 1 << 16;
 
 /// Memory to read.
 pub struct Memory(Vec<f32>);
 
 impl Memory {
-    /// All of it written, so that every page is there.
+    /// Allocates the memory and writes all of it, so that every page is there.
     pub fn new() -> Self {
         let mut floats = vec![0.0; FLOATS];
         floats.par_chunks_mut(PIECE).for_each(|piece| piece.fill(1.0));
         Self(floats)
     }
 
-    /// Bytes a second. Each thread reads a part of its own, again and again.
+    /// Measures the rate in bytes a second. Each thread reads a part of its own, again and again.
     pub fn read_rate(&self, threads: Threads) -> f64 {
         let level = SimdLevel::detect();
         let pieces_of_thread = FLOATS / PIECE / threads.count();
@@ -39,7 +39,7 @@ impl Memory {
     }
 }
 
-/// The sum of all: every float is read and little is done with it.
+/// The sum of a piece: every float is read, and little is done with it.
 struct Sum<'a> {
     piece: &'a [f32],
 }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// A thread repeats its work for so long: short enough to fall between what else runs.
+/// How long a thread repeats its work in a round: short enough to fall between what else runs.
 const ROUND: Duration = Duration::from_millis(10);
-/// Of so many rounds the best counts: a limit is what the machine can do, and whatever else runs only lowers it.
+/// The rounds of a look, of which the best counts: a limit is what the machine can do, and whatever else runs only lowers it.
 const ROUNDS: usize = 20;
 
 /// Which threads work at the same time.
@@ -12,7 +12,7 @@ const ROUNDS: usize = 20;
 pub enum Threads {
     /// The calling one alone.
     One,
-    /// Those of the program, as many as `--threads` says.
+    /// All threads of the program, as many as `--threads` says.
     All,
 }
 

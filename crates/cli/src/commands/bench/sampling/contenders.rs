@@ -29,7 +29,7 @@ pub struct Candle {
 }
 
 impl Candle {
-    /// Of the first `rows` rows of `logits`.
+    /// Draws from the first `rows` rows of `logits` `(B, V)`.
     pub fn new(logits: &Tensor, rows: usize, rule: Rule) -> anyhow::Result<Self> {
         let (k, p, temperature) = (TOP_K, TOP_P, TEMPERATURE);
         let sampling = match rule {
@@ -70,7 +70,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Of these rows.
+    /// Draws from these rows of logits, `(B, V)`.
     pub fn new(logits: Tensor, rule: Rule) -> anyhow::Result<Self> {
         Ok(Self { sampler: Sampler::new(params(rule))?, logits, position: 0, tokens: Vec::new() })
     }
@@ -118,7 +118,7 @@ pub struct OnDevice {
 }
 
 impl OnDevice {
-    /// Of these rows.
+    /// Draws from these rows of logits, `(B, V)`.
     pub fn new(logits: Tensor, rule: Rule) -> anyhow::Result<Self> {
         Ok(Self { sampler: DeviceSampler::new(params(rule))?, logits, position: 0 })
     }

@@ -18,8 +18,8 @@ use crate::args::Rule;
 const SHORTEST: Duration = Duration::from_millis(2);
 /// Rounds of a whole sweep.
 const ROUNDS: usize = 15;
-/// With `--quick`: rounds, the time after which no round is started, and the most rows that candle is timed on. It
-/// takes them one at a time, so that its time a row does not depend on their number.
+/// What `--quick` takes: the rounds, the time after which no round is started, and the most rows that candle is timed on.
+/// candle takes rows one at a time, so that its time a row does not depend on their number.
 const QUICK: (usize, Duration, usize) = (25, Duration::from_secs(12), 16);
 
 /// How long to measure.
@@ -32,7 +32,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// For so many cells.
+    /// The effort for each of `cells` cells.
     pub fn new(quick: bool, cells: usize) -> Self {
         if !quick {
             return Self { rounds: ROUNDS, longest: Duration::MAX, candle_rows: usize::MAX };

@@ -20,7 +20,7 @@ use tinygpt_trainer::{
 
 use super::{
     CHARACTERS,
-    limits::{Threads, f32_peak},
+    limits::{ARITHMETIC, Looks, Threads, f32_peak},
     median, named_recipe, note_debug_build, peak_memory_mib,
 };
 use crate::{
@@ -31,9 +31,9 @@ use crate::{
 
 /// Tokens to draw windows from; as many as Shakespeare has.
 const TOKENS: usize = 1 << 20;
-/// Updates before the first that is timed: at least one, and so long that the processor has found its speed.
+/// How long updates are made before the first that is timed: until the processor has found its speed.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Without `--iters`: how long, and how many at least.
+/// How long updates are timed without `--iters`, and how many at least.
 const DEFAULT: (Duration, usize) = (Duration::from_secs(10), 3);
 
 /// What was measured.
@@ -48,14 +48,33 @@ struct Report {
     median_ms: f64,
     min_ms: f64,
     tokens_per_s: f64,
-    /// Of the last update.
+    /// The loss of the last update, in nats a token.
     loss: f64,
     gflop_per_update: f64,
-    /// Of the CPU; that of a GPU is not measured.
+    #[serde(flatten)]
+    peak: Peak,
+    /// The most memory that the process held; what a GPU holds is not in it.
+    peak_memory_mib: Option<f64>,
+}
+
+/// The arithmetic peak, and the share of it that updates reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+struct Peak {
+    /// The peak of the CPU, where it can be measured now; that of a GPU is not measured.
     peak_gflops: Option<f64>,
     share_of_peak: Option<f64>,
-    /// Of the process; what a GPU holds is not in it.
-    peak_memory_mib: Option<f64>,
+}
+
+impl Peak {
+    /// Nothing can be faster than the peak: what seems to be was not set against the peak.
+    fn new(reached: f64, peak: Option<f64>) -> Self {
+        match peak {
+            Some(peak) if reached <= peak => {
+                Self { peak_gflops: Some(peak / 1e9), share_of_peak: Some(reached / peak) }
+            }
+            _ => Self::default(),
+        }
+    }
 }
 
 pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
@@ -73,9 +92,14 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
         TokenizerKind::Bpe => config.data.vocab_size,
     });
     check_memory(&config, gpt.vocab_size, &device)?;
-    let peak = device.is_cpu().then(|| f32_peak(Threads::All));
+    // A look before the updates and one after them, and if they do not agree, more of them.
+    let mut looks = Looks::new(ARITHMETIC);
+    if device.is_cpu() {
+        looks.add(f32_peak(Threads::All));
+    }
     let mut training = Training::new(&config, &gpt, &device)?;
     let (times, loss) = training.time(args.iters)?;
+    let peak = if device.is_cpu() { looks.until_found(|| f32_peak(Threads::All)) } else { None };
     let median_s = median(times.clone());
     let RunConfig { train, .. } = &config;
     let flop = train.grad_accum as f64 * network(&gpt).flops_of_update(train.batch_size, gpt.block_size);
@@ -91,11 +115,10 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
         tokens_per_s: config.tokens_per_step() as f64 / median_s,
         loss,
         gflop_per_update: flop / 1e9,
-        peak_gflops: peak.map(|peak| peak / 1e9),
-        share_of_peak: peak.map(|peak| flop / median_s / peak),
+        peak: Peak::new(flop / median_s, peak),
         peak_memory_mib: peak_memory_mib(),
     };
-    if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report, &gpt))?) }
+    if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report, &gpt, device.is_cpu()))?) }
 }
 
 /// `small` and `baby`, else what `train --config` takes.
@@ -174,12 +197,15 @@ fn random_tokens(vocab_size: usize, seed: u64) -> Vec<u32> {
     (0..TOKENS as u32 / 4).flat_map(|block| philox4x32_10([block, 0, 0, 0], key).map(token)).collect()
 }
 
-fn describe(report: &Report, gpt: &GptConfig) -> String {
+fn describe(report: &Report, gpt: &GptConfig, on_cpu: bool) -> String {
     let GptConfig { n_layer, n_head, n_embd, block_size, vocab_size, dropout, .. } = gpt;
     let Report { work, device, precision, threads, batch, iters, median_ms, min_ms, tokens_per_s, loss, .. } = report;
-    let Report { gflop_per_update, peak_gflops, share_of_peak, peak_memory_mib, .. } = report;
-    let share = match (share_of_peak, peak_gflops) {
-        (Some(share), Some(peak)) => format!("{:.1}% of the peak of {peak:.1}; ", 100.0 * share),
+    let Report { gflop_per_update, peak, peak_memory_mib, .. } = report;
+    let share = match *peak {
+        Peak { share_of_peak: Some(share), peak_gflops: Some(peak) } => {
+            format!("{:.1}% of the peak of {peak:.1}; ", 100.0 * share)
+        }
+        _ if on_cpu => "the peak cannot be measured now, as something else runs on this machine; ".into(),
         _ => String::new(),
     };
     let mut text = format!(
@@ -210,6 +236,13 @@ mod tests {
         tokens.iter().for_each(|&token| counts[token as usize] += 1);
         let mean = TOKENS as f64 / 65.0;
         assert!(counts.iter().all(|&n| (n as f64 - mean).abs() < 6.0 * mean.sqrt()), "{counts:?}");
+    }
+
+    #[test]
+    fn no_share_is_above_the_whole_of_a_peak_or_of_one_that_was_not_found() {
+        assert_eq!(Peak::new(5e11, Some(1e12)), Peak { peak_gflops: Some(1000.0), share_of_peak: Some(0.5) });
+        assert_eq!(Peak::new(1.3e12, Some(1e12)), Peak::default());
+        assert_eq!(Peak::new(5e11, None), Peak::default());
     }
 
     #[test]
