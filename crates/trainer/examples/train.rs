@@ -18,7 +18,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = RunConfig {
         data: DataConfig { stories_bytes: 200_000, ..DataConfig::default() },
         model: ModelConfig { n_layer: 2, n_head: 2, n_embd: 64, ..ModelConfig::default() },
-        train: TrainConfig { max_steps: 200, eval_every: 50, eval_batches: 4, ..TrainConfig::default() },
+        train: TrainConfig {
+            max_steps: 200,
+            eval_every: 50,
+            eval_batches: 4,
+            lr: 3e-3,
+            warmup_steps: 20,
+            ..TrainConfig::default()
+        },
         ..RunConfig::default()
     };
     let run = Run::start(config, StartOptions { out: Some(out.clone()), if_exists, ..StartOptions::default() })?;
