@@ -5,7 +5,7 @@ use std::{env, error::Error, sync::atomic::AtomicBool};
 
 use tinygpt_trainer::{
     Run, RunConfig,
-    config::{DataConfig, ModelConfig, TrainConfig},
+    config::ModelConfig,
     run::{IfExists, StartOptions},
     train::Event,
 };
@@ -15,19 +15,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(folder) => (folder.into(), IfExists::Refuse),
         None => (env::temp_dir().join("tinygpt-example"), IfExists::Overwrite),
     };
-    let config = RunConfig {
-        data: DataConfig { stories_bytes: 200_000, ..DataConfig::default() },
-        model: ModelConfig { n_layer: 2, n_head: 2, n_embd: 64, ..ModelConfig::default() },
-        train: TrainConfig {
-            max_steps: 200,
-            eval_every: 50,
-            eval_batches: 4,
-            lr: 3e-3,
-            warmup_steps: 20,
-            ..TrainConfig::default()
-        },
-        ..RunConfig::default()
-    };
+    let mut config = RunConfig::default();
+    config.data.stories_bytes = 200_000;
+    config.model = ModelConfig { n_layer: 2, n_head: 2, n_embd: 64, ..ModelConfig::default() };
+    (config.train.max_steps, config.train.eval_every, config.train.eval_batches) = (200, 50, 4);
+    (config.train.lr, config.train.warmup_steps) = (3e-3, 20);
     let run = Run::start(config, StartOptions { out: Some(out.clone()), if_exists, ..StartOptions::default() })?;
     println!("{} parameters, {} training tokens", run.gpt().n_params(), run.data().train.len());
     let outcome = run.train(&AtomicBool::new(false), &mut |event| {
