@@ -1,4 +1,5 @@
-//! Any rules and any rows: the host path and the device path give the definition's token or its error, and no panic.
+//! On any rules and any row, the host path and the device path give the token of the definition, or its error, and do
+//! not panic.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -6,7 +7,7 @@ use candle_core::{Device, Tensor};
 use libfuzzer_sys::fuzz_target;
 use tinygpt_sampler::{DeviceRow, DeviceSampler, Row, Sampler, SamplingError, SamplingParams, oracle, uniform};
 
-/// Where a boundary of the definition is this near, sums in another order may decide otherwise.
+/// The margin of the definition below which sums in another order may give another answer.
 const BOUNDARY: f64 = 1.0 / 1_048_576.0;
 
 #[derive(Debug, Arbitrary)]

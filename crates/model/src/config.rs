@@ -3,8 +3,6 @@
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
-use tinygpt_sampler::simd::SimdLevel;
-
 use crate::{ModelError, Result};
 
 /// The activation of the MLP.
@@ -28,6 +26,17 @@ impl Activation {
     }
 }
 
+/// The norms of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// Layer norm, as in GPT-2.
+    #[default]
+    Layer,
+    /// RMSNorm, as in Llama: without a mean and without a bias.
+    Rms,
+}
+
 /// What the operands of products are rounded to in training: those of linear layers and head, and on a GPU those of
 /// attention. Sums, and all else, are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,22 +53,6 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Refuses what the CPU's own code does not compute in, or this processor has no instructions for.
-    ///
-    /// # Errors
-    /// [`ModelError::NoBf16`] or [`ModelError::NoF16`].
-    pub fn check(self) -> Result<()> {
-        self.check_on(SimdLevel::detect())
-    }
-
-    fn check_on(self, level: SimdLevel) -> Result<()> {
-        match self {
-            Self::Bf16 if !level.has_bf16() => Err(ModelError::NoBf16),
-            Self::F16 => Err(ModelError::NoF16),
-            Self::F32 | Self::Bf16 => Ok(()),
-        }
-    }
-
     /// The name, as configurations write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -79,11 +72,13 @@ impl Precision {
     }
 }
 
-/// The shape of a GPT-2 model.
+/// The shape of a GPT. The section `[model]` of a configuration file holds it, but for the vocabulary, which comes from the
+/// tokenizer; [`MODEL_KEYS`] documents its keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct GptConfig {
     /// Number of tokens in the vocabulary.
+    #[serde(skip)]
     pub vocab_size: usize,
     /// Context length: the most positions one forward pass can see.
     pub block_size: usize,
@@ -94,15 +89,51 @@ pub struct GptConfig {
     /// Number of channels of the residual stream.
     pub n_embd: usize,
     /// Probability with which a value is dropped in training, in [0, 1).
-    #[serde(default)]
     pub dropout: f64,
     /// Whether linear layers and layer norms have biases, as GPT-2's do.
-    #[serde(default)]
     pub bias: bool,
     /// The activation of the MLP.
-    #[serde(default)]
     pub activation: Activation,
+    /// The norms of the network.
+    pub norm: Norm,
 }
+
+/// A key of the section `[model]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelKey {
+    /// With its section: `model.n_layer`.
+    pub key: &'static str,
+    /// The line that documents it, with its unit.
+    pub doc: &'static str,
+    /// The words that it takes, if it takes words.
+    pub choices: &'static [&'static str],
+    /// Whether the first version of the format lacked it: files of older runs do. Its default is what they were trained
+    /// with, which is GPT-2's.
+    pub later: bool,
+}
+
+const fn key(key: &'static str, doc: &'static str) -> ModelKey {
+    ModelKey { key, doc, choices: &[], later: false }
+}
+
+/// Every key of the section `[model]`, in the order of the file.
+pub const MODEL_KEYS: &[ModelKey] = &[
+    key("model.block_size", "context length in tokens"),
+    key("model.n_layer", "transformer blocks"),
+    key("model.n_head", "attention heads; divides n_embd"),
+    key("model.n_embd", "channels of the residual stream"),
+    key("model.dropout", "probability of dropping a value in training, in [0, 1)"),
+    key("model.bias", "whether linear layers and norms have biases"),
+    ModelKey {
+        choices: &["gelu", "gelu_new"],
+        ..key("model.activation", "\"gelu\" (exact) or \"gelu_new\" (tanh approximation, as GPT-2)")
+    },
+    ModelKey {
+        choices: &["layer", "rms"],
+        later: true,
+        ..key("model.norm", "\"layer\" (layer norm, as GPT-2) or \"rms\" (RMSNorm, as Llama: no mean, no bias)")
+    },
+];
 
 impl Default for GptConfig {
     /// The shape of the default recipe, for a vocabulary of 65 characters.
@@ -116,6 +147,7 @@ impl Default for GptConfig {
             dropout: 0.0,
             bias: false,
             activation: Activation::Gelu,
+            norm: Norm::Layer,
         }
     }
 }
@@ -168,6 +200,12 @@ impl GptConfig {
         Ok(())
     }
 
+    /// Whether this is a GPT-2: whether all keys that came later have their default.
+    pub fn is_gpt2(&self) -> bool {
+        let Self { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation, .. } = *self;
+        *self == Self { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation, ..Self::default() }
+    }
+
     /// The size of one attention head, `n_embd / n_head`.
     pub fn head_size(&self) -> usize {
         self.n_embd / self.n_head
@@ -183,18 +221,6 @@ impl GptConfig {
 mod tests {
     use super::*;
 
-    #[test]
-    fn sixteen_bits_are_refused_where_the_processor_or_the_engine_has_none() {
-        let refusal = |precision: Precision, level| precision.check_on(level).err().map(|error| error.to_string());
-        for level in SimdLevel::available() {
-            assert_eq!(refusal(Precision::F32, level), None);
-            assert_eq!(refusal(Precision::Bf16, level).is_none(), level.has_bf16(), "{level:?}");
-            assert!(refusal(Precision::F16, level).unwrap().contains("f16 is for GPUs"));
-        }
-        let without = SimdLevel::available().pop().unwrap();
-        assert!(refusal(Precision::Bf16, without).unwrap().starts_with("bf16 needs a CPU with AVX512-BF16"));
-    }
-
     fn recipe(n_layer: usize, n_head: usize, n_embd: usize, block_size: usize) -> GptConfig {
         GptConfig {
             vocab_size: 65,
@@ -205,6 +231,7 @@ mod tests {
             dropout: 0.0,
             bias: false,
             activation: Activation::Gelu,
+            ..GptConfig::default()
         }
     }
 

@@ -6,7 +6,7 @@
 
 use candle_core::{DType, Device, Shape, Tensor};
 use tinygpt_sampler::{
-    RngDomain, philox_at, philox4x32_10, philox4x32_10_of,
+    RngDomain, philox_at, philox4x32_10, philox4x32_10_batch,
     simd::{Kernel, Simd, SimdLevel},
 };
 
@@ -30,6 +30,31 @@ pub enum MaskSource {
 const HASH_PRIME: u32 = 65521;
 /// Elements that share a polynomial.
 const HASH_BLOCK: usize = 1 << 14;
+
+/// A place of the network in which values are dropped. No two share a mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropoutSite {
+    /// The sum of the embeddings, `(B, T, C)`.
+    Embedding,
+    /// The attention weights of a layer, `(B, nh, T, T)`.
+    Attention(usize),
+    /// What attention adds to the residual stream, `(B, T, C)`.
+    AttentionResidual(usize),
+    /// What the MLP adds to it, `(B, T, C)`.
+    MlpResidual(usize),
+}
+
+impl DropoutSite {
+    /// The number under which the masks are drawn.
+    pub fn id(self) -> u32 {
+        match self {
+            Self::Embedding => 0,
+            Self::Attention(layer) => 1 + 3 * layer as u32,
+            Self::AttentionResidual(layer) => 2 + 3 * layer as u32,
+            Self::MlpResidual(layer) => 3 + 3 * layer as u32,
+        }
+    }
+}
 
 /// Drops values with probability `p` in one forward pass.
 #[derive(Debug, Clone, PartialEq)]
@@ -182,7 +207,7 @@ impl Kernel for Blocks<'_> {
             for (n, (low, high)) in (n..).zip(low.iter_mut().zip(high)) {
                 (*low, *high) = (n as u32, (n >> 32) as u32);
             }
-            let [a, b, c, d] = philox4x32_10_of(counters, key);
+            let [a, b, c, d] = philox4x32_10_batch(counters, key);
             let mut bits = [0u16; SIDE_BY_SIDE];
             for (i, words) in [a, b, c, d].iter().enumerate() {
                 for (bits, &word) in bits.iter_mut().zip(words) {

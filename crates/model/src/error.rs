@@ -58,6 +58,9 @@ pub enum ModelError {
         /// The model's context.
         block_size: usize,
     },
+    /// The model was given tokens of no position at all.
+    #[error("there are no positions: the model needs at least one token of each sequence")]
+    NoPositions,
     /// A batch that is not made of whole windows.
     #[error("a batch of {ids} inputs and {targets} targets is not made of windows of {cols} tokens")]
     BatchShape {
@@ -87,6 +90,9 @@ pub enum ModelError {
     /// Generation needs at least one token to start from.
     #[error("the prompt is empty: generation needs at least one token to start from")]
     EmptyPrompt,
+    /// Generation was asked for no sequences.
+    #[error("no rows were asked for: generation needs at least one sequence to continue")]
+    NoRows,
     /// Weights of 8 bits on a device that has no products of them here.
     #[error("weights in int8 are for the CPU; on a GPU, use bf16 or f32")]
     Int8OnGpu,

@@ -1,9 +1,9 @@
 //! The GPT-2 model of tinygpt: from a checkpoint to logits to text.
 //!
-//! Read it in this order: [`config`] (the shape), [`params`] (names, shapes and initial weights of every parameter),
-//! [`ops`] (the tensor operations a block is made of), [`gpt`] (the model), [`kv_cache`] and [`decode`]
-//! (logits for the next token), [`mod@generate`] (the token loop). [`checkpoint`] is a model on disk and [`tokenizer`] its
-//! text; [`cpu`] is the model by hand.
+//! Read it in this order: [`config`] (the shape), [`mod@network`] (the network, written once), [`ops`] (an operation a file,
+//! in every form), [`plan`] (what a network is made of), then what executes it: `tensors` (candle, on any device) and
+//! [`cpu`]; [`decode`] and [`mod@generate`] (logits, and the token loop). [`checkpoint`] is a model on disk and
+//! [`tokenizer`] its text.
 //!
 //! Shapes are written `(B, T, C)`: batch, time (positions), channels (`n_embd`). `V` is the vocabulary size,
 //! `nh` the number of heads and `hs = C / nh` the size of one head. Matrices are stored `(in, out)`, as Hugging Face's
@@ -45,21 +45,23 @@ pub mod dropout;
 mod error;
 pub mod files;
 pub mod generate;
-pub mod gpt;
-pub mod kv_cache;
+pub mod network;
 pub mod ops;
 pub mod params;
+pub mod plan;
+mod tensors;
 pub mod tokenizer;
 
 /// Where tensors live; of the one version of candle that this crate works with.
 pub use candle_core::Device;
 pub use checkpoint::{Checkpoint, GenerationDefaults, ModelFolder};
-pub use config::{Activation, GptConfig, Precision};
-pub use decode::{ContextPolicy, Decoder, Logits, TensorDecoder};
+pub use config::{Activation, GptConfig, MODEL_KEYS, ModelKey, Precision};
+pub use decode::{ContextPolicy, Decoder, Logits};
 pub use dropout::Dropout;
 pub use error::{ModelError, Result};
 pub use generate::{Generation, generate};
-pub use gpt::Gpt;
-pub use kv_cache::KvCache;
-pub use params::{ParamSpec, init_params, param_specs};
+pub use network::network;
+pub use params::{init_params, param_specs};
+pub use plan::{Network, ParamSpec};
+pub use tensors::{Gpt, KvCache, TensorDecoder};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -1,84 +1,19 @@
-//! The parameters of a GPT: one definition of their names, shapes, order and initial values.
+//! The parameters of a GPT: their initial values, and where they go. Their names, shapes and order are those of the
+//! [network](crate::network).
 //!
 //! Everything that walks over parameters (engines, checkpoints, the optimizer) does so in the order of [`param_specs`].
 
 use candle_core::{DType, Device, Tensor};
 use tinygpt_sampler::{RngDomain, philox_at, unit_f64};
 
-use crate::{GptConfig, ModelError, Result};
-
-/// How a parameter starts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Init {
-    /// Gaussian with mean 0 and this standard deviation.
-    Normal(f64),
-    /// All ones (layer-norm weights).
-    Ones,
-    /// All zeros (biases).
-    Zeros,
-}
-
-/// One parameter: its name (Hugging Face's GPT-2 name), shape and initial distribution.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ParamSpec {
-    /// For example `transformer.h.0.attn.c_attn.weight`.
-    pub name: String,
-    /// The shape; matrices are `(in, out)`.
-    pub shape: Vec<usize>,
-    /// The initial distribution.
-    pub init: Init,
-}
-
-impl ParamSpec {
-    /// The number of elements.
-    #[expect(clippy::len_without_is_empty, reason = "no parameter is empty")]
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether weight decay applies: to matrices (rank 2), not to biases and norms.
-    pub fn decays(&self) -> bool {
-        self.shape.len() >= 2
-    }
-}
-
-/// The standard deviation of GPT-2's initial weights.
-const INIT_STD: f64 = 0.02;
+pub use crate::plan::{Init, ParamSpec, Role};
+use crate::{GptConfig, ModelError, Result, network};
 
 /// Every parameter of the model, in parameter order: embeddings, blocks from the first to the last, final norm.
 ///
-/// Without `bias`, the linear layers and norms have none. The output head is the token embedding (tied).
+/// Without `bias`, the linear layers and norms have none.
 pub fn param_specs(config: &GptConfig) -> Vec<ParamSpec> {
-    let c = config.n_embd;
-    // GPT-2 scales the projections back into the residual stream, so that its variance does not grow with depth.
-    let residual_std = INIT_STD / (2.0 * config.n_layer as f64).sqrt();
-    let mut specs = Vec::new();
-    let mut add = |name: String, shape: &[usize], init| {
-        specs.push(ParamSpec { name, shape: shape.to_vec(), init });
-    };
-
-    add("transformer.wte.weight".into(), &[config.vocab_size, c], Init::Normal(INIT_STD));
-    add("transformer.wpe.weight".into(), &[config.block_size, c], Init::Normal(INIT_STD));
-    for layer in 0..config.n_layer {
-        let mut module = |module: &str, shape: &[usize], init| {
-            add(format!("transformer.h.{layer}.{module}.weight"), shape, init);
-            if config.bias {
-                let out = shape[shape.len() - 1];
-                add(format!("transformer.h.{layer}.{module}.bias"), &[out], Init::Zeros);
-            }
-        };
-        module("ln_1", &[c], Init::Ones);
-        module("attn.c_attn", &[c, 3 * c], Init::Normal(INIT_STD));
-        module("attn.c_proj", &[c, c], Init::Normal(residual_std));
-        module("ln_2", &[c], Init::Ones);
-        module("mlp.c_fc", &[c, 4 * c], Init::Normal(INIT_STD));
-        module("mlp.c_proj", &[4 * c, c], Init::Normal(residual_std));
-    }
-    add("transformer.ln_f.weight".into(), &[c], Init::Ones);
-    if config.bias {
-        add("transformer.ln_f.bias".into(), &[c], Init::Zeros);
-    }
-    specs
+    network(config).params
 }
 
 /// Initial values of every parameter, in parameter order: a pure function of the shape and the seed, made on the host,
@@ -158,6 +93,7 @@ mod tests {
             dropout: 0.0,
             bias,
             activation: Activation::Gelu,
+            ..GptConfig::default()
         }
     }
 

@@ -7,7 +7,10 @@ mod common;
 use candle_core::{DType, Device, Tensor, Var};
 use common::{Random, lively_params, shape};
 use tinygpt_model::{
-    Activation, Dropout, Gpt, GptConfig, Precision, config::LAYER_NORM_EPS, dropout::MaskSource, ops, param_specs,
+    Activation, Dropout, Gpt, GptConfig, Precision,
+    config::{LAYER_NORM_EPS, Norm},
+    dropout::MaskSource,
+    ops, param_specs,
     params::to_tensors,
 };
 
@@ -101,6 +104,7 @@ fn every_parameters_gradient_agrees_with_finite_differences_on_random_shapes() {
         let config = GptConfig {
             bias: seed % 2 == 1,
             activation: if seed / 2 % 2 == 0 { Activation::Gelu } else { Activation::GeluNew },
+            norm: if seed % 3 == 2 { Norm::Rms } else { Norm::Layer },
             ..shape(random.between(2, 13), block_size, random.between(1, 2), n_head, head_size)
         };
         let (b, t) = (random.between(1, 3), random.between(1, block_size));

@@ -10,7 +10,7 @@ use common::{Random, lively_params, shape};
 use tinygpt_model::{
     Activation, Dropout, Gpt, GptConfig, Precision,
     dropout::MaskSource,
-    ops::{self, Attention, Tokens, take_launches},
+    ops::{self, TensorAttention, Tokens, take_launches},
     params::to_tensors,
 };
 
@@ -66,7 +66,7 @@ fn attention(p: f64) -> [[(usize, usize); 2]; 2] {
     PRECISIONS.map(|precision| {
         [3, 1].map(|heads| {
             launches(&[&[b, t, 3 * nh * hs]], |x| {
-                let attention = Attention {
+                let attention = TensorAttention {
                     n_head: nh,
                     mask: ops::causal_mask(t, 0, DType::F32, &CPU).unwrap(),
                     dropout: (p > 0.0).then_some((dropout(p), 0)),

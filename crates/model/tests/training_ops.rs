@@ -10,7 +10,7 @@ use tinygpt_model::{
     Activation, Dropout, Gpt, GptConfig, Precision,
     config::LAYER_NORM_EPS,
     dropout::MaskSource,
-    ops::{self, Attention, Tokens},
+    ops::{self, TensorAttention, Tokens},
     params::to_tensors,
 };
 
@@ -119,7 +119,7 @@ fn attention_equals_the_plain_composition_for_every_cut_into_chunks() {
         let dropout = (i % 3 > 0).then_some(Dropout { p: 0.3, seed: 5, step: 6, source });
         // Several heads at once, one, some queries, one.
         for scores in [usize::MAX / 4, 2 * t * t, t * t, 2 * t + 1, 1] {
-            let attention = |precision, dtype| Attention {
+            let attention = |precision, dtype| TensorAttention {
                 n_head: nh,
                 mask: ops::causal_mask(t, 0, dtype, &CPU).unwrap(),
                 dropout: dropout.clone().map(|dropout| (dropout, 9)),

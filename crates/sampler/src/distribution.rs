@@ -1,6 +1,6 @@
-//! What a row's distribution looks like after all rules.
+//! The distribution of a row after all rules.
 
-/// The distribution that a draw is made from.
+/// The distribution that a token is drawn from, after all rules.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distribution {
     kept: Vec<u32>,
@@ -8,7 +8,7 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// From tokens in falling probability and weights with a positive sum.
+    /// Normalises weights, which have a positive sum; `kept` is by falling weight.
     pub(crate) fn from_weights(kept: Vec<u32>, mut weights: Vec<f64>) -> Self {
         let total: f64 = weights.iter().sum();
         for weight in &mut weights {
@@ -17,13 +17,13 @@ impl Distribution {
         Self { kept, probs: weights }
     }
 
-    /// The tokens that may be drawn, in falling probability, lowest index first among equals.
+    /// The tokens that may be drawn, by falling probability, of equal ones the lowest first.
     #[must_use]
     pub fn kept(&self) -> &[u32] {
         &self.kept
     }
 
-    /// Their probabilities; they sum to 1.
+    /// The probability of each token of [`Distribution::kept`]; they sum to 1.
     #[must_use]
     pub fn probs(&self) -> &[f64] {
         &self.probs
@@ -32,7 +32,7 @@ impl Distribution {
     /// The entropy in nats.
     #[must_use]
     pub fn entropy(&self) -> f64 {
-        // The sum starts at 0, and -0 of a single token is turned into 0.
+        // Subtracting from 0 gives a certain token the entropy 0 and not -0.
         let sum: f64 = self.probs.iter().filter(|&&p| p > 0.0).map(|p| p * p.ln()).sum();
         0.0 - sum
     }

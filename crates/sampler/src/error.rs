@@ -1,6 +1,8 @@
-//! What can be wrong with parameters and rows.
+//! The errors of drawing from logits: parameters outside their range, and rows that cannot be drawn from.
 
-/// An error of the sampler. Errors about a row name it, and leave the other rows of its batch unharmed.
+/// Why a token could not be drawn.
+///
+/// An error about a row names the row; the other rows of its batch are drawn from all the same.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SamplingError {
@@ -9,7 +11,7 @@ pub enum SamplingError {
     Parameter {
         /// The field of [`SamplingParams`](crate::SamplingParams), or the argument.
         field: &'static str,
-        /// Its value, as text.
+        /// The value, as text.
         value: String,
         /// The allowed range, in words.
         allowed: &'static str,
@@ -17,23 +19,23 @@ pub enum SamplingError {
     /// A logit is NaN.
     #[error("row {row}: the logit of token {index} is NaN")]
     NotANumber {
-        /// The row's place in its batch.
+        /// The row's index in its batch.
         row: usize,
-        /// The first such token.
+        /// The lowest such token.
         index: usize,
     },
     /// A logit is +infinity, before or after the penalties.
     #[error("row {row}: the logit of token {index} is +infinity")]
     PositiveInfinity {
-        /// The row's place in its batch.
+        /// The row's index in its batch.
         row: usize,
-        /// The first such token.
+        /// The lowest such token.
         index: usize,
     },
-    /// No token can be drawn: every logit is -infinity, or there are none.
+    /// No token can be drawn, because every logit is -infinity or the row is empty.
     #[error("row {row}: none of the {vocab} logits is finite, so no token can be drawn")]
     NothingFinite {
-        /// The row's place in its batch.
+        /// The row's index in its batch.
         row: usize,
         /// The number of logits.
         vocab: usize,
@@ -41,11 +43,11 @@ pub enum SamplingError {
     /// A token of the history or of the logit bias is not in the vocabulary.
     #[error("row {row}: token {token} of the {place} is not below the vocabulary size {vocab}")]
     UnknownToken {
-        /// The row's place in its batch.
+        /// The row's index in its batch.
         row: usize,
         /// The offending token.
         token: u32,
-        /// Where it stood: `history` or `logit_bias`.
+        /// The list that holds the token: `history` or `logit_bias`.
         place: &'static str,
         /// The number of logits.
         vocab: usize,
@@ -53,7 +55,7 @@ pub enum SamplingError {
 }
 
 impl SamplingError {
-    /// The same error, about another row.
+    /// The same error with another row number. Samplers of a single row call it row 0.
     #[must_use]
     pub fn at_row(mut self, to: usize) -> Self {
         match &mut self {
@@ -67,14 +69,14 @@ impl SamplingError {
     }
 }
 
-/// An error of what works on tensors.
+/// Why a function on tensors failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorSamplingError {
-    /// The parameters or a row.
+    /// The parameters, or a row, cannot be sampled with.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
-    /// The tensor library.
+    /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

@@ -1,57 +1,81 @@
-//! Drawing tokens from logits: one meaning on every path, and draws that depend on nothing but the logits, the rules
-//! and (seed, sequence, position).
+//! From logits to a token: one definition of every sampling rule, fast paths that equal it, and the two tools that all
+//! crates of the workspace share: a counter-based random generator and SIMD vectors.
 //!
 //! A row of logits goes through, in this order: penalties and biases, temperature, top-k, top-p, min-p, one draw. The
-//! rules are [`SamplingParams`], and their definition is [`oracle::sample`], slow and in f64. [`Sampler`] is the fast
-//! path on the host, tested against it: no sort of the row, vector instructions chosen at run time, rows over threads,
-//! no allocation after the first token. [`DeviceSampler`] draws where the logits are, from tensor operations alone.
-//!
-//! Beside it: [`multinomial()`] draws from weights, [`gumbel_max`], [`gumbel_top_k`] and the differentiable
-//! [`gumbel_softmax`] draw by noise, [`Distribution`] shows what a draw is made from, and [`Schedule`] moves the
-//! temperature over a generation. All random numbers of the workspace come from [`philox_at`] and [`uniform`].
+//! draw depends on the logits, the rules and `(seed, sequence, position)` alone: not on the batch, the threads, the
+//! processor or the draws before.
 //!
 //! ```
 //! use tinygpt_sampler::{Sampler, SamplingParams};
 //!
-//! let rules = SamplingParams { top_k: 2, seed: 42, ..SamplingParams::default() };
-//! let mut sampler = Sampler::new(rules)?;
-//! let token = sampler.sample_row(&[0.1, 2.0, 1.5, -3.0], &[], 0, 0)?;
-//! assert!(token == 1 || token == 2);
+//! // Nucleus sampling of one row: four logits, the draw of the 8th token (position 7) of text 0.
+//! let params = SamplingParams { temperature: 0.8, top_k: 3, top_p: 0.95, seed: 42, ..SamplingParams::default() };
+//! let mut sampler = Sampler::new(params)?;
+//! let (logits, history) = ([0.1, 2.0, 1.5, -3.0], []);
+//! let (sequence, position) = (0, 7);
+//! let token = sampler.sample_row(&logits, &history, sequence, position)?;
+//! assert!([0, 1, 2].contains(&token)); // top-k drops token 3
+//!
+//! // The same place draws the same token, in any sampler and in any batch.
+//! assert_eq!(sampler.sample_row(&logits, &history, sequence, position)?, token);
 //! # Ok::<(), tinygpt_sampler::SamplingError>(())
 //! ```
+//!
+//! # Where to start reading
+//!
+//! | what | where |
+//! | --- | --- |
+//! | the rules, as parameters | `params.rs` ([`SamplingParams`]), `penalties.rs`, `temperature_schedule.rs` ([`Schedule`]) |
+//! | the definition: f64, a full sort, an inverse CDF | `oracle.rs` ([`oracle::sample`]) |
+//! | the uniform number of a draw | `rng.rs` ([`rng`]) |
+//! | the fast path on the CPU | `host/mod.rs` ([`Sampler`]), then `host/selection.rs`: one SIMD pass, no sort of the row |
+//! | the fast path on a GPU | `device/mod.rs` ([`DeviceSampler`]), then `device/program.rs`: tensor operations alone |
+//! | what a draw is made from | `distribution.rs` ([`Distribution`]) |
+//! | draws from weights, as `torch.multinomial` | `multinomial/` ([`multinomial()`]) |
+//! | draws by noise, and Gumbel-softmax | `gumbel.rs` ([`gumbel_max`], [`gumbel_top_k`], [`gumbel_softmax`]) |
+//! | what can go wrong | `error.rs` ([`SamplingError`], [`TensorSamplingError`]), [`MultinomialError`] |
+//! | vectors of sixteen f32 | `simd/mod.rs` ([`simd`]) |
+//!
+//! Both fast paths are tested against the definition: they keep the same tokens, and draw the same token for the same
+//! uniform number.
+//!
+//! # Why the generator and the vectors live here
+//!
+//! This is the lowest crate of the workspace, so what every crate needs has its one definition here:
+//!
+//! - [`rng`] makes every random number of the workspace (draws, initial weights, dropout, training windows, stories).
+//!   Its [`RngDomain`]s keep those uses apart, which only one list of all of them can do.
+//! - [`simd`] is what the host sampler, the model's CPU engine and the optimizer are written in. Its `unsafe` (vector
+//!   intrinsics) is argued once, and every user gets the same bits from every processor.
+//!
+//! Neither knows anything of sampling.
 
-mod alias;
-mod cut;
-mod cutoff;
 pub mod device;
 mod distribution;
 mod error;
-mod exact;
-#[cfg(test)]
-mod exactness;
-mod exponent;
 mod gumbel;
 mod host;
-mod kernels;
-mod limit;
-mod list;
 mod multinomial;
 pub mod oracle;
 mod params;
 mod penalties;
-mod philox;
-mod schedule;
-mod selection;
+pub mod rng;
+mod rules;
 pub mod simd;
-mod weight_tree;
+mod temperature_schedule;
+#[cfg(test)]
+mod test_rows;
 
-pub use device::{Cost, DeviceRow, DeviceSampler};
+#[doc(hidden)]
+pub use device::DeviceCost;
+pub use device::{DeviceRow, DeviceSampler};
 pub use distribution::Distribution;
 pub use error::{SamplingError, TensorSamplingError};
 pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
+#[doc(hidden)]
+pub use host::one_read;
 pub use host::{Row, Sampler};
-pub use limit::one_read;
 pub use multinomial::{MultinomialError, MultinomialOptions, multinomial, multinomial_row};
 pub use params::SamplingParams;
-pub use philox::{RngDomain, philox_at, philox4x32_10, philox4x32_10_of, uniform, unit_f64};
-pub use schedule::Schedule;
+pub use rng::{RngDomain, philox_at, philox4x32_10, philox4x32_10_batch, uniform, unit_f64};
+pub use temperature_schedule::Schedule;

@@ -1,39 +1,42 @@
-//! The slow definition of a draw, written as the rules read: f64, a full sort, and an eight-line inverse CDF.
+//! The definition of a draw, written as the rules read: f64, a full sort and an inverse CDF. It is slow.
 //!
-//! Every fast path is tested against this one: the same kept set, and the same token for the same `u`.
+//! Both fast paths are tested against it: they keep the same tokens, and draw the same token for the same uniform
+//! number.
 
-use crate::penalties::adjust;
+use crate::penalties::apply_penalties;
 use crate::{SamplingError, SamplingParams};
 use std::cmp::Ordering;
 
-/// What the definition says about one row and one `u`.
+/// The answer of the definition for one row and one uniform number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// The tokens that may be drawn, in falling probability, lowest index first among equals.
+    /// The tokens that may be drawn, by falling probability, of equal ones the lowest first.
     pub kept: Vec<u32>,
-    /// Their probabilities after all rules; they sum to 1.
+    /// The probability of each kept token after all rules; they sum to 1.
     pub probs: Vec<f64>,
     /// The drawn token.
     pub token: u32,
-    /// How far the nearest boundary is: the least distance of `u` from a step between two tokens of the CDF, or of
-    /// `top_p` from a cumulative mass. Sums in another order may decide otherwise only where this is tiny.
+    /// The distance to the nearest boundary: the least distance of `u` from a step of the CDF, or of `top_p` from a
+    /// cumulative probability. Only where it is tiny may sums in another order give another answer.
     pub margin: f64,
 }
 
-/// The row after the penalties, the kept set and the drawn token for the uniform number `u` in `[0, 1)`.
+/// Draws from one row of logits, `[V]`, by the uniform number `u` in `[0, 1)`. The penalties read `history`, the tokens
+/// so far.
 ///
 /// # Errors
-/// Parameters outside their range; a NaN, a +infinity or no finite logit (as row 0); an unknown token.
+/// Parameters outside their range; a NaN, a +infinity or no finite logit; a token of the history or bias that is not
+/// below V. The row is called row 0.
 pub fn sample(logits: &[f32], params: &SamplingParams, history: &[u32], u: f64) -> Result<Outcome, SamplingError> {
     params.validate()?;
     let mut row = logits.to_vec();
-    if params.adjusts(history) {
-        adjust(&mut row, params, history, &mut Vec::new())?;
+    if params.changes_logits(history) {
+        apply_penalties(&mut row, params, history, &mut Vec::new())?;
     }
     check_row(&row)?;
 
-    // Most probable first and, the sort being stable, the lowest index first among equals. The raw logits decide:
-    // dividing them by the temperature first could merge neighbours.
+    // Most probable first; the sort is stable, so equal logits stay in vocabulary order. The raw logits are compared,
+    // since dividing by the temperature could make neighbours equal.
     let mut order: Vec<usize> = (0..row.len()).filter(|&i| row[i].is_finite()).collect();
     order.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));
 
@@ -88,7 +91,7 @@ pub fn sample(logits: &[f32], params: &SamplingParams, history: &[u32], u: f64) 
     })
 }
 
-/// Refuses a row from which nothing can be drawn.
+/// Refuses a row with a NaN, a +infinity or no finite logit, calling it row 0.
 pub(crate) fn check_row(row: &[f32]) -> Result<(), SamplingError> {
     if let Some(index) = row.iter().position(|x| x.is_nan()) {
         return Err(SamplingError::NotANumber { row: 0, index });
@@ -119,7 +122,7 @@ mod tests {
     }
 
     /// Logits whose softmax at temperature 1 is proportional to `weights`.
-    fn of_weights(weights: &[f64]) -> Vec<f32> {
+    fn logits_of(weights: &[f64]) -> Vec<f32> {
         weights.iter().map(|w| w.ln() as f32).collect()
     }
 
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn top_p_keeps_the_smallest_set_that_reaches_p_of_what_top_k_left() {
-        let row = of_weights(&[1.0, 4.0, 3.0, 2.0]);
+        let row = logits_of(&[1.0, 4.0, 3.0, 2.0]);
         assert_eq!(kept(&row, &rules(|p| p.top_p = 0.0)), [1]);
         assert_eq!(kept(&row, &rules(|p| p.top_p = 0.5)), [1, 2]);
         assert_eq!(kept(&row, &rules(|p| p.top_p = 1.0)), [1, 2, 3, 0]);
@@ -163,14 +166,14 @@ mod tests {
 
     #[test]
     fn min_p_compares_with_the_largest_probability() {
-        let row = of_weights(&[8.0, 4.1, 3.9]);
+        let row = logits_of(&[8.0, 4.1, 3.9]);
         assert_eq!(kept(&row, &rules(|p| p.min_p = 0.5)), [0, 1]);
         assert_eq!(kept(&row, &rules(|p| p.min_p = 1.0)), [0]);
     }
 
     #[test]
     fn the_draw_walks_the_vocabulary_in_order() {
-        let row = of_weights(&[1.0, 4.0, 3.0, 2.0]);
+        let row = logits_of(&[1.0, 4.0, 3.0, 2.0]);
         let draw = |u| sample(&row, &SamplingParams::default(), &[], u).unwrap().token;
         assert_eq!([0.0, 0.05, 0.15, 0.45, 0.55, 0.75, 0.85, 0.999].map(draw), [0, 0, 1, 1, 2, 2, 3, 3]);
     }

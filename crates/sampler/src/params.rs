@@ -1,35 +1,39 @@
-//! The rules of a draw.
+//! The sampling parameters and their ranges.
 
 use crate::SamplingError;
 use serde::{Deserialize, Serialize};
 
-/// The rules of a draw, applied in the order of the fields. The default has every rule off.
+/// The parameters of a draw, applied in the order of the fields. The default turns every rule off.
 ///
-/// Penalties act on the tokens of the history, each as often as it occurs there:
-/// `x <- (x > 0 ? x / repetition : x * repetition) - frequency * count - presence`; the logit bias is added after them.
+/// Penalties change the logit x of a token that occurs `count > 0` times in the history:
+/// `x <- (x > 0 ? x / repetition : x * repetition) - frequency * count - presence`; the logit bias is added afterwards.
 /// Then temperature, top-k, top-p and min-p decide which tokens stay and how much they weigh, and one uniform number
 /// chooses among them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingParams {
-    /// Divides (or, if negative, multiplies) the logit of every token of the history, once. Above 0; 1 is off.
+    /// Divides a positive, and multiplies a negative logit of a token of the history, once. Above 0; 1 is off.
+    ///
+    /// Source: Keskar et al., *CTRL* (2019).
     pub repetition_penalty: f64,
-    /// Taken from the logit of every token of the history, once. Finite; 0 is off.
+    /// Subtracted from the logit of every token of the history, once. Finite; 0 is off.
     pub presence_penalty: f64,
-    /// Taken from the logit of a token once for each time that it is in the history. Finite; 0 is off.
+    /// Subtracted from the logit of a token of the history as often as it occurs there. Finite; 0 is off.
     pub frequency_penalty: f64,
-    /// Added to the logits of these tokens; `-inf` bans one. Biases of the same token add up.
+    /// `(token, bias)`: added to the logit of that token. Finite, or `-inf` to ban it; biases of one token add up.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Divides the logits. At least 0; 1 is off, 0 is greedy: the lowest index among the maxima.
+    /// Divides the logits. At least 0; 1 is off, 0 is greedy: the lowest token among those of the largest logit.
     pub temperature: f64,
-    /// Keep the `top_k` largest logits, lowest indices first among equals. 0 is off, 1 is greedy.
+    /// Keeps the `top_k` largest logits, of equal ones those of the lowest tokens. 0 is off, 1 is greedy.
     pub top_k: usize,
-    /// Keep the smallest set of most probable tokens, of what top-k left and renormalised, whose mass reaches this.
-    /// In `[0, 1]`; 1 is off, 0 keeps one token.
+    /// Keeps the nucleus: the fewest most probable tokens whose probabilities, renormalised over what top-k keeps, sum
+    /// to at least `top_p`. In `[0, 1]`; 1 is off, 0 keeps one token.
+    ///
+    /// Source: Holtzman et al., *The curious case of neural text degeneration* (ICLR 2020).
     pub top_p: f64,
-    /// Keep the tokens whose probability is at least this share of the largest. In `[0, 1]`; 0 is off.
+    /// Keeps the tokens whose probability is at least `min_p` times the largest. In `[0, 1]`; 0 is off.
     pub min_p: f64,
-    /// The seed of the draws; see [`uniform`](crate::uniform).
+    /// The seed of the uniform numbers that decide the draws; see [`uniform`](crate::uniform).
     pub seed: u64,
 }
 
@@ -50,10 +54,10 @@ impl Default for SamplingParams {
 }
 
 impl SamplingParams {
-    /// Checks every field.
+    /// Checks that every field is in its range.
     ///
     /// # Errors
-    /// Names the first field outside its range, its value and the range.
+    /// [`SamplingError::Parameter`] for the first field that is not.
     pub fn validate(&self) -> Result<(), SamplingError> {
         check(
             self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0,
@@ -72,31 +76,31 @@ impl SamplingParams {
             )?;
         }
         check_temperature("temperature", self.temperature)?;
-        check_share("top_p", self.top_p)?;
-        check_share("min_p", self.min_p)
+        check_probability("top_p", self.top_p)?;
+        check_probability("min_p", self.min_p)
     }
 
-    /// Whether the rules leave nothing to chance: temperature 0 or top-k 1.
+    /// Whether every draw is the largest logit: temperature 0 or top-k 1.
     #[must_use]
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0 || self.top_k == 1
     }
 
-    /// Whether a row's logits must be changed before the other rules; without history only the bias can.
-    pub(crate) fn adjusts(&self, history: &[u32]) -> bool {
+    /// Whether penalties or biases change the logits of a row with this history.
+    pub(crate) fn changes_logits(&self, history: &[u32]) -> bool {
         !self.logit_bias.is_empty()
             || (!history.is_empty()
                 && (self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0))
     }
 }
 
-/// The range of a temperature, wherever one is given.
+/// Refuses a value that is not a temperature; `field` names it in the error.
 pub(crate) fn check_temperature(field: &'static str, value: f64) -> Result<(), SamplingError> {
     check(value.is_finite() && value >= 0.0, field, value, "a finite number of at least 0 (0 is greedy)")
 }
 
-/// The range of a share of probability, wherever one is given.
-pub(crate) fn check_share(field: &'static str, value: f64) -> Result<(), SamplingError> {
+/// Refuses a value outside `[0, 1]`; `field` names it in the error.
+pub(crate) fn check_probability(field: &'static str, value: f64) -> Result<(), SamplingError> {
     check((0.0..=1.0).contains(&value), field, value, "between 0 and 1")
 }
 
@@ -126,7 +130,7 @@ mod tests {
     fn the_default_is_valid_and_changes_nothing() {
         let params = SamplingParams::default();
         assert_eq!(params.validate(), Ok(()));
-        assert!(!params.adjusts(&[1, 2]));
+        assert!(!params.changes_logits(&[1, 2]));
         assert!(!params.is_greedy());
     }
 

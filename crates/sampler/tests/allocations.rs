@@ -1,30 +1,32 @@
-//! After the first token nothing is allocated. This is a program of its own, since the allocator is global.
+//! The host sampler allocates nothing after the first token. A program of its own, since the counting allocator is
+//! global.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tinygpt_sampler::{Row, Sampler, SamplingParams, uniform};
 
-struct Counting;
+/// The system's allocator, with a count of its allocations.
+struct CountingAllocator;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
 #[allow(unsafe_code)]
-// SAFETY: both calls go to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: both methods only count, and pass their arguments on to the system's allocator.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's.
+        // SAFETY: the caller fulfils the contract of the method, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller fulfils the contract of the method, which is the same.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
 fn nothing_is_allocated_per_token_after_the_first() {

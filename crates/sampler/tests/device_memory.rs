@@ -1,37 +1,38 @@
-//! The most memory that a step on the device path takes, in units of its logits. This is a program of its own, since the
-//! allocator is global; a device's allocator sees the same tensors.
+//! The peak memory of a step of the device path, in units of its logits. Measured on the CPU, as the allocator of a GPU
+//! sees the same tensors. A program of its own, since the counting allocator is global.
 
 use candle_core::{Device, Tensor};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tinygpt_sampler::{DeviceRow, DeviceSampler, SamplingParams, uniform};
 
-struct Counting;
+/// The system's allocator, with a count of the bytes in use and their peak.
+struct CountingAllocator;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 #[allow(unsafe_code)]
-// SAFETY: both calls go to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: both methods only count, and pass their arguments on to the system's allocator.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller's.
+        // SAFETY: the caller fulfils the contract of the method, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's.
+        // SAFETY: the caller fulfils the contract of the method, which is the same.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Logits whose weights are spread over thousands of tokens.
+/// Logits whose probability is spread over thousands of tokens.
 fn logits(rows: usize, vocab: usize) -> Tensor {
     let spread = |n: usize| {
         let u = uniform(3, (n / vocab) as u64, (n % vocab) as u64);
@@ -42,11 +43,11 @@ fn logits(rows: usize, vocab: usize) -> Tensor {
 }
 
 #[test]
-// The numbers are to be seen, with `--nocapture`.
+// `--nocapture` shows the measured values.
 #[allow(clippy::print_stderr)]
 fn a_step_takes_no_more_memory_than_documented() {
     let default = SamplingParams::default();
-    let bars = [
+    let max_memory = [
         ("greedy", SamplingParams { temperature: 0.0, ..default.clone() }, 1.25),
         ("temperature", default.clone(), 6.0),
         ("top-k", SamplingParams { top_k: 50, ..default.clone() }, 1.25),
@@ -58,18 +59,18 @@ fn a_step_takes_no_more_memory_than_documented() {
         let logits = logits(rows, vocab);
         let places: Vec<_> =
             (0..rows as u64).map(|sequence| DeviceRow { history: &[], sequence, position: 0 }).collect();
-        for (name, params, most) in &bars {
+        for (name, params, max) in &max_memory {
             let mut sampler = DeviceSampler::new(params.clone()).unwrap();
             let before = LIVE.load(Ordering::Relaxed);
             PEAK.store(before, Ordering::Relaxed);
-            // The first step makes the constants too.
+            // The first step, which uploads the constants too.
             let (_, cost) = sampler.sample_counted(&logits, &places).unwrap();
             assert_eq!(cost.readbacks > 1, *name == "top-p by search");
             let taken = (PEAK.load(Ordering::Relaxed) - before) as f64 / (4 * rows * vocab) as f64;
             eprintln!("{rows} x {vocab}, {name}: {taken:.2} times the logits, beside them");
-            // Beside tensors there are small things, and what other threads allocate at the same time.
-            let small_things = f64::from(1 << 14) / (4 * rows * vocab) as f64;
-            assert!(taken <= most + small_things, "{name}: {taken}");
+            // Small buffers that are not tensors, and allocations of other threads.
+            let small_buffers = f64::from(1 << 14) / (4 * rows * vocab) as f64;
+            assert!(taken <= max + small_buffers, "{name}: {taken}");
         }
     }
 }

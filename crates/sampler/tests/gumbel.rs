@@ -7,7 +7,7 @@ fn source(sequence: u64, position: u64) -> NoiseSource {
     NoiseSource { seed: 5, sequence, position }
 }
 
-/// The deviation of a count in standard deviations.
+/// The deviation of a count of draws from its expectation, in standard deviations.
 fn deviation(count: usize, prob: f64, draws: usize) -> f64 {
     let expected = prob * draws as f64;
     (count as f64 - expected) / (expected * (1.0 - prob)).sqrt()
@@ -98,7 +98,7 @@ fn a_row_has_its_own_noise_wherever_it_is_in_a_batch() {
     assert_ne!(both[0], both[1]);
 }
 
-/// The gradient of `sum(c * y)` against the analytic one of the softmax, for both kinds.
+/// Compares the gradient of `sum(c * y)` with the analytic one of the softmax, for soft and for hard draws.
 #[test]
 fn gradients_reach_the_logits_soft_and_straight_through() {
     let logits = Var::new(&[[0.3f32, -1.0, 0.8, 0.1]], &Device::Cpu).unwrap();

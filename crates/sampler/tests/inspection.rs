@@ -1,4 +1,4 @@
-//! The distribution behind a draw, temperatures that follow the position, and the adaptive rule.
+//! The distribution that a token is drawn from, temperature schedules and the adaptive threshold.
 
 use tinygpt_sampler::{Row, Sampler, SamplingParams, Schedule, oracle, uniform};
 

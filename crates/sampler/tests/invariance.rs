@@ -1,8 +1,8 @@
-//! A row's token depends on its logits, its history, the rules and (seed, sequence, position), and on nothing else.
+//! The token of a row is a function of its logits, its history, the rules and `(seed, sequence, position)` alone.
 
 use tinygpt_sampler::{Row, Sampler, SamplingParams, uniform};
 
-/// Enough logits that a batch is spread over threads.
+/// Enough logits for a batch to be spread over threads.
 const VOCAB: usize = 12_000;
 const ROWS: usize = 8;
 
@@ -108,7 +108,7 @@ fn repeated_draws_are_those_of_successive_positions() {
     }
 }
 
-/// The same tokens in every build: debug and release, and every level of vector instructions.
+/// These tokens are part of the results of the program: the same in debug and release builds and at every SIMD level.
 #[test]
 fn these_rows_always_draw_these_tokens() {
     let case = Case::new();

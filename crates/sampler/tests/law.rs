@@ -1,12 +1,13 @@
-//! The law of the draws: chi-square against the definition, seeded so that a test that passes once always does.
+//! The distribution of the draws: chi-square tests against the definition, with fixed seeds.
 
 use tinygpt_sampler::{Row, Sampler, SamplingParams, oracle};
 
-/// The chance that a chi-square variable of these degrees of freedom exceeds `x` (Wilson and Hilferty's cube root).
+/// The probability that a chi-square variable with these degrees of freedom exceeds `x`, by the approximation of Wilson
+/// and Hilferty.
 fn upper_tail(x: f64, freedom: f64) -> f64 {
     let spread = 2.0 / (9.0 * freedom);
     let z = ((x / freedom).cbrt() - (1.0 - spread)) / spread.sqrt();
-    // Half of erfc by its continued-fraction bound is enough far out; here the series of Abramowitz and Stegun 7.1.26.
+    // The normal tail, by Abramowitz and Stegun 7.1.26.
     let t = 1.0 / (1.0 + 0.327_591_1 * z.abs() / std::f64::consts::SQRT_2);
     let poly =
         t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
@@ -14,7 +15,7 @@ fn upper_tail(x: f64, freedom: f64) -> f64 {
     if z > 0.0 { tail } else { 1.0 - tail }
 }
 
-/// Cells of small expectation are pooled.
+/// The p-value of the counts, by a chi-square test that pools cells with an expectation below 10.
 fn p_value(counts: &[u64], probs: &[f64], draws: u64) -> f64 {
     let (mut chi2, mut cells, mut pooled, mut pooled_expected) = (0.0, 0, 0.0, 0.0);
     for (&count, &prob) in counts.iter().zip(probs) {
@@ -90,7 +91,7 @@ fn draws_of_one_position_over_many_sequences_follow_the_law_too() {
     assert!(p_value(&counts, &outcome.probs, DRAWS) > 1e-6);
 }
 
-/// Noise-based samplers in f32 lose tokens far below the winner; an inverse CDF does not.
+/// Samplers by noise in f32 never draw tokens far below the largest; an inverse CDF does.
 #[test]
 fn tokens_twenty_nats_down_are_drawn_as_often_as_they_should() {
     const DRAWS: usize = 2_000_000;
@@ -103,7 +104,7 @@ fn tokens_twenty_nats_down_are_drawn_as_often_as_they_should() {
     let row = Row { logits: &logits, history: &[], sequence: 0, position: 0 };
     let tokens = sampler.sample_row_repeatedly(&row, DRAWS).unwrap();
     let drawn = tokens.iter().filter(|&&token| token != 100_000).count() as f64;
-    // 1080 expected, standard deviation 33: within 4.9 of them, p > 1e-6.
+    // 1080 are expected, with a standard deviation of 33: within 4.9 of these, p > 1e-6.
     assert!((drawn - expected).abs() < 4.9 * expected.sqrt(), "{drawn} drawn, {expected} expected");
     let low = tokens.iter().filter(|&&token| token < 100_000).count() as f64;
     let share = drawn * 100_000.0 / VOCAB as f64;

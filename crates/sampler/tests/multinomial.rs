@@ -1,4 +1,4 @@
-//! torch.multinomial's contract: shapes, law, and the whole catalogue of errors.
+//! The contract of `torch.multinomial`: shapes, distribution and every error.
 
 use candle_core::{DType, Device, Tensor};
 use tinygpt_sampler::{MultinomialOptions, multinomial, multinomial_row};
@@ -92,7 +92,7 @@ fn weights_near_the_limits_of_f64_neither_overflow_nor_vanish() {
     assert_eq!(all, [0, 1, 3]);
 }
 
-/// The deviation of a count in standard deviations.
+/// The deviation of a count of draws from its expectation, in standard deviations.
 fn deviation(count: usize, prob: f64, draws: usize) -> f64 {
     let expected = prob * draws as f64;
     (count as f64 - expected) / (expected * (1.0 - prob)).sqrt()
@@ -114,7 +114,7 @@ fn pairs_without_replacement_have_exactly_the_law_of_successive_draws() {
                 continue;
             }
             let prob = weights[first] / 6.0 * weights[second] / (6.0 - weights[first]);
-            // Each within 5.2 standard deviations: p > 1e-6 for all six together.
+            // p > 1e-6 for all six pairs together.
             assert!(deviation(count, prob, DRAWS).abs() < 5.2, "({first}, {second}): {count}");
         }
     }

@@ -1,4 +1,4 @@
-//! Rows that cannot be drawn from are errors that name the row; nothing panics, nothing hangs, no other row changes.
+//! Rows that cannot be drawn from give errors that name them, without a panic, a hang or a change of other rows.
 
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;

@@ -4,8 +4,7 @@
 use std::{env, error::Error, sync::atomic::AtomicBool};
 
 use tinygpt_trainer::{
-    Run, RunConfig,
-    config::ModelConfig,
+    GptConfig, Run, RunConfig,
     run::{IfExists, StartOptions},
     train::Event,
 };
@@ -17,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut config = RunConfig::default();
     config.data.stories_bytes = 200_000;
-    config.model = ModelConfig { n_layer: 2, n_head: 2, n_embd: 64, ..ModelConfig::default() };
+    config.model = GptConfig { n_layer: 2, n_head: 2, n_embd: 64, ..GptConfig::default() };
     (config.train.max_steps, config.train.eval_every, config.train.eval_batches) = (200, 50, 4);
     (config.train.lr, config.train.warmup_steps) = (3e-3, 20);
     let run = Run::start(config, StartOptions { out: Some(out.clone()), if_exists, ..StartOptions::default() })?;

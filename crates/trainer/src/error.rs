@@ -89,11 +89,17 @@ pub enum TrainError {
     },
     /// A parameter would never be trained.
     #[error("parameter {name} has {problem} after the first backward pass: it would never be trained")]
-    DeadGradient {
+    MissingGradient {
         /// The parameter's name.
         name: String,
         /// `no gradient` or `an all-zero gradient`.
         problem: &'static str,
+    },
+    /// The optimizer's state is another optimizer's.
+    #[error("the optimizer's state has no `{name}`: it was saved by another optimizer")]
+    MissingSlot {
+        /// The slot's name.
+        name: String,
     },
     /// The caller asked to stop.
     #[error("interrupted")]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tinygpt_model::Tokenizer;
 
-use crate::{Result, TrainError, data::Split, engine::Engine};
+use crate::{Result, TrainError, data::Split, engine::Evaluator};
 
 /// The result of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,15 +22,20 @@ pub struct Evaluation {
 /// predicted exactly once, from the tokens before it in its window.
 ///
 /// # Errors
-/// When the split has no token to predict, `stop` was set, or the engine fails.
-pub fn whole_split(engine: &mut dyn Engine, split: &Split, batch_size: usize, stop: &AtomicBool) -> Result<Evaluation> {
+/// When the split has no token to predict, `stop` was set, or the evaluator fails.
+pub fn whole_split(
+    evaluator: &mut dyn Evaluator,
+    split: &Split,
+    batch_size: usize,
+    stop: &AtomicBool,
+) -> Result<Evaluation> {
     split.check("evaluated", 2)?;
-    let block_size = engine.config().block_size;
+    let block_size = evaluator.config().block_size;
     let windows = (split.len() - 1) / block_size;
-    let mut total = window_losses(engine, split, batch_size, &(0..windows).collect::<Vec<_>>(), stop)?;
+    let mut total = window_losses(evaluator, split, batch_size, &(0..windows).collect::<Vec<_>>(), stop)?;
     let rest = (split.len() - 1) % block_size;
     if rest > 0 {
-        total += engine.eval(&split.batch(rest, std::iter::once(windows * block_size))?)?;
+        total += evaluator.eval(&split.batch(rest, std::iter::once(windows * block_size))?)?;
     }
     let tokens = (split.len() - 1) as u64;
     let floor = split.nats(1..split.len()).map(|nats| nats / tokens as f64);
@@ -43,21 +48,21 @@ pub fn whole_split(engine: &mut dyn Engine, split: &Split, batch_size: usize, st
 /// # Errors
 /// As [`whole_split`].
 pub fn estimate(
-    engine: &mut dyn Engine,
+    evaluator: &mut dyn Evaluator,
     split: &Split,
     batch_size: usize,
     batches: usize,
     stop: &AtomicBool,
 ) -> Result<Evaluation> {
     split.check("evaluated", 2)?;
-    let block_size = engine.config().block_size;
+    let block_size = evaluator.config().block_size;
     let windows = (split.len() - 1) / block_size;
     let wanted = batch_size.saturating_mul(batches);
     if wanted == 0 || wanted >= windows {
-        return whole_split(engine, split, batch_size, stop);
+        return whole_split(evaluator, split, batch_size, stop);
     }
     let chosen: Vec<usize> = (0..wanted).map(|i| i * windows / wanted).collect();
-    let total = window_losses(engine, split, batch_size, &chosen, stop)?;
+    let total = window_losses(evaluator, split, batch_size, &chosen, stop)?;
     let tokens = (wanted * block_size) as u64;
     let predicted = |window: &usize| window * block_size + 1..(window + 1) * block_size + 1;
     let nats: Option<f64> = chosen.iter().map(|window| split.nats(predicted(window))).sum();
@@ -65,19 +70,19 @@ pub fn estimate(
 }
 
 fn window_losses(
-    engine: &mut dyn Engine,
+    evaluator: &mut dyn Evaluator,
     split: &Split,
     batch_size: usize,
     windows: &[usize],
     stop: &AtomicBool,
 ) -> Result<f64> {
-    let block_size = engine.config().block_size;
+    let block_size = evaluator.config().block_size;
     let mut total = 0.0;
     for chunk in windows.chunks(batch_size) {
         if stop.load(Ordering::Relaxed) {
             return Err(TrainError::Interrupted);
         }
-        total += engine.eval(&split.batch(block_size, chunk.iter().map(|w| w * block_size))?)?;
+        total += evaluator.eval(&split.batch(block_size, chunk.iter().map(|w| w * block_size))?)?;
     }
     Ok(total)
 }

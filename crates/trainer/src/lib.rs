@@ -7,11 +7,11 @@
 //! ```
 //! use std::sync::atomic::AtomicBool;
 //!
-//! use tinygpt_trainer::{Run, RunConfig, config::{DataConfig, ModelConfig, TrainConfig}, run::StartOptions};
+//! use tinygpt_trainer::{GptConfig, Run, RunConfig, config::{DataConfig, TrainConfig}, run::StartOptions};
 //!
 //! let config = RunConfig {
 //!     data: DataConfig { stories_bytes: 20_000, ..DataConfig::default() },
-//!     model: ModelConfig { n_layer: 1, n_head: 1, n_embd: 8, ..ModelConfig::default() },
+//!     model: GptConfig { n_layer: 1, n_head: 1, n_embd: 8, ..GptConfig::default() },
 //!     train: TrainConfig { max_steps: 4, ..TrainConfig::default() },
 //!     ..RunConfig::default()
 //! };
@@ -49,3 +49,5 @@ pub use config::RunConfig;
 pub use data::Dataset;
 pub use error::{Result, TrainError};
 pub use run::{Run, RunDir};
+/// The shape of a model: the section `[model]` of a configuration.
+pub use tinygpt_model::GptConfig;

@@ -3,11 +3,11 @@
 
 use std::{fs, path::Path};
 
-use tinygpt_model::Precision;
+use tinygpt_model::cpu::{CpuPrecision, TrainingFloats};
 
 use crate::{
     Result, TrainError,
-    config::{ModelConfig, RunConfig, TokenizerKind},
+    config::{RunConfig, TokenizerKind},
     data::BUILTIN_CORPUS,
 };
 
@@ -45,21 +45,13 @@ fn check_against(config: &RunConfig, vocab_size: usize, available: f64) -> Resul
 }
 
 fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
-    let ModelConfig { block_size, n_layer, n_embd, .. } = config.model;
-    let [t, l, c, v] = [block_size, n_layer, n_embd, vocab_size].map(|n| n as f64);
-    // The share of an f32 that an operand of products takes, and how many floats a block leaves of a position and
-    // channel: ten, and the sixteen operands of its linear layers, one of which is among the ten in f32.
-    let (operand, floats) = match config.train.precision {
-        Precision::F32 => (1.0, 25.0),
-        Precision::Bf16 | Precision::F16 => (0.5, 18.0),
-    };
-    // The matrices; norms and biases are small beside them. Each has a gradient and two moments, and those of linear
-    // layers and the head are there twice more, packed for products.
-    let linear = 12.0 * l * c * c + v * c;
-    let parameters = (4.0 + 2.0 * operand) * linear + 4.0 * t * c;
-    // What a sequence leaves in each block for its backward pass, of one sequence at least; and of all of them the
-    // gradient of the embeddings.
-    let activations = t * c * (floats * l + config.train.batch_size as f64);
+    // Tensors of f16, too, hold their operands in 16 bits.
+    let precision = CpuPrecision::of(config.train.precision).unwrap_or(CpuPrecision::Bf16);
+    let floats = TrainingFloats::new(&config.gpt(vocab_size), precision);
+    // AdamW keeps two moments of each parameter.
+    let parameters = floats.weights + 2.0 * floats.parameters;
+    // What one sequence leaves for its backward pass, and what each window of the batch does.
+    let activations = floats.sequence + config.train.batch_size as f64 * floats.window;
     let stories = if config.data.corpus == BUILTIN_CORPUS { config.data.stories_bytes as f64 } else { 0.0 };
     let per_byte = if config.data.tokenizer == TokenizerKind::Char { 1.0 + F32 } else { 1.0 };
     [
@@ -123,7 +115,7 @@ mod tests {
         let message = refused(&["model.n_embd=8192", "model.n_layer=8"], 16.0 * GIB).unwrap();
         assert_eq!(
             message,
-            "training needs at least 144.4 GiB of memory, and 16.0 GiB is there: 144.0 GiB for the parameters, their \
+            "training needs at least 144.5 GiB of memory, and 16.0 GiB is there: 144.0 GiB for the parameters, their \
              gradients and moments; lower model.n_embd, model.n_layer, model.block_size or the vocabulary"
         );
         let less = refused(&["model.n_embd=8192", "model.n_layer=8", "train.precision=bf16"], 16.0 * GIB).unwrap();

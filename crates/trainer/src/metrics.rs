@@ -90,18 +90,11 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file and keeps its lines up to `step`: a resumed run writes the later ones again. A line that a crash
-    /// has cut short is dropped.
+    /// Writes a file of these lines, in place of the one that is there, and opens it for more.
     ///
     /// # Errors
-    /// When the file cannot be read or written.
-    pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(TrainError::io("read", path)(e)),
-        };
-        let rows: Vec<Metrics> = parse(path, &text)?.into_iter().filter(|row| row.step <= step).collect();
+    /// When the disk is full.
+    pub fn create(path: &Path, rows: Vec<Metrics>) -> Result<Self> {
         let mut kept = String::new();
         for row in &rows {
             kept += &to_line(path, row)?;
@@ -122,9 +115,29 @@ impl MetricsFile {
         Ok(())
     }
 
+    /// Waits until the appended lines are on the disk: what is saved after this has them beside it, whatever happens.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(TrainError::io("write", &self.path))
+    }
+
     /// All lines so far.
     pub fn rows(&self) -> &[Metrics] {
         &self.rows
+    }
+}
+
+/// Reads the lines of a file; none where there is no file. A last line that a crash has cut short is dropped.
+///
+/// # Errors
+/// When the file cannot be read, or another line of it is broken or of another format.
+pub fn read(path: &Path) -> Result<Vec<Metrics>> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(path, &text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(TrainError::io("read", path)(e)),
     }
 }
 
@@ -163,20 +176,22 @@ mod tests {
     }
 
     #[test]
-    fn reopening_keeps_the_lines_up_to_the_step_and_drops_a_torn_one() {
+    fn a_file_is_read_without_its_torn_line_and_goes_on_from_the_lines_that_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let mut file = MetricsFile::open(&path, 0).unwrap();
+        assert_eq!(read(&path).unwrap(), []);
+        let mut file = MetricsFile::create(&path, Vec::new()).unwrap();
         for step in 1..=5 {
             file.append(row(step)).unwrap();
         }
         fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"kind\":\"tra").unwrap();
-        let mut file = MetricsFile::open(&path, 3).unwrap();
+        let mut rows = read(&path).unwrap();
+        assert_eq!(rows.len(), 5);
+        rows.truncate(3);
+        let mut file = MetricsFile::create(&path, rows).unwrap();
         file.append(row(4)).unwrap();
-        let steps: Vec<u64> =
-            parse(&path, &fs::read_to_string(&path).unwrap()).unwrap().iter().map(|r| r.step).collect();
-        assert_eq!(steps, [1, 2, 3, 4]);
-        assert_eq!(file.rows().len(), 4);
+        assert_eq!(read(&path).unwrap(), file.rows());
+        assert_eq!(file.rows().iter().map(|r| r.step).collect::<Vec<_>>(), [1, 2, 3, 4]);
     }
 
     #[test]

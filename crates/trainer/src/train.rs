@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::{
+    fs,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
@@ -13,7 +14,7 @@ use crate::{
     data::Dataset,
     engine::{DeferredScalar, Engine},
     evaluate::{self, Evaluation, Report},
-    metrics::{Kind, Metrics, MetricsFile},
+    metrics::{self, Kind, Metrics, MetricsFile},
     plot,
     run::{Best, LAST_FORMAT, LoopState, RunDir},
     schedule::learning_rate,
@@ -92,7 +93,15 @@ pub struct Trainer<'a> {
 impl LoopState {
     /// The state before the first update.
     pub fn fresh(source_hash: String) -> Self {
-        Self { format: LAST_FORMAT, step: 0, best: None, evaluations_since_best: 0, seconds: 0.0, source_hash }
+        Self {
+            format: LAST_FORMAT,
+            step: 0,
+            best: None,
+            evaluations_since_best: 0,
+            last_evaluation: None,
+            seconds: 0.0,
+            source_hash,
+        }
     }
 
     /// Whether the weights of this update are the best so far.
@@ -113,6 +122,24 @@ impl LoopState {
         }
     }
 
+    /// Whether this state was saved after a line of the metrics was written, and knows what it says. A crash may leave
+    /// lines that the state has not seen: their updates and evaluations are made again.
+    fn has_seen(&self, row: &Metrics) -> bool {
+        match row.kind {
+            Kind::Train => row.step <= self.step,
+            Kind::Eval => Some(row.step) <= self.last_evaluation,
+        }
+    }
+
+    /// Where a state of an earlier version does not say which evaluation it saw last, the lines of the metrics do: it
+    /// has seen the best one and as many after it as it has counted.
+    fn infer_last_evaluation(&mut self, rows: &[Metrics]) {
+        let Some(Best { step: best, .. }) = self.best else { return };
+        let after_best = rows.iter().filter(|row| row.kind == Kind::Eval && row.step > best).map(|row| row.step);
+        let seen = after_best.take(self.evaluations_since_best as usize).last();
+        self.last_evaluation = self.last_evaluation.or(seen).or(Some(best));
+    }
+
     fn out_of_time(&self, train: &TrainConfig) -> bool {
         train.max_minutes > 0.0 && self.seconds >= 60.0 * train.max_minutes
     }
@@ -127,12 +154,13 @@ impl Trainer<'_> {
     /// When the loss is no number any more, the disk is full or the device fails: what was saved last stays whole. And
     /// [`TrainError::Callback`] when `on_event` fails, after everything was saved.
     pub fn train(mut self, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<Outcome> {
-        self.catch_up()?;
-        let mut record = Record {
-            metrics: MetricsFile::open(&self.run.path().join(METRICS_FILE), self.state.step)?,
-            clock: Clock::new(self.state.seconds),
-            unread: Vec::new(),
-        };
+        let path = self.run.path().join(METRICS_FILE);
+        let mut rows = metrics::read(&path)?;
+        self.state.infer_last_evaluation(&rows);
+        rows.retain(|row| self.state.has_seen(row));
+        let metrics = MetricsFile::create(&path, rows)?;
+        let mut record = Record { metrics, clock: Clock::new(self.state.seconds), unread: Vec::new() };
+        self.catch_up(&record.metrics)?;
         match self.until_ending(&mut record, stop, on_event) {
             // Whole updates only: what an interruption cut short is done again.
             Ok(StopReason::Interrupted) | Err(TrainError::Interrupted) => {
@@ -159,7 +187,7 @@ impl Trainer<'_> {
         let config = &self.config.train;
         loop {
             // Before the first update too, and after an interruption that cut an evaluation short.
-            if self.evaluation_is_due(&record.metrics) {
+            if self.evaluation_is_due() {
                 self.evaluate(record, stop, on_event)?;
             }
             if let Some(ending) = self.state.ending(config) {
@@ -182,13 +210,11 @@ impl Trainer<'_> {
     }
 
     /// Whether this step is to be evaluated and has not been.
-    fn evaluation_is_due(&self, metrics: &MetricsFile) -> bool {
+    fn evaluation_is_due(&self) -> bool {
         let train = &self.config.train;
         let step = self.state.step;
         let over = step >= train.max_steps || self.state.out_of_time(train);
-        let evaluated =
-            metrics.rows().iter().rev().take_while(|row| row.step == step).any(|row| row.kind == Kind::Eval);
-        (step.is_multiple_of(train.eval_every) || over) && !evaluated
+        (step.is_multiple_of(train.eval_every) || over) && self.state.last_evaluation != Some(step)
     }
 
     /// One update: the gradients of `grad_accum` batches, then AdamW.
@@ -230,6 +256,7 @@ impl Trainer<'_> {
         } else {
             self.state.evaluations_since_best += 1;
         }
+        self.state.last_evaluation = Some(self.state.step);
         self.state.seconds = record.clock.seconds();
         let row = Metrics {
             val_loss: Some(loss),
@@ -239,18 +266,19 @@ impl Trainer<'_> {
             seconds: self.state.seconds,
             ..Metrics::new(Kind::Eval, self.state.step)
         };
+        // The line first, then the state that has seen it, then what can be made from both: a crash in between leaves
+        // an evaluation that is made again, or files that `catch_up` writes.
         record.metrics.append(row.clone())?;
+        record.metrics.sync()?;
         self.save()?;
-        if let Some(svg) = plot::loss_svg(&self.config.name, record.metrics.rows()) {
-            atomic::write(&self.run.path().join(LOSS_SVG), svg.as_bytes())?;
-        }
+        self.write_plot(&record.metrics)?;
         on_event(Event::Eval { metrics: &row, best }).map_err(TrainError::Callback)?;
         record.clock.restart();
         Ok(())
     }
 
-    /// The state of the loop first: it says whether the weights are the best, and [`Trainer::catch_up`] writes them as
-    /// such where a crash or a full disk kept this from doing it.
+    /// Saves the state of the loop first: it says whether the weights are the best, and [`Trainer::catch_up`] writes them
+    /// as such where a crash or a full disk kept this from doing it.
     fn save(&self) -> Result<()> {
         let exported = self.engine.state_dict()?;
         self.run.last().save(self.engine.config(), &exported, &self.state)?;
@@ -260,15 +288,27 @@ impl Trainer<'_> {
         self.run.delete_replaced()
     }
 
-    /// Writes the best weights, if they are those to go on from and are not written yet.
-    fn catch_up(&self) -> Result<()> {
-        if !self.state.is_best() {
-            return Ok(());
+    /// Writes what belongs to the evaluation that was saved last, where a crash or a full disk came in between: the
+    /// weights, if they are the best, and the plot.
+    fn catch_up(&self, metrics: &MetricsFile) -> Result<()> {
+        if self.state.is_best() {
+            let (config, params) = (self.engine.config(), self.engine.state_dict()?.params);
+            let written = self.run.model().read_weights(config);
+            if !written.is_ok_and(|written| written == params) {
+                self.run.model().write_weights(config, &params)?;
+            }
         }
-        let (config, params) = (self.engine.config(), self.engine.state_dict()?.params);
-        match self.run.model().read_weights(config) {
-            Ok(written) if written == params => Ok(()),
-            _ => Ok(self.run.model().write_weights(config, &params)?),
+        if self.state.last_evaluation == Some(self.state.step) { self.write_plot(metrics) } else { Ok(()) }
+    }
+
+    /// Writes the plot of the losses, unless it is there as it should be.
+    fn write_plot(&self, metrics: &MetricsFile) -> Result<()> {
+        let path = self.run.path().join(LOSS_SVG);
+        match plot::loss_svg(&self.config.name, metrics.rows()) {
+            Some(svg) if fs::read(&path).ok().as_deref() != Some(svg.as_bytes()) => {
+                Ok(atomic::write(&path, svg.as_bytes())?)
+            }
+            _ => Ok(()),
         }
     }
 

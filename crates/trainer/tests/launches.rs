@@ -18,6 +18,7 @@ fn launches(n_layer: usize, precision: Precision) -> (usize, usize) {
         dropout: 0.0,
         bias: false,
         activation: Activation::Gelu,
+        ..GptConfig::default()
     };
     let state = EngineState::fresh(init_params(&config, 1));
     let ids: Vec<u32> = (0..8).collect();

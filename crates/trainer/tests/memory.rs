@@ -25,6 +25,7 @@ fn memory_does_not_grow_with_updates() {
         dropout: 0.0,
         bias: true,
         activation: Activation::Gelu,
+        ..GptConfig::default()
     };
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let state = EngineState::fresh(init_params(&config, 1));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use tinygpt_model::{Gpt, GptConfig, Precision, param_specs, params};
+use tinygpt_model::{Gpt, GptConfig, Precision, cpu::CpuPrecision, param_specs, params};
 use tinygpt_trainer::{
     config::TrainConfig,
     engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine},
@@ -48,7 +48,10 @@ impl Fixture {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{path}: {e}"));
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().as_ref().unwrap();
-        let config: GptConfig = serde_json::from_str(&metadata["config"]).unwrap();
+        // The vocabulary is no key of `[model]`.
+        let mut config: serde_json::Map<_, _> = serde_json::from_str(&metadata["config"]).unwrap();
+        let vocab_size = config.remove("vocab_size").unwrap().as_u64().unwrap() as usize;
+        let config = GptConfig { vocab_size, ..serde_json::from_value(config.into()).unwrap() };
         let t: Training = serde_json::from_str(&metadata["train"]).unwrap();
         let train = TrainConfig {
             lr: t.lr,
@@ -177,7 +180,7 @@ fn check_engine(label: &str, path: &str, build: Build<'_>) {
     let tokens = (batches[0].rows * batches[0].cols) as f64;
     report.add_loss("eval", engine.eval(&batches[0]).unwrap() / tokens, tensors["loss"][0]);
     engine.optimizer_step(0.0, 0.0).unwrap().read().unwrap();
-    report.add_params(&fixture, "grad", &engine.state_dict().unwrap().m);
+    report.add_params(&fixture, "grad", &engine.state_dict().unwrap().slot("m").unwrap());
 
     // Ten updates.
     let engine: &mut dyn Engine = &mut *build(config, AdamW::from(train), &fixture.start());
@@ -211,7 +214,7 @@ fn the_composed_engine_agrees_with_pytorch_for_gelu_new_with_biases() {
 }
 
 fn cpu(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
-    Box::new(CpuEngine::new(config, Precision::F32, adamw, 0, state).unwrap())
+    Box::new(CpuEngine::new(config, CpuPrecision::F32, adamw, 0, state).unwrap())
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::{
 };
 
 use tinygpt_trainer::{
-    Result, Run, RunConfig, RunDir, TrainError,
-    config::{DataConfig, ModelConfig, TrainConfig},
+    GptConfig, Result, Run, RunConfig, RunDir, TrainError,
+    config::{DataConfig, TrainConfig},
     run::{Notice, ResumeOptions, StartOptions},
     train::{Event, METRICS_FILE, Outcome},
 };
@@ -17,7 +17,7 @@ use tinygpt_trainer::{
 fn small() -> RunConfig {
     RunConfig {
         data: DataConfig { stories_bytes: 8000, ..DataConfig::default() },
-        model: ModelConfig { n_layer: 1, n_head: 1, n_embd: 8, block_size: 16, ..ModelConfig::default() },
+        model: GptConfig { n_layer: 1, n_head: 1, n_embd: 8, block_size: 16, ..GptConfig::default() },
         train: TrainConfig {
             batch_size: 2,
             max_steps: 9,
@@ -101,7 +101,7 @@ fn a_run_that_cannot_start_leaves_no_folder() {
     let error = start(RunConfig { data, ..small() }, &out).err().unwrap();
     assert!(matches!(error, TrainError::SplitTooShort { split: "training", .. }), "{error}");
     // A configuration that was made by hand is checked as one from a file is.
-    let model = ModelConfig { n_head: 3, ..small().model };
+    let model = GptConfig { n_head: 3, ..small().model };
     let error = start(RunConfig { model, ..small() }, &out).err().unwrap();
     assert!(matches!(error, TrainError::Config(_)), "{error}");
     assert!(!out.exists());

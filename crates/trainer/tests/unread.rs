@@ -14,7 +14,7 @@ use common::{Prepared, assert_same_weights, prepare};
 use tinygpt_model::{GptConfig, Precision};
 use tinygpt_trainer::{
     Result, RunDir, TrainError,
-    engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, TensorEngine},
+    engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, Evaluator, TensorEngine},
     train::{Event, Outcome, Trainer},
 };
 
@@ -32,11 +32,17 @@ fn not_a_number() -> DeferredScalar {
     DeferredScalar::OnDevice(Tensor::new(f32::NAN, &Device::Cpu).unwrap())
 }
 
-impl Engine for Poisoned {
+impl Evaluator for Poisoned {
     fn config(&self) -> &GptConfig {
         self.engine.config()
     }
 
+    fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        self.engine.eval(batch)
+    }
+}
+
+impl Engine for Poisoned {
     fn forward_backward(&mut self, batch: &Batch, draw: u64) -> Result<DeferredScalar> {
         let loss = self.engine.forward_backward(batch, draw)?;
         Ok(if self.loss == Some(draw) { not_a_number() } else { loss })
@@ -46,10 +52,6 @@ impl Engine for Poisoned {
         let norm = self.engine.optimizer_step(lr, clip)?;
         self.updates += 1;
         Ok(if self.norm == Some(self.updates) { not_a_number() } else { norm })
-    }
-
-    fn eval(&mut self, batch: &Batch) -> Result<f64> {
-        self.engine.eval(batch)
     }
 
     fn state_dict(&self) -> Result<EngineState> {

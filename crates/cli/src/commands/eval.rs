@@ -3,13 +3,13 @@
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use tinygpt_model::{GptConfig, ModelFolder, Precision, Tokenizer};
+use tinygpt_model::{GptConfig, ModelFolder, Tokenizer};
 use tinygpt_trainer::{
     Dataset, RunDir,
     config::RunConfig,
     corpus::Corpus,
     data::Split,
-    engine::{self, AdamW, EngineState},
+    engine,
     evaluate::{Report, whole_split},
     token_cache::{TokenStore, default_cache_dir},
 };
@@ -54,12 +54,10 @@ fn evaluate(
     tokenizer: &Tokenizer,
     args: &EvalArgs,
 ) -> anyhow::Result<Report> {
-    /// BatchRef at once; the result depends on it in the last bits only.
+    /// Windows at once; the result depends on it in the last bits only.
     const ROWS: usize = 16;
-    let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
-    let device = args.device.open()?;
-    let mut engine = engine::open(config, Precision::F32, adamw, 0, &EngineState::fresh(params), &device)?;
-    Ok(Report::new(whole_split(engine.as_mut(), split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
+    let mut evaluator = engine::open_evaluator(config, &params, &args.device.open()?)?;
+    Ok(Report::new(whole_split(evaluator.as_mut(), split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
 }
 
 /// A report for people.

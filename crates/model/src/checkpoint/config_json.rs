@@ -1,14 +1,30 @@
-//! `config.json`: the shape of a model, as Hugging Face's GPT-2 writes it.
+//! `config.json`: the shape of a model. A GPT-2's is Hugging Face's, and `transformers` loads it; a network with keys that
+//! GPT-2 lacks is of a type of its own, which opens here alone.
 
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{MODEL_FORMAT, check_format};
 use crate::{Activation, GptConfig, config::LAYER_NORM_EPS, files::FileError};
 
+/// The type of a network that is no GPT-2.
+const OWN_TYPE: &str = "tinygpt";
+
 /// What Hugging Face needs, and what is true. Its own defaults would be gelu_new and token 50256.
 pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
+    if !config.is_gpt2() {
+        return json!({
+            "architectures": ["TinyGptForCausalLM"],
+            "model_type": OWN_TYPE,
+            "vocab_size": config.vocab_size,
+            "bos_token_id": end_of_text,
+            "eos_token_id": end_of_text,
+            "torch_dtype": "float32",
+            "tinygpt": { "format": MODEL_FORMAT, "model": config },
+        });
+    }
     json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -38,13 +54,21 @@ pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
 /// When it is broken, or asks for what this program does not do.
 pub(super) fn parse(path: &Path, value: &Value) -> Result<GptConfig, FileError> {
     let bad = |reason: String| FileError::content(path, reason);
+    let number = |key: &str| {
+        value[key].as_u64().map(|n| n as usize).ok_or_else(|| bad(format!("`{key}` is missing or not a number")))
+    };
+    if value["model_type"] == OWN_TYPE {
+        check_format(path, value)?;
+        let model =
+            GptConfig::deserialize(&value["tinygpt"]["model"]).map_err(|e| bad(format!("tinygpt.model: {e}")))?;
+        let config = GptConfig { vocab_size: number("vocab_size")?, ..model };
+        config.validate().map_err(|e| bad(e.to_string()))?;
+        return Ok(config);
+    }
     if value["model_type"] != "gpt2" {
         return Err(bad(format!("its model_type is {}, this program knows \"gpt2\" only", value["model_type"])));
     }
     check_format(path, value)?;
-    let number = |key: &str| {
-        value[key].as_u64().map(|n| n as usize).ok_or_else(|| bad(format!("`{key}` is missing or not a number")))
-    };
     // What other GPT-2 folders may ask for and this program does not do must not be computed wrongly in silence.
     for (key, supported) in [
         ("n_inner", json!(null)),
@@ -73,6 +97,7 @@ pub(super) fn parse(path: &Path, value: &Value) -> Result<GptConfig, FileError> 
         dropout: value["resid_pdrop"].as_f64().unwrap_or(0.0),
         bias: value["tinygpt"]["bias"].as_bool().unwrap_or(true),
         activation,
+        ..GptConfig::default()
     };
     config.validate().map_err(|e| bad(e.to_string()))?;
     Ok(config)

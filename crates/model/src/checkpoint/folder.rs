@@ -60,8 +60,8 @@ impl ModelFolder {
         Ok(write_json(CONFIG_FILE, &config_json::write(config, tokenizer.end_of_text()))?)
     }
 
-    /// Writes the weights, given in parameter order. Where the model has no biases, zeros are written, since Hugging
-    /// Face's GPT-2 always has them.
+    /// Writes the weights, given in parameter order. Where a GPT-2 has no biases, zeros are written, since Hugging Face's
+    /// always has them.
     ///
     /// # Errors
     /// When the disk is full.
@@ -72,7 +72,8 @@ impl ModelFolder {
             .map(|(spec, values)| (spec.name, (spec.shape, values.as_slice())))
             .collect();
         let zeros = vec![0.0; 4 * config.n_embd];
-        for spec in param_specs(&GptConfig { bias: true, ..config.clone() }) {
+        let with_biases = GptConfig { bias: config.bias || config.is_gpt2(), ..config.clone() };
+        for spec in param_specs(&with_biases) {
             let n = spec.len();
             tensors.entry(spec.name).or_insert_with(|| (spec.shape, &zeros[..n]));
         }

@@ -1,7 +1,7 @@
 //! Safetensors files: tensors of f32 by name, written atomically.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -96,6 +96,11 @@ impl Tensors {
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)
             .map_err(|e| FileError::content(path, format!("truncated, or not a safetensors file: {e}")))?;
         Ok(Self { path: path.to_owned(), tensors })
+    }
+
+    /// What stands before the first `/` of names that have one, in alphabetical order: the slots of an optimizer.
+    pub fn prefixes(&self) -> BTreeSet<String> {
+        self.tensors.keys().filter_map(|name| Some(name.split_once('/')?.0.to_owned())).collect()
     }
 
     /// Whether there is a tensor of this name.

@@ -33,7 +33,7 @@ fn store<S: Simd>(s: S, pairs: S::V, to: &mut [Pair]) {
 
 impl Panels<Pair> {
     /// Takes over a matrix `(2 k, n)` given row after row; the last row may be missing.
-    pub(super) fn pack(&mut self, level: SimdLevel, w: &[f32]) {
+    pub(crate) fn pack(&mut self, level: SimdLevel, w: &[f32]) {
         let (k, n) = (self.k(), self.n());
         self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
             Pair::run(level, PackRows { w, n, first: p * PANEL, panel });
@@ -41,7 +41,7 @@ impl Panels<Pair> {
     }
 
     /// Takes over the transpose of a matrix `(n, len)` given row after row; its columns are pairs.
-    pub(super) fn pack_transposed(&mut self, level: SimdLevel, w: &[f32], len: usize) {
+    pub(crate) fn pack_transposed(&mut self, level: SimdLevel, w: &[f32], len: usize) {
         let k = self.k();
         self.data.par_chunks_mut(PANEL * k).zip(w.par_chunks(PANEL * len)).for_each(|(panel, rows)| {
             Pair::run(level, PackColumns { rows, len, panel });
@@ -104,7 +104,7 @@ impl Kernel for PackColumns<'_> {
 
 /// Rounds `n` rows: `rows` gets them with pairs along each row, `columns` with pairs down the columns. An odd end is
 /// paired with zeros.
-pub(super) fn round(level: SimdLevel, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
+pub(crate) fn round(level: SimdLevel, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
     Pair::run(level, Round { n, x, rows, columns });
 }
 
@@ -140,7 +140,7 @@ impl Kernel for Round<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::matmul::{Left, Right, Start, matmul};
+    use crate::cpu::matmul::{Accumulate, Left, Right, matmul};
     use crate::cpu::rows::tests::{flat, random};
     use tinygpt_sampler::simd::to_bf16;
 
@@ -181,7 +181,7 @@ mod tests {
                 let (mut rows, mut columns) = (garbage(m, pairs), garbage(m.div_ceil(2), k));
                 round(level, m, &a, &mut rows, &mut columns);
                 let start = vec![1.5; n];
-                let start = Start::Row(&start);
+                let start = Accumulate::Row(&start);
                 let mut packed = Panels::<Pair>::new(pairs, n);
                 packed.pack(level, &flat(&b, k));
                 let left = Left::rows(&rows, 0, 0);

@@ -11,12 +11,12 @@ use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 use super::rows::Rows;
 
 /// Columns of a panel of packed weights.
-pub(super) const PANEL: usize = 32;
+pub(crate) const PANEL: usize = 32;
 /// How much of the inner index is walked before the next columns: a panel of it fits the first-level cache.
 const DEPTH: usize = 256;
 
 /// An element of an operand: four bytes, with its step of the chain.
-pub(super) trait Element: Copy + Default + Send + Sync {
+pub(crate) trait Element: Copy + Default + Send + Sync {
     /// As the bits of a lane.
     fn lane(self) -> f32;
 
@@ -46,7 +46,7 @@ impl Element for f32 {
 /// The bits of two neighbours along the inner index in bf16, the first in the lower half.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub(super) struct Pair(pub(super) u32);
+pub(crate) struct Pair(pub(super) u32);
 
 impl Element for Pair {
     #[inline(always)]
@@ -66,7 +66,7 @@ impl Element for Pair {
 
 /// The left operand `(m, k)`: element `(i, l)` is `data[i * row + l * col]`.
 #[derive(Clone, Copy)]
-pub(super) struct Left<'a, E = f32> {
+pub(crate) struct Left<'a, E = f32> {
     data: &'a [E],
     row: usize,
     col: usize,
@@ -74,70 +74,74 @@ pub(super) struct Left<'a, E = f32> {
 
 impl<'a, E: Element> Left<'a, E> {
     /// Rows `from..` of a matrix, from column `col` on.
-    pub(super) fn rows(x: &'a Rows<E>, from: usize, col: usize) -> Self {
+    pub(crate) fn rows(x: &'a Rows<E>, from: usize, col: usize) -> Self {
         Self { data: x.at(from, col), row: x.ld, col: 1 }
     }
 
     /// The transpose of [`Left::rows`].
-    pub(super) fn columns(x: &'a Rows<E>, from: usize, col: usize) -> Self {
+    pub(crate) fn columns(x: &'a Rows<E>, from: usize, col: usize) -> Self {
         Self { data: x.at(from, col), row: 1, col: x.ld }
     }
 }
 
 /// The right operand `(k, n)`: element `(l, 32 p + j)` is `data[p * panel + l * row + j]`.
 #[derive(Clone, Copy)]
-pub(super) struct Right<'a, E = f32> {
-    pub(super) data: &'a [E],
-    pub(super) row: usize,
-    pub(super) panel: usize,
+pub(crate) struct Right<'a, E = f32> {
+    data: &'a [E],
+    row: usize,
+    panel: usize,
 }
 
 impl<'a, E: Element> Right<'a, E> {
     /// Rows `from..` of a matrix, from column `col` on.
-    pub(super) fn rows(x: &'a Rows<E>, from: usize, col: usize) -> Self {
+    pub(crate) fn rows(x: &'a Rows<E>, from: usize, col: usize) -> Self {
         Self { data: x.at(from, col), row: x.ld, panel: PANEL }
     }
 
-    /// A single panel `(k, 32)`.
-    pub(super) fn panel(data: &'a [E]) -> Self {
-        Self { data, row: PANEL, panel: data.len() }
+    /// Panels `(k, 32)`, one after the other.
+    pub(crate) fn panels(data: &'a [E], k: usize) -> Self {
+        Self { data, row: PANEL, panel: PANEL * k }
     }
 }
 
-/// What a product is added to.
+/// What a product is added to: the beta of BLAS, or a bias.
 #[derive(Clone, Copy)]
-pub(super) enum Start<'a> {
+pub(crate) enum Accumulate<'a> {
     /// Nothing.
     Zero,
     /// A row of `n`, to each row.
     Row(&'a [f32]),
     /// What the output holds.
-    Sum,
+    Add,
 }
 
-/// `out (m, n) = start + a (m, k) b (k, n)`, with `ld` floats between the rows of `out`.
-pub(super) fn matmul<E: Element>(
+/// `out (m, n) = accumulate + a (m, k) b (k, n)`, with `ld` floats between the rows of `out`.
+pub(crate) fn matmul<E: Element>(
     level: SimdLevel,
     (m, n, k): (usize, usize, usize),
     a: Left<'_, E>,
     b: Right<'_, E>,
-    start: Start<'_>,
+    accumulate: Accumulate<'_>,
     out: &mut [f32],
     ld: usize,
 ) {
     if m == 0 || n == 0 {
         return;
     }
+    assert!(k > 0, "inner index");
     // These hold for all indices that the kernel computes.
     assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len(), "left operand");
     let last_panel = (n - 1) / PANEL;
     let last_vector = (n - 1) % PANEL / LANES;
-    assert!(last_panel * b.panel + (k - 1) * b.row + (last_vector + 1) * LANES <= b.data.len(), "right operand");
+    let reads = |panel: usize, vectors: usize| panel * b.panel + (k - 1) * b.row + vectors * LANES;
+    assert!(reads(last_panel, last_vector + 1) <= b.data.len(), "right operand");
+    // Panels before the last are read whole; where they overlap they may reach further.
+    assert!(last_panel == 0 || reads(last_panel - 1, PANEL / LANES) <= b.data.len(), "right operand");
     assert!((m - 1) * ld + n <= out.len() && (m == 1 || n <= ld), "output");
-    if let Start::Row(row) = start {
+    if let Accumulate::Row(row) = accumulate {
         assert_eq!(row.len(), n, "start");
     }
-    E::run(level, Product { m, n, k, a, b, start, out, ld });
+    E::run(level, Product { m, n, k, a, b, accumulate, out, ld });
 }
 
 struct Product<'a, E> {
@@ -146,7 +150,7 @@ struct Product<'a, E> {
     k: usize,
     a: Left<'a, E>,
     b: Right<'a, E>,
-    start: Start<'a>,
+    accumulate: Accumulate<'a>,
     out: &'a mut [f32],
     ld: usize,
 }
@@ -164,7 +168,7 @@ impl<E: Element> Product<'_, E> {
     /// Tiles of `MR` rows and `NV` vectors, as many as the registers hold beside a row of the right operand.
     #[inline(always)]
     fn tiles<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
-        let Self { m, n, k, a, b, start, out, ld } = self;
+        let Self { m, n, k, a, b, accumulate, out, ld } = self;
         for l in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - l);
             let mut j = 0;
@@ -185,11 +189,11 @@ impl<E: Element> Product<'_, E> {
                             a_col: a.col,
                             b: b.data.as_ptr().add(j / PANEL * b.panel + j % PANEL + l * b.row),
                             b_row: b.row,
-                            start: match start {
-                                _ if l > 0 => TileStart::Sum,
-                                Start::Zero => TileStart::Zero,
-                                Start::Row(row) => TileStart::Row(row.as_ptr().add(j)),
-                                Start::Sum => TileStart::Sum,
+                            start: match accumulate {
+                                _ if l > 0 => TileStart::Add,
+                                Accumulate::Zero => TileStart::Zero,
+                                Accumulate::Row(row) => TileStart::Row(row.as_ptr().add(j)),
+                                Accumulate::Add => TileStart::Add,
                             },
                             out: out.as_mut_ptr().add(i * ld + j),
                             ld,
@@ -222,7 +226,7 @@ struct Tile<E> {
 enum TileStart {
     Zero,
     Row(*const f32),
-    Sum,
+    Add,
 }
 
 impl<E: Element> Tile<E> {
@@ -270,7 +274,7 @@ impl<E: Element> Tile<E> {
             match self.start {
                 TileStart::Zero => {}
                 TileStart::Row(row) => acc = [read(row); MR],
-                TileStart::Sum => {
+                TileStart::Add => {
                     for (i, acc) in acc.iter_mut().enumerate() {
                         *acc = read(self.out.add(i * self.ld));
                     }
@@ -350,24 +354,24 @@ mod tests {
                 let mut out = Rows::zeros(m, n);
                 let ld = out.ld;
                 let zero = |_| 0.0;
-                matmul(level, shape, Left::rows(&a, 0, 0), packed.right(), Start::Zero, out.at_mut(0, 0), ld);
+                matmul(level, shape, Left::rows(&a, 0, 0), packed.right(), Accumulate::Zero, out.at_mut(0, 0), ld);
                 check("packed", &zero, &out, (false, false));
-                matmul(level, shape, Left::rows(&a, 0, 0), packed_t.right(), Start::Zero, out.at_mut(0, 0), ld);
+                matmul(level, shape, Left::rows(&a, 0, 0), packed_t.right(), Accumulate::Zero, out.at_mut(0, 0), ld);
                 check("packed transposed", &zero, &out, (false, true));
                 let right = transposed(&scratch, k, 0);
-                matmul(level, shape, Left::columns(&at, 0, 0), right, Start::Zero, out.at_mut(0, 0), ld);
+                matmul(level, shape, Left::columns(&at, 0, 0), right, Accumulate::Zero, out.at_mut(0, 0), ld);
                 check("both transposed", &zero, &out, (true, true));
                 let right = Right::rows(&b, 0, 0);
-                let start = Start::Row(row.row(0));
+                let start = Accumulate::Row(row.row(0));
                 matmul(level, shape, Left::columns(&at, 0, 0), right, start, out.at_mut(0, 0), ld);
                 check("left transposed", &|j| row.row(0)[j], &out, (true, false));
                 // A sum in two parts is the sum.
                 let half = k / 2;
                 if half > 0 {
                     let (left, right) = (Left::rows(&a, 0, 0), Right::rows(&b, 0, 0));
-                    matmul(level, (m, n, half), left, right, Start::Zero, out.at_mut(0, 0), ld);
+                    matmul(level, (m, n, half), left, right, Accumulate::Zero, out.at_mut(0, 0), ld);
                     let (left, right) = (Left::rows(&a, 0, half), Right::rows(&b, half, 0));
-                    matmul(level, (m, n, k - half), left, right, Start::Sum, out.at_mut(0, 0), ld);
+                    matmul(level, (m, n, k - half), left, right, Accumulate::Add, out.at_mut(0, 0), ld);
                     check("in two parts", &zero, &out, (false, false));
                 }
             }

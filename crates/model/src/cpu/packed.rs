@@ -10,37 +10,37 @@ use super::{
 
 /// Weights in panels of 32 columns, each contiguous, the last one filled up with zeros: what a product reads in order.
 #[derive(Debug)]
-pub(super) struct Panels<E = f32> {
-    pub(super) data: Aligned<E>,
+pub(crate) struct Panels<E = f32> {
+    pub(crate) data: Aligned<E>,
     k: usize,
     n: usize,
 }
 
 impl<E: Element> Panels<E> {
     /// Room for a matrix of `(k, n)` elements.
-    pub(super) fn new(k: usize, n: usize) -> Self {
+    pub(crate) fn new(k: usize, n: usize) -> Self {
         Self { data: Aligned::zeros(n.div_ceil(PANEL) * PANEL * k), k, n }
     }
 
     /// Elements of a column.
-    pub(super) fn k(&self) -> usize {
+    pub(crate) fn k(&self) -> usize {
         self.k
     }
 
     /// Columns.
-    pub(super) fn n(&self) -> usize {
+    pub(crate) fn n(&self) -> usize {
         self.n
     }
 
     /// As the right operand of a product.
-    pub(super) fn right(&self) -> Right<'_, E> {
-        Right { data: &self.data, row: PANEL, panel: PANEL * self.k }
+    pub(crate) fn right(&self) -> Right<'_, E> {
+        Right::panels(&self.data, self.k)
     }
 }
 
 impl Panels {
     /// Takes over a matrix `(k, n)` given row after row.
-    pub(super) fn pack(&mut self, w: &[f32]) {
+    pub(crate) fn pack(&mut self, w: &[f32]) {
         let (k, n) = (self.k, self.n);
         self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
             let width = PANEL.min(n - p * PANEL);
@@ -51,7 +51,7 @@ impl Panels {
     }
 
     /// Takes over the transpose of a matrix `(n, k)` given row after row.
-    pub(super) fn pack_transposed(&mut self, w: &[f32]) {
+    pub(crate) fn pack_transposed(&mut self, w: &[f32]) {
         let (k, n) = (self.k, self.n);
         self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
             let width = PANEL.min(n - p * PANEL);
@@ -84,7 +84,7 @@ fn transpose_panel<'a>(panel: &mut [f32], k: usize, width: usize, row: impl Fn(u
 }
 
 /// Packs the transpose of `rows` rows of `x`, `k` columns from `col` on, into `to`, for [`Right`] from [`transposed`].
-pub(super) fn pack_rows_transposed(x: &Rows, rows: usize, col: usize, k: usize, to: &mut [f32]) {
+pub(crate) fn pack_rows_transposed(x: &Rows, rows: usize, col: usize, k: usize, to: &mut [f32]) {
     for (p, panel) in to.chunks_exact_mut(PANEL * k).take(rows.div_ceil(PANEL)).enumerate() {
         let width = PANEL.min(rows - p * PANEL);
         transpose_panel(panel, k, width, |j| &x.at(p * PANEL + j, col)[..k]);
@@ -92,11 +92,11 @@ pub(super) fn pack_rows_transposed(x: &Rows, rows: usize, col: usize, k: usize, 
 }
 
 /// How many floats [`pack_rows_transposed`] writes.
-pub(super) fn transposed_len(rows: usize, k: usize) -> usize {
+pub(crate) fn transposed_len(rows: usize, k: usize) -> usize {
     rows.div_ceil(PANEL) * PANEL * k
 }
 
 /// The columns from `32 * panel` on of what [`pack_rows_transposed`] wrote, as the right operand of a product.
-pub(super) fn transposed(packed: &[f32], k: usize, panel: usize) -> Right<'_> {
-    Right { data: &packed[panel * PANEL * k..], row: PANEL, panel: PANEL * k }
+pub(crate) fn transposed(packed: &[f32], k: usize, panel: usize) -> Right<'_> {
+    Right::panels(&packed[panel * PANEL * k..], k)
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 const LINE: usize = 16;
 
 /// Floats that may be read, though they mean nothing, behind a matrix's last row: kernels load whole vectors.
-pub(super) const SLACK: usize = 32;
+pub(crate) const SLACK: usize = 32;
 
 /// Elements of four bytes that start on a cache line.
 #[derive(Debug)]
@@ -42,10 +42,10 @@ impl<T> std::ops::DerefMut for Aligned<T> {
 
 /// A matrix, row after row, `ld` elements from one to the next.
 #[derive(Debug)]
-pub(super) struct Rows<T = f32> {
+pub(crate) struct Rows<T = f32> {
     data: Aligned<T>,
-    pub(super) cols: usize,
-    pub(super) ld: usize,
+    pub(crate) cols: usize,
+    pub(crate) ld: usize,
 }
 
 /// The distance between rows: an odd number of lines, as rows a power of two apart would share the same few sets of the
@@ -55,66 +55,66 @@ fn distance(cols: usize) -> usize {
 }
 
 impl<T: Copy + Default> Rows<T> {
-    pub(super) fn zeros(rows: usize, cols: usize) -> Self {
+    pub(crate) fn zeros(rows: usize, cols: usize) -> Self {
         let ld = distance(cols);
         Self { data: Aligned::zeros(rows * ld + SLACK), cols, ld }
     }
 
     /// The same memory as rows of another length, whose contents are then arbitrary.
-    pub(super) fn set_cols(&mut self, cols: usize) {
+    pub(crate) fn set_cols(&mut self, cols: usize) {
         (self.cols, self.ld) = (cols, distance(cols));
     }
 
-    pub(super) fn row(&self, i: usize) -> &[T] {
+    pub(crate) fn row(&self, i: usize) -> &[T] {
         &self.data[i * self.ld..][..self.cols]
     }
 
-    pub(super) fn row_mut(&mut self, i: usize) -> &mut [T] {
+    pub(crate) fn row_mut(&mut self, i: usize) -> &mut [T] {
         &mut self.data[i * self.ld..][..self.cols]
     }
 
     /// From (row, col) on, with what lies between the rows.
-    pub(super) fn at(&self, row: usize, col: usize) -> &[T] {
+    pub(crate) fn at(&self, row: usize, col: usize) -> &[T] {
         &self.data[row * self.ld + col..]
     }
 
     /// [`Rows::at`], to be written.
-    pub(super) fn at_mut(&mut self, row: usize, col: usize) -> &mut [T] {
+    pub(crate) fn at_mut(&mut self, row: usize, col: usize) -> &mut [T] {
         &mut self.data[row * self.ld + col..]
     }
 }
 
 impl Rows {
     /// Copies the first `n` rows.
-    pub(super) fn copy_from(&mut self, other: &Self, n: usize) {
+    pub(crate) fn copy_from(&mut self, other: &Self, n: usize) {
         self.data[..n * self.ld].copy_from_slice(&other.data[..n * self.ld]);
     }
 
     /// Copies a row to the place of another.
-    pub(super) fn copy_row(&mut self, from: usize, to: usize) {
+    pub(crate) fn copy_row(&mut self, from: usize, to: usize) {
         self.data.copy_within(from * self.ld..from * self.ld + self.cols, to * self.ld);
     }
 
     /// Adds the first `n` rows of another.
-    pub(super) fn add(&mut self, other: &Self, n: usize) {
+    pub(crate) fn add(&mut self, other: &Self, n: usize) {
         for i in 0..n {
             self.row_mut(i).iter_mut().zip(other.row(i)).for_each(|(x, y)| *x += y);
         }
     }
 
     /// The first `rows` rows in chunks of `n`, each with its first row.
-    pub(super) fn chunks_mut(&mut self, rows: usize, n: usize) -> impl Iterator<Item = (usize, &mut [f32])> {
+    pub(crate) fn chunks_mut(&mut self, rows: usize, n: usize) -> impl Iterator<Item = (usize, &mut [f32])> {
         let ld = self.ld;
         self.data[..rows * ld].chunks_mut(n * ld).enumerate().map(move |(i, chunk)| (i * n, chunk))
     }
 
-    pub(super) fn fill(&mut self, rows: Range<usize>, value: f32) {
+    pub(crate) fn fill(&mut self, rows: Range<usize>, value: f32) {
         self.data[rows.start * self.ld..rows.end * self.ld].fill(value);
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use tinygpt_sampler::{RngDomain, philox_at};
 

@@ -24,7 +24,7 @@ const LONGEST_STAY: Duration = Duration::from_millis(20);
 /// How often a thread looks before it sees how late it is, and lets others have it or the core.
 const LOOKS: usize = 1 << 8;
 /// Pieces of one job: a bit for each.
-pub(super) const MOST_PIECES: usize = u64::BITS as usize;
+pub(crate) const MOST_PIECES: usize = u64::BITS as usize;
 
 thread_local! {
     /// Whether this thread is in [`Team::run`]: it has pieces of its own to wait for, and must not watch for others'.
@@ -36,18 +36,18 @@ thread_local! {
 
 /// The threads of a rayon pool as helpers of one of them.
 #[derive(Debug, Default)]
-pub(super) struct Team(Arc<State>);
+pub(crate) struct Team(Arc<State>);
 
 /// A team at work. Nobody else shares pieces with it at the same time.
 #[derive(Debug)]
-pub(super) struct Work<'a> {
+pub(crate) struct Work<'a> {
     /// None where there are no other threads.
     team: Option<&'a State>,
 }
 
 impl Team {
     /// Runs `work`, in the pool. Calls the other threads unless they are still there from the last time.
-    pub(super) fn run<T: Send>(&mut self, work: impl FnOnce(&mut Work<'_>) -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&mut self, work: impl FnOnce(&mut Work<'_>) -> T + Send) -> T {
         if rayon::current_thread_index().is_none() {
             return rayon::scope(|_| self.run(work));
         }
@@ -70,19 +70,19 @@ impl Team {
 
 impl Work<'_> {
     /// Without other threads.
-    pub(super) fn alone() -> Self {
+    pub(crate) fn alone() -> Self {
         Self { team: None }
     }
 
     /// How many threads there may be.
-    pub(super) fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.team.map_or(1, |_| rayon::current_num_threads())
     }
 
     /// Calls `piece` with each of `0..count` (at most [`MOST_PIECES`]) on the threads that are there, and returns when all
     /// have been computed. Each thread begins with pieces of its own, so that what it reads stays in its caches from one
     /// time to the next.
-    pub(super) fn share(&mut self, count: usize, piece: impl Fn(usize) + Sync) {
+    pub(crate) fn share(&mut self, count: usize, piece: impl Fn(usize) + Sync) {
         match self.team {
             Some(team) if count > 1 => team.share(count, &piece),
             _ => (0..count).for_each(piece),

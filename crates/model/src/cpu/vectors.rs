@@ -4,13 +4,13 @@ use tinygpt_sampler::simd::{LANES, Lanes, Simd};
 
 /// The number of vectors of a row.
 #[inline(always)]
-pub(super) fn count(row: &[f32]) -> usize {
+pub(crate) fn count(row: &[f32]) -> usize {
     row.len().div_ceil(LANES)
 }
 
 /// Vector `i` of a row, with zeros behind its end.
 #[inline(always)]
-pub(super) fn get<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
+pub(crate) fn get<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
     match row[i * LANES..].first_chunk::<LANES>() {
         Some(lanes) => s.load(lanes),
         None => {
@@ -24,7 +24,7 @@ pub(super) fn get<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
 
 /// Writes vector `i` of a row, up to its end.
 #[inline(always)]
-pub(super) fn set<S: Simd>(s: S, row: &mut [f32], i: usize, v: S::V) {
+pub(crate) fn set<S: Simd>(s: S, row: &mut [f32], i: usize, v: S::V) {
     match row[i * LANES..].first_chunk_mut::<LANES>() {
         Some(lanes) => s.store(v, lanes),
         None => {
@@ -39,7 +39,7 @@ pub(super) fn set<S: Simd>(s: S, row: &mut [f32], i: usize, v: S::V) {
 
 /// The lanes of vector `i` that lie in a row of `len`.
 #[inline(always)]
-pub(super) fn inside(len: usize, i: usize) -> u16 {
+pub(crate) fn inside(len: usize, i: usize) -> u16 {
     match len.saturating_sub(i * LANES) {
         0 => 0,
         n if n < LANES => (1 << n) - 1,

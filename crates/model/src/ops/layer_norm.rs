@@ -1,12 +1,152 @@
-//! Layer norm.
+//! Layer norm over a row: `(x - mean) / sqrt(var + eps) * w + b`, with the biased variance (Ba et al., 2016).
 
 use candle_core::{D, Tensor};
+use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
-    add_bias,
+    Operation,
     custom_grad::{count_launch, with_gradients},
+    linear::add_bias,
 };
-use crate::{Result, config::LAYER_NORM_EPS};
+use crate::{
+    Result,
+    config::LAYER_NORM_EPS,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        rows::Rows,
+        training::{Layout, TrainOp, TrainPass, TrainSetup},
+        vectors,
+    },
+    plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
+    tensors::Pass,
+};
+
+/// Norms each row.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerNorm {
+    x: Value,
+    y: Value,
+    /// `(C)`.
+    weight: ParamId,
+    /// `(C)`.
+    bias: Option<ParamId>,
+}
+
+impl NetworkBuilder {
+    /// The normed rows of `x`: `(T, C)`.
+    pub fn layer_norm(&mut self, x: Value, module: &str) -> Value {
+        let c = self.cols[x.0];
+        let weight = self.param(format!("{module}.weight"), &[c], Role::Norm, Init::Ones);
+        let bias = self.bias(module, c);
+        let y = self.value(c);
+        self.push(LayerNorm { x, y, weight, bias })
+    }
+}
+
+impl Operation for LayerNorm {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn kept(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn adds_to_input_grad(&self) -> bool {
+        true
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        layer_norm(&pass.value(self.x)?, pass.param(self.weight), self.bias.map(|bias| pass.param(bias)))
+    }
+
+    fn kept_floats(&self, net: &Network, t: usize) -> usize {
+        2 * t + (1 + usize::from(self.bias.is_some())) * net.cols(self.y)
+    }
+
+    fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        let c = setup.net.cols(self.y);
+        Box::new(LayerNormTape {
+            op: self.clone(),
+            stats: vec![LayerNormStats::default(); setup.block_size],
+            dw: vec![0.0; c],
+            db: self.bias.map(|_| vec![0.0; c]),
+        })
+    }
+
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        Box::new(LayerNormDecoder {
+            x: self.x,
+            y: self.y,
+            weight: setup.param(self.weight),
+            bias: self.bias.map(|bias| setup.param(bias)),
+            stats: Vec::new(),
+        })
+    }
+}
+
+/// A layer norm with what it keeps of one sequence.
+#[derive(Debug)]
+struct LayerNormTape {
+    op: LayerNorm,
+    /// `(block_size)`.
+    stats: Vec<LayerNormStats>,
+    /// The gradients of weight and bias, `(C)` each, summed over the sequence.
+    dw: Vec<f32>,
+    db: Option<Vec<f32>>,
+}
+
+impl TrainOp for LayerNormTape {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let LayerNorm { x, y, weight, bias } = self.op;
+        let (w, b) = (pass.weights.param(weight), bias.map(|bias| pass.weights.param(bias)));
+        let (x, y) = pass.values.pair(x, y, &mut pass.scratch.rows);
+        forward(pass.level, pass.t, x.rows(), (w, b), &mut self.stats, y);
+    }
+
+    /// Adds to the gradient of `x`.
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        let LayerNorm { x, y, weight, .. } = self.op;
+        self.dw.fill(0.0);
+        if let Some(db) = &mut self.db {
+            db.fill(0.0);
+        }
+        let w = pass.weights.param(weight);
+        let (dx, dy) = pass.grads.both_rows_mut(x, y);
+        let forward = (pass.values.rows(x), &*self.stats);
+        backward(pass.level, pass.t, forward, w, dy, dx, (&mut self.dw, self.db.as_deref_mut()));
+    }
+
+    fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+        layout.add(self.op.weight, &self.dw, grads);
+        if let (Some(bias), Some(db)) = (self.op.bias, &self.db) {
+            layout.add(bias, db, grads);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LayerNormDecoder<'a> {
+    x: Value,
+    y: Value,
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    stats: Vec<LayerNormStats>,
+}
+
+impl DecodeOp for LayerNormDecoder<'_> {
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        if self.stats.len() < step.n {
+            self.stats.resize(step.n, LayerNormStats::default());
+        }
+        let (x, y) = step.values.pair(self.x, self.y);
+        forward(step.level, step.n, x, (self.weight, self.bias), &mut self.stats, y);
+    }
+}
 
 /// Layer norm over the last dimension: `(x - mean) / sqrt(var + 1e-5) * w + b`, with the biased variance.
 ///
@@ -45,4 +185,120 @@ impl Normed {
 /// A sum and a product.
 fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
     count_launch(count_launch(x.mean_keepdim(D::Minus1)))
+}
+
+/// Mean and reciprocal standard deviation of a row: what the backward pass needs of it.
+#[derive(Debug, Clone, Copy, Default)]
+struct LayerNormStats {
+    mean: f32,
+    /// `1 / sqrt(var + eps)`.
+    rstd: f32,
+}
+
+/// Norms rows `0..n` of `x` into `y`.
+fn forward(
+    level: SimdLevel,
+    n: usize,
+    x: &Rows,
+    (w, b): (&[f32], Option<&[f32]>),
+    stats: &mut [LayerNormStats],
+    y: &mut Rows,
+) {
+    level.run(Forward { n, x, w, b, stats, y });
+}
+
+/// Adds to `dx` the gradient that reaches `x` by way of the norm, and to `dw` and `db` those of weight and bias, for
+/// rows `0..n`. `dy` is used up.
+fn backward(
+    level: SimdLevel,
+    n: usize,
+    (x, stats): (&Rows, &[LayerNormStats]),
+    w: &[f32],
+    dy: &mut Rows,
+    dx: &mut Rows,
+    (dw, db): (&mut [f32], Option<&mut [f32]>),
+) {
+    level.run(Backward { n, x, stats, w, dy, dx, dw, db });
+}
+
+struct Forward<'a> {
+    n: usize,
+    x: &'a Rows,
+    w: &'a [f32],
+    b: Option<&'a [f32]>,
+    stats: &'a mut [LayerNormStats],
+    y: &'a mut Rows,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let cols = self.x.cols;
+        let zero = s.splat(0.0);
+        for (i, stats) in self.stats.iter_mut().enumerate().take(self.n) {
+            let (x, y) = (self.x.row(i), self.y.row_mut(i));
+            let mut sum = zero;
+            for v in 0..vectors::count(x) {
+                sum = s.add(sum, vectors::get(s, x, v));
+            }
+            let mean = s.sum(sum) / cols as f32;
+            let mut squares = zero;
+            for v in 0..vectors::count(x) {
+                let centred = s.keep(vectors::inside(cols, v), s.sub(vectors::get(s, x, v), s.splat(mean)));
+                squares = s.mul_add(centred, centred, squares);
+            }
+            let rstd = 1.0 / (s.sum(squares) / cols as f32 + LAYER_NORM_EPS as f32).sqrt();
+            for v in 0..vectors::count(x) {
+                let normed = s.mul(s.sub(vectors::get(s, x, v), s.splat(mean)), s.splat(rstd));
+                let bias = self.b.map_or(zero, |b| vectors::get(s, b, v));
+                vectors::set(s, y, v, s.mul_add(normed, vectors::get(s, self.w, v), bias));
+            }
+            *stats = LayerNormStats { mean, rstd };
+        }
+    }
+}
+
+struct Backward<'a> {
+    n: usize,
+    x: &'a Rows,
+    stats: &'a [LayerNormStats],
+    w: &'a [f32],
+    dy: &'a mut Rows,
+    dx: &'a mut Rows,
+    dw: &'a mut [f32],
+    db: Option<&'a mut [f32]>,
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    /// With `g = dy w` and `z` the normed row: `dx = rstd (g - mean(g) - z mean(g z))`.
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let scale = 1.0 / self.x.cols as f32;
+        for (i, &LayerNormStats { mean, rstd }) in self.stats.iter().enumerate().take(self.n) {
+            let (x, dy, dx) = (self.x.row(i), self.dy.row_mut(i), self.dx.row_mut(i));
+            let normed = |v| s.mul(s.sub(vectors::get(s, x, v), s.splat(mean)), s.splat(rstd));
+            let (mut sum, mut product) = (s.splat(0.0), s.splat(0.0));
+            for v in 0..vectors::count(x) {
+                let (grad, z) = (vectors::get(s, dy, v), normed(v));
+                vectors::set(s, self.dw, v, s.mul_add(grad, z, vectors::get(s, self.dw, v)));
+                if let Some(db) = &mut self.db {
+                    vectors::set(s, db, v, s.add(grad, vectors::get(s, db, v)));
+                }
+                // Zero behind the row's end, as the weight is.
+                let g = s.mul(grad, vectors::get(s, self.w, v));
+                vectors::set(s, dy, v, g);
+                sum = s.add(sum, g);
+                product = s.mul_add(g, z, product);
+            }
+            let (mean_g, mean_gz) = (s.splat(s.sum(sum) * scale), s.splat(s.sum(product) * scale));
+            for v in 0..vectors::count(x) {
+                let centred = s.sub(s.sub(vectors::get(s, dy, v), mean_g), s.mul(normed(v), mean_gz));
+                vectors::set(s, dx, v, s.mul_add(centred, s.splat(rstd), vectors::get(s, dx, v)));
+            }
+        }
+    }
 }

@@ -1,12 +1,204 @@
-//! The linear layer.
+//! The linear layer, `y = x w + b`, and the one whose output is added to the residual stream.
 
 use candle_core::Tensor;
 
 use super::{
-    add_bias,
+    Add, Drop, Operation,
     custom_grad::{count_launch, operand, widened, with_gradients},
+    dropout::Mask,
 };
-use crate::{Precision, Result};
+use crate::{
+    Precision, Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep, Matrix, Output},
+        matmul::Accumulate,
+        training::{Layout, TrainOp, TrainPass, TrainSetup},
+    },
+    plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
+    tensors::Pass,
+};
+
+/// Multiplies each row with a matrix.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    pub(crate) x: Value,
+    pub(crate) y: Value,
+    /// `(in, out)`.
+    pub(crate) weight: ParamId,
+    /// `(out)`.
+    bias: Option<ParamId>,
+}
+
+impl NetworkBuilder {
+    /// `x w + b`: `(T, in)` to `(T, n_out)`. `std` is the standard deviation of the initial weights.
+    pub fn linear(&mut self, x: Value, module: &str, n_out: usize, std: f64) -> Value {
+        let n_in = self.cols[x.0];
+        let weight = self.param(format!("{module}.weight"), &[n_in, n_out], Role::Matrix, Init::Normal(std));
+        let bias = self.bias(module, n_out);
+        let y = self.value(n_out);
+        self.push(Linear { x, y, weight, bias })
+    }
+}
+
+impl Operation for Linear {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn multiply_adds(&self, net: &Network, t: usize) -> f64 {
+        t as f64 * net.cols(self.x) as f64 * net.cols(self.y) as f64
+    }
+
+    fn kept_floats(&self, net: &Network, _: usize) -> usize {
+        self.bias.map_or(0, |_| net.cols(self.y))
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let (x, w) = (pass.value(self.x)?, pass.param(self.weight));
+        let b = self.bias.map(|bias| pass.param(bias));
+        match pass.precision() {
+            Some(precision) => linear(&x, w, b, precision),
+            None => linear_by_row(&x, w, b),
+        }
+    }
+
+    fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        Box::new(LinearTape::new(self, setup))
+    }
+
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        let weight = Matrix::new(setup.param(self.weight), setup.net.cols(self.y), Output::Cols, setup.format);
+        Box::new(LinearDecoder { x: self.x, y: self.y, weight, bias: self.bias.map(|bias| setup.param(bias)) })
+    }
+}
+
+#[derive(Debug)]
+struct LinearDecoder<'a> {
+    x: Value,
+    y: Value,
+    weight: Matrix<'a>,
+    bias: Option<&'a [f32]>,
+}
+
+impl DecodeOp for LinearDecoder<'_> {
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        let (x, y) = step.values.pair(self.x, self.y);
+        self.weight.apply((step.level, step.work), step.n, x, self.bias, y);
+    }
+}
+
+/// A linear layer with the gradient of its bias, `(out)`, summed over one sequence. The gradient of the weights is
+/// computed from the operands `x` and `dy` of all sequences at once (`cpu/training/mod.rs`).
+#[derive(Debug)]
+struct LinearTape {
+    op: Linear,
+    db: Option<Vec<f32>>,
+}
+
+impl LinearTape {
+    fn new(op: &Linear, setup: &TrainSetup<'_>) -> Self {
+        Self { op: op.clone(), db: op.bias.map(|_| vec![0.0; setup.net.cols(op.y)]) }
+    }
+
+    /// `out = x w`, plus the bias where `accumulate` is zero, for the value `out`.
+    fn multiply(&self, pass: &mut TrainPass<'_>, out: Value, accumulate: Accumulate<'_>) {
+        let weight = &pass.weights.packed(self.op.weight).weight;
+        let (x, out) = pass.values.pair(self.op.x, out, &mut pass.scratch.rows);
+        let ld = out.ld;
+        x.multiply(pass.level, 0..pass.t, &pass.scratch.quantized, weight, accumulate, (out.at_mut(0, 0), ld));
+    }
+
+    /// From the gradient of the output, in f32 where the operand `dy` is written, to that of the input.
+    fn input_grad(&mut self, pass: &mut TrainPass<'_>) {
+        let (level, t) = (pass.level, pass.t);
+        if let Some(db) = &mut self.db {
+            let dy = pass.grads.rows_mut(self.op.y, &mut pass.scratch.rows);
+            db.fill(0.0);
+            for i in 0..t {
+                db.iter_mut().zip(dy.row(i)).for_each(|(sum, grad)| *sum += grad);
+            }
+        }
+        pass.grads.get_mut(self.op.y).quantize(level, t, pass.scratch);
+        let transposed = &pass.weights.packed(self.op.weight).transposed;
+        let (dy, dx) = pass.grads.pair(self.op.y, self.op.x, &mut pass.scratch.rows);
+        let ld = dx.ld;
+        dy.multiply(level, 0..t, &pass.scratch.quantized, transposed, Accumulate::Zero, (dx.at_mut(0, 0), ld));
+    }
+}
+
+impl TrainOp for LinearTape {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let bias = self.op.bias.map(|bias| pass.weights.param(bias));
+        self.multiply(pass, self.op.y, bias.map_or(Accumulate::Zero, Accumulate::Row));
+    }
+
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        self.input_grad(pass);
+    }
+
+    fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+        if let (Some(bias), Some(db)) = (self.op.bias, &self.db) {
+            layout.add(bias, db, grads);
+        }
+    }
+}
+
+/// `sum = x + dropout(y w + b)`: a linear layer, dropout and the addition to the residual stream in one. Without dropout
+/// the product is added to the stream where it lies.
+#[derive(Debug)]
+pub(crate) struct ResidualLinear {
+    linear: LinearTape,
+    add: Add,
+    mask: Option<Mask>,
+}
+
+impl ResidualLinear {
+    pub(crate) fn new(linear: &Linear, drop: Option<&Drop>, add: &Add, setup: &TrainSetup<'_>) -> Self {
+        let mask = drop.map(|drop| Mask::new(setup, drop.site, setup.net.cols(drop.y)));
+        Self { linear: LinearTape::new(linear, setup), add: add.clone(), mask }
+    }
+}
+
+impl TrainOp for ResidualLinear {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let t = pass.t;
+        let bias = self.linear.op.bias.map(|bias| pass.weights.param(bias));
+        if let (Some(masks), Some(mask)) = (pass.dropout, &mut self.mask) {
+            self.linear.multiply(pass, self.add.sum, bias.map_or(Accumulate::Zero, Accumulate::Row));
+            let (x, sum) = pass.values.pair(self.add.x, self.add.sum, &mut pass.scratch.rows);
+            mask.draw(pass.level, masks, t, sum.cols);
+            mask.apply(masks, t, sum);
+            sum.add(x.rows(), t);
+            return;
+        }
+        let (x, sum) = pass.values.pair(self.add.x, self.add.sum, &mut pass.scratch.rows);
+        sum.copy_from(x.rows(), t);
+        if let Some(bias) = bias {
+            for i in 0..t {
+                sum.row_mut(i).iter_mut().zip(bias).for_each(|(sum, b)| *sum += b);
+            }
+        }
+        self.linear.multiply(pass, self.add.sum, Accumulate::Add);
+    }
+
+    /// The gradient of `x` is stored where that of the sum is.
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        let (d_sum, dy) = pass.grads.pair(self.add.sum, self.linear.op.y, &mut pass.scratch.rows);
+        dy.copy_from(d_sum.rows(), pass.t);
+        if let (Some(masks), Some(mask)) = (pass.dropout, &self.mask) {
+            mask.apply(masks, pass.t, dy);
+        }
+        self.linear.input_grad(pass);
+    }
+
+    fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+        self.linear.add_vector_grads(layout, grads);
+    }
+}
 
 /// `x @ w + b` over the last dimension: `(.., in)`, `(in, out)`, `(out)` to `(.., out)`. Operands are rounded to
 /// `precision`, in the products of the backward pass too.
@@ -43,4 +235,29 @@ fn product(x: &Tensor, w: &Tensor, precision: Precision) -> candle_core::Result<
 /// [`operand`] of a matrix that may be transposed: products read it as it lies.
 fn operand_view(w: &Tensor, precision: Precision) -> candle_core::Result<Tensor> {
     if precision.dtype().is_some() { operand(w, precision) } else { Ok(w.clone()) }
+}
+
+/// [`linear()`] for `(B, T, in)` in which the result of a row of the batch does not depend on the other rows, not even in
+/// its last bit: each row is a product of its own.
+///
+/// A single product over `(B * T, in)` would pick its kernel, and so its order of summation, by the number of rows. It is
+/// made in the type of `w`, which may be a shorter one than that of all else.
+///
+/// # Errors
+/// On a shape mismatch.
+pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, _, n_in) = x.dims3()?;
+    let n_out = w.dim(1)?;
+    // y^T = w^T x^T. candle folds a batch that shares its right operand into one product, but not one that shares its left.
+    let w = w.t()?.broadcast_as((rows, n_out, n_in))?; // (B, out, in), stride 0 over B
+    let y = w.matmul(&x.to_dtype(w.dtype())?.transpose(1, 2)?)?; // (B, out, T)
+    add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)
+}
+
+/// Adds a bias `(out)` to each row.
+pub(super) fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    Ok(match b {
+        Some(b) => count_launch(y.broadcast_add(b))?,
+        None => y,
+    })
 }

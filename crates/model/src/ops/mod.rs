@@ -1,9 +1,14 @@
-//! The tensor operations a GPT is made of, on every device.
+//! The operations that networks are made of: one file (or folder) each, with everything that is known of it.
 //!
-//! Each is a composition of candle operations. Those of training have gradients in closed form beside them (`custom_grad.rs`);
-//! the plain compositions that they equal, with candle's own gradients, are in `tests/training_ops.rs`. `candle_nn`'s
-//! fused `LayerNorm`, `softmax_last_dim` and `sdpa` are not used as they are: their results have no backward, and every
-//! parameter upstream of one would silently stay as it is.
+//! - the method of [`NetworkBuilder`](crate::plan::NetworkBuilder) that writes it down, with its parameters and shapes;
+//! - its **tensor composition** ([`Operation::forward`]): candle operations, on every device, with a gradient in closed
+//!   form (`custom_grad.rs`). The plain compositions that these equal, with candle's own gradients, are in
+//!   `tests/training_ops.rs`. `candle_nn`'s fused `LayerNorm`, `softmax_last_dim` and `sdpa` are not used as they are:
+//!   their results have no backward, and every parameter upstream of one would silently stay as it is;
+//! - its form in **CPU training** ([`TrainOp`]): forward, and backward from what it kept of a sequence;
+//! - its form in **CPU decoding** ([`DecodeOp`]).
+//!
+//! `tests/operations.rs` holds them all together. To add an operation, add a file, its module below and its arm in [`Op`].
 //!
 //! Launches of an operation whose arguments all want a gradient, forward and backward, in f32 and with operands of 16 bits
 //! (`tests/training_launches.rs` holds them). A chunk is [`SCORE_BYTES`] of scores or [`LOGIT_BYTES`] of logits:
@@ -15,10 +20,10 @@
 //! | [`activate`], `gelu` | 2, 9 | as f32 |
 //! | [`activate`], `gelu_new` | 8, 14 | as f32 |
 //! | dropout with the masks of a GPU | 19, 3 | as f32 |
-//! | [`Attention`], one chunk | 14, 26 | 17, 34 |
-//! | [`Attention`], three chunks | 35, 63 | 42, 79 |
-//! | [`Attention`] with dropout, one chunk | 30, 44 | 34, 53 |
-//! | [`Attention`] with dropout, three chunks | 83, 115 | 91, 132 |
+//! | [`TensorAttention`], one chunk | 14, 26 | 17, 34 |
+//! | [`TensorAttention`], three chunks | 35, 63 | 42, 79 |
+//! | [`TensorAttention`] with dropout, one chunk | 30, 44 | 34, 53 |
+//! | [`TensorAttention`] with dropout, three chunks | 83, 115 | 91, 132 |
 //! | [`embedding()`], up to [`DIRECT_VOCAB`] tokens | 2, 4 | as f32 |
 //! | [`embedding()`], more; one, two, three levels of sums | 2, 6 or 10 or 14 | as f32 |
 //! | [`head_loss`], one chunk | 9, 14 | 12, 20 |
@@ -27,87 +32,129 @@
 //! Not counted are the two launches that candle adds for each argument in a backward pass, zeros and a sum. One of the
 //! forward ones hands the result over to candle's graph, a copy on CUDA, and nothing on Metal.
 
-use candle_core::{D, DType, Device, Tensor};
+use std::fmt::Debug;
 
-use crate::Result;
+use candle_core::Tensor;
+
+use crate::{
+    Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup},
+        rows::Rows,
+        training::{Layout, TrainOp, TrainSetup},
+    },
+    plan::{Network, Value},
+    tensors::Pass,
+};
 
 mod activation;
+mod add;
 mod attention;
 pub(crate) mod custom_grad;
+mod dropout;
 mod embedding;
 mod head;
 mod layer_norm;
 mod linear;
+mod positions;
+mod rms_norm;
 
 pub use activation::activate;
-pub use attention::{Attention, SCORE_BYTES};
+pub use attention::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
 pub use custom_grad::{cat, count_launch, take_launches};
 pub use embedding::{DIRECT_VOCAB, Tokens, embedding};
-pub use head::{LOGIT_BYTES, head_loss};
+pub use head::{LOGIT_BYTES, cross_entropy, head_loss};
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{linear, linear_by_row};
+pub use rms_norm::{RMS_NORM_EPS, rms_norm};
 
-/// [`linear()`] for `(B, T, in)` in which the result of a row of the batch does not depend on the other rows, not even in
-/// its last bit: each row is a product of its own.
-///
-/// A single product over `(B * T, in)` would pick its kernel, and so its order of summation, by the number of rows. It is
-/// made in the type of `w`, which may be a shorter one than that of all else.
-///
-/// # Errors
-/// On a shape mismatch.
-pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let (rows, _, n_in) = x.dims3()?;
-    let n_out = w.dim(1)?;
-    // y^T = w^T x^T. candle folds a batch that shares its right operand into one product, but not one that shares its left.
-    let w = w.t()?.broadcast_as((rows, n_out, n_in))?; // (B, out, in), stride 0 over B
-    let y = w.matmul(&x.to_dtype(w.dtype())?.transpose(1, 2)?)?; // (B, out, T)
-    add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)
+pub(crate) use activation::Activate;
+pub(crate) use add::Add;
+pub(crate) use attention::{Attention, AttentionScratch};
+pub(crate) use dropout::{Drop, KeepBits};
+pub(crate) use embedding::Embed;
+pub(crate) use head::{Head, training as head_training};
+pub(crate) use layer_norm::LayerNorm;
+pub(crate) use linear::{Linear, ResidualLinear};
+pub(crate) use positions::AddPositions;
+pub(crate) use rms_norm::RmsNorm;
+
+/// What every operation has.
+pub(crate) trait Operation: Debug + Send + Sync {
+    /// The values it reads.
+    fn inputs(&self) -> Vec<Value>;
+
+    /// The value it makes.
+    fn output(&self) -> Value;
+
+    /// Whether the CPU writes the output over the first input, which then nothing else may read.
+    fn in_place(&self) -> bool {
+        false
+    }
+
+    /// The values whose rows in f32 the backward pass of CPU training reads.
+    fn kept(&self) -> Vec<Value> {
+        Vec::new()
+    }
+
+    /// Whether the backward pass of CPU training adds to the gradient of the first input, where others write it. What a
+    /// norm reads, the residual stream, has other readers.
+    fn adds_to_input_grad(&self) -> bool {
+        false
+    }
+
+    /// Whether a position's output depends on other positions' inputs.
+    fn mixes_positions(&self) -> bool {
+        false
+    }
+
+    /// The multiply-adds of its products for a sequence of `t` positions.
+    fn multiply_adds(&self, _: &Network, _t: usize) -> f64 {
+        0.0
+    }
+
+    /// The floats that CPU training keeps of a sequence of `t` positions beside values and their gradients.
+    fn kept_floats(&self, _: &Network, _t: usize) -> usize {
+        0
+    }
+
+    /// The output on candle tensors, `(B, T, channels)`, on any device and with a gradient.
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor>;
+
+    /// What computes it in CPU training, for one sequence.
+    fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp>;
+
+    /// Adds to the flat gradients those of tables of which it picks rows, given the gradient `(T, C)` of every
+    /// sequence's output in the order of the batch and the batch's tokens, `t` a sequence.
+    fn add_table_grads(&self, _: &Layout, _ids: &[u32], _t: usize, _dx: &[Rows], _grads: &mut [f32]) {}
+
+    /// What computes it in CPU decoding.
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a>;
 }
 
-fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    Ok(match b {
-        Some(b) => count_launch(y.broadcast_add(b))?,
-        None => y,
-    })
-}
+macro_rules! operations {
+    ($($name:ident),* $(,)?) => {
+        /// An operation of a network.
+        #[derive(Debug, Clone)]
+        pub(crate) enum Op {
+            $($name($name),)*
+        }
 
-/// Softmax over the last dimension. Entries of -inf get probability 0.
-///
-/// # Errors
-/// When the device is out of memory.
-pub fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
-    // Softmax does not change when a row is shifted, so the maximum needs no gradient.
-    let max = count_launch(x.detach().max_keepdim(D::Minus1))?;
-    let e = count_launch(count_launch(x.broadcast_sub(&max))?.exp())?;
-    // Times the reciprocal: the backward of a quotient costs two passes more over the row.
-    count_launch(e.broadcast_mul(&count_launch(count_launch(e.sum_keepdim(D::Minus1))?.recip())?))
-}
+        impl Op {
+            /// What all operations have in common.
+            pub(crate) fn get(&self) -> &dyn Operation {
+                match self {
+                    $(Self::$name(op) => op,)*
+                }
+            }
+        }
 
-/// The mask of causal attention for `t` new positions behind `past` earlier ones: `(t, past + t)`, 0 where position
-/// `past + i` may look, -inf where it may not.
-///
-/// # Errors
-/// When the device is out of memory.
-pub fn causal_mask(t: usize, past: usize, dtype: DType, device: &Device) -> Result<Tensor> {
-    // Made on the device: T x T numbers are too many to send for each batch.
-    let position = |n: usize| count_launch(Tensor::arange(0, n as u32, device));
-    let ahead = count_launch(position(past + t)?.reshape((1, past + t))?.broadcast_gt(
-        &position(past + t)?.narrow(0, past, t)?.reshape((t, 1))?, // (past + T) to (T, 1)
-    ))?;
-    let number = |x: f64| {
-        count_launch(count_launch(Tensor::new(x as f32, device))?.to_dtype(dtype))?.broadcast_as((t, past + t))
+        $(impl From<$name> for Op {
+            fn from(op: $name) -> Self {
+                Self::$name(op)
+            }
+        })*
     };
-    Ok(count_launch(ahead.where_cond(&number(f64::NEG_INFINITY)?, &number(0.0)?))?)
 }
 
-/// The cross-entropy of each prediction, in nats: logits `(N, V)` and targets `(N)` to losses `(N)`.
-///
-/// # Errors
-/// On a shape mismatch, or a target outside the vocabulary.
-pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let max = count_launch(logits.detach().max_keepdim(D::Minus1))?; // (N, 1)
-    let shifted = count_launch(logits.broadcast_sub(&max))?;
-    let log_sum = count_launch(count_launch(count_launch(shifted.exp())?.sum_keepdim(D::Minus1))?.log())?; // (N, 1)
-    let picked = count_launch(shifted.gather(&targets.unsqueeze(1)?, 1))?; // (N, 1)
-    Ok(count_launch(log_sum - picked)?.squeeze(1)?)
-}
+operations!(Activate, Add, AddPositions, Attention, Drop, Embed, LayerNorm, Linear, RmsNorm);

@@ -69,6 +69,7 @@ pub(crate) fn shape(
         dropout: 0.0,
         bias: false,
         activation: Activation::Gelu,
+        ..GptConfig::default()
     }
 }
 

@@ -1,89 +1,93 @@
-//! Drawing tokens where the logits are: candle's tensor operations alone, no copy of the logits to the host.
+//! The device path: drawing tokens where the logits are, by candle's tensor operations alone and without a copy of the
+//! logits to the host.
 //!
-//! [`DeviceSampler`] gives the tokens of [`Sampler`] for the same (seed, sequence, position), except
-//! where a boundary of the definition is nearer than `2^-20` and another rounding of `exp` decides otherwise.
+//! [`DeviceSampler`] draws the tokens that [`Sampler`] draws for the same `(seed, sequence, position)`, except where a
+//! boundary of the definition is nearer than `2^-20` and the device rounds `exp` differently.
 //!
-//! - **Weights** are integers, `trunc(2^40 exp((x - max) / T))`. Sums of integers are the same in every order, so given
-//!   the same weights the draw is the same on every device; a token 20 nats down still weighs 2266.
-//! - **The draw** is the first token whose cumulative weight exceeds the total times u (`share`, `tree`).
-//! - **Top-k** up to 128 is selected by small sorts of chunk maxima and of what is in the best chunks (`select`).
-//! - **Top-p** after it needs nothing more than those k. Top-p alone looks for the nucleus among the 96 largest logits;
-//!   for rows where it is not there, a flag comes back in the place of the token, and these are searched.
-//! - **A search** (`search`), for them and for a larger top-k, raises a threshold until what is above weighs enough,
-//!   snaps to a value of the data, and of those equal to it keeps as many of the first as it takes.
-//! - **Bad rows** (NaN, +inf, nothing finite) come back as another flag; a flagged row alone is then looked at again, on
-//!   the device, for the place of its fault.
-//! - **Penalties and biases** change the few logits that they touch in f64, as the definition does, and write them into a
-//!   copy (`adjust`). Only on Metal, which has no f64, are these few read back.
-//! - **Schedules** give each row the temperature of its position; rows of one temperature, which those of one step are,
-//!   are one batch. **Adaptive** takes the first of the largest where the total says that it is probable enough.
+//! - **Weights** are integers, `trunc(2^40 exp((x - max) / T))`. Sums of integers are the same in every order, so the
+//!   same weights give the same draw on every device. A token 20 nats below the largest still weighs 2266.
+//! - **The draw** is the first token whose cumulative weight exceeds u times the total (`fraction`, `chunked_cdf`).
+//! - **Top-k** up to 128 sorts the maxima of chunks, and the elements of the best chunks (`top_k`).
+//! - **Top-p** after top-k needs nothing but those k logits. Top-p without top-k looks for the nucleus among the 96
+//!   largest logits; rows for which these are too few return a flag in the place of the token, and are searched.
+//! - **A search** (`threshold_search`), for such rows and for a larger top-k, raises a threshold until the mass above
+//!   it is just enough, snaps it to a logit of the row, and of the logits equal to it keeps the first.
+//! - **Invalid rows** (a NaN, a +inf, nothing finite) return another flag. Each flagged row is then examined alone, on
+//!   the device, to report the token at fault.
+//! - **Penalties and biases** change the few logits concerned in f64, as the definition does, in a copy of the logits
+//!   (`penalties`). Only on Metal, which has no f64, are these few logits read back.
+//! - **Schedules** give each row the temperature of its position. Rows of one temperature, as all rows of one step are,
+//!   form one batch. **Adaptive** takes the first of the largest logits where the total shows that it is probable
+//!   enough.
 //!
 //! # What a step costs
-//! Counted by [`DeviceSampler::sample_counted`]. The work is in units of B x V elements, each operation counting all that
-//! it touches. The memory is beside the logits and in units of them, f32.
+//! Counted by [`DeviceSampler::sample_counted`], for batches of B rows of V logits. Work is in units of B x V elements;
+//! each operation counts all elements that it touches. Memory is that beside the logits, in units of the logits in f32.
 //!
-//! | rules | launches | work | memory | read back | the work is |
+//! | rules | launches | work | memory | read-backs | what the work is |
 //! |---|---|---|---|---|---|
 //! | greedy | 15 | 2.2 | 0.2 | 1 | maxima and sums of chunks; then one chunk |
-//! | temperature | 36 | 10.1 | 4.1 | 1 | those two; subtract, scale, exp, scale, cast; sums; padding; the tree |
+//! | temperature | 36 | 10.1 | 4.1 | 1 | the same; subtract, scale, exp, scale, cast; sums; padding; the CDF |
 //! | top-k 50 | 48 | 2.8 | 0.8 | 1 | maxima and sums; 10 operations on 50 chunks of 32 |
 //! | top-k 50 + top-p 0.9 | 66 | 2.9 | 0.8 | 1 | the same, and prefix sums of 50 |
-//! | top-p, the nucleus in 96 | 71 | 10.8 | 4.3 | 1 | top-k's; the weights of the whole row; padding |
-//! | top-p by search, with the look before it | 178 | 108.9 | 10.0 | 2 | that; 10 rounds of 3 thresholds: compare, choose, sum |
+//! | top-p, the nucleus among 96 | 71 | 10.8 | 4.3 | 1 | that of top-k; the weights of the whole row; padding |
+//! | top-p by search, after the 96 | 178 | 108.9 | 10.0 | 2 | the same; 10 rounds of 3 thresholds: compare, select, sum |
 //!
-//! The tests hold the first two numbers to 16 and 3, 42 and 12, 64 and 3, 80 and 3, 95 and 12, and 180 and 150, for
-//! several vocabularies from 50257 to 262144 and batches, and the memory to 1.25, 6, 1.25, 1.25, 6 and 10. (With fewer
-//! logits, 50 chunks are more of the row: above 3 units of work for top-k at V = 32000.) Logits of 16 bits add up to three
-//! launches, the cast and, where the whole row is weighed, one unit; a search in them is of 4 rounds, for their values lie
-//! farther apart, and then of the place among equals where it cuts, with one more read-back: 180 launches in all.
+//! Tests hold launches and work to 16 and 3, 42 and 12, 64 and 3, 80 and 3, 95 and 12, and 180 and 150, for several
+//! batches and vocabularies from 50257 to 262144, and memory to 1.25, 6, 1.25, 1.25, 6 and 10. (In shorter rows, 50
+//! chunks are a larger part: top-k takes more than 3 units of work at V = 32000.) Logits of 16 bits add up to three
+//! launches: the cast and, where the whole row is weighed, one unit of work. A search in them has 4 rounds, as their
+//! values lie farther apart, then finds the cut within equal logits with one more read-back: 180 launches in all.
 //!
-//! A search takes over what the look at the candidates has computed: weights, total, target, and the range below the last
-//! of them. It ends with its first rounds if these decide every row: what reaches the threshold must have the mass, and
-//! must not without its lightest. In 6 of 400 rows of 50257 normal logits they did not (8 of 100 of 262144): three more
-//! rounds follow, 52 launches, 33 units of work and one read-back, with which the search alone stays below 180 and 150 as
-//! well. Where the nucleus ends within equal logits these do not decide either: then follow a look and two more rounds until
-//! all is decided, some 90 launches. A top-k above 128 is searched for from nothing: 12 rounds (8 for 16 bits), two
-//! read-backs. All penalties and a bias add 16 launches, min-p 4, an adaptive threshold 8 to 10.
+//! A search reuses what was computed for the candidates: weights, total, target, and the range below the last
+//! candidate. It ends with its first rounds if these decide every row: the logits that reach the threshold must have
+//! the mass, and must not have it without the lightest of them. In 6 of 400 rows of 50257 normal logits they did not (8
+//! of 100 of 262144); three more rounds follow, with 52 launches, 33 units of work and one read-back, with which the
+//! search alone stays below 180 and 150 too. Rows whose nucleus ends within equal logits are not decided by these
+//! either: reading a status and two more rounds, some 90 launches, repeat until all are. A top-k above 128 is searched
+//! for in the whole range: 12 rounds (8 for 16 bits) and two read-backs. All penalties and a bias add 16 launches,
+//! min-p 4, an adaptive threshold 8 to 10.
 //!
-//! A launch is every kernel and every upload; a chunk that divides the row saves two of those of top-k. Constants are
-//! uploaded in the first step of a shape and kept; the memory, the most of any shape tested, includes them. Not counted:
-//! candle on CUDA sends shape and strides ahead of each reduction, pooling and operation on a view.
+//! Every kernel and every upload is a launch; a chunk size that divides the row saves two launches of top-k. Constants
+//! are uploaded in the first step of a shape and kept; the memory, the largest of any shape tested, includes them. Not
+//! counted: candle on CUDA uploads shape and strides before each reduction, pooling and operation on a view.
 
-mod adjust;
+mod chunked_cdf;
+mod fraction;
 mod kept;
 mod ops;
+mod penalties;
 mod program;
-mod search;
-mod select;
-mod share;
 #[cfg(test)]
 mod tests;
-mod tree;
+mod threshold_search;
+mod top_k;
 
-use crate::host::Rules;
+use crate::rules::Rules;
 use crate::{Distribution, Sampler, SamplingError, SamplingParams, TensorSamplingError, uniform};
 use candle_core::{DType, Tensor};
 use ops::Ops;
-use program::Program;
+use program::BatchProgram;
 use std::cmp::Ordering;
 
-pub use ops::Cost;
+#[doc(hidden)]
+pub use ops::DeviceCost;
 
-/// The weight of the largest logit.
-const ONE: f64 = 1_099_511_627_776.0;
-/// In the place of a token: nothing can be drawn from the row.
-const BAD: u32 = u32::MAX;
-/// In the place of a token: the candidates do not hold the nucleus, which has to be searched for.
-const MORE: u32 = u32::MAX - 1;
+/// The integer weight of the largest logit, `2^40`.
+const MAX_WEIGHT: f64 = 1_099_511_627_776.0;
+/// Returned in the place of a token: none can be drawn from the row, or the row may have a NaN.
+const NO_TOKEN: u32 = u32::MAX;
+/// Returned in the place of a token: the candidates do not hold the nucleus, which has to be searched for.
+const NEEDS_SEARCH: u32 = u32::MAX - 1;
 
-/// What the draw of a row depends on, beside its logits.
+/// What the draw of a row of a device depends on beside its logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceRow<'a> {
-    /// The tokens so far, for the penalties; may be empty if there are none.
+    /// The tokens so far, for the penalties; may be empty if no penalty is on.
     pub history: &'a [u32],
-    /// Which text of the run this is.
+    /// The number of this text in the run.
     pub sequence: u64,
-    /// Which token of that text this is.
+    /// The position of the drawn token in its text.
     pub position: u64,
 }
 
@@ -91,76 +95,78 @@ pub struct DeviceRow<'a> {
 #[derive(Debug)]
 pub struct DeviceSampler {
     rules: Rules,
-    /// Of the device of the last logits, with its constants.
+    /// The operations on the device of the last logits, with its constants.
     ops: Option<Ops>,
 }
 
-/// One answer for each row, or why it has none.
+/// The answer of each row, or why it has none.
 type Rows<T> = Vec<Result<T, SamplingError>>;
 
 impl From<&Sampler> for DeviceSampler {
-    /// With the rules of a sampler of the host, its schedule and its threshold included.
+    /// A sampler with the rules of a sampler of the host, its schedule and adaptive threshold included.
     fn from(host: &Sampler) -> Self {
         Self { rules: host.rules().clone(), ops: None }
     }
 }
 
 impl DeviceSampler {
-    /// A sampler with these rules.
+    /// A sampler with these parameters, at a constant temperature.
     ///
     /// # Errors
-    /// The first parameter outside its range.
+    /// The first parameter outside its range; see [`SamplingParams::validate`].
     pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
         params.validate()?;
         Ok(Self { rules: Rules::new(params), ops: None })
     }
 
-    /// The rules.
+    /// The sampling parameters.
     #[must_use]
     pub fn params(&self) -> &SamplingParams {
         &self.rules.params
     }
 
-    /// Draws the next token of each row of `logits`, `(B, V)` in f32, bf16 or f16. A bad row is an error in its place
-    /// that names it, and leaves the others as they are.
+    /// Draws the next token of each row of `logits`, `(B, V)` in f32, bf16 or f16. The answer of a row that cannot be
+    /// drawn from is an error that names its index; it does not affect the other rows.
     ///
     /// # Errors
-    /// Logits of another rank or type, or not as many rows as `rows`; an error of the tensor library.
+    /// Logits of another rank or type, or another number of rows than `rows`; an error of a tensor operation.
     pub fn sample(&mut self, logits: &Tensor, rows: &[DeviceRow<'_>]) -> Result<Rows<u32>, TensorSamplingError> {
         self.sample_counted(logits, rows).map(|(tokens, _)| tokens)
     }
 
-    /// [`DeviceSampler::sample`], and what it cost.
+    /// [`DeviceSampler::sample`], and what it cost: for tests and benchmarks.
     ///
     /// # Errors
     /// As for [`DeviceSampler::sample`].
+    #[doc(hidden)]
     pub fn sample_counted(
         &mut self,
         logits: &Tensor,
         rows: &[DeviceRow<'_>],
-    ) -> Result<(Rows<u32>, Cost), TensorSamplingError> {
+    ) -> Result<(Rows<u32>, DeviceCost), TensorSamplingError> {
         let rules = self.rules.clone();
         let Some((ops, logits, errors)) = self.begin(logits, rows)? else {
-            return Ok((nothing(&rules.params, logits, rows)?, Cost::default()));
+            return Ok((empty_rows(&rules.params, logits, rows)?, DeviceCost::default()));
         };
         let uniforms: Vec<f64> =
             rows.iter().map(|row| uniform(rules.params.seed, row.sequence, row.position)).collect();
-        let mut tokens: Rows<u32> = errors.into_iter().map(|error| error.map_or(Ok(BAD), Err)).collect();
+        let mut tokens: Rows<u32> = errors.into_iter().map(|error| error.map_or(Ok(NO_TOKEN), Err)).collect();
         for (params, members) in by_temperature(&rules, rows) {
-            let part = if members.len() == rows.len() { logits.clone() } else { ops.rows(&logits, &members)? };
+            let logits_of_members =
+                if members.len() == rows.len() { logits.clone() } else { ops.select_rows(&logits, &members)? };
             let adaptive = rules.adaptive;
-            let program = Program { ops, logits: &part, params: &params, adaptive, check: true };
-            let of_members: Vec<f64> = members.iter().map(|&row| uniforms[row]).collect();
-            for (row, token) in members.into_iter().zip(draw(&program, &of_members)?) {
+            let program = BatchProgram { ops, logits: &logits_of_members, params: &params, adaptive, check_nan: true };
+            let uniforms_of_members: Vec<f64> = members.iter().map(|&row| uniforms[row]).collect();
+            for (row, token) in members.into_iter().zip(draw(&program, &uniforms_of_members)?) {
                 if tokens[row].is_err() {
                     continue;
                 }
                 tokens[row] = match token {
-                    BAD => match look_again(ops, &logits, row)? {
+                    NO_TOKEN => match extract_row(ops, &logits, row)? {
                         Ok(alone) => {
-                            let program = Program { logits: &alone, check: false, ..program };
+                            let program = BatchProgram { logits: &alone, check_nan: false, ..program };
                             match draw(&program, &uniforms[row..=row])?[0] {
-                                BAD => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
+                                NO_TOKEN => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
                                 token => Ok(token),
                             }
                         }
@@ -173,8 +179,8 @@ impl DeviceSampler {
         Ok((tokens, ops.cost()))
     }
 
-    /// The distributions that the draws of the rows are made from, as these rules select on the device. Their logits are
-    /// read back: this is for inspection, not for a step.
+    /// The distributions that [`DeviceSampler::sample`] draws the rows from. They are selected on the device, but
+    /// computed from logits that are read back: for inspection, not for generation.
     ///
     /// # Errors
     /// As for [`DeviceSampler::sample`].
@@ -185,16 +191,21 @@ impl DeviceSampler {
     ) -> Result<Rows<Distribution>, TensorSamplingError> {
         let rules = self.rules.clone();
         let Some((ops, logits, errors)) = self.begin(logits, rows)? else {
-            return nothing(&rules.params, logits, rows);
+            return empty_rows(&rules.params, logits, rows);
         };
         let mut distributions = Vec::with_capacity(rows.len());
         for (row, error) in errors.into_iter().enumerate() {
             let params = at_temperature(&rules, rows[row].position);
-            distributions.push(match (error, look_again(ops, &logits, row)?) {
+            distributions.push(match (error, extract_row(ops, &logits, row)?) {
                 (Some(error), _) | (None, Err(error)) => Err(error),
                 (None, Ok(alone)) => {
-                    let program =
-                        Program { ops, logits: &alone, params: &params, adaptive: rules.adaptive, check: false };
+                    let program = BatchProgram {
+                        ops,
+                        logits: &alone,
+                        params: &params,
+                        adaptive: rules.adaptive,
+                        check_nan: false,
+                    };
                     match program.tokens()? {
                         none if none.is_empty() => Err(SamplingError::NothingFinite { row, vocab: logits.dim(1)? }),
                         tokens => Ok(distribution(tokens, params.temperature, rules.adaptive)),
@@ -205,8 +216,8 @@ impl DeviceSampler {
         Ok(distributions)
     }
 
-    /// The operations of the logits' device, the logits after their penalties, and the errors of these; none if there is
-    /// nothing to draw from.
+    /// Checks the arguments and applies the penalties. Returns the operations on the device, the penalised logits, and
+    /// the errors of penalties; None if the tensor has no elements.
     #[allow(clippy::type_complexity)]
     fn begin(
         &mut self,
@@ -232,21 +243,21 @@ impl DeviceSampler {
         let ops = self.ops.get_or_insert_with(|| Ops::new(logits.device()));
         ops.reset_cost();
         let mut logits = logits.detach();
-        // Candle's pooling on Metal forgets where a view begins.
+        // Candle's pooling on Metal ignores the offset of a view.
         if !logits.is_contiguous() || (logits.device().is_metal() && logits.layout().start_offset() > 0) {
             logits = ops.copy(&logits)?;
         }
-        let (logits, errors) = adjust::adjusted(ops, &logits, &self.rules.params, rows)?;
+        let (logits, errors) = penalties::apply_on_device(ops, &logits, &self.rules.params, rows)?;
         Ok(Some((ops, logits, errors)))
     }
 }
 
-/// The rules at the temperature of a position.
+/// The parameters, with the temperature of a position.
 fn at_temperature(rules: &Rules, position: u64) -> SamplingParams {
     SamplingParams { temperature: rules.temperature(position), ..rules.params.clone() }
 }
 
-/// The rows of each temperature, with the rules at it.
+/// The indices of the rows of each temperature, with the parameters at it.
 fn by_temperature(rules: &Rules, rows: &[DeviceRow<'_>]) -> Vec<(SamplingParams, Vec<usize>)> {
     let mut groups: Vec<(SamplingParams, Vec<usize>)> = Vec::new();
     for (row, here) in rows.iter().enumerate() {
@@ -259,26 +270,27 @@ fn by_temperature(rules: &Rules, rows: &[DeviceRow<'_>]) -> Vec<(SamplingParams,
     groups
 }
 
-/// The answers for logits without rows or without a vocabulary.
-fn nothing<T>(
+/// The answers for logits without elements: an error for each row.
+fn empty_rows<T>(
     params: &SamplingParams,
     logits: &Tensor,
     rows: &[DeviceRow<'_>],
 ) -> Result<Rows<T>, TensorSamplingError> {
     let vocab = logits.dim(1)?;
     let error = |(row, here): (usize, &DeviceRow<'_>)| {
-        let unknown = adjust::touched(params, here.history, vocab).err();
+        let unknown = penalties::penalised_tokens(params, here.history, vocab).err();
         Err(unknown.unwrap_or(SamplingError::NothingFinite { row, vocab }).at_row(row))
     };
     Ok(rows.iter().enumerate().map(error).collect())
 }
 
-/// Of the kept tokens and their logits: of the first alone, where its probability exceeds `adaptive`.
+/// The distribution over kept tokens and their logits; over the most probable one alone if its probability exceeds
+/// `adaptive`.
 fn distribution(mut kept: Vec<(u32, f32)>, temperature: f64, adaptive: Option<f64>) -> Distribution {
-    // Most probable first, the lowest first among equals; 0 and -0 are equal.
+    // By falling logit, of equal ones (0 and -0 are equal) the lowest token first.
     kept.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0)));
     let max = kept.first().map_or(0.0, |&(_, logit)| f64::from(logit));
-    // A single token is greedy's, whose temperature may be 0.
+    // A single token may be that of temperature 0.
     let weight = |logit: f32| if kept.len() == 1 { 1.0 } else { ((f64::from(logit) - max) / temperature).exp() };
     let mut weights: Vec<f64> = kept.iter().map(|&(_, logit)| weight(logit)).collect();
     if adaptive.is_some_and(|threshold| weights[0] / weights.iter().sum::<f64>() > threshold) {
@@ -288,28 +300,28 @@ fn distribution(mut kept: Vec<(u32, f32)>, temperature: f64, adaptive: Option<f6
     Distribution::from_weights(kept.iter().map(|&(token, _)| token).collect(), weights)
 }
 
-/// A token for each row, or [`BAD`].
-fn draw(program: &Program<'_>, uniforms: &[f64]) -> candle_core::Result<Vec<u32>> {
+/// The token of each row, or [`NO_TOKEN`].
+fn draw(program: &BatchProgram<'_>, uniforms: &[f64]) -> candle_core::Result<Vec<u32>> {
     let ops = program.ops;
     if program.params.is_greedy() {
-        return ops.read(&program.greedy()?);
+        return ops.read_u32(&program.greedy()?);
     }
-    let kept = program.kept()?;
-    let mut tokens = ops.read(&kept.draw(ops, uniforms)?)?;
-    let more: Vec<usize> = (0..tokens.len()).filter(|&row| tokens[row] == MORE).collect();
-    if let Some(whole) = kept.into_whole().filter(|_| !more.is_empty()) {
-        let uniforms: Vec<f64> = more.iter().map(|&row| uniforms[row]).collect();
-        for (&row, token) in more.iter().zip(program.search_on(whole, &more, &uniforms)?) {
+    let kept = program.keep()?;
+    let mut tokens = ops.read_u32(&kept.draw(ops, uniforms)?)?;
+    let undecided: Vec<usize> = (0..tokens.len()).filter(|&row| tokens[row] == NEEDS_SEARCH).collect();
+    if let Some(row_weights) = kept.into_row_weights().filter(|_| !undecided.is_empty()) {
+        let uniforms: Vec<f64> = undecided.iter().map(|&row| uniforms[row]).collect();
+        for (&row, token) in undecided.iter().zip(program.search_nucleus(row_weights, &undecided, &uniforms)?) {
             tokens[row] = token;
         }
     }
     Ok(tokens)
 }
 
-/// A row alone, or what is wrong with it.
-fn look_again(ops: &Ops, logits: &Tensor, row: usize) -> candle_core::Result<Result<Tensor, SamplingError>> {
+/// A copy of one row, or the error of its first NaN or +inf.
+fn extract_row(ops: &Ops, logits: &Tensor, row: usize) -> candle_core::Result<Result<Tensor, SamplingError>> {
     let alone = ops.copy(&logits.narrow(0, row, 1)?)?;
-    Ok(match program::faults(ops, &alone)? {
+    Ok(match program::find_invalid(ops, &alone)? {
         (Some(index), _) => Err(SamplingError::NotANumber { row, index: index as usize }),
         (None, Some(index)) => Err(SamplingError::PositiveInfinity { row, index: index as usize }),
         (None, None) => Ok(alone),

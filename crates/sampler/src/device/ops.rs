@@ -1,20 +1,21 @@
-//! The tensor operations of the device path, each counted.
+//! The tensor operations of the device path, with a count of what they launch.
 //!
-//! Everything that launches a kernel goes through here, so the table in the module's documentation can be tested
-//! rather than believed. Views (`reshape` of contiguous tensors, `narrow`, `broadcast_as`) launch nothing.
+//! Every operation that launches a kernel goes through [`Ops`], so that tests can hold the table of costs in the
+//! documentation of [`device`](super). Views (`reshape` of contiguous tensors, `narrow`, `broadcast_as`) launch
+//! nothing.
 
 use candle_core::{D, DType, Device, Result, Tensor, WithDType};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-/// What a draw of a batch cost.
+/// The cost of drawing from a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Kernels launched, and uploads.
+pub struct DeviceCost {
+    /// The number of kernels launched and uploads.
     pub launches: usize,
-    /// The elements of each launch, summed: of the input for a reduction, of the output for everything else.
+    /// The number of elements of all launches: of the input for a reduction, of the output for every other operation.
     pub elements: usize,
-    /// Times that something was read back to the host.
+    /// The number of tensors read back to the host.
     pub readbacks: usize,
 }
 
@@ -27,10 +28,10 @@ pub(super) enum Binary {
     Div,
     Min,
     Max,
-    Equal,
-    Above,
-    AtLeast,
-    AtMost,
+    Eq,
+    Gt,
+    Ge,
+    Le,
 }
 
 /// A reduction over the last dimension.
@@ -41,52 +42,53 @@ pub(super) enum Reduce {
     Sum,
 }
 
-/// A reduction of windows of a row.
+/// A reduction of the windows of a row.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pool {
     Max,
-    /// Up to a factor.
+    /// The sum or the mean, whichever is faster.
     Sum,
 }
 
 /// The order of a sort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    Rising,
-    Falling,
+    Ascending,
+    Descending,
 }
 
-/// A small tensor that does not change from step to step.
+/// A small tensor that is the same in every step, and so is kept on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Constant {
-    /// One number, by the bits of its f64.
+    /// One number, as the bits of an f64.
     Scalar(u64),
-    /// `start, start + step, start + 2 step, ...`, so many: `(1, n)`.
-    Ramp { start: usize, count: usize, step: usize },
-    /// `(rows, n)`, 1 where the column is below the row (or, inclusive, equal to it).
+    /// `start, start + step, start + 2 step, ...`, `(1, count)`.
+    Arange { start: usize, count: usize, step: usize },
+    /// `(rows, columns)`, 1 where the column is below the row (if inclusive, or equal to it), else 0.
     Triangle { rows: usize, columns: usize, inclusive: bool },
-    /// The limbs of a share by its bits, `(limbs, 1, 1)`; see `share`.
-    Share(u64),
-    /// The units of those limbs, `(limbs, 1, 1)`.
-    LimbUnits,
-    /// Of each round, the first being number `from`: `1, 2, ... count` times `unit / (count + 1)^(round + 1)`, in a row.
-    Steps { count: usize, from: usize, rounds: usize, unit: u8 },
+    /// The limbs of a fraction given by its bits, `(LIMBS, 1, 1)`; see `fraction`.
+    FractionLimbs(u64),
+    /// The divisors of those limbs, `(LIMBS, 1, 1)`.
+    LimbDivisors,
+    /// For each round from number `from` on: `1, 2, ... count` times `units / (count + 1)^(round + 1)`; `(1, rounds *
+    /// count)`.
+    Steps { count: usize, from: usize, rounds: usize, units: u8 },
 }
 
-/// Runs operations on one device, counts them, and keeps the constants there.
+/// The operations on one device, their count, and the constants that are kept there.
 #[derive(Debug)]
 pub(super) struct Ops {
     device: Device,
-    cost: Cell<Cost>,
+    cost: Cell<DeviceCost>,
     constants: RefCell<HashMap<(Constant, DType), Tensor>>,
     tiles: RefCell<HashMap<(Constant, DType, usize, usize), Tensor>>,
-    /// The most columns that a sort takes.
-    pub(super) sort_limit: usize,
-    /// Whether there are operations on f64, which Metal has none of.
-    pub(super) doubles: bool,
-    /// Sorts put equals in the wrong order, as those of a GPU may.
+    /// The largest number of columns that a sort takes.
+    pub(super) max_sort_columns: usize,
+    /// Whether the device has f64; Metal has not.
+    pub(super) has_f64: bool,
+    /// Makes sorts reverse equal elements, as those of a GPU may.
     #[cfg(test)]
-    pub(super) unstable: bool,
+    pub(super) reverse_ties: bool,
 }
 
 impl Ops {
@@ -96,19 +98,22 @@ impl Ops {
             cost: Cell::default(),
             constants: RefCell::default(),
             tiles: RefCell::default(),
-            // A row of a sort has to fit the shared memory of a block. CUDA's limit serves the CPU too, which has none.
-            sort_limit: if device.is_metal() { 1024 } else { 8192 },
-            doubles: !device.is_metal(),
+            // On a GPU a row to sort must fit the shared memory of a block. The CPU has no limit and takes that of
+            // CUDA.
+            max_sort_columns: if device.is_metal() { 1024 } else { 8192 },
+            has_f64: !device.is_metal(),
             #[cfg(test)]
-            unstable: false,
+            reverse_ties: false,
         }
     }
 
+    /// Whether these are the operations of this device.
     pub(super) fn is_on(&self, device: &Device) -> bool {
         self.device.same_device(device)
     }
 
-    pub(super) fn cost(&self) -> Cost {
+    /// The cost since the last [`Ops::reset_cost`].
+    pub(super) fn cost(&self) -> DeviceCost {
         self.cost.get()
     }
 
@@ -123,12 +128,14 @@ impl Ops {
         self.cost.set(cost);
     }
 
+    /// Counts the launch of an operation by its output.
     fn counted(&self, out: Result<Tensor>) -> Result<Tensor> {
         let out = out?;
         self.count(1, out.elem_count());
         Ok(out)
     }
 
+    /// Applies a binary operation, broadcasting.
     pub(super) fn binary(&self, op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         self.counted(match op {
             Binary::Add => a.broadcast_add(b),
@@ -137,19 +144,19 @@ impl Ops {
             Binary::Div => a.broadcast_div(b),
             Binary::Min => a.broadcast_minimum(b),
             Binary::Max => a.broadcast_maximum(b),
-            Binary::Equal => a.broadcast_eq(b),
-            Binary::Above => a.broadcast_gt(b),
-            Binary::AtLeast => a.broadcast_ge(b),
-            Binary::AtMost => a.broadcast_le(b),
+            Binary::Eq => a.broadcast_eq(b),
+            Binary::Gt => a.broadcast_gt(b),
+            Binary::Ge => a.broadcast_ge(b),
+            Binary::Le => a.broadcast_le(b),
         })
     }
 
-    /// With a number of the tensor's type.
-    pub(super) fn with(&self, op: Binary, a: &Tensor, number: f64) -> Result<Tensor> {
+    /// Applies a binary operation to a tensor and a number, which becomes a constant of the tensor's type.
+    pub(super) fn binary_scalar(&self, op: Binary, a: &Tensor, number: f64) -> Result<Tensor> {
         self.binary(op, a, &self.scalar(number, a.dtype())?)
     }
 
-    /// The last dimension becomes 1.
+    /// Reduces the last dimension, which becomes 1.
     pub(super) fn reduce(&self, op: Reduce, x: &Tensor) -> Result<Tensor> {
         self.count(1, x.elem_count());
         match op {
@@ -159,17 +166,17 @@ impl Ops {
         }
     }
 
-    /// Over the windows of `size` that begin every `stride`: `(B, n)` to `(B, (n - size) / stride + 1)`. What is behind
-    /// the last whole window is left out.
+    /// Reduces the windows of `size` elements that begin every `stride`: `(B, n)` to `(B, (n - size) / stride + 1)`.
+    /// Elements after the last whole window are left out.
     ///
-    /// Candle's pooling reads its input where it lies, so that no chunk has to divide a row.
+    /// Candle's pooling reads its input in place, so the size of a window need not divide the row.
     pub(super) fn pool(&self, op: Pool, x: &Tensor, size: usize, stride: usize) -> Result<Tensor> {
         let (rows, n) = x.dims2()?;
         let windows = (n - size) / stride + 1;
         self.count(1, rows * windows * size);
         let image = x.reshape((rows, 1, 1, n))?; // (B, n) -> (B, 1, 1, n)
         let pooled = match op {
-            // On the CPU a sum is vectorised and pooling is not.
+            // On the CPU candle vectorises sums, but not pooling.
             Pool::Sum if self.device.is_cpu() && windows * size == n => {
                 return x.reshape((rows, windows, size))?.sum(D::Minus1); // (B, n) -> (B, windows, size)
             }
@@ -179,23 +186,24 @@ impl Ops {
         pooled.reshape((rows, windows)) // (B, 1, 1, windows) -> (B, windows)
     }
 
-    /// Elements of `yes` or of `no`, which broadcast.
-    pub(super) fn choose(&self, condition: &Tensor, yes: &Tensor, no: &Tensor) -> Result<Tensor> {
+    /// `on_true` where the condition is not 0, else `on_false`; these two broadcast to its shape.
+    pub(super) fn where_cond(&self, condition: &Tensor, on_true: &Tensor, on_false: &Tensor) -> Result<Tensor> {
         let shape = condition.shape();
-        self.counted(condition.where_cond(&yes.broadcast_as(shape)?, &no.broadcast_as(shape)?))
+        self.counted(condition.where_cond(&on_true.broadcast_as(shape)?, &on_false.broadcast_as(shape)?))
     }
 
-    /// Elements of `yes`, or a number.
-    pub(super) fn choose_or(&self, condition: &Tensor, yes: &Tensor, no: f64) -> Result<Tensor> {
-        self.choose(condition, yes, &self.scalar(no, yes.dtype())?)
+    /// `on_true` where the condition is not 0, else a number.
+    pub(super) fn where_or(&self, condition: &Tensor, on_true: &Tensor, on_false: f64) -> Result<Tensor> {
+        self.where_cond(condition, on_true, &self.scalar(on_false, on_true.dtype())?)
     }
 
-    pub(super) fn scale(&self, x: &Tensor, factor: f64) -> Result<Tensor> {
+    /// `x * factor`, of floats. Unlike [`Ops::binary_scalar`] it keeps no constant.
+    pub(super) fn mul_scalar(&self, x: &Tensor, factor: f64) -> Result<Tensor> {
         self.counted(x.affine(factor, 0.0))
     }
 
-    /// `x + summand`, of floats. Unlike [`Ops::with`] it keeps no constant.
-    pub(super) fn shift(&self, x: &Tensor, summand: f64) -> Result<Tensor> {
+    /// `x + summand`, of floats. Unlike [`Ops::binary_scalar`] it keeps no constant.
+    pub(super) fn add_scalar(&self, x: &Tensor, summand: f64) -> Result<Tensor> {
         self.counted(x.affine(1.0, summand))
     }
 
@@ -210,8 +218,8 @@ impl Ops {
         self.counted(x.to_dtype(dtype))
     }
 
-    /// Side by side, one copy for each part. Contiguous parts only: of others candle makes a transposed view, which
-    /// everything after it reads against the grain.
+    /// Concatenates contiguous tensors along the last dimension, one copy each. From other tensors candle would make a
+    /// transposed view, which is slow to read.
     #[expect(clippy::disallowed_methods, reason = "of contiguous parts it is one copy each")]
     pub(super) fn concat(&self, parts: &[&Tensor]) -> Result<Tensor> {
         debug_assert!(parts.iter().all(|part| part.is_contiguous()));
@@ -220,86 +228,88 @@ impl Ops {
         Ok(out)
     }
 
-    /// A view made contiguous.
+    /// A contiguous copy of a view.
     pub(super) fn copy(&self, x: &Tensor) -> Result<Tensor> {
         self.counted(x.force_contiguous())
     }
 
-    /// Of each row, the elements at its indices.
+    /// The elements of each row at its indices: `(B, n)` and `(B, m)` u32 to `(B, m)`.
     pub(super) fn gather(&self, x: &Tensor, indices: &Tensor) -> Result<Tensor> {
         self.counted(x.gather(indices, 1))
     }
 
-    /// The first `count` indices of each row in sorted order, `(B, n)` to `(B, count)`. Equals come in any order: sorts
-    /// on GPUs are not stable.
+    /// The first `count` indices of each row in sorted order, `(B, n)` to `(B, count)` u32. Equal elements come in any
+    /// order: GPU sorts are not stable.
     #[expect(
         clippy::disallowed_methods,
         reason = "within the limit of the device, and made stable by keys that all differ"
     )]
-    pub(super) fn sort(&self, x: &Tensor, order: Order, count: usize) -> Result<Tensor> {
+    pub(super) fn argsort(&self, x: &Tensor, order: Order, count: usize) -> Result<Tensor> {
         let (_, n) = x.dims2()?;
-        debug_assert!(n <= self.sort_limit, "{n} columns");
+        debug_assert!(n <= self.max_sort_columns, "a sort of {n} columns");
         #[cfg(test)]
-        if self.unstable {
-            // Equals in falling order of their indices.
+        if self.reverse_ties {
+            // Equal elements by falling index.
             let reversed = x.flip(&[1])?.contiguous()?;
-            let order = self.counted(reversed.arg_sort_last_dim(order == Order::Rising))?;
+            let order = self.counted(reversed.arg_sort_last_dim(order == Order::Ascending))?;
             let last = self.scalar((n - 1) as f64, DType::U32)?;
             return last.broadcast_sub(&order)?.narrow(1, 0, count)?.force_contiguous();
         }
-        let sorted = self.counted(x.arg_sort_last_dim(order == Order::Rising))?;
+        let sorted = self.counted(x.arg_sort_last_dim(order == Order::Ascending))?;
         if count == n { Ok(sorted) } else { self.copy(&sorted.narrow(1, 0, count)?) }
     }
 
-    /// The inclusive prefix sums of the last dimension, n; exclusive ones, of which there are `n + 1`, end in the total.
+    /// The inclusive prefix sums of the last dimension, of length n, or the exclusive ones and the total, of length `n
+    /// + 1`.
     ///
-    /// By a triangle of ones, since candle's own prefix sums are of floats: n^2 elements of work, for short lists.
-    pub(super) fn prefixes(&self, x: &Tensor, inclusive: bool) -> Result<Tensor> {
+    /// Computed with a triangle of ones, n^2 work, as candle's `cumsum` is of floats: for short lists.
+    pub(super) fn prefix_sums(&self, x: &Tensor, inclusive: bool) -> Result<Tensor> {
         let columns = x.dim(D::Minus1)?;
         let rows = if inclusive { columns } else { columns + 1 };
         let mut shape = x.dims().to_vec();
         shape.insert(x.rank() - 1, rows);
-        // Of bytes: as integers it would be the largest of all constants.
+        // As i64 this would be the largest of all constants.
         let triangle = self.constant(Constant::Triangle { rows, columns, inclusive }, DType::U8)?;
-        // (..., n) -> (..., 1, n), where (rows, n)
-        let terms = self.choose_or(&triangle.broadcast_as(shape)?, &x.unsqueeze(x.rank() - 1)?, 0.0)?;
+        // (..., 1, n) where (rows, n)
+        let terms = self.where_or(&triangle.broadcast_as(shape)?, &x.unsqueeze(x.rank() - 1)?, 0.0)?;
         self.reduce(Reduce::Sum, &terms)?.squeeze(D::Minus1) // (..., rows, 1) -> (..., rows)
     }
 
     /// `0, step, 2 step, ...`, `(1, count)` u32.
-    pub(super) fn ramp(&self, count: usize, step: usize) -> Result<Tensor> {
-        self.constant(Constant::Ramp { start: 0, count, step }, DType::U32)
+    pub(super) fn arange(&self, count: usize, step: usize) -> Result<Tensor> {
+        self.constant(Constant::Arange { start: 0, count, step }, DType::U32)
     }
 
     /// `start, start + 1, ...`, `(rows, count)` u32.
-    pub(super) fn ramps(&self, rows: usize, start: usize, count: usize) -> Result<Tensor> {
-        self.tile(Constant::Ramp { start, count, step: 1 }, DType::U32, rows, count)
+    pub(super) fn arange_rows(&self, rows: usize, start: usize, count: usize) -> Result<Tensor> {
+        self.tile(Constant::Arange { start, count, step: 1 }, DType::U32, rows, count)
     }
 
+    /// A constant of one element, `(1,)`.
     pub(super) fn scalar(&self, number: f64, dtype: DType) -> Result<Tensor> {
         self.constant(Constant::Scalar(number.to_bits()), dtype)
     }
 
-    /// A constant, uploaded the first time.
+    /// A constant, uploaded at the first use.
     pub(super) fn constant(&self, which: Constant, dtype: DType) -> Result<Tensor> {
         if let Some(known) = self.constants.borrow().get(&(which, dtype)) {
             return Ok(known.clone());
         }
         let (values, shape): (Vec<f64>, Vec<usize>) = match which {
             Constant::Scalar(bits) => (vec![f64::from_bits(bits)], vec![1]),
-            Constant::Ramp { start, count, step } => {
+            Constant::Arange { start, count, step } => {
                 ((0..count).map(|n| (start + n * step) as f64).collect(), vec![1, count])
             }
             Constant::Triangle { rows, columns, inclusive } => {
-                let one = |at: usize| at % columns < at / columns + usize::from(inclusive);
-                ((0..rows * columns).map(|at| f64::from(u8::from(one(at)))).collect(), vec![rows, columns])
+                let is_below = |n: usize| n % columns < n / columns + usize::from(inclusive);
+                ((0..rows * columns).map(|n| f64::from(u8::from(is_below(n)))).collect(), vec![rows, columns])
             }
-            Constant::Share(bits) => {
-                (super::share::limbs(f64::from_bits(bits)).to_vec(), vec![super::share::LIMBS, 1, 1])
+            Constant::FractionLimbs(bits) => {
+                (super::fraction::limbs(f64::from_bits(bits)).to_vec(), vec![super::fraction::LIMBS, 1, 1])
             }
-            Constant::LimbUnits => (super::share::units().to_vec(), vec![super::share::LIMBS, 1, 1]),
-            Constant::Steps { count, from, rounds, unit } => {
-                let step = |round: usize| f64::from(unit) / ((count + 1) as f64).powi(round as i32 + 1);
+            Constant::LimbDivisors => (super::fraction::limb_divisors().to_vec(), vec![super::fraction::LIMBS, 1, 1]),
+            Constant::Steps { count, from, rounds, units } => {
+                let step = |round: usize| f64::from(units) / ((count + 1) as f64).powi(round as i32 + 1);
                 let of_round = |round| (1..=count).map(move |n| n as f64 * step(round));
                 ((from..from + rounds).flat_map(of_round).collect(), vec![1, rounds * count])
             }
@@ -309,8 +319,8 @@ impl Ops {
         Ok(tensor)
     }
 
-    /// A constant repeated to `(rows, columns)`, once: a choice between contiguous tensors is several times faster on the
-    /// CPU, and sends no strides on CUDA. For short rows, since it is kept.
+    /// A constant repeated to `(rows, columns)` and kept, so for short rows. Operations on contiguous tensors are
+    /// several times faster on the CPU, and need no upload of strides on CUDA.
     pub(super) fn tile(&self, which: Constant, dtype: DType, rows: usize, columns: usize) -> Result<Tensor> {
         let key = (which, dtype, rows, columns);
         if let Some(known) = self.tiles.borrow().get(&key) {
@@ -321,32 +331,32 @@ impl Ops {
         Ok(tile)
     }
 
-    /// Numbers of the host.
+    /// Uploads numbers of the host as a tensor.
     pub(super) fn upload(&self, values: Vec<f64>, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let host = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?;
         self.counted(host.to_device(&self.device))
     }
 
-    /// A copy of `x` with these values at the indices of each row.
+    /// A copy of `x`, `(B, n)`, with these values, `(B, m)`, at the indices of each row, `(B, m)` u32.
     #[expect(clippy::disallowed_methods, reason = "of the few logits that penalties touch")]
     pub(super) fn scatter(&self, x: &Tensor, indices: &Tensor, values: &Tensor) -> Result<Tensor> {
         self.counted(x.scatter(indices, values, 1))
     }
 
-    /// The rows of these numbers.
+    /// The rows with these indices.
     #[expect(clippy::disallowed_methods, reason = "of rows that exist; nothing is differentiated here")]
-    pub(super) fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    pub(super) fn select_rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         let rows = self.upload(rows.iter().map(|&row| row as f64).collect(), &[rows.len()], DType::U32)?;
         self.counted(x.index_select(&rows, 0))
     }
 
     /// Reads a small tensor of integers back.
-    pub(super) fn read(&self, small: &Tensor) -> Result<Vec<u32>> {
+    pub(super) fn read_u32(&self, small: &Tensor) -> Result<Vec<u32>> {
         self.read_as(small)
     }
 
     /// Reads a small tensor of floats back.
-    pub(super) fn read_floats(&self, small: &Tensor) -> Result<Vec<f32>> {
+    pub(super) fn read_f32(&self, small: &Tensor) -> Result<Vec<f32>> {
         self.read_as(small)
     }
 

@@ -1,276 +1,304 @@
-//! What the rules do to a batch of rows, from the logits to one token for each row.
+//! The sampling rules as tensor operations: from the logits of a batch to the tokens that may be drawn of each row.
 
-use super::kept::{Columns, Kept, Whole};
+use super::chunked_cdf::ChunkedCdf;
+use super::kept::{Columns, KeptTokens, RowWeights};
 use super::ops::{Binary, Constant, Ops, Reduce};
-use super::search::{Range, Search};
-use super::select::{Candidates, maxima};
-use super::tree::Tree;
-use super::{BAD, MORE, ONE, share};
+use super::threshold_search::{ThresholdRange, ThresholdSearch};
+use super::top_k::{Candidates, window_maxima};
+use super::{MAX_WEIGHT, NEEDS_SEARCH, NO_TOKEN, fraction};
 use crate::SamplingParams;
 use candle_core::{DType, Result, Tensor};
 
-/// The largest top-k that is selected by sorts; beyond, comparing all of them with each other is work to count.
-const MOST: usize = 128;
-/// The candidates among which the nucleus of top-p alone is looked for first, and the logits that there must be for each.
-const NUCLEUS: usize = 96;
-const FOR_EACH: usize = 256;
-/// Rounds of the search that follows a look at the candidates, before its first draw.
+/// The largest top-k that is selected by sorts. Above it the k x k comparisons of the draw would cost more than a
+/// search.
+const MAX_SORTED_TOP_K: usize = 128;
+/// The number of candidates among which the nucleus of top-p without top-k is looked for first.
+const NUCLEUS_CANDIDATES: usize = 96;
+/// The logits that there must be for each of these candidates; shorter rows have fewer candidates.
+const MIN_LOGITS_PER_CANDIDATE: usize = 256;
+/// The rounds of the search that follows if the candidates did not suffice, before its first draw.
 const ROUNDS: usize = 10;
-/// More of them where two values are left in the range of some row.
+/// The additional rounds if these have not decided every row.
 const FURTHER_ROUNDS: usize = 3;
-const ROUNDS_OF_HALVES: usize = 4;
+/// The rounds of that search for f16 and bf16, whose values lie farther apart.
+const HALF_ROUNDS: usize = 4;
 
-/// A batch of rows and what is to be done to it.
+/// A batch of rows of logits and the rules to apply, at one temperature.
 #[derive(Clone, Copy)]
-pub(super) struct Program<'a> {
+pub(super) struct BatchProgram<'a> {
     pub(super) ops: &'a Ops,
-    /// `(B, V)`
+    /// The logits after penalties, `(B, V)`, contiguous.
     pub(super) logits: &'a Tensor,
     pub(super) params: &'a SamplingParams,
-    /// Greedy where the largest probability exceeds this.
+    /// A row is greedy where its largest probability exceeds this.
     pub(super) adaptive: Option<f64>,
-    /// Whether NaNs are looked for. The look takes a sum that overflowed in both directions for one.
-    pub(super) check: bool,
+    /// Whether rows with a NaN get [`NO_TOKEN`]. The check is by sums of chunks, so that a chunk whose partial sums
+    /// overflow to both infinities looks like one with a NaN.
+    pub(super) check_nan: bool,
 }
 
-impl Program<'_> {
-    /// Greedy: the first position of the largest logit, `(B, 1)` u32; [`BAD`] if that is not finite.
+impl BatchProgram<'_> {
+    /// The greedy tokens, `(B, 1)` u32: the first position of the largest logit, or [`NO_TOKEN`] if that is not finite.
     pub(super) fn greedy(&self) -> Result<Tensor> {
         let ops = self.ops;
         let (size, stride) = windows(self.logits.dim(1)?);
-        let maxima = maxima(ops, self.logits, size, stride, self.check)?;
+        let maxima = window_maxima(ops, self.logits, size, stride, self.check_nan)?;
         let largest = ops.reduce(Reduce::Max, &maxima)?;
-        let here = ops.binary(Binary::Equal, &maxima, &largest)?;
-        let (first, last) = (ops.ramp(maxima.dim(1)?, stride)?, (maxima.dim(1)? - 1) * stride);
-        let first = ops.reduce(Reduce::Min, &ops.choose_or(&here, &first, last as f64)?)?;
-        let positions = ops.binary(Binary::Add, &first, &ops.ramp(size, 1)?)?; // (B, size)
-        // What is not finite becomes NaN, which nothing equals.
+        let is_max = ops.binary(Binary::Eq, &maxima, &largest)?;
+        let (first, last) = (ops.arange(maxima.dim(1)?, stride)?, (maxima.dim(1)? - 1) * stride);
+        let first = ops.reduce(Reduce::Min, &ops.where_or(&is_max, &first, last as f64)?)?;
+        let positions = ops.binary(Binary::Add, &first, &ops.arange(size, 1)?)?; // (B, size)
+        // x + (x - x) is NaN where x is not finite, and equals nothing.
         let zero = ops.binary(Binary::Sub, &largest, &largest)?;
         let largest = ops.binary(Binary::Add, &largest, &zero)?;
-        let here = ops.binary(Binary::Equal, &ops.gather(self.logits, &positions)?, &largest)?;
-        ops.reduce(Reduce::Min, &ops.choose_or(&here, &positions, f64::from(BAD))?)
+        let is_max = ops.binary(Binary::Eq, &ops.gather(self.logits, &positions)?, &largest)?;
+        ops.reduce(Reduce::Min, &ops.where_or(&is_max, &positions, f64::from(NO_TOKEN))?)
     }
 
-    /// What the rules leave, by way of candidates where these are few.
-    pub(super) fn kept(&self) -> Result<Kept> {
+    /// The tokens that the rules keep: among the largest logits if these are few, else by a search over the vocabulary.
+    pub(super) fn keep(&self) -> Result<KeptTokens> {
         let vocab = self.logits.dim(1)?;
         let top_k = self.params.top_k;
         if (1..vocab).contains(&top_k) {
-            return if top_k <= MOST { self.of_candidates(top_k, false) } else { self.kept_of_all() };
+            return if top_k <= MAX_SORTED_TOP_K {
+                self.keep_of_candidates(top_k, false)
+            } else {
+                self.keep_of_vocabulary()
+            };
         }
-        let few = if vocab <= MOST { vocab } else { NUCLEUS.min(vocab / FOR_EACH) };
-        if self.params.top_p < 1.0 && few > 0 { self.of_candidates(few, true) } else { self.kept_of_all() }
+        let few =
+            if vocab <= MAX_SORTED_TOP_K { vocab } else { NUCLEUS_CANDIDATES.min(vocab / MIN_LOGITS_PER_CANDIDATE) };
+        if self.params.top_p < 1.0 && few > 0 { self.keep_of_candidates(few, true) } else { self.keep_of_vocabulary() }
     }
 
-    /// The tokens of a single row that may be drawn and their logits, in no order; none if the row is bad.
+    /// The tokens of a single row that may be drawn and their logits, in no order; none if none can be drawn. A greedy
+    /// token comes with the logit 0.
     pub(super) fn tokens(&self) -> Result<Vec<(u32, f32)>> {
         let ops = self.ops;
         if self.params.is_greedy() {
-            let token = ops.read(&self.greedy()?)?[0];
-            return Ok(if token == BAD { Vec::new() } else { vec![(token, 0.0)] });
+            let token = ops.read_u32(&self.greedy()?)?[0];
+            return Ok(if token == NO_TOKEN { Vec::new() } else { vec![(token, 0.0)] });
         }
-        let kept = self.kept()?;
-        match &kept.fits {
-            Some(fits) if ops.read(&ops.cast(fits, DType::U32)?)? == [0] => self.kept_of_all()?.tokens(ops),
+        let kept = self.keep()?;
+        match &kept.sufficient {
+            Some(sufficient) if ops.read_u32(&ops.cast(sufficient, DType::U32)?)? == [0] => {
+                self.keep_of_vocabulary()?.tokens(ops)
+            }
             _ => kept.tokens(ops),
         }
     }
 
-    /// What the rules leave of the k largest. Top-p is of their mass or, with `of_row`, of the whole row's.
-    fn of_candidates(&self, k: usize, of_row: bool) -> Result<Kept> {
+    /// The tokens that the rules keep, all of them among the k largest logits. Top-p is of the mass of these k or, with
+    /// `of_whole_row`, of the mass of the row.
+    fn keep_of_candidates(&self, k: usize, of_whole_row: bool) -> Result<KeptTokens> {
         let Self { ops, params, adaptive, .. } = *self;
-        let candidates = Candidates::new(ops, self.logits, k, self.check)?;
+        let candidates = Candidates::new(ops, self.logits, k, self.check_nan)?;
         let (order, falling) = candidates.falling(ops, k)?;
-        let mut least = falling.narrow(1, k - 1, 1)?;
+        let mut threshold = falling.narrow(1, k - 1, 1)?;
         let falling_wide = ops.cast(&falling, DType::F32)?;
         let largest = falling_wide.narrow(1, 0, 1)?;
-        let (mut count, mut fits, mut whole) = (None, None, None);
-        if params.top_p < 1.0 && of_row {
-            let (tree, x) = self.padded()?;
-            let all = self.weigh(ops.binary(Binary::Sub, &x, &largest)?, false)?;
-            let weights = ops.gather(&all, &ops.gather(&candidates.positions, &order)?)?;
-            let weights = ops.with(Binary::Max, &weights, 0.0)?;
-            // What is no number in a bad row weighs the least integer on CUDA, and all else 0.
-            let total = ops.with(Binary::Max, &ops.reduce(Reduce::Sum, &all)?, 0.0)?;
-            let (more, sum, target) = self.nucleus(&weights, &total)?;
-            fits = Some(ops.binary(Binary::AtLeast, &sum, &target)?);
-            least = ops.gather(&falling, &more)?;
-            count = Some(more);
-            whole = Some(Whole { tree, x, weights: all, falling: falling_wide.clone(), target });
+        let (mut count, mut sufficient, mut row_weights) = (None, None, None);
+        if params.top_p < 1.0 && of_whole_row {
+            let (cdf, x) = self.padded()?;
+            let all_weights = self.weigh(ops.binary(Binary::Sub, &x, &largest)?, false)?;
+            let weights = ops.gather(&all_weights, &ops.gather(&candidates.positions, &order)?)?;
+            let weights = ops.binary_scalar(Binary::Max, &weights, 0.0)?;
+            // CUDA casts NaN to `i64::MIN`; clamped, a row with a NaN has the total 0.
+            let total = ops.binary_scalar(Binary::Max, &ops.reduce(Reduce::Sum, &all_weights)?, 0.0)?;
+            let (extra, sum, target) = self.nucleus(&weights, &total)?;
+            sufficient = Some(ops.binary(Binary::Ge, &sum, &target)?);
+            threshold = ops.gather(&falling, &extra)?;
+            count = Some(extra);
+            row_weights = Some(RowWeights { cdf, x, weights: all_weights, falling: falling_wide.clone(), target });
         } else if params.top_p < 1.0 {
             let weights = self.weigh(ops.binary(Binary::Sub, &falling_wide, &largest)?, true)?;
             let total = ops.reduce(Reduce::Sum, &weights)?;
-            let (more, ..) = self.nucleus(&weights, &total)?;
-            least = ops.gather(&falling, &more)?;
-            count = Some(more);
+            let (extra, ..) = self.nucleus(&weights, &total)?;
+            threshold = ops.gather(&falling, &extra)?;
+            count = Some(extra);
         }
-        let (positions, logits) = candidates.down_to(ops, &least, k)?;
+        let (positions, logits) = candidates.first_k_from(ops, &threshold, k)?;
         let logits = ops.cast(&logits, DType::F32)?;
-        let weights = match &whole {
-            Some(whole) => ops.with(Binary::Max, &ops.gather(&whole.weights, &positions)?, 0.0)?,
+        let weights = match &row_weights {
+            Some(row_weights) => ops.binary_scalar(Binary::Max, &ops.gather(&row_weights.weights, &positions)?, 0.0)?,
             None => self.weigh(ops.binary(Binary::Sub, &logits, &largest)?, true)?,
         };
-        let mut kept =
-            Kept { columns: Columns::Few(positions), logits, weights, masks: Vec::new(), fits, adaptive, whole };
+        let mut kept = KeptTokens {
+            columns: Columns::Candidates(positions),
+            logits,
+            weights,
+            masks: Vec::new(),
+            sufficient,
+            adaptive,
+            row_weights,
+        };
         if let Some(count) = count {
-            kept.keep(ops, ops.binary(Binary::AtLeast, &count, &ops.ramp(k, 1)?)?)?;
+            kept.keep(ops, ops.binary(Binary::Ge, &count, &ops.arange(k, 1)?)?)?;
         }
         self.apply_min_p(&mut kept, &largest)?;
         Ok(kept)
     }
 
-    /// What the rules leave, by a search where they cut.
-    pub(super) fn kept_of_all(&self) -> Result<Kept> {
+    /// The tokens that the rules keep, by a search for the threshold of each rule over the whole vocabulary.
+    pub(super) fn keep_of_vocabulary(&self) -> Result<KeptTokens> {
         let Self { ops, params, adaptive, .. } = *self;
         let vocab = self.logits.dim(1)?;
         let (size, stride) = windows(vocab);
-        let largest = ops.reduce(Reduce::Max, &maxima(ops, self.logits, size, stride, self.check)?)?;
+        let largest = ops.reduce(Reduce::Max, &window_maxima(ops, self.logits, size, stride, self.check_nan)?)?;
         let largest = ops.cast(&largest, DType::F32)?;
-        let (tree, x) = self.padded()?;
+        let (cdf, x) = self.padded()?;
         let weights = self.weigh(ops.binary(Binary::Sub, &x, &largest)?, false)?;
-        let mut kept = Kept::all(tree, x, weights, adaptive);
-        let halves = self.logits.dtype() != DType::F32;
+        let mut kept = KeptTokens::all(cdf, x, weights, adaptive);
+        let half_precision = self.logits.dtype() != DType::F32;
         if params.top_k > 0 && params.top_k < vocab {
-            let finite = ops.with(Binary::Above, &kept.logits, f64::NEG_INFINITY)?;
-            // A bad row has no mass, so that the search ends.
+            let finite = ops.binary_scalar(Binary::Gt, &kept.logits, f64::NEG_INFINITY)?;
+            // A row whose largest logit is not finite has no mass, so that the search ends.
             let zero = ops.binary(Binary::Sub, &largest, &largest)?;
-            let good = ops.binary(Binary::Equal, &zero, &zero)?;
-            let ones = Tree::ones(ops, &ops.binary(Binary::Mul, &finite, &good)?)?;
-            let total = tree.reduce(ops, Reduce::Sum, &ones)?;
-            // Of a bad row, whatever there is.
-            let target = ops.with(Binary::Max, &ops.with(Binary::Min, &total, params.top_k as f64)?, 1.0)?;
-            let search = Search { ops, tree, x: &kept.logits, largest: &largest, masses: &ones, target };
-            let mask = search.reach(halves)?;
-            // What is dropped must not look like a tie of what is kept.
-            kept.logits = ops.choose_or(&mask, &kept.logits, f64::NEG_INFINITY)?;
+            let is_finite = ops.binary(Binary::Eq, &zero, &zero)?;
+            let ones = ChunkedCdf::mask_weights(ops, &ops.binary(Binary::Mul, &finite, &is_finite)?)?;
+            let total = cdf.reduce(ops, Reduce::Sum, &ones)?;
+            // At least 1, for rows without mass.
+            let target =
+                ops.binary_scalar(Binary::Max, &ops.binary_scalar(Binary::Min, &total, params.top_k as f64)?, 1.0)?;
+            let search = ThresholdSearch { ops, cdf, x: &kept.logits, largest: &largest, masses: &ones, target };
+            let mask = search.smallest_set(half_precision)?;
+            // A dropped logit must not look like a tie of a kept one to the searches that follow.
+            kept.logits = ops.where_or(&mask, &kept.logits, f64::NEG_INFINITY)?;
             kept.keep(ops, mask)?;
         }
         if params.top_p < 1.0 {
-            let total = tree.reduce(ops, Reduce::Sum, &kept.weights)?;
-            let target = ops.with(Binary::Max, &share::of_total(ops, &total, params.top_p)?, 1.0)?;
-            let search = Search { ops, tree, x: &kept.logits, largest: &largest, masses: &kept.weights, target };
-            let mask = search.reach(halves)?;
+            let total = cdf.reduce(ops, Reduce::Sum, &kept.weights)?;
+            let target = ops.binary_scalar(Binary::Max, &fraction::of_total(ops, &total, params.top_p)?, 1.0)?;
+            let search =
+                ThresholdSearch { ops, cdf, x: &kept.logits, largest: &largest, masses: &kept.weights, target };
+            let mask = search.smallest_set(half_precision)?;
             kept.keep(ops, mask)?;
         }
         self.apply_min_p(&mut kept, &largest)?;
         Ok(kept)
     }
 
-    /// Integer weights of what lies so far below the largest logit, 0 or less. Those of a bad row are 0 but for its NaNs,
-    /// which a device may make anything; `clamp` makes them 0 too.
-    fn weigh(&self, below: Tensor, clamp: bool) -> Result<Tensor> {
+    /// The integer weights `trunc(2^40 exp(distance / temperature))`, i64, of distances `x - max` of at most 0.
+    ///
+    /// A NaN has the weight that the device casts it to; with `clamp`, at least 0.
+    fn weigh(&self, distance: Tensor, clamp: bool) -> Result<Tensor> {
         let ops = self.ops;
-        // Each step frees what it came from: these are as large as the logits.
-        let mut weights = below;
-        // A temperature below the range of f32 acts as the smallest in it.
-        weights = ops.scale(&weights, (1.0 / self.params.temperature).min(f64::from(f32::MAX)))?;
+        // Each step frees its operand, which is as large as the logits.
+        let mut weights = distance;
+        // The reciprocal of a tiny temperature would be infinite in f32.
+        weights = ops.mul_scalar(&weights, (1.0 / self.params.temperature).min(f64::from(f32::MAX)))?;
         weights = ops.exp(&weights)?;
-        weights = ops.scale(&weights, ONE)?;
+        weights = ops.mul_scalar(&weights, MAX_WEIGHT)?;
         weights = ops.cast(&weights, DType::I64)?;
-        if clamp { ops.with(Binary::Max, &weights, 0.0) } else { Ok(weights) }
+        if clamp { ops.binary_scalar(Binary::Max, &weights, 0.0) } else { Ok(weights) }
     }
 
-    /// Of falling weights, `(B, k)`, how many stay beside the first so that they reach top-p of `total`, `(B, 1)` u32 and
-    /// at most `k - 1`; the sum of all; and what is to be reached, which is 0 in a bad row.
+    /// The nucleus among falling weights, `(B, k)`, of rows whose weights sum to `total`. Returns three tensors `(B,
+    /// 1)`: how many tokens beside the first it has, u32 and at most `k - 1`; the sum of all k weights; and the mass to
+    /// reach, which is 0 in a row without mass.
     fn nucleus(&self, weights: &Tensor, total: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         let ops = self.ops;
         let (rows, k) = weights.dims2()?;
-        let target = share::of_total(ops, total, self.params.top_p)?;
+        let target = fraction::of_total(ops, total, self.params.top_p)?;
         if k == 1 {
             return Ok((ops.tile(Constant::Scalar(0), DType::U32, rows, 1)?, weights.clone(), target));
         }
-        let sums = ops.prefixes(weights, true)?;
-        let short = ops.binary(Binary::Above, &target, &sums.narrow(1, 0, k - 1)?)?;
-        let more = ops.reduce(Reduce::Sum, &ops.cast(&short, DType::U32)?)?;
-        Ok((more, sums.narrow(1, k - 1, 1)?, target))
+        let sums = ops.prefix_sums(weights, true)?;
+        let short = ops.binary(Binary::Gt, &target, &sums.narrow(1, 0, k - 1)?)?;
+        let extra = ops.reduce(Reduce::Sum, &ops.cast(&short, DType::U32)?)?;
+        Ok((extra, sums.narrow(1, k - 1, 1)?, target))
     }
 
-    /// The logits as a tree's leaves, `(B, width)` f32.
-    fn padded(&self) -> Result<(Tree, Tensor)> {
+    /// The logits padded to the width of a [`ChunkedCdf`], `(B, width)` f32.
+    fn padded(&self) -> Result<(ChunkedCdf, Tensor)> {
         let (rows, vocab) = self.logits.dims2()?;
-        let tree = Tree::new(rows, vocab);
-        Ok((tree, tree.pad(self.ops, &self.ops.cast(self.logits, DType::F32)?)?))
+        let cdf = ChunkedCdf::new(rows, vocab);
+        Ok((cdf, cdf.pad(self.ops, &self.ops.cast(self.logits, DType::F32)?)?))
     }
 
-    /// A token for each of these rows, whose nucleus is not among the candidates, or [`BAD`].
+    /// The token, or [`NO_TOKEN`], of each of these rows, whose nucleus the candidates did not hold.
     ///
-    /// The range of the threshold is narrowed until what reaches it is, in nearly all rows, the nucleus: then without the
-    /// least of it there is too little. The others, and those whose nucleus ends within equal logits, are searched on.
-    pub(super) fn search_on(&self, whole: Whole, rows: &[usize], uniforms: &[f64]) -> Result<Vec<u32>> {
+    /// The range of the threshold is narrowed until, in nearly all rows, what reaches the threshold is the nucleus: it
+    /// has the mass, and does not have it without its lightest token. The search goes on for the other rows, and for
+    /// those whose nucleus ends within equal logits.
+    pub(super) fn search_nucleus(&self, row_weights: RowWeights, rows: &[usize], uniforms: &[f64]) -> Result<Vec<u32>> {
         let Self { ops, params, adaptive, .. } = *self;
         let vocab = self.logits.dim(1)?;
-        let Whole { mut tree, mut x, mut weights, mut falling, mut target } = whole;
+        let RowWeights { mut cdf, mut x, mut weights, mut falling, mut target } = row_weights;
         let mut logits = self.logits.clone();
         if rows.len() < logits.dim(0)? {
             for part in [&mut x, &mut weights, &mut falling, &mut target, &mut logits] {
-                *part = ops.rows(part, rows)?;
+                *part = ops.select_rows(part, rows)?;
             }
-            tree = tree.with_rows(rows.len());
+            cdf = cdf.with_rows(rows.len());
         }
-        let (largest, least) = (falling.narrow(1, 0, 1)?, falling.narrow(1, falling.dim(1)? - 1, 1)?);
-        // What weighs less than the V-th part of what may be missing is missing together; by a little less, for rounding.
+        let (largest, last) = (falling.narrow(1, 0, 1)?, falling.narrow(1, falling.dim(1)? - 1, 1)?);
+        // Together, all tokens lighter than (1 - p) / V of the total weigh less than 1 - p of it. A little deeper, for
+        // rounding.
         let depth = (vocab as f64 / (1.0 - params.top_p)).ln() * 1.001 + 0.01;
-        // With a schedule it is another depth at every position.
-        let low = ops.shift(&largest, (-depth * params.temperature).max(f64::from(f32::MIN)))?;
+        // Not a constant: with a schedule each position has another depth.
+        let low = ops.add_scalar(&largest, (-depth * params.temperature).max(f64::from(f32::MIN)))?;
         let smallest = ops.cast(&ops.reduce(Reduce::Min, &logits)?, DType::F32)?;
         let low = ops.binary(Binary::Max, &low, &smallest)?;
-        let width = ops.binary(Binary::Sub, &least, &low)?;
-        let search = Search { ops, tree, x: &x, largest: &largest, masses: &weights, target: target.clone() };
-        let mut range = Range { low, width, units: 1, round: 0 };
-        let ties = self.logits.dtype() != DType::F32;
-        let all = || Kept::all(tree, x.clone(), weights.clone(), adaptive);
-        if ties {
-            search.narrow(&mut range, ROUNDS_OF_HALVES)?;
+        let width = ops.binary(Binary::Sub, &last, &low)?;
+        let search = ThresholdSearch { ops, cdf, x: &x, largest: &largest, masses: &weights, target: target.clone() };
+        let mut range = ThresholdRange { low, width, units: 1, round: 0 };
+        // Half-precision logits have many ties, which only `settle` decides.
+        let half_precision = self.logits.dtype() != DType::F32;
+        let all_tokens = || KeptTokens::all(cdf, x.clone(), weights.clone(), adaptive);
+        if half_precision {
+            search.narrow(&mut range, HALF_ROUNDS)?;
         } else {
             for rounds in [ROUNDS, FURTHER_ROUNDS] {
                 search.narrow(&mut range, rounds)?;
-                let mut kept = all();
-                let reached = ops.binary(Binary::AtLeast, &x, &range.low)?;
-                let lightest = ops.reduce(Reduce::Min, &ops.choose_or(&reached, &weights, ONE)?)?;
+                let mut kept = all_tokens();
+                let reached = ops.binary(Binary::Ge, &x, &range.low)?;
+                let lightest = ops.reduce(Reduce::Min, &ops.where_or(&reached, &weights, MAX_WEIGHT)?)?;
                 kept.keep(ops, reached)?;
                 let without = ops.binary(Binary::Sub, &ops.reduce(Reduce::Sum, &kept.weights)?, &lightest)?;
-                kept.fits = Some(ops.binary(Binary::Above, &target, &without)?);
+                kept.sufficient = Some(ops.binary(Binary::Gt, &target, &without)?);
                 self.apply_min_p(&mut kept, &largest)?;
-                let tokens = ops.read(&kept.draw(ops, uniforms)?)?;
-                if !tokens.contains(&MORE) {
+                let tokens = ops.read_u32(&kept.draw(ops, uniforms)?)?;
+                if !tokens.contains(&NEEDS_SEARCH) {
                     return Ok(tokens);
                 }
             }
         }
-        let mut kept = all();
+        let mut kept = all_tokens();
         kept.keep(ops, search.settle(range)?)?;
         self.apply_min_p(&mut kept, &largest)?;
-        ops.read(&kept.draw(ops, uniforms)?)
+        ops.read_u32(&kept.draw(ops, uniforms)?)
     }
 
-    fn apply_min_p(&self, kept: &mut Kept, largest: &Tensor) -> Result<()> {
+    /// Drops the tokens that are less probable than min-p times the largest.
+    fn apply_min_p(&self, kept: &mut KeptTokens, largest: &Tensor) -> Result<()> {
         let Self { ops, params, .. } = *self;
         if params.min_p > 0.0 {
-            // In the exponent, where the logits are exact. A quotient that rounds to 1 in f64 counts as 1.
+            // Compares exponents, in which the logits are exact. A quotient that rounds to 1 in f64 counts as 1.
             let bound = (params.min_p.ln() - f64::EPSILON / 4.0) * params.temperature;
-            // Uploaded and not kept: with a schedule it is another number at every position.
+            // Not a constant: with a schedule each position has another bound.
             let bound = ops.upload(vec![bound], &[1], DType::F32)?;
-            let below = ops.binary(Binary::Sub, &kept.logits, largest)?;
-            kept.keep(ops, ops.binary(Binary::AtLeast, &below, &bound)?)?;
+            let distance = ops.binary(Binary::Sub, &kept.logits, largest)?;
+            kept.keep(ops, ops.binary(Binary::Ge, &distance, &bound)?)?;
         }
         Ok(())
     }
 }
 
-/// The size and the stride of windows that cover a row: they overlap by as little as they can.
+/// The size and the stride of pooling windows that cover a row exactly, overlapping by as little as possible.
 fn windows(vocab: usize) -> (usize, usize) {
     let stride = if vocab < 64 { vocab } else { (24..=64).rev().min_by_key(|stride| vocab % stride).unwrap_or(64) };
     (stride + vocab % stride, stride)
 }
 
-/// The first place of a single row that is NaN, and that is +inf.
-pub(super) fn faults(ops: &Ops, row: &Tensor) -> Result<(Option<u32>, Option<u32>)> {
-    let places = ops.ramp(row.dim(1)?, 1)?;
-    let first = |mask: &Tensor| ops.reduce(Reduce::Min, &ops.choose_or(mask, &places, f64::from(BAD))?);
-    let number = ops.binary(Binary::Equal, row, row)?;
-    let nan = first(&ops.choose(&number, &ops.scalar(0.0, DType::U8)?, &ops.scalar(1.0, DType::U8)?)?)?;
-    let infinity = first(&ops.with(Binary::Equal, row, f64::INFINITY)?)?;
-    let found = ops.read(&ops.concat(&[&nan, &infinity])?)?;
-    let place = |n: usize| Some(found[n]).filter(|&place| place != BAD);
-    Ok((place(0), place(1)))
+/// The first position of a NaN, and the first of a +inf, in a single row.
+pub(super) fn find_invalid(ops: &Ops, row: &Tensor) -> Result<(Option<u32>, Option<u32>)> {
+    let positions = ops.arange(row.dim(1)?, 1)?;
+    let first = |mask: &Tensor| ops.reduce(Reduce::Min, &ops.where_or(mask, &positions, f64::from(NO_TOKEN))?);
+    let is_number = ops.binary(Binary::Eq, row, row)?;
+    let nan = first(&ops.where_cond(&is_number, &ops.scalar(0.0, DType::U8)?, &ops.scalar(1.0, DType::U8)?)?)?;
+    let infinity = first(&ops.binary_scalar(Binary::Eq, row, f64::INFINITY)?)?;
+    let found = ops.read_u32(&ops.concat(&[&nan, &infinity])?)?;
+    let position = |n: usize| Some(found[n]).filter(|&position| position != NO_TOKEN);
+    Ok((position(0), position(1)))
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::exactness::{BOUNDARY, Dice, random_row, random_rules};
+use crate::test_rows::{BOUNDARY, TestRng, random_row, random_rules};
 use crate::{Row, Sampler, Schedule, oracle};
 use candle_core::Device;
 
@@ -23,50 +23,51 @@ fn sample(rows: &[Vec<f32>], params: &SamplingParams) -> Vec<Result<u32, Samplin
     DeviceSampler::new(params.clone()).unwrap().sample(&tensor(rows), &places(rows.len())).unwrap()
 }
 
-/// What a GPU's sorts may do: equals in the wrong order and, on Metal, few columns.
+/// The sorts of a device: those of a GPU are not stable and, on Metal, take few columns.
 #[derive(Clone, Copy)]
 struct Sorts {
-    unstable: bool,
+    reverse_ties: bool,
     limit: usize,
 }
 
-const STABLE: Sorts = Sorts { unstable: false, limit: 8192 };
-/// The columns of Metal's sorts; it has no f64 either.
+const STABLE: Sorts = Sorts { reverse_ties: false, limit: 8192 };
+/// The largest number of columns that a sort of Metal takes. Metal has no f64 either.
 const METAL: usize = 1024;
 
 fn sampler(params: &SamplingParams, sorts: Sorts) -> DeviceSampler {
     let mut sampler = DeviceSampler::new(params.clone()).unwrap();
     let mut ops = Ops::new(&Device::Cpu);
-    (ops.unstable, ops.sort_limit, ops.doubles) = (sorts.unstable, sorts.limit, sorts.limit > METAL);
+    (ops.reverse_ties, ops.max_sort_columns, ops.has_f64) = (sorts.reverse_ties, sorts.limit, sorts.limit > METAL);
     sampler.ops = Some(ops);
     sampler
 }
 
-/// `batches` of three rows of one size and one set of rules, one row in eight poisoned: the definition, the host path and
-/// this one keep the same set and draw the same token, but for near boundaries.
+/// Compares the definition, the host path and the device path on batches of three rows of up to `max_size` logits, of
+/// which one row in eight has a NaN or an infinity: all keep the same tokens and draw the same one, except near a
+/// boundary.
 #[allow(clippy::print_stderr)]
-fn compare(batches: std::ops::Range<u64>, largest: usize, sorts: Sorts) {
+fn compare(batches: std::ops::Range<u64>, max_size: usize, sorts: Sorts) {
     let count = 3 * (batches.end - batches.start);
     let mut near = 0;
     for case in batches {
-        let mut dice = Dice { case, count: 0 };
-        let first = random_row(&mut dice, largest);
+        let mut rng = TestRng::new(case);
+        let first = random_row(&mut rng, max_size);
         let size = first.len();
         let mut rows = vec![first];
         while rows.len() < 3 {
-            let mut row = random_row(&mut dice, largest);
+            let mut row = random_row(&mut rng, max_size);
             row.truncate(size);
             row.resize(size, 0.25);
             rows.push(row);
         }
         for row in &mut rows {
-            if dice.unit() < 0.125 {
-                let poison = [f32::NAN, INF, -INF][dice.below(3)];
-                let at = dice.below(size);
+            if rng.unit() < 0.125 {
+                let poison = [f32::NAN, INF, -INF][rng.below(3)];
+                let at = rng.below(size);
                 row[at] = poison;
             }
         }
-        let (params, history) = random_rules(&mut dice, size);
+        let (params, history) = random_rules(&mut rng, size);
         let places: Vec<_> = (0..3).map(|sequence| DeviceRow { history: &history, sequence, position: 7 }).collect();
         let mut sampler = sampler(&params, sorts);
         let logits = tensor(&rows);
@@ -112,22 +113,22 @@ fn larger_batches_equal_the_oracle_and_the_host() {
 
 #[test]
 fn ties_that_a_sort_reverses_change_nothing() {
-    compare(3100..4000, 300, Sorts { unstable: true, ..STABLE });
-    compare(4000..4040, 30_000, Sorts { unstable: true, ..STABLE });
+    compare(3100..4000, 300, Sorts { reverse_ties: true, ..STABLE });
+    compare(4000..4040, 30_000, Sorts { reverse_ties: true, ..STABLE });
 }
 
 #[test]
 fn sorts_of_few_columns_change_nothing() {
-    compare(4100..4600, 2000, Sorts { unstable: true, limit: 256 });
-    compare(4600..4640, 60_000, Sorts { unstable: true, limit: METAL });
+    compare(4100..4600, 2000, Sorts { reverse_ties: true, limit: 256 });
+    compare(4600..4640, 60_000, Sorts { reverse_ties: true, limit: METAL });
 }
 
 #[test]
 #[ignore = "the full comparison of 100,000 rows; minutes"]
 fn a_hundred_thousand_rows_equal_the_oracle_and_the_host() {
     compare(10_000..42_000, 1_000, STABLE);
-    compare(42_000..43_000, 60_000, Sorts { unstable: true, ..STABLE });
-    compare(43_000..43_400, 262_144, Sorts { unstable: true, limit: METAL });
+    compare(42_000..43_000, 60_000, Sorts { reverse_ties: true, ..STABLE });
+    compare(43_000..43_400, 262_144, Sorts { reverse_ties: true, limit: METAL });
 }
 
 #[test]
@@ -191,8 +192,8 @@ fn sums_that_overflow_both_ways_are_no_nan() {
 
 #[test]
 fn a_row_draws_the_same_token_alone_and_in_any_batch() {
-    let mut dice = Dice { case: 5, count: 0 };
-    let rows: Vec<Vec<f32>> = (0..8).map(|_| (0..1000).map(|_| 3.0 * dice.normal() as f32).collect()).collect();
+    let mut rng = TestRng::new(5);
+    let rows: Vec<Vec<f32>> = (0..8).map(|_| (0..1000).map(|_| 3.0 * rng.normal() as f32).collect()).collect();
     for params in [rules(|_| {}), rules(|p| (p.top_k, p.top_p) = (50, 0.9)), rules(|p| p.top_p = 0.9)] {
         let mut sampler = DeviceSampler::new(params).unwrap();
         let together = sampler.sample(&tensor(&rows), &places(8)).unwrap();
@@ -205,8 +206,8 @@ fn a_row_draws_the_same_token_alone_and_in_any_batch() {
 
 #[test]
 fn half_precision_logits_draw_as_their_values_in_f32() {
-    let mut dice = Dice { case: 6, count: 0 };
-    let row: Vec<f32> = (0..500).map(|_| 3.0 * dice.normal() as f32).collect();
+    let mut rng = TestRng::new(6);
+    let row: Vec<f32> = (0..500).map(|_| 3.0 * rng.normal() as f32).collect();
     let mut sampler = DeviceSampler::new(rules(|p| p.top_k = 20)).unwrap();
     for dtype in [DType::BF16, DType::F16] {
         let half = tensor(std::slice::from_ref(&row)).to_dtype(dtype).unwrap();
@@ -223,21 +224,21 @@ fn shapes_and_types_that_it_does_not_take_are_refused_by_name() {
     assert!(sampler.sample(&logits, &places(1)).unwrap_err().to_string().starts_with("rows is 1 for 2"));
     let flat = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
     assert!(sampler.sample(&flat, &places(1)).unwrap_err().to_string().starts_with("logits is of shape"));
-    let doubles = Tensor::zeros((1, 3), DType::F64, &Device::Cpu).unwrap();
-    assert!(sampler.sample(&doubles, &places(1)).unwrap_err().to_string().starts_with("logits is of type F64"));
+    let has_f64 = Tensor::zeros((1, 3), DType::F64, &Device::Cpu).unwrap();
+    assert!(sampler.sample(&has_f64, &places(1)).unwrap_err().to_string().starts_with("logits is of type F64"));
 }
 
-/// Launches of top-p's look at the candidates.
-const LOOK: usize = 71;
+/// The launches of top-p among the candidates, before a search.
+const CANDIDATE_LAUNCHES: usize = 71;
 
-/// What each rule may cost: launches, and work in units of the logits.
-fn bars() -> [(&'static str, SamplingParams, usize, f64); 6] {
+/// The largest cost of each rule: launches, and work in units of the logits.
+fn max_costs() -> [(&'static str, SamplingParams, usize, f64); 6] {
     [
         ("greedy", rules(|p| p.temperature = 0.0), 16, 3.0),
         ("temperature", rules(|p| p.temperature = 0.8), 42, 12.0),
         ("top-k", rules(|p| p.top_k = 50), 64, 3.0),
         ("top-k + top-p", rules(|p| (p.top_k, p.top_p) = (50, 0.9)), 80, 3.0),
-        // At a low temperature the nucleus is small.
+        // At a low temperature the nucleus has few tokens.
         ("top-p of few", rules(|p| (p.top_p, p.temperature) = (0.9, 0.2)), 95, 12.0),
         ("top-p by search", rules(|p| p.top_p = 0.9), 180, 150.0),
     ]
@@ -246,31 +247,32 @@ fn bars() -> [(&'static str, SamplingParams, usize, f64); 6] {
 #[test]
 #[allow(clippy::print_stderr)]
 fn the_counted_costs_are_those_of_the_documentation_whatever_the_shape() {
-    let mut dice = Dice { case: 1, count: 0 };
-    let numbers: Vec<f32> = (0..16 * 50_257).map(|_| 3.0 * dice.normal() as f32).collect();
+    let mut rng = TestRng::new(1);
+    let numbers: Vec<f32> = (0..16 * 50_257).map(|_| 3.0 * rng.normal() as f32).collect();
     let mut undecided = 0;
     for (rows, vocab) in [(16, 50_257), (1, 50_257), (4, 50_261), (4, 128_256), (3, 262_144), (3, 100_277)] {
         let logits = Tensor::from_vec(numbers[..rows * vocab].to_vec(), (rows, vocab), &Device::Cpu).unwrap();
         for dtype in [DType::F32, DType::BF16] {
             let logits = logits.to_dtype(dtype).unwrap();
-            for (name, params, mut most_launches, most_work) in bars() {
+            for (name, params, mut max_launches, max_work) in max_costs() {
                 let mut sampler = DeviceSampler::new(params.clone()).unwrap();
                 sampler.sample(&logits, &places(rows)).unwrap();
                 let (_, cost) = sampler.sample_counted(&logits, &places(rows)).unwrap();
-                // The tokens; before them, flags of what the candidates do not hold; and, where values are tied, of ties.
+                // The tokens, after the flags of rows to search and, in half precision, the status of the search.
                 let searched = name == "top-p by search";
                 let readbacks = if !searched { 1 } else { 2 + usize::from(dtype == DType::BF16) };
                 if searched && cost.readbacks > readbacks {
-                    // A row took more rounds. The bar is that of the search alone, which the look at the candidates precedes.
+                    // A row took more rounds: the maximum is that of the search alone, without the candidates before
+                    // it.
                     undecided += 1;
-                    most_launches += LOOK;
+                    max_launches += CANDIDATE_LAUNCHES;
                 } else {
                     assert_eq!(cost.readbacks, readbacks, "{name}");
                 }
                 let work = cost.elements as f64 / (rows * vocab) as f64;
                 let told = format!("{rows} x {vocab} {dtype:?}, {name}: {} launches, {work:.2} units", cost.launches);
                 eprintln!("{told}");
-                assert!(cost.launches <= most_launches && work <= most_work, "{told}");
+                assert!(cost.launches <= max_launches && work <= max_work, "{told}");
             }
         }
     }
@@ -282,8 +284,8 @@ fn the_first_rounds_of_a_search_decide_nearly_every_row() {
     let mut sampler = DeviceSampler::new(rules(|p| p.top_p = 0.9)).unwrap();
     let undecided = (0..100)
         .filter(|&case| {
-            let mut dice = Dice { case, count: 0 };
-            let row: Vec<f32> = (0..50_257).map(|_| 3.0 * dice.normal() as f32).collect();
+            let mut rng = TestRng::new(case);
+            let row: Vec<f32> = (0..50_257).map(|_| 3.0 * rng.normal() as f32).collect();
             let (_, cost) = sampler.sample_counted(&tensor(&[row]), &places(1)).unwrap();
             assert!(cost.readbacks > 1, "the nucleus has thousands of tokens");
             cost.readbacks > 2
@@ -306,30 +308,29 @@ fn the_narrowest_rows_and_the_most_of_them_draw_as_the_oracle() {
     }
 }
 
-/// The rules beyond those of the definition, and how often a step reads something back.
+/// Schedules and adaptive thresholds are not part of the definition: here the host path is.
 #[test]
 fn schedules_and_thresholds_draw_as_on_the_host() {
     let mut greedy = 0;
     for case in 0..600 {
-        let mut dice = Dice { case: 70_000 + case, count: 0 };
-        let size = 1 + dice.below(600);
-        let spread = 1.0 + 4.0 * dice.unit();
-        let rows: Vec<Vec<f32>> =
-            (0..5).map(|_| (0..size).map(|_| (spread * dice.normal()) as f32).collect()).collect();
-        let (mut params, history) = random_rules(&mut dice, size);
-        params.temperature = 0.1 + dice.unit();
-        let start = dice.below(4) as u64;
-        let schedule = match dice.below(3) {
+        let mut rng = TestRng::new(70_000 + case);
+        let size = 1 + rng.below(600);
+        let spread = 1.0 + 4.0 * rng.unit();
+        let rows: Vec<Vec<f32>> = (0..5).map(|_| (0..size).map(|_| (spread * rng.normal()) as f32).collect()).collect();
+        let (mut params, history) = random_rules(&mut rng, size);
+        params.temperature = 0.1 + rng.unit();
+        let start = rng.below(4) as u64;
+        let schedule = match rng.below(3) {
             0 => Schedule::Constant,
-            1 => Schedule::Linear { to: [0.0, 1.5][dice.below(2)], steps: 3 },
+            1 => Schedule::Linear { to: [0.0, 1.5][rng.below(2)], steps: 3 },
             _ => Schedule::Exponential { to: 0.3, steps: 4 },
         };
         let mut host = Sampler::new(params).unwrap().with_schedule_from(schedule, start).unwrap();
-        if dice.unit() < 0.7 {
-            host = host.with_adaptive([0.0, dice.unit(), 1.0][dice.below(3)]).unwrap();
+        if rng.unit() < 0.7 {
+            host = host.with_adaptive([0.0, rng.unit(), 1.0][rng.below(3)]).unwrap();
         }
         // One step's rows, or rows of several positions.
-        let spread_out = u64::from(dice.unit() < 0.3);
+        let spread_out = u64::from(rng.unit() < 0.3);
         let position = |row: u64| 2 + row * spread_out;
         let places: Vec<_> =
             (0..5).map(|row| DeviceRow { history: &history, sequence: row, position: position(row) }).collect();
@@ -350,8 +351,8 @@ fn schedules_and_thresholds_draw_as_on_the_host() {
 
 #[test]
 fn a_step_reads_the_tokens_back_and_nothing_else() {
-    let mut dice = Dice { case: 71_000, count: 0 };
-    let rows: Vec<Vec<f32>> = (0..3).map(|_| (0..2000).map(|_| 3.0 * dice.normal() as f32).collect()).collect();
+    let mut rng = TestRng::new(71_000);
+    let rows: Vec<Vec<f32>> = (0..3).map(|_| (0..2000).map(|_| 3.0 * rng.normal() as f32).collect()).collect();
     let places = [&[5, 6, 5][..], &[], &[7]].map(|history| DeviceRow { history, sequence: 3, position: 9 });
     let all = |p: &mut SamplingParams| {
         (p.repetition_penalty, p.frequency_penalty, p.presence_penalty) = (1.2, 0.3, 0.1);

@@ -2,32 +2,35 @@
 
 #![allow(unsafe_code)]
 
-use super::{EIGHTHS, Kernel, LANES, Lanes, Simd};
+use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that AVX2 and FMA may run.
+/// The proof that AVX2, FMA and POPCNT may run. Only [`run`] makes one.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
 /// Lanes 0 to 7 and lanes 8 to 15.
 #[derive(Clone, Copy)]
-pub(super) struct Pair(__m256, __m256);
+pub(super) struct TwoRegisters(__m256, __m256);
 
+/// Whether the processor has all features that [`run`] needs.
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt")
 }
 
+/// Runs a kernel compiled for AVX2.
+///
 /// # Safety
-/// The processor must have the features.
+/// The processor must have AVX2, FMA and POPCNT: see [`is_available`].
 #[target_feature(enable = "avx2,fma,popcnt")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
-/// For each mask of eight lanes, which lane goes to each place.
-static FRONT: [[i32; 8]; 256] = front_table();
+/// For each mask of eight lanes, the permutation that moves its lanes to the front.
+static COMPRESS_ORDER: [[i32; 8]; 256] = compress_orders();
 
-const fn front_table() -> [[i32; 8]; 256] {
+const fn compress_orders() -> [[i32; 8]; 256] {
     let mut table = [[0; 8]; 256];
     let mut mask = 0;
     while mask < 256 {
@@ -44,13 +47,13 @@ const fn front_table() -> [[i32; 8]; 256] {
     table
 }
 
-/// The sum of eight lanes: 4 to 7 onto 0 to 3, and so on.
+/// The sum of the eight lanes of a register: lane i + 4 is added to lane i, then lane i + 2 and i + 1.
 ///
 /// # Safety
 /// The processor must have AVX.
 #[inline(always)]
-pub(super) unsafe fn sum_eight(v: __m256) -> f32 {
-    // SAFETY: the caller's.
+pub(super) unsafe fn sum_register(v: __m256) -> f32 {
+    // SAFETY: these are AVX and SSE3 instructions, and the caller vouches for AVX, which includes SSE3.
     unsafe {
         let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
         let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -59,27 +62,30 @@ pub(super) unsafe fn sum_eight(v: __m256) -> f32 {
 }
 
 impl Avx2 {
+    /// Applies an operation to both registers.
     #[inline(always)]
-    fn both(self, a: Pair, b: Pair, f: impl Fn(__m256, __m256) -> __m256) -> Pair {
-        Pair(f(a.0, b.0), f(a.1, b.1))
+    fn map(self, a: TwoRegisters, b: TwoRegisters, f: impl Fn(__m256, __m256) -> __m256) -> TwoRegisters {
+        TwoRegisters(f(a.0, b.0), f(a.1, b.1))
     }
 
+    /// The mask of the lanes in which a comparison holds.
     #[inline(always)]
-    fn masks(self, a: Pair, b: Pair, f: impl Fn(__m256, __m256) -> __m256) -> u16 {
-        // SAFETY: as for the trait below.
+    fn masks(self, a: TwoRegisters, b: TwoRegisters, f: impl Fn(__m256, __m256) -> __m256) -> u16 {
+        // SAFETY: `self` proves the features.
         let bits = |m| unsafe { _mm256_movemask_ps(m) } as u16;
         bits(f(a.0, b.0)) | bits(f(a.1, b.1)) << 8
     }
 
-    /// The lanes of the mask at the front, then arbitrary ones, written to sixteen places.
+    /// See [`Simd::compress_integers`]; the sixteen integers are in two registers.
     #[inline(always)]
-    fn front(self, mask: u16, low: __m256i, high: __m256i, to: &mut [u32; LANES]) {
+    fn compress_registers(self, mask: u16, low: __m256i, high: __m256i, to: &mut [u32; LANES]) {
         let (low_mask, high_mask) = (usize::from(mask & 0xff), usize::from(mask >> 8));
         let count = low_mask.count_ones() as usize;
-        // SAFETY: as for the trait below; `count` is at most 8, so the second store ends within the sixteen.
+        // SAFETY: `self` proves the features. The tables have rows of eight integers. `count` is at most 8, so the
+        // second store of eight integers ends within the sixteen of `to`.
         unsafe {
-            let low_order = _mm256_loadu_si256(FRONT[low_mask].as_ptr().cast());
-            let high_order = _mm256_loadu_si256(FRONT[high_mask].as_ptr().cast());
+            let low_order = _mm256_loadu_si256(COMPRESS_ORDER[low_mask].as_ptr().cast());
+            let high_order = _mm256_loadu_si256(COMPRESS_ORDER[high_mask].as_ptr().cast());
             let to = to.as_mut_ptr();
             _mm256_storeu_si256(to.cast(), _mm256_permutevar8x32_epi32(low, low_order));
             _mm256_storeu_si256(to.add(count).cast(), _mm256_permutevar8x32_epi32(high, high_order));
@@ -87,87 +93,90 @@ impl Avx2 {
     }
 }
 
-// SAFETY, for every block below: an `Avx2` exists only inside `run`, whose caller vouches for the features; the
-// pointers come from references to sixteen elements, of which halves start at 0 and 8.
+impl Sealed for Avx2 {}
+
+// SAFETY, for every block below: an `Avx2` exists only inside `run`, whose caller vouches for the features. The
+// pointers come from references to sixteen elements, of which halves are accessed from 0 and from 8 on, without
+// alignment.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx2 {
-    type V = Pair;
+    type V = TwoRegisters;
     const VECTORS: usize = 8;
 
     #[inline(always)]
-    fn splat(self, x: f32) -> Pair {
+    fn splat(self, x: f32) -> TwoRegisters {
         let v = unsafe { _mm256_set1_ps(x) };
-        Pair(v, v)
+        TwoRegisters(v, v)
     }
     #[inline(always)]
-    fn load(self, from: &Lanes) -> Pair {
-        unsafe { Pair(_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))) }
+    fn load(self, from: &Lanes) -> TwoRegisters {
+        unsafe { TwoRegisters(_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))) }
     }
     #[inline(always)]
-    fn load_bf16(self, from: &[u16; LANES]) -> Pair {
+    fn load_bf16(self, from: &[u16; LANES]) -> TwoRegisters {
         let half = |at: usize| unsafe {
             let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(at).cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
         };
-        Pair(half(0), half(8))
+        TwoRegisters(half(0), half(8))
     }
     #[inline(always)]
-    fn load_i8(self, from: &[i8; LANES]) -> Pair {
+    fn load_i8(self, from: &[i8; LANES]) -> TwoRegisters {
         unsafe {
             let all = _mm_loadu_si128(from.as_ptr().cast());
             let half = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-            Pair(half(all), half(_mm_srli_si128::<8>(all)))
+            TwoRegisters(half(all), half(_mm_srli_si128::<8>(all)))
         }
     }
     #[inline(always)]
-    fn store(self, v: Pair, to: &mut Lanes) {
+    fn store(self, v: TwoRegisters, to: &mut Lanes) {
         unsafe {
             _mm256_storeu_ps(to.as_mut_ptr(), v.0);
             _mm256_storeu_ps(to.as_mut_ptr().add(8), v.1);
         }
     }
     #[inline(always)]
-    fn add(self, a: Pair, b: Pair) -> Pair {
-        self.both(a, b, |a, b| unsafe { _mm256_add_ps(a, b) })
+    fn add(self, a: TwoRegisters, b: TwoRegisters) -> TwoRegisters {
+        self.map(a, b, |a, b| unsafe { _mm256_add_ps(a, b) })
     }
     #[inline(always)]
-    fn sub(self, a: Pair, b: Pair) -> Pair {
-        self.both(a, b, |a, b| unsafe { _mm256_sub_ps(a, b) })
+    fn sub(self, a: TwoRegisters, b: TwoRegisters) -> TwoRegisters {
+        self.map(a, b, |a, b| unsafe { _mm256_sub_ps(a, b) })
     }
     #[inline(always)]
-    fn mul(self, a: Pair, b: Pair) -> Pair {
-        self.both(a, b, |a, b| unsafe { _mm256_mul_ps(a, b) })
+    fn mul(self, a: TwoRegisters, b: TwoRegisters) -> TwoRegisters {
+        self.map(a, b, |a, b| unsafe { _mm256_mul_ps(a, b) })
     }
     #[inline(always)]
-    fn div(self, a: Pair, b: Pair) -> Pair {
-        self.both(a, b, |a, b| unsafe { _mm256_div_ps(a, b) })
+    fn div(self, a: TwoRegisters, b: TwoRegisters) -> TwoRegisters {
+        self.map(a, b, |a, b| unsafe { _mm256_div_ps(a, b) })
     }
     #[inline(always)]
-    fn sqrt(self, v: Pair) -> Pair {
-        unsafe { Pair(_mm256_sqrt_ps(v.0), _mm256_sqrt_ps(v.1)) }
+    fn sqrt(self, v: TwoRegisters) -> TwoRegisters {
+        unsafe { TwoRegisters(_mm256_sqrt_ps(v.0), _mm256_sqrt_ps(v.1)) }
     }
     #[inline(always)]
-    fn mul_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
-        unsafe { Pair(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    fn mul_add(self, a: TwoRegisters, b: TwoRegisters, c: TwoRegisters) -> TwoRegisters {
+        unsafe { TwoRegisters(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
     }
     #[inline(always)]
-    fn max(self, a: Pair, b: Pair) -> Pair {
-        self.both(a, b, |a, b| unsafe { _mm256_max_ps(a, b) })
+    fn max(self, a: TwoRegisters, b: TwoRegisters) -> TwoRegisters {
+        self.map(a, b, |a, b| unsafe { _mm256_max_ps(a, b) })
     }
     #[inline(always)]
-    fn ge(self, a: Pair, b: Pair) -> u16 {
+    fn ge(self, a: TwoRegisters, b: TwoRegisters) -> u16 {
         self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_GE_OQ>(a, b) })
     }
     #[inline(always)]
-    fn gt(self, a: Pair, b: Pair) -> u16 {
+    fn gt(self, a: TwoRegisters, b: TwoRegisters) -> u16 {
         self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(a, b) })
     }
     #[inline(always)]
-    fn unordered(self, a: Pair, b: Pair) -> u16 {
+    fn unordered(self, a: TwoRegisters, b: TwoRegisters) -> u16 {
         self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_UNORD_Q>(a, b) })
     }
     #[inline(always)]
-    fn keep(self, mask: u16, v: Pair) -> Pair {
+    fn keep(self, mask: u16, v: TwoRegisters) -> TwoRegisters {
         unsafe {
             let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
             let half = |bits: u16, v| {
@@ -175,30 +184,30 @@ impl Simd for Avx2 {
                 let whole = _mm256_cmpeq_epi32(set, lanes);
                 _mm256_and_ps(v, _mm256_castsi256_ps(whole))
             };
-            Pair(half(mask & 0xff, v.0), half(mask >> 8, v.1))
+            TwoRegisters(half(mask & 0xff, v.0), half(mask >> 8, v.1))
         }
     }
     #[inline(always)]
-    fn power_of_eighths(self, n: Pair) -> Pair {
+    fn exp2_eighths(self, n: TwoRegisters) -> TwoRegisters {
         let half = |n| unsafe {
-            // The permutation reads the low three bits of each index.
-            let table = _mm256_loadu_ps(EIGHTHS.as_ptr());
+            // The permutation uses the low three bits of each index.
+            let table = _mm256_loadu_ps(EXP2_EIGHTHS.as_ptr());
             let bits = _mm256_castps_si256(n);
             let eighth = _mm256_castps_si256(_mm256_permutevar8x32_ps(table, bits));
             let whole = _mm256_slli_epi32::<20>(_mm256_and_si256(bits, _mm256_set1_epi32(!7)));
             _mm256_castsi256_ps(_mm256_add_epi32(eighth, whole))
         };
-        Pair(half(n.0), half(n.1))
+        TwoRegisters(half(n.0), half(n.1))
     }
     #[inline(always)]
-    fn sum(self, v: Pair) -> f32 {
-        unsafe { sum_eight(_mm256_add_ps(v.0, v.1)) }
+    fn sum(self, v: TwoRegisters) -> f32 {
+        unsafe { sum_register(_mm256_add_ps(v.0, v.1)) }
     }
     #[inline(always)]
-    fn compress(self, mask: u16, v: Pair, to: &mut Lanes) {
+    fn compress(self, mask: u16, v: TwoRegisters, to: &mut Lanes) {
         let mut bits = [0; LANES];
         unsafe {
-            self.front(mask, _mm256_castps_si256(v.0), _mm256_castps_si256(v.1), &mut bits);
+            self.compress_registers(mask, _mm256_castps_si256(v.0), _mm256_castps_si256(v.1), &mut bits);
         }
         *to = bits.map(f32::from_bits);
     }
@@ -207,7 +216,7 @@ impl Simd for Avx2 {
         unsafe {
             let low = _mm256_add_epi32(_mm256_set1_epi32(first as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
             let high = _mm256_add_epi32(low, _mm256_set1_epi32(8));
-            self.front(mask, low, high, to);
+            self.compress_registers(mask, low, high, to);
         }
     }
     #[inline(always)]
@@ -215,7 +224,7 @@ impl Simd for Avx2 {
         unsafe {
             let low = _mm256_loadu_si256(from.as_ptr().cast());
             let high = _mm256_loadu_si256(from.as_ptr().add(8).cast());
-            self.front(mask, low, high, to);
+            self.compress_registers(mask, low, high, to);
         }
     }
 }

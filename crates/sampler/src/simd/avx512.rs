@@ -2,26 +2,28 @@
 
 #![allow(unsafe_code)]
 
-use super::avx2::sum_eight;
-use super::{EIGHTHS, Kernel, LANES, Lanes, Simd, bf16};
+use super::avx2::sum_register;
+use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd, bf16};
 use std::{arch::x86_64::*, mem::transmute};
 
-/// Proof that AVX-512F may run, and with `BF16` AVX512-BF16 and AVX-512BW too.
+/// The proof that AVX-512F, FMA, POPCNT and BMI1 may run, and with `BF16` AVX512-BF16 and AVX-512BW too. Only [`run`]
+/// and [`run_bf16`] make one.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512<const BF16: bool>(());
 
-/// The bits of `2^(i / 8)` less `i << 20`, so that adding `n << 20` adds only what of n lies above its low three bits.
-/// Twice, since the permutation reads the low four bits of each index.
-const EIGHTHS_LESS: [u32; 16] = {
+/// The bits of `2^(i / 8)` less `i << 20`, so that adding `n << 20` adds the bits of n above the low three alone. The
+/// table of eight is repeated, as the permutation uses the low four bits of each index.
+const EXP2_EIGHTHS_BITS: [u32; 16] = {
     let mut table = [0; 16];
     let mut i = 0;
     while i < 16 {
-        table[i] = EIGHTHS[i % 8].to_bits() - ((i as u32 % 8) << 20);
+        table[i] = EXP2_EIGHTHS[i % 8].to_bits() - ((i as u32 % 8) << 20);
         i += 1;
     }
     table
 };
 
+/// Whether the processor has all features that [`run`] needs.
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("fma")
@@ -29,26 +31,34 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("bmi1")
 }
 
+/// Whether the processor has all features that [`run_bf16`] needs.
 pub(super) fn has_bf16() -> bool {
     is_available() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
 }
 
+/// Runs a kernel compiled for AVX-512.
+///
 /// # Safety
-/// The processor must have the features.
+/// The processor must have AVX-512F, FMA, POPCNT and BMI1: see [`is_available`].
 #[target_feature(enable = "avx512f,fma,popcnt,bmi1")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512::<false>(()))
 }
 
+/// Runs a kernel compiled for AVX-512 with AVX512-BF16.
+///
 /// # Safety
-/// The processor must have the features.
+/// The processor must have AVX512-BF16 and AVX-512BW beside the features of [`run`]: see [`has_bf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,fma,popcnt,bmi1")]
 pub(super) unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512::<true>(()))
 }
 
-// SAFETY, for every block below: an `Avx512` exists only inside `run` or `run_bf16`, whose caller vouches for the features; the
-// pointers come from references to sixteen elements.
+impl<const BF16: bool> Sealed for Avx512<BF16> {}
+
+// SAFETY, for every block below: an `Avx512` exists only inside `run` or, with `BF16`, `run_bf16`, whose callers vouch
+// for the features. The pointers come from references to sixteen elements and are accessed without alignment. The
+// transmuted types are 512 bits each, any of which are valid.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
@@ -122,9 +132,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_maskz_mov_ps(mask, v) }
     }
     #[inline(always)]
-    fn power_of_eighths(self, n: __m512) -> __m512 {
+    fn exp2_eighths(self, n: __m512) -> __m512 {
         unsafe {
-            let table = _mm512_loadu_si512(EIGHTHS_LESS.as_ptr().cast());
+            let table = _mm512_loadu_si512(EXP2_EIGHTHS_BITS.as_ptr().cast());
             let bits = _mm512_castps_si512(n);
             let eighth = _mm512_permutexvar_epi32(bits, table);
             let whole = _mm512_slli_epi32::<20>(bits);
@@ -135,15 +145,15 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn sum(self, v: __m512) -> f32 {
         unsafe {
             let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
-            sum_eight(_mm256_add_ps(_mm512_castps512_ps256(v), high))
+            sum_register(_mm256_add_ps(_mm512_castps512_ps256(v), high))
         }
     }
-    // Compress in the register, then store: the compressing store is microcode on Zen 4, a hundred cycles each.
+    // In a register, then stored: on Zen 4 the compressing store is microcode that takes a hundred cycles.
     #[inline(always)]
     fn compress(self, mask: u16, v: __m512, to: &mut Lanes) {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_maskz_compress_ps(mask, v)) }
     }
-    // Half a vector is written more often without touching a second cache line.
+    // A store of half a vector crosses cache lines less often.
     #[inline(always)]
     fn compress_few(self, mask: u16, v: __m512, to: &mut Lanes) {
         unsafe {
@@ -186,7 +196,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         if !BF16 {
             return bf16::neighbours(self, first, second);
         }
-        unsafe { transmute(_mm512_cvtne2ps_pbh(second, first)) }
+        unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(second, first)) }
     }
     #[inline(always)]
     fn dot_bf16(self, a: __m512, b: __m512, c: __m512) -> __m512 {
@@ -200,6 +210,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 /// The bits of sixteen bf16.
 #[inline(always)]
 fn bits(v: __m256bh) -> __m256i {
-    // SAFETY: both are any 256 bits.
-    unsafe { transmute(v) }
+    // SAFETY: both types are 256 bits, any of which are valid.
+    unsafe { transmute::<__m256bh, __m256i>(v) }
 }

@@ -1,12 +1,38 @@
-//! Sixteen f32 lanes on every processor, with the same bits from each: what the sampler and the model's CPU engine are
-//! written in.
+//! SIMD vectors of sixteen f32 lanes that compute the same bits on every processor. The host sampler, the model's CPU
+//! engine and the optimizer are written in them; they live in this crate because it is the lowest of the workspace.
 //!
-//! A [`Simd`] value is proof that its instructions may run: one is made only inside [`SimdLevel::run`], under the
-//! `target_feature` that [`SimdLevel::detect`] found. Each operation is one IEEE operation on each of sixteen lanes,
-//! whatever the width of the registers, so every level computes the same numbers.
+//! A [`Kernel`] is written once, over any [`Simd`], and runs by [`SimdLevel::run`] with the instructions chosen at run
+//! time: AVX-512, AVX2, NEON or none. Each operation is one IEEE operation on each of sixteen lanes, whatever the width
+//! of the registers, so every level gives the same numbers.
 //!
-//! Why `unsafe` here: the vector intrinsics of a processor may only run where it has them, which the type system
-//! cannot know. The proof above is the whole argument; loads and stores go through references to sixteen floats.
+//! ```
+//! use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
+//!
+//! /// Multiplies every element by a factor.
+//! struct Scale<'a>(&'a mut [Lanes], f32);
+//!
+//! impl Kernel for Scale<'_> {
+//!     type Output = ();
+//!
+//!     #[inline(always)]
+//!     fn run<S: Simd>(self, s: S) {
+//!         for x in self.0 {
+//!             s.store(s.mul(s.load(x), s.splat(self.1)), x);
+//!         }
+//!     }
+//! }
+//!
+//! let mut vectors = [[1.5; LANES]; 3];
+//! SimdLevel::detect().run(Scale(&mut vectors, 2.0));
+//! assert_eq!(vectors, [[3.0; LANES]; 3]);
+//! ```
+//!
+//! # Why this is `unsafe`, and sound
+//!
+//! The vector intrinsics of a processor may only run where it has them, which the type system does not know. A [`Simd`]
+//! value is the proof: one is made only in [`SimdLevel::run`] and [`SimdLevel::run_bf16`], and a [`SimdLevel`] only
+//! from what the processor was found to have. Both have private fields, and [`Simd`] cannot be implemented elsewhere.
+//! Loads and stores go through references to sixteen elements, so no operation reaches out of bounds.
 
 #![allow(unsafe_code)]
 
@@ -21,31 +47,40 @@ mod neon;
 mod scalar;
 
 pub use bf16::to_bf16;
-pub use exp::{exp, exp2_of_eighths};
+pub use exp::exp;
+pub(crate) use exp::exp2_scaled;
 
-/// Lanes of a vector.
+use sealed::Sealed;
+use std::fmt;
+
+/// The number of lanes of a vector.
 pub const LANES: usize = 16;
 
-/// Sixteen floats in memory.
+/// A vector in memory.
 pub type Lanes = [f32; LANES];
 
-/// The operations of a level, on vectors of sixteen f32 lanes. Masks have bit i for lane i.
-pub trait Simd: Copy {
-    /// A vector.
+mod sealed {
+    /// Makes [`Simd`](super::Simd) a closed set of types.
+    pub trait Sealed {}
+}
+
+/// The operations of a SIMD level on vectors of sixteen f32 lanes. Bit i of a mask stands for lane i.
+pub trait Simd: Sealed + Copy {
+    /// A vector in registers.
     type V: Copy;
 
-    /// How many vectors the registers hold.
+    /// The number of vectors that the registers hold at once.
     const VECTORS: usize;
 
-    /// The same number in every lane.
+    /// A vector with the same number in every lane.
     fn splat(self, x: f32) -> Self::V;
-    /// From memory.
+    /// Loads a vector.
     fn load(self, from: &Lanes) -> Self::V;
-    /// From bf16: the upper halves of floats.
+    /// Loads sixteen bf16, given as their bits, and widens them.
     fn load_bf16(self, from: &[u16; LANES]) -> Self::V;
-    /// From integers.
+    /// Loads sixteen integers and converts them.
     fn load_i8(self, from: &[i8; LANES]) -> Self::V;
-    /// To memory.
+    /// Stores a vector.
     fn store(self, v: Self::V, to: &mut Lanes);
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -55,89 +90,106 @@ pub trait Simd: Copy {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`.
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The square root.
+    /// The square root of each lane.
     fn sqrt(self, v: Self::V) -> Self::V;
-    /// `a * b + c`, rounded once.
+    /// `a * b + c`, rounded once (fused).
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger of each pair; of no use where one is NaN.
+    /// The larger of `a` and `b`; any number where one of them is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The lanes in which `a >= b`.
+    /// The mask of the lanes with `a >= b`.
     fn ge(self, a: Self::V, b: Self::V) -> u16;
-    /// The lanes in which `a > b`.
+    /// The mask of the lanes with `a > b`.
     fn gt(self, a: Self::V, b: Self::V) -> u16;
-    /// The lanes in which either is NaN.
+    /// The mask of the lanes in which `a` or `b` is NaN.
     fn unordered(self, a: Self::V, b: Self::V) -> u16;
-    /// The lanes of the mask, and +0 elsewhere.
+    /// `v` in the lanes of the mask, +0 in the others.
     fn keep(self, mask: u16, v: Self::V) -> Self::V;
-    /// `2^(i / 8)` where `n` is `1.5 * 2^23 + i` for an integer i between -1000 and 1000; arbitrary elsewhere.
-    fn power_of_eighths(self, n: Self::V) -> Self::V;
-    /// The sum of the lanes, always in this order: lane i + 8 is added to lane i, then i + 4, i + 2 and i + 1.
+    /// `2^(i / 8)` for lanes `n = 1.5 * 2^23 + i` with an integer i between -1000 and 1000; any number for other lanes.
+    #[doc(hidden)]
+    fn exp2_eighths(self, n: Self::V) -> Self::V;
+    /// The sum of the lanes, in this order at every level: lane i + 8 is added to lane i, then lane i + 4, i + 2 and i
+    /// + 1.
     fn sum(self, v: Self::V) -> f32;
-    /// Moves the lanes of the mask together to the front and writes all sixteen; the lanes behind them are arbitrary.
+    /// Stores the lanes of the mask next to each other at the front of `to`. The rest of `to` becomes arbitrary.
     fn compress(self, mask: u16, v: Self::V, to: &mut Lanes);
-    /// [`Simd::compress`] for masks that rarely have more than eight lanes.
+    /// [`Simd::compress`], faster for masks that rarely have more than eight lanes.
     #[inline(always)]
     fn compress_few(self, mask: u16, v: Self::V, to: &mut Lanes) {
         self.compress(mask, v, to);
     }
-    /// [`Simd::compress`] of the numbers `first..first + 16`.
+    /// [`Simd::compress`] of the integers `first..first + 16`, which wrap around.
     fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]);
-    /// [`Simd::compress`] of integers.
+    /// [`Simd::compress`] of sixteen integers.
     fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]);
-    /// Pairs of bf16: lane i holds the bits of `low[i]` in its lower half and those of `high[i]` in its upper one, both
-    /// by [`to_bf16`].
+    /// Rounds two vectors to bf16 ([`to_bf16`]) and interleaves them: lane i has the bits of `low[i]` in its lower and
+    /// those of `high[i]` in its upper half.
     #[inline(always)]
     fn pairs_bf16(self, low: Self::V, high: Self::V) -> Self::V {
         bf16::pairs(self, low, high)
     }
-    /// Pairs of neighbours in bf16: of `first` in the lower eight lanes, of `second` in the upper ones.
+    /// Rounds two vectors to bf16 and packs them: lane i has the elements 2i and 2i + 1 of `first` followed by
+    /// `second`.
     #[inline(always)]
     fn neighbours_bf16(self, first: Self::V, second: Self::V) -> Self::V {
         bf16::neighbours(self, first, second)
     }
-    /// `c + a b` over pairs of bf16: the product of the upper halves is added first, then that of the lower ones.
-    /// Subnormal numbers may count as zero.
+    /// Dot products of pairs of bf16, added to `c`: in each lane, first the product of the upper halves of `a` and `b`,
+    /// then that of the lower halves. Subnormal numbers may count as zero.
     #[inline(always)]
     fn dot_bf16(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         bf16::dot(self, a, b, c)
     }
 }
 
-/// `2^(i / 8)` for i from 0 to 7, rounded.
-const EIGHTHS: [f32; 8] =
+/// `2^(i / 8)`, i = 0 to 7.
+const EXP2_EIGHTHS: [f32; 8] =
     [1.0, 1.090_507_7, 1.189_207_1, 1.296_839_6, std::f32::consts::SQRT_2, 1.542_210_8, 1.681_792_9, 1.834_008_1];
 
-/// Work that is written once for all levels. `run` and all that it calls with `s` must be `inline(always)`, or the
-/// instructions are not those of the level.
+/// A computation that is written once for all SIMD levels.
+///
+/// `run`, and every function that it calls with `s`, must be `#[inline(always)]`: only code inlined into
+/// [`SimdLevel::run`] is compiled for the instructions of the level. Without, the results are the same, but slow.
 pub trait Kernel {
-    /// What it computes.
+    /// The result.
     type Output;
-    /// The work, with the instructions that `s` stands for.
+    /// Computes the result with the instructions of `s`.
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
 /// A set of vector instructions that this processor has.
+///
+/// Its Debug text is `Avx512`, `Avx2`, `Neon` or `Scalar`.
+// The field is private for safety: with `Isa::Avx512` on a processor without AVX-512, `run` would be undefined
+// behaviour.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SimdLevel(Isa);
+
+/// The instruction set of a level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SimdLevel {
-    // Non-exhaustive, so that other crates get one from `available` only.
+enum Isa {
     /// AVX-512F.
     #[cfg(target_arch = "x86_64")]
-    #[non_exhaustive]
     Avx512,
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
-    #[non_exhaustive]
     Avx2,
     /// NEON.
     #[cfg(target_arch = "aarch64")]
-    #[non_exhaustive]
     Neon,
     /// No vector instructions.
-    #[non_exhaustive]
     Scalar,
 }
 
+impl fmt::Debug for SimdLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl SimdLevel {
+    /// The level without vector instructions, which every processor has.
+    pub const SCALAR: Self = Self(Isa::Scalar);
+
     /// The best level of this processor.
     pub fn detect() -> Self {
         Self::available()[0]
@@ -149,34 +201,36 @@ impl SimdLevel {
         #[cfg(target_arch = "x86_64")]
         {
             if avx512::is_available() {
-                levels.push(Self::Avx512);
+                levels.push(Self(Isa::Avx512));
             }
             if avx2::is_available() {
-                levels.push(Self::Avx2);
+                levels.push(Self(Isa::Avx2));
             }
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") {
-            levels.push(Self::Neon);
+            levels.push(Self(Isa::Neon));
         }
-        levels.push(Self::Scalar);
+        levels.push(Self::SCALAR);
         levels
     }
 
-    /// Whether this processor multiplies pairs of bf16 faster than floats (AVX512-BF16).
+    /// Whether the processor has instructions for dot products of bf16 (AVX512-BF16), and this is the level that uses
+    /// them.
     pub fn has_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self == Self::Avx512 && avx512::has_bf16();
+        return self.0 == Isa::Avx512 && avx512::has_bf16();
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
 
-    /// [`SimdLevel::run`] for a kernel of bf16, with the instructions for it where the processor has them.
+    /// Runs a kernel that uses the bf16 operations: with the instructions for them if [`SimdLevel::has_bf16`], else as
+    /// [`SimdLevel::run`].
     #[inline]
     pub fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         if self.has_bf16() {
-            // SAFETY: the processor has these features.
+            // SAFETY: `has_bf16` has found all features that `run_bf16` needs.
             return unsafe { avx512::run_bf16(kernel) };
         }
         self.run(kernel)
@@ -185,17 +239,17 @@ impl SimdLevel {
     /// Runs a kernel with the instructions of this level.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` makes this value only where the processor has these features.
-            Self::Avx512 => unsafe { avx512::run(kernel) },
+            // SAFETY: `available` alone makes this value, where the processor has all features that `run` needs.
+            Isa::Avx512 => unsafe { avx512::run(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Self::Avx2 => unsafe { avx2::run(kernel) },
+            // SAFETY: as for AVX-512.
+            Isa::Avx2 => unsafe { avx2::run(kernel) },
             #[cfg(target_arch = "aarch64")]
-            // SAFETY: as above.
-            Self::Neon => unsafe { neon::run(kernel) },
-            Self::Scalar => kernel.run(scalar::Scalar),
+            // SAFETY: as for AVX-512.
+            Isa::Neon => unsafe { neon::run(kernel) },
+            Isa::Scalar => kernel.run(scalar::Scalar),
         }
     }
 }
@@ -204,10 +258,10 @@ impl SimdLevel {
 mod tests {
     use super::*;
 
-    /// Every operation on a few vectors, as bits.
-    struct Everything;
+    /// The results of every operation on a few vectors, as bits.
+    struct AllOperations;
 
-    impl Kernel for Everything {
+    impl Kernel for AllOperations {
         type Output = Vec<u32>;
 
         #[inline(always)]
@@ -234,7 +288,7 @@ mod tests {
             push(s.div(va, vb));
             push(s.sqrt(s.mul(va, va)));
             push(exp(s, s.sub(va, s.splat(20.0))));
-            push(s.power_of_eighths(s.load(&std::array::from_fn(|i| 12_582_912.0 - (i * 63) as f32 + 200.0))));
+            push(s.exp2_eighths(s.load(&std::array::from_fn(|i| 12_582_912.0 - (i * 63) as f32 + 200.0))));
             let (pa, pb) = (s.pairs_bf16(va, vb), s.pairs_bf16(vb, s.splat(1.01)));
             push(pa);
             push(s.neighbours_bf16(va, vb));
@@ -266,16 +320,16 @@ mod tests {
 
     #[test]
     fn every_level_gives_the_same_bits() {
-        let expected = SimdLevel::Scalar.run(Everything);
+        let expected = SimdLevel::SCALAR.run(AllOperations);
         for level in SimdLevel::available() {
-            assert_eq!(level.run(Everything), expected, "{level:?}");
-            assert_eq!(level.run_bf16(Everything), expected, "{level:?}, bf16");
+            assert_eq!(level.run(AllOperations), expected, "{level:?}");
+            assert_eq!(level.run_bf16(AllOperations), expected, "{level:?}, bf16");
         }
     }
 
     #[test]
     fn the_scalar_level_does_what_the_names_say() {
-        let bits = SimdLevel::Scalar.run(Everything);
+        let bits = SimdLevel::SCALAR.run(AllOperations);
         assert_eq!(f32::from_bits(bits[0]), 1.5);
         for (i, &power) in bits[12 * 16..13 * 16].iter().enumerate() {
             let exact = ((200.0 - 63.0 * i as f64) / 8.0).exp2();

@@ -2,16 +2,19 @@
 
 #![allow(unsafe_code)]
 
-use super::{EIGHTHS, Kernel, LANES, Lanes, Simd};
+use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd};
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
-/// Proof that NEON may run.
+/// The proof that NEON may run. Only [`run`] makes one.
 #[derive(Clone, Copy)]
 pub(super) struct Neon(());
 
-type Quad = [float32x4_t; 4];
+/// Lanes 4i to 4i + 3 in register i.
+type FourRegisters = [float32x4_t; 4];
 
+/// Runs a kernel compiled for NEON.
+///
 /// # Safety
 /// The processor must have NEON.
 #[target_feature(enable = "neon")]
@@ -20,9 +23,10 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 }
 
 impl Neon {
+    /// The mask of the lanes in which a comparison holds, given for each register.
     #[inline(always)]
     fn masks(self, f: impl Fn(usize) -> uint32x4_t) -> u16 {
-        // SAFETY: as for the trait below.
+        // SAFETY: `self` proves NEON; the pointer is to four integers.
         unsafe {
             let lanes = vld1q_u32([1u32, 2, 4, 8].as_ptr());
             let quarter = |i| vaddvq_u32(vandq_u32(f(i), lanes)) as u16;
@@ -31,9 +35,9 @@ impl Neon {
     }
 }
 
-/// NEON has no compress: walk the set bits.
+/// Moves the elements of the mask to the front one by one: NEON has no compressing instruction.
 #[inline(always)]
-fn front<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
+fn compress_lanes<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
     let (mut rest, mut place) = (mask, 0);
     while rest != 0 {
         to[place] = from(rest.trailing_zeros() as usize);
@@ -42,27 +46,30 @@ fn front<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
     }
 }
 
-// SAFETY, for every block below: a `Neon` exists only inside `run`, whose caller vouches for the feature; the pointers
-// come from references to sixteen elements, of which quarters start at 0, 4, 8 and 12.
+impl Sealed for Neon {}
+
+// SAFETY, for every block below: a `Neon` exists only inside `run`, whose caller vouches for NEON. The pointers come
+// from references to sixteen elements, of which quarters are accessed from 0, 4, 8 and 12 on; to four masks of lanes;
+// or to the eight floats of `EXP2_EIGHTHS`.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Neon {
-    type V = Quad;
+    type V = FourRegisters;
     const VECTORS: usize = 8;
 
     #[inline(always)]
-    fn splat(self, x: f32) -> Quad {
+    fn splat(self, x: f32) -> FourRegisters {
         [unsafe { vdupq_n_f32(x) }; 4]
     }
     #[inline(always)]
-    fn load(self, from: &Lanes) -> Quad {
+    fn load(self, from: &Lanes) -> FourRegisters {
         from_fn(|i| unsafe { vld1q_f32(from.as_ptr().add(4 * i)) })
     }
     #[inline(always)]
-    fn load_bf16(self, from: &[u16; LANES]) -> Quad {
+    fn load_bf16(self, from: &[u16; LANES]) -> FourRegisters {
         from_fn(|i| unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.as_ptr().add(4 * i)))) })
     }
     #[inline(always)]
-    fn load_i8(self, from: &[i8; LANES]) -> Quad {
+    fn load_i8(self, from: &[i8; LANES]) -> FourRegisters {
         unsafe {
             let all = vld1q_s8(from.as_ptr());
             let (low, high) = (vmovl_s8(vget_low_s8(all)), vmovl_s8(vget_high_s8(all)));
@@ -76,53 +83,53 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    fn store(self, v: Quad, to: &mut Lanes) {
+    fn store(self, v: FourRegisters, to: &mut Lanes) {
         for (i, quarter) in v.into_iter().enumerate() {
             unsafe { vst1q_f32(to.as_mut_ptr().add(4 * i), quarter) }
         }
     }
     #[inline(always)]
-    fn add(self, a: Quad, b: Quad) -> Quad {
+    fn add(self, a: FourRegisters, b: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe { vaddq_f32(a[i], b[i]) })
     }
     #[inline(always)]
-    fn sub(self, a: Quad, b: Quad) -> Quad {
+    fn sub(self, a: FourRegisters, b: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe { vsubq_f32(a[i], b[i]) })
     }
     #[inline(always)]
-    fn mul(self, a: Quad, b: Quad) -> Quad {
+    fn mul(self, a: FourRegisters, b: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
     }
     #[inline(always)]
-    fn div(self, a: Quad, b: Quad) -> Quad {
+    fn div(self, a: FourRegisters, b: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe { vdivq_f32(a[i], b[i]) })
     }
     #[inline(always)]
-    fn sqrt(self, v: Quad) -> Quad {
+    fn sqrt(self, v: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe { vsqrtq_f32(v[i]) })
     }
     #[inline(always)]
-    fn mul_add(self, a: Quad, b: Quad, c: Quad) -> Quad {
+    fn mul_add(self, a: FourRegisters, b: FourRegisters, c: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
     }
     #[inline(always)]
-    fn max(self, a: Quad, b: Quad) -> Quad {
+    fn max(self, a: FourRegisters, b: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe { vmaxq_f32(a[i], b[i]) })
     }
     #[inline(always)]
-    fn ge(self, a: Quad, b: Quad) -> u16 {
+    fn ge(self, a: FourRegisters, b: FourRegisters) -> u16 {
         self.masks(|i| unsafe { vcgeq_f32(a[i], b[i]) })
     }
     #[inline(always)]
-    fn gt(self, a: Quad, b: Quad) -> u16 {
+    fn gt(self, a: FourRegisters, b: FourRegisters) -> u16 {
         self.masks(|i| unsafe { vcgtq_f32(a[i], b[i]) })
     }
     #[inline(always)]
-    fn unordered(self, a: Quad, b: Quad) -> u16 {
+    fn unordered(self, a: FourRegisters, b: FourRegisters) -> u16 {
         self.masks(|i| unsafe { vmvnq_u32(vandq_u32(vceqq_f32(a[i], a[i]), vceqq_f32(b[i], b[i]))) })
     }
     #[inline(always)]
-    fn keep(self, mask: u16, v: Quad) -> Quad {
+    fn keep(self, mask: u16, v: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe {
             let lanes = vld1q_u32([1u32, 2, 4, 8].as_ptr());
             let set = vtstq_u32(vdupq_n_u32(u32::from(mask >> (4 * i))), lanes);
@@ -130,15 +137,15 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
-    fn power_of_eighths(self, n: Quad) -> Quad {
+    fn exp2_eighths(self, n: FourRegisters) -> FourRegisters {
         from_fn(|i| unsafe {
             let bits = vreinterpretq_u32_f32(n[i]);
-            // Look up single bytes: 4 x index + 0, 1, 2, 3 in each lane.
+            // A table look-up of bytes: 4 * index + 0, 1, 2 and 3 in each lane.
             let index = vandq_u32(bits, vdupq_n_u32(7));
             let bytes = vmlaq_u32(vdupq_n_u32(0x0302_0100), index, vdupq_n_u32(0x0404_0404));
             let table = uint8x16x2_t(
-                vreinterpretq_u8_f32(vld1q_f32(EIGHTHS.as_ptr())),
-                vreinterpretq_u8_f32(vld1q_f32(EIGHTHS.as_ptr().add(4))),
+                vreinterpretq_u8_f32(vld1q_f32(EXP2_EIGHTHS.as_ptr())),
+                vreinterpretq_u8_f32(vld1q_f32(EXP2_EIGHTHS.as_ptr().add(4))),
             );
             let eighth = vreinterpretq_u32_u8(vqtbl2q_u8(table, vreinterpretq_u8_u32(bytes)));
             let whole = vshlq_n_u32::<20>(vandq_u32(bits, vdupq_n_u32(!7)));
@@ -146,7 +153,7 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
-    fn sum(self, v: Quad) -> f32 {
+    fn sum(self, v: FourRegisters) -> f32 {
         unsafe {
             let eight = [vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])];
             let four = vaddq_f32(eight[0], eight[1]);
@@ -155,17 +162,17 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    fn compress(self, mask: u16, v: Quad, to: &mut Lanes) {
+    fn compress(self, mask: u16, v: FourRegisters, to: &mut Lanes) {
         let mut lanes = [0.0; LANES];
         self.store(v, &mut lanes);
-        front(mask, |i| lanes[i], to);
+        compress_lanes(mask, |i| lanes[i], to);
     }
     #[inline(always)]
     fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]) {
-        front(mask, |i| first.wrapping_add(i as u32), to);
+        compress_lanes(mask, |i| first.wrapping_add(i as u32), to);
     }
     #[inline(always)]
     fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]) {
-        front(mask, |i| from[i], to);
+        compress_lanes(mask, |i| from[i], to);
     }
 }

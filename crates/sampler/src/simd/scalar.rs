@@ -1,22 +1,27 @@
-//! No vector instructions: sixteen floats, one after the other. What the other levels must equal.
+//! The level without vector instructions: sixteen floats, one after the other. It defines what the other levels
+//! compute.
 
-use super::{EIGHTHS, LANES, Lanes, Simd};
+use super::{EXP2_EIGHTHS, LANES, Lanes, Sealed, Simd};
 use std::array::from_fn;
 
-/// The level that every processor has.
+/// The operations without vector instructions; no proof is needed.
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
 
+/// The mask of the lanes for which a condition holds.
 fn mask(holds: impl Fn(usize) -> bool) -> u16 {
     (0..LANES).fold(0, |mask, i| mask | u16::from(holds(i)) << i)
 }
 
-fn front<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
+/// Moves the elements of the mask to the front.
+fn compress_lanes<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LANES]) {
     let lanes = (0..LANES).filter(|i| mask >> i & 1 == 1);
     for (place, lane) in to.iter_mut().zip(lanes) {
         *place = from(lane);
     }
 }
+
+impl Sealed for Scalar {}
 
 impl Simd for Scalar {
     type V = Lanes;
@@ -70,10 +75,10 @@ impl Simd for Scalar {
     fn keep(self, mask: u16, v: Lanes) -> Lanes {
         from_fn(|i| if mask >> i & 1 == 1 { v[i] } else { 0.0 })
     }
-    fn power_of_eighths(self, n: Lanes) -> Lanes {
+    fn exp2_eighths(self, n: Lanes) -> Lanes {
         from_fn(|i| {
             let bits = n[i].to_bits();
-            let eighth = EIGHTHS[(bits & 7) as usize].to_bits();
+            let eighth = EXP2_EIGHTHS[(bits & 7) as usize].to_bits();
             f32::from_bits(eighth.wrapping_add((bits & !7) << 20))
         })
     }
@@ -86,12 +91,12 @@ impl Simd for Scalar {
         v[0]
     }
     fn compress(self, mask: u16, v: Lanes, to: &mut Lanes) {
-        front(mask, |i| v[i], to);
+        compress_lanes(mask, |i| v[i], to);
     }
     fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]) {
-        front(mask, |i| first.wrapping_add(i as u32), to);
+        compress_lanes(mask, |i| first.wrapping_add(i as u32), to);
     }
     fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]) {
-        front(mask, |i| from[i], to);
+        compress_lanes(mask, |i| from[i], to);
     }
 }

@@ -1,9 +1,12 @@
 //! What a configuration must fulfil: known keys, right types, values in their ranges.
 
-use tinygpt_model::ModelError;
+use tinygpt_model::{MODEL_KEYS, ModelError};
 use toml::{Table, Value};
 
-use super::{CONFIG_FORMAT, ConfigError, FIELDS, RunConfig, TokenizerKind};
+use super::{
+    CONFIG_FORMAT, RunConfig, TokenizerKind,
+    schema::{ConfigError, fields},
+};
 
 /// Refuses unknown keys and wrong types, and turns integers into floats where a float is meant.
 pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> Result<(), ConfigError> {
@@ -30,10 +33,12 @@ pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> 
 fn check_choice(key: &str, text: &str) -> Result<(), ConfigError> {
     let choices: &[&str] = match key {
         "data.tokenizer" => &["char", "bpe"],
-        "model.activation" => &["gelu", "gelu_new"],
         "train.precision" => &["f32", "bf16", "f16"],
-        _ => return Ok(()),
+        _ => MODEL_KEYS.iter().find(|model| model.key == key).map_or(&[], |model| model.choices),
     };
+    if choices.is_empty() {
+        return Ok(());
+    }
     if choices.contains(&text) {
         return Ok(());
     }
@@ -65,7 +70,7 @@ pub(super) fn unknown(key: &str) -> ConfigError {
     };
     let sections = ["data", "model", "train", "generate"];
     let candidates =
-        FIELDS.iter().map(|f| f.key).chain(if key.contains('.') { [].iter() } else { sections.iter() }.copied());
+        fields().map(|f| f.key).chain(if key.contains('.') { [].iter() } else { sections.iter() }.copied());
     // `data` is a section, and no key.
     let nearest = candidates
         .filter(|valid| *valid != key)

@@ -1,16 +1,18 @@
 //! The configuration of a run: what `train.toml` and the files in `configs/` hold.
 
 mod check;
+mod load;
 mod recipes;
 mod schema;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
-use tinygpt_model::{Activation, GenerationDefaults, GptConfig, Precision};
+use tinygpt_model::{GenerationDefaults, GptConfig, Precision};
 
+pub use load::{load, load_resolved};
 pub use recipes::{RECIPES, recipe};
-pub use schema::{ConfigError, FIELDS, Field, annotated_default, load, load_resolved};
+pub use schema::{ConfigError, Field, annotated_default, fields};
 
 /// The format of `train.toml`.
 pub const CONFIG_FORMAT: u64 = 1;
@@ -27,8 +29,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// Where the text comes from and how it becomes tokens.
     pub data: DataConfig,
-    /// The shape of the model.
-    pub model: ModelConfig,
+    /// The shape of the model; the vocabulary comes from the tokenizer.
+    pub model: GptConfig,
     /// The training loop.
     pub train: TrainConfig,
     /// Defaults of `tinygpt generate` for this run.
@@ -59,26 +61,6 @@ pub enum TokenizerKind {
     Char,
     /// Byte-level byte-pair encoding.
     Bpe,
-}
-
-/// The shape of the model; the vocabulary comes from the tokenizer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ModelConfig {
-    /// Context length in tokens.
-    pub block_size: usize,
-    /// Blocks.
-    pub n_layer: usize,
-    /// Heads.
-    pub n_head: usize,
-    /// Channels.
-    pub n_embd: usize,
-    /// Dropout probability in training.
-    pub dropout: f64,
-    /// Biases in linear layers and norms.
-    pub bias: bool,
-    /// `gelu` or `gelu_new`.
-    pub activation: Activation,
 }
 
 /// The training loop: batches, optimizer, schedule, evaluation.
@@ -144,7 +126,7 @@ impl Default for RunConfig {
             name: "run".into(),
             seed: 1337,
             data: DataConfig::default(),
-            model: ModelConfig::default(),
+            model: GptConfig::default(),
             train: TrainConfig::default(),
             generate: GenerateConfig::default(),
         }
@@ -160,13 +142,6 @@ impl Default for DataConfig {
             vocab_size: 1024,
             val_fraction: 0.1,
         }
-    }
-}
-
-impl Default for ModelConfig {
-    fn default() -> Self {
-        let activation = Activation::Gelu;
-        Self { block_size: 64, n_layer: 4, n_head: 4, n_embd: 128, dropout: 0.0, bias: false, activation }
     }
 }
 
@@ -217,8 +192,7 @@ impl From<&GenerateConfig> for GenerationDefaults {
 impl RunConfig {
     /// The model's shape for a vocabulary.
     pub fn gpt(&self, vocab_size: usize) -> GptConfig {
-        let ModelConfig { block_size, n_layer, n_head, n_embd, dropout, bias, activation } = self.model.clone();
-        GptConfig { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation }
+        GptConfig { vocab_size, ..self.model.clone() }
     }
 
     /// The configuration with what depends on other keys filled in, and every value checked. [`load`] gives such a one.

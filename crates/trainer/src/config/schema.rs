@@ -1,12 +1,9 @@
-//! Reading a configuration: the keys with their documentation, defaults, and overrides.
+//! The keys of a configuration with their documentation and defaults, and why a configuration is refused.
 
-use serde::Deserialize;
+use tinygpt_model::{MODEL_KEYS, ModelKey};
 use toml::{Table, Value};
 
-use super::{
-    RunConfig,
-    check::{check_table, kind, unknown},
-};
+use super::RunConfig;
 
 /// A refused configuration.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -55,7 +52,7 @@ pub enum ConfigError {
         source: Box<ConfigError>,
     },
     /// The configuration of a run, which has every key, lacks one.
-    #[error("it has no `{0}`: it was emptied or cut short")]
+    #[error("it has no `{0}`: it was emptied, cut short or edited")]
     Incomplete(String),
     /// An override that a resumed run cannot take.
     #[error(
@@ -81,8 +78,8 @@ macro_rules! fields {
     ($($key:literal: $doc:literal,)*) => { &[$(Field { key: $key, doc: $doc }),*] };
 }
 
-/// Every key, in the order of the file.
-pub const FIELDS: &[Field] = fields! {
+/// Every key before the section `[model]`.
+const GENERAL: &[Field] = fields! {
     "format": "format version of this file",
     "name": "runs go to runs/NAME-N [default: the name of this file]",
     "seed": "seed of everything random: weights, batches, dropout, the built-in corpus",
@@ -91,13 +88,10 @@ pub const FIELDS: &[Field] = fields! {
     "data.tokenizer": "\"char\" (one token a character) or \"bpe\" (byte-level byte-pair encoding)",
     "data.vocab_size": "tokens of the bpe vocabulary, at least 256; char takes what the text has",
     "data.val_fraction": "share of the corpus, at its end, that is held out for validation, in (0, 1)",
-    "model.block_size": "context length in tokens",
-    "model.n_layer": "transformer blocks",
-    "model.n_head": "attention heads; divides n_embd",
-    "model.n_embd": "channels of the residual stream",
-    "model.dropout": "probability of dropping a value in training, in [0, 1)",
-    "model.bias": "whether linear layers and norms have biases",
-    "model.activation": "\"gelu\" (exact) or \"gelu_new\" (tanh approximation, as GPT-2)",
+};
+
+/// Every key behind the section `[model]`.
+const TRAINING: &[Field] = fields! {
     "train.batch_size": "windows of block_size tokens in a batch",
     "train.grad_accum": "batches averaged into one update",
     "train.precision": "\"f32\", \"bf16\" (faster; products in bf16; needs a CPU with AVX512-BF16 or a GPU) or \"f16\" (GPUs without bf16)",
@@ -122,6 +116,19 @@ pub const FIELDS: &[Field] = fields! {
     "generate.max_new_tokens": "default of `tinygpt generate`: tokens after the prompt",
 };
 
+/// Every key, in the order of the file.
+pub fn fields() -> impl Iterator<Item = Field> {
+    let model = MODEL_KEYS.iter().map(|&ModelKey { key, doc, .. }| Field { key, doc });
+    GENERAL.iter().copied().chain(model).chain(TRAINING.iter().copied())
+}
+
+/// Keys that the first version of format 1 did not have, in the order in which they came. The file of an older run lacks
+/// those that came after it was written, and their defaults are what it was trained with.
+pub(super) fn later_keys() -> Vec<&'static str> {
+    let of_model = MODEL_KEYS.iter().filter(|key| key.later).map(|key| key.key);
+    ["train.precision"].into_iter().chain(of_model).collect()
+}
+
 /// Keys that may change between two parts of one run: none of them alters the updates.
 pub(super) const FREE_ON_RESUME: &[&str] = &[
     "train.max_steps",
@@ -132,48 +139,6 @@ pub(super) const FREE_ON_RESUME: &[&str] = &[
     "train.log_every",
 ];
 
-/// Reads a configuration from TOML text with `KEY=VALUE` overrides, fills in defaults and checks everything that can be
-/// checked without the corpus. With `resume`, only keys that leave the updates as they are may be overridden.
-///
-/// # Errors
-/// [`ConfigError`], naming the key, and the override where one is to blame.
-pub fn load(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
-    let first = |n: usize| read(text, &overrides[..n], resume);
-    let error = match first(overrides.len()) {
-        Err(error) if !matches!(error, ConfigError::Override(_)) => error,
-        done => return done,
-    };
-    // To blame is the last override before which it was not so.
-    match (0..overrides.len()).rev().find(|&n| first(n).err().as_ref() != Some(&error)) {
-        Some(n) => Err(ConfigError::InOverride { item: overrides[n].clone(), source: Box::new(error) }),
-        None => Err(error),
-    }
-}
-
-/// Reads the configuration of a run. It was written with every key, so none may be missing: an emptied file would read
-/// as the defaults.
-///
-/// # Errors
-/// As [`load`], and [`ConfigError::Incomplete`].
-pub fn load_resolved(text: &str) -> Result<RunConfig, ConfigError> {
-    let config = load(text, &[], false)?;
-    let table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    match defaults()?.keys().find(|key| !table.contains_key(*key)) {
-        Some(missing) => Err(ConfigError::Incomplete(missing.clone())),
-        None => Ok(config),
-    }
-}
-
-fn read(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
-    let mut table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    for item in overrides {
-        apply_override(&mut table, item, resume)?;
-    }
-    let defaults = defaults()?;
-    check_table("", &mut table, &defaults)?;
-    RunConfig::deserialize(table).map_err(|e| ConfigError::Syntax(e.to_string()))?.resolved()
-}
-
 /// All keys with their documentation and defaults, as a commented TOML file.
 ///
 /// # Errors
@@ -182,7 +147,7 @@ pub fn annotated_default() -> Result<String, ConfigError> {
     let defaults = defaults()?;
     let mut text = String::new();
     let mut section = "";
-    for Field { key, doc } in FIELDS {
+    for Field { key, doc } in fields() {
         let (table, name) = key.split_once('.').unwrap_or(("", key));
         if table != section {
             text += &format!("\n[{table}]\n");
@@ -190,7 +155,7 @@ pub fn annotated_default() -> Result<String, ConfigError> {
         }
         let value = lookup(&defaults, key).map(Value::to_string).unwrap_or_default();
         // A file without a name is named for itself.
-        let off = if *key == "name" { "# " } else { "" };
+        let off = if key == "name" { "# " } else { "" };
         text += &format!("# {doc}\n{off}{name} = {value}\n");
     }
     Ok(text)
@@ -200,41 +165,9 @@ pub(super) fn defaults() -> Result<Table, ConfigError> {
     Table::try_from(RunConfig::default()).map_err(|e| ConfigError::Syntax(e.to_string()))
 }
 
-fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+pub(super) fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     match key.split_once('.') {
         Some((section, name)) => table.get(section)?.as_table()?.get(name),
         None => table.get(key),
     }
-}
-
-fn apply_override(table: &mut Table, item: &str, resume: bool) -> Result<(), ConfigError> {
-    let (key, text) = item.split_once('=').ok_or_else(|| ConfigError::Override(item.into()))?;
-    let (key, text) = (key.trim(), text.trim());
-    if !FIELDS.iter().any(|f| f.key == key) {
-        return Err(unknown(key));
-    }
-    if resume && !FREE_ON_RESUME.contains(&key) && !key.starts_with("generate.") {
-        return Err(ConfigError::FixedOnResume(key.into()));
-    }
-    // `--set name=abc` needs no quotes: what is not a TOML value is a string.
-    let value = toml::from_str::<Table>(&format!("value = {text}"))
-        .ok()
-        .and_then(|mut t| t.remove("value"))
-        .unwrap_or_else(|| Value::String(text.into()));
-    match key.split_once('.') {
-        Some((section, name)) => {
-            let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-            let got = kind(entry).to_owned();
-            let section_table = entry.as_table_mut().ok_or_else(|| ConfigError::Type {
-                key: section.into(),
-                expected: "a table".into(),
-                got,
-            })?;
-            section_table.insert(name.into(), value);
-        }
-        None => {
-            table.insert(key.into(), value);
-        }
-    }
-    Ok(())
 }

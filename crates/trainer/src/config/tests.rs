@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use super::{
-    schema::{FREE_ON_RESUME, defaults},
+    schema::{FREE_ON_RESUME, defaults, fields, later_keys},
     *,
 };
 
@@ -18,13 +18,13 @@ fn the_table_of_fields_is_exactly_the_configuration() {
             None => keys.push(name.clone()),
         }
     }
-    let documented: Vec<_> = FIELDS.iter().map(|f| f.key.to_owned()).collect();
+    let documented: Vec<_> = fields().map(|f| f.key.to_owned()).collect();
     let sorted = |mut v: Vec<String>| {
         v.sort();
         v
     };
     assert_eq!(sorted(keys), sorted(documented));
-    assert!(FREE_ON_RESUME.iter().all(|key| FIELDS.iter().any(|f| f.key == *key)));
+    assert!(FREE_ON_RESUME.iter().chain(&later_keys()).all(|key| fields().any(|f| f.key == *key)));
 }
 
 #[test]
@@ -113,15 +113,86 @@ fn what_an_override_breaks_names_the_override_and_what_the_text_breaks_does_not(
     assert_eq!(message("", &["train.lr"]), "`--set train.lr` is not KEY=VALUE; for example --set train.max_steps=100");
 }
 
+/// What the first version of format 1 wrote.
+const FIRST_TRAIN_TOML: &str = r#"format = 1
+name = "tiny"
+seed = 1337
+
+[data]
+corpus = "stories"
+stories_bytes = 2000000
+tokenizer = "char"
+vocab_size = 1024
+val_fraction = 0.1
+
+[model]
+block_size = 64
+n_layer = 4
+n_head = 4
+n_embd = 128
+dropout = 0.0
+bias = false
+activation = "gelu"
+
+[train]
+batch_size = 12
+grad_accum = 1
+max_steps = 2000
+max_minutes = 0.0
+lr = 0.001
+min_lr = 0.0001
+warmup_steps = 100
+decay_steps = 2000
+beta1 = 0.9
+beta2 = 0.99
+eps = 1e-8
+weight_decay = 0.1
+clip = 1.0
+eval_every = 250
+eval_batches = 20
+patience = 0
+log_every = 10
+
+[generate]
+temperature = 0.8
+top_k = 0
+top_p = 1.0
+max_new_tokens = 300
+"#;
+
+/// The text without the line of a dotted key.
+fn without(text: &str, key: &str) -> String {
+    let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let mut here = "";
+    let mut kept = String::new();
+    for line in text.split_inclusive('\n') {
+        here = line.trim_end().strip_prefix('[').and_then(|line| line.strip_suffix(']')).unwrap_or(here);
+        if here != section || !line.starts_with(&format!("{name} = ")) {
+            kept += line;
+        }
+    }
+    assert_ne!(kept, text, "{key}");
+    kept
+}
+
 #[test]
-fn the_configuration_of_a_run_must_be_whole() {
+fn the_configuration_of_a_run_must_have_every_key() {
     let whole = load("", &[], false).unwrap().to_toml().unwrap();
     assert!(load_resolved(&whole).is_ok());
-    for (text, missing) in
-        [("", "data"), ("format = 1", "data"), (&whole[..whole.find("[generate]").unwrap()], "generate")]
-    {
+    for key in fields().map(|field| field.key).filter(|key| later_keys().last() != Some(key)) {
+        assert_eq!(load_resolved(&without(&whole, key)), Err(ConfigError::Incomplete(key.into())));
+    }
+    let in_generate = whole.find("top_p").unwrap();
+    for (text, missing) in [("", "format"), ("format = 1", "name"), (&whole[..in_generate], "generate.top_p")] {
         assert_eq!(load_resolved(text), Err(ConfigError::Incomplete(missing.into())));
     }
+}
+
+#[test]
+fn the_configuration_of_an_older_run_may_lack_the_keys_that_came_later_and_no_others() {
+    let config = load_resolved(FIRST_TRAIN_TOML).unwrap();
+    assert_eq!(RunConfig { name: "run".into(), ..config }, load("", &[], false).unwrap());
+    assert_eq!(load_resolved(&without(FIRST_TRAIN_TOML, "train.lr")), Err(ConfigError::Incomplete("train.lr".into())));
 }
 
 #[test]

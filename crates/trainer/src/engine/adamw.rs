@@ -1,10 +1,71 @@
-//! The global norm and AdamW over flat parameters, each in one parallel pass.
+//! AdamW: on the CPU the global norm and the update, each in one parallel pass over flat parameters; and the update in
+//! tensor operations.
 
+use std::sync::Arc;
+
+use candle_core::Tensor;
 use rayon::prelude::*;
-use tinygpt_model::cpu::Layout;
+use tinygpt_model::{cpu::Layout, ops::count_launch};
 use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
-use super::AdamW;
+use super::{CpuUpdate, Optimizer, TensorStep, TensorUpdate};
+use crate::{Result, config::TrainConfig};
+
+/// The constants of AdamW (Loshchilov and Hutter, 2019).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of the matrices.
+    pub weight_decay: f64,
+}
+
+impl From<&TrainConfig> for AdamW {
+    fn from(c: &TrainConfig) -> Self {
+        Self { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay }
+    }
+}
+
+impl From<AdamW> for Arc<dyn Optimizer> {
+    fn from(adamw: AdamW) -> Self {
+        Arc::new(adamw)
+    }
+}
+
+impl Optimizer for AdamW {
+    /// The first and the second moments.
+    fn slots(&self) -> &'static [&'static str] {
+        &["m", "v"]
+    }
+
+    fn step_cpu(&self, update: CpuUpdate<'_>) {
+        let CpuUpdate { level, layout, params, grads, slots, lr, scale, n } = update;
+        if let [m, v] = slots {
+            Update::new(*self, lr, scale, n).apply(level, layout, params, grads, (m, v));
+        }
+    }
+
+    fn step_tensors(&self, update: TensorUpdate<'_>) -> Result<TensorStep> {
+        let TensorUpdate { grads, slots, lr, bias_corrected } = update;
+        let Self { beta1, beta2, eps, .. } = *self;
+        let old_and_new = |old: &Tensor, beta: f64, new: &Tensor| {
+            count_launch(count_launch(old.affine(beta, 0.0))? + count_launch(new.affine(1.0 - beta, 0.0))?)
+        };
+        let m = old_and_new(&slots[0], beta1, grads)?;
+        let v = old_and_new(&slots[1], beta2, &count_launch(grads.sqr())?)?;
+        let root = count_launch(count_launch(bias_corrected(&v, beta2, 1.0)?.sqrt())?.affine(1.0, eps))?;
+        let step = bias_corrected(&count_launch(m.div(&root))?, beta1, lr)?;
+        Ok(TensorStep { slots: vec![m, v], step })
+    }
+
+    fn weight_decay(&self) -> f64 {
+        self.weight_decay
+    }
+}
 
 /// Elements of a task. The sums of squares are added block by block, so this is part of a result's last bit.
 const BLOCK: usize = 8192;
@@ -39,7 +100,7 @@ impl Kernel for Squares<'_> {
 
 /// The factors of one update (Loshchilov and Hutter, 2019, algorithm 2).
 #[derive(Clone, Copy)]
-pub(super) struct Update {
+struct Update {
     beta1: f32,
     beta2: f32,
     /// What gradients are multiplied with on their way into the moments.
@@ -57,7 +118,7 @@ pub(super) struct Update {
 
 impl Update {
     /// The `n`th update (from 1) with gradients that are to be multiplied with `scale`.
-    pub(super) fn new(adamw: AdamW, lr: f64, scale: f64, n: u64) -> Self {
+    fn new(adamw: AdamW, lr: f64, scale: f64, n: u64) -> Self {
         let AdamW { beta1, beta2, eps, weight_decay } = adamw;
         Self {
             beta1: beta1 as f32,
@@ -73,7 +134,7 @@ impl Update {
     }
 
     /// Moves parameters and moments, all laid out alike, and clears the gradients.
-    pub(super) fn apply(
+    fn apply(
         self,
         level: SimdLevel,
         layout: &Layout,

@@ -1,13 +1,18 @@
-//! The engine of the CPU: the model's forward and backward written by hand ([`tinygpt_model::cpu`]), AdamW in place.
+//! The engine of the CPU: the model's forward and backward written by hand ([`tinygpt_model::cpu`]), updates in place.
+
+use std::sync::Arc;
 
 use tinygpt_model::{
-    Dropout, GptConfig, Precision,
-    cpu::{BatchRef, CpuGpt, RowDropout},
+    Dropout, GptConfig, ParamSpec,
+    cpu::{BatchRef, CpuGpt, CpuPrecision, RowDropout},
     dropout::MaskSource,
 };
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::{AdamW, Batch, DeferredScalar, Engine, EngineState, adamw, dead, tensors::CPU_SHARDS};
+use super::{
+    Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, adamw, missing_gradient,
+    optimizer::slot_values, tensors::CPU_SHARDS,
+};
 use crate::Result;
 
 /// Computes what [`super::TensorEngine`] computes on the CPU, with the same dropout masks, many times faster.
@@ -15,11 +20,10 @@ use crate::Result;
 pub struct CpuEngine {
     gpt: CpuGpt,
     level: SimdLevel,
-    adamw: AdamW,
+    optimizer: Arc<dyn Optimizer>,
     seed: u64,
-    /// The moments, laid out as the parameters are.
-    m: Vec<f32>,
-    v: Vec<f32>,
+    /// The optimizer's state, each slot laid out as the parameters are.
+    slots: Vec<Vec<f32>>,
     updates: u64,
     batches: usize,
     gradients_checked: bool,
@@ -29,20 +33,27 @@ impl CpuEngine {
     /// An engine that goes on from `state`. `seed` is that of the dropout masks.
     ///
     /// # Errors
-    /// When the state does not match the configuration, or this processor lacks the precision.
-    pub fn new(config: &GptConfig, precision: Precision, adamw: AdamW, seed: u64, state: &EngineState) -> Result<Self> {
+    /// When the state does not match the configuration or the optimizer.
+    pub fn new(
+        config: &GptConfig,
+        precision: CpuPrecision,
+        optimizer: impl Into<Arc<dyn Optimizer>>,
+        seed: u64,
+        state: &EngineState,
+    ) -> Result<Self> {
+        let optimizer = optimizer.into();
         let gpt = CpuGpt::new(config, precision, &state.params)?;
-        let flat = |values: &[Vec<f32>]| -> Result<Vec<f32>> {
-            let mut flat = vec![0.0; gpt.layout().len()];
-            gpt.layout().fill(values, &mut flat)?;
+        let layout = gpt.layout();
+        let flat = |name: &&str| -> Result<Vec<f32>> {
+            let mut flat = vec![0.0; layout.len()];
+            layout.fill(&slot_values(state, name, layout.specs.iter().map(ParamSpec::len))?, &mut flat)?;
             Ok(flat)
         };
         Ok(Self {
-            m: flat(&state.m)?,
-            v: flat(&state.v)?,
+            slots: optimizer.slots().iter().map(flat).collect::<Result<_>>()?,
             gpt,
             level: SimdLevel::detect(),
-            adamw,
+            optimizer,
             seed,
             updates: state.updates,
             batches: 0,
@@ -53,40 +64,56 @@ impl CpuEngine {
 
     /// The gradients gathered since the last update (their sum over batches), in parameter order; for tests.
     pub fn gradients(&self) -> Vec<Vec<f32>> {
-        self.gpt.layout().split(self.gpt.grads())
+        if self.gpt.grads().is_empty() { Vec::new() } else { self.gpt.layout().split(self.gpt.grads()) }
     }
 
     fn check_gradients(&self) -> Result<()> {
         let layout = self.gpt.layout();
         for (spec, range) in layout.specs.iter().zip(&layout.ranges) {
             if self.gpt.grads()[range.clone()].iter().all(|&grad| grad == 0.0) {
-                return Err(dead(spec, "an all-zero gradient"));
+                return Err(missing_gradient(spec, "an all-zero gradient"));
             }
         }
         Ok(())
     }
 }
 
-fn windows(batch: &Batch) -> BatchRef<'_> {
+fn batch_ref(batch: &Batch) -> BatchRef<'_> {
     BatchRef { ids: &batch.ids, targets: &batch.targets, cols: batch.cols }
 }
 
-impl Engine for CpuEngine {
+impl Evaluator for CpuGpt {
+    fn config(&self) -> &GptConfig {
+        self.config()
+    }
+
+    fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        Ok(self.losses(batch_ref(batch))?)
+    }
+}
+
+impl Evaluator for CpuEngine {
     fn config(&self) -> &GptConfig {
         self.gpt.config()
     }
 
-    fn forward_backward(&mut self, batch: &Batch, draw: u64) -> Result<DeferredScalar> {
+    fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        self.gpt.eval(batch)
+    }
+}
+
+impl Engine for CpuEngine {
+    fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
         let (p, seed) = (self.gpt.config().dropout, self.seed);
-        // The masks of the composed engine, which are those of its shards.
+        // The masks of the engine of tensors, which are those of its shards.
         let shards = CPU_SHARDS.clamp(1, batch.rows.max(1));
         let dropout = |row: usize| {
             let shard = (0..shards).rfind(|shard| shard * batch.rows / shards <= row)?;
-            let step = draw * CPU_SHARDS as u64 + shard as u64;
+            let step = micro_step * CPU_SHARDS as u64 + shard as u64;
             let row = row - shard * batch.rows / shards;
             (p > 0.0).then_some(RowDropout { dropout: Dropout { p, seed, step, source: MaskSource::Philox }, row })
         };
-        let loss = self.gpt.loss_and_grads(windows(batch), &dropout)?;
+        let loss = self.gpt.forward_backward(batch_ref(batch), &dropout)?;
         self.batches += 1;
         // A diverged loss has no gradients to speak of; the loop reports it.
         if !self.gradients_checked && loss.is_finite() {
@@ -100,26 +127,30 @@ impl Engine for CpuEngine {
         let mean = 1.0 / self.batches.max(1) as f64;
         self.batches = 0;
         self.updates += 1;
-        let Self { gpt, level, adamw, m, v, updates, .. } = self;
+        let Self { gpt, level, optimizer, slots, updates, .. } = self;
         let norm = adamw::norm(*level, gpt.grads()) * mean;
         let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
-        let update = adamw::Update::new(*adamw, lr, scale, *updates);
-        gpt.update(|layout, params, grads| update.apply(*level, layout, params, grads, (m, v)));
+        let (level, n) = (*level, *updates);
+        gpt.optimizer_step(|layout, params, grads| {
+            optimizer.step_cpu(CpuUpdate { level, layout, params, grads, slots, lr, scale, n });
+        });
         Ok(DeferredScalar::Known(norm))
-    }
-
-    fn eval(&mut self, batch: &Batch) -> Result<f64> {
-        Ok(self.gpt.losses(windows(batch))?)
     }
 
     fn state_dict(&self) -> Result<EngineState> {
         let layout = self.gpt.layout();
-        let [params, m, v] = [self.gpt.params(), &self.m, &self.v].map(|flat| layout.split(flat));
-        Ok(EngineState { params, m, v, updates: self.updates, loss_scaling: None })
+        let slot = |(name, flat): (&&str, &Vec<f32>)| StateSlot { name: name.to_string(), values: layout.split(flat) };
+        Ok(EngineState {
+            params: layout.split(self.gpt.params()),
+            optimizer: self.optimizer.slots().iter().zip(&self.slots).map(slot).collect(),
+            updates: self.updates,
+            loss_scaling: None,
+        })
     }
 
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
-        *self = Self::new(&self.gpt.config().clone(), self.gpt.precision(), self.adamw, self.seed, state)?;
+        let (config, optimizer) = (self.gpt.config().clone(), Arc::clone(&self.optimizer));
+        *self = Self::new(&config, self.gpt.precision(), optimizer, self.seed, state)?;
         Ok(())
     }
 }

@@ -3,16 +3,24 @@
 mod adamw;
 mod cpu;
 mod deferred;
+mod optimizer;
 mod tensors;
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
-use tinygpt_model::{GptConfig, ParamSpec, Precision};
+use tinygpt_model::{
+    GptConfig, ParamSpec, Precision,
+    cpu::{CpuGpt, CpuPrecision},
+};
 
-use crate::{Result, TrainError, config::TrainConfig};
+use crate::{Result, TrainError};
 
+pub use adamw::AdamW;
 pub use cpu::CpuEngine;
 pub use deferred::DeferredScalar;
-pub use tensors::TensorEngine;
+pub use optimizer::{CpuUpdate, Optimizer, StateSlot, TensorStep, TensorUpdate};
+pub use tensors::{TensorEngine, TensorEvaluator};
 
 /// A batch of windows: inputs and the tokens that follow them, row after row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,15 +52,13 @@ impl Batch {
     }
 }
 
-/// What an engine needs to go on exactly where another stopped; all in parameter order.
+/// What an engine needs to go on exactly where another stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineState {
-    /// The parameters' values.
+    /// The parameters' values, in parameter order.
     pub params: Vec<Vec<f32>>,
-    /// AdamW's first moments.
-    pub m: Vec<Vec<f32>>,
-    /// AdamW's second moments.
-    pub v: Vec<Vec<f32>>,
+    /// The optimizer's state; empty before the first update, which means zeros.
+    pub optimizer: Vec<StateSlot>,
     /// Updates made so far, those skipped included.
     pub updates: u64,
     /// How the loss is scaled, in f16 alone.
@@ -80,36 +86,31 @@ impl Default for LossScaling {
 impl EngineState {
     /// The state before the first update.
     pub fn fresh(params: Vec<Vec<f32>>) -> Self {
-        let zeros: Vec<Vec<f32>> = params.iter().map(|p| vec![0.0; p.len()]).collect();
-        Self { params, m: zeros.clone(), v: zeros, updates: 0, loss_scaling: None }
+        Self { params, optimizer: Vec::new(), updates: 0, loss_scaling: None }
+    }
+
+    /// The values of a slot of the optimizer's state, in parameter order; none before the first update, or where the
+    /// optimizer has no such slot.
+    pub fn slot(&self, name: &str) -> Option<&[Vec<f32>]> {
+        self.optimizer.iter().find(|slot| slot.name == name).map(|slot| slot.values.as_slice())
     }
 }
 
-/// The constants of AdamW (Loshchilov and Hutter, 2019).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamW {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay of the matrices.
-    pub weight_decay: f64,
-}
+/// Computes losses.
+pub trait Evaluator {
+    /// The shape of the model.
+    fn config(&self) -> &GptConfig;
 
-impl From<&TrainConfig> for AdamW {
-    fn from(c: &TrainConfig) -> Self {
-        Self { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay }
-    }
+    /// The sum of the cross-entropies of a batch, in nats, without dropout and without gradients.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn eval(&mut self, batch: &Batch) -> Result<f64>;
 }
 
 /// Owns the parameters and the optimizer's state, and computes with them. The trainer knows nothing else of how losses
 /// and gradients come about.
-pub trait Engine {
-    /// The shape of the model.
-    fn config(&self) -> &GptConfig;
-
+pub trait Engine: Evaluator {
     /// The mean cross-entropy of a batch in nats a token. Its gradients are added to those of the earlier batches of
     /// this update. `micro_step` counts the batches of a run and selects the dropout masks.
     ///
@@ -117,19 +118,13 @@ pub trait Engine {
     /// When the device fails, or a parameter gets no gradient from the first batch.
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar>;
 
-    /// One AdamW update with the mean of the gradients since the last one, scaled down to a global norm of `clip` where
+    /// One update of the optimizer with the mean of the gradients since the last one, scaled down to a global norm of `clip` where
     /// it is larger (0: never). Gives the norm before clipping; in f16, 0 where the update was skipped because gradients
     /// of the scaled loss were too large for it.
     ///
     /// # Errors
     /// When the device fails.
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar>;
-
-    /// The sum of the cross-entropies of a batch, in nats, without dropout and without gradients.
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn eval(&mut self, batch: &Batch) -> Result<f64>;
 
     /// Parameters and optimizer state, in parameter order.
     ///
@@ -150,7 +145,7 @@ pub trait Engine {
 /// [`TrainError::PrecisionOfDevice`]; on the CPU [`tinygpt_model::ModelError::NoBf16`] or
 /// [`tinygpt_model::ModelError::NoF16`].
 pub fn check_precision(precision: Precision, device: &Device) -> Result<()> {
-    if device.is_cpu() { Ok(precision.check()?) } else { try_precision(precision, device) }
+    if device.is_cpu() { Ok(CpuPrecision::of(precision).map(drop)?) } else { try_precision(precision, device) }
 }
 
 /// Makes one product. Whether a GPU has a type, and candle kernels for it there, shows in nothing but the attempt.
@@ -175,21 +170,33 @@ fn try_precision(precision: Precision, device: &Device) -> Result<()> {
 pub fn open(
     config: &GptConfig,
     precision: Precision,
-    adamw: AdamW,
+    optimizer: impl Into<Arc<dyn Optimizer>>,
     seed: u64,
     state: &EngineState,
     device: &Device,
 ) -> Result<Box<dyn Engine>> {
     check_precision(precision, device)?;
     Ok(match device {
-        Device::Cpu => Box::new(CpuEngine::new(config, precision, adamw, seed, state)?),
-        _ => Box::new(TensorEngine::new(config, precision, adamw, seed, state, device)?),
+        Device::Cpu => Box::new(CpuEngine::new(config, CpuPrecision::of(precision)?, optimizer, seed, state)?),
+        _ => Box::new(TensorEngine::new(config, precision, optimizer, seed, state, device)?),
+    })
+}
+
+/// The fastest evaluator of a device, in f32, of a model with these parameter values (in parameter order). It has
+/// neither gradients nor an optimizer.
+///
+/// # Errors
+/// When the values do not match the configuration or the device is out of memory.
+pub fn open_evaluator(config: &GptConfig, params: &[Vec<f32>], device: &Device) -> Result<Box<dyn Evaluator>> {
+    Ok(match device {
+        Device::Cpu => Box::new(CpuGpt::new(config, CpuPrecision::F32, params)?),
+        _ => Box::new(TensorEvaluator::new(config, params, device)?),
     })
 }
 
 /// A parameter that would never learn.
-fn dead(spec: &ParamSpec, problem: &'static str) -> TrainError {
-    TrainError::DeadGradient { name: spec.name.clone(), problem }
+fn missing_gradient(spec: &ParamSpec, problem: &'static str) -> TrainError {
+    TrainError::MissingGradient { name: spec.name.clone(), problem }
 }
 
 #[cfg(test)]

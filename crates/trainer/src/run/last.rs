@@ -19,7 +19,7 @@ use tinygpt_model::{
 
 use crate::{
     Result, TrainError,
-    engine::{EngineState, LossScaling},
+    engine::{EngineState, LossScaling, StateSlot},
 };
 
 /// The format of the files in `last/`.
@@ -41,6 +41,10 @@ pub struct LoopState {
     pub best: Option<Best>,
     /// Evaluations since then.
     pub evaluations_since_best: u64,
+    /// The update of the last evaluation that this state has seen. It is absent before the first one, and in the states
+    /// of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_evaluation: Option<u64>,
     /// Seconds spent in training, evaluations included, over all parts of the run.
     pub seconds: f64,
     /// SHA-256 of the corpus.
@@ -88,13 +92,13 @@ impl Last {
         fs::create_dir_all(&self.path).map_err(TrainError::io("create", &self.path))?;
         let specs = param_specs(config);
         let metadata = json!({ FORMAT_KEY: LAST_FORMAT.to_string() });
-        write_tensors(&self.weights(state.step), named(&specs, "", &engine.params), metadata.clone())?;
+        write_tensors(&self.weights(state.step), named(&specs, String::new(), &engine.params), metadata.clone())?;
         let scaling =
             engine.loss_scaling.map(|LossScaling { scale, good, skipped }| [scale, good as f32, skipped as f32]);
         let scaling =
             scaling.iter().map(|numbers| (LOSS_SCALING.to_owned(), (vec![numbers.len()], numbers.as_slice())));
-        let moments = named(&specs, "m/", &engine.m).chain(named(&specs, "v/", &engine.v));
-        write_tensors(&self.optimizer(state.step), moments.chain(scaling), metadata)?;
+        let slots = engine.optimizer.iter().flat_map(|slot| named(&specs, format!("{}/", slot.name), &slot.values));
+        write_tensors(&self.optimizer(state.step), slots.chain(scaling), metadata)?;
         let path = self.path.join(STATE);
         let json = serde_json::to_string_pretty(state).map_err(|e| TrainError::bad_file(&path, e))?;
         atomic::write(&path, (json + "\n").as_bytes())?;
@@ -140,9 +144,11 @@ impl Last {
         let params = read_weights(&self.weights(state.step), config)?;
         let specs = param_specs(config);
         let optimizer = Tensors::read(&self.optimizer(state.step))?;
-        let moments = |prefix: &str| -> Result<Vec<Vec<f32>>> {
-            specs.iter().map(|s| Ok(optimizer.get(&format!("{prefix}{}", s.name), &s.shape)?)).collect()
+        let slot = |name: String| -> Result<StateSlot> {
+            let values = specs.iter().map(|spec| Ok(optimizer.get(&format!("{name}/{}", spec.name), &spec.shape)?));
+            Ok(StateSlot { values: values.collect::<Result<_>>()?, name })
         };
+        let slots = optimizer.prefixes().into_iter().map(slot).collect::<Result<Vec<_>>>()?;
         let loss_scaling = match optimizer.has(LOSS_SCALING) {
             true => {
                 let numbers = optimizer.get(LOSS_SCALING, &[3])?;
@@ -150,18 +156,16 @@ impl Last {
             }
             false => None,
         };
-        Ok(EngineState { params, m: moments("m/")?, v: moments("v/")?, updates: state.step, loss_scaling })
+        Ok(EngineState { params, optimizer: slots, updates: state.step, loss_scaling })
     }
 }
 
-/// Values in parameter order as tensors, under the parameters' names with a prefix.
+/// Values in parameter order as tensors, under the parameters' names with a prefix. Parameters without values are left out.
 fn named<'a>(
     specs: &'a [ParamSpec],
-    prefix: &'a str,
+    prefix: String,
     values: &'a [Vec<f32>],
 ) -> impl Iterator<Item = (String, (Vec<usize>, &'a [f32]))> {
-    specs
-        .iter()
-        .zip(values)
-        .map(move |(spec, x)| (format!("{prefix}{}", spec.name), (spec.shape.clone(), x.as_slice())))
+    let held = specs.iter().zip(values).filter(|(_, values)| !values.is_empty());
+    held.map(move |(spec, x)| (format!("{prefix}{}", spec.name), (spec.shape.clone(), x.as_slice())))
 }

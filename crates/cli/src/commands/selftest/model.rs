@@ -5,11 +5,12 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device};
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, Generation, GptConfig, Precision, TensorDecoder,
-    cpu::{CpuDecoder, WeightFormat},
+    config::Norm,
+    cpu::{CpuDecoder, CpuPrecision, WeightFormat},
     generate, init_params, param_specs,
 };
 use tinygpt_sampler::{RngDomain, Sampler, SamplingParams, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine, check_precision};
+use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, TensorEngine, check_precision};
 
 use super::check::{Check, largest_difference, of_numbers, of_tensors};
 
@@ -38,7 +39,7 @@ struct Shape {
 
 /// One that divides nothing evenly, and one as a recipe has it. Neither has dropout, whose masks are drawn for shards of
 /// a batch: on a GPU it is one, on the CPU four.
-fn shapes() -> [Shape; 2] {
+fn shapes() -> [Shape; 3] {
     let shape = |vocab_size, block_size, n_head, n_embd, bias, activation| GptConfig {
         vocab_size,
         block_size,
@@ -48,10 +49,16 @@ fn shapes() -> [Shape; 2] {
         dropout: 0.0,
         bias,
         activation,
+        ..GptConfig::default()
     };
     [
         Shape { name: "an odd shape", config: shape(61, 23, 3, 33, true, Activation::GeluNew), rows: 5 },
         Shape { name: "a recipe's shape", config: shape(65, 64, 4, 128, false, Activation::Gelu), rows: 12 },
+        Shape {
+            name: "RMSNorm",
+            config: GptConfig { norm: Norm::Rms, ..shape(31, 20, 2, 18, false, Activation::Gelu) },
+            rows: 3,
+        },
     ]
 }
 
@@ -150,7 +157,7 @@ fn half_precision(device: &Device) -> Precision {
 fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Vec<Check>> {
     let Shape { name, config, rows } = shape;
     let mut composed = TensorEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;
-    let mut cpu = CpuEngine::new(config, Precision::F32, ADAMW, SEED, state)?;
+    let mut cpu = CpuEngine::new(config, CpuPrecision::F32, ADAMW, SEED, state)?;
     let batch = |n: u32, rows: usize| {
         let cols = config.block_size;
         Batch {
@@ -179,8 +186,9 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
     let norm = of_numbers(composed.optimizer_step(LR, 1.0)?.read()?, cpu.optimizer_step(LR, 1.0)?.read()?);
     let (found, expected) = (composed.state_dict()?, cpu.state_dict()?);
     let parameters = each(&found.params, &expected.params, &|a, b| largest_difference(a, b) / LR);
-    let m = each(&found.m, &expected.m, &of_tensors);
-    let v = each(&found.v, &expected.v, &of_tensors);
+    let moments =
+        |name| each(found.slot(name).unwrap_or_default(), expected.slot(name).unwrap_or_default(), &of_tensors);
+    let (m, v) = (moments("m"), moments("v"));
     let half = half_precision(device);
     let mut in_half = TensorEngine::new(config, half, ADAMW, SEED, &found, device)?;
     let (mut further, mut rounded) = (Vec::new(), Vec::new());

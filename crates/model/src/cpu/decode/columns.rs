@@ -11,11 +11,11 @@ use super::super::team::{MOST_PIECES, Work};
 /// Outputs of a task at most, in all rows together: they stay in the first-level cache.
 const MOST_OUTPUTS: usize = 4096;
 /// Up to so many bytes of weights a product is not worth two threads.
-pub(super) const LEAST_BYTES: usize = 1 << 17;
+pub(crate) const LEAST_BYTES: usize = 1 << 17;
 
 /// Calls `piece` with ranges of `0..n`, whole vectors but for the last, for `m` rows; on all threads if there are bytes
 /// enough to read.
-pub(super) fn for_each_range(
+pub(crate) fn for_each_range(
     work: &mut Work<'_>,
     n: usize,
     m: usize,
@@ -38,7 +38,7 @@ pub(super) fn for_each_range(
 
 /// An output whose columns several threads write. Its rows do not overlap.
 #[derive(Clone, Copy)]
-pub(super) struct Columns<'a> {
+pub(crate) struct Columns<'a> {
     data: *mut f32,
     len: usize,
     ld: usize,
@@ -52,7 +52,7 @@ unsafe impl Send for Columns<'_> {}
 unsafe impl Sync for Columns<'_> {}
 
 impl<'a> Columns<'a> {
-    pub(super) fn new(y: &'a mut [f32], cols: usize, ld: usize) -> Self {
+    pub(crate) fn new(y: &'a mut [f32], cols: usize, ld: usize) -> Self {
         assert!(cols <= ld);
         Self { data: y.as_mut_ptr(), len: y.len(), ld, cols, output: PhantomData }
     }
@@ -61,7 +61,7 @@ impl<'a> Columns<'a> {
     ///
     /// # Safety
     /// No two slices of one row that are alive at the same time may overlap.
-    pub(super) unsafe fn part(self, row: usize, range: &std::ops::Range<usize>) -> &'a mut [f32] {
+    pub(crate) unsafe fn part(self, row: usize, range: &std::ops::Range<usize>) -> &'a mut [f32] {
         let start = row * self.ld + range.start;
         assert!(range.start <= range.end && range.end <= self.cols && start + range.len() <= self.len);
         // SAFETY: the range lies in the row, the row in the output; the rest is the caller's.

@@ -25,7 +25,7 @@ fn ask<E: Element>(line: *const E) {
 
 /// Asks for the lines of N vectors, `ahead` elements behind those that begin here.
 #[inline(always)]
-pub(super) fn ask_for<E: Element, const N: usize>(weights: &[E], ahead: usize) {
+pub(crate) fn ask_for<E: Element, const N: usize>(weights: &[E], ahead: usize) {
     for line in 0..(N * LANES * size_of::<E>()).div_ceil(LINE) {
         ask(weights.as_ptr().wrapping_add(ahead + line * LINE / size_of::<E>()));
     }
@@ -36,7 +36,7 @@ pub(super) fn ask_for<E: Element, const N: usize>(weights: &[E], ahead: usize) {
 /// # Safety
 /// The row must have the vector.
 #[inline(always)]
-pub(super) unsafe fn fetch<S: Simd, E: Element>(s: S, row: &[E], v: usize, ahead: usize) -> S::V {
+pub(crate) unsafe fn fetch<S: Simd, E: Element>(s: S, row: &[E], v: usize, ahead: usize) -> S::V {
     // SAFETY: the caller's.
     let at = unsafe { row.as_ptr().add(v * LANES) };
     if (v * LANES * size_of::<E>()).is_multiple_of(LINE) {

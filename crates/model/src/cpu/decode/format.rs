@@ -2,7 +2,7 @@
 
 use tinygpt_sampler::simd::{LANES, Simd};
 
-use crate::{GptConfig, ParamSpec, param_specs};
+use crate::{GptConfig, network};
 
 /// How generation stores the model's matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,16 +26,15 @@ impl WeightFormat {
         }
     }
 
-    /// Bytes of weights that one step of generation reads, whatever the number of rows: all but the positions'
-    /// embeddings.
+    /// Bytes of weights that one step of generation reads, whatever the number of rows: all but the tables of which it
+    /// picks rows.
     pub fn bytes_of_a_step(self, config: &GptConfig) -> usize {
-        let positions = config.block_size * config.n_embd;
-        (param_specs(config).iter().map(ParamSpec::len).sum::<usize>() - positions) * self.bytes()
+        network(config).params_of_a_step() * self.bytes()
     }
 }
 
 /// A stored weight.
-pub(super) trait Element: Copy + Default + Send + Sync {
+pub(crate) trait Element: Copy + Default + Send + Sync {
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
     fn value(self) -> f32;
 }
@@ -75,7 +74,7 @@ impl Element for i8 {
 
 /// The weights behind the last whole vector of a row, and zeros.
 #[inline(always)]
-pub(super) fn load_rest<S: Simd, E: Element>(s: S, rest: &[E]) -> S::V {
+pub(crate) fn load_rest<S: Simd, E: Element>(s: S, rest: &[E]) -> S::V {
     let mut lanes = [E::default(); LANES];
     lanes[..rest.len()].copy_from_slice(rest);
     E::load(s, &lanes)

@@ -9,7 +9,7 @@ use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, to_bf16};
 
 use super::{
     super::{
-        matmul::{Left, PANEL, Right, Start, matmul},
+        matmul::{Accumulate, Left, PANEL, Right, matmul},
         rows::Rows,
         team::Work,
         vectors,
@@ -24,7 +24,7 @@ use super::{
 /// A matrix, row after row; rounded weights `(in, out)` are packed in panels. Which of its dimensions is the input decides
 /// which product is used.
 #[derive(Debug)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     values: Values<'a>,
 }
 
@@ -37,7 +37,7 @@ enum Values<'a> {
 
 /// Which dimension of a matrix is its output, and so has the scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Output {
+pub(crate) enum Output {
     /// `(in, out)`, as linear layers are stored.
     Cols,
     /// `(out, in)`, as the embeddings are when they serve as the head.
@@ -45,7 +45,7 @@ pub(super) enum Output {
 }
 
 impl<'a> Matrix<'a> {
-    pub(super) fn new(values: &'a [f32], cols: usize, output: Output, format: WeightFormat) -> Self {
+    pub(crate) fn new(values: &'a [f32], cols: usize, output: Output, format: WeightFormat) -> Self {
         let values = match (format, output) {
             (WeightFormat::F32, _) => Values::F32(values),
             (WeightFormat::Bf16, Output::Cols) => Values::Bf16(Panels::pack(values, cols, |_, x| to_bf16(x))),
@@ -57,7 +57,7 @@ impl<'a> Matrix<'a> {
 
     /// Rows `0..m` of `y (m, out) = x (m, in) w (in, out) + b`: every element one chain of fused multiply-adds in the
     /// order of the inputs, so that a row's result does not depend on the others.
-    pub(super) fn apply(
+    pub(crate) fn apply(
         &self,
         (level, work): (SimdLevel, &mut Work<'_>),
         m: usize,
@@ -82,7 +82,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// `y (m, out) = x (m, in) w^T` of a matrix `(out, in)`: dot products, each in the order of its vectors.
-    pub(super) fn apply_transposed(
+    pub(crate) fn apply_transposed(
         &self,
         (level, work): (SimdLevel, &mut Work<'_>),
         m: usize,
@@ -176,9 +176,9 @@ impl<E: Element> Tiled<'_, E> {
                     to[at..].iter_mut().zip(part.row(l, 0, n)).for_each(|(to, &from)| *to = from.value());
                 }
             }
-            let start = self.b.map_or(Start::Zero, |b| Start::Row(&b[j..j + width]));
+            let accumulate = self.b.map_or(Accumulate::Zero, |b| Accumulate::Row(&b[j..j + width]));
             let left = Left::rows(self.x, from, 0);
-            matmul(self.level, (m, width, n_in), left, Right::panel(&panel), start, &mut y[j..], self.ld);
+            matmul(self.level, (m, width, n_in), left, Right::panels(&panel, n_in), accumulate, &mut y[j..], self.ld);
         }
     }
 }

@@ -19,11 +19,11 @@ const AHEAD: usize = 8;
 
 /// Adds to some columns of the only row of the output, as many at a time as the registers hold sums of: all inputs' weights
 /// for those are read, then those for the next.
-pub(super) struct OneRow<'a, E> {
-    pub(super) w: &'a Panels<'a, E>,
-    pub(super) x: &'a [f32],
-    pub(super) columns: Columns<'a>,
-    pub(super) range: Range<usize>,
+pub(crate) struct OneRow<'a, E> {
+    pub(crate) w: &'a Panels<'a, E>,
+    pub(crate) x: &'a [f32],
+    pub(crate) columns: Columns<'a>,
+    pub(crate) range: Range<usize>,
 }
 
 impl<E: Element> Kernel for OneRow<'_, E> {

@@ -11,7 +11,7 @@ const WIDTH: usize = 128;
 /// A matrix `(in, out)` in panels of some columns, one after another, each row after row: what a thread reads of rounded
 /// weights lies in one piece. A matrix that is used where it lies is one panel.
 #[derive(Debug)]
-pub(super) struct Panels<'a, E> {
+pub(crate) struct Panels<'a, E> {
     values: &'a [E],
     n_in: usize,
     n_out: usize,
@@ -19,27 +19,27 @@ pub(super) struct Panels<'a, E> {
 }
 
 /// Some columns of a panel.
-pub(super) struct Panel<'a, E> {
+pub(crate) struct Panel<'a, E> {
     /// From the first row's first of these columns on.
-    pub(super) weights: &'a [E],
+    pub(crate) weights: &'a [E],
     /// Elements from a row to the next.
-    pub(super) ld: usize,
-    pub(super) columns: Range<usize>,
+    pub(crate) ld: usize,
+    pub(crate) columns: Range<usize>,
 }
 
 impl<'a, E: Copy + Default + Send> Panels<'a, E> {
     /// A matrix row after row.
-    pub(super) fn of_rows(values: &'a [E], n_out: usize) -> Self {
+    pub(crate) fn of_rows(values: &'a [E], n_out: usize) -> Self {
         Self { values, n_in: values.len() / n_out, n_out, width: n_out }
     }
 
     /// A matrix as [`Panels::pack`] makes it.
-    pub(super) fn of_packed(values: &'a [E], n_out: usize) -> Self {
+    pub(crate) fn of_packed(values: &'a [E], n_out: usize) -> Self {
         Self { width: WIDTH, ..Self::of_rows(values, n_out) }
     }
 
     /// Packs a matrix that lies row after row; `round` gets each weight with its column.
-    pub(super) fn pack(values: &[f32], n_out: usize, round: impl Fn(usize, f32) -> E + Sync) -> Vec<E> {
+    pub(crate) fn pack(values: &[f32], n_out: usize, round: impl Fn(usize, f32) -> E + Sync) -> Vec<E> {
         let mut packed = vec![E::default(); values.len()];
         packed.par_chunks_mut(WIDTH * (values.len() / n_out)).enumerate().for_each(|(panel, packed)| {
             let first = panel * WIDTH;
@@ -53,16 +53,16 @@ impl<'a, E: Copy + Default + Send> Panels<'a, E> {
     }
 
     /// Bytes of all weights.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         size_of_val(self.values)
     }
 
-    pub(super) fn n_out(&self) -> usize {
+    pub(crate) fn n_out(&self) -> usize {
         self.n_out
     }
 
     /// What makes up these columns.
-    pub(super) fn parts(&self, columns: Range<usize>) -> impl Iterator<Item = Panel<'a, E>> {
+    pub(crate) fn parts(&self, columns: Range<usize>) -> impl Iterator<Item = Panel<'a, E>> {
         let panels = columns.start / self.width..columns.end.div_ceil(self.width);
         panels.map(move |panel| {
             let first = panel * self.width;
@@ -76,7 +76,7 @@ impl<'a, E: Copy + Default + Send> Panels<'a, E> {
 impl<E> Panel<'_, E> {
     /// The weights of an input for `n` columns, from one on.
     #[inline(always)]
-    pub(super) fn row(&self, l: usize, at: usize, n: usize) -> &[E] {
+    pub(crate) fn row(&self, l: usize, at: usize, n: usize) -> &[E] {
         &self.weights[l * self.ld + at..][..n]
     }
 }

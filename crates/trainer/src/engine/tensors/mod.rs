@@ -10,6 +10,8 @@
 
 mod optimizer;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use tinygpt_model::{
@@ -18,28 +20,30 @@ use tinygpt_model::{
     param_specs, params,
 };
 
-use super::{AdamW, Batch, DeferredScalar, Engine, EngineState, dead};
+use super::{
+    Batch, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, missing_gradient,
+    optimizer::slot_values,
+};
 use crate::Result;
-use optimizer::{Flat, Optimizer};
+use optimizer::{Flat, OptimizerOnDevice};
 
 /// Shards of a batch on the CPU. A part of the definition of a result, down to its last bit, not of the machine.
 pub(super) const CPU_SHARDS: usize = 4;
 
-/// The model composed of candle operations, its gradients by candle's autograd, AdamW in tensor operations.
+/// The model in candle operations, gradients by candle's autograd, updates in tensor operations. One thread at a time uses
+/// it; on a GPU that must be one and the same thread, as the stream of a device is a thread's own.
 #[derive(Debug)]
 pub struct TensorEngine {
-    config: GptConfig,
     precision: Precision,
-    device: Device,
     seed: u64,
     specs: Vec<ParamSpec>,
     vars: Vec<Var>,
     /// Over the variables: a forward pass records a graph.
     training: Gpt,
     /// Over the same storage, detached: no graph is recorded.
-    evaluation: Gpt,
+    evaluation: TensorEvaluator,
     flat: Flat,
-    optimizer: Optimizer,
+    optimizer: OptimizerOnDevice,
     /// The sum of the gradients of `batches` batches, flat.
     grads: Option<Tensor>,
     batches: usize,
@@ -54,7 +58,7 @@ impl TensorEngine {
     pub fn new(
         config: &GptConfig,
         precision: Precision,
-        adamw: AdamW,
+        optimizer: impl Into<Arc<dyn Optimizer>>,
         seed: u64,
         state: &EngineState,
         device: &Device,
@@ -65,15 +69,18 @@ impl TensorEngine {
         let detached: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
         let specs = param_specs(config);
         let flat = Flat::new(&specs, device)?;
-        let (m, v) = (flat.join(&tensors(&state.m)?)?, flat.join(&tensors(&state.v)?)?);
+        let rule = optimizer.into();
+        let slot = |name: &&str| {
+            let values = slot_values(state, name, specs.iter().map(ParamSpec::len))?;
+            flat.join(&tensors(&values)?)
+        };
+        let slots = rule.slots().iter().map(slot).collect::<Result<Vec<_>>>()?;
         let scaling = (precision == Precision::F16).then(|| state.loss_scaling.unwrap_or_default());
         Ok(Self {
             training: Gpt::new(config, &tracked)?.with_precision(precision),
-            evaluation: Gpt::new(config, &detached)?.with_precision(precision),
-            optimizer: Optimizer::new(adamw, m, v, state.updates, scaling)?,
-            config: config.clone(),
+            evaluation: TensorEvaluator { gpt: Gpt::new(config, &detached)?.with_precision(precision) },
+            optimizer: OptimizerOnDevice::new(rule, slots, state.updates, scaling, device)?,
             precision,
-            device: device.clone(),
             seed,
             specs,
             vars,
@@ -94,24 +101,11 @@ impl TensorEngine {
         self.grads.as_ref().map_or_else(|| Ok(Vec::new()), |grads| self.flat.read(grads))
     }
 
-    /// A GPU wants the batch whole.
-    fn n_shards(&self) -> usize {
-        if self.device.is_cpu() { CPU_SHARDS } else { 1 }
-    }
-
-    /// The losses `(B * T)` of a batch.
-    fn losses(&self, gpt: &Gpt, batch: &Batch, dropout: Option<&Dropout>) -> Result<Tensor> {
-        // A GPU does not notice a target that is none.
-        self.config.check_tokens(&batch.targets)?;
-        let tokens = Tokens::new(&batch.ids, batch.rows, batch.cols, self.config.vocab_size, &self.device)?;
-        let targets = count_launch(Tensor::from_slice(&batch.targets, batch.rows * batch.cols, &self.device))?;
-        Ok(gpt.losses(&tokens, &targets, dropout)?)
-    }
-
     /// The share of a shard in the mean loss of `tokens` tokens, and its gradients, flat.
-    fn shard(&self, batch: &Batch, draw: u64, tokens: usize) -> Result<(Tensor, Tensor)> {
-        let dropout = Dropout::new(self.config.dropout, self.seed, draw, &self.device);
-        let loss = self.losses(&self.training, batch, Some(&dropout))?;
+    fn shard(&self, batch: &Batch, micro_step: u64, tokens: usize) -> Result<(Tensor, Tensor)> {
+        let gpt = &self.training;
+        let dropout = Dropout::new(gpt.config().dropout, self.seed, micro_step, gpt.device());
+        let loss = losses(gpt, batch, Some(&dropout))?;
         let loss = count_launch(count_launch(loss.sum_all())?.affine(1.0 / tokens as f64, 0.0))?;
         let mut store = self.optimizer.scaled(&loss)?.backward()?;
         let grads = self
@@ -119,7 +113,7 @@ impl TensorEngine {
             .iter()
             .zip(&self.vars)
             .map(|(spec, var)| {
-                let grad = store.remove(var.as_tensor()).ok_or_else(|| dead(spec, "no gradient"))?;
+                let grad = store.remove(var.as_tensor()).ok_or_else(|| missing_gradient(spec, "no gradient"))?;
                 // candle records how a gradient was computed; undetached, the moments would keep every activation of
                 // every update alive.
                 Ok(grad.detach())
@@ -148,7 +142,7 @@ impl TensorEngine {
         if figures[0].is_finite() {
             for (spec, &largest) in self.specs.iter().zip(&figures[1..]) {
                 if largest == 0.0 {
-                    return Err(dead(spec, "an all-zero gradient"));
+                    return Err(missing_gradient(spec, "an all-zero gradient"));
                 }
             }
         }
@@ -156,21 +150,84 @@ impl TensorEngine {
     }
 }
 
-impl Engine for TensorEngine {
+/// The model in candle operations, for losses alone.
+#[derive(Debug)]
+pub struct TensorEvaluator {
+    gpt: Gpt,
+}
+
+impl TensorEvaluator {
+    /// A model with these parameter values, in parameter order.
+    ///
+    /// # Errors
+    /// When the values do not match the configuration or the device is out of memory.
+    pub fn new(config: &GptConfig, params: &[Vec<f32>], device: &Device) -> Result<Self> {
+        Ok(Self { gpt: Gpt::new(config, &params::to_tensors(config, params, DType::F32, device)?)? })
+    }
+}
+
+/// The losses `(B * T)` of a batch.
+fn losses(gpt: &Gpt, batch: &Batch, dropout: Option<&Dropout>) -> Result<Tensor> {
+    // A GPU does not notice a target that is none.
+    gpt.config().check_tokens(&batch.targets)?;
+    let tokens = Tokens::new(&batch.ids, batch.rows, batch.cols, gpt.config().vocab_size, gpt.device())?;
+    let targets = count_launch(Tensor::from_slice(&batch.targets, batch.rows * batch.cols, gpt.device()))?;
+    Ok(gpt.losses(&tokens, &targets, dropout)?)
+}
+
+/// A GPU wants the batch whole.
+fn n_shards(device: &Device) -> usize {
+    if device.is_cpu() { CPU_SHARDS } else { 1 }
+}
+
+/// Computes something of each shard of a batch: in parallel, or of a single one on the calling thread, which alone may use
+/// its device.
+fn map_shards<T: Send>(
+    batch: &Batch,
+    device: &Device,
+    compute: impl Fn(usize, &Batch) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let shards: Vec<Batch> = batch.shards(n_shards(device)).collect();
+    if let [whole] = &shards[..] {
+        return Ok(vec![compute(0, whole)?]);
+    }
+    let results: Vec<Result<T>> = shards.par_iter().enumerate().map(|(i, shard)| compute(i, shard)).collect();
+    results.into_iter().collect()
+}
+
+impl Evaluator for TensorEvaluator {
     fn config(&self) -> &GptConfig {
-        &self.config
+        self.gpt.config()
     }
 
-    fn forward_backward(&mut self, batch: &Batch, draw: u64) -> Result<DeferredScalar> {
-        let tokens = batch.rows * batch.cols;
-        let n_shards = self.n_shards();
-        let shards: Vec<(usize, Batch)> = batch.shards(n_shards).enumerate().collect();
+    fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        let gpt = &self.gpt;
+        let shards = map_shards(batch, gpt.device(), |_, shard| Ok(losses(gpt, shard, None)?.to_vec1::<f32>()?))?;
+        let mut sum = 0.0;
+        for shard in shards {
+            sum += shard.into_iter().map(f64::from).sum::<f64>();
+        }
+        Ok(sum)
+    }
+}
+
+impl Evaluator for TensorEngine {
+    fn config(&self) -> &GptConfig {
+        self.training.config()
+    }
+
+    fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        self.evaluation.eval(batch)
+    }
+}
+
+impl Engine for TensorEngine {
+    fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
+        let (tokens, device) = (batch.rows * batch.cols, self.training.device());
         // Each shard has masks of its own.
-        let shard_draw = |index: usize| draw * n_shards as u64 + index as u64;
-        let results: Vec<Result<(Tensor, Tensor)>> =
-            shards.par_iter().map(|(index, shard)| self.shard(shard, shard_draw(*index), tokens)).collect();
+        let masks = |index: usize| micro_step * n_shards(device) as u64 + index as u64;
         // All of the batch or none of it: a shard that failed must not leave the gradients of the others behind.
-        let results = results.into_iter().collect::<Result<Vec<_>>>()?;
+        let results = map_shards(batch, device, |index, shard| self.shard(shard, masks(index), tokens))?;
         let mut loss: Option<Tensor> = None;
         for (part, grads) in results {
             loss = Some(match loss {
@@ -206,31 +263,23 @@ impl Engine for TensorEngine {
         Ok(DeferredScalar::OnDevice(norm))
     }
 
-    fn eval(&mut self, batch: &Batch) -> Result<f64> {
-        let shards: Vec<Batch> = batch.shards(self.n_shards()).collect();
-        let losses: Vec<Result<Vec<f32>>> =
-            shards.par_iter().map(|shard| Ok(self.losses(&self.evaluation, shard, None)?.to_vec1::<f32>()?)).collect();
-        let mut sum = 0.0;
-        for shard in losses {
-            sum += shard?.into_iter().map(f64::from).sum::<f64>();
-        }
-        Ok(sum)
-    }
-
     fn state_dict(&self) -> Result<EngineState> {
         let params: Vec<Tensor> = self.vars.iter().map(Var::as_detached_tensor).collect();
+        let slot =
+            |(name, flat): (&&str, &Tensor)| Ok(StateSlot { name: name.to_string(), values: self.flat.read(flat)? });
+        let OptimizerOnDevice { rule, slots, .. } = &self.optimizer;
         Ok(EngineState {
             params: self.flat.read(&self.flat.join(&params)?)?,
-            m: self.flat.read(&self.optimizer.m)?,
-            v: self.flat.read(&self.optimizer.v)?,
+            optimizer: rule.slots().iter().zip(slots).map(slot).collect::<Result<_>>()?,
             updates: self.optimizer.updates,
             loss_scaling: self.optimizer.loss_scaling()?,
         })
     }
 
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
-        let (config, device) = (self.config.clone(), self.device.clone());
-        *self = Self::new(&config, self.precision, self.optimizer.adamw, self.seed, state, &device)?;
+        let (config, device) = (self.training.config().clone(), self.training.device().clone());
+        let rule = Arc::clone(&self.optimizer.rule);
+        *self = Self::new(&config, self.precision, rule, self.seed, state, &device)?;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
-//! AdamW in tensor operations, over all parameters at once and without a look at the device.
+//! An update in tensor operations, over all parameters at once and without a look at the device: clipping, the scale of the
+//! loss in f16, and whatever the update rule does.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
@@ -8,7 +9,7 @@ use tinygpt_model::{
     ops::{cat, count_launch},
 };
 
-use super::super::{AdamW, LossScaling};
+use super::super::{LossScaling, Optimizer, TensorStep, TensorUpdate};
 use crate::Result;
 
 /// The length of a row in the reductions of a flat tensor: a GPU reduces rows side by side, one row only as slow as a
@@ -66,14 +67,12 @@ impl Flat {
     }
 }
 
-/// AdamW's state on the device.
+/// The optimizer with its state on the device.
 #[derive(Debug)]
-pub(super) struct Optimizer {
-    pub(super) adamw: AdamW,
-    /// The first moments, flat.
-    pub(super) m: Tensor,
-    /// The second moments, flat.
-    pub(super) v: Tensor,
+pub(super) struct OptimizerOnDevice {
+    pub(super) rule: Arc<dyn Optimizer>,
+    /// In the order of [`Optimizer::slots`], flat.
+    pub(super) slots: Vec<Tensor>,
     /// Updates made, those skipped included.
     pub(super) updates: u64,
     scaling: Option<Scaling>,
@@ -104,14 +103,20 @@ impl Factor {
     }
 }
 
-impl Optimizer {
-    pub(super) fn new(adamw: AdamW, m: Tensor, v: Tensor, updates: u64, scaling: Option<LossScaling>) -> Result<Self> {
-        let scalar = |x: f32| Tensor::new(x, m.device());
+impl OptimizerOnDevice {
+    pub(super) fn new(
+        rule: Arc<dyn Optimizer>,
+        slots: Vec<Tensor>,
+        updates: u64,
+        scaling: Option<LossScaling>,
+        device: &Device,
+    ) -> Result<Self> {
+        let scalar = |x: f32| Tensor::new(x, device);
         let scaling = scaling.map(|LossScaling { scale, good, skipped }| -> Result<_> {
             let (good, skipped) = (scalar(good as f32)?, scalar(skipped as f32)?);
             Ok(Scaling { scale: scalar(scale)?, good, skipped, made: scalar(1.0)? })
         });
-        Ok(Self { adamw, updates, scaling: scaling.transpose()?, m, v })
+        Ok(Self { rule, slots, updates, scaling: scaling.transpose()? })
     }
 
     /// The loss to go back from.
@@ -131,7 +136,7 @@ impl Optimizer {
 
     /// What weight decay makes of a matrix in this update.
     pub(super) fn decay(&self, lr: f64) -> Result<Factor> {
-        let decay = lr * self.adamw.weight_decay;
+        let decay = lr * self.rule.weight_decay();
         Ok(match &self.scaling {
             Some(Scaling { made, .. }) => Factor::OnDevice(count_launch(made.affine(-decay, 1.0))?),
             None => Factor::Known(1.0 - decay),
@@ -164,23 +169,19 @@ impl Optimizer {
         }
 
         let grads = count_launch(grads.broadcast_mul(&factor))?;
-        let AdamW { beta1, beta2, eps, .. } = self.adamw;
-        let old_and_new = |old: &Tensor, beta: f64, new: &Tensor| {
-            count_launch(count_launch(old.affine(beta, 0.0))? + count_launch(new.affine(1.0 - beta, 0.0))?)
-        };
-        let m = old_and_new(&self.m, beta1, &grads)?;
-        let v = old_and_new(&self.v, beta2, &count_launch(grads.sqr())?)?;
         let made = self.scaling.as_mut().map(|scaling| scaling.advance(&norm)).transpose()?;
-        let root = count_launch(count_launch(self.corrected(beta2, 1.0)?.times(&v)?.sqrt())?.affine(1.0, eps))?;
-        let step = self.corrected(beta1, lr)?.times(&count_launch(m.div(&root))?)?;
+        let bias_corrected =
+            |x: &Tensor, beta: f64, factor: f64| -> Result<Tensor> { Ok(self.corrected(beta, factor)?.times(x)?) };
+        let update = TensorUpdate { grads: &grads, slots: &self.slots, lr, bias_corrected: &bias_corrected };
+        let TensorStep { slots, step } = self.rule.step_tensors(update)?;
         let Some((made, reported)) = made else {
-            (self.m, self.v) = (m, v);
+            self.slots = slots;
             return Ok((norm, step));
         };
         // Chosen, not multiplied: what was skipped is not a number.
         let made = made.broadcast_as(step.shape())?;
-        self.m = count_launch(made.where_cond(&m, &self.m))?;
-        self.v = count_launch(made.where_cond(&v, &self.v))?;
+        let chosen = |(new, old): (&Tensor, &Tensor)| count_launch(made.where_cond(new, old));
+        self.slots = slots.iter().zip(&self.slots).map(chosen).collect::<candle_core::Result<_>>()?;
         Ok((reported, count_launch(made.where_cond(&step, &step.zeros_like()?))?))
     }
 

@@ -204,6 +204,7 @@ fn gpt2() -> GptConfig {
         dropout: 0.0,
         bias: false,
         activation,
+        ..GptConfig::default()
     }
 }
 

@@ -1,7 +1,5 @@
 //! `tinygpt bench train`: milliseconds an update, and the share of the arithmetic peak.
 
-mod flops;
-
 use std::{
     path::Path,
     time::{Duration, Instant},
@@ -9,7 +7,7 @@ use std::{
 
 use candle_core::Device;
 use serde::Serialize;
-use tinygpt_model::{GptConfig, Precision, init_params};
+use tinygpt_model::{GptConfig, Precision, init_params, network};
 use tinygpt_sampler::philox4x32_10;
 use tinygpt_trainer::{
     RunConfig,
@@ -80,7 +78,7 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
     let (times, loss) = training.time(args.iters)?;
     let median_s = median(times.clone());
     let RunConfig { train, .. } = &config;
-    let flop = train.grad_accum as f64 * flops::of_update(&gpt, train.batch_size, gpt.block_size);
+    let flop = train.grad_accum as f64 * network(&gpt).flops_of_update(train.batch_size, gpt.block_size);
     let report = Report {
         work: format!("train {}", args.work.display()),
         device: device::name(&device),
@@ -157,9 +155,9 @@ impl<'a> Training<'a> {
         let RunConfig { train, model, seed, .. } = self.config;
         let batches = train.grad_accum as u64;
         let mut losses = Vec::new();
-        for draw in self.step * batches..(self.step + 1) * batches {
-            let batch = self.tokens.random_batch(train.batch_size, model.block_size, *seed, draw)?;
-            losses.push(self.engine.forward_backward(&batch, draw)?);
+        for micro_step in self.step * batches..(self.step + 1) * batches {
+            let batch = self.tokens.random_batch(train.batch_size, model.block_size, *seed, micro_step)?;
+            losses.push(self.engine.forward_backward(&batch, micro_step)?);
         }
         self.engine.optimizer_step(learning_rate(train, self.step), train.clip)?;
         // A GPU goes on working when it has been told what to do.

@@ -1,0 +1,51 @@
+//! The precisions that the CPU trains in.
+
+use tinygpt_sampler::simd::SimdLevel;
+
+use crate::{ModelError, Precision, Result};
+
+/// What CPU training rounds the operands of linear layers and head to. There is no f16: a model on the CPU cannot be given
+/// it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuPrecision {
+    /// Not rounded.
+    F32,
+    /// Pairs of bf16. Every processor computes them with the same bits, but only with AVX512-BF16 faster than f32.
+    Bf16,
+}
+
+impl CpuPrecision {
+    /// The precision, where this processor is fast in it.
+    ///
+    /// # Errors
+    /// [`ModelError::NoBf16`] or [`ModelError::NoF16`].
+    pub fn of(precision: Precision) -> Result<Self> {
+        Self::on(precision, SimdLevel::detect())
+    }
+
+    fn on(precision: Precision, level: SimdLevel) -> Result<Self> {
+        match precision {
+            Precision::F32 => Ok(Self::F32),
+            Precision::Bf16 if level.has_bf16() => Ok(Self::Bf16),
+            Precision::Bf16 => Err(ModelError::NoBf16),
+            Precision::F16 => Err(ModelError::NoF16),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_bits_are_refused_where_the_processor_or_the_backend_has_none() {
+        let refusal = |precision, level| CpuPrecision::on(precision, level).err().map(|error| error.to_string());
+        for level in SimdLevel::available() {
+            assert_eq!(refusal(Precision::F32, level), None);
+            assert_eq!(refusal(Precision::Bf16, level).is_none(), level.has_bf16(), "{level:?}");
+            assert!(refusal(Precision::F16, level).unwrap().contains("f16 is for GPUs"));
+        }
+        let without = SimdLevel::available().pop().unwrap();
+        assert!(refusal(Precision::Bf16, without).unwrap().starts_with("bf16 needs a CPU with AVX512-BF16"));
+    }
+}

@@ -1,0 +1,332 @@
+//! Training on the CPU: a batch through the network, for its losses and the gradients of all parameters.
+//!
+//! `lowering.rs` turns the network into steps; `sequence.rs` takes one sequence through them and back; here a batch is made
+//! of sequences. They go through the network side by side, each by one thread, as many at a time as keep the threads busy;
+//! then the gradients of the weights are computed, each part of them by one thread over all sequences in order. Every sum
+//! is one chain in the order of the batch's rows, so neither the number of threads nor that of sequences at a time shows
+//! in a result.
+
+mod layout;
+mod lowering;
+mod memory;
+mod sequence;
+mod slots;
+mod weights;
+
+use rayon::prelude::*;
+use tinygpt_sampler::simd::SimdLevel;
+
+use self::lowering::{Lowered, MatrixGrad};
+use super::{
+    CpuPrecision,
+    matmul::Pair,
+    rows::{Aligned, Rows},
+};
+use crate::{
+    GptConfig, ModelError, Network, Result, network,
+    ops::head_training::{self as head, Job, Unit},
+};
+
+pub use layout::Layout;
+pub use memory::TrainingFloats;
+pub use sequence::RowDropout;
+pub(crate) use sequence::{Sequence, TrainOp, TrainPass};
+pub(crate) use slots::{SlotSpec, Slots};
+pub(crate) use weights::{PackedMatrix, Weights};
+
+/// What an operation's form in training is made for.
+pub(crate) struct TrainSetup<'a> {
+    pub(crate) net: &'a Network,
+    pub(crate) precision: CpuPrecision,
+    /// The most positions of a sequence.
+    pub(crate) block_size: usize,
+}
+
+impl TrainSetup<'_> {
+    /// `rows` where the model has dropout, else none.
+    pub(crate) fn dropped(&self, rows: usize) -> usize {
+        if self.net.config().dropout > 0.0 { rows } else { 0 }
+    }
+}
+
+/// Rows that are in the network at a time, at least: what is kept of them stays in the cache, and the weights'
+/// gradients are walked over once for them all.
+const ROWS_AT_A_TIME: usize = 256;
+
+/// Rows of a weight's gradient that are one task.
+const GRAD_ROWS: usize = 32;
+
+/// A batch: inputs and the tokens that follow them, `rows` windows of `cols` tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchRef<'a> {
+    /// Input tokens, `rows * cols`.
+    pub ids: &'a [u32],
+    /// The token after each, `rows * cols`.
+    pub targets: &'a [u32],
+    /// The length of a window.
+    pub cols: usize,
+}
+
+/// A GPT on the CPU, with its gradients. All buffers are kept from call to call.
+#[derive(Debug)]
+pub struct CpuGpt {
+    net: Network,
+    lowered: Lowered,
+    precision: CpuPrecision,
+    level: SimdLevel,
+    weights: Weights,
+    /// The gradients gathered so far, as the layout says; of no size before the first.
+    grads: Aligned,
+    sequences: Vec<Sequence>,
+    /// Where the head computes some rows of logits.
+    units: Vec<Unit>,
+    /// The gradient of each sequence's embeddings, `(block_size, C)`.
+    d_embedded: Vec<Rows>,
+    /// The cross-entropy of each prediction of the last batch, `(rows * cols)`.
+    losses: Vec<f32>,
+}
+
+impl CpuGpt {
+    /// A model with these parameter values, in parameter order, whose linear layers multiply in a precision.
+    ///
+    /// # Errors
+    /// When the configuration is invalid or the values do not match it.
+    pub fn new(config: &GptConfig, precision: CpuPrecision, values: &[Vec<f32>]) -> Result<Self> {
+        config.validate()?;
+        Self::over(network(config), precision, values)
+    }
+
+    /// [`CpuGpt::new`] of any network.
+    ///
+    /// # Errors
+    /// When the values do not match it.
+    #[doc(hidden)]
+    pub fn over(net: Network, precision: CpuPrecision, values: &[Vec<f32>]) -> Result<Self> {
+        let level = SimdLevel::detect();
+        Ok(Self {
+            weights: Weights::new(&net, precision, level, values)?,
+            lowered: Lowered::new(&net),
+            net,
+            precision,
+            level,
+            grads: Aligned::zeros(0),
+            sequences: Vec::new(),
+            units: Vec::new(),
+            d_embedded: Vec::new(),
+            losses: Vec::new(),
+        })
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &GptConfig {
+        self.net.config()
+    }
+
+    /// Where each parameter lies in the flat buffers.
+    pub fn layout(&self) -> &Layout {
+        &self.weights.layout
+    }
+
+    /// What the linear layers multiply in.
+    pub fn precision(&self) -> CpuPrecision {
+        self.precision
+    }
+
+    /// All parameters, flat.
+    pub fn params(&self) -> &[f32] {
+        &self.weights.flat
+    }
+
+    /// The gradients gathered so far, flat; empty before the first.
+    pub fn grads(&self) -> &[f32] {
+        &self.grads
+    }
+
+    /// Runs `step(layout, params, grads)`, which changes the parameters; what it leaves in the gradients is what the next
+    /// ones are added to. Repacks the weights.
+    pub fn optimizer_step(&mut self, step: impl FnOnce(&Layout, &mut [f32], &mut [f32])) {
+        self.make_grads();
+        step(&self.weights.layout, &mut self.weights.flat, &mut self.grads);
+        self.weights.pack(self.level);
+    }
+
+    fn make_grads(&mut self) {
+        if self.grads.is_empty() {
+            self.grads = Aligned::zeros(self.weights.layout.len());
+        }
+    }
+
+    /// The sum of the cross-entropies of a batch in nats, without dropout and without gradients.
+    ///
+    /// # Errors
+    /// When the batch is empty or no whole windows, a window longer than `block_size`, or a token outside of the vocabulary.
+    pub fn losses(&mut self, batch: BatchRef<'_>) -> Result<f64> {
+        self.check(batch)?;
+        Ok(in_pool(|| {
+            self.run(batch, &|_| None, None);
+            self.losses.iter().map(|&loss| f64::from(loss)).sum()
+        }))
+    }
+
+    /// The mean cross-entropy of a batch in nats a token, its gradients added to those gathered. `dropout(row)` gives
+    /// the masks of a row of the batch.
+    ///
+    /// # Errors
+    /// As [`CpuGpt::losses`].
+    pub fn forward_backward(
+        &mut self,
+        batch: BatchRef<'_>,
+        dropout: &(dyn Fn(usize) -> Option<RowDropout> + Sync),
+    ) -> Result<f64> {
+        self.check(batch)?;
+        self.make_grads();
+        let tokens = batch.ids.len() as f64;
+        Ok(in_pool(|| {
+            self.run(batch, dropout, Some((1.0 / tokens) as f32));
+            self.losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / tokens
+        }))
+    }
+
+    fn check(&self, batch: BatchRef<'_>) -> Result<()> {
+        let block_size = self.net.config().block_size;
+        let BatchRef { ids, targets, cols } = batch;
+        if cols == 0 {
+            return Err(ModelError::NoPositions);
+        }
+        if cols > block_size {
+            return Err(ModelError::ContextFull { positions: cols, block_size });
+        }
+        if ids.is_empty() || ids.len() != targets.len() || !ids.len().is_multiple_of(cols) {
+            return Err(ModelError::BatchShape { ids: ids.len(), targets: targets.len(), cols });
+        }
+        self.net.config().check_tokens(ids.iter().chain(targets))
+    }
+
+    /// Fills `losses`; and with the weight of a token in the loss, adds to `grads`.
+    fn run(
+        &mut self,
+        batch: BatchRef<'_>,
+        dropout: &(dyn Fn(usize) -> Option<RowDropout> + Sync),
+        weight: Option<f32>,
+    ) {
+        let BatchRef { ids, targets, cols } = batch;
+        let n = ids.len() / cols;
+        let threads = rayon::current_num_threads();
+        let at_a_time = (ROWS_AT_A_TIME.div_ceil(cols).next_multiple_of(threads)).min(n);
+        self.prepare(n, cols, at_a_time, weight.is_some());
+        let Self { net, lowered, level, weights, grads, sequences, units, d_embedded, losses, .. } = self;
+        let (lowered, level, weights) = (&*lowered, *level, &*weights);
+        for first in (0..n).step_by(at_a_time) {
+            let range = first..n.min(first + at_a_time);
+            let sequences = &mut sequences[..range.len()];
+            let tokens = range.start * cols..range.end * cols;
+            sequences.par_iter_mut().zip(ids[tokens.clone()].par_chunks(cols)).enumerate().for_each(
+                |(i, (sequence, ids))| sequence.forward(level, lowered, weights, ids, dropout(first + i).as_ref()),
+            );
+            let grad = weight.map(|weight| (&mut grads[weights.layout.range(net.head.weight)], weight));
+            head(level, net, weights, units, sequences, (&targets[tokens.clone()], &mut losses[tokens]), grad);
+            if weight.is_some() {
+                sequences.par_iter_mut().zip(&mut d_embedded[range]).enumerate().for_each(|(i, (sequence, dx))| {
+                    sequence.backward(level, lowered, weights, dropout(first + i).as_ref(), dx);
+                });
+                for sequence in &*sequences {
+                    sequence.add_vector_grads(&weights.layout, grads);
+                }
+                matrix_grads(level, &weights.layout, &lowered.matrices, sequences, grads);
+            }
+        }
+        if weight.is_some() {
+            for op in &net.ops {
+                op.get().add_table_grads(&weights.layout, ids, cols, &d_embedded[..n], grads);
+            }
+        }
+    }
+
+    /// Makes what buffers are missing.
+    fn prepare(&mut self, n: usize, cols: usize, at_a_time: usize, gradients: bool) {
+        let Self { net, precision, .. } = self;
+        let GptConfig { block_size, vocab_size, n_embd, .. } = *net.config();
+        let setup = TrainSetup { net, precision: *precision, block_size };
+        while self.sequences.len() < at_a_time {
+            self.sequences.push(Sequence::new(&self.lowered, &setup));
+        }
+        // As many rows of logits at a time as sequences have; but of a large vocabulary, one unit a thread.
+        let units = (at_a_time * block_size.div_ceil(head::ROWS)).min((1 << 21) / (head::ROWS * vocab_size));
+        while self.units.len() < units.max(rayon::current_num_threads()) {
+            self.units.push(Unit::new(*precision, vocab_size));
+        }
+        self.losses.resize(n * cols, 0.0);
+        while gradients && self.d_embedded.len() < n {
+            self.d_embedded.push(Rows::zeros(block_size, n_embd));
+        }
+    }
+}
+
+/// Runs on a thread of the pool, which need not be woken for every parallel loop.
+fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
+/// Losses and hidden gradients of the head for some sequences, a few units of rows at a time; `grad` is the gradient of
+/// the head's weights, with the weight of a token in the loss.
+fn head(
+    level: SimdLevel,
+    net: &Network,
+    weights: &Weights,
+    units: &mut [Unit],
+    sequences: &mut [Sequence],
+    (targets, losses): (&[u32], &mut [f32]),
+    mut grad: Option<(&mut [f32], f32)>,
+) {
+    let packed = weights.packed(net.head.weight);
+    let (mut targets, mut losses) = (targets, losses);
+    let mut jobs = Vec::new();
+    for sequence in sequences {
+        let t = sequence.t;
+        let (hidden, quantized, d_hidden) = sequence.hidden(net.head.x);
+        let ld = d_hidden.ld;
+        for (from, dx) in d_hidden.chunks_mut(t, head::ROWS) {
+            let n = head::ROWS.min(t - from);
+            let (here, loss);
+            (here, targets) = targets.split_at(n);
+            (loss, losses) = std::mem::take(&mut losses).split_at_mut(n);
+            jobs.push(Job { hidden, quantized, from, targets: here, losses: loss, dx, ld });
+        }
+    }
+    for jobs in jobs.chunks_mut(units.len()) {
+        let scale = grad.as_ref().map(|(_, scale)| *scale);
+        jobs.par_iter_mut().zip(&mut *units).for_each(|(job, unit)| unit.run(level, packed, job, scale));
+        if let Some((grad, _)) = &mut grad {
+            let c = packed.weight.n();
+            grad.par_chunks_mut(head::GRAD_ROWS * c).enumerate().for_each(|(i, grad)| {
+                for (job, unit) in jobs.iter().zip(&*units) {
+                    unit.add_weight_grads(level, i * head::GRAD_ROWS, grad, job);
+                }
+            });
+        }
+    }
+}
+
+/// Adds `x^T dy` of one sequence after the other to the flat gradients of all matrices of products but the head's, each
+/// by tasks of a few of its rows.
+fn matrix_grads(level: SimdLevel, layout: &Layout, matrices: &[MatrixGrad], sequences: &[Sequence], grads: &mut [f32]) {
+    // The flat gradients cut into tasks, in the order in which the matrices lie in them.
+    let mut tasks = Vec::new();
+    let (mut rest, mut end) = (grads, 0);
+    for &MatrixGrad { weight, x, y } in matrices {
+        let range = layout.range(weight);
+        let matrix;
+        (matrix, rest) = std::mem::take(&mut rest)[range.start - end..].split_at_mut(range.len());
+        end = range.end;
+        let n_out = layout.specs[weight.0].shape[1];
+        for (i, grad) in matrix.chunks_mut(GRAD_ROWS * n_out).enumerate() {
+            tasks.push((x, y, i * GRAD_ROWS, grad));
+        }
+    }
+    tasks.into_par_iter().for_each(|(x, y, first, grad)| {
+        for sequence in sequences {
+            let (x, dy) = sequence.operands(x, y);
+            x.add_outer(level, first, dy, 0..sequence.t, grad);
+        }
+    });
+}

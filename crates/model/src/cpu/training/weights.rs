@@ -1,0 +1,77 @@
+//! The parameters, and the matrices among them once more in the order in which products read them.
+
+use tinygpt_sampler::simd::SimdLevel;
+
+use super::Layout;
+use crate::{
+    Result,
+    cpu::{CpuPrecision, operand::Packed, rows::Aligned},
+    plan::{Network, ParamId},
+};
+
+/// A matrix `(rows, cols)` as the right operand of products, in both directions.
+#[derive(Debug)]
+pub(crate) struct PackedMatrix {
+    /// `(rows, cols)`.
+    pub(crate) weight: Packed,
+    /// `(cols, rows)`.
+    pub(crate) transposed: Packed,
+}
+
+impl PackedMatrix {
+    fn new(precision: CpuPrecision, rows: usize, cols: usize) -> Self {
+        Self { weight: Packed::new(precision, rows, cols), transposed: Packed::new(precision, cols, rows) }
+    }
+
+    fn pack(&mut self, level: SimdLevel, values: &[f32]) {
+        self.weight.pack(level, values);
+        self.transposed.pack_transposed(level, values);
+    }
+}
+
+/// All parameters of a network.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub(crate) layout: Layout,
+    /// As the layout says.
+    pub(crate) flat: Aligned,
+    /// Of each parameter that products read.
+    packed: Vec<Option<PackedMatrix>>,
+}
+
+impl Weights {
+    pub(crate) fn new(net: &Network, precision: CpuPrecision, level: SimdLevel, values: &[Vec<f32>]) -> Result<Self> {
+        let layout = Layout::new(net);
+        let mut flat = Aligned::zeros(layout.len());
+        layout.fill(values, &mut flat)?;
+        let mut packed: Vec<Option<PackedMatrix>> = layout.specs.iter().map(|_| None).collect();
+        for param in net.multiplied() {
+            if let [rows, cols] = layout.specs[param.0].shape[..] {
+                packed[param.0] = Some(PackedMatrix::new(precision, rows, cols));
+            }
+        }
+        let mut weights = Self { layout, flat, packed };
+        weights.pack(level);
+        Ok(weights)
+    }
+
+    /// Takes the changed parameters over into the packed copies.
+    pub(crate) fn pack(&mut self, level: SimdLevel) {
+        for (packed, range) in self.packed.iter_mut().zip(&self.layout.ranges) {
+            if let Some(packed) = packed {
+                packed.pack(level, &self.flat[range.clone()]);
+            }
+        }
+    }
+
+    /// The values of a parameter.
+    pub(crate) fn param(&self, param: ParamId) -> &[f32] {
+        &self.flat[self.layout.range(param)]
+    }
+
+    /// A matrix that products read.
+    #[expect(clippy::expect_used, reason = "`Network::multiplied` names all of them")]
+    pub(crate) fn packed(&self, param: ParamId) -> &PackedMatrix {
+        self.packed[param.0].as_ref().expect("a matrix that products read")
+    }
+}

@@ -1,0 +1,51 @@
+//! The network: GPT-2, written once. What stands here is what runs, on every backend: candle tensors (`tensors/`), training
+//! and decoding on the CPU (`cpu/`). Parameters, initial values, weight decay, FLOPs and memory follow from it too.
+//!
+//! Each line is an operation of `ops/`, whose file holds its forward and backward pass and its form in decoding.
+
+use crate::{
+    GptConfig,
+    config::Norm,
+    dropout::DropoutSite,
+    plan::{Network, NetworkBuilder},
+};
+
+/// The standard deviation of GPT-2's initial weights.
+const INIT_STD: f64 = 0.02;
+
+/// The network of a configuration. Shapes are those of one sequence of `T` positions, with `C = n_embd`.
+pub fn network(config: &GptConfig) -> Network {
+    let c = config.n_embd;
+    // GPT-2 scales the projections back into the residual stream, so that its variance does not grow with depth.
+    let residual_std = INIT_STD / (2.0 * config.n_layer as f64).sqrt();
+    let norm = |net: &mut NetworkBuilder, x, name: &str| match config.norm {
+        Norm::Layer => net.layer_norm(x, name),
+        Norm::Rms => net.rms_norm(x, name),
+    };
+    let mut net = NetworkBuilder::new(config);
+
+    let (mut x, wte) = net.embedding("transformer.wte", config.vocab_size, c, INIT_STD); // (T, C)
+    x = net.positions(x, "transformer.wpe", INIT_STD); // (T, C)
+    x = net.dropout(x, DropoutSite::Embedding);
+    for layer in 0..config.n_layer {
+        let name = |module: &str| format!("transformer.h.{layer}.{module}");
+
+        // x + attention(norm(x))
+        let h = norm(&mut net, x, &name("ln_1")); // (T, C)
+        let h = net.linear(h, &name("attn.c_attn"), 3 * c, INIT_STD); // (T, 3C): queries, keys, values
+        let h = net.attention(h, config.n_head, DropoutSite::Attention(layer)); // (T, C)
+        let h = net.linear(h, &name("attn.c_proj"), c, residual_std); // (T, C)
+        let h = net.dropout(h, DropoutSite::AttentionResidual(layer));
+        x = net.add(x, h);
+
+        // x + mlp(norm(x))
+        let h = norm(&mut net, x, &name("ln_2")); // (T, C)
+        let h = net.linear(h, &name("mlp.c_fc"), 4 * c, INIT_STD); // (T, 4C)
+        let h = net.activation(h, config.activation); // (T, 4C)
+        let h = net.linear(h, &name("mlp.c_proj"), c, residual_std); // (T, C)
+        let h = net.dropout(h, DropoutSite::MlpResidual(layer));
+        x = net.add(x, h);
+    }
+    let h = norm(&mut net, x, "transformer.ln_f"); // (T, C)
+    net.head(h, wte) // (T, V): the head is the token embedding
+}

@@ -1,0 +1,76 @@
+//! The residual connection: `x + y`.
+
+use candle_core::Tensor;
+
+use super::{Operation, count_launch};
+use crate::{
+    Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        training::{TrainOp, TrainPass, TrainSetup},
+    },
+    plan::{NetworkBuilder, Value},
+    tensors::Pass,
+};
+
+/// The residual stream `x` and what is added to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Add {
+    pub(crate) x: Value,
+    pub(crate) y: Value,
+    pub(crate) sum: Value,
+}
+
+impl NetworkBuilder {
+    /// `x + y`, both `(T, C)`. What is computed from the sum reaches `x` unchanged: `x` is the residual stream.
+    pub fn add(&mut self, x: Value, y: Value) -> Value {
+        let sum = self.value(self.cols[x.0]);
+        self.push(Add { x, y, sum })
+    }
+}
+
+impl Operation for Add {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.x, self.y]
+    }
+
+    fn output(&self) -> Value {
+        self.sum
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        Ok(count_launch(pass.value(self.x)? + pass.value(self.y)?)?)
+    }
+
+    fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        Box::new(self.clone())
+    }
+
+    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        Box::new(self.clone())
+    }
+}
+
+/// Behind a linear layer it is a part of that ([`super::ResidualLinear`]).
+impl TrainOp for Add {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let (x, sum) = pass.values.pair(self.x, self.sum, &mut pass.scratch.rows);
+        sum.copy_from(x.rows(), pass.t);
+        let (y, sum) = pass.values.pair(self.y, self.sum, &mut pass.scratch.rows);
+        sum.add(y.rows(), pass.t);
+    }
+
+    /// The gradient of `x` is stored where that of the sum is.
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        let (d_sum, dy) = pass.grads.pair(self.sum, self.y, &mut pass.scratch.rows);
+        dy.copy_from(d_sum.rows(), pass.t);
+    }
+}
+
+impl DecodeOp for Add {
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        let n = step.n;
+        let (y, sum) = step.values.pair(self.y, self.sum);
+        sum.add(y, n);
+    }
+}

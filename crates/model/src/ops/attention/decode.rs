@@ -1,0 +1,152 @@
+//! Attention of one new position to all before it.
+
+#![allow(unsafe_code)]
+
+use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
+
+use crate::cpu::{
+    decode::columns::Columns,
+    rows::Rows,
+    team::{MOST_PIECES, Work},
+    vectors,
+};
+
+/// The keys and values of one layer for one sequence. Values are kept as they come, `(block_size, C)`; keys in tiles of
+/// sixteen positions, `(block_size / 16, C, 16)`, so that a query's scores are sums of vectors that follow each other.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyValues {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    channels: usize,
+}
+
+impl KeyValues {
+    pub(crate) fn new(block_size: usize, channels: usize) -> Self {
+        let tiles = block_size.div_ceil(LANES);
+        Self { keys: vec![0.0; tiles * LANES * channels], values: vec![0.0; block_size * channels], channels }
+    }
+
+    /// Takes over the key and the value of a position.
+    pub(crate) fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
+        let tile = &mut self.keys.as_chunks_mut::<LANES>().0[position / LANES * self.channels..];
+        for (lanes, &key) in tile.iter_mut().zip(key) {
+            lanes[position % LANES] = key;
+        }
+        self.values[position * self.channels..][..self.channels].copy_from_slice(value);
+    }
+
+    /// Copies the first `n` positions of another cache.
+    pub(crate) fn copy_from(&mut self, other: &Self, n: usize) {
+        let keys = n.next_multiple_of(LANES) * self.channels;
+        self.keys[..keys].copy_from_slice(&other.keys[..keys]);
+        let values = n * self.channels;
+        self.values[..values].copy_from_slice(&other.values[..values]);
+    }
+
+    /// The keys of a head from a tile of positions on: `head_size` vectors for each tile, and those of the other heads
+    /// between them.
+    fn keys(&self, tile: usize, head: usize, head_size: usize) -> &[[f32; LANES]] {
+        &self.keys.as_chunks::<LANES>().0[tile * self.channels + head * head_size..]
+    }
+}
+
+/// Rows times positions times channels from which attention is shared among threads: 64 KiB of keys and values.
+const LEAST_SCORES: usize = 1 << 13;
+
+/// Attention of one new position in each row of `qkv (rows, 3 C)` to those in the row's cache, where it is the last of
+/// `n`. Into `y (rows, C)`; `scores` has room for whole vectors of scores of every row and head.
+pub(crate) fn decode_attention(
+    (level, work): (SimdLevel, &mut Work<'_>),
+    (n, n_head): (usize, usize),
+    caches: &[KeyValues],
+    qkv: &Rows,
+    y: &mut Rows,
+    scores: &mut [f32],
+) {
+    let (rows, c) = (caches.len(), y.cols);
+    let (heads, head_size, room) = (rows * n_head, c / n_head, scores.len() / (rows * n_head));
+    let pieces = if rows * n * c < LEAST_SCORES { 1 } else { MOST_PIECES.min(heads) };
+    let ld = y.ld;
+    let y = Columns::new(y.at_mut(0, 0), c, ld);
+    let scores = Columns::new(scores, room, room);
+    work.share(pieces, |piece| {
+        for i in piece * heads / pieces..(piece + 1) * heads / pieces {
+            let (row, head) = (i / n_head, i % n_head);
+            let of_head = head * head_size..(head + 1) * head_size;
+            let query = &qkv.row(row)[of_head.clone()];
+            // SAFETY: every pair of row and head belongs to one piece.
+            let (y, scores) = unsafe { (y.part(row, &of_head), scores.part(i, &(0..room))) };
+            level.run(OneHead { query, cache: &caches[row], n, head, scores, y });
+        }
+    });
+}
+
+/// Vectors that are summed side by side, so that one addition need not wait for the other.
+const AT_A_TIME: usize = 4;
+
+/// Attention of one head: `y (hs)`, what `query (hs)` gets from the first `n` positions.
+struct OneHead<'a> {
+    query: &'a [f32],
+    cache: &'a KeyValues,
+    n: usize,
+    head: usize,
+    /// Room for `n`, in whole vectors.
+    scores: &'a mut [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for OneHead<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { query, cache, n, head, scores, y } = self;
+        let head_size = query.len();
+        let channels = cache.channels;
+        let scale = s.splat(1.0 / (head_size as f32).sqrt());
+        let count = n.div_ceil(LANES);
+        let scores = &mut scores.as_chunks_mut::<LANES>().0[..count];
+        let mut largest = s.splat(f32::MIN);
+        let mut first = 0;
+        for scores in scores.chunks_mut(AT_A_TIME) {
+            // Behind the last position there is room, with keys of earlier sequences.
+            let mut sums = [s.splat(0.0); AT_A_TIME];
+            let keys = cache.keys(first, head, head_size);
+            for (c, &query) in query.iter().enumerate() {
+                for (tile, sum) in sums.iter_mut().enumerate().take(scores.len()) {
+                    *sum = s.mul_add(s.splat(query), s.load(&keys[tile * channels + c]), *sum);
+                }
+            }
+            for (score, sum) in scores.iter_mut().zip(sums) {
+                let sum = s.mul(sum, scale);
+                s.store(sum, score);
+                let inside = vectors::inside(n, first);
+                largest = s.max(largest, s.add(s.keep(inside, sum), s.keep(!inside, s.splat(f32::MIN))));
+                first += 1;
+            }
+        }
+        let mut lanes = [0.0; LANES];
+        s.store(largest, &mut lanes);
+        let max = s.splat(lanes.into_iter().fold(f32::MIN, f32::max));
+        let mut total = s.splat(0.0);
+        for (v, score) in scores.iter_mut().enumerate() {
+            let weight = s.keep(vectors::inside(n, v), exp(s, s.sub(s.load(score), max)));
+            s.store(weight, score);
+            total = s.add(total, weight);
+        }
+        let factor = s.splat(1.0 / s.sum(total));
+        for from in (0..vectors::count(y)).step_by(AT_A_TIME) {
+            let count = AT_A_TIME.min(vectors::count(y) - from);
+            let mut sums = [s.splat(0.0); AT_A_TIME];
+            for (i, &weight) in scores.as_flattened()[..n].iter().enumerate() {
+                let value = &cache.values[i * channels + head * head_size..][..head_size];
+                for (v, sum) in sums.iter_mut().enumerate().take(count) {
+                    *sum = s.mul_add(s.splat(weight), vectors::get(s, value, from + v), *sum);
+                }
+            }
+            for (v, sum) in sums.into_iter().enumerate().take(count) {
+                vectors::set(s, y, from + v, s.mul(sum, factor));
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Causal self-attention: `softmax(Q K^T / sqrt(hs)) V` for each head, where a position sees itself and those before it
+//! (Vaswani et al., 2017).
+//!
+//! `tensors.rs` has it on candle tensors, over whole batches; `training.rs` on the CPU, in tiles of one sequence;
+//! `decode.rs` for one new position of each row behind cached keys and values.
+
+mod decode;
+mod tensors;
+mod training;
+
+use candle_core::Tensor;
+
+use self::{
+    decode::{KeyValues, decode_attention},
+    training::{Dropped, Shape},
+};
+use super::{KeepBits, Operation};
+use crate::{
+    Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep, Positions},
+        training::{TrainOp, TrainPass, TrainSetup},
+    },
+    dropout::DropoutSite,
+    plan::{Network, NetworkBuilder, Value},
+    tensors::{Mode, Pass},
+};
+
+pub use tensors::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
+pub(crate) use training::AttentionScratch;
+
+/// Mixes the values of the positions that each position sees.
+#[derive(Debug, Clone)]
+pub(crate) struct Attention {
+    /// Queries, keys and values of all heads side by side, `(T, 3C)`.
+    qkv: Value,
+    /// `(T, C)`.
+    y: Value,
+    n_head: usize,
+    /// Which of the network's attentions this is; it has the key-value cache of that number.
+    layer: usize,
+    /// Where attention weights are dropped in training.
+    site: DropoutSite,
+}
+
+impl NetworkBuilder {
+    /// Queries, keys and values side by side, `(T, 3C)`, to the mixed values `(T, C)`.
+    pub fn attention(&mut self, qkv: Value, n_head: usize, site: DropoutSite) -> Value {
+        let y = self.value(self.cols[qkv.0] / 3);
+        let layer = self.ops.iter().filter(|op| op.get().mixes_positions()).count();
+        self.push(Attention { qkv, y, n_head, layer, site })
+    }
+}
+
+impl Attention {
+    fn shape(&self, net: &Network, t: usize) -> Shape {
+        Shape { t, n_head: self.n_head, head_size: net.cols(self.y) / self.n_head }
+    }
+}
+
+impl Operation for Attention {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.qkv]
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn kept(&self) -> Vec<Value> {
+        vec![self.qkv, self.y]
+    }
+
+    fn mixes_positions(&self) -> bool {
+        true
+    }
+
+    /// Query p (counted from 1) sees p keys, each of which costs `C` for its score and `C` for its value.
+    fn multiply_adds(&self, net: &Network, t: usize) -> f64 {
+        net.cols(self.y) as f64 * t as f64 * (t as f64 + 1.0)
+    }
+
+    fn kept_floats(&self, net: &Network, t: usize) -> usize {
+        // The logarithms of the softmax' sums, and a bit for each attention weight that may be dropped.
+        let bits = if net.config.dropout > 0.0 { t * t.div_ceil(32) } else { 0 };
+        self.n_head * (t + bits)
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let qkv = pass.value(self.qkv)?; // (B, T, 3C)
+        match &mut pass.mode {
+            Mode::Whole { dropout, mask, precision } => TensorAttention {
+                n_head: self.n_head,
+                mask: mask.clone(),
+                dropout: dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), self.site.id())),
+                precision: *precision,
+                score_bytes: SCORE_BYTES,
+            }
+            .apply(&qkv),
+            Mode::Cached { cache, mask } => tensors::attend_cached(self.n_head, self.layer, &qkv, cache, mask.as_ref()),
+        }
+    }
+
+    fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        let (t, shape) = (setup.block_size, self.shape(setup.net, setup.block_size));
+        let keep = KeepBits::new(setup.dropped(self.n_head * t), t);
+        Box::new(AttentionTape { op: self.clone(), shape, lse: vec![0.0; self.n_head * t], keep })
+    }
+
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        let shape = self.shape(setup.net, setup.block_size);
+        Box::new(AttentionDecoder { op: self.clone(), shape, caches: Vec::new() })
+    }
+}
+
+/// Attention with what it keeps of one sequence.
+#[derive(Debug)]
+struct AttentionTape {
+    op: Attention,
+    /// Of the longest sequence.
+    shape: Shape,
+    /// The logarithm of the sum of each query's softmax, `(n_head, T)`.
+    lse: Vec<f32>,
+    /// Which attention weights are kept, `(n_head * T, T)`.
+    keep: KeepBits,
+}
+
+impl AttentionTape {
+    fn dropped<'a>(keep: &'a KeepBits, pass: &TrainPass<'_>) -> Option<Dropped<'a>> {
+        pass.dropout.map(|masks| Dropped { keep, scale: masks.dropout.scale() })
+    }
+}
+
+impl TrainOp for AttentionTape {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let shape = Shape { t: pass.t, ..self.shape };
+        if let Some(masks) = pass.dropout {
+            // The mask is (B, nh, T, T); each query draws the keys that it sees.
+            for head in 0..shape.n_head {
+                for i in 0..shape.t {
+                    let row = head * shape.t + i;
+                    let first = ((masks.row * shape.n_head + head) * shape.t + i) * shape.t;
+                    self.keep.draw(pass.level, &masks.dropout, self.op.site, row, first as u64, i + 1);
+                }
+            }
+        }
+        let dropped = Self::dropped(&self.keep, pass);
+        let (qkv, y) = pass.values.pair(self.op.qkv, self.op.y, &mut pass.scratch.rows);
+        training::forward(pass.level, shape, qkv.rows(), dropped, y, &mut self.lse, pass.attention);
+    }
+
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        let shape = Shape { t: pass.t, ..self.shape };
+        let dropped = Self::dropped(&self.keep, pass);
+        let (qkv, y) = (pass.values.rows(self.op.qkv), (pass.values.rows(self.op.y), &*self.lse));
+        let (dy, d_qkv) = pass.grads.pair(self.op.y, self.op.qkv, &mut pass.scratch.rows);
+        training::backward(pass.level, shape, qkv, dropped, y, dy.rows(), d_qkv, pass.attention);
+    }
+}
+
+/// Attention with the keys and values of the positions so far.
+#[derive(Debug)]
+struct AttentionDecoder {
+    op: Attention,
+    /// Of the longest sequence.
+    shape: Shape,
+    /// Of each row.
+    caches: Vec<KeyValues>,
+}
+
+impl DecodeOp for AttentionDecoder {
+    fn set_rows(&mut self, rows: usize) {
+        let Shape { t, n_head, head_size } = self.shape;
+        self.caches = vec![KeyValues::new(t, n_head * head_size); rows];
+    }
+
+    fn copy_first_row(&mut self, positions: usize) {
+        if let Some((first, others)) = self.caches.split_first_mut() {
+            others.iter_mut().for_each(|other| other.copy_from(first, positions));
+        }
+    }
+
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        let Self { op, shape, caches } = self;
+        let c = shape.n_head * shape.head_size;
+        let (qkv, y) = step.values.pair(op.qkv, op.y);
+        let write = |cache: &mut KeyValues, position, qkv: &[f32]| {
+            cache.write(position, &qkv[c..2 * c], &qkv[2 * c..]);
+        };
+        match step.positions {
+            Positions::Prompt { row, .. } => {
+                for i in 0..step.n {
+                    write(&mut caches[row], i, qkv.row(i));
+                }
+                let shape = Shape { t: step.n, ..*shape };
+                let scratch = &mut step.scratch;
+                training::forward(step.level, shape, qkv, None, y, &mut scratch.lse, &mut scratch.attention);
+            }
+            Positions::Next { at } => {
+                for (i, cache) in caches.iter_mut().enumerate() {
+                    write(cache, at, qkv.row(i));
+                }
+                let scores = &mut step.scratch.scores;
+                decode_attention((step.level, step.work), (at + 1, shape.n_head), caches, qkv, y, scores);
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Causal self-attention in training: nothing of the size of the scores outlives a chunk of them.
+
+use std::ops::Range;
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::{
+    Dropout, KvCache, Precision, Result,
+    ops::custom_grad::{cat, count_launch, operand, widened, with_gradient},
+};
+
+/// The most bytes of f32 scores in one chunk: large enough that the launches of a chunk are a small part of its time, small
+/// enough for any GPU. About eight tensors of this size are alive at a time, in the backward pass.
+pub const SCORE_BYTES: usize = 64 << 20;
+
+/// Causal self-attention of one layer. Forward, it keeps its input and its result alone; the backward pass computes the
+/// probabilities anew, chunk by chunk (Dao et al., 2022, "FlashAttention", appendix B).
+#[derive(Debug, Clone)]
+pub struct TensorAttention {
+    /// The number of heads; divides the channels.
+    pub n_head: usize,
+    /// [`causal_mask`] of the positions: `(T, T)`.
+    pub mask: Tensor,
+    /// Dropout on the probabilities, and its site.
+    pub dropout: Option<(Dropout, u32)>,
+    /// What the operands of the products are rounded to.
+    pub precision: Precision,
+    /// [`SCORE_BYTES`], or less in tests.
+    pub score_bytes: usize,
+}
+
+/// Some queries of some heads. Keys count up to the last of the queries. Either all queries of some heads or some
+/// queries of one head, so that the elements of a dropout mask have consecutive numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chunk {
+    heads: Range<usize>,
+    queries: Range<usize>,
+}
+
+/// Cuts the scores of `heads` heads of `t` positions into chunks of at most `scores` of them, but one query at least.
+fn chunks(heads: usize, t: usize, scores: usize) -> Vec<Chunk> {
+    let cut = |n: usize, step: usize| (0..n).step_by(step).map(move |from| from..n.min(from + step));
+    if t * t <= scores {
+        return cut(heads, scores / (t * t)).map(|heads| Chunk { heads, queries: 0..t }).collect();
+    }
+    let queries = |head| cut(t, (scores / t).max(1)).map(move |queries| Chunk { heads: head..head + 1, queries });
+    (0..heads).flat_map(queries).collect()
+}
+
+/// Queries, keys and values of every head as operands: `(H, T, hs)` each, with `H = B * nh`. Queries have the scale of the
+/// scores in them, values that of dropout, before they are rounded: `T x hs` products each, where scores and
+/// probabilities would be `T x T`.
+struct Heads {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+}
+
+impl TensorAttention {
+    /// Queries, keys and values of all heads side by side, `(B, T, 3C)`, to the mixed values `(B, T, C)`.
+    ///
+    /// # Errors
+    /// On a shape mismatch, or when the device is out of memory.
+    pub fn apply(&self, qkv: &Tensor) -> Result<Tensor> {
+        let y = self.forward(&qkv.detach())?;
+        let attention = self.clone();
+        Ok(with_gradient("attention", qkv, y, move |qkv, y, dy| attention.backward(qkv, y, dy))?)
+    }
+
+    fn chunks(&self, heads: &Heads) -> candle_core::Result<Vec<Chunk>> {
+        let (n, t, _) = heads.q.dims3()?;
+        Ok(chunks(n, t, self.score_bytes / DType::F32.size_in_bytes()))
+    }
+
+    /// What queries, keys and values are multiplied with.
+    fn scales(&self, hs: usize) -> [f64; 3] {
+        [1.0 / (hs as f64).sqrt(), 1.0, self.dropout.as_ref().map_or(1.0, |(dropout, _)| 1.0 / (1.0 - dropout.p))]
+    }
+
+    fn heads(&self, qkv: &Tensor) -> candle_core::Result<Heads> {
+        let (b, t, c3) = qkv.dims3()?;
+        let (nh, hs) = (self.n_head, c3 / 3 / self.n_head);
+        let parts = qkv.reshape((b, t, 3, nh, hs))?.permute((2, 0, 3, 1, 4))?; // (B, T, 3C) to (3, B, nh, T, hs)
+        let mut heads = Vec::with_capacity(3);
+        for (i, scale) in self.scales(hs).into_iter().enumerate() {
+            heads.push(operand(&scaled(parts.narrow(0, i, 1)?, scale)?, self.precision)?.reshape((b * nh, t, hs))?);
+        }
+        let [q, k, v] = [0, 1, 2].map(|i| heads[i].clone());
+        Ok(Heads { q, k, v })
+    }
+
+    /// `(B, T, C)` to an operand `(H, T, hs)`.
+    fn split(&self, y: &Tensor) -> candle_core::Result<Tensor> {
+        let (b, t, c) = y.dims3()?;
+        let (nh, hs) = (self.n_head, c / self.n_head);
+        operand(&y.reshape((b, t, nh, hs))?.transpose(1, 2)?, self.precision)?.reshape((b * nh, t, hs))
+    }
+
+    /// The probabilities of a chunk before dropout: `(h, r, keys)`.
+    fn probabilities(&self, q: &Tensor, k: &Tensor, queries: &Range<usize>) -> candle_core::Result<Tensor> {
+        let mask = self.mask.narrow(0, queries.start, queries.len())?.narrow(1, 0, queries.end)?;
+        let scores = widened(&count_launch(q.matmul(&k.t()?))?, mask.dtype())?;
+        softmax(&count_launch(scores.broadcast_add(&mask))?)
+    }
+
+    /// Which elements of a chunk dropout leaves: `(h, r, keys)`.
+    fn keep(&self, chunk: &Chunk, device: &Device) -> candle_core::Result<Option<Tensor>> {
+        let Some((dropout, site)) = &self.dropout else { return Ok(None) };
+        let t = self.mask.dim(0)?;
+        let (heads, queries) = (&chunk.heads, &chunk.queries);
+        // The elements of the whole mask, (B, nh, T, T), that are these heads' and queries'.
+        let first = (heads.start * t + queries.start) * t;
+        let keep = dropout.keep(*site, first as u64, &(heads.len(), queries.len(), t).into(), device)?;
+        Ok(Some(keep.narrow(2, 0, queries.end)?))
+    }
+
+    fn forward(&self, qkv: &Tensor) -> candle_core::Result<Tensor> {
+        let (b, t, c3) = qkv.dims3()?;
+        let (nh, hs) = (self.n_head, c3 / 3 / self.n_head);
+        let heads = self.heads(qkv)?;
+        let mut pieces = Vec::new();
+        for chunk in self.chunks(&heads)? {
+            let of = Part::new(&heads, &chunk)?;
+            let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
+            let p = dropped(p, self.keep(&chunk, qkv.device())?.as_ref())?;
+            pieces.push(count_launch(operand(&p, self.precision)?.matmul(&of.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
+        }
+        let y = cat(&pieces)?.reshape((b, nh, t, hs))?; // (H * T, hs) to (B, nh, T, hs)
+        widened(&y.transpose(1, 2)?, qkv.dtype())?.reshape((b, t, c3 / 3)) // (B, T, nh, hs) to (B, T, C)
+    }
+
+    /// With `M` the mask of dropout and `*` by element, `O = (P * M) V`, `P = softmax(S)` and `S = Q K^T`:
+    /// `dV = (P * M)^T dO`, `dP = (dO V^T) * M`, `dS = P * (dP - D)`, `dQ = dS K`, `dK = dS^T Q`, where `D`, the sums of
+    /// the rows of `dP * P`, are those of `dO * O`.
+    fn backward(&self, qkv: &Tensor, y: &Tensor, dy: &Tensor) -> candle_core::Result<Tensor> {
+        let (b, t, c3) = qkv.dims3()?;
+        let (nh, hs, dtype) = (self.n_head, c3 / 3 / self.n_head, qkv.dtype());
+        let heads = self.heads(qkv)?;
+        let d_out = self.split(dy)?; // (H, T, hs)
+        let rows = count_launch(count_launch(dy.mul(y))?.reshape((b, t, nh, hs))?.sum_keepdim(D::Minus1))?; // (B, T, nh, 1)
+        let rows = count_launch(rows.transpose(1, 2)?.contiguous())?.reshape((b * nh, t, 1))?; // (B, nh, T, 1) to (H, T, 1)
+        let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
+        for chunk in self.chunks(&heads)? {
+            let of = Part::new(&heads, &chunk)?;
+            let (d_out, rows) = (chunk.of(&d_out)?, chunk.of(&rows)?);
+            let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
+            let dp = widened(&count_launch(d_out.matmul(&of.v.t()?))?, dtype)?; // (h, r, keys)
+            let keep = self.keep(&chunk, qkv.device())?;
+            let (dp, kept) = (dropped(dp, keep.as_ref())?, dropped(p.clone(), keep.as_ref())?);
+            let ds = operand(&count_launch(p.mul(&count_launch(dp.broadcast_sub(&rows))?))?, self.precision)?;
+            dq.push(count_launch(ds.matmul(&of.k))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
+            let key_parts = [
+                count_launch(ds.t()?.matmul(&of.q))?,
+                count_launch(operand(&kept, self.precision)?.t()?.matmul(&d_out))?,
+            ];
+            for (sums, part) in [&mut dk, &mut dv].into_iter().zip(key_parts) {
+                add_keys(sums, part, t, chunk.queries.start)?;
+            }
+        }
+        let mut parts = Vec::with_capacity(3);
+        for (pieces, scale) in [dq, dk, dv].iter().zip(self.scales(hs)) {
+            parts.push(scaled(widened(&cat(pieces)?, dtype)?, scale)?); // (H * T, hs)
+        }
+        let parts = cat(&parts)?.reshape((3, b, nh, t, hs))?; // (3 * H * T, hs) to (3, B, nh, T, hs)
+        count_launch(parts.permute((1, 3, 0, 2, 4))?.contiguous())?.reshape((b, t, c3)) // (B, T, 3, nh, hs) to (B, T, 3C)
+    }
+}
+
+fn scaled(x: Tensor, scale: f64) -> candle_core::Result<Tensor> {
+    if scale == 1.0 { Ok(x) } else { count_launch(x.affine(scale, 0.0)) }
+}
+
+/// Zeros where an element is not kept. One pass: the scale of dropout is in the values.
+fn dropped(x: Tensor, keep: Option<&Tensor>) -> candle_core::Result<Tensor> {
+    match keep {
+        Some(keep) => {
+            let zero = Tensor::zeros((), x.dtype(), x.device())?.broadcast_as(x.shape())?;
+            count_launch(keep.where_cond(&x, &zero))
+        }
+        None => Ok(x),
+    }
+}
+
+/// Adds a chunk's gradient of its keys or values, `(h, keys, hs)`, to that of its heads: a new one unless the chunk goes
+/// on with the queries of the last head.
+fn add_keys(sums: &mut Vec<Tensor>, part: Tensor, t: usize, first_query: usize) -> candle_core::Result<()> {
+    let (_, keys, hs) = part.dims3()?;
+    let part = if keys < t { count_launch(part.pad_with_zeros(1, 0, t - keys))? } else { part };
+    let part = part.reshape(((), hs))?; // (h, T, hs) to (h * T, hs)
+    match sums.pop() {
+        Some(sum) if first_query > 0 => sums.push(count_launch(sum + part)?),
+        last => sums.extend(last.into_iter().chain([part])),
+    }
+    Ok(())
+}
+
+impl Chunk {
+    /// The queries of something for every query: `(H, T, n)` to `(h, r, n)`.
+    fn of(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        x.narrow(0, self.heads.start, self.heads.len())?.narrow(1, self.queries.start, self.queries.len())
+    }
+}
+
+/// The operands of a chunk: `(h, r, hs)` queries, and keys and values `(h, keys, hs)`.
+struct Part {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+}
+
+impl Part {
+    fn new(Heads { q, k, v }: &Heads, chunk: &Chunk) -> candle_core::Result<Self> {
+        let keys = Chunk { heads: chunk.heads.clone(), queries: 0..chunk.queries.end };
+        Ok(Self { q: chunk.of(q)?, k: keys.of(k)?, v: keys.of(v)? })
+    }
+}
+
+/// Attention of new positions, `(B, T, 3C)`, to themselves and to those in the cache of a layer: `(B, T, C)`.
+pub(super) fn attend_cached(
+    n_head: usize,
+    layer: usize,
+    qkv: &Tensor,
+    cache: &mut KvCache,
+    mask: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (b, t, c3) = qkv.dims3()?;
+    let (c, hs) = (c3 / 3, c3 / 3 / n_head);
+    let head = |i: usize| -> candle_core::Result<Tensor> {
+        // (B, T, C) to (B, T, nh, hs) to (B, nh, T, hs)
+        qkv.narrow(2, i * c, c)?.reshape((b, t, n_head, hs))?.transpose(1, 2)?.contiguous()
+    };
+    let (k, v) = cache.append(layer, &head(1)?, &head(2)?)?; // (B, nh, past + T, hs)
+    let q = head(0)?.affine(1.0 / (hs as f64).sqrt(), 0.0)?;
+    let scores = q.matmul(&k.transpose(2, 3)?)?; // (B, nh, T, past + T)
+    let scores = match mask {
+        Some(mask) => scores.broadcast_add(mask)?,
+        None => scores,
+    };
+    let y = softmax(&scores)?.matmul(&v)?; // (B, nh, T, hs)
+    Ok(y.transpose(1, 2)?.reshape((b, t, c))?) // (B, T, nh, hs) to (B, T, C)
+}
+
+/// Softmax over the last dimension. Entries of -inf get probability 0.
+///
+/// # Errors
+/// When the device is out of memory.
+pub fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
+    // Softmax does not change when a row is shifted, so the maximum needs no gradient.
+    let max = count_launch(x.detach().max_keepdim(D::Minus1))?;
+    let e = count_launch(count_launch(x.broadcast_sub(&max))?.exp())?;
+    // Times the reciprocal: the backward of a quotient costs two passes more over the row.
+    count_launch(e.broadcast_mul(&count_launch(count_launch(e.sum_keepdim(D::Minus1))?.recip())?))
+}
+
+/// The mask of causal attention for `t` new positions behind `past` earlier ones: `(t, past + t)`, 0 where position
+/// `past + i` may look, -inf where it may not.
+///
+/// # Errors
+/// When the device is out of memory.
+pub fn causal_mask(t: usize, past: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    // Made on the device: T x T numbers are too many to send for each batch.
+    let position = |n: usize| count_launch(Tensor::arange(0, n as u32, device));
+    let ahead = count_launch(position(past + t)?.reshape((1, past + t))?.broadcast_gt(
+        &position(past + t)?.narrow(0, past, t)?.reshape((t, 1))?, // (past + T) to (T, 1)
+    ))?;
+    let number = |x: f64| {
+        count_launch(count_launch(Tensor::new(x as f32, device))?.to_dtype(dtype))?.broadcast_as((t, past + t))
+    };
+    Ok(count_launch(ahead.where_cond(&number(f64::NEG_INFINITY)?, &number(0.0)?))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_whole_heads_or_queries_of_one_head_and_cover_everything_once() {
+        for (heads, t) in [(1, 1), (5, 1), (6, 4), (3, 7)] {
+            for scores in [0, 1, 3, 7, 16, 20, 33, 49, 100, 1000] {
+                let mut seen = vec![0; heads * t];
+                for Chunk { heads, queries } in chunks(heads, t, scores) {
+                    assert!(queries.len() == t || heads.len() == 1);
+                    assert!(heads.len() * queries.len() * t <= scores || (heads.len(), queries.len()) == (1, 1));
+                    heads.for_each(|head| queries.clone().for_each(|query| seen[head * t + query] += 1));
+                }
+                assert!(seen.iter().all(|&n| n == 1), "{heads} heads, {t} positions, {scores} scores");
+            }
+        }
+    }
+}

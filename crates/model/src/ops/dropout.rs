@@ -1,0 +1,162 @@
+//! Dropout: in training, zeros with probability `p`, elsewhere `1 / (1 - p)` times the value ([`crate::Dropout`] has the
+//! masks).
+
+use candle_core::Tensor;
+use tinygpt_sampler::simd::{LANES, SimdLevel};
+
+use super::Operation;
+use crate::{
+    Dropout, Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        rows::Rows,
+        training::{RowDropout, TrainOp, TrainPass, TrainSetup},
+    },
+    dropout::DropoutSite,
+    plan::{Network, NetworkBuilder, Value},
+    tensors::Pass,
+};
+
+/// Drops values of a site.
+#[derive(Debug, Clone)]
+pub(crate) struct Drop {
+    pub(crate) x: Value,
+    pub(crate) y: Value,
+    pub(crate) site: DropoutSite,
+}
+
+impl NetworkBuilder {
+    /// `x` with values dropped in training: `(T, C)`.
+    pub fn dropout(&mut self, x: Value, site: DropoutSite) -> Value {
+        let y = self.value(self.cols[x.0]);
+        self.push(Drop { x, y, site })
+    }
+}
+
+impl Operation for Drop {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn in_place(&self) -> bool {
+        true
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let x = pass.value(self.x)?;
+        match pass.dropout() {
+            Some(dropout) => dropout.apply(self.site.id(), &x),
+            None => Ok(x),
+        }
+    }
+
+    fn kept_floats(&self, net: &Network, t: usize) -> usize {
+        if net.config.dropout > 0.0 { t * net.cols(self.y).div_ceil(2 * LANES) } else { 0 }
+    }
+
+    fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        Box::new(DropTape { op: self.clone(), mask: Mask::new(setup, self.site, setup.net.cols(self.y)) })
+    }
+
+    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        Box::new(self.clone())
+    }
+}
+
+impl DecodeOp for Drop {
+    /// Nothing is dropped.
+    fn run(&mut self, _: &mut DecodeStep<'_, '_>) {}
+}
+
+/// Dropout with the masks of one sequence.
+#[derive(Debug)]
+struct DropTape {
+    op: Drop,
+    mask: Mask,
+}
+
+impl TrainOp for DropTape {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let Some(masks) = pass.dropout else { return };
+        let y = pass.values.rows_mut(self.op.y, &mut pass.scratch.rows);
+        self.mask.draw(pass.level, masks, pass.t, y.cols);
+        self.mask.apply(masks, pass.t, y);
+    }
+
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        if let Some(masks) = pass.dropout {
+            self.mask.apply(masks, pass.t, pass.grads.rows_mut(self.op.y, &mut pass.scratch.rows));
+        }
+    }
+}
+
+/// The mask `(T, C)` of a site, for one sequence.
+#[derive(Debug)]
+pub(crate) struct Mask {
+    site: DropoutSite,
+    keep: KeepBits,
+}
+
+impl Mask {
+    /// Of no size where the model has no dropout.
+    pub(crate) fn new(setup: &TrainSetup<'_>, site: DropoutSite, cols: usize) -> Self {
+        Self { site, keep: KeepBits::new(setup.dropped(setup.block_size), cols) }
+    }
+
+    /// Draws `t` rows of `cols`: those of the sequence's row in the mask `(B, T, C)`.
+    pub(crate) fn draw(&mut self, level: SimdLevel, masks: &RowDropout, t: usize, cols: usize) {
+        for i in 0..t {
+            let first = ((masks.row * t + i) * cols) as u64;
+            self.keep.draw(level, &masks.dropout, self.site, i, first, cols);
+        }
+    }
+
+    /// Applies the mask to `t` rows.
+    pub(crate) fn apply(&self, masks: &RowDropout, t: usize, x: &mut Rows) {
+        let scale = masks.dropout.scale();
+        for i in 0..t {
+            for (word, values) in self.keep.row(i).iter().zip(x.row_mut(i).chunks_mut(LANES)) {
+                for (j, value) in values.iter_mut().enumerate() {
+                    *value = if word >> j & 1 == 1 { *value * scale } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
+/// The masks of some rows: bit `j % 16` of word `j / 16` is set where column `j` of the row is kept.
+#[derive(Debug)]
+pub(crate) struct KeepBits {
+    words: Vec<u16>,
+    per_row: usize,
+}
+
+impl KeepBits {
+    pub(crate) fn new(rows: usize, cols: usize) -> Self {
+        let per_row = cols.div_ceil(LANES);
+        Self { words: vec![0; rows * per_row], per_row }
+    }
+
+    /// The words of a row.
+    pub(crate) fn row(&self, i: usize) -> &[u16] {
+        &self.words[i * self.per_row..][..self.per_row]
+    }
+
+    /// Draws the first `cols` columns of row `i`, the elements from `first` on of a site's mask.
+    pub(crate) fn draw(
+        &mut self,
+        level: SimdLevel,
+        dropout: &Dropout,
+        site: DropoutSite,
+        i: usize,
+        first: u64,
+        cols: usize,
+    ) {
+        let words = &mut self.words[i * self.per_row..][..cols.div_ceil(LANES)];
+        dropout.keep_bits(level, site.id(), first, words);
+    }
+}

@@ -1,0 +1,106 @@
+//! Token embeddings: the row of a table for each token.
+
+mod tensors;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::Operation;
+use crate::{
+    Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        rows::Rows,
+        training::{Layout, TrainOp, TrainPass, TrainSetup},
+    },
+    plan::{Init, NetworkBuilder, ParamId, Role, Value},
+    tensors::Pass,
+};
+
+pub use tensors::{DIRECT_VOCAB, Tokens, embedding};
+
+/// Picks the embedding of each token: where a network begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Embed {
+    y: Value,
+    /// `(V, C)`.
+    table: ParamId,
+}
+
+impl NetworkBuilder {
+    /// The embeddings of the tokens, `(T, n_embd)`, and their table `(vocab_size, n_embd)`, for a tied head.
+    pub fn embedding(&mut self, module: &str, vocab_size: usize, n_embd: usize, std: f64) -> (Value, ParamId) {
+        let shape = [vocab_size, n_embd];
+        let table = self.param(format!("{module}.weight"), &shape, Role::Embedding, Init::Normal(std));
+        let y = self.value(n_embd);
+        (self.push(Embed { y, table }), table)
+    }
+}
+
+impl Operation for Embed {
+    fn inputs(&self) -> Vec<Value> {
+        Vec::new()
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        Ok(embedding(pass.param(self.table), pass.tokens)?.to_dtype(pass.dtype())?)
+    }
+
+    fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        Box::new(self.clone())
+    }
+
+    fn add_table_grads(&self, layout: &Layout, ids: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
+        let Some(c) = dx.first().map(|x| x.cols) else { return };
+        let grads = &mut grads[layout.range(self.table)];
+        // A task for each run of tokens of the vocabulary: each walks over all ids, which costs little beside the rows.
+        let per_task = (grads.len() / c).div_ceil(16);
+        grads.par_chunks_mut(per_task * c).enumerate().for_each(|(n, grad)| {
+            let first = n * per_task;
+            for (ids, x) in ids.chunks_exact(t).zip(dx) {
+                for (i, &id) in ids.iter().enumerate() {
+                    if let Some(to) = (id as usize).checked_sub(first).and_then(|at| grad.chunks_exact_mut(c).nth(at)) {
+                        to.iter_mut().zip(x.row(i)).for_each(|(sum, grad)| *sum += grad);
+                    }
+                }
+            }
+        });
+    }
+
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        Box::new(EmbedDecoder { y: self.y, table: setup.param(self.table) })
+    }
+}
+
+/// Copies the row of each token of a table into a row.
+fn pick(table: &[f32], ids: &[u32], y: &mut Rows) {
+    let c = y.cols;
+    for (i, &id) in ids.iter().enumerate() {
+        y.row_mut(i).copy_from_slice(&table[id as usize * c..][..c]);
+    }
+}
+
+impl TrainOp for Embed {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        pick(pass.weights.param(self.table), pass.ids, pass.values.rows_mut(self.y, &mut pass.scratch.rows));
+    }
+
+    /// The table's gradient follows for the whole batch ([`Operation::add_table_grads`]).
+    fn backward(&mut self, _: &mut TrainPass<'_>) {}
+}
+
+#[derive(Debug)]
+struct EmbedDecoder<'a> {
+    y: Value,
+    table: &'a [f32],
+}
+
+impl DecodeOp for EmbedDecoder<'_> {
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        pick(self.table, step.tokens, step.values.rows_mut(self.y));
+    }
+}

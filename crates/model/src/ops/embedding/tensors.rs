@@ -1,0 +1,249 @@
+//! Rows of a table by token, and the gradient of the table.
+//!
+//! candle's own gradient is `index_add`, which on CUDA is one thread for each channel, walking over all tokens. Here it is
+//! products with matrices of zeros and ones, which add in a fixed order.
+
+use candle_core::{Device, Tensor};
+
+use crate::{
+    ModelError, Result,
+    ops::custom_grad::{count_launch, with_gradient},
+};
+
+/// Up to this many tokens the gradient is one product with a `(V, N)` matrix: `V` multiply-adds for an element of `dy`,
+/// where sums over sorted tokens take 128 for each of their two or three levels. Larger vocabularies are sorted.
+pub const DIRECT_VOCAB: usize = 256;
+
+/// The most bytes of a matrix of zeros and ones of the direct product.
+pub const ONE_HOT_BYTES: usize = 64 << 20;
+
+/// Rows that are added up at a time, a whole tile of a matrix product.
+const TILE: usize = 128;
+
+/// A batch of tokens on a device.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    /// `(B, T)`.
+    pub(crate) ids: Tensor,
+    segments: Option<Segments>,
+}
+
+impl Tokens {
+    /// Uploads `rows * cols` tokens, and, where the vocabulary is large, the order in which the gradient of its embeddings
+    /// is summed up.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenOutOfRange`]; when the device is out of memory.
+    pub fn new(ids: &[u32], rows: usize, cols: usize, vocab_size: usize, device: &Device) -> Result<Self> {
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(ModelError::TokenOutOfRange { id, vocab_size });
+        }
+        let segments = (vocab_size > DIRECT_VOCAB).then(|| Segments::new(ids, vocab_size, device)).transpose()?;
+        Ok(Self { ids: count_launch(Tensor::from_slice(ids, (rows, cols), device))?, segments })
+    }
+
+    /// Tokens that are on the device already: the gradient is a direct product however large the vocabulary.
+    pub fn on_device(ids: &Tensor) -> Self {
+        Self { ids: ids.clone(), segments: None }
+    }
+}
+
+/// The rows `(B, T, C)` of a table `(V, C)` for tokens `(B, T)`.
+///
+/// # Errors
+/// When the device is out of memory.
+#[expect(clippy::disallowed_methods, reason = "ids were checked on the host, and the gradient is another")]
+pub fn embedding(table: &Tensor, tokens: &Tokens) -> Result<Tensor> {
+    let (v, c) = table.dims2()?;
+    let (b, t) = tokens.ids.dims2()?;
+    let ids = tokens.ids.flatten_all()?;
+    let y = count_launch(table.detach().index_select(&ids, 0))?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
+    let segments = tokens.segments.clone();
+    Ok(with_gradient("embedding", table, y, move |_, _, dy| {
+        let dy = dy.reshape(((), c))?; // (B, T, C) to (N, C)
+        match &segments {
+            Some(segments) => segments.sum(&dy),
+            None => direct(&ids, &dy, v, ONE_HOT_BYTES),
+        }
+    })?)
+}
+
+/// Row `v` of the result is the sum of the rows of `dy (N, C)` whose id is `v`, by products of at most `bytes` bytes of
+/// zeros and ones.
+pub(super) fn direct(ids: &Tensor, dy: &Tensor, v: usize, bytes: usize) -> candle_core::Result<Tensor> {
+    let n = dy.dim(0)?;
+    let at_once = (bytes / (v * dy.dtype().size_in_bytes())).clamp(1, n);
+    let tokens = count_launch(Tensor::arange(0, v as u32, dy.device()))?.reshape((v, 1))?;
+    let mut sum: Option<Tensor> = None;
+    for from in (0..n).step_by(at_once) {
+        let len = at_once.min(n - from);
+        let ids = ids.narrow(0, from, len)?.reshape((1, len))?;
+        let ones = count_launch(count_launch(tokens.broadcast_eq(&ids))?.to_dtype(dy.dtype()))?; // (V, n)
+        let part = count_launch(ones.matmul(&dy.narrow(0, from, len)?))?; // (V, C)
+        sum = Some(match sum {
+            Some(sum) => count_launch(sum + part)?,
+            None => part,
+        });
+    }
+    sum.map_or_else(|| Tensor::zeros((v, dy.dim(1)?), dy.dtype(), dy.device()), Ok)
+}
+
+/// How to add up the rows of equal tokens, level by level: a level gathers rows into tiles, equal tokens beside each
+/// other, and adds up those of each token in a tile. A token that fills more than a tile goes on to the next level, where
+/// it has a row for each of its tiles.
+#[derive(Debug, Clone)]
+pub(super) struct Segments {
+    levels: Vec<Level>,
+    /// `(V)`: each token's row among the sums of the last level.
+    last: Tensor,
+}
+
+#[derive(Debug, Clone)]
+struct Level {
+    /// `(tiles * TILE)`: rows of the level's input.
+    order: Tensor,
+    /// `(tiles, 1, TILE)`: which sum of the tile each is a part of.
+    slot: Tensor,
+}
+
+impl Segments {
+    pub(super) fn new(ids: &[u32], vocab_size: usize, device: &Device) -> Result<Self> {
+        let mut rows: Vec<(u32, u32)> = (0u32..).zip(ids).map(|(row, &id)| (id, row)).collect();
+        rows.sort_unstable();
+        let mut levels = Vec::new();
+        loop {
+            let layout = Layout::new(&rows);
+            let tiles = layout.order.len() / TILE;
+            levels.push(Level {
+                order: count_launch(Tensor::from_vec(layout.order, tiles * TILE, device))?,
+                slot: count_launch(Tensor::from_vec(layout.slot, (tiles, 1, TILE), device))?,
+            });
+            rows = layout.sums;
+            if rows.windows(2).all(|pair| pair[0].0 != pair[1].0) {
+                break;
+            }
+        }
+        let mut last = vec![EMPTY; vocab_size];
+        for (id, row) in rows {
+            last[id as usize] = row;
+        }
+        Ok(Self { levels, last: count_launch(Tensor::from_vec(last, vocab_size, device))? })
+    }
+
+    /// Row `v` of the result is the sum of the rows of `dy (N, C)` whose id is `v`.
+    #[expect(clippy::disallowed_methods, reason = "indices were made in range, and no gradient is wanted")]
+    pub(super) fn sum(&self, dy: &Tensor) -> candle_core::Result<Tensor> {
+        let (c, dtype) = (dy.dim(1)?, dy.dtype());
+        let slots = count_launch(Tensor::arange(0, TILE as u32, dy.device()))?.reshape((TILE, 1))?;
+        let mut rows = dy.clone();
+        for Level { order, slot } in &self.levels {
+            let tiles = slot.dim(0)?;
+            let gathered = count_launch(rows.index_select(order, 0))?.reshape((tiles, TILE, c))?; // (tiles * TILE, C)
+            let ones = count_launch(count_launch(slot.broadcast_eq(&slots))?.to_dtype(dtype))?; // (tiles, TILE, TILE)
+            rows = count_launch(ones.matmul(&gathered))?.reshape((tiles * TILE, c))?; // (tiles, TILE, C)
+        }
+        count_launch(rows.index_select(&self.last, 0))
+    }
+}
+
+/// The tiles of one level.
+struct Layout {
+    order: Vec<u32>,
+    slot: Vec<u32>,
+    /// Each token's rows among the sums of this level.
+    sums: Vec<(u32, u32)>,
+}
+
+/// The last sum of the first tile is of nothing: zero.
+const EMPTY: u32 = TILE as u32 - 1;
+/// The slot of a place of a tile that holds no row.
+const NONE: u32 = TILE as u32;
+
+impl Layout {
+    /// `rows` are the tokens and rows of the level's input, sorted.
+    fn new(rows: &[(u32, u32)]) -> Self {
+        let mut layout = Self { order: Vec::new(), slot: Vec::new(), sums: Vec::new() };
+        // Places and sums that are taken of the last tile.
+        let (mut places, mut sums) = (TILE, 0);
+        let mut rest = rows;
+        while let Some(&(id, _)) = rest.first() {
+            let (part, behind) = rest.split_at(rest.iter().take(TILE).take_while(|row| row.0 == id).count());
+            rest = behind;
+            if places + part.len() > TILE || sums + 1 == TILE {
+                let tiles = layout.order.len() / TILE + 1;
+                layout.order.resize(tiles * TILE, 0);
+                layout.slot.resize(tiles * TILE, NONE);
+                (places, sums) = (0, 0);
+            }
+            let tile = layout.order.len() - TILE;
+            for (place, &(_, row)) in (tile + places..).zip(part) {
+                layout.order[place] = row;
+                layout.slot[place] = sums as u32;
+            }
+            layout.sums.push((id, (tile + sums) as u32));
+            places += part.len();
+            sums += 1;
+        }
+        layout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whole numbers: sums are exact in any order.
+    #[expect(clippy::disallowed_methods, reason = "the definition, on the CPU")]
+    fn check(ids: &[u32], v: usize) {
+        let c = 3;
+        let dy: Vec<f64> = (0..ids.len() * c).map(|i| ((i * 7919) % 1009) as f64 - 500.0).collect();
+        let dy = Tensor::from_vec(dy, (ids.len(), c), &Device::Cpu).unwrap();
+        let at = Tensor::new(ids, &Device::Cpu).unwrap();
+        let zeros = Tensor::zeros((v, c), DType::F64, &Device::Cpu).unwrap();
+        let expected = zeros.index_add(&at, &dy, 0).unwrap().to_vec2::<f64>().unwrap();
+        let sorted = Segments::new(ids, v, &Device::Cpu).unwrap().sum(&dy).unwrap();
+        assert!(sorted.to_vec2::<f64>().unwrap() == expected, "sorted, {v}: {ids:?}");
+        // A product for each row of a large batch takes long.
+        let small = if ids.len() < 1000 { vec![0, 8 * v * 5] } else { vec![8 * v * (ids.len() / 3)] };
+        for bytes in small.into_iter().chain([usize::MAX]) {
+            let direct = direct(&at, &dy, v, bytes).unwrap();
+            assert!(direct.to_vec2::<f64>().unwrap() == expected, "direct, {bytes} bytes, {v}: {ids:?}");
+        }
+    }
+
+    #[test]
+    fn sums_are_those_of_index_add_at_the_edges() {
+        for n in [1, 2, 127, 128, 129, 1000, TILE * TILE + 1] {
+            check(&vec![0; n], 1);
+            check(&vec![6; n], 9);
+            check(&(0..n as u32).map(|i| i % 2).collect::<Vec<_>>(), 2);
+        }
+        for n in [1, 2, 127, 128, 129, 1000] {
+            check(&(0..n).collect::<Vec<_>>(), n as usize);
+            check(&(0..n).rev().collect::<Vec<_>>(), n as usize + 3);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The cube of a uniform number: few tokens are frequent and many are rare, as in text.
+        #[test]
+        fn sums_are_those_of_index_add_on_random_tokens(
+            v in 1usize..700,
+            unit in prop::collection::vec(0.0f64..1.0, 1..900),
+        ) {
+            let ids: Vec<u32> = unit.iter().map(|x| (x * x * x * v as f64) as u32).collect();
+            check(&ids, v);
+        }
+    }
+
+    #[test]
+    fn a_token_outside_the_vocabulary_is_refused_before_it_reaches_a_device() {
+        let error = Tokens::new(&[1, 7], 1, 2, 7, &Device::Cpu).unwrap_err();
+        assert!(matches!(error, ModelError::TokenOutOfRange { id: 7, vocab_size: 7 }));
+    }
+}

@@ -1,0 +1,35 @@
+//! The head: logits `x w^T` of the next token at each position, and in training their cross-entropy.
+//!
+//! `tensors.rs` has it on candle tensors, `training.rs` in CPU training; in both a batch's logits are never held at once.
+//! In decoding it is a product with `w (V, C)` (`cpu/decode/`).
+
+mod tensors;
+pub(crate) mod training;
+
+use crate::plan::{Network, NetworkBuilder, ParamId, Value};
+
+pub use tensors::{LOGIT_BYTES, cross_entropy, head_loss};
+
+/// The end of a network.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    /// The hidden states, `(T, C)`.
+    pub(crate) x: Value,
+    /// `(V, C)`.
+    pub(crate) weight: ParamId,
+}
+
+impl NetworkBuilder {
+    /// Ends the network with logits `x w^T`, `(T, V)`, for a matrix `(V, C)`.
+    pub fn head(self, x: Value, weight: ParamId) -> Network {
+        let Self { config, params, ops, cols } = self;
+        Network { config, params, ops, head: Head { x, weight }, cols }
+    }
+}
+
+impl Head {
+    /// The multiply-adds of the logits of `t` positions.
+    pub(crate) fn multiply_adds(&self, net: &Network, t: usize) -> f64 {
+        net.params[self.weight.0].len() as f64 * t as f64
+    }
+}

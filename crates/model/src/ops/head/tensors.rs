@@ -1,0 +1,70 @@
+//! The head with the loss: logits of a whole batch are never there at once.
+
+use candle_core::{D, DType, Tensor};
+
+use crate::{
+    Precision, Result,
+    ops::{
+        custom_grad::{cat, count_launch, operand, widened, with_gradients},
+        softmax,
+    },
+};
+
+/// The most bytes of f32 logits in one chunk; about five tensors of this size are alive at a time. Products with
+/// 1300 rows, at GPT-2's vocabulary, are large enough to keep a GPU busy.
+pub const LOGIT_BYTES: usize = 256 << 20;
+
+/// The cross-entropy of each prediction, in nats: `x (N, C)`, a head `w (V, C)` and targets `(N)` to losses `(N)`.
+/// Equals [`cross_entropy`] of `x @ w^T`, whose operands are rounded to `precision`, but computes the logits once more
+/// in the backward pass, chunk by chunk of at most `logit_bytes`, instead of keeping them.
+///
+/// # Errors
+/// On a shape mismatch, or a target outside the vocabulary.
+pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision, logit_bytes: usize) -> Result<Tensor> {
+    let (n, v, dtype) = (x.dim(0)?, w.dim(0)?, x.dtype());
+    let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
+    let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
+
+    let losses = {
+        let (x, w) = (operand(&x.detach(), precision)?, operand(&w.detach(), precision)?);
+        let losses = chunks().map(|(from, len)| {
+            let logits = widened(&count_launch(x.narrow(0, from, len)?.matmul(&w.t()?))?, dtype)?; // (n, V)
+            cross_entropy(&logits, &targets.narrow(0, from, len)?)
+        });
+        cat(&losses.collect::<Result<Vec<_>>>()?)?
+    };
+    let targets = targets.clone();
+    Ok(with_gradients("head loss", (x, w), losses, move |(x, w), _, d_losses| {
+        let (x, w) = (operand(x, precision)?, operand(w, precision)?);
+        let tokens = count_launch(Tensor::arange(0, v as u32, x.device()))?.reshape((1, v))?;
+        let (mut dx, mut dw) = (Vec::new(), None::<Tensor>);
+        for (from, len) in chunks() {
+            let x = x.narrow(0, from, len)?;
+            let p = softmax(&widened(&count_launch(x.matmul(&w.t()?))?, dtype)?)?; // (n, V)
+            let targets = targets.narrow(0, from, len)?.reshape((len, 1))?;
+            let ones = count_launch(count_launch(targets.broadcast_eq(&tokens))?.to_dtype(dtype))?; // (n, V)
+            let d_losses = d_losses.narrow(0, from, len)?.reshape((len, 1))?;
+            let d_logits = operand(&count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses))?, precision)?;
+            dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
+            let part = widened(&count_launch(d_logits.t()?.matmul(&x))?, dtype)?; // (V, C)
+            dw = Some(match dw {
+                Some(sum) => count_launch(sum + part)?,
+                None => part,
+            });
+        }
+        let dw = dw.map_or_else(|| w.zeros_like()?.to_dtype(dtype), Ok)?;
+        Ok((widened(&cat(&dx)?, dtype)?, dw))
+    })?)
+}
+
+/// The cross-entropy of each prediction, in nats: logits `(N, V)` and targets `(N)` to losses `(N)`.
+///
+/// # Errors
+/// On a shape mismatch, or a target outside the vocabulary.
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let max = count_launch(logits.detach().max_keepdim(D::Minus1))?; // (N, 1)
+    let shifted = count_launch(logits.broadcast_sub(&max))?;
+    let log_sum = count_launch(count_launch(count_launch(shifted.exp())?.sum_keepdim(D::Minus1))?.log())?; // (N, 1)
+    let picked = count_launch(shifted.gather(&targets.unsqueeze(1)?, 1))?; // (N, 1)
+    Ok(count_launch(log_sum - picked)?.squeeze(1)?)
+}

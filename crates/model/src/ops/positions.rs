@@ -1,0 +1,109 @@
+//! Learned positions: a row of a table is added to each position.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::{Operation, count_launch};
+use crate::{
+    Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        rows::Rows,
+        training::{Layout, TrainOp, TrainPass, TrainSetup},
+    },
+    plan::{Init, NetworkBuilder, ParamId, Role, Value},
+    tensors::Pass,
+};
+
+/// Adds the embedding of its position to each row.
+#[derive(Debug, Clone)]
+pub(crate) struct AddPositions {
+    x: Value,
+    y: Value,
+    /// `(block_size, C)`.
+    table: ParamId,
+}
+
+impl NetworkBuilder {
+    /// `x[t] + table[t]`, `(T, C)`, for a table `(block_size, C)`.
+    pub fn positions(&mut self, x: Value, module: &str, std: f64) -> Value {
+        let c = self.cols[x.0];
+        let shape = [self.config.block_size, c];
+        let table = self.param(format!("{module}.weight"), &shape, Role::Position, Init::Normal(std));
+        let y = self.value(c);
+        self.push(AddPositions { x, y, table })
+    }
+}
+
+impl Operation for AddPositions {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn in_place(&self) -> bool {
+        true
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let x = pass.value(self.x)?; // (B, T, C)
+        let table = pass.param(self.table);
+        let positions = table.narrow(0, pass.past(), x.dim(1)?)?; // (T, C)
+        Ok(count_launch(x.to_dtype(table.dtype())?.broadcast_add(&positions))?)
+    }
+
+    fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        Box::new(self.clone())
+    }
+
+    fn add_table_grads(&self, layout: &Layout, _: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
+        let Some(c) = dx.first().map(|x| x.cols) else { return };
+        grads[layout.range(self.table)].par_chunks_mut(c).take(t).enumerate().for_each(|(i, grad)| {
+            for dx in dx {
+                grad.iter_mut().zip(dx.row(i)).for_each(|(sum, grad)| *sum += grad);
+            }
+        });
+    }
+
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        Box::new(PositionsDecoder { y: self.y, table: setup.param(self.table) })
+    }
+}
+
+/// Adds row `i` of the table to row `i` of the output.
+fn add_row(y: &mut [f32], table: &[f32], position: usize) {
+    let from = &table[position * y.len()..];
+    y.iter_mut().zip(from).for_each(|(y, p)| *y += p);
+}
+
+impl TrainOp for AddPositions {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let table = pass.weights.param(self.table);
+        let y = pass.values.rows_mut(self.y, &mut pass.scratch.rows);
+        for i in 0..pass.t {
+            add_row(y.row_mut(i), table, i);
+        }
+    }
+
+    /// The gradient of `x` is that of `y`; the table's follows for the whole batch ([`Operation::add_table_grads`]).
+    fn backward(&mut self, _: &mut TrainPass<'_>) {}
+}
+
+#[derive(Debug)]
+struct PositionsDecoder<'a> {
+    y: Value,
+    table: &'a [f32],
+}
+
+impl DecodeOp for PositionsDecoder<'_> {
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        let positions = step.positions;
+        let y = step.values.rows_mut(self.y);
+        for i in 0..step.n {
+            add_row(y.row_mut(i), self.table, positions.of(i));
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! RMSNorm over a row: `x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich, 2019, "Root Mean Square Layer Normalization").
+
+use candle_core::{D, Tensor};
+use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
+
+use super::{
+    Operation,
+    custom_grad::{count_launch, with_gradients},
+};
+use crate::{
+    Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        rows::Rows,
+        training::{Layout, TrainOp, TrainPass, TrainSetup},
+        vectors,
+    },
+    plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
+    tensors::Pass,
+};
+
+/// The epsilon of every RMSNorm, as in Llama and Qwen.
+pub const RMS_NORM_EPS: f64 = 1e-6;
+
+/// Divides each row by its root mean square.
+#[derive(Debug, Clone)]
+pub(crate) struct RmsNorm {
+    x: Value,
+    y: Value,
+    /// `(C)`.
+    weight: ParamId,
+}
+
+impl NetworkBuilder {
+    /// The rows of `x` divided by their root mean squares: `(T, C)`. It has no bias.
+    pub fn rms_norm(&mut self, x: Value, module: &str) -> Value {
+        let c = self.cols[x.0];
+        let weight = self.param(format!("{module}.weight"), &[c], Role::Norm, Init::Ones);
+        let y = self.value(c);
+        self.push(RmsNorm { x, y, weight })
+    }
+}
+
+impl Operation for RmsNorm {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn kept(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn adds_to_input_grad(&self) -> bool {
+        true
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        rms_norm(&pass.value(self.x)?, pass.param(self.weight))
+    }
+
+    fn kept_floats(&self, net: &Network, t: usize) -> usize {
+        t + net.cols(self.y)
+    }
+
+    fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        let c = setup.net.cols(self.y);
+        Box::new(RmsNormTape { op: self.clone(), rrms: vec![0.0; setup.block_size], dw: vec![0.0; c] })
+    }
+
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        Box::new(RmsNormDecoder { x: self.x, y: self.y, weight: setup.param(self.weight), rrms: Vec::new() })
+    }
+}
+
+/// RMSNorm over the last dimension: `x / sqrt(mean(x^2) + 1e-6) * w`.
+///
+/// # Errors
+/// On a shape mismatch.
+pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let y = count_launch(normed(&x.detach())?.0.broadcast_mul(&w.detach()))?;
+    Ok(with_gradients("rms norm", (x, w), y, |(x, w), _, dy| {
+        let c = x.dim(D::Minus1)?;
+        let (z, rrms) = normed(x)?;
+        let dw = count_launch(count_launch(dy.mul(&z))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
+        // dx = rrms (g - z mean(g z)) with g = dy * w
+        let g = count_launch(dy.broadcast_mul(w))?;
+        let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
+        Ok((count_launch(count_launch(g - along)?.broadcast_mul(&rrms))?, dw))
+    })?)
+}
+
+/// Rows of mean square 1, and what they were multiplied with.
+fn normed(x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+    let mean_square = mean(&count_launch(x.sqr())?)?;
+    let rrms = count_launch(count_launch(count_launch(mean_square + RMS_NORM_EPS)?.sqrt())?.recip())?;
+    Ok((count_launch(x.broadcast_mul(&rrms))?, rrms))
+}
+
+/// A sum and a product.
+fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
+    count_launch(count_launch(x.mean_keepdim(D::Minus1)))
+}
+
+/// An RMSNorm with what it keeps of one sequence.
+#[derive(Debug)]
+struct RmsNormTape {
+    op: RmsNorm,
+    /// The reciprocal root mean square of each row, `(block_size)`.
+    rrms: Vec<f32>,
+    /// The gradient of the weight, `(C)`, summed over the sequence.
+    dw: Vec<f32>,
+}
+
+impl TrainOp for RmsNormTape {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let RmsNorm { x, y, weight } = self.op;
+        let w = pass.weights.param(weight);
+        let (x, y) = pass.values.pair(x, y, &mut pass.scratch.rows);
+        forward(pass.level, pass.t, x.rows(), w, &mut self.rrms, y);
+    }
+
+    /// Adds to the gradient of `x`.
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        let RmsNorm { x, y, weight } = self.op;
+        self.dw.fill(0.0);
+        let w = pass.weights.param(weight);
+        let (dx, dy) = pass.grads.both_rows_mut(x, y);
+        let (n, x) = (pass.t, pass.values.rows(x));
+        pass.level.run(Backward { n, x, rrms: &self.rrms, w, dy, dx, dw: &mut self.dw });
+    }
+
+    fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+        layout.add(self.op.weight, &self.dw, grads);
+    }
+}
+
+#[derive(Debug)]
+struct RmsNormDecoder<'a> {
+    x: Value,
+    y: Value,
+    weight: &'a [f32],
+    rrms: Vec<f32>,
+}
+
+impl DecodeOp for RmsNormDecoder<'_> {
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        if self.rrms.len() < step.n {
+            self.rrms.resize(step.n, 0.0);
+        }
+        let (x, y) = step.values.pair(self.x, self.y);
+        forward(step.level, step.n, x, self.weight, &mut self.rrms, y);
+    }
+}
+
+/// Norms rows `0..n` of `x` into `y`.
+fn forward(level: SimdLevel, n: usize, x: &Rows, w: &[f32], rrms: &mut [f32], y: &mut Rows) {
+    level.run(Forward { n, x, w, rrms, y });
+}
+
+struct Forward<'a> {
+    n: usize,
+    x: &'a Rows,
+    w: &'a [f32],
+    rrms: &'a mut [f32],
+    y: &'a mut Rows,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let cols = self.x.cols as f32;
+        for (i, rrms) in self.rrms.iter_mut().enumerate().take(self.n) {
+            let (x, y) = (self.x.row(i), self.y.row_mut(i));
+            let mut squares = s.splat(0.0);
+            for v in 0..vectors::count(x) {
+                let x = vectors::get(s, x, v);
+                squares = s.mul_add(x, x, squares);
+            }
+            *rrms = 1.0 / (s.sum(squares) / cols + RMS_NORM_EPS as f32).sqrt();
+            for v in 0..vectors::count(x) {
+                let normed = s.mul(vectors::get(s, x, v), s.splat(*rrms));
+                vectors::set(s, y, v, s.mul(normed, vectors::get(s, self.w, v)));
+            }
+        }
+    }
+}
+
+struct Backward<'a> {
+    n: usize,
+    x: &'a Rows,
+    rrms: &'a [f32],
+    w: &'a [f32],
+    /// Used up.
+    dy: &'a mut Rows,
+    /// Added to.
+    dx: &'a mut Rows,
+    dw: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    /// With `g = dy w` and `z` the normed row: `dx = rrms (g - z mean(g z))`.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let scale = 1.0 / self.x.cols as f32;
+        for (i, &rrms) in self.rrms.iter().enumerate().take(self.n) {
+            let (x, dy, dx) = (self.x.row(i), self.dy.row_mut(i), self.dx.row_mut(i));
+            let rrms = s.splat(rrms);
+            let mut product = s.splat(0.0);
+            for v in 0..vectors::count(x) {
+                let (grad, z) = (vectors::get(s, dy, v), s.mul(vectors::get(s, x, v), rrms));
+                vectors::set(s, self.dw, v, s.mul_add(grad, z, vectors::get(s, self.dw, v)));
+                let g = s.mul(grad, vectors::get(s, self.w, v));
+                vectors::set(s, dy, v, g);
+                product = s.mul_add(g, z, product);
+            }
+            let mean_gz = s.splat(s.sum(product) * scale);
+            for v in 0..vectors::count(x) {
+                let z = s.mul(vectors::get(s, x, v), rrms);
+                let across = s.sub(vectors::get(s, dy, v), s.mul(z, mean_gz));
+                vectors::set(s, dx, v, s.mul_add(across, rrms, vectors::get(s, dx, v)));
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! A network as a list of typed operations over values and parameters: what [`crate::network`] writes down and every
+//! backend executes.
+//!
+//! A [`Value`] is the result of one operation: rows of so many channels, one row for each position of a sequence. A
+//! parameter has a [`Role`], from which weight decay and what a step of generation reads follow. Whatever else depends on
+//! the network (FLOPs, memory of training, bytes a token) is a sum over the list.
+
+use crate::{
+    GptConfig,
+    ops::{Head, Op},
+};
+
+/// The result of an operation: `(T, channels)` for a sequence of `T` positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value(pub(crate) usize);
+
+/// A parameter, by its place in parameter order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParamId(pub(crate) usize);
+
+/// What a parameter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A row for each token of the vocabulary, `(V, C)`; where the head is tied, its matrix too.
+    Embedding,
+    /// A row for each position, `(block_size, C)`.
+    Position,
+    /// The weights of a product: `(in, out)`, or `(V, C)` those of an untied head.
+    Matrix,
+    /// The weights of a norm, `(C)`.
+    Norm,
+    /// What is added to each row, `(out)`.
+    Bias,
+}
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Gaussian with mean 0 and this standard deviation.
+    Normal(f64),
+    /// All ones (weights of norms).
+    Ones,
+    /// All zeros (biases).
+    Zeros,
+}
+
+/// One parameter: its name (Hugging Face's GPT-2 name), shape, role and initial distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamSpec {
+    /// For example `transformer.h.0.attn.c_attn.weight`.
+    pub name: String,
+    /// The shape; matrices are `(in, out)`.
+    pub shape: Vec<usize>,
+    /// What it is for.
+    pub role: Role,
+    /// The initial distribution.
+    pub init: Init,
+}
+
+impl ParamSpec {
+    /// The number of elements.
+    #[expect(clippy::len_without_is_empty, reason = "no parameter is empty")]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether weight decay applies: to embeddings, positions and matrices, not to norms and biases.
+    pub fn decays(&self) -> bool {
+        matches!(self.role, Role::Embedding | Role::Position | Role::Matrix)
+    }
+}
+
+/// A network: parameters, operations in the order of execution, and the head.
+#[derive(Debug, Clone)]
+pub struct Network {
+    pub(crate) config: GptConfig,
+    /// In parameter order, which is that in which the network names them.
+    pub(crate) params: Vec<ParamSpec>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) head: Head,
+    /// The channels of each value.
+    pub(crate) cols: Vec<usize>,
+}
+
+impl Network {
+    /// The configuration that it is the network of.
+    pub fn config(&self) -> &GptConfig {
+        &self.config
+    }
+
+    /// Every parameter, in parameter order.
+    pub fn params(&self) -> &[ParamSpec] {
+        &self.params
+    }
+
+    /// The channels of a value.
+    pub(crate) fn cols(&self, value: Value) -> usize {
+        self.cols[value.0]
+    }
+
+    /// The values that some operation, or the head, reads last: `last_reader[v]` is the place of that operation, the
+    /// number of operations for the head's input.
+    pub(crate) fn last_readers(&self) -> Vec<usize> {
+        let mut last = vec![0; self.cols.len()];
+        for (at, op) in self.ops.iter().enumerate() {
+            for value in op.get().inputs() {
+                last[value.0] = at;
+            }
+        }
+        last[self.head.x.0] = self.ops.len();
+        last
+    }
+
+    /// The multiply-adds of all products of one forward pass over a sequence of `t` positions.
+    pub fn multiply_adds(&self, t: usize) -> f64 {
+        self.ops.iter().map(|op| op.get().multiply_adds(self, t)).sum::<f64>() + self.head.multiply_adds(self, t)
+    }
+
+    /// The floating-point operations of the products of one update with `rows` windows of `t` tokens: a multiply-add is
+    /// two, and the backward pass does each product twice more, once for the gradient of either operand. Norms,
+    /// activations, softmax and the optimizer are not counted, nor what a backend computes anew to save memory.
+    pub fn flops_of_update(&self, rows: usize, t: usize) -> f64 {
+        2.0 * 3.0 * rows as f64 * self.multiply_adds(t)
+    }
+
+    /// The parameters that a step of generation reads whole, however many rows it has: all but the tables of which it
+    /// picks rows.
+    pub(crate) fn params_of_a_step(&self) -> usize {
+        let picked = |at: usize, spec: &ParamSpec| {
+            spec.role == Role::Position || spec.role == Role::Embedding && at != self.head.weight.0
+        };
+        self.params.iter().enumerate().filter(|(at, spec)| !picked(*at, spec)).map(|(_, spec)| spec.len()).sum()
+    }
+
+    /// The matrices that products read: those of linear layers and the head's.
+    pub(crate) fn multiplied(&self) -> impl Iterator<Item = ParamId> {
+        let matrix = |(at, spec): (usize, &ParamSpec)| {
+            (spec.role == Role::Matrix || at == self.head.weight.0).then_some(ParamId(at))
+        };
+        self.params.iter().enumerate().filter_map(matrix)
+    }
+}
+
+/// Writes a network down, operation by operation; the operations' files add a method each.
+#[derive(Debug)]
+pub struct NetworkBuilder {
+    pub(crate) config: GptConfig,
+    pub(crate) params: Vec<ParamSpec>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) cols: Vec<usize>,
+}
+
+impl NetworkBuilder {
+    /// An empty network of models with this configuration.
+    pub fn new(config: &GptConfig) -> Self {
+        Self { config: config.clone(), params: Vec::new(), ops: Vec::new(), cols: Vec::new() }
+    }
+
+    /// Adds a parameter.
+    pub(crate) fn param(&mut self, name: String, shape: &[usize], role: Role, init: Init) -> ParamId {
+        self.params.push(ParamSpec { name, shape: shape.to_vec(), role, init });
+        ParamId(self.params.len() - 1)
+    }
+
+    /// Adds the bias of a module, where the configuration has biases.
+    pub(crate) fn bias(&mut self, module: &str, n: usize) -> Option<ParamId> {
+        self.config.bias.then(|| self.param(format!("{module}.bias"), &[n], Role::Bias, Init::Zeros))
+    }
+
+    /// A new value of so many channels.
+    pub(crate) fn value(&mut self, cols: usize) -> Value {
+        self.cols.push(cols);
+        Value(self.cols.len() - 1)
+    }
+
+    /// Adds an operation and gives its result.
+    pub(crate) fn push(&mut self, op: impl Into<Op>) -> Value {
+        let op = op.into();
+        let output = op.get().output();
+        self.ops.push(op);
+        output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Activation, network};
+
+    fn shape(n_layer: usize, n_embd: usize, vocab_size: usize) -> GptConfig {
+        let activation = Activation::Gelu;
+        GptConfig {
+            vocab_size,
+            block_size: 64,
+            n_layer,
+            n_head: 1,
+            n_embd,
+            dropout: 0.0,
+            bias: false,
+            activation,
+            ..GptConfig::default()
+        }
+    }
+
+    /// The multiply-adds of the forward pass by the products themselves: one for each element of a matrix and token, and
+    /// for each pair of a query and a key that it sees.
+    fn counted(config: &GptConfig, rows: usize, t: usize) -> usize {
+        let net = network(config);
+        let elements: usize = net.multiplied().map(|param| net.params[param.0].len()).sum();
+        let pairs: usize = (0..t).map(|query| (0..t).filter(|&key| key <= query).count()).sum();
+        rows * (t * elements + config.n_layer * pairs * 2 * config.n_embd)
+    }
+
+    #[test]
+    fn the_operations_count_what_their_products_do() {
+        for (config, rows, t) in
+            [(shape(1, 1, 2), 1, 1), (shape(2, 6, 11), 3, 5), (shape(4, 128, 65), 12, 64), (shape(3, 32, 500), 2, 17)]
+        {
+            assert_eq!(network(&config).flops_of_update(rows, t), 6.0 * counted(&config, rows, t) as f64);
+        }
+    }
+
+    #[test]
+    fn an_update_of_small_is_3_8_gflop() {
+        assert_eq!(network(&shape(4, 128, 65)).flops_of_update(12, 64), 3_815_571_456.0);
+    }
+
+    #[test]
+    fn a_step_of_generation_reads_all_but_the_tables_of_which_it_picks_rows() {
+        let config = shape(4, 128, 65);
+        assert_eq!(network(&config).params_of_a_step(), config.n_params() - 64 * 128);
+    }
+}

@@ -1,0 +1,114 @@
+//! Keys and values of the positions seen so far, in preallocated storage.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{GptConfig, ModelError, Result, ops};
+
+/// The keys and values of one block, each `(B, nh, block_size, hs)`.
+#[derive(Debug)]
+struct LayerKeyValues {
+    k: Tensor,
+    v: Tensor,
+}
+
+/// The keys and values of every block, for `rows` sequences of one common length.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<LayerKeyValues>,
+    rows: usize,
+    len: usize,
+    block_size: usize,
+    /// The last mask and what it is of, `(new, past)`: a window that slides needs the same one for every token.
+    mask: Option<((usize, usize), Tensor)>,
+}
+
+impl KvCache {
+    /// An empty cache for `rows` sequences of up to `block_size` positions.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn new(config: &GptConfig, rows: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let shape = (rows, config.n_head, config.block_size, config.head_size());
+        let layers = (0..config.n_layer)
+            .map(|_| {
+                Ok(LayerKeyValues { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { layers, rows, len: 0, block_size: config.block_size, mask: None })
+    }
+
+    /// How many positions are filled.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position is filled.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many sequences it holds.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Forgets every position; the storage stays.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Checks that `n` more positions fit.
+    pub(crate) fn check_room(&self, n: usize) -> Result<()> {
+        let positions = self.len + n;
+        if positions > self.block_size {
+            return Err(ModelError::ContextFull { positions, block_size: self.block_size });
+        }
+        Ok(())
+    }
+
+    /// Writes the keys and values `(B, nh, T, hs)` of `T` new positions of one block behind the filled ones, and
+    /// returns those of all positions, `(B, nh, len + T, hs)`. [`KvCache::advance`] follows after the last block.
+    pub(crate) fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        let new = k.dim(2)?;
+        let cache = &self.layers[layer];
+        cache.k.slice_set(&k.contiguous()?, 2, self.len)?;
+        cache.v.slice_set(&v.contiguous()?, 2, self.len)?;
+        Ok((cache.k.narrow(2, 0, self.len + new)?, cache.v.narrow(2, 0, self.len + new)?))
+    }
+
+    /// The mask of `n` new positions behind the filled ones; a single one sees everything and needs none.
+    pub(crate) fn mask(&mut self, n: usize, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
+        if n == 1 {
+            return Ok(None);
+        }
+        let wanted = (n, self.len);
+        if self.mask.as_ref().is_none_or(|(known, _)| *known != wanted) {
+            self.mask = Some((wanted, ops::causal_mask(n, self.len, dtype, device)?));
+        }
+        Ok(self.mask.as_ref().map(|(_, mask)| mask.clone()))
+    }
+
+    /// Counts `n` positions as filled, once every block has appended them.
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.len += n;
+    }
+
+    /// A cache of `rows` sequences that all continue the single one held here.
+    ///
+    /// # Errors
+    /// When this cache does not hold exactly one row, or the device is out of memory.
+    pub fn repeat(&self, rows: usize) -> Result<Self> {
+        let widen = |t: &Tensor| -> candle_core::Result<Tensor> {
+            let (_, nh, block_size, hs) = t.dims4()?;
+            // A reshape, since `broadcast_as` alone would take any cache of `rows` rows. Copied even for one row: the new
+            // cache is written in place and must not share storage with this one.
+            t.reshape((1, nh, block_size, hs))?.broadcast_as((rows, nh, block_size, hs))?.force_contiguous()
+        };
+        let layers = self
+            .layers
+            .iter()
+            .map(|l| Ok(LayerKeyValues { k: widen(&l.k)?, v: widen(&l.v)? }))
+            .collect::<Result<_>>()?;
+        Ok(Self { layers, rows, len: self.len, block_size: self.block_size, mask: self.mask.clone() })
+    }
+}

@@ -1,0 +1,244 @@
+//! The network on candle tensors: the reference, and what runs on a GPU.
+
+mod decoder;
+mod kv_cache;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{
+    Dropout, GptConfig, ModelError, Network, ParamSpec, Precision, Result, network,
+    ops::{self, Tokens},
+    plan::{ParamId, Value},
+};
+
+pub use decoder::TensorDecoder;
+pub use kv_cache::KvCache;
+
+/// A GPT over tensors on one device.
+#[derive(Debug, Clone)]
+pub struct Gpt {
+    net: Network,
+    /// In parameter order.
+    params: Vec<Tensor>,
+    /// The operation that reads each value last.
+    last_readers: Vec<usize>,
+    /// The type of activations, which matrices may be rounded below: that of norms and biases, where there are any.
+    dtype: DType,
+    precision: Precision,
+}
+
+/// What one forward pass is for.
+pub(crate) enum Mode<'a> {
+    /// Every position of a batch at once, with dropout when training.
+    Whole {
+        /// The masks.
+        dropout: Option<&'a Dropout>,
+        /// [`ops::causal_mask`] of all positions, `(T, T)`.
+        mask: Tensor,
+        /// What the operands of products are rounded to.
+        precision: Precision,
+    },
+    /// New positions behind those in the cache; each row's result is independent of the other rows.
+    Cached {
+        /// Keys and values of the positions so far.
+        cache: &'a mut KvCache,
+        /// [`ops::causal_mask`] of the new positions; none where there is only one.
+        mask: Option<Tensor>,
+    },
+}
+
+/// What an operation is computed with.
+pub(crate) struct Pass<'a> {
+    pub(crate) mode: Mode<'a>,
+    /// `(B, T)`.
+    pub(crate) tokens: &'a Tokens,
+    params: &'a [Tensor],
+    dtype: DType,
+    values: Vec<Option<Tensor>>,
+}
+
+impl<'a> Pass<'a> {
+    /// A value that an earlier operation made.
+    pub(crate) fn value(&self, value: Value) -> Result<Tensor> {
+        // A network that reads a value before it is made, or after it was read last, is no network of ours.
+        let missing = || candle_core::Error::Msg(format!("{value:?} is not there")).into();
+        self.values[value.0].clone().ok_or_else(missing)
+    }
+
+    pub(crate) fn param(&self, param: ParamId) -> &'a Tensor {
+        &self.params[param.0]
+    }
+
+    /// The type of activations.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// What the operands of linear layers are rounded to, or `None` where each row is a product of its own.
+    pub(crate) fn precision(&self) -> Option<Precision> {
+        match self.mode {
+            Mode::Whole { precision, .. } => Some(precision),
+            Mode::Cached { .. } => None,
+        }
+    }
+
+    pub(crate) fn dropout(&self) -> Option<&'a Dropout> {
+        match self.mode {
+            Mode::Whole { dropout, .. } => dropout,
+            Mode::Cached { .. } => None,
+        }
+    }
+
+    /// Positions before the first of this pass.
+    pub(crate) fn past(&self) -> usize {
+        match &self.mode {
+            Mode::Whole { .. } => 0,
+            Mode::Cached { cache, .. } => cache.len(),
+        }
+    }
+}
+
+impl Gpt {
+    /// A model over the given parameters, in the order of [`crate::param_specs`].
+    ///
+    /// # Errors
+    /// When the configuration is invalid or the tensors do not match it.
+    pub fn new(config: &GptConfig, params: &[Tensor]) -> Result<Self> {
+        config.validate()?;
+        Self::over(network(config), params)
+    }
+
+    /// [`Gpt::new`] of any network.
+    ///
+    /// # Errors
+    /// When the tensors do not match it.
+    #[doc(hidden)]
+    pub fn over(net: Network, params: &[Tensor]) -> Result<Self> {
+        if net.params().len() != params.len() {
+            return Err(ModelError::ParamCount { expected: net.params().len(), got: params.len() });
+        }
+        for (ParamSpec { name, shape, .. }, tensor) in net.params().iter().zip(params) {
+            if shape != tensor.dims() {
+                let (name, expected, got) = (name.clone(), shape.clone(), tensor.dims().to_vec());
+                return Err(ModelError::ParamShape { name, expected, got });
+            }
+        }
+        let vector = params.iter().find(|param| param.rank() == 1).or(params.first());
+        let dtype = vector.map_or(DType::F32, Tensor::dtype);
+        let last_readers = net.last_readers();
+        Ok(Self { net, params: params.to_vec(), last_readers, dtype, precision: Precision::F32 })
+    }
+
+    /// The same model, whose products over whole batches ([`Gpt::forward`], [`Gpt::losses`]) round their operands: those
+    /// of linear layers, head and attention. Parameters, norms, softmax, the residual stream and the loss are as before.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &GptConfig {
+        self.net.config()
+    }
+
+    /// The device its parameters are on.
+    pub fn device(&self) -> &Device {
+        self.params[0].device()
+    }
+
+    /// `(V, C)`.
+    fn head(&self) -> &Tensor {
+        &self.params[self.net.head.weight.0]
+    }
+
+    /// An empty cache of this model for `rows` sequences.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn new_cache(&self, rows: usize) -> Result<KvCache> {
+        KvCache::new(self.config(), rows, self.dtype, self.device())
+    }
+
+    /// Logits `(B, T, V)` of the next token at every position of `ids (B, T)`, with dropout when given.
+    ///
+    /// # Errors
+    /// When `T` is 0 or larger than `block_size`.
+    pub fn forward(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        let x = self.whole(&Tokens::on_device(ids), dropout)?;
+        ops::linear(&x, &self.head().t()?, None, self.precision)
+    }
+
+    /// The cross-entropies `(B * T)`, in nats, of `tokens (B, T)` and the `targets (B * T)` that follow them, with dropout
+    /// when given. Equals [`ops::cross_entropy`] of [`Gpt::forward`], in less memory.
+    ///
+    /// # Errors
+    /// As [`Gpt::forward`]; when a target is outside the vocabulary (unnoticed on a GPU: check before).
+    pub fn losses(&self, tokens: &Tokens, targets: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        let x = self.whole(tokens, dropout)?.flatten_to(1)?; // (B, T, C) to (B * T, C)
+        ops::head_loss(&x, self.head(), targets, self.precision, ops::LOGIT_BYTES)
+    }
+
+    /// Everything up to the head, for every position of a batch.
+    fn whole(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
+        let t = tokens.ids.dim(1)?;
+        self.check_positions(t)?;
+        let mask = ops::causal_mask(t, 0, self.dtype, self.device())?;
+        self.hidden(tokens, Mode::Whole { dropout, mask, precision: self.precision })
+    }
+
+    /// Logits `(B, T, V)` for `T` new positions of every row behind those in the cache, which it extends.
+    ///
+    /// # Errors
+    /// When the new positions do not fit the cache, or its rows are not those of `ids`.
+    pub fn forward_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let x = self.hidden_cached(ids, cache)?;
+        ops::linear_by_row(&x, &self.head().t()?, None)
+    }
+
+    /// [`Gpt::forward_cached`] for the last position alone: logits `(B, V)`. What generation needs of a prompt.
+    ///
+    /// # Errors
+    /// As [`Gpt::forward_cached`].
+    pub fn forward_last(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let x = self.hidden_cached(ids, cache)?; // (B, T, C)
+        let last = x.narrow(1, x.dim(1)? - 1, 1)?; // (B, 1, C)
+        Ok(ops::linear_by_row(&last, &self.head().t()?, None)?.squeeze(1)?)
+    }
+
+    fn check_positions(&self, positions: usize) -> Result<()> {
+        let block_size = self.config().block_size;
+        if positions == 0 {
+            return Err(ModelError::NoPositions);
+        }
+        if positions > block_size {
+            return Err(ModelError::ContextFull { positions, block_size });
+        }
+        Ok(())
+    }
+
+    fn hidden_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let t = ids.dim(1)?;
+        self.check_positions(t)?;
+        cache.check_room(t)?;
+        let mask = cache.mask(t, self.dtype, self.device())?;
+        let x = self.hidden(&Tokens::on_device(ids), Mode::Cached { cache: &mut *cache, mask })?;
+        cache.advance(t);
+        Ok(x)
+    }
+
+    /// Everything up to the head: the operations of the network, one after the other. `(B, T)` tokens to `(B, T, C)`.
+    fn hidden(&self, tokens: &Tokens, mode: Mode<'_>) -> Result<Tensor> {
+        let mut pass =
+            Pass { mode, tokens, params: &self.params, dtype: self.dtype, values: vec![None; self.net.cols.len()] };
+        for (at, op) in self.net.ops.iter().enumerate() {
+            let op = op.get();
+            let output = op.forward(&mut pass)?;
+            pass.values[op.output().0] = Some(output);
+            for input in op.inputs() {
+                if self.last_readers[input.0] == at {
+                    pass.values[input.0] = None;
+                }
+            }
+        }
+        pass.value(self.net.head.x)
+    }
+}

@@ -1,0 +1,259 @@
+//! Every operation in all its forms, in networks of that operation alone: the gradients of the tensor composition against
+//! finite differences in f64, CPU training against the tensor composition in f32 and bf16, CPU decoding against it position
+//! by position; on shapes that include 1, odd sizes and no multiples of a vector.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use candle_core::{DType, Device, Tensor, Var};
+use common::Random;
+use tinygpt_model::{
+    Activation, ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Network,
+    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
+    dropout::{DropoutSite, MaskSource},
+    ops::{Tokens, cross_entropy},
+    plan::{Init, NetworkBuilder, ParamSpec, Value},
+};
+
+const CPU: Device = Device::Cpu;
+
+/// What is between embedding and head.
+type Body = fn(&mut NetworkBuilder, Value, &GptConfig) -> Value;
+
+/// Every operation: a network of it, between what gives it inputs and gradients that are far from zero.
+const OPERATIONS: &[(&str, Body)] = &[
+    ("embedding and head alone", |_, x, _| x),
+    ("positions", |net, x, _| net.positions(x, "positions", 0.5)),
+    ("layer norm", |net, x, _| net.layer_norm(x, "norm")),
+    ("RMSNorm", |net, x, _| net.rms_norm(x, "norm")),
+    ("RMSNorm before a linear layer into the residual stream", |net, x, config| {
+        let h = net.rms_norm(x, "norm");
+        let h = net.linear(h, "linear", config.n_embd, 0.4);
+        net.add(x, h)
+    }),
+    ("linear", |net, x, config| net.linear(x, "linear", config.n_embd, 0.4)),
+    ("linear to another width, and back", |net, x, config| {
+        let h = net.linear(x, "up", 2 * config.n_embd + 1, 0.4);
+        net.linear(h, "down", config.n_embd, 0.4)
+    }),
+    ("activation", |net, x, config| {
+        let h = net.linear(x, "linear", config.n_embd, 0.8);
+        net.activation(h, config.activation)
+    }),
+    ("attention", |net, x, config| {
+        let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
+        net.attention(h, config.n_head, DropoutSite::Attention(0))
+    }),
+    ("dropout", |net, x, _| net.dropout(x, DropoutSite::Embedding)),
+    ("linear into the residual stream", |net, x, config| {
+        let h = net.layer_norm(x, "norm");
+        let h = net.linear(h, "linear", config.n_embd, 0.4);
+        net.add(x, h)
+    }),
+    ("dropped linear into the residual stream, twice", |net, mut x, config| {
+        for layer in 0..2 {
+            let h = net.layer_norm(x, &format!("norm_{layer}"));
+            let h = net.linear(h, &format!("linear_{layer}"), config.n_embd, 0.4);
+            let h = net.dropout(h, DropoutSite::MlpResidual(layer));
+            x = net.add(x, h);
+        }
+        x
+    }),
+    ("a norm added to the residual stream", |net, x, _| {
+        let h = net.layer_norm(x, "norm");
+        net.add(x, h)
+    }),
+];
+
+fn network(config: &GptConfig, body: Body) -> Network {
+    let mut net = NetworkBuilder::new(config);
+    let (x, table) = net.embedding("table", config.vocab_size, config.n_embd, 0.7);
+    let x = body(&mut net, x, config);
+    net.head(x, table)
+}
+
+/// Values around the initial ones, norms and biases included.
+fn values(net: &Network, random: &mut Random) -> Vec<Vec<f32>> {
+    let of = |spec: &ParamSpec| -> Vec<f32> {
+        let (mean, width) = match spec.init {
+            Init::Normal(std) => (0.0, 1.7 * std),
+            Init::Ones => (1.0, 0.4),
+            Init::Zeros => (0.0, 0.4),
+        };
+        random.values(spec.len()).into_iter().map(|x| (mean + width * x) as f32).collect()
+    };
+    net.params().iter().map(of).collect()
+}
+
+fn shapes() -> Vec<(GptConfig, usize)> {
+    let shape = |vocab_size, block_size, n_head, head_size, bias, activation| GptConfig {
+        vocab_size,
+        block_size,
+        n_layer: 1,
+        n_head,
+        n_embd: n_head * head_size,
+        dropout: 0.25,
+        bias,
+        activation,
+        ..GptConfig::default()
+    };
+    vec![
+        (shape(7, 5, 1, 2, true, Activation::Gelu), 5),
+        (shape(2, 1, 1, 3, false, Activation::GeluNew), 1),
+        (shape(11, 9, 3, 5, true, Activation::GeluNew), 7),
+        (shape(33, 37, 2, 16, false, Activation::Gelu), 37),
+        (shape(65, 70, 2, 17, true, Activation::Gelu), 69),
+    ]
+}
+
+struct Case {
+    label: String,
+    config: GptConfig,
+    net: Network,
+    values: Vec<Vec<f32>>,
+    rows: usize,
+    t: usize,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, body) in OPERATIONS {
+        for (at, (config, t)) in shapes().into_iter().enumerate() {
+            let mut random = Random::new(100 * at as u64 + name.len() as u64);
+            let net = network(&config, *body);
+            let rows = 1 + at % 3;
+            let mut tokens = || random.tokens(rows * t, config.vocab_size);
+            let (ids, targets) = (tokens(), tokens());
+            let values = values(&net, &mut random);
+            cases.push(Case { label: format!("{name}, {config:?}"), config, net, values, rows, t, ids, targets });
+        }
+    }
+    cases
+}
+
+impl Case {
+    fn dropout(&self) -> Dropout {
+        Dropout { p: self.config.dropout, seed: 3, step: 4, source: MaskSource::Philox }
+    }
+
+    fn tensors(&self, dtype: DType) -> Vec<Tensor> {
+        let tensor = |(spec, values): (&ParamSpec, &Vec<f32>)| {
+            Tensor::from_slice(values, spec.shape.as_slice(), &CPU).unwrap().to_dtype(dtype).unwrap()
+        };
+        self.net.params().iter().zip(&self.values).map(tensor).collect()
+    }
+
+    /// The mean loss, with dropout.
+    fn loss(&self, params: &[Tensor]) -> Tensor {
+        let gpt = Gpt::over(self.net.clone(), params).unwrap();
+        let tokens = Tokens::new(&self.ids, self.rows, self.t, self.config.vocab_size, &CPU).unwrap();
+        let targets = Tensor::from_slice(&self.targets, self.rows * self.t, &CPU).unwrap();
+        gpt.losses(&tokens, &targets, Some(&self.dropout())).unwrap().mean_all().unwrap()
+    }
+
+    /// The mean loss and every gradient, by the tensor composition.
+    fn by_tensors(&self, dtype: DType) -> (f64, Vec<Vec<f64>>) {
+        let vars: Vec<Var> = self.tensors(dtype).iter().map(|tensor| Var::from_tensor(tensor).unwrap()).collect();
+        let tracked: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+        let loss = self.loss(&tracked);
+        let grads = loss.backward().unwrap();
+        let flat = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let of = |(var, spec): (&Var, &ParamSpec)| {
+            flat(grads.get(var).unwrap_or_else(|| panic!("{} has no gradient: {}", spec.name, self.label)))
+        };
+        (loss.to_dtype(DType::F64).unwrap().to_scalar().unwrap(), vars.iter().zip(self.net.params()).map(of).collect())
+    }
+}
+
+#[test]
+fn gradients_of_tensor_compositions_are_those_of_finite_differences() {
+    const H: f64 = 1e-5;
+    for case in cases().iter().filter(|case| case.t < 10) {
+        let (_, grads) = case.by_tensors(DType::F64);
+        let params = case.tensors(DType::F64);
+        for (i, spec) in case.net.params().iter().enumerate() {
+            let largest = grads[i].iter().fold(1e-6f64, |max, x| max.max(x.abs()));
+            let values = params[i].flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            // Each parameter at its largest gradient, and in a few places.
+            let places = (0..spec.len()).step_by(spec.len().div_ceil(4));
+            for place in places.chain(grads[i].iter().position(|x| x.abs() == largest)) {
+                let at = |moved: f64| {
+                    let mut values = values.clone();
+                    values[place] += moved;
+                    let mut params = params.clone();
+                    params[i] = Tensor::from_vec(values, spec.shape.as_slice(), &CPU).unwrap();
+                    case.loss(&params).to_scalar::<f64>().unwrap()
+                };
+                let difference = (at(H) - at(-H)) / (2.0 * H);
+                let error = (grads[i][place] - difference).abs() / largest;
+                assert!(error < 1e-5, "{}[{place}]: {} {difference}: {}", spec.name, grads[i][place], case.label);
+            }
+        }
+    }
+}
+
+#[test]
+fn cpu_training_has_the_loss_and_the_gradients_of_the_tensor_compositions() {
+    for case in cases() {
+        let (loss, grads) = case.by_tensors(DType::F64);
+        for (precision, of_loss, of_grads) in [
+            (CpuPrecision::F32, 2e-6, 5e-5),
+            (CpuPrecision::Bf16, 2e-2, if case.config.n_embd < 16 { 0.5 } else { 0.1 }),
+        ] {
+            // Behind a norm over a few channels, what bf16 rounds shows manyfold.
+            let mut cpu = CpuGpt::over(case.net.clone(), precision, &case.values).unwrap();
+            let dropout = |row| Some(RowDropout { dropout: case.dropout(), row });
+            let batch = BatchRef { ids: &case.ids, targets: &case.targets, cols: case.t };
+            let found = cpu.forward_backward(batch, &dropout).unwrap();
+            assert!((found - loss).abs() < of_loss * loss.max(1.0), "{precision:?}: {found} {loss}: {}", case.label);
+            for ((spec, expected), found) in case.net.params().iter().zip(&grads).zip(cpu.layout().split(cpu.grads())) {
+                let largest = expected.iter().fold(1e-3f64, |max, x| max.max(x.abs()));
+                let worst = expected.iter().zip(&found).fold(0f64, |max, (a, b)| max.max((a - f64::from(*b)).abs()));
+                assert!(
+                    worst < of_grads * largest,
+                    "{precision:?} {}: {worst} of {largest}: {}",
+                    spec.name,
+                    case.label
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn cpu_decoding_has_the_logits_of_the_tensor_compositions_at_every_position() {
+    for case in cases() {
+        let config = GptConfig { dropout: 0.0, ..case.config.clone() };
+        let gpt = Gpt::over(case.net.clone(), &case.tensors(DType::F64)).unwrap();
+        let ids = Tensor::from_slice(&case.ids[..case.t], (1, case.t), &CPU).unwrap();
+        let expected: Vec<Vec<f64>> = gpt.forward(&ids, None).unwrap().squeeze(0).unwrap().to_vec2().unwrap();
+        let slices: Vec<&[f32]> = case.values.iter().map(Vec::as_slice).collect();
+        for (format, tolerance) in [(WeightFormat::F32, 2e-5), (WeightFormat::Bf16, 6e-2), (WeightFormat::Int8, 6e-2)] {
+            for prompt in [1, case.t.div_ceil(2)] {
+                let mut decoder = CpuDecoder::over(case.net.clone(), &slices, ContextPolicy::Slide, format).unwrap();
+                let check = |logits: &[f32], position: usize| {
+                    for row in logits.chunks(config.vocab_size) {
+                        let expected = &expected[position];
+                        let largest = expected.iter().fold(1.0f64, |max, x| max.max(x.abs()));
+                        let off = row.iter().zip(expected).fold(0f64, |max, (a, b)| max.max((f64::from(*a) - b).abs()));
+                        assert!(off < tolerance * largest, "{format:?} at {position}: {off}: {}", case.label);
+                    }
+                };
+                check(&decoder.start(&case.ids[..prompt], 2).unwrap().to_host().unwrap(), prompt - 1);
+                for position in prompt..case.t {
+                    check(&decoder.step(&[case.ids[position]; 2]).unwrap().to_host().unwrap(), position);
+                }
+            }
+        }
+        // The losses are those of the logits.
+        let targets = Tensor::from_slice(&case.targets[..case.t], case.t, &CPU).unwrap();
+        let logits = gpt.forward(&ids, None).unwrap().squeeze(0).unwrap();
+        let expected: f64 = cross_entropy(&logits, &targets).unwrap().sum_all().unwrap().to_scalar().unwrap();
+        let mut cpu = CpuGpt::over(case.net.clone(), CpuPrecision::F32, &case.values).unwrap();
+        let batch = BatchRef { ids: &case.ids[..case.t], targets: &case.targets[..case.t], cols: case.t };
+        let found = cpu.losses(batch).unwrap();
+        assert!((found - expected).abs() < 1e-5 * expected.max(1.0), "{found} {expected}: {}", case.label);
+    }
+}

@@ -1,0 +1,265 @@
+//! The host path: drawing tokens on the CPU, by SIMD kernels, without a sort of the row.
+//!
+//! [`Sampler`] applies the penalties and hands each row to a `Selection` (`selection`), which keeps tokens by these
+//! parts:
+//!
+//! - `row_kernels`: the passes over a whole row (maxima, sums, collecting what reaches a threshold);
+//! - `softmax_scale`: from logits to weights, `exp((x - origin) / temperature)`;
+//! - `shortlist`: the few logits among which top-k, top-p or min-p cut;
+//! - `cut` and `cut_search`: where the cut is, found by pivots instead of a sort;
+//! - `f64_selection`: the same in f64, for temperatures and top-p where f32 would not be exact;
+//! - `read_limit`: one read of the rows, the limit that benchmarks compare with.
+
+mod cut;
+mod cut_search;
+mod f64_selection;
+mod read_limit;
+mod row_kernels;
+mod selection;
+mod shortlist;
+mod softmax_scale;
+#[cfg(test)]
+mod tests;
+
+use crate::params::check_probability;
+use crate::penalties::apply_penalties;
+use crate::rng::uniform;
+use crate::rules::Rules;
+use crate::simd::SimdLevel;
+use crate::{Distribution, SamplingError, SamplingParams, Schedule};
+use rayon::prelude::*;
+use selection::Selection;
+use std::cmp::Ordering;
+
+pub use read_limit::one_read;
+
+/// The fewest logits of a batch that are spread over threads; below, waking the threads costs more than it saves.
+const MIN_PARALLEL_LOGITS: usize = 1 << 16;
+
+/// One row of a batch: the logits of the next token, and what its draw depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// The logits, one for each token of the vocabulary.
+    pub logits: &'a [f32],
+    /// The tokens so far, for the penalties; may be empty if no penalty is on.
+    pub history: &'a [u32],
+    /// The number of this text in the run.
+    pub sequence: u64,
+    /// The position of the drawn token in its text.
+    pub position: u64,
+}
+
+/// Draws tokens on the host.
+///
+/// A draw is a function of the logits, the history, the parameters and `(seed, sequence, position)`: it does not depend
+/// on the batch or its order, the number of threads, the vector instructions, or earlier draws.
+#[derive(Debug)]
+pub struct Sampler {
+    rules: Rules,
+    level: SimdLevel,
+    /// Scratch of each thread. Never empty: a single row uses the first.
+    scratch: Vec<HostScratch>,
+}
+
+/// The buffers of one thread, reused from row to row.
+#[derive(Debug)]
+struct HostScratch {
+    /// The logits after penalties and biases, where `is_penalised`.
+    penalised: Vec<f32>,
+    is_penalised: bool,
+    sorted_history: Vec<u32>,
+    selection: Selection,
+}
+
+impl Sampler {
+    /// A sampler with these parameters, at a constant temperature.
+    ///
+    /// # Errors
+    /// The first parameter outside its range; see [`SamplingParams::validate`].
+    pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
+        Self::with_level(params, SimdLevel::detect())
+    }
+
+    /// [`Sampler::new`] with the vector instructions of a given level.
+    fn with_level(params: SamplingParams, level: SimdLevel) -> Result<Self, SamplingError> {
+        params.validate()?;
+        Ok(Self { rules: Rules::new(params), level, scratch: vec![HostScratch::new(level)] })
+    }
+
+    /// Makes the temperature follow the position of the row.
+    ///
+    /// # Errors
+    /// See [`Schedule::validate`].
+    pub fn with_schedule(self, schedule: Schedule) -> Result<Self, SamplingError> {
+        self.with_schedule_from(schedule, 0)
+    }
+
+    /// [`Sampler::with_schedule`], with position 0 of the schedule at position `start` of the rows: the length of a
+    /// prompt. Positions before `start` have the schedule's first temperature.
+    ///
+    /// # Errors
+    /// See [`Schedule::validate`].
+    pub fn with_schedule_from(mut self, schedule: Schedule, start: u64) -> Result<Self, SamplingError> {
+        schedule.validate(self.rules.params.temperature)?;
+        self.rules.schedule = schedule;
+        self.rules.schedule_start = start;
+        Ok(self)
+    }
+
+    /// Makes rows greedy whose largest probability, after all other rules, exceeds `threshold`.
+    ///
+    /// # Errors
+    /// A threshold outside `[0, 1]`.
+    pub fn with_adaptive(mut self, threshold: f64) -> Result<Self, SamplingError> {
+        check_probability("adaptive", threshold)?;
+        self.rules.adaptive = Some(threshold);
+        Ok(self)
+    }
+
+    /// The sampling parameters.
+    #[must_use]
+    pub fn params(&self) -> &SamplingParams {
+        &self.rules.params
+    }
+
+    /// All rules, for a sampler on a device.
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Draws the next token of one row of logits, `[V]`. Only the penalties read `history`, the tokens so far.
+    ///
+    /// # Errors
+    /// A NaN, a +infinity or no finite logit; a token of the history or bias that is not below V. The row is called row
+    /// 0.
+    pub fn sample_row(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        sequence: u64,
+        position: u64,
+    ) -> Result<u32, SamplingError> {
+        let row = Row { logits, history, sequence, position };
+        self.scratch[0].sample(&self.rules, &row)
+    }
+
+    /// Draws the next token of each row, on the threads of the current rayon pool. The answer of a row that cannot be
+    /// drawn from is an error that names its index; it does not affect the other rows.
+    pub fn sample_batch(&mut self, rows: &[Row<'_>]) -> Vec<Result<u32, SamplingError>> {
+        let mut tokens = Vec::new();
+        self.sample_batch_into(rows, &mut tokens);
+        tokens
+    }
+
+    /// [`Sampler::sample_batch`] into a buffer, which is cleared first and can be reused from step to step.
+    pub fn sample_batch_into(&mut self, rows: &[Row<'_>], tokens: &mut Vec<Result<u32, SamplingError>>) {
+        tokens.clear();
+        tokens.resize(rows.len(), Ok(0));
+        let logits: usize = rows.iter().map(|row| row.logits.len()).sum();
+        let threads =
+            if logits < MIN_PARALLEL_LOGITS { 1 } else { rayon::current_num_threads().min(rows.len()).max(1) };
+        let Self { rules, level, scratch } = self;
+        if scratch.len() < threads {
+            scratch.resize_with(threads, || HostScratch::new(*level));
+        }
+        let per_thread = rows.len().div_ceil(threads).max(1);
+        let sample_group = |group: usize, tokens: &mut [Result<u32, SamplingError>], scratch: &mut HostScratch| {
+            for (n, token) in tokens.iter_mut().enumerate() {
+                let row = group * per_thread + n;
+                *token = scratch.sample(rules, &rows[row]).map_err(|error| error.at_row(row));
+            }
+        };
+        if threads == 1 {
+            sample_group(0, tokens, &mut scratch[0]);
+        } else {
+            let groups = tokens.par_chunks_mut(per_thread).zip(scratch.par_iter_mut()).enumerate();
+            groups.for_each(|(group, (tokens, scratch))| sample_group(group, tokens, scratch));
+        }
+    }
+
+    /// Draws `count` times from the same logits, at the position of the row and those that follow it. The tokens are
+    /// those of `count` calls of [`Sampler::sample_row`], but the row is selected from once for each temperature.
+    ///
+    /// # Errors
+    /// As for [`Sampler::sample_row`].
+    pub fn sample_row_repeatedly(&mut self, row: &Row<'_>, count: usize) -> Result<Vec<u32>, SamplingError> {
+        let Self { rules, scratch, .. } = self;
+        let scratch = &mut scratch[0];
+        let mut selected_at = None;
+        (0..count as u64)
+            .map(|draw| {
+                let row = Row { position: row.position.wrapping_add(draw), ..*row };
+                let temperature = rules.temperature(row.position);
+                if selected_at != Some(temperature) {
+                    scratch.select(rules, &row)?;
+                    selected_at = Some(temperature);
+                }
+                Ok(scratch.draw(rules, &row))
+            })
+            .collect()
+    }
+
+    /// The distribution that [`Sampler::sample_row`] draws this row from. It does not depend on the sequence, and on
+    /// the position only with a schedule.
+    ///
+    /// # Errors
+    /// As for [`Sampler::sample_row`].
+    pub fn distribution(&mut self, row: &Row<'_>) -> Result<Distribution, SamplingError> {
+        let scratch = &mut self.scratch[0];
+        scratch.select(&self.rules, row)?;
+        let logits = scratch.logits(row);
+        let mut kept = scratch.selection.kept(logits);
+        // The sort is stable: equal logits stay in vocabulary order.
+        kept.sort_by(|a, b| {
+            let (a, b) = (logits[a.0 as usize], logits[b.0 as usize]);
+            b.partial_cmp(&a).unwrap_or(Ordering::Equal)
+        });
+        let (tokens, weights) = kept.into_iter().unzip();
+        Ok(Distribution::from_weights(tokens, weights))
+    }
+}
+
+impl HostScratch {
+    fn new(level: SimdLevel) -> Self {
+        Self {
+            penalised: Vec::new(),
+            is_penalised: false,
+            sorted_history: Vec::new(),
+            selection: Selection::new(level),
+        }
+    }
+
+    fn sample(&mut self, rules: &Rules, row: &Row<'_>) -> Result<u32, SamplingError> {
+        self.select(rules, row)?;
+        Ok(self.draw(rules, row))
+    }
+
+    /// Applies all rules to the row, which leaves the tokens that may be drawn in `self.selection`.
+    fn select(&mut self, rules: &Rules, row: &Row<'_>) -> Result<(), SamplingError> {
+        self.is_penalised = rules.params.changes_logits(row.history);
+        let mut logits = row.logits;
+        if self.is_penalised {
+            self.penalised.clear();
+            self.penalised.extend_from_slice(logits);
+            apply_penalties(&mut self.penalised, &rules.params, row.history, &mut self.sorted_history)?;
+            logits = &self.penalised;
+        }
+        let selection = &mut self.selection;
+        selection.select(logits, &rules.params, rules.temperature(row.position))?;
+        if rules.adaptive.is_some_and(|threshold| selection.largest_probability() > threshold) {
+            selection.make_greedy(logits);
+        }
+        Ok(())
+    }
+
+    /// Draws a token of the row that was selected from last.
+    fn draw(&self, rules: &Rules, row: &Row<'_>) -> u32 {
+        let u = uniform(rules.params.seed, row.sequence, row.position);
+        self.selection.draw(self.logits(row), u)
+    }
+
+    /// The logits of the row that was selected from last, after its penalties.
+    fn logits<'a>(&'a self, row: &Row<'a>) -> &'a [f32] {
+        if self.is_penalised { &self.penalised } else { row.logits }
+    }
+}

@@ -1,0 +1,332 @@
+//! The SIMD passes over a whole row, as [`Kernel`]s.
+//!
+//! A row is read in blocks of 256 logits, the last one padded with -infinity. The sixteen vectors of a block are added
+//! (or compared) lane by lane, so the sum of a block is the same at every SIMD level and wherever the block is
+//! computed; sums over blocks are f64, in the order of the blocks.
+
+use super::softmax_scale::SoftmaxScale;
+use crate::simd::{Kernel, LANES, Lanes, Simd};
+
+/// The number of vectors in a block.
+pub(super) const VECTORS_PER_BLOCK: usize = 16;
+/// The number of logits in a block.
+pub(super) const BLOCK: usize = VECTORS_PER_BLOCK * LANES;
+
+/// A block of logits, or of weights.
+pub(super) type Block = [Lanes; VECTORS_PER_BLOCK];
+
+/// A slice as blocks; the last one is padded.
+pub(super) struct Blocks<'a> {
+    full: &'a [Block],
+    /// The rest of the slice, padded. All padding if the slice is whole blocks; then no block refers to it.
+    tail: Block,
+    pub(super) count: usize,
+}
+
+impl<'a> Blocks<'a> {
+    #[inline(always)]
+    pub(super) fn new(row: &'a [f32], padding: f32) -> Self {
+        let full = row.as_chunks::<LANES>().0.as_chunks::<VECTORS_PER_BLOCK>().0;
+        let rest = &row[full.len() * BLOCK..];
+        let mut tail = [[padding; LANES]; VECTORS_PER_BLOCK];
+        tail.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
+        Self { full, tail, count: row.len().div_ceil(BLOCK) }
+    }
+
+    #[inline(always)]
+    pub(super) fn get(&self, block: usize) -> &Block {
+        self.full.get(block).unwrap_or(&self.tail)
+    }
+}
+
+/// The largest logit of a row. Of a row with a NaN the result is any number.
+pub(super) struct RowMax<'a> {
+    pub(super) row: &'a [f32],
+}
+
+impl Kernel for RowMax<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
+        // Two chains of maxima, which the processor overlaps.
+        let (mut max_0, mut max_1) = (s.splat(f32::NEG_INFINITY), s.splat(f32::NEG_INFINITY));
+        for n in 0..blocks.count {
+            for [a, b, c, d] in blocks.get(n).as_chunks::<4>().0 {
+                max_0 = s.max(max_0, s.max(s.load(a), s.load(b)));
+                max_1 = s.max(max_1, s.max(s.load(c), s.load(d)));
+            }
+        }
+        let mut lanes = [0.0; LANES];
+        s.store(s.max(max_0, max_1), &mut lanes);
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// Writes the lane maxima of each block; returns the largest logit and whether the row may have a NaN, in which case no
+/// maximum is right. The flag is whether the sum of all logits is NaN, which infinities of both signs cause too.
+///
+/// Lane maxima are the maxima of 16 disjoint subsets of a block. So the k-th largest of them is a lower bound of the
+/// k-th largest logit, and a block none of whose lane maxima reaches a threshold need not be read again.
+pub(super) struct LaneMaxima<'a> {
+    pub(super) row: &'a [f32],
+    pub(super) maxima: &'a mut Vec<Lanes>,
+}
+
+impl Kernel for LaneMaxima<'_> {
+    type Output = (f32, bool);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f32, bool) {
+        let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
+        // Not cleared from row to row: every element is written below.
+        self.maxima.resize(blocks.count, [0.0; LANES]);
+        let mut all = s.splat(f32::NEG_INFINITY);
+        let mut any_nan = s.splat(0.0);
+        for (n, to) in self.maxima.iter_mut().enumerate() {
+            let mut max = s.splat(f32::NEG_INFINITY);
+            for [a, b, c, d] in blocks.get(n).as_chunks::<4>().0 {
+                let (a, b, c, d) = (s.load(a), s.load(b), s.load(c), s.load(d));
+                max = s.max(max, s.max(s.max(a, b), s.max(c, d)));
+                any_nan = s.add(any_nan, s.add(s.add(a, b), s.add(c, d)));
+            }
+            s.store(max, to);
+            all = s.max(all, max);
+        }
+        let mut lanes = [0.0; LANES];
+        s.store(all, &mut lanes);
+        let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        (max, s.unordered(any_nan, any_nan) != 0)
+    }
+}
+
+/// [`LaneMaxima`] and, in the same read of the row, [`BlockSums`](super::softmax_scale::BlockSums).
+pub(super) struct MaximaAndSums<'a> {
+    pub(super) row: &'a [f32],
+    pub(super) scale: SoftmaxScale,
+    pub(super) maxima: &'a mut Vec<Lanes>,
+    pub(super) block_sums: &'a mut Vec<f64>,
+}
+
+impl Kernel for MaximaAndSums<'_> {
+    type Output = (f32, bool);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f32, bool) {
+        let Self { row, scale, maxima, block_sums } = self;
+        let blocks = Blocks::new(row, f32::NEG_INFINITY);
+        maxima.resize(blocks.count, [0.0; LANES]);
+        block_sums.resize(blocks.count, 0.0);
+        let mut all = s.splat(f32::NEG_INFINITY);
+        let mut any_nan = s.splat(0.0);
+        for (n, (to, block_sum)) in maxima.iter_mut().zip(block_sums).enumerate() {
+            let mut max = s.splat(f32::NEG_INFINITY);
+            let mut sum = s.splat(0.0);
+            for [a, b] in blocks.get(n).as_chunks::<2>().0 {
+                let (a, b) = (s.load(a), s.load(b));
+                any_nan = s.add(any_nan, s.add(a, b));
+                max = s.max(s.max(a, b), max);
+                sum = s.add(sum, scale.weights(s, a));
+                sum = s.add(sum, scale.weights(s, b));
+            }
+            s.store(max, to);
+            all = s.max(all, max);
+            *block_sum = f64::from(s.sum(sum));
+        }
+        let mut lanes = [0.0; LANES];
+        s.store(all, &mut lanes);
+        (lanes.into_iter().fold(f32::NEG_INFINITY, f32::max), s.unordered(any_nan, any_nan) != 0)
+    }
+}
+
+/// Reduces the lane maxima of every `blocks_per_fold` blocks to their maxima; returns the smallest of the results.
+pub(super) struct FoldMaxima<'a> {
+    pub(super) maxima: &'a [Lanes],
+    pub(super) blocks_per_fold: usize,
+    pub(super) folded: &'a mut Vec<Lanes>,
+}
+
+impl Kernel for FoldMaxima<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        self.folded.clear();
+        let zero = s.splat(0.0);
+        // The minimum, as minus the maximum of the negated: there is no SIMD minimum.
+        let mut negated = s.splat(f32::NEG_INFINITY);
+        for blocks in self.maxima.chunks(self.blocks_per_fold) {
+            let mut max = s.splat(f32::NEG_INFINITY);
+            for block in blocks {
+                max = s.max(max, s.load(block));
+            }
+            negated = s.max(negated, s.sub(zero, max));
+            let mut lanes = [0.0; LANES];
+            s.store(max, &mut lanes);
+            self.folded.push(lanes);
+        }
+        let mut lanes = [0.0; LANES];
+        s.store(negated, &mut lanes);
+        -lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// The number of values that are at least `threshold`.
+pub(super) struct CountAtLeast<'a> {
+    pub(super) values: &'a [Lanes],
+    pub(super) threshold: f32,
+}
+
+impl Kernel for CountAtLeast<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let threshold = s.splat(self.threshold);
+        self.values.iter().map(|lanes| s.ge(s.load(lanes), threshold).count_ones() as usize).sum()
+    }
+}
+
+/// The first block with a logit of at least `threshold`, found by the lane maxima; 0 if there is none.
+pub(super) struct FirstBlockReaching<'a> {
+    pub(super) maxima: &'a [Lanes],
+    pub(super) threshold: f32,
+}
+
+impl Kernel for FirstBlockReaching<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let threshold = s.splat(self.threshold);
+        for (n, maxima) in self.maxima.iter().enumerate() {
+            if s.ge(s.load(maxima), threshold) != 0 {
+                return n;
+            }
+        }
+        0
+    }
+}
+
+/// Copies the logits of at least `threshold` to the front of `values`, in order, and returns how many there are; writes
+/// to `block_starts` how many of them precede each block. `values` must have room for sixteen more.
+///
+/// The tokens are not written, which would be a second stream of stores across cache lines: a draw needs the token of
+/// one place, and finds it by `block_starts`.
+pub(super) struct CollectSparse<'a> {
+    pub(super) row: &'a [f32],
+    pub(super) maxima: &'a [Lanes],
+    pub(super) threshold: f32,
+    pub(super) values: &'a mut [f32],
+    pub(super) block_starts: &'a mut [u32],
+}
+
+impl Kernel for CollectSparse<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
+        let threshold = s.splat(self.threshold);
+        let mut count = 0;
+        for (n, (maxima, start)) in self.maxima.iter().zip(self.block_starts).enumerate() {
+            *start = count as u32;
+            if s.ge(s.load(maxima), threshold) == 0 {
+                continue;
+            }
+            for lanes in blocks.get(n) {
+                let v = s.load(lanes);
+                let mask = s.ge(v, threshold);
+                if mask != 0 {
+                    s.compress(mask, v, lanes_at(self.values, count));
+                    count += mask.count_ones() as usize;
+                }
+            }
+        }
+        count
+    }
+}
+
+/// [`CollectSparse`] for thresholds that most vectors reach, which tests neither blocks nor vectors before copying.
+/// `values` must have room for a block and sixteen more.
+pub(super) struct CollectDense<'a> {
+    pub(super) row: &'a [f32],
+    pub(super) threshold: f32,
+    pub(super) values: &'a mut [f32],
+    pub(super) block_starts: &'a mut [u32],
+}
+
+impl Kernel for CollectDense<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
+        let threshold = s.splat(self.threshold);
+        let mut count = 0;
+        for (n, start) in self.block_starts.iter_mut().enumerate() {
+            *start = count as u32;
+            // One bounds check a block instead of sixteen.
+            let Some(to) = self.values[count..].first_chunk_mut::<{ BLOCK + LANES }>() else {
+                unreachable!("`values` is too short")
+            };
+            let mut kept = 0;
+            for lanes in blocks.get(n) {
+                let v = s.load(lanes);
+                let mask = s.ge(v, threshold);
+                // `kept` is at most 240 here; the remainder tells the compiler, which drops the bounds check.
+                s.compress_few(mask, v, lanes_at(to, kept % BLOCK));
+                kept += mask.count_ones() as usize;
+            }
+            count += kept;
+        }
+        count
+    }
+}
+
+/// The sixteen elements from index `at` on, which the buffers of all kernels have room for.
+#[inline(always)]
+pub(super) fn lanes_at<T>(buffer: &mut [T], at: usize) -> &mut [T; LANES] {
+    let Some(lanes) = buffer[at..].first_chunk_mut() else { unreachable!("the buffer is too short") };
+    lanes
+}
+
+/// Copies to `sample` one vector of every `blocks_per_vector` whole blocks, each time another of the sixteen.
+pub(super) fn sample_vectors(row: &[f32], blocks_per_vector: usize, sample: &mut Vec<Lanes>) {
+    sample.clear();
+    let blocks = row.as_chunks::<LANES>().0.as_chunks::<VECTORS_PER_BLOCK>().0;
+    // Seven is coprime to sixteen, so every vector of a block takes its turn.
+    sample.extend(
+        blocks.iter().step_by(blocks_per_vector).enumerate().map(|(n, block)| block[n * 7 % VECTORS_PER_BLOCK]),
+    );
+}
+
+/// For each of sixteen thresholds, the sum of the weights of the values below it. The slices have the
+/// same length, a multiple of 4.
+pub(super) struct MassBelow<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) weights: &'a [f32],
+    pub(super) thresholds: &'a Lanes,
+}
+
+impl Kernel for MassBelow<'_> {
+    type Output = Lanes;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Lanes {
+        let thresholds = s.load(self.thresholds);
+        // Four chains of additions, which the processor overlaps.
+        let mut sums = [s.splat(0.0); 4];
+        let (values, weights) = (self.values.as_chunks::<4>().0, self.weights.as_chunks::<4>().0);
+        for (values, weights) in values.iter().zip(weights) {
+            for ((sum, &x), &w) in sums.iter_mut().zip(values).zip(weights) {
+                *sum = s.add(*sum, s.keep(s.gt(thresholds, s.splat(x)), s.splat(w)));
+            }
+        }
+        let [a, b, c, d] = sums;
+        let mut lanes = [0.0; LANES];
+        s.store(s.add(s.add(a, b), s.add(c, d)), &mut lanes);
+        lanes
+    }
+}

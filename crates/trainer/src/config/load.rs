@@ -1,0 +1,98 @@
+//! Reading a configuration: defaults, overrides, and whether all of it is there.
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::{
+    RunConfig,
+    check::{check_table, kind, unknown, validate},
+    schema::{ConfigError, FREE_ON_RESUME, defaults, fields, later_keys, lookup},
+};
+
+/// Reads a configuration from TOML text with `KEY=VALUE` overrides, fills in defaults and checks everything that can be
+/// checked without the corpus. With `resume`, only keys that leave the updates as they are may be overridden.
+///
+/// # Errors
+/// [`ConfigError`], naming the key, and the override where one is to blame.
+pub fn load(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
+    let first = |n: usize| read(text, &overrides[..n], resume);
+    let error = match first(overrides.len()) {
+        Err(error) if !matches!(error, ConfigError::Override(_)) => error,
+        done => return done,
+    };
+    // To blame is the last override before which it was not so.
+    match (0..overrides.len()).rev().find(|&n| first(n).err().as_ref() != Some(&error)) {
+        Some(n) => Err(ConfigError::InOverride { item: overrides[n].clone(), source: Box::new(error) }),
+        None => Err(error),
+    }
+}
+
+/// Reads the configuration of a run. It was written with every key that there was then, so none of these may be missing:
+/// what is left of an emptied or cut file would read as the defaults.
+///
+/// # Errors
+/// As [`load`], and [`ConfigError::Incomplete`].
+pub fn load_resolved(text: &str) -> Result<RunConfig, ConfigError> {
+    let config = load(text, &[], false)?;
+    let table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    let has = |key: &str| lookup(&table, key).is_some();
+    let later_keys = later_keys();
+    let newest = later_keys.iter().rposition(|key| has(key));
+    let was_written = |key: &str| match later_keys.iter().position(|later| *later == key) {
+        Some(at) => Some(at) <= newest,
+        None => true,
+    };
+    match fields().find(|field| was_written(field.key) && !has(field.key)) {
+        Some(field) => Err(ConfigError::Incomplete(field.key.into())),
+        None => Ok(config),
+    }
+}
+
+fn read(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
+    let mut table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    for item in overrides {
+        apply_override(&mut table, item, resume)?;
+    }
+    let defaults = defaults()?;
+    check_table("", &mut table, &defaults)?;
+    let mut config = RunConfig::deserialize(table).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    if config.train.decay_steps == 0 {
+        config.train.decay_steps = config.train.max_steps;
+    }
+    // A short trial of a long recipe must not fail for its warm-up; it simply ends inside it.
+    config.train.decay_steps = config.train.decay_steps.max(config.train.warmup_steps);
+    validate(&config)?;
+    Ok(config)
+}
+
+fn apply_override(table: &mut Table, item: &str, resume: bool) -> Result<(), ConfigError> {
+    let (key, text) = item.split_once('=').ok_or_else(|| ConfigError::Override(item.into()))?;
+    let (key, text) = (key.trim(), text.trim());
+    if !fields().any(|f| f.key == key) {
+        return Err(unknown(key));
+    }
+    if resume && !FREE_ON_RESUME.contains(&key) && !key.starts_with("generate.") {
+        return Err(ConfigError::FixedOnResume(key.into()));
+    }
+    // `--set name=abc` needs no quotes: what is not a TOML value is a string.
+    let value = toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("value"))
+        .unwrap_or_else(|| Value::String(text.into()));
+    match key.split_once('.') {
+        Some((section, name)) => {
+            let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            let got = kind(entry).to_owned();
+            let section_table = entry.as_table_mut().ok_or_else(|| ConfigError::Type {
+                key: section.into(),
+                expected: "a table".into(),
+                got,
+            })?;
+            section_table.insert(name.into(), value);
+        }
+        None => {
+            table.insert(key.into(), value);
+        }
+    }
+    Ok(())
+}
