@@ -5,7 +5,6 @@ use std::{env, error::Error, sync::atomic::AtomicBool};
 
 use tinygpt_trainer::{
     GptConfig, Run, RunConfig,
-    config::{DataConfig, TrainConfig},
     run::{IfExists, StartOptions},
     train::Event,
 };
@@ -15,12 +14,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(folder) => (folder.into(), IfExists::Refuse),
         None => (env::temp_dir().join("tinygpt-example"), IfExists::Overwrite),
     };
-    let config = RunConfig {
-        data: DataConfig { stories_bytes: 200_000, ..DataConfig::default() },
-        model: GptConfig { n_layer: 2, n_head: 2, n_embd: 64, ..GptConfig::default() },
-        train: TrainConfig { max_steps: 200, eval_every: 50, eval_batches: 4, ..TrainConfig::default() },
-        ..RunConfig::default()
-    };
+    let mut config = RunConfig::default();
+    config.data.stories_bytes = 200_000;
+    config.model = GptConfig { n_layer: 2, n_head: 2, n_embd: 64, ..GptConfig::default() };
+    (config.train.max_steps, config.train.eval_every, config.train.eval_batches) = (200, 50, 4);
+    (config.train.lr, config.train.warmup_steps) = (3e-3, 20);
     let run = Run::start(config, StartOptions { out: Some(out.clone()), if_exists, ..StartOptions::default() })?;
     println!("{} parameters, {} training tokens", run.gpt().n_params(), run.data().train.len());
     let outcome = run.train(&AtomicBool::new(false), &mut |event| {
