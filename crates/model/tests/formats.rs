@@ -1,9 +1,6 @@
 //! Rounded weights: logits near those of the model itself, from the prompt and from every later step, for any matrix.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::{Random, lively_params, relative_error, shape};
+use crate::common::{Random, lively_params, relative_error, shape};
 use tinygpt_model::{
     ContextPolicy, Decoder, GptConfig,
     cpu::{CpuDecoder, WeightFormat},

@@ -1,14 +1,11 @@
 //! An interruption at any moment, resumed, leaves what an uninterrupted run leaves.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use common::{Prepared, assert_same_weights, prepare};
+use crate::common::{Prepared, assert_same_weights, prepare};
 use tinygpt_model::Precision;
 use tinygpt_trainer::{
     engine::{AdamW, CpuEngine},
