@@ -1,6 +1,7 @@
 //! The CPU engine against the composed one: losses, every gradient, evaluations and updates, on shapes that fill no
-//! vector and no tile; in bf16 too, where the processor has it.
+//! vector and no tile; in bf16 too, where the processor has instructions for it.
 
+use crate::common::cpu_precisions;
 use candle_core::Device;
 use proptest::prelude::*;
 use tinygpt_model::{Activation, GptConfig, Precision, init_params, param_specs};
@@ -42,13 +43,8 @@ fn assert_close(label: &str, config: &GptConfig, ours: &[Vec<f32>], theirs: &[Ve
     }
 }
 
-/// The precisions that this processor has.
-fn precisions() -> impl Iterator<Item = Precision> {
-    [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.check().is_ok())
-}
-
 fn compare(config: &GptConfig, rows: usize, cols: usize, seed: u64) {
-    for precision in precisions() {
+    for precision in cpu_precisions() {
         compare_in(precision, config, rows, cols, seed);
     }
 }
@@ -148,7 +144,7 @@ fn neither_threads_nor_sequences_at_a_time_show_in_the_bits() {
     };
     let state = initial(&config, 1);
     let batch = batch(&config, 1, 17, 37);
-    for precision in precisions() {
+    for precision in cpu_precisions() {
         let updated = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {

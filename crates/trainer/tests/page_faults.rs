@@ -2,7 +2,11 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use tinygpt_model::{Activation, GptConfig, Precision, init_params};
+#[path = "common/precisions.rs"]
+mod precisions;
+
+use precisions::cpu_precisions;
+use tinygpt_model::{Activation, GptConfig, init_params};
 use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState};
 
 /// The minor page faults of this process so far, as `getrusage` counts them.
@@ -29,7 +33,7 @@ fn the_steady_state_has_no_page_faults() {
     let state = EngineState::fresh(init_params(&config, 1));
     let ids: Vec<u32> = (0..12 * 64).map(|i| i * 7 % 65).collect();
     let batch = Batch { targets: ids.clone(), ids, rows: 12, cols: 64 };
-    for precision in [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.check().is_ok()) {
+    for precision in cpu_precisions() {
         let mut engine = CpuEngine::new(&config, precision, adamw, 1, &state).unwrap();
         let mut update = |n: u64| {
             for draw in 0..n {

@@ -1,5 +1,7 @@
-//! Runs of a tiny model, for the tests of the loop.
+//! What the tests of the trainer share: runs of a tiny model, and the precisions of the CPU engine.
 #![allow(clippy::unwrap_used, reason = "test code")]
+
+mod precisions;
 
 use std::path::Path;
 
@@ -10,6 +12,8 @@ use tinygpt_trainer::{
     engine::EngineState,
     run::{IfExists, LoopState},
 };
+
+pub use precisions::cpu_precisions;
 
 const CONFIG: &str = "
 [data]
