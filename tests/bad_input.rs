@@ -1,9 +1,6 @@
 //! What the program refuses: each with a message that says what to do, exit code 1 or 2, and nothing left behind.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::{Place, assert_same, failure};
+use crate::common::{Place, SMALL, assert_same, failure};
 
 /// Training is refused with this message (without `error: ` and the line break), and writes no run.
 fn refused(place: &Place, args: &[&str], code: i32) -> String {
@@ -209,7 +206,7 @@ mod folders {
         let message = failure(place.train().args(["--out", "thesis", "--overwrite"]), 1);
         insta::assert_snapshot!(message.trim_end(), @"error: thesis is not a tinygpt run (it lacks train.toml or config.json, or the current folder lies in it), so --overwrite will not delete it; remove it yourself or give another --out");
         // A configuration that happens to be called train.toml makes no run of its folder.
-        place.write("thesis/train.toml", common::SMALL);
+        place.write("thesis/train.toml", SMALL);
         let message = failure(place.train().args(["--out", "thesis", "--overwrite"]), 1);
         assert!(message.contains("is not a tinygpt run"), "{message}");
         assert_eq!(place.text("thesis/chapter1.txt"), "precious");

@@ -1,11 +1,8 @@
 //! `tinygpt bench`, as a user sees it. Times are not asserted: they are the machine's.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::{fs, process::Output};
 
-use common::{Place, failure, json, stdout};
+use crate::common::{Place, failure, json, stdout};
 use serde_json::Value;
 
 fn bench(args: &[&str]) -> Output {

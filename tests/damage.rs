@@ -1,11 +1,8 @@
 //! Runs whose files are damaged, training that diverges, and disks that fill up: each with a message that names the file,
 //! and what was whole stays whole.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
+use crate::common::{PROGRAM, Place, failure, stdout};
 use assert_cmd::Command;
-use common::{Place, failure, stdout};
 use serde_json::json;
 
 /// What `generate`, `eval` and `train --resume` say to this run; each must fail with exit code 1 and name the file.
@@ -187,7 +184,7 @@ fn training_that_diverges_is_named_and_the_last_good_state_stays_loadable() {
 #[cfg(unix)]
 fn on_a_full_disk(place: &Place, blocks: &str, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -f $0; exec \"$@\"", blocks, common::PROGRAM]).args(args);
+    command.args(["-c", "ulimit -f $0; exec \"$@\"", blocks, PROGRAM]).args(args);
     command.current_dir(place.path()).env("TINYGPT_CACHE", place.join("cache"));
     command
 }

@@ -1,9 +1,6 @@
 //! `tinygpt data` and `tinygpt config`: what training starts from.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::{Place, failure, json, stdout};
+use crate::common::{Place, failure, json, stdout};
 
 #[test]
 fn synth_writes_stories_of_the_size_asked_for_and_prints_their_entropy() {

@@ -1,9 +1,6 @@
 //! `tinygpt devices` and `tinygpt selftest`, as a user sees them.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::{Place, failure, json, stdout};
+use crate::common::{Place, failure, json, stdout};
 use serde_json::Value;
 
 #[test]

@@ -1,9 +1,6 @@
 //! `tinygpt eval`: the loss on the run's held-out text, or on any text.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::{Place, failure, json, stdout, trained};
+use crate::common::{Place, failure, json, stdout, trained};
 
 #[test]
 fn the_loss_on_the_runs_split_is_the_one_that_training_reported() {

@@ -1,12 +1,9 @@
 //! `tinygpt generate`: the same seed, the same bytes; and text comes out whole, whatever is asked of it.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::{io::Read, process::Stdio};
 
+use crate::common::{Place, failure, json, stderr, stdout, trained};
 use assert_cmd::Command;
-use common::{Place, failure, json, stderr, stdout, trained};
 use serde_json::Value;
 
 /// `tinygpt generate` with the shared run, 40 tokens.

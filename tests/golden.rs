@@ -6,20 +6,15 @@
 //! with the reason:
 //!
 //!     rm tests/fixtures/golden.json
-//!     TINYGPT_RECORD_GOLDEN=1 cargo test -p tinygpt-cli --test golden
+//!     TINYGPT_RECORD_GOLDEN=1 cargo test -p tinygpt-cli --test cli golden::
 //!
 //! `TINYGPT_GOLDEN_PROGRAM=/path/to/tinygpt` runs (or records) another build of the program instead.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
-#[path = "common/recorded.rs"]
-mod recorded;
 
 use std::env;
 
+use crate::common::{PROGRAM, Place, json, stdout};
+use crate::recorded::{self, Found, differences, has_bf16, hash};
 use assert_cmd::Command;
-use common::{PROGRAM, Place, json, stdout};
-use recorded::{Found, differences, has_bf16, hash};
 use serde_json::{Value, json};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/golden.json");

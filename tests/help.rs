@@ -1,9 +1,6 @@
 //! The help texts and the usage errors of the program.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::{Place, failure, stdout};
+use crate::common::{Place, failure, stdout};
 
 #[test]
 fn help_lists_the_commands_and_where_to_start() {

@@ -1,9 +1,6 @@
 //! Same seed, same bytes: whatever the number of threads, and wherever a run was interrupted and resumed.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::{Place, assert_same, failure, json, stderr};
+use crate::common::{Place, SMALL, assert_same, failure, json, stderr};
 
 /// Dropout, accumulation and a fixed end of the decay: everything that a resumed run could get wrong.
 const HARD: [&str; 10] = [
@@ -120,7 +117,7 @@ fn resume_finds_the_newest_run_of_a_name_or_of_all() {
     for name in ["a", "a", "b"] {
         place.train().args(["--set", &format!("name={name}")]).assert().success();
     }
-    place.write("a.toml", common::SMALL);
+    place.write("a.toml", SMALL);
     let longer = ["--set", "train.max_steps=9"];
     let by_name = json(place.tinygpt().args(["train", "--resume", "--config", "a", "--json"]).args(longer));
     assert_eq!((&by_name["run"], &by_name["step"]), (&"runs/a-2".into(), &9.into()));

@@ -1,5 +1,4 @@
 //! `tinygpt sample`, as a user sees it.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::{fs, path::Path, process::Output};
 

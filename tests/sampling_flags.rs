@@ -1,5 +1,4 @@
 //! The sampling rules as flags of `tinygpt generate`.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::{collections::HashSet, fs, path::PathBuf, process::Output, sync::OnceLock};
 

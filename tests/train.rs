@@ -1,11 +1,8 @@
 //! `tinygpt train`: what a run folder holds, and what is printed where.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::fs;
 
-use common::{Place, json, stderr, stdout, trained};
+use crate::common::{Place, SMALL, json, stderr, stdout, trained};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -215,7 +212,7 @@ fn runs_without_an_out_folder_are_numbered_by_the_configurations_name() {
 #[test]
 fn a_configuration_is_also_found_in_configs_and_without_its_extension() {
     let place = Place::new();
-    place.write("configs/tiny.toml", common::SMALL);
+    place.write("configs/tiny.toml", SMALL);
     for config in ["tiny", "tiny.toml", "configs/tiny.toml"] {
         place.tinygpt().args(["train", "--config", config, "--set", "train.max_steps=1"]).assert().success();
     }
@@ -325,7 +322,7 @@ fn the_recipes_are_built_in_and_a_file_of_the_same_name_wins() {
     }
     assert_eq!(place.names("runs"), ["tiny-1", "tiny-2", "tiny-3"]);
     assert!(place.text("runs/tiny-1/train.toml").contains("lr = 0.005"), "the recipe's");
-    place.write("tiny.toml", common::SMALL);
+    place.write("tiny.toml", SMALL);
     place.tinygpt().args(["train", "--config", "tiny"]).args(&small).assert().success();
     assert!(place.text("runs/tiny-4/train.toml").contains("lr = 0.001"), "the file's");
 }

@@ -1,6 +1,4 @@
-//! What the black-box tests share: the built program, a folder for each test, and one trained run for all tests of a
-//! file.
-#![allow(dead_code, reason = "each test file uses a part")]
+//! What the black-box tests share: the built program, a folder for each test, and one trained run for all tests.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::{

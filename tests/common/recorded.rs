@@ -3,7 +3,6 @@
 //! The format is `{"platform": {...}, "cases": {case: {result: hash}}}`. With `TINYGPT_RECORD_GOLDEN=1` in the
 //! environment, [`check`] writes a case to the file instead of comparing it.
 #![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,11 +1,10 @@
 //! The cache changes nothing but the speed: logits and greedy text with it and without it, inside the context, at its
 //! end and far beyond.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
+use crate::common::{
+    Random, Tested, arg_max, cached, for_each_decoder, ids, lively_params, relative_error, shape, uncached,
+};
 use candle_core::{DType, Device, Tensor};
-use common::{Random, Tested, arg_max, cached, for_each_decoder, ids, lively_params, relative_error, shape, uncached};
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, Gpt, GptConfig, Logits, ModelError, config::Norm, params::to_tensors,
 };

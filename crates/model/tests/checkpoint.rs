@@ -1,5 +1,4 @@
 //! A model on disk, through the library alone.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::path::Path;
 

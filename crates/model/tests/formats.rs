@@ -1,9 +1,6 @@
 //! Rounded weights: logits near those of the model itself, from the prompt and from every later step, for any matrix.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::{Random, lively_params, relative_error, shape};
+use crate::common::{Random, lively_params, relative_error, shape};
 use tinygpt_model::{
     ContextPolicy, Decoder, GptConfig,
     cpu::{CpuDecoder, WeightFormat},
@@ -48,22 +45,26 @@ fn a_weight_that_is_no_number_shows_in_every_format() {
     }
 }
 
-/// As many rows as `generate` computes at once are enough for products in tiles.
+/// Different code multiplies one row, several, and 64 or more, which are computed in tiles (`TILED_ROWS` in
+/// `cpu/decode/matrix.rs`). The counts here reach each, and both sides of the border.
 #[test]
-fn a_row_among_seventeen_has_the_bits_it_has_alone() {
+fn a_row_has_the_bits_it_has_alone_among_any_number_of_rows() {
     let config = shape(50, 40, 2, 3, 16);
     let params = lively_params(&config, 5);
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
     for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
         let open = || CpuDecoder::new(&config, &slices, ContextPolicy::Slide, format).unwrap();
-        let (mut many, mut one) = (open(), open());
-        let mut random = Random::new(9);
-        many.start(&[1, 2, 3], 17).unwrap();
-        one.start(&[1, 2, 3], 1).unwrap();
-        for _ in 0..10 {
-            let tokens = random.tokens(17, config.vocab_size);
-            let among = many.step(&tokens).unwrap().to_host().unwrap()[16 * 50..].to_vec();
-            assert_eq!(one.step(&tokens[16..]).unwrap().to_host().unwrap(), among, "{format:?}");
+        for rows in [1, 2, 17, 63, 64, 65] {
+            let (mut many, mut one) = (open(), open());
+            let mut random = Random::new(9);
+            many.start(&[1, 2, 3], rows).unwrap();
+            one.start(&[1, 2, 3], 1).unwrap();
+            for step in 0..10 {
+                let tokens = random.tokens(rows, config.vocab_size);
+                let among = many.step(&tokens).unwrap().to_host().unwrap()[(rows - 1) * 50..].to_vec();
+                let alone = one.step(&tokens[rows - 1..]).unwrap().to_host().unwrap();
+                assert_eq!(alone, among, "{format:?}, the last of {rows} rows at step {step}");
+            }
         }
     }
 }

@@ -1,13 +1,10 @@
 //! Generation where the logits are on a device: the same tokens as by the host's sampler, of which alone a step reads back.
 //! The device is the CPU, on which the same tensor operations run.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::ops::ControlFlow;
 
+use crate::common::{Random, lively_params, relative_error, shape};
 use candle_core::{DType, Device};
-use common::{Random, lively_params, relative_error, shape};
 use tinygpt_model::{ContextPolicy, Decoder, Generation, GptConfig, Logits, ModelError, TensorDecoder, generate};
 use tinygpt_sampler::{DeviceRow, DeviceSampler, Sampler, SamplingError, SamplingParams, Schedule};
 

@@ -1,11 +1,8 @@
 //! The gradients of the model and of each of its operations against central finite differences in f64, and the
 //! operations' values against plain loops.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
+use crate::common::{Random, lively_params, shape};
 use candle_core::{DType, Device, Tensor, Var};
-use common::{Random, lively_params, shape};
 use tinygpt_model::{
     Activation, Dropout, Gpt, GptConfig, Precision,
     config::{LAYER_NORM_EPS, Norm},

@@ -1,12 +1,9 @@
 //! Every operation in all its forms, in networks of that operation alone: the gradients of the tensor composition against
 //! finite differences in f64, CPU training against the tensor composition in f32 and bf16, CPU decoding against it position
 //! by position; on shapes that include 1, odd sizes and no multiples of a vector.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
+use crate::common::Random;
 use candle_core::{DType, Device, Tensor, Var};
-use common::Random;
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Network,
     cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},

@@ -1,12 +1,9 @@
 //! A row's logits have the same bits whatever it is batched with, in whatever place, on however many threads; so a
 //! sequence has the same text alone and among others.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::{ops::ControlFlow, process::Command};
 
-use common::{Random, Tested, for_each_decoder, lively_params, shape};
+use crate::common::{Random, Tested, for_each_decoder, lively_params, shape};
 use tinygpt_model::{Activation, ContextPolicy, Generation, GptConfig, TensorDecoder, cpu::CpuDecoder, generate};
 use tinygpt_sampler::{Sampler, SamplingParams};
 
@@ -197,7 +194,7 @@ fn print_digests_of<D: Tested>() {
 fn logits_have_the_same_bits_on_one_and_on_two_threads() {
     let digests = |threads: &str| -> Vec<String> {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "print_digests", "--ignored", "--nocapture"])
+            .args(["--exact", "rows::print_digests", "--ignored", "--nocapture"])
             .env("RAYON_NUM_THREADS", threads)
             .env("CANDLE_NUM_THREADS", threads)
             .output()

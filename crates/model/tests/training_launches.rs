@@ -1,12 +1,9 @@
 //! The launches of each operation of training, forward and backward, as the table in the documentation of
 //! `tinygpt_model::ops` has them: of this program's operations, without the two that candle adds for each argument
 //! in a backward pass.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
+use crate::common::{Random, lively_params, shape};
 use candle_core::{DType, Device, Tensor, Var};
-use common::{Random, lively_params, shape};
 use tinygpt_model::{
     Activation, Dropout, Gpt, GptConfig, Precision,
     dropout::MaskSource,

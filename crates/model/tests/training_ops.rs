@@ -1,11 +1,8 @@
 //! The operations of training, whose gradients are written by hand, against plain compositions with candle's own
 //! gradients, on random shapes: in f64, where both agree to rounding, and in bf16 and f16 within what these round.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
+use crate::common::{Random, lively_params, shape};
 use candle_core::{D, DType, Device, Tensor, Var};
-use common::{Random, lively_params, shape};
 use tinygpt_model::{
     Activation, Dropout, Gpt, GptConfig, Precision,
     config::LAYER_NORM_EPS,

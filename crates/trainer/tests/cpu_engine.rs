@@ -1,6 +1,5 @@
 //! The CPU engine against the composed one: losses, every gradient, evaluations and updates, on shapes that fill no
-//! vector and no tile; in bf16 too, where the processor has it.
-#![allow(clippy::unwrap_used, reason = "test code")]
+//! vector and no tile; in bf16 too, by the software path where the processor has no instructions for it.
 
 use candle_core::Device;
 use proptest::prelude::*;

@@ -1,6 +1,5 @@
 //! What the training loop relies on in an engine: exact resumption, accumulation, the same bits for the same seed,
 //! dropout in training alone, and failures that are reported.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::process::Command;
 
@@ -438,7 +437,7 @@ fn print_digest() {
 fn updates_have_the_same_bits_on_one_and_on_two_threads() {
     let digest = |rayon: &str, candle: &str| {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "print_digest", "--ignored", "--nocapture"])
+            .args(["--exact", "engine::print_digest", "--ignored", "--nocapture"])
             .env("RAYON_NUM_THREADS", rayon)
             .env("CANDLE_NUM_THREADS", candle)
             .output()

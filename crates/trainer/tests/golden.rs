@@ -5,16 +5,12 @@
 //! A change that is meant to change results records them anew, and commits the file with the reason:
 //!
 //!     rm crates/trainer/tests/golden.json
-//!     TINYGPT_RECORD_GOLDEN=1 cargo test -p tinygpt-trainer --test golden
+//!     TINYGPT_RECORD_GOLDEN=1 cargo test -p tinygpt-trainer --test main golden::
 //!
 //! candle's matrix products choose their kernels by the processor, so these hashes depend on its vector instructions.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-#[path = "../../../tests/common/recorded.rs"]
-mod recorded;
-
+use crate::recorded::{self, Found, hash};
 use candle_core::{DType, Device};
-use recorded::{Found, hash};
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, GptConfig, Precision, TensorDecoder,
     cpu::{CpuDecoder, WeightFormat},

@@ -1,7 +1,4 @@
 //! An interruption at any moment, resumed, leaves what an uninterrupted run leaves.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::{
     fs,
@@ -9,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use common::{Prepared, assert_same_weights, prepare};
+use crate::common::{Prepared, assert_same_weights, prepare};
 use tinygpt_model::cpu::CpuPrecision;
 use tinygpt_trainer::{
     Result, RunDir,

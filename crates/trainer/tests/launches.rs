@@ -1,5 +1,4 @@
 //! The launches of a whole update on a device, as docs/gpu.md has them; and that loss and norm stay on the device.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
 use candle_core::Device;
 use tinygpt_model::{Activation, GptConfig, Precision, init_params, ops::take_launches};

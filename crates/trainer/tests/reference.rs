@@ -1,6 +1,5 @@
 //! The engines against PyTorch: logits, loss, gradients, gradient norms and ten updates of AdamW with warm-up, cosine,
 //! weight decay and clipping. `scripts/make_reference.py` writes the fixtures, in f64 and from code of its own.
-#![allow(clippy::unwrap_used, reason = "test code")]
 #![allow(clippy::print_stdout, reason = "the table of errors, shown by --nocapture and when a test fails")]
 
 use std::collections::HashMap;

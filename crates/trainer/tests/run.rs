@@ -1,5 +1,4 @@
 //! Starting, ending and resuming through the library alone.
-#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::{
     fs,

@@ -1,16 +1,13 @@
 //! Training on an engine that leaves its figures on the device: they are read where they are logged or something is
 //! saved, and nothing that has diverged is saved.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use crate::common::{Prepared, assert_same_weights, prepare};
 use candle_core::{Device, Tensor};
-use common::{Prepared, assert_same_weights, prepare};
 use tinygpt_model::{GptConfig, Precision};
 use tinygpt_trainer::{
     Result, RunDir, TrainError,

@@ -1,4 +1,4 @@
-//! Runs of a tiny model, for the tests of the loop.
+//! What the tests of the trainer share: runs of a tiny model.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::path::Path;

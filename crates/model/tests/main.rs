@@ -1,0 +1,15 @@
+//! The tests of the model's public interface, one module a file. They are one binary, since each would link candle;
+//! `cargo test -p tinygpt-model --test main cache::` runs a file's.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+mod cache;
+mod checkpoint;
+mod formats;
+mod generation;
+mod gradients;
+mod operations;
+mod rows;
+mod training_launches;
+mod training_ops;

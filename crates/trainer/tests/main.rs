@@ -1,0 +1,17 @@
+//! The tests of the trainer's public interface, one module a file. They are one binary, since each would link candle;
+//! `cargo test -p tinygpt-trainer --test main reference::` runs a file's.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+#[path = "../../../tests/common/recorded.rs"]
+mod recorded;
+
+mod cpu_engine;
+mod engine;
+mod golden;
+mod interrupted;
+mod launches;
+mod mixed_precision;
+mod reference;
+mod run;
+mod unread;
