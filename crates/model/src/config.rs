@@ -37,6 +37,17 @@ pub enum Norm {
     Rms,
 }
 
+/// How the network knows positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Position {
+    /// A learned embedding of each position is added to the token's, as in GPT-2.
+    #[default]
+    Learned,
+    /// Queries and keys are rotated by angles proportional to the position, as in Llama.
+    Rope,
+}
+
 /// What the operands of products are rounded to in training: those of linear layers and head, and on a GPU those of
 /// attention. Sums, and all else, are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -96,6 +107,10 @@ pub struct GptConfig {
     pub activation: Activation,
     /// The norms of the network.
     pub norm: Norm,
+    /// How the network knows positions.
+    pub position: Position,
+    /// The base of the angles of [`Position::Rope`]: channel pair `i` turns by `position * rope_theta^(-2 i / head_size)`.
+    pub rope_theta: f64,
 }
 
 /// A key of the section `[model]`.
@@ -133,6 +148,12 @@ pub const MODEL_KEYS: &[ModelKey] = &[
         later: true,
         ..key("model.norm", "\"layer\" (layer norm, as GPT-2) or \"rms\" (RMSNorm, as Llama: no mean, no bias)")
     },
+    ModelKey {
+        choices: &["learned", "rope"],
+        later: true,
+        ..key("model.position", "\"learned\" (embeddings, as GPT-2) or \"rope\" (rotated queries and keys, as Llama)")
+    },
+    ModelKey { later: true, ..key("model.rope_theta", "base of the angles of \"rope\": larger ones reach further") },
 ];
 
 impl Default for GptConfig {
@@ -148,6 +169,8 @@ impl Default for GptConfig {
             bias: false,
             activation: Activation::Gelu,
             norm: Norm::Layer,
+            position: Position::Learned,
+            rope_theta: 10_000.0,
         }
     }
 }
@@ -193,6 +216,13 @@ impl GptConfig {
         if !self.n_embd.is_multiple_of(self.n_head) {
             let reason = format!("must be a multiple of n_head = {}", self.n_head);
             return bad("n_embd", self.n_embd.to_string(), &reason);
+        }
+        if self.position == Position::Rope && !self.head_size().is_multiple_of(2) {
+            let reason = "must be an even multiple of n_head: \"rope\" rotates pairs of a head's channels";
+            return bad("n_embd", self.n_embd.to_string(), reason);
+        }
+        if !(self.rope_theta >= 1.0 && self.rope_theta.is_finite()) {
+            return bad("rope_theta", self.rope_theta.to_string(), "must be at least 1");
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");

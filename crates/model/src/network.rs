@@ -5,7 +5,7 @@
 
 use crate::{
     GptConfig,
-    config::Norm,
+    config::{Norm, Position},
     dropout::DropoutSite,
     plan::{Network, NetworkBuilder},
 };
@@ -25,14 +25,19 @@ pub fn network(config: &GptConfig) -> Network {
     let mut net = NetworkBuilder::new(config);
 
     let (mut x, wte) = net.embedding("transformer.wte", config.vocab_size, c, INIT_STD); // (T, C)
-    x = net.positions(x, "transformer.wpe", INIT_STD); // (T, C)
+    if config.position == Position::Learned {
+        x = net.positions(x, "transformer.wpe", INIT_STD); // (T, C)
+    }
     x = net.dropout(x, DropoutSite::Embedding);
     for layer in 0..config.n_layer {
         let name = |module: &str| format!("transformer.h.{layer}.{module}");
 
         // x + attention(norm(x))
         let h = norm(&mut net, x, &name("ln_1")); // (T, C)
-        let h = net.linear(h, &name("attn.c_attn"), 3 * c, INIT_STD); // (T, 3C): queries, keys, values
+        let mut h = net.linear(h, &name("attn.c_attn"), 3 * c, INIT_STD); // (T, 3C): queries, keys, values
+        if config.position == Position::Rope {
+            h = net.rope(h, config.n_head, config.rope_theta); // (T, 3C)
+        }
         let h = net.attention(h, config.n_head, DropoutSite::Attention(layer)); // (T, C)
         let h = net.linear(h, &name("attn.c_proj"), c, residual_std); // (T, C)
         let h = net.dropout(h, DropoutSite::AttentionResidual(layer));

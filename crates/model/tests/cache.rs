@@ -6,7 +6,9 @@ use crate::common::{
 };
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Gpt, GptConfig, Logits, ModelError, config::Norm, params::to_tensors,
+    Activation, ContextPolicy, Decoder, Gpt, GptConfig, Logits, ModelError,
+    config::{Norm, Position},
+    params::to_tensors,
 };
 
 const CPU: Device = Device::Cpu;
@@ -37,6 +39,8 @@ fn random_shape(random: &mut Random) -> GptConfig {
         bias: random.coin(),
         activation: if random.coin() { Activation::Gelu } else { Activation::GeluNew },
         norm: if random.coin() { Norm::Layer } else { Norm::Rms },
+        position: if random.coin() && head_size % 2 == 0 { Position::Rope } else { Position::Learned },
+        rope_theta: 100.0,
         ..shape(random.between(2, 40), random.between(1, 20), random.between(1, 3), n_head, head_size)
     }
 }

@@ -41,6 +41,13 @@ const OPERATIONS: &[(&str, Body)] = &[
         let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
         net.attention(h, config.n_head, DropoutSite::Attention(0))
     }),
+    ("rotary positions before attention", |net, x, config| {
+        let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
+        // Heads of an odd size have no pairs.
+        let rotated = config.head_size() % 2 == 0;
+        let h = if rotated { net.rope(h, config.n_head, 50.0) } else { h };
+        net.attention(h, config.n_head, DropoutSite::Attention(0))
+    }),
     ("dropout", |net, x, _| net.dropout(x, DropoutSite::Embedding)),
     ("linear into the residual stream", |net, x, config| {
         let h = net.layer_norm(x, "norm");
@@ -98,6 +105,7 @@ fn shapes() -> Vec<(GptConfig, usize)> {
         (shape(7, 5, 1, 2, true, Activation::Gelu), 5),
         (shape(2, 1, 1, 3, false, Activation::GeluNew), 1),
         (shape(11, 9, 3, 5, true, Activation::GeluNew), 7),
+        (shape(9, 8, 2, 6, true, Activation::Gelu), 6),
         (shape(33, 37, 2, 16, false, Activation::Gelu), 37),
         (shape(65, 70, 2, 17, true, Activation::Gelu), 69),
     ]

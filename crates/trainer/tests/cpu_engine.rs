@@ -3,7 +3,12 @@
 
 use candle_core::Device;
 use proptest::prelude::*;
-use tinygpt_model::{Activation, GptConfig, Precision, config::Norm, cpu::CpuPrecision, init_params, param_specs};
+use tinygpt_model::{
+    Activation, GptConfig, Precision,
+    config::{Norm, Position},
+    cpu::CpuPrecision,
+    init_params, param_specs,
+};
 use tinygpt_sampler::{RngDomain, philox_at};
 use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, TensorEngine};
 
@@ -89,20 +94,23 @@ fn compare_in(precision: CpuPrecision, config: &GptConfig, rows: usize, cols: us
 fn shapes() -> impl Strategy<Value = (GptConfig, usize, usize)> {
     let shape = (1usize..80, 1usize..100, 1usize..3, 1usize..4, 1usize..40);
     let rest = (any::<bool>(), any::<bool>(), prop_oneof![Just(0.0), Just(0.25)], 1usize..7);
-    let modern = any::<bool>();
-    (shape, rest, modern).prop_flat_map(|(shape, (bias, new, dropout, rows), rms)| {
+    let modern = (any::<bool>(), any::<bool>());
+    (shape, rest, modern).prop_flat_map(|(shape, (bias, new, dropout, rows), (rms, rope))| {
         let (vocab_size, block_size, n_layer, n_head, head_size) = shape;
+        // A norm over one or two channels is the same for nearly all weights: gradients would be rounding errors.
+        let n_embd = (n_head * head_size).max(4).next_multiple_of(n_head);
+        let rope = rope && (n_embd / n_head) % 2 == 0;
         let config = GptConfig {
             vocab_size: vocab_size + 1,
             block_size,
             n_layer,
             n_head,
-            // A norm over one or two channels is the same for nearly all weights: gradients would be rounding errors.
-            n_embd: (n_head * head_size).max(4).next_multiple_of(n_head),
+            n_embd,
             dropout,
             bias,
             activation: if new { Activation::GeluNew } else { Activation::Gelu },
             norm: if rms { Norm::Rms } else { Norm::Layer },
+            position: if rope { Position::Rope } else { Position::Learned },
             ..GptConfig::default()
         };
         (Just(config), Just(rows), 1..=block_size)

@@ -58,6 +58,7 @@ mod layer_norm;
 mod linear;
 mod positions;
 mod rms_norm;
+mod rope;
 
 pub use activation::activate;
 pub use attention::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
@@ -78,6 +79,7 @@ pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::{Linear, ResidualLinear};
 pub(crate) use positions::AddPositions;
 pub(crate) use rms_norm::RmsNorm;
+pub(crate) use rope::Rope;
 
 /// What every operation has.
 pub(crate) trait Operation: Debug + Send + Sync {
@@ -157,4 +159,4 @@ macro_rules! operations {
     };
 }
 
-operations!(Activate, Add, AddPositions, Attention, Drop, Embed, LayerNorm, Linear, RmsNorm);
+operations!(Activate, Add, AddPositions, Attention, Drop, Embed, LayerNorm, Linear, RmsNorm, Rope);

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device};
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, Generation, GptConfig, Precision, TensorDecoder,
-    config::Norm,
+    config::{Norm, Position},
     cpu::{CpuDecoder, CpuPrecision, WeightFormat},
     generate, init_params, param_specs,
 };
@@ -57,6 +57,11 @@ fn shapes() -> Vec<Shape> {
         Shape {
             name: "RMSNorm",
             config: GptConfig { norm: Norm::Rms, ..shape(31, 20, 2, 18, false, Activation::Gelu) },
+            rows: 3,
+        },
+        Shape {
+            name: "rotary positions",
+            config: GptConfig { position: Position::Rope, ..shape(37, 22, 3, 18, true, Activation::GeluNew) },
             rows: 3,
         },
     ]

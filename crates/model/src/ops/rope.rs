@@ -1,0 +1,215 @@
+//! Rotary position embedding: pairs of channels of queries and keys are rotated by angles proportional to the position, so
+//! that scores depend on distances (Su et al., 2021, "RoFormer"). Channel `i` of a head of `hs` is paired with channel
+//! `i + hs / 2`, as Llama and Qwen do, and turns by `position * theta^(-2 i / hs)`.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
+
+use super::{
+    Operation,
+    custom_grad::{cat, count_launch, with_gradient},
+};
+use crate::{
+    Result,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        rows::Rows,
+        training::{TrainOp, TrainPass, TrainSetup},
+        vectors,
+    },
+    plan::{NetworkBuilder, Value},
+    tensors::Pass,
+};
+
+/// The cosine and the sine of every angle, `(block_size, hs / 2)` each.
+#[derive(Debug)]
+struct Angles {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// `hs / 2`.
+    pairs: usize,
+}
+
+impl Angles {
+    fn new(block_size: usize, head_size: usize, theta: f64) -> Self {
+        let pairs = head_size / 2;
+        let angle = |i: usize| (i / pairs) as f64 * theta.powf(-2.0 * (i % pairs) as f64 / head_size as f64);
+        let table = |f: fn(f64) -> f64| (0..block_size * pairs).map(|i| f(angle(i)) as f32).collect();
+        Self { cos: table(f64::cos), sin: table(f64::sin), pairs }
+    }
+
+    /// Cosines and sines of a position.
+    fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let range = position * self.pairs..(position + 1) * self.pairs;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+}
+
+/// Rotates queries and keys, and leaves values as they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Rope {
+    /// Queries, keys and values of all heads side by side, `(T, 3C)`.
+    x: Value,
+    y: Value,
+    n_head: usize,
+    angles: Arc<Angles>,
+}
+
+impl NetworkBuilder {
+    /// Queries, keys and values, `(T, 3C)`, of which the first two are rotated: `(T, 3C)`.
+    pub fn rope(&mut self, qkv: Value, n_head: usize, theta: f64) -> Value {
+        let cols = self.cols[qkv.0];
+        // All layers turn by the same angles.
+        let same = self.ops.iter().find_map(|op| match op {
+            super::Op::Rope(rope) => Some(Arc::clone(&rope.angles)),
+            _ => None,
+        });
+        let head_size = cols / 3 / n_head;
+        let angles = same.unwrap_or_else(|| Arc::new(Angles::new(self.config.block_size, head_size, theta)));
+        let y = self.value(cols);
+        self.push(Rope { x: qkv, y, n_head, angles })
+    }
+}
+
+impl Operation for Rope {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn in_place(&self) -> bool {
+        true
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let past = pass.past();
+        Ok(self.tensors(&pass.value(self.x)?, past)?)
+    }
+
+    fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        Box::new(self.clone())
+    }
+
+    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+        Box::new(self.clone())
+    }
+}
+
+/// On candle tensors.
+impl Rope {
+    /// `qkv (B, T, 3C)` at the positions from `past` on.
+    fn tensors(&self, qkv: &Tensor, past: usize) -> candle_core::Result<Tensor> {
+        let y = self.rotated(&qkv.detach(), past, 1.0)?;
+        let rope = self.clone();
+        // The gradient turns back.
+        with_gradient("rope", qkv, y, move |_, _, dy| rope.rotated(dy, past, -1.0))
+    }
+
+    /// Turns by the angles times `sign`.
+    fn rotated(&self, qkv: &Tensor, past: usize, sign: f64) -> candle_core::Result<Tensor> {
+        let (b, t, c3) = qkv.dims3()?;
+        let (nh, pairs) = (self.n_head, self.angles.pairs);
+        let hs = 2 * pairs;
+        let (cos, sin) = self.tables(past, t, sign, qkv.dtype(), qkv.device())?; // (T, 1, hs) each
+        let parts = qkv.reshape((b, t, 3, nh, hs))?.permute((2, 0, 1, 3, 4))?; // (B, T, 3C) to (3, B, T, nh, hs)
+        let parts = count_launch(parts.contiguous())?;
+        let qk = parts.narrow(0, 0, 2)?.reshape((2 * b, t, nh, hs))?; // (2, B, T, nh, hs) to (2B, T, nh, hs)
+        let half = |i: usize| count_launch(qk.narrow(3, i * pairs, pairs)?.contiguous()); // (2B, T, nh, hs / 2)
+        let swapped = cat(&[half(1)?, half(0)?])?.reshape((2, 2 * b, t, nh, pairs))?;
+        // (2, 2B, T, nh, hs / 2) to (2B, T, nh, 2, hs / 2) to (2B, T, nh, hs)
+        let swapped = count_launch(swapped.permute((1, 2, 3, 0, 4))?.contiguous())?.reshape((2 * b, t, nh, hs))?;
+        let turned = count_launch(count_launch(qk.broadcast_mul(&cos))? + count_launch(swapped.broadcast_mul(&sin))?)?;
+        let v = parts.narrow(0, 2, 1)?.reshape((b, t, nh, hs))?; // (1, B, T, nh, hs) to (B, T, nh, hs)
+        let parts = cat(&[turned, v])?.reshape((3, b, t, nh, hs))?; // (3B, T, nh, hs) to (3, B, T, nh, hs)
+        count_launch(parts.permute((1, 2, 0, 3, 4))?.contiguous())?.reshape((b, t, c3)) // to (B, T, 3C)
+    }
+
+    /// What each channel of a head and what its partner is multiplied with, `(T, 1, hs)` each.
+    fn tables(
+        &self,
+        past: usize,
+        t: usize,
+        sign: f64,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in past..past + t {
+            let (c, s) = self.angles.at(position);
+            cos.extend(c.iter().chain(c).copied());
+            sin.extend(s.iter().map(|&s| -sign as f32 * s).chain(s.iter().map(|&s| sign as f32 * s)));
+        }
+        let table = |values: Vec<f32>| -> candle_core::Result<Tensor> {
+            count_launch(Tensor::from_vec(values, (t, 1, 2 * self.angles.pairs), device))?.to_dtype(dtype)
+        };
+        Ok((table(cos)?, table(sin)?))
+    }
+}
+
+impl TrainOp for Rope {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let y = pass.values.rows_mut(self.y, &mut pass.scratch.rows);
+        for i in 0..pass.t {
+            self.turn(pass.level, i, 1.0, y, i);
+        }
+    }
+
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        let dy = pass.grads.rows_mut(self.y, &mut pass.scratch.rows);
+        for i in 0..pass.t {
+            self.turn(pass.level, i, -1.0, dy, i);
+        }
+    }
+}
+
+impl DecodeOp for Rope {
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        let (level, positions) = (step.level, step.positions);
+        let y = step.values.rows_mut(self.y);
+        for i in 0..step.n {
+            self.turn(level, positions.of(i), 1.0, y, i);
+        }
+    }
+}
+
+impl Rope {
+    /// Turns queries and keys in row `i` by the angles of a position times `sign`.
+    fn turn(&self, level: SimdLevel, position: usize, sign: f32, rows: &mut Rows, i: usize) {
+        let (cos, sin) = self.angles.at(position);
+        let heads = 2 * self.n_head;
+        level.run(Turn { cos, sin, sign, heads: &mut rows.row_mut(i)[..heads * 2 * self.angles.pairs] });
+    }
+}
+
+/// Turns every head by the same angles.
+struct Turn<'a> {
+    cos: &'a [f32],
+    sin: &'a [f32],
+    sign: f32,
+    /// Heads of `hs` channels, one after the other.
+    heads: &'a mut [f32],
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { cos, sin, sign, heads } = self;
+        let sign = s.splat(sign);
+        for head in heads.chunks_exact_mut(2 * cos.len()) {
+            let (low, high) = head.split_at_mut(cos.len());
+            for v in 0..vectors::count(cos) {
+                let (cos, sin) = (vectors::get(s, cos, v), s.mul(vectors::get(s, sin, v), sign));
+                let (a, b) = (vectors::get(s, low, v), vectors::get(s, high, v));
+                vectors::set(s, low, v, s.sub(s.mul(a, cos), s.mul(b, sin)));
+                vectors::set(s, high, v, s.mul_add(a, sin, s.mul(b, cos)));
+            }
+        }
+    }
+}
