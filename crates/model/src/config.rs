@@ -111,6 +111,8 @@ pub struct GptConfig {
     pub position: Position,
     /// The base of the angles of [`Position::Rope`]: channel pair `i` turns by `position * rope_theta^(-2 i / head_size)`.
     pub rope_theta: f64,
+    /// Whether the head's matrix is the token embedding, as in GPT-2, or one of its own.
+    pub tie_embeddings: bool,
 }
 
 /// A key of the section `[model]`.
@@ -171,6 +173,7 @@ impl Default for GptConfig {
             norm: Norm::Layer,
             position: Position::Learned,
             rope_theta: 10_000.0,
+            tie_embeddings: true,
         }
     }
 }
@@ -241,7 +244,7 @@ impl GptConfig {
         self.n_embd / self.n_head
     }
 
-    /// The number of trainable parameters; the output head shares the token embedding.
+    /// The number of trainable parameters; a tied head's are the token embedding's.
     pub fn n_params(&self) -> usize {
         crate::param_specs(self).iter().map(|spec| spec.len()).sum()
     }

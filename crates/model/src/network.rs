@@ -52,5 +52,6 @@ pub fn network(config: &GptConfig) -> Network {
         x = net.add(x, h);
     }
     let h = norm(&mut net, x, "transformer.ln_f"); // (T, C)
-    net.head(h, wte) // (T, V): the head is the token embedding
+    let head = if config.tie_embeddings { wte } else { net.head_matrix("lm_head", config.vocab_size, c, INIT_STD) };
+    net.head(h, head) // (T, V)
 }

@@ -41,6 +41,7 @@ fn random_shape(random: &mut Random) -> GptConfig {
         norm: if random.coin() { Norm::Layer } else { Norm::Rms },
         position: if random.coin() && head_size % 2 == 0 { Position::Rope } else { Position::Learned },
         rope_theta: 100.0,
+        tie_embeddings: random.coin(),
         ..shape(random.between(2, 40), random.between(1, 20), random.between(1, 3), n_head, head_size)
     }
 }

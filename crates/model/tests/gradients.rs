@@ -103,6 +103,7 @@ fn every_parameters_gradient_agrees_with_finite_differences_on_random_shapes() {
             activation: if seed / 2 % 2 == 0 { Activation::Gelu } else { Activation::GeluNew },
             norm: if seed % 3 == 2 { Norm::Rms } else { Norm::Layer },
             position: if head_size % 2 == 0 { Position::Rope } else { Position::Learned },
+            tie_embeddings: seed % 4 != 3,
             ..shape(random.between(2, 13), block_size, random.between(1, 2), n_head, head_size)
         };
         let (b, t) = (random.between(1, 3), random.between(1, block_size));

@@ -69,11 +69,12 @@ const OPERATIONS: &[(&str, Body)] = &[
     }),
 ];
 
-fn network(config: &GptConfig, body: Body) -> Network {
+fn network(config: &GptConfig, body: Body, tied: bool) -> Network {
     let mut net = NetworkBuilder::new(config);
     let (x, table) = net.embedding("table", config.vocab_size, config.n_embd, 0.7);
     let x = body(&mut net, x, config);
-    net.head(x, table)
+    let head = if tied { table } else { net.head_matrix("head", config.vocab_size, config.n_embd, 0.7) };
+    net.head(x, head)
 }
 
 /// Values around the initial ones, norms and biases included.
@@ -127,7 +128,7 @@ fn cases() -> Vec<Case> {
     for (name, body) in OPERATIONS {
         for (at, (config, t)) in shapes().into_iter().enumerate() {
             let mut random = Random::new(100 * at as u64 + name.len() as u64);
-            let net = network(&config, *body);
+            let net = network(&config, *body, at % 2 == 0);
             let rows = 1 + at % 3;
             let mut tokens = || random.tokens(rows * t, config.vocab_size);
             let (ids, targets) = (tokens(), tokens());

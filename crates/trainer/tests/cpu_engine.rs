@@ -94,8 +94,8 @@ fn compare_in(precision: CpuPrecision, config: &GptConfig, rows: usize, cols: us
 fn shapes() -> impl Strategy<Value = (GptConfig, usize, usize)> {
     let shape = (1usize..80, 1usize..100, 1usize..3, 1usize..4, 1usize..40);
     let rest = (any::<bool>(), any::<bool>(), prop_oneof![Just(0.0), Just(0.25)], 1usize..7);
-    let modern = (any::<bool>(), any::<bool>());
-    (shape, rest, modern).prop_flat_map(|(shape, (bias, new, dropout, rows), (rms, rope))| {
+    let modern = (any::<bool>(), any::<bool>(), any::<bool>());
+    (shape, rest, modern).prop_flat_map(|(shape, (bias, new, dropout, rows), (rms, rope, tie_embeddings))| {
         let (vocab_size, block_size, n_layer, n_head, head_size) = shape;
         // A norm over one or two channels is the same for nearly all weights: gradients would be rounding errors.
         let n_embd = (n_head * head_size).max(4).next_multiple_of(n_head);
@@ -111,6 +111,7 @@ fn shapes() -> impl Strategy<Value = (GptConfig, usize, usize)> {
             activation: if new { Activation::GeluNew } else { Activation::Gelu },
             norm: if rms { Norm::Rms } else { Norm::Layer },
             position: if rope { Position::Rope } else { Position::Learned },
+            tie_embeddings,
             ..GptConfig::default()
         };
         (Just(config), Just(rows), 1..=block_size)

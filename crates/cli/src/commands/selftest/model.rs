@@ -64,6 +64,11 @@ fn shapes() -> Vec<Shape> {
             config: GptConfig { position: Position::Rope, ..shape(37, 22, 3, 18, true, Activation::GeluNew) },
             rows: 3,
         },
+        Shape {
+            name: "a head of its own",
+            config: GptConfig { tie_embeddings: false, ..shape(41, 19, 2, 16, false, Activation::Gelu) },
+            rows: 4,
+        },
     ]
 }
 

@@ -6,7 +6,7 @@
 mod tensors;
 pub(crate) mod training;
 
-use crate::plan::{Network, NetworkBuilder, ParamId, Value};
+use crate::plan::{Init, Network, NetworkBuilder, ParamId, Role, Value};
 
 pub use tensors::{LOGIT_BYTES, cross_entropy, head_loss};
 
@@ -20,6 +20,11 @@ pub(crate) struct Head {
 }
 
 impl NetworkBuilder {
+    /// A matrix `(vocab_size, n_embd)` for a head that is not tied to the token embedding.
+    pub fn head_matrix(&mut self, module: &str, vocab_size: usize, n_embd: usize, std: f64) -> ParamId {
+        self.param(format!("{module}.weight"), &[vocab_size, n_embd], Role::Matrix, Init::Normal(std))
+    }
+
     /// Ends the network with logits `x w^T`, `(T, V)`, for a matrix `(V, C)`.
     pub fn head(self, x: Value, weight: ParamId) -> Network {
         let Self { config, params, ops, cols } = self;
