@@ -20,7 +20,7 @@ mod operand;
 mod packed;
 mod rows;
 mod sequence;
-mod team;
+mod spin_pool;
 mod vectors;
 mod weights;
 

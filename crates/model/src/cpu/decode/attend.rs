@@ -7,7 +7,7 @@ use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 use super::{
     super::{
         rows::Rows,
-        team::{MOST_PIECES, Work},
+        spin_pool::{MAX_TASKS, Workers},
         vectors,
     },
     columns::Columns,
@@ -58,7 +58,7 @@ const LEAST_SCORES: usize = 1 << 13;
 /// Attention of one new position in each row of `qkv (rows, 3 C)` to those in the row's cache, where it is the last of
 /// `n`. Into `y (rows, C)`; `scores` has room for whole vectors of scores of every row and head.
 pub(super) fn attend(
-    (level, work): (SimdLevel, &mut Work<'_>),
+    (level, work): (SimdLevel, &mut Workers<'_>),
     (n, n_head): (usize, usize),
     caches: &[LayerCache],
     qkv: &Rows,
@@ -67,16 +67,16 @@ pub(super) fn attend(
 ) {
     let (rows, c) = (caches.len(), y.cols);
     let (heads, head_size, room) = (rows * n_head, c / n_head, scores.len() / (rows * n_head));
-    let pieces = if rows * n * c < LEAST_SCORES { 1 } else { MOST_PIECES.min(heads) };
+    let tasks = if rows * n * c < LEAST_SCORES { 1 } else { MAX_TASKS.min(heads) };
     let ld = y.ld;
     let y = Columns::new(y.at_mut(0, 0), c, ld);
     let scores = Columns::new(scores, room, room);
-    work.share(pieces, |piece| {
-        for i in piece * heads / pieces..(piece + 1) * heads / pieces {
+    work.parallel_for(tasks, |task| {
+        for i in task * heads / tasks..(task + 1) * heads / tasks {
             let (row, head) = (i / n_head, i % n_head);
             let of_head = head * head_size..(head + 1) * head_size;
             let query = &qkv.row(row)[of_head.clone()];
-            // SAFETY: every pair of row and head belongs to one piece.
+            // SAFETY: every pair of row and head belongs to one task.
             let (y, scores) = unsafe { (y.part(row, &of_head), scores.part(i, &(0..room))) };
             level.run(OneHead { query, cache: &caches[row], n, head, scores, y });
         }

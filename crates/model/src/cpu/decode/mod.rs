@@ -13,7 +13,7 @@ use tinygpt_sampler::simd::{LANES, SimdLevel};
 
 use self::{
     attend::{LayerCache, attend},
-    columns::LEAST_BYTES,
+    columns::MIN_PARALLEL_BYTES,
     matrix::{Matrix, Output},
 };
 use super::{
@@ -21,7 +21,7 @@ use super::{
     gelu,
     layer_norm::{self, Moments},
     rows::Rows,
-    team::{Team, Work},
+    spin_pool::{SpinPool, Workers},
 };
 use crate::{
     ContextPolicy, Decoder, GptConfig, Logits, Result,
@@ -65,7 +65,7 @@ pub struct CpuDecoder<'a> {
     len: usize,
     /// The tokens of each row since the last start, for the windows.
     rows: Vec<Vec<u32>>,
-    team: Team,
+    pool: SpinPool,
 }
 
 /// The model, and what it remembers of the positions so far.
@@ -176,17 +176,17 @@ impl<'a> CpuDecoder<'a> {
             caches: new_caches(config, 1),
             buffers: Buffers::new(config, 1),
         };
-        Ok(Self { network, window, format, len: 0, rows: Vec::new(), team: Team::default() })
+        Ok(Self { network, window, format, len: 0, rows: Vec::new(), pool: SpinPool::default() })
     }
 
-    /// Computes with the team, if the largest matrix is one whose product is shared among threads.
-    fn run(&mut self, compute: impl FnOnce(&mut Network<'a>, &mut Work<'_>, &[Vec<u32>]) + Send) {
-        let Self { network, rows, team, .. } = self;
+    /// Computes on the spin pool if the largest matrix is one whose product is shared among threads.
+    fn run(&mut self, compute: impl FnOnce(&mut Network<'a>, &mut Workers<'_>, &[Vec<u32>]) + Send) {
+        let Self { network, rows, pool, .. } = self;
         let GptConfig { n_embd, vocab_size, .. } = network.config;
-        if n_embd * vocab_size.max(4 * n_embd) * self.format.bytes() > LEAST_BYTES {
-            team.run(|work| compute(network, work, rows));
+        if n_embd * vocab_size.max(4 * n_embd) * self.format.bytes() > MIN_PARALLEL_BYTES {
+            pool.run(|work| compute(network, work, rows));
         } else {
-            compute(network, &mut Work::alone(), rows);
+            compute(network, &mut Workers::none(), rows);
         }
     }
 
@@ -207,7 +207,7 @@ impl Network<'_> {
     }
 
     /// Computes a row's tokens from the first position on; the logits behind the last go to the row's.
-    fn prefill(&mut self, work: &mut Work<'_>, row: usize, tokens: &[u32]) {
+    fn prefill(&mut self, work: &mut Workers<'_>, row: usize, tokens: &[u32]) {
         for (i, &token) in tokens.iter().enumerate() {
             self.embed(i, token, i);
         }
@@ -223,7 +223,7 @@ impl Network<'_> {
     }
 
     /// Computes one more position of each row.
-    fn next(&mut self, work: &mut Work<'_>, tokens: &[u32], at: usize) {
+    fn next(&mut self, work: &mut Workers<'_>, tokens: &[u32], at: usize) {
         for (i, &token) in tokens.iter().enumerate() {
             self.embed(i, token, at);
         }
@@ -235,7 +235,7 @@ impl Network<'_> {
     }
 
     /// The blocks over `n` rows of the residual stream.
-    fn blocks(&mut self, work: &mut Work<'_>, n: usize, positions: &Positions) {
+    fn blocks(&mut self, work: &mut Workers<'_>, n: usize, positions: &Positions) {
         let Self { config, level, blocks, caches, buffers, .. } = self;
         let level = *level;
         let Buffers { x, normed, moments, qkv, y, projected, fc, slope, lse, scratch, scores, .. } = buffers;
