@@ -12,7 +12,7 @@ pub(crate) mod operand;
 pub(crate) mod packed;
 mod precision;
 pub(crate) mod rows;
-pub(crate) mod team;
+pub(crate) mod spin_pool;
 pub mod training;
 pub(crate) mod vectors;
 

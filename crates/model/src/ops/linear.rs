@@ -87,7 +87,7 @@ struct LinearDecoder<'a> {
 impl DecodeOp for LinearDecoder<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
         let (x, y) = step.values.pair(self.x, self.y);
-        self.weight.apply((step.level, step.work), step.n, x, self.bias, y);
+        self.weight.apply((step.level, step.workers), step.n, x, self.bias, y);
     }
 }
 

@@ -2,45 +2,48 @@
 
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, ops::Range};
 
 use tinygpt_sampler::simd::LANES;
 
-use super::super::team::{MOST_PIECES, Work};
+use super::super::spin_pool::{MAX_TASKS, Workers};
 
-/// Outputs of a task at most, in all rows together: they stay in the first-level cache.
-const MOST_OUTPUTS: usize = 4096;
-/// Up to so many bytes of weights a product is not worth two threads.
-pub(crate) const LEAST_BYTES: usize = 1 << 17;
+/// The most outputs of a range, in all rows together: they stay in the first-level cache.
+const MAX_RANGE_OUTPUTS: usize = 4096;
+/// A product that reads no more bytes of weights than these is not worth a second thread.
+pub(crate) const MIN_PARALLEL_BYTES: usize = 1 << 17;
 
-/// Calls `piece` with ranges of `0..n`, whole vectors but for the last, for `m` rows; on all threads if there are bytes
-/// enough to read.
+/// Calls `f` with ranges that make up `0..n`, the columns of a product with `m` rows that reads `bytes` of weights: on
+/// all threads if these exceed [`MIN_PARALLEL_BYTES`]. Ranges are whole vectors but for the last.
 pub(crate) fn for_each_range(
-    work: &mut Work<'_>,
+    workers: &mut Workers<'_>,
     n: usize,
     m: usize,
     bytes: usize,
-    piece: impl Fn(std::ops::Range<usize>) + Sync,
+    f: impl Fn(Range<usize>) + Sync,
 ) {
-    let threads = if bytes > LEAST_BYTES { work.threads().min(MOST_PIECES) } else { 1 };
-    let rounds = n.div_ceil(threads * (MOST_OUTPUTS / m.max(1)).max(LANES));
+    let threads = if bytes > MIN_PARALLEL_BYTES { workers.num_threads().min(MAX_TASKS) } else { 1 };
+    let rounds = n.div_ceil(threads * (MAX_RANGE_OUTPUTS / m.max(1)).max(LANES));
     let size = n.div_ceil(threads * rounds).next_multiple_of(LANES);
     let count = n.div_ceil(size);
     let range = |i: usize| i * size..n.min((i + 1) * size);
     if threads == 1 {
-        (0..count).map(range).for_each(piece);
+        (0..count).map(range).for_each(f);
         return;
     }
-    // Ranges of a piece.
-    let some = count.div_ceil(MOST_PIECES);
-    work.share(count.div_ceil(some), |i| (i * some..count.min((i + 1) * some)).map(range).for_each(&piece));
+    let per_task = count.div_ceil(MAX_TASKS);
+    workers.parallel_for(count.div_ceil(per_task), |task| {
+        (task * per_task..count.min((task + 1) * per_task)).map(range).for_each(&f);
+    });
 }
 
-/// An output whose columns several threads write. Its rows do not overlap.
+/// A matrix of outputs whose columns several threads write. Its rows do not overlap.
 #[derive(Clone, Copy)]
 pub(crate) struct Columns<'a> {
     data: *mut f32,
+    /// The number of elements from `data` on.
     len: usize,
+    /// The number of elements from the beginning of a row to that of the next.
     ld: usize,
     cols: usize,
     output: PhantomData<&'a mut [f32]>,
@@ -52,16 +55,17 @@ unsafe impl Send for Columns<'_> {}
 unsafe impl Sync for Columns<'_> {}
 
 impl<'a> Columns<'a> {
+    /// Wraps `y`, rows of `cols` elements of which each begins `ld` elements behind the one before.
     pub(crate) fn new(y: &'a mut [f32], cols: usize, ld: usize) -> Self {
         assert!(cols <= ld);
         Self { data: y.as_mut_ptr(), len: y.len(), ld, cols, output: PhantomData }
     }
 
-    /// Some columns of a row.
+    /// Returns a range of the columns of a row.
     ///
     /// # Safety
     /// No two slices of one row that are alive at the same time may overlap.
-    pub(crate) unsafe fn part(self, row: usize, range: &std::ops::Range<usize>) -> &'a mut [f32] {
+    pub(crate) unsafe fn part(self, row: usize, range: &Range<usize>) -> &'a mut [f32] {
         let start = row * self.ld + range.start;
         assert!(range.start <= range.end && range.end <= self.cols && start + range.len() <= self.len);
         // SAFETY: the range lies in the row, the row in the output; the rest is the caller's.

@@ -11,7 +11,7 @@ use super::{
     super::{
         matmul::{Accumulate, Left, PANEL, Right, matmul},
         rows::Rows,
-        team::Work,
+        spin_pool::Workers,
         vectors,
     },
     columns::{Columns, for_each_range},
@@ -59,7 +59,7 @@ impl<'a> Matrix<'a> {
     /// order of the inputs, so that a row's result does not depend on the others.
     pub(crate) fn apply(
         &self,
-        (level, work): (SimdLevel, &mut Work<'_>),
+        (level, work): (SimdLevel, &mut Workers<'_>),
         m: usize,
         x: &Rows,
         b: Option<&[f32]>,
@@ -84,7 +84,7 @@ impl<'a> Matrix<'a> {
     /// `y (m, out) = x (m, in) w^T` of a matrix `(out, in)`: dot products, each in the order of its vectors.
     pub(crate) fn apply_transposed(
         &self,
-        (level, work): (SimdLevel, &mut Work<'_>),
+        (level, work): (SimdLevel, &mut Workers<'_>),
         m: usize,
         x: &Rows,
         y: &mut [f32],
@@ -123,7 +123,7 @@ const TASK_ROWS: (usize, usize) = (64, 8);
 
 /// Rows `0..m` of `y = x w + b`, for `w (in, out)`.
 fn product<E: Element>(
-    (level, work): (SimdLevel, &mut Work<'_>),
+    (level, work): (SimdLevel, &mut Workers<'_>),
     w: Panels<'_, E>,
     (m, x): (usize, &Rows),
     b: Option<&[f32]>,
@@ -265,7 +265,7 @@ impl<E: Element> SmallBatchGemm<'_, E> {
 
 /// `y (m, out) = x (m, in) w (out, in)^T`, times the scale of each output.
 fn dot_products<E: Element>(
-    (level, work): (SimdLevel, &mut Work<'_>),
+    (level, work): (SimdLevel, &mut Workers<'_>),
     w: &[E],
     scales: Option<&[f32]>,
     (m, x): (usize, &Rows),

@@ -11,8 +11,8 @@ mod values;
 
 use tinygpt_sampler::simd::{LANES, SimdLevel};
 
-use self::{columns::LEAST_BYTES, values::DecodeValues};
-use super::team::{Team, Work};
+use self::{columns::MIN_PARALLEL_BYTES, values::DecodeValues};
+use super::spin_pool::{SpinPool, Workers};
 use crate::{
     ContextPolicy, Decoder, GptConfig, Logits, Network, Result,
     decode::{append, context},
@@ -76,7 +76,7 @@ impl Positions {
 /// What an operation is computed with.
 pub(crate) struct DecodeStep<'s, 'w> {
     pub(crate) level: SimdLevel,
-    pub(crate) work: &'s mut Work<'w>,
+    pub(crate) workers: &'s mut Workers<'w>,
     /// Rows of every value.
     pub(crate) n: usize,
     /// The token of each row, `(n)`.
@@ -108,7 +108,7 @@ pub struct CpuDecoder<'a> {
     rows: Vec<Vec<u32>>,
     /// Whether the largest matrix is one whose product is shared among threads.
     shared: bool,
-    team: Team,
+    pool: SpinPool,
 }
 
 /// The network, and what it remembers of the positions so far.
@@ -147,23 +147,23 @@ impl<'a> CpuDecoder<'a> {
         check_values(net.params(), params)?;
         let largest = net.multiplied().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
         let forward = Forward::new(net, params, format);
-        let shared = largest * format.bytes() > LEAST_BYTES;
-        Ok(Self { forward, policy, len: 0, rows: Vec::new(), shared, team: Team::default() })
+        let shared = largest * format.bytes() > MIN_PARALLEL_BYTES;
+        Ok(Self { forward, policy, len: 0, rows: Vec::new(), shared, pool: SpinPool::default() })
     }
 
-    /// Computes with the team, if there is something to share.
-    fn run(&mut self, compute: impl FnOnce(&mut Forward<'a>, &mut Work<'_>, &[Vec<u32>]) + Send) {
-        let Self { forward, rows, team, shared, .. } = self;
+    /// Computes on the spin pool, if there is a product that is worth sharing.
+    fn run(&mut self, compute: impl FnOnce(&mut Forward<'a>, &mut Workers<'_>, &[Vec<u32>]) + Send) {
+        let Self { forward, rows, pool, shared, .. } = self;
         if *shared {
-            team.run(|work| compute(forward, work, rows));
+            pool.run(|workers| compute(forward, workers, rows));
         } else {
-            compute(forward, &mut Work::alone(), rows);
+            compute(forward, &mut Workers::none(), rows);
         }
     }
 
     /// Computes a row's tokens from the first position on.
     fn prefill(&mut self, row: usize) {
-        self.run(|forward, work, rows| forward.prompt(work, row, &rows[row]));
+        self.run(|forward, workers, rows| forward.prompt(workers, row, &rows[row]));
     }
 }
 
@@ -208,24 +208,24 @@ impl<'a> Forward<'a> {
     }
 
     /// Computes a row's tokens from the first position on; the logits behind the last go to the row's.
-    fn prompt(&mut self, work: &mut Work<'_>, row: usize, tokens: &[u32]) {
+    fn prompt(&mut self, workers: &mut Workers<'_>, row: usize, tokens: &[u32]) {
         let v = self.net.config().vocab_size;
-        self.hidden(work, tokens, Positions::Prompt { row, first: 0 });
+        self.hidden(workers, tokens, Positions::Prompt { row, first: 0 });
         let hidden = self.values.rows(self.net.head.x); // (1, C)
-        self.head.apply_transposed((self.level, work), 1, hidden, &mut self.logits[row * v..][..v]);
+        self.head.apply_transposed((self.level, workers), 1, hidden, &mut self.logits[row * v..][..v]);
     }
 
     /// Computes one more position of each row.
-    fn next(&mut self, work: &mut Work<'_>, tokens: &[u32], at: usize) {
-        self.hidden(work, tokens, Positions::Next { at });
+    fn next(&mut self, workers: &mut Workers<'_>, tokens: &[u32], at: usize) {
+        self.hidden(workers, tokens, Positions::Next { at });
         let hidden = self.values.rows(self.net.head.x); // (rows, C)
-        self.head.apply_transposed((self.level, work), tokens.len(), hidden, &mut self.logits);
+        self.head.apply_transposed((self.level, workers), tokens.len(), hidden, &mut self.logits);
     }
 
     /// Everything up to the head.
-    fn hidden(&mut self, work: &mut Work<'_>, tokens: &[u32], positions: Positions) {
+    fn hidden(&mut self, workers: &mut Workers<'_>, tokens: &[u32], positions: Positions) {
         let Self { level, ops, tail, values, scratch, .. } = self;
-        let mut step = DecodeStep { level: *level, work, n: tokens.len(), tokens, positions, values, scratch };
+        let mut step = DecodeStep { level: *level, workers, n: tokens.len(), tokens, positions, values, scratch };
         for (at, op) in ops.iter_mut().enumerate() {
             if at == *tail {
                 step.keep_last();
@@ -287,7 +287,7 @@ impl Decoder for CpuDecoder<'_> {
         let block_size = self.forward.net.config().block_size;
         if self.len < block_size {
             let at = self.len;
-            self.run(|forward, work, _| forward.next(work, tokens, at));
+            self.run(|forward, workers, _| forward.next(workers, tokens, at));
             self.len += 1;
         } else {
             let kept = self.policy.kept(block_size);

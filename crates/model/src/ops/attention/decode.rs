@@ -7,7 +7,7 @@ use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 use crate::cpu::{
     decode::columns::Columns,
     rows::Rows,
-    team::{MOST_PIECES, Work},
+    spin_pool::{MAX_TASKS, Workers},
     vectors,
 };
 
@@ -51,12 +51,12 @@ impl KeyValues {
 }
 
 /// Rows times positions times channels from which attention is shared among threads: 64 KiB of keys and values.
-const LEAST_SCORES: usize = 1 << 13;
+const MIN_PARALLEL_SCORES: usize = 1 << 13;
 
 /// Attention of one new position in each row of `qkv (rows, 3 C)` to those in the row's cache, where it is the last of
 /// `n`. Into `y (rows, C)`; `scores` has room for whole vectors of scores of every row and head.
 pub(crate) fn decode_attention(
-    (level, work): (SimdLevel, &mut Work<'_>),
+    (level, workers): (SimdLevel, &mut Workers<'_>),
     (n, n_head): (usize, usize),
     caches: &[KeyValues],
     qkv: &Rows,
@@ -65,16 +65,16 @@ pub(crate) fn decode_attention(
 ) {
     let (rows, c) = (caches.len(), y.cols);
     let (heads, head_size, room) = (rows * n_head, c / n_head, scores.len() / (rows * n_head));
-    let pieces = if rows * n * c < LEAST_SCORES { 1 } else { MOST_PIECES.min(heads) };
+    let tasks = if rows * n * c < MIN_PARALLEL_SCORES { 1 } else { MAX_TASKS.min(heads) };
     let ld = y.ld;
     let y = Columns::new(y.at_mut(0, 0), c, ld);
     let scores = Columns::new(scores, room, room);
-    work.share(pieces, |piece| {
-        for i in piece * heads / pieces..(piece + 1) * heads / pieces {
+    workers.parallel_for(tasks, |task| {
+        for i in task * heads / tasks..(task + 1) * heads / tasks {
             let (row, head) = (i / n_head, i % n_head);
             let of_head = head * head_size..(head + 1) * head_size;
             let query = &qkv.row(row)[of_head.clone()];
-            // SAFETY: every pair of row and head belongs to one piece.
+            // SAFETY: every pair of row and head belongs to one task.
             let (y, scores) = unsafe { (y.part(row, &of_head), scores.part(i, &(0..room))) };
             level.run(OneHead { query, cache: &caches[row], n, head, scores, y });
         }

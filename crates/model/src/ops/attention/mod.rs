@@ -201,7 +201,7 @@ impl DecodeOp for AttentionDecoder {
                     write(cache, at, qkv.row(i));
                 }
                 let scores = &mut step.scratch.scores;
-                decode_attention((step.level, step.work), (at + 1, shape.n_head), caches, qkv, y, scores);
+                decode_attention((step.level, step.workers), (at + 1, shape.n_head), caches, qkv, y, scores);
             }
         }
     }

@@ -50,8 +50,8 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
             let mut expected: Option<Vec<u32>> = None;
             for level in SimdLevel::available() {
                 let (mut y, mut z) = (Rows::zeros(M, n_out), vec![0.0; M * n_out]);
-                linear.apply((level, &mut Work::alone()), M, &x, Some(&b), &mut y);
-                head.apply_transposed((level, &mut Work::alone()), M, &x, &mut z);
+                linear.apply((level, &mut Workers::none()), M, &x, Some(&b), &mut y);
+                head.apply_transposed((level, &mut Workers::none()), M, &x, &mut z);
                 for i in 0..M {
                     let exact = |w: &dyn Fn(usize) -> f32| -> f64 {
                         x.row(i).iter().enumerate().map(|(l, &x)| f64::from(x) * f64::from(w(l))).sum()
@@ -69,8 +69,8 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
                     let some: Vec<f32> = (first..first + m).flat_map(|i| x.row(i).to_vec()).collect();
                     let some = rows(&some, n_in);
                     let (mut few, mut few_z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
-                    linear.apply((level, &mut Work::alone()), m, &some, Some(&b), &mut few);
-                    head.apply_transposed((level, &mut Work::alone()), m, &some, &mut few_z);
+                    linear.apply((level, &mut Workers::none()), m, &some, Some(&b), &mut few);
+                    head.apply_transposed((level, &mut Workers::none()), m, &some, &mut few_z);
                     for i in 0..m {
                         assert_eq!(few.row(i), y.row(first + i), "{format:?} {level:?} {n_in} {n_out}");
                     }
@@ -94,10 +94,10 @@ fn bf16_rounds_to_even() {
 
 #[test]
 fn threads_do_not_show_in_a_bit() {
-    use super::super::{super::team::Team, columns::LEAST_BYTES};
+    use super::super::{super::spin_pool::SpinPool, columns::MIN_PARALLEL_BYTES};
     // Panels that threads share among them, and a rest.
     let (n_in, n_out) = (300, 715);
-    assert!(n_in * n_out > LEAST_BYTES);
+    assert!(n_in * n_out > MIN_PARALLEL_BYTES);
     let (w, b) = (random(n_in * n_out, 1), random(n_out, 3));
     for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
         let linear = Matrix::new(&w, n_out, Output::Cols, format);
@@ -107,7 +107,7 @@ fn threads_do_not_show_in_a_bit() {
             let products = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
-                    Team::default().run(|work| {
+                    SpinPool::default().run(|work| {
                         let (mut y, mut z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
                         linear.apply((SimdLevel::detect(), work), m, &x, Some(&b), &mut y);
                         head.apply_transposed((SimdLevel::detect(), work), m, &x, &mut z);
