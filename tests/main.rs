@@ -11,6 +11,7 @@ mod bench;
 mod damage;
 mod data;
 mod devices;
+mod docs;
 mod eval;
 mod generate;
 mod golden;
