@@ -5,8 +5,9 @@
     /tmp/venv/bin/pip install torch numpy safetensors transformers   # the CPU build of torch does
     /tmp/venv/bin/python scripts/make_reference.py [OUT_FOLDER]      # default: tests/fixtures
 
-Two files, `reference_gelu_nobias.safetensors` (exact GELU, no biases) and `reference_gelu_new_bias.safetensors`
-(tanh GELU, biases). The model below is PyTorch code of its own and shares nothing with the Rust. Initial weights are
+Five files: `reference_gelu_nobias.safetensors` (exact GELU, no biases), `reference_gelu_new_bias.safetensors` (tanh GELU,
+biases), and one for each key of `[model]` that GPT-2 lacks: `reference_rms_norm`, `reference_rope` and `reference_untied`.
+The model below is PyTorch code of its own and shares nothing with the Rust. Initial weights are
 drawn in float32; everything after that is computed in float64 and rounded to float32 once, when it is stored.
 In each file:
 
@@ -21,7 +22,7 @@ In each file:
 The metadata strings `config` and `train` hold the model's and the optimizer's settings as JSON.
 
 Two things to know when comparing float32 results with `final/`. The gradient of the key third of every `c_attn.bias` is
-zero in exact arithmetic (softmax ignores a shift), so AdamW turns float32 rounding noise there into visible steps: leave
+zero in exact arithmetic without rotated keys (softmax ignores a shift), so AdamW turns float32 rounding noise there into visible steps: leave
 that third out. Elsewhere AdamW magnifies the rounding of very small gradients; the script prints by how much, from a
 second run of its own in float32.
 """
@@ -42,6 +43,9 @@ STEPS, BATCH = 10, 3
 VARIANTS = {
     "reference_gelu_nobias": dict(bias=False, activation="gelu", clip=1.6, seed=4),
     "reference_gelu_new_bias": dict(bias=True, activation="gelu_new", clip=1.8, seed=4),
+    "reference_rms_norm": dict(bias=False, activation="gelu", clip=1.6, seed=4, norm="rms"),
+    "reference_rope": dict(bias=True, activation="gelu_new", clip=1.8, seed=4, position="rope", rope_theta=100.0, n_head=2),
+    "reference_untied": dict(bias=False, activation="gelu", clip=1.6, seed=4, tie_embeddings=False),
 }
 
 
@@ -59,11 +63,12 @@ def init_params(cfg, rng):
 
     def norm(name):
         normal(f"{name}.weight", C, mean=1.0, std=0.2)
-        if cfg["bias"]:
+        if cfg["bias"] and cfg.get("norm") != "rms":
             normal(f"{name}.bias", C)
 
     normal("transformer.wte.weight", cfg["vocab_size"], C)
-    normal("transformer.wpe.weight", cfg["block_size"], C)
+    if cfg.get("position") != "rope":
+        normal("transformer.wpe.weight", cfg["block_size"], C)
     for i in range(cfg["n_layer"]):
         h = f"transformer.h.{i}"
         norm(f"{h}.ln_1")
@@ -73,18 +78,23 @@ def init_params(cfg, rng):
         linear(f"{h}.mlp.c_fc", C, 4 * C, std=0.36)
         linear(f"{h}.mlp.c_proj", 4 * C, C, std=0.16)
     norm("transformer.ln_f")
+    if not cfg.get("tie_embeddings", True):
+        normal("lm_head.weight", cfg["vocab_size"], C)
     return params
 
 
 def forward(cfg, p, ids):
-    """Logits (batch, time, vocabulary): GPT-2 with pre-norm blocks, learned positions and tied embeddings."""
+    """Logits (batch, time, vocabulary): GPT-2 with pre-norm blocks; positions, norms and head as the keys say."""
     (B, T), C, H = ids.shape, cfg["n_embd"], cfg["n_head"]
+    rope = cfg.get("position") == "rope"
 
     def linear(name, x):
         y = x @ p[f"{name}.weight"]
         return y + p[f"{name}.bias"] if cfg["bias"] else y
 
     def norm(name, x):
+        if cfg.get("norm") == "rms":
+            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * p[f"{name}.weight"]
         centred = x - x.mean(-1, keepdim=True)
         y = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * p[f"{name}.weight"]
         return y + p[f"{name}.bias"] if cfg["bias"] else y
@@ -94,17 +104,31 @@ def forward(cfg, p, ids):
             return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
+    def rotate(x):
+        """Channel i of a head, paired with channel i + hs / 2, turns by position * theta^(-2 i / hs)."""
+        if not rope:
+            return x
+        half = C // H // 2
+        rate = cfg["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
+        angle = torch.arange(T, dtype=torch.float64)[:, None] * rate
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        a, b = x.split(half, dim=-1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
     future = torch.ones(T, T, dtype=torch.bool).triu(1)
-    x = p["transformer.wte.weight"][ids] + p["transformer.wpe.weight"][:T]
+    x = p["transformer.wte.weight"][ids]
+    if not rope:
+        x = x + p["transformer.wpe.weight"][:T]
     for i in range(cfg["n_layer"]):
         h = f"transformer.h.{i}"
         qkv = linear(f"{h}.attn.c_attn", norm(f"{h}.ln_1", x))
         q, k, v = (part.view(B, T, H, C // H).transpose(1, 2) for part in qkv.split(C, dim=-1))
-        scores = q @ k.transpose(-2, -1) / math.sqrt(C // H)
+        scores = rotate(q) @ rotate(k).transpose(-2, -1) / math.sqrt(C // H)
         mixed = scores.masked_fill(future, -math.inf).softmax(-1) @ v
         x = x + linear(f"{h}.attn.c_proj", mixed.transpose(1, 2).reshape(B, T, C))
         x = x + linear(f"{h}.mlp.c_proj", activation(linear(f"{h}.mlp.c_fc", norm(f"{h}.ln_2", x))))
-    return norm("transformer.ln_f", x) @ p["transformer.wte.weight"].T
+    head = p["transformer.wte.weight" if cfg.get("tie_embeddings", True) else "lm_head.weight"]
+    return norm("transformer.ln_f", x) @ head.T
 
 
 def make_batches(cfg, rng):
@@ -167,6 +191,8 @@ def write_safetensors(path, tensors, metadata):
 
 
 def check_with_transformers(cfg, params, ids, logits):
+    if cfg.keys() & {"norm", "position", "tie_embeddings"}:
+        return "no GPT-2: not compared with transformers"
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ImportError:
@@ -190,7 +216,7 @@ def check_with_transformers(cfg, params, ids, logits):
 def rounding(cfg, name, exact, single):
     """max|difference| / max|reference| of a float32 run, the key third of attention biases left out."""
     a, b = exact.double(), single.double()
-    if name.endswith("c_attn.bias"):
+    if name.endswith("c_attn.bias") and cfg.get("position") != "rope":
         keep = [i for i in range(len(a)) if i // cfg["n_embd"] != 1]
         a, b = a[keep], b[keep]
     return ((a - b).abs().max() / a.abs().max()).item()
@@ -202,7 +228,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     total = 0
     for stem, variant in VARIANTS.items():
-        cfg = CONFIG | {key: variant[key] for key in ("bias", "activation")}
+        cfg = CONFIG | {key: value for key, value in variant.items() if key not in ("clip", "seed")}
         train = TRAIN | {"clip": variant["clip"]}
         rng = np.random.RandomState(variant["seed"])  # its stream is frozen by NumPy's policy
         params = init_params(cfg, rng)

@@ -63,8 +63,8 @@ impl Operation for Activate {
         Box::new(ActivateTape { op: self.clone(), act_grad })
     }
 
-    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
-        Box::new(self.clone())
+    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
+        Some(Box::new(self.clone()))
     }
 }
 

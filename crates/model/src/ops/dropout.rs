@@ -8,7 +8,7 @@ use super::Operation;
 use crate::{
     Dropout, Result,
     cpu::{
-        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        decode::{DecodeOp, DecodeSetup},
         rows::Rows,
         training::{RowDropout, TrainOp, TrainPass, TrainSetup},
     },
@@ -62,14 +62,9 @@ impl Operation for Drop {
         Box::new(DropTape { op: self.clone(), mask: Mask::new(setup, self.site, setup.net.cols(self.y)) })
     }
 
-    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
-        Box::new(self.clone())
+    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
+        None
     }
-}
-
-impl DecodeOp for Drop {
-    /// Nothing is dropped.
-    fn run(&mut self, _: &mut DecodeStep<'_, '_>) {}
 }
 
 /// Dropout with the masks of one sequence.

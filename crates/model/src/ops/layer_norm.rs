@@ -78,14 +78,14 @@ impl Operation for LayerNorm {
         })
     }
 
-    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
-        Box::new(LayerNormDecoder {
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
+        Some(Box::new(LayerNormDecoder {
             x: self.x,
             y: self.y,
             weight: setup.param(self.weight),
             bias: self.bias.map(|bias| setup.param(bias)),
             stats: Vec::new(),
-        })
+        }))
     }
 }
 

@@ -70,9 +70,9 @@ impl Operation for Linear {
         Box::new(LinearTape::new(self, setup))
     }
 
-    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
         let weight = Matrix::new(setup.param(self.weight), setup.net.cols(self.y), Output::Cols, setup.format);
-        Box::new(LinearDecoder { x: self.x, y: self.y, weight, bias: self.bias.map(|bias| setup.param(bias)) })
+        Some(Box::new(LinearDecoder { x: self.x, y: self.y, weight, bias: self.bias.map(|bias| setup.param(bias)) }))
     }
 }
 

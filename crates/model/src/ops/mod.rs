@@ -130,8 +130,8 @@ pub(crate) trait Operation: Debug + Send + Sync {
     /// sequence's output in the order of the batch and the batch's tokens, `t` a sequence.
     fn add_table_grads(&self, _: &Layout, _ids: &[u32], _t: usize, _dx: &[Rows], _grads: &mut [f32]) {}
 
-    /// What computes it in CPU decoding.
-    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a>;
+    /// What computes it in CPU decoding; nothing where the output is the input.
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>>;
 }
 
 macro_rules! operations {

@@ -68,8 +68,8 @@ impl Operation for AddPositions {
         });
     }
 
-    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
-        Box::new(PositionsDecoder { y: self.y, table: setup.param(self.table) })
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
+        Some(Box::new(PositionsDecoder { y: self.y, table: setup.param(self.table) }))
     }
 }
 

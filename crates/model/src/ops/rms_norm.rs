@@ -71,8 +71,8 @@ impl Operation for RmsNorm {
         Box::new(RmsNormTape { op: self.clone(), rrms: vec![0.0; setup.block_size], dw: vec![0.0; c] })
     }
 
-    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
-        Box::new(RmsNormDecoder { x: self.x, y: self.y, weight: setup.param(self.weight), rrms: Vec::new() })
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
+        Some(Box::new(RmsNormDecoder { x: self.x, y: self.y, weight: setup.param(self.weight), rrms: Vec::new() }))
     }
 }
 

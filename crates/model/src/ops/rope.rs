@@ -95,8 +95,8 @@ impl Operation for Rope {
         Box::new(self.clone())
     }
 
-    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
-        Box::new(self.clone())
+    fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
+        Some(Box::new(self.clone()))
     }
 }
 

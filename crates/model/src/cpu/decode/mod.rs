@@ -17,7 +17,7 @@ use crate::{
     ContextPolicy, Decoder, GptConfig, Logits, Network, Result,
     decode::{append, context},
     network,
-    ops::AttentionScratch,
+    ops::{AttentionScratch, Op},
     params::check_values,
     plan::ParamId,
 };
@@ -116,9 +116,10 @@ pub struct CpuDecoder<'a> {
 struct Forward<'a> {
     net: Network,
     level: SimdLevel,
-    ops: Vec<Box<dyn DecodeOp + 'a>>,
-    /// The operation before which a prompt's last position alone goes on: behind it no position sees another.
-    tail: usize,
+    /// The operations up to the last that mixes positions.
+    body: Vec<Box<dyn DecodeOp + 'a>>,
+    /// Those behind it, of which a prompt's last position alone has need.
+    tail: Vec<Box<dyn DecodeOp + 'a>>,
     /// `(V, C)`.
     head: Matrix<'a>,
     rows: usize,
@@ -173,12 +174,15 @@ impl<'a> Forward<'a> {
         let setup = DecodeSetup { net: &net, params, format, block_size };
         let weight = net.head.weight;
         let head = Matrix::new(params[weight.0], net.params()[weight.0].shape[1], Output::Rows, format);
-        let last_mix = net.ops.iter().rposition(|op| op.get().mixes_positions());
-        let ops = net.ops.iter().map(|op| op.get().decoding(&setup)).collect();
+        // Behind the last operation that mixes positions, a prompt's last position alone goes on.
+        let first_of_tail = net.ops.iter().rposition(|op| op.get().mixes_positions()).map_or(1, |at| at + 1);
+        let (body, tail) = net.ops.split_at(first_of_tail);
+        let decoding = |ops: &[Op]| ops.iter().filter_map(|op| op.get().decoding(&setup)).collect();
+        let (body, tail) = (decoding(body), decoding(tail));
         let mut forward = Self {
             level: SimdLevel::detect(),
-            ops,
-            tail: last_mix.map_or(1, |at| at + 1),
+            body,
+            tail,
             head,
             rows: 0,
             values: DecodeValues::new(&net, 0),
@@ -195,7 +199,7 @@ impl<'a> Forward<'a> {
         let &GptConfig { block_size, n_head, vocab_size, .. } = self.net.config();
         let head_size = self.net.config().head_size();
         self.rows = rows;
-        self.ops.iter_mut().for_each(|op| op.set_rows(rows));
+        self.body.iter_mut().for_each(|op| op.set_rows(rows));
         // A prompt of any length, then the rows side by side.
         let n = block_size.max(rows);
         self.values = DecodeValues::new(&self.net, n);
@@ -224,17 +228,11 @@ impl<'a> Forward<'a> {
 
     /// Everything up to the head.
     fn hidden(&mut self, workers: &mut Workers<'_>, tokens: &[u32], positions: Positions) {
-        let Self { level, ops, tail, values, scratch, .. } = self;
+        let Self { level, body, tail, values, scratch, .. } = self;
         let mut step = DecodeStep { level: *level, workers, n: tokens.len(), tokens, positions, values, scratch };
-        for (at, op) in ops.iter_mut().enumerate() {
-            if at == *tail {
-                step.keep_last();
-            }
-            op.run(&mut step);
-        }
-        if *tail == ops.len() {
-            step.keep_last();
-        }
+        body.iter_mut().for_each(|op| op.run(&mut step));
+        step.keep_last();
+        tail.iter_mut().for_each(|op| op.run(&mut step));
     }
 }
 
@@ -275,7 +273,7 @@ impl Decoder for CpuDecoder<'_> {
         self.rows = vec![tokens; rows];
         // The rows share their prompt: it is computed once.
         self.prefill(0);
-        self.forward.ops.iter_mut().for_each(|op| op.copy_first_row(self.len));
+        self.forward.body.iter_mut().for_each(|op| op.copy_first_row(self.len));
         for row in 1..rows {
             self.forward.logits.copy_within(..v, row * v);
         }

@@ -107,9 +107,9 @@ impl Operation for Attention {
         Box::new(AttentionTape { op: self.clone(), shape, lse: vec![0.0; self.n_head * t], keep })
     }
 
-    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
         let shape = self.shape(setup.net, setup.block_size);
-        Box::new(AttentionDecoder { op: self.clone(), shape, caches: Vec::new() })
+        Some(Box::new(AttentionDecoder { op: self.clone(), shape, caches: Vec::new() }))
     }
 }
 

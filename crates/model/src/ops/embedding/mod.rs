@@ -71,8 +71,8 @@ impl Operation for Embed {
         });
     }
 
-    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Box<dyn DecodeOp + 'a> {
-        Box::new(EmbedDecoder { y: self.y, table: setup.param(self.table) })
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
+        Some(Box::new(EmbedDecoder { y: self.y, table: setup.param(self.table) }))
     }
 }
 
