@@ -152,6 +152,5 @@ fn the_reading_path_is_at_most_2500_lines() {
     let entries: Vec<Entry> = items.iter().filter_map(|item| Entry::parse(item)).collect();
     assert!(entries.len() > 20, "{}", entries.len());
     let lines: usize = entries.iter().map(Entry::lines).sum();
-    println!("{} entries, {lines} lines", entries.len());
     assert!(lines <= READING_LINES, "the reading path has grown to {lines} lines");
 }
