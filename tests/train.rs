@@ -326,3 +326,30 @@ fn the_recipes_are_built_in_and_a_file_of_the_same_name_wins() {
     place.tinygpt().args(["train", "--config", "tiny"]).args(&small).assert().success();
     assert!(place.text("runs/tiny-4/train.toml").contains("lr = 0.001"), "the file's");
 }
+
+#[test]
+fn a_model_that_is_no_gpt2_trains_resumes_and_generates_alike_in_every_format() {
+    let place = Place::new();
+    let keys = ["model.norm=rms", "model.position=rope", "model.tie_embeddings=false", "train.decay_steps=6"];
+    let train = |out: &str, steps: &str| {
+        let mut command = place.train();
+        keys.iter().chain([&steps]).for_each(|key| drop(command.args(["--set", key])));
+        stdout(command.args(["--out", out]));
+    };
+    train("whole", "train.max_steps=6");
+    train("parts", "train.max_steps=3");
+    stdout(place.tinygpt().args(["train", "--resume", "--out", "parts", "--set", "train.max_steps=6"]));
+    assert!(place.read("whole/model.safetensors") == place.read("parts/model.safetensors"));
+    let config = place.json("whole/config.json");
+    assert_eq!((&config["model_type"], &config["tinygpt"]["model"]["norm"]), (&json!("tinygpt"), &json!("rms")));
+    for format in ["f32", "bf16", "int8"] {
+        for window in ["slide", "half"] {
+            let text = |threads, run| {
+                let mut command = place.tinygpt();
+                command.args(["--threads", threads, "generate", "--checkpoint", run, "--prompt", "One", "--seed", "5"]);
+                stdout(command.args(["--max-new-tokens", "60", "--weights", format, "--window", window]))
+            };
+            assert_eq!(text("1", "whole"), text("2", "parts"), "{format} {window}");
+        }
+    }
+}

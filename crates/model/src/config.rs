@@ -156,6 +156,10 @@ pub const MODEL_KEYS: &[ModelKey] = &[
         ..key("model.position", "\"learned\" (embeddings, as GPT-2) or \"rope\" (rotated queries and keys, as Llama)")
     },
     ModelKey { later: true, ..key("model.rope_theta", "base of the angles of \"rope\": larger ones reach further") },
+    ModelKey {
+        later: true,
+        ..key("model.tie_embeddings", "whether the head is the token embedding, as in GPT-2, or a matrix of its own")
+    },
 ];
 
 impl Default for GptConfig {
