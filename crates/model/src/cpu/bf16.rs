@@ -104,18 +104,18 @@ impl Kernel for PackColumns<'_> {
 
 /// Rounds `n` rows: `rows` gets them with pairs along each row, `columns` with pairs down the columns. An odd end is
 /// paired with zeros.
-pub(crate) fn round(level: SimdLevel, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
-    Pair::run(level, Round { n, x, rows, columns });
+pub(crate) fn quantize(level: SimdLevel, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
+    Pair::run(level, Quantize { n, x, rows, columns });
 }
 
-struct Round<'a> {
+struct Quantize<'a> {
     n: usize,
     x: &'a Rows,
     rows: &'a mut Rows<Pair>,
     columns: &'a mut Rows<Pair>,
 }
 
-impl Kernel for Round<'_> {
+impl Kernel for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -179,7 +179,7 @@ mod tests {
                     x
                 };
                 let (mut rows, mut columns) = (garbage(m, pairs), garbage(m.div_ceil(2), k));
-                round(level, m, &a, &mut rows, &mut columns);
+                quantize(level, m, &a, &mut rows, &mut columns);
                 let start = vec![1.5; n];
                 let start = Accumulate::Row(&start);
                 let mut packed = Panels::<Pair>::new(pairs, n);
@@ -192,9 +192,9 @@ mod tests {
                 check("packed transposed", &out, &|i, l| a.row(i)[l], true);
 
                 let (mut rows, mut left) = (garbage(k, m.div_ceil(2)), garbage(pairs, m));
-                round(level, k, &at, &mut rows, &mut left);
+                quantize(level, k, &at, &mut rows, &mut left);
                 let (mut rows, mut right) = (garbage(k, n.div_ceil(2)), garbage(pairs, n));
-                round(level, k, &b, &mut rows, &mut right);
+                quantize(level, k, &b, &mut rows, &mut right);
                 let (left, right) = (Left::columns(&left, 0, 0), Right::rows(&right, 0, 0));
                 matmul(level, (m, n, pairs), left, right, start, out.at_mut(0, 0), ld);
                 check("columns", &out, &|i, l| at.row(l)[i], false);

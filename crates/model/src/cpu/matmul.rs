@@ -141,10 +141,10 @@ pub(crate) fn matmul<E: Element>(
     if let Accumulate::Row(row) = accumulate {
         assert_eq!(row.len(), n, "start");
     }
-    E::run(level, Product { m, n, k, a, b, accumulate, out, ld });
+    E::run(level, MatmulKernel { m, n, k, a, b, accumulate, out, ld });
 }
 
-struct Product<'a, E> {
+struct MatmulKernel<'a, E> {
     m: usize,
     n: usize,
     k: usize,
@@ -155,7 +155,7 @@ struct Product<'a, E> {
     ld: usize,
 }
 
-impl<E: Element> Kernel for Product<'_, E> {
+impl<E: Element> Kernel for MatmulKernel<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -164,7 +164,7 @@ impl<E: Element> Kernel for Product<'_, E> {
     }
 }
 
-impl<E: Element> Product<'_, E> {
+impl<E: Element> MatmulKernel<'_, E> {
     /// Tiles of `MR` rows and `NV` vectors, as many as the registers hold beside a row of the right operand.
     #[inline(always)]
     fn tiles<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
@@ -182,7 +182,7 @@ impl<E: Element> Product<'_, E> {
                     // SAFETY: row i + rows - 1 < m, column j + cols - 1 < n and inner index l + depth - 1 < k, so by the
                     // assertions of `matmul` all that the tile reads and writes lies in the slices.
                     unsafe {
-                        let tile = Tile {
+                        let tile = MicroTile {
                             depth,
                             a: a.data.as_ptr().add(i * a.row + l * a.col),
                             a_row: a.row,
@@ -190,10 +190,10 @@ impl<E: Element> Product<'_, E> {
                             b: b.data.as_ptr().add(j / PANEL * b.panel + j % PANEL + l * b.row),
                             b_row: b.row,
                             start: match accumulate {
-                                _ if l > 0 => TileStart::Add,
-                                Accumulate::Zero => TileStart::Zero,
-                                Accumulate::Row(row) => TileStart::Row(row.as_ptr().add(j)),
-                                Accumulate::Add => TileStart::Add,
+                                _ if l > 0 => TileInit::Add,
+                                Accumulate::Zero => TileInit::Zero,
+                                Accumulate::Row(row) => TileInit::Row(row.as_ptr().add(j)),
+                                Accumulate::Add => TileInit::Add,
                             },
                             out: out.as_mut_ptr().add(i * ld + j),
                             ld,
@@ -210,28 +210,28 @@ impl<E: Element> Product<'_, E> {
 }
 
 /// A few rows and at most two vectors of the output, held in registers.
-struct Tile<E> {
+struct MicroTile<E> {
     depth: usize,
     a: *const E,
     a_row: usize,
     a_col: usize,
     b: *const E,
     b_row: usize,
-    start: TileStart,
+    start: TileInit,
     out: *mut f32,
     ld: usize,
     cols: usize,
 }
 
-enum TileStart {
+enum TileInit {
     Zero,
     Row(*const f32),
     Add,
 }
 
-impl<E: Element> Tile<E> {
+impl<E: Element> MicroTile<E> {
     /// # Safety
-    /// As [`Tile::compute`], for `rows` rows, at most 12.
+    /// As [`MicroTile::compute`], for `rows` rows, at most 12.
     #[inline(always)]
     unsafe fn of_rows<S: Simd, const NV: usize>(self, s: S, rows: usize) {
         // SAFETY: the caller's.
@@ -272,9 +272,9 @@ impl<E: Element> Tile<E> {
                 std::array::from_fn(|v| s.load(&buffer[v]))
             };
             match self.start {
-                TileStart::Zero => {}
-                TileStart::Row(row) => acc = [read(row); MR],
-                TileStart::Add => {
+                TileInit::Zero => {}
+                TileInit::Row(row) => acc = [read(row); MR],
+                TileInit::Add => {
                     for (i, acc) in acc.iter_mut().enumerate() {
                         *acc = read(self.out.add(i * self.ld));
                     }

@@ -18,4 +18,4 @@ pub(crate) mod vectors;
 
 pub use decode::{CpuDecoder, WeightFormat};
 pub use precision::CpuPrecision;
-pub use training::{BatchRef, CpuGpt, Layout, RowDropout, TrainingFloats};
+pub use training::{BatchRef, CpuGpt, ParamLayout, RowDropout, TrainingFloats};

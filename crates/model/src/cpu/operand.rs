@@ -12,13 +12,13 @@ use super::{
 };
 /// A matrix of weights, packed as the right operand of products.
 #[derive(Debug)]
-pub(crate) enum Packed {
+pub(crate) enum PackedOperand {
     F32(Panels),
     /// Pairs along the inner index.
     Bf16(Panels<Pair>),
 }
 
-impl Packed {
+impl PackedOperand {
     /// Room for a matrix `(k, n)`.
     pub(crate) fn new(precision: CpuPrecision, k: usize, n: usize) -> Self {
         match precision {
@@ -54,7 +54,7 @@ impl Packed {
 
 /// Buffers that operands share, one after the other.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub(crate) struct OperandScratch {
     /// Where an operand that keeps no f32 rows is written before it is quantized, `(T, cols)`; of no rows in f32, where
     /// operands are written in place.
     pub(crate) rows: Rows,
@@ -62,7 +62,7 @@ pub(crate) struct Scratch {
     pub(crate) quantized: Rows<Pair>,
 }
 
-impl Scratch {
+impl OperandScratch {
     /// Buffers for operands of up to `n` rows and `cols` columns.
     pub(crate) fn new(precision: CpuPrecision, n: usize, cols: usize) -> Self {
         let n = if precision == CpuPrecision::F32 { 0 } else { n };
@@ -74,12 +74,12 @@ impl Scratch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Storage {
     /// Whether products read it.
-    pub(crate) multiplied: bool,
+    pub(crate) matmul_operand: bool,
     /// Whether something else reads its rows in f32 later.
     pub(crate) kept: bool,
 }
 
-/// A matrix that is written in f32 ([`Operand::rows_mut`]), and multiplied once it is
+/// A matrix that is written in f32 ([`Operand::rows_mut`]), and matmul_operand once it is
 /// [quantized](Operand::quantize).
 #[derive(Debug)]
 pub(crate) struct Operand {
@@ -94,17 +94,17 @@ pub(crate) struct Operand {
 impl Operand {
     /// A matrix of up to `n` rows.
     pub(crate) fn new(precision: CpuPrecision, n: usize, cols: usize, storage: Storage) -> Self {
-        let rounded = storage.multiplied && precision == CpuPrecision::Bf16;
-        let kept = storage.kept || !rounded;
-        let columns = rounded.then(|| Rows::zeros(n.div_ceil(2), cols));
+        let quantized_storage = storage.matmul_operand && precision == CpuPrecision::Bf16;
+        let kept = storage.kept || !quantized_storage;
+        let columns = quantized_storage.then(|| Rows::zeros(n.div_ceil(2), cols));
         Self { rows: Rows::zeros(if kept { n } else { 0 }, cols), kept, columns }
     }
 
     /// The floats that [`Operand::new`] takes.
     pub(crate) fn floats(precision: CpuPrecision, n: usize, cols: usize, storage: Storage) -> usize {
-        let rounded = storage.multiplied && precision == CpuPrecision::Bf16;
-        let kept = storage.kept || !rounded;
-        let columns = if rounded { n.div_ceil(2) * cols } else { 0 };
+        let quantized_storage = storage.matmul_operand && precision == CpuPrecision::Bf16;
+        let kept = storage.kept || !quantized_storage;
+        let columns = if quantized_storage { n.div_ceil(2) * cols } else { 0 };
         if kept { n * cols + columns } else { columns }
     }
 
@@ -132,11 +132,11 @@ impl Operand {
     }
 
     /// Rounds what was written to the first `n` rows; in f32 nothing.
-    pub(crate) fn quantize(&mut self, level: SimdLevel, n: usize, scratch: &mut Scratch) {
+    pub(crate) fn quantize(&mut self, level: SimdLevel, n: usize, scratch: &mut OperandScratch) {
         if let Some(columns) = &mut self.columns {
-            let Scratch { rows, quantized } = scratch;
+            let OperandScratch { rows, quantized } = scratch;
             quantized.set_cols(columns.cols.div_ceil(2));
-            bf16::round(level, n, if self.kept { &self.rows } else { rows }, quantized, columns);
+            bf16::quantize(level, n, if self.kept { &self.rows } else { rows }, quantized, columns);
         }
     }
 
@@ -147,16 +147,16 @@ impl Operand {
         level: SimdLevel,
         rows: Range<usize>,
         quantized: &Rows<Pair>,
-        w: &Packed,
+        w: &PackedOperand,
         accumulate: Accumulate<'_>,
         (out, ld): (&mut [f32], usize),
     ) {
         let (m, n, from) = (rows.len(), w.n(), rows.start);
         match w {
-            Packed::F32(w) => {
+            PackedOperand::F32(w) => {
                 matmul(level, (m, n, w.k()), Left::rows(&self.rows, from, 0), w.right(), accumulate, out, ld);
             }
-            Packed::Bf16(w) => {
+            PackedOperand::Bf16(w) => {
                 matmul(level, (m, n, w.k()), Left::rows(quantized, from, 0), w.right(), accumulate, out, ld);
             }
         }

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 /// Floats of a cache line, and lanes of a vector.
-const LINE: usize = 16;
+const FLOATS_PER_LINE: usize = 16;
 
 /// Floats that may be read, though they mean nothing, behind a matrix's last row: kernels load whole vectors.
-pub(crate) const SLACK: usize = 32;
+pub(crate) const READ_PADDING: usize = 32;
 
 /// Elements of four bytes that start on a cache line.
 #[derive(Debug)]
@@ -19,9 +19,9 @@ pub(crate) struct Aligned<T = f32> {
 impl<T: Copy + Default> Aligned<T> {
     /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        let storage = vec![T::default(); len + LINE];
+        let storage = vec![T::default(); len + FLOATS_PER_LINE];
         // A pointer that cannot be aligned is slow, not wrong.
-        let start = storage.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let start = storage.as_ptr().align_offset(FLOATS_PER_LINE * size_of::<f32>()).min(FLOATS_PER_LINE);
         Self { storage, start, len }
     }
 }
@@ -48,21 +48,21 @@ pub(crate) struct Rows<T = f32> {
     pub(crate) ld: usize,
 }
 
-/// The distance between rows: an odd number of lines, as rows a power of two apart would share the same few sets of the
+/// The leading_dimension between rows: an odd number of lines, as rows a power of two apart would share the same few sets of the
 /// cache.
-fn distance(cols: usize) -> usize {
-    (cols.div_ceil(LINE) | 1) * LINE
+fn leading_dimension(cols: usize) -> usize {
+    (cols.div_ceil(FLOATS_PER_LINE) | 1) * FLOATS_PER_LINE
 }
 
 impl<T: Copy + Default> Rows<T> {
     pub(crate) fn zeros(rows: usize, cols: usize) -> Self {
-        let ld = distance(cols);
-        Self { data: Aligned::zeros(rows * ld + SLACK), cols, ld }
+        let ld = leading_dimension(cols);
+        Self { data: Aligned::zeros(rows * ld + READ_PADDING), cols, ld }
     }
 
     /// The same memory as rows of another length, whose contents are then arbitrary.
     pub(crate) fn set_cols(&mut self, cols: usize) {
-        (self.cols, self.ld) = (cols, distance(cols));
+        (self.cols, self.ld) = (cols, leading_dimension(cols));
     }
 
     pub(crate) fn row(&self, i: usize) -> &[T] {

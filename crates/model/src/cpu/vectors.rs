@@ -39,7 +39,7 @@ pub(crate) fn set<S: Simd>(s: S, row: &mut [f32], i: usize, v: S::V) {
 
 /// The lanes of vector `i` that lie in a row of `len`.
 #[inline(always)]
-pub(crate) fn inside(len: usize, i: usize) -> u16 {
+pub(crate) fn lane_mask(len: usize, i: usize) -> u16 {
     match len.saturating_sub(i * LANES) {
         0 => 0,
         n if n < LANES => (1 << n) - 1,

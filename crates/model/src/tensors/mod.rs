@@ -30,7 +30,7 @@ pub struct Gpt {
 /// What one forward pass is for.
 pub(crate) enum Mode<'a> {
     /// Every position of a batch at once, with dropout when training.
-    Whole {
+    FullSequence {
         /// The masks.
         dropout: Option<&'a Dropout>,
         /// [`ops::causal_mask`] of all positions, `(T, T)`.
@@ -77,14 +77,14 @@ impl<'a> Pass<'a> {
     /// What the operands of linear layers are rounded to, or `None` where each row is a product of its own.
     pub(crate) fn precision(&self) -> Option<Precision> {
         match self.mode {
-            Mode::Whole { precision, .. } => Some(precision),
+            Mode::FullSequence { precision, .. } => Some(precision),
             Mode::Cached { .. } => None,
         }
     }
 
     pub(crate) fn dropout(&self) -> Option<&'a Dropout> {
         match self.mode {
-            Mode::Whole { dropout, .. } => dropout,
+            Mode::FullSequence { dropout, .. } => dropout,
             Mode::Cached { .. } => None,
         }
     }
@@ -92,7 +92,7 @@ impl<'a> Pass<'a> {
     /// Positions before the first of this pass.
     pub(crate) fn past(&self) -> usize {
         match &self.mode {
-            Mode::Whole { .. } => 0,
+            Mode::FullSequence { .. } => 0,
             Mode::Cached { cache, .. } => cache.len(),
         }
     }
@@ -163,7 +163,7 @@ impl Gpt {
     /// # Errors
     /// When `T` is 0 or larger than `block_size`.
     pub fn forward(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let x = self.whole(&Tokens::on_device(ids), dropout)?;
+        let x = self.hidden_full(&Tokens::on_device(ids), dropout)?;
         ops::linear(&x, &self.head().t()?, None, self.precision)
     }
 
@@ -173,16 +173,16 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::forward`]; when a target is outside the vocabulary (unnoticed on a GPU: check before).
     pub fn losses(&self, tokens: &Tokens, targets: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let x = self.whole(tokens, dropout)?.flatten_to(1)?; // (B, T, C) to (B * T, C)
+        let x = self.hidden_full(tokens, dropout)?.flatten_to(1)?; // (B, T, C) to (B * T, C)
         ops::head_loss(&x, self.head(), targets, self.precision, ops::LOGIT_BYTES)
     }
 
     /// Everything up to the head, for every position of a batch.
-    fn whole(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
+    fn hidden_full(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
         let t = tokens.ids.dim(1)?;
         self.check_positions(t)?;
         let mask = ops::causal_mask(t, 0, self.dtype, self.device())?;
-        self.hidden(tokens, Mode::Whole { dropout, mask, precision: self.precision })
+        self.hidden(tokens, Mode::FullSequence { dropout, mask, precision: self.precision })
     }
 
     /// Logits `(B, T, V)` for `T` new positions of every row behind those in the cache, which it extends.

@@ -34,12 +34,12 @@ impl WeightFormat {
 }
 
 /// A stored weight.
-pub(crate) trait Element: Copy + Default + Send + Sync {
+pub(crate) trait WeightElement: Copy + Default + Send + Sync {
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
     fn value(self) -> f32;
 }
 
-impl Element for f32 {
+impl WeightElement for f32 {
     fn value(self) -> f32 {
         self
     }
@@ -50,7 +50,7 @@ impl Element for f32 {
     }
 }
 
-impl Element for u16 {
+impl WeightElement for u16 {
     fn value(self) -> f32 {
         f32::from_bits(u32::from(self) << 16)
     }
@@ -61,7 +61,7 @@ impl Element for u16 {
     }
 }
 
-impl Element for i8 {
+impl WeightElement for i8 {
     fn value(self) -> f32 {
         f32::from(self)
     }
@@ -74,7 +74,7 @@ impl Element for i8 {
 
 /// The weights behind the last whole vector of a row, and zeros.
 #[inline(always)]
-pub(crate) fn load_rest<S: Simd, E: Element>(s: S, rest: &[E]) -> S::V {
+pub(crate) fn load_rest<S: Simd, E: WeightElement>(s: S, rest: &[E]) -> S::V {
     let mut lanes = [E::default(); LANES];
     lanes[..rest.len()].copy_from_slice(rest);
     E::load(s, &lanes)

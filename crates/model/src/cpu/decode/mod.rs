@@ -1,21 +1,21 @@
 //! Generation on the CPU: the prompt by the products and the attention of training, then one position at a time, for
 //! which every weight is read once.
 
-pub(crate) mod columns;
-mod fetch;
 mod format;
+mod gemv;
 mod matrix;
-mod one_row;
 mod panels;
+mod prefetch;
+pub(crate) mod shared_output;
 mod values;
 
 use tinygpt_sampler::simd::{LANES, SimdLevel};
 
-use self::{columns::MIN_PARALLEL_BYTES, values::DecodeValues};
+use self::{shared_output::MIN_PARALLEL_BYTES, values::DecodeValues};
 use super::spin_pool::{SpinPool, Workers};
 use crate::{
     ContextPolicy, Decoder, GptConfig, Logits, Network, Result,
-    decode::{append, context},
+    decode::{append_tokens, crop_prompt},
     network,
     ops::AttentionScratch,
     params::check_values,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub use format::WeightFormat;
-pub(crate) use matrix::{Matrix, Output};
+pub(crate) use matrix::{OutputDim, WeightMatrix};
 
 /// What an operation's form in decoding is made for.
 pub(crate) struct DecodeSetup<'s, 'a> {
@@ -83,12 +83,12 @@ pub(crate) struct DecodeStep<'s, 'w> {
     pub(crate) tokens: &'s [u32],
     pub(crate) positions: Positions,
     pub(crate) values: &'s mut DecodeValues,
-    pub(crate) scratch: &'s mut Scratch,
+    pub(crate) scratch: &'s mut DecodeScratch,
 }
 
 /// Buffers that operations share, one after the other.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub(crate) struct DecodeScratch {
     /// The logarithms of the sums of a prompt's softmax, `(n_head, T)`, of no use here.
     pub(crate) lse: Vec<f32>,
     /// The tiles of a prompt's attention.
@@ -120,10 +120,10 @@ struct Forward<'a> {
     /// The operation before which a prompt's last position alone goes on: behind it no position sees another.
     tail: usize,
     /// `(V, C)`.
-    head: Matrix<'a>,
+    head: WeightMatrix<'a>,
     rows: usize,
     values: DecodeValues,
-    scratch: Scratch,
+    scratch: DecodeScratch,
     /// `(rows, V)`.
     logits: Vec<f32>,
 }
@@ -145,7 +145,7 @@ impl<'a> CpuDecoder<'a> {
     #[doc(hidden)]
     pub fn over(net: Network, params: &[&'a [f32]], policy: ContextPolicy, format: WeightFormat) -> Result<Self> {
         check_values(net.params(), params)?;
-        let largest = net.multiplied().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
+        let largest = net.matmul_params().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
         let forward = Forward::new(net, params, format);
         let shared = largest * format.bytes() > MIN_PARALLEL_BYTES;
         Ok(Self { forward, policy, len: 0, rows: Vec::new(), shared, pool: SpinPool::default() })
@@ -172,7 +172,7 @@ impl<'a> Forward<'a> {
         let block_size = net.config().block_size;
         let setup = DecodeSetup { net: &net, params, format, block_size };
         let weight = net.head.weight;
-        let head = Matrix::new(params[weight.0], net.params()[weight.0].shape[1], Output::Rows, format);
+        let head = WeightMatrix::new(params[weight.0], net.params()[weight.0].shape[1], OutputDim::Rows, format);
         let last_mix = net.ops.iter().rposition(|op| op.get().mixes_positions());
         let ops = net.ops.iter().map(|op| op.get().decoding(&setup)).collect();
         let mut forward = Self {
@@ -182,7 +182,7 @@ impl<'a> Forward<'a> {
             head,
             rows: 0,
             values: DecodeValues::new(&net, 0),
-            scratch: Scratch { lse: Vec::new(), attention: AttentionScratch::new(0, 0), scores: Vec::new() },
+            scratch: DecodeScratch { lse: Vec::new(), attention: AttentionScratch::new(0, 0), scores: Vec::new() },
             logits: Vec::new(),
             net,
         };
@@ -199,7 +199,7 @@ impl<'a> Forward<'a> {
         // A prompt of any length, then the rows side by side.
         let n = block_size.max(rows);
         self.values = DecodeValues::new(&self.net, n);
-        self.scratch = Scratch {
+        self.scratch = DecodeScratch {
             lse: vec![0.0; n_head * n],
             attention: AttentionScratch::new(block_size, head_size),
             scores: vec![0.0; rows * n_head * block_size.next_multiple_of(LANES)],
@@ -264,7 +264,7 @@ impl Decoder for CpuDecoder<'_> {
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
         let config = self.forward.net.config();
-        let context = context(config, prompt, rows)?;
+        let context = crop_prompt(config, prompt, rows)?;
         let v = config.vocab_size;
         let mut tokens = Vec::with_capacity(config.block_size + 1);
         tokens.extend(context);
@@ -283,7 +283,7 @@ impl Decoder for CpuDecoder<'_> {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
-        append(self.forward.net.config(), &mut self.rows, tokens)?;
+        append_tokens(self.forward.net.config(), &mut self.rows, tokens)?;
         let block_size = self.forward.net.config().block_size;
         if self.len < block_size {
             let at = self.len;

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Columns of a panel: eight vectors, so that a row is two cache lines of numbers of 8 bits and four of 16. Wider panels are
+/// SharedOutput of a panel: eight vectors, so that a row is two cache lines of numbers of 8 bits and four of 16. Wider panels are
 /// no faster, narrower ones slower for several rows.
 const WIDTH: usize = 128;
 
 /// A matrix `(in, out)` in panels of some columns, one after another, each row after row: what a thread reads of rounded
 /// weights lies in one piece. A matrix that is used where it lies is one panel.
 #[derive(Debug)]
-pub(crate) struct Panels<'a, E> {
+pub(crate) struct PanelView<'a, E> {
     values: &'a [E],
     n_in: usize,
     n_out: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Panels<'a, E> {
 }
 
 /// Some columns of a panel.
-pub(crate) struct Panel<'a, E> {
+pub(crate) struct PanelColumns<'a, E> {
     /// From the first row's first of these columns on.
     pub(crate) weights: &'a [E],
     /// Elements from a row to the next.
@@ -27,13 +27,13 @@ pub(crate) struct Panel<'a, E> {
     pub(crate) columns: Range<usize>,
 }
 
-impl<'a, E: Copy + Default + Send> Panels<'a, E> {
+impl<'a, E: Copy + Default + Send> PanelView<'a, E> {
     /// A matrix row after row.
     pub(crate) fn of_rows(values: &'a [E], n_out: usize) -> Self {
         Self { values, n_in: values.len() / n_out, n_out, width: n_out }
     }
 
-    /// A matrix as [`Panels::pack`] makes it.
+    /// A matrix as [`PanelView::pack`] makes it.
     pub(crate) fn of_packed(values: &'a [E], n_out: usize) -> Self {
         Self { width: WIDTH, ..Self::of_rows(values, n_out) }
     }
@@ -62,18 +62,18 @@ impl<'a, E: Copy + Default + Send> Panels<'a, E> {
     }
 
     /// What makes up these columns.
-    pub(crate) fn parts(&self, columns: Range<usize>) -> impl Iterator<Item = Panel<'a, E>> {
+    pub(crate) fn parts(&self, columns: Range<usize>) -> impl Iterator<Item = PanelColumns<'a, E>> {
         let panels = columns.start / self.width..columns.end.div_ceil(self.width);
         panels.map(move |panel| {
             let first = panel * self.width;
             let columns = columns.start.max(first)..columns.end.min(first + self.width);
             let weights = &self.values[first * self.n_in + columns.start - first..];
-            Panel { weights, ld: self.width.min(self.n_out - first), columns }
+            PanelColumns { weights, ld: self.width.min(self.n_out - first), columns }
         })
     }
 }
 
-impl<E> Panel<'_, E> {
+impl<E> PanelColumns<'_, E> {
     /// The weights of an input for `n` columns, from one on.
     #[inline(always)]
     pub(crate) fn row(&self, l: usize, at: usize, n: usize) -> &[E] {
@@ -89,11 +89,11 @@ mod tests {
     fn any_columns_of_a_packed_matrix_are_those_of_its_rows() {
         for (n_in, n_out) in [(1, 1), (3, WIDTH - 1), (5, WIDTH), (2, WIDTH + 1), (3, 2 * WIDTH + 33)] {
             let values: Vec<f32> = (0..n_in * n_out).map(|i| i as f32).collect();
-            let packed = Panels::pack(&values, n_out, |column, x| {
+            let packed = PanelView::pack(&values, n_out, |column, x| {
                 assert_eq!(column, x as usize % n_out);
                 x
             });
-            for panels in [Panels::of_rows(&values, n_out), Panels::of_packed(&packed, n_out)] {
+            for panels in [PanelView::of_rows(&values, n_out), PanelView::of_packed(&packed, n_out)] {
                 for (from, to) in [(0, n_out), (n_out / 3, n_out), (0, n_out.div_ceil(2)), (n_out - 1, n_out)] {
                     let mut next = from;
                     for panel in panels.parts(from..to) {

@@ -9,25 +9,25 @@ use crate::{
 };
 
 /// Elements of a cache line; each parameter begins on one.
-const LINE: usize = 16;
+const FLOATS_PER_LINE: usize = 16;
 
 /// The parameters in parameter order, each from a cache line on.
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub struct ParamLayout {
     /// Names, shapes, roles and initial values.
     pub specs: Vec<ParamSpec>,
     /// Where each of them lies.
     pub ranges: Vec<Range<usize>>,
 }
 
-impl Layout {
+impl ParamLayout {
     /// The layout of a network's parameters.
     pub fn new(net: &Network) -> Self {
         let specs = net.params().to_vec();
         let mut end = 0;
         let range = |spec: &ParamSpec| {
             let range = end..end + spec.len();
-            end = range.end.next_multiple_of(LINE);
+            end = range.end.next_multiple_of(FLOATS_PER_LINE);
             range
         };
         let ranges = specs.iter().map(range).collect();
@@ -37,7 +37,7 @@ impl Layout {
     /// The length of a buffer for all of them.
     #[expect(clippy::len_without_is_empty, reason = "no model is without parameters")]
     pub fn len(&self) -> usize {
-        self.ranges.last().map_or(0, |range| range.end.next_multiple_of(LINE))
+        self.ranges.last().map_or(0, |range| range.end.next_multiple_of(FLOATS_PER_LINE))
     }
 
     /// Where a parameter lies.

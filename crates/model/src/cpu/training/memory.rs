@@ -1,6 +1,6 @@
 //! The memory that training needs, before anything is allocated.
 
-use super::{Lowered, SlotSpec};
+use super::{BufferSpec, Lowered};
 use crate::{
     GptConfig, Network, ParamSpec,
     cpu::{CpuPrecision, operand::Operand},
@@ -38,9 +38,9 @@ impl TrainingFloats {
     pub(crate) fn of(net: &Network, precision: CpuPrecision) -> Self {
         let (t, lowered) = (net.config().block_size, Lowered::new(net));
         let parameters: usize = net.params().iter().map(ParamSpec::len).sum();
-        let matrices: usize = net.multiplied().map(|param| net.params()[param.0].len()).sum();
+        let matrices: usize = net.matmul_params().map(|param| net.params()[param.0].len()).sum();
         let packed = if precision == CpuPrecision::Bf16 { matrices } else { 2 * matrices };
-        let slot = |spec: &SlotSpec| Operand::floats(precision, t, spec.cols, spec.storage);
+        let slot = |spec: &BufferSpec| Operand::floats(precision, t, spec.cols, spec.storage);
         let slots: usize = lowered.values.iter().chain(&lowered.grads).map(slot).sum();
         let kept: usize = net.ops.iter().map(|op| op.get().kept_floats(net, t)).sum();
         Self {

@@ -6,11 +6,11 @@
 //! is one chain in the order of the batch's rows, so neither the number of threads nor that of sequences at a time shows
 //! in a result.
 
+mod buffers;
 mod layout;
 mod lowering;
 mod memory;
 mod sequence;
-mod slots;
 mod weights;
 
 use rayon::prelude::*;
@@ -24,14 +24,14 @@ use super::{
 };
 use crate::{
     GptConfig, ModelError, Network, Result, network,
-    ops::head_training::{self as head, Job, Unit},
+    ops::head_training::{self as head, HeadTask, HeadWorkspace},
 };
 
-pub use layout::Layout;
+pub(crate) use buffers::{BufferSpec, Buffers};
+pub use layout::ParamLayout;
 pub use memory::TrainingFloats;
 pub use sequence::RowDropout;
 pub(crate) use sequence::{Sequence, TrainOp, TrainPass};
-pub(crate) use slots::{SlotSpec, Slots};
 pub(crate) use weights::{PackedMatrix, Weights};
 
 /// What an operation's form in training is made for.
@@ -51,10 +51,10 @@ impl TrainSetup<'_> {
 
 /// Rows that are in the network at a time, at least: what is kept of them stays in the cache, and the weights'
 /// gradients are walked over once for them all.
-const ROWS_AT_A_TIME: usize = 256;
+const MIN_ROWS_IN_FLIGHT: usize = 256;
 
 /// Rows of a weight's gradient that are one task.
-const GRAD_ROWS: usize = 32;
+const GRAD_TASK_ROWS: usize = 32;
 
 /// A batch: inputs and the tokens that follow them, `rows` windows of `cols` tokens.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +79,7 @@ pub struct CpuGpt {
     grads: Aligned,
     sequences: Vec<Sequence>,
     /// Where the head computes some rows of logits.
-    units: Vec<Unit>,
+    workspaces: Vec<HeadWorkspace>,
     /// The gradient of each sequence's embeddings, `(block_size, C)`.
     d_embedded: Vec<Rows>,
     /// The cross-entropy of each prediction of the last batch, `(rows * cols)`.
@@ -111,7 +111,7 @@ impl CpuGpt {
             level,
             grads: Aligned::zeros(0),
             sequences: Vec::new(),
-            units: Vec::new(),
+            workspaces: Vec::new(),
             d_embedded: Vec::new(),
             losses: Vec::new(),
         })
@@ -123,7 +123,7 @@ impl CpuGpt {
     }
 
     /// Where each parameter lies in the flat buffers.
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &ParamLayout {
         &self.weights.layout
     }
 
@@ -144,7 +144,7 @@ impl CpuGpt {
 
     /// Runs `step(layout, params, grads)`, which changes the parameters; what it leaves in the gradients is what the next
     /// ones are added to. Repacks the weights.
-    pub fn optimizer_step(&mut self, step: impl FnOnce(&Layout, &mut [f32], &mut [f32])) {
+    pub fn optimizer_step(&mut self, step: impl FnOnce(&ParamLayout, &mut [f32], &mut [f32])) {
         self.make_grads();
         step(&self.weights.layout, &mut self.weights.flat, &mut self.grads);
         self.weights.pack(self.level);
@@ -212,19 +212,19 @@ impl CpuGpt {
         let BatchRef { ids, targets, cols } = batch;
         let n = ids.len() / cols;
         let threads = rayon::current_num_threads();
-        let at_a_time = (ROWS_AT_A_TIME.div_ceil(cols).next_multiple_of(threads)).min(n);
-        self.prepare(n, cols, at_a_time, weight.is_some());
-        let Self { net, lowered, level, weights, grads, sequences, units, d_embedded, losses, .. } = self;
+        let in_flight = (MIN_ROWS_IN_FLIGHT.div_ceil(cols).next_multiple_of(threads)).min(n);
+        self.prepare(n, cols, in_flight, weight.is_some());
+        let Self { net, lowered, level, weights, grads, sequences, workspaces, d_embedded, losses, .. } = self;
         let (lowered, level, weights) = (&*lowered, *level, &*weights);
-        for first in (0..n).step_by(at_a_time) {
-            let range = first..n.min(first + at_a_time);
+        for first in (0..n).step_by(in_flight) {
+            let range = first..n.min(first + in_flight);
             let sequences = &mut sequences[..range.len()];
             let tokens = range.start * cols..range.end * cols;
             sequences.par_iter_mut().zip(ids[tokens.clone()].par_chunks(cols)).enumerate().for_each(
                 |(i, (sequence, ids))| sequence.forward(level, lowered, weights, ids, dropout(first + i).as_ref()),
             );
             let grad = weight.map(|weight| (&mut grads[weights.layout.range(net.head.weight)], weight));
-            head(level, net, weights, units, sequences, (&targets[tokens.clone()], &mut losses[tokens]), grad);
+            head(level, net, weights, workspaces, sequences, (&targets[tokens.clone()], &mut losses[tokens]), grad);
             if weight.is_some() {
                 sequences.par_iter_mut().zip(&mut d_embedded[range]).enumerate().for_each(|(i, (sequence, dx))| {
                     sequence.backward(level, lowered, weights, dropout(first + i).as_ref(), dx);
@@ -243,17 +243,18 @@ impl CpuGpt {
     }
 
     /// Makes what buffers are missing.
-    fn prepare(&mut self, n: usize, cols: usize, at_a_time: usize, gradients: bool) {
+    fn prepare(&mut self, n: usize, cols: usize, in_flight: usize, gradients: bool) {
         let Self { net, precision, .. } = self;
         let GptConfig { block_size, vocab_size, n_embd, .. } = *net.config();
         let setup = TrainSetup { net, precision: *precision, block_size };
-        while self.sequences.len() < at_a_time {
+        while self.sequences.len() < in_flight {
             self.sequences.push(Sequence::new(&self.lowered, &setup));
         }
-        // As many rows of logits at a time as sequences have; but of a large vocabulary, one unit a thread.
-        let units = (at_a_time * block_size.div_ceil(head::ROWS)).min((1 << 21) / (head::ROWS * vocab_size));
-        while self.units.len() < units.max(rayon::current_num_threads()) {
-            self.units.push(Unit::new(*precision, vocab_size));
+        // As many rows of logits at a time as sequences have; but of a large vocabulary, one workspace a thread.
+        let workspaces =
+            (in_flight * block_size.div_ceil(head::TASK_ROWS)).min((1 << 21) / (head::TASK_ROWS * vocab_size));
+        while self.workspaces.len() < workspaces.max(rayon::current_num_threads()) {
+            self.workspaces.push(HeadWorkspace::new(*precision, vocab_size));
         }
         self.losses.resize(n * cols, 0.0);
         while gradients && self.d_embedded.len() < n {
@@ -267,40 +268,43 @@ fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
-/// Losses and hidden gradients of the head for some sequences, a few units of rows at a time; `grad` is the gradient of
+/// Losses and hidden gradients of the head for some sequences, a few workspaces of rows at a time; `grad` is the gradient of
 /// the head's weights, with the weight of a token in the loss.
 fn head(
     level: SimdLevel,
     net: &Network,
     weights: &Weights,
-    units: &mut [Unit],
+    workspaces: &mut [HeadWorkspace],
     sequences: &mut [Sequence],
     (targets, losses): (&[u32], &mut [f32]),
     mut grad: Option<(&mut [f32], f32)>,
 ) {
     let packed = weights.packed(net.head.weight);
     let (mut targets, mut losses) = (targets, losses);
-    let mut jobs = Vec::new();
+    let mut tasks = Vec::new();
     for sequence in sequences {
         let t = sequence.t;
         let (hidden, quantized, d_hidden) = sequence.hidden(net.head.x);
         let ld = d_hidden.ld;
-        for (from, dx) in d_hidden.chunks_mut(t, head::ROWS) {
-            let n = head::ROWS.min(t - from);
+        for (from, dx) in d_hidden.chunks_mut(t, head::TASK_ROWS) {
+            let n = head::TASK_ROWS.min(t - from);
             let (here, loss);
             (here, targets) = targets.split_at(n);
             (loss, losses) = std::mem::take(&mut losses).split_at_mut(n);
-            jobs.push(Job { hidden, quantized, from, targets: here, losses: loss, dx, ld });
+            tasks.push(HeadTask { hidden, quantized, from, targets: here, losses: loss, dx, ld });
         }
     }
-    for jobs in jobs.chunks_mut(units.len()) {
+    for tasks in tasks.chunks_mut(workspaces.len()) {
         let scale = grad.as_ref().map(|(_, scale)| *scale);
-        jobs.par_iter_mut().zip(&mut *units).for_each(|(job, unit)| unit.run(level, packed, job, scale));
+        tasks
+            .par_iter_mut()
+            .zip(&mut *workspaces)
+            .for_each(|(task, workspace)| workspace.run(level, packed, task, scale));
         if let Some((grad, _)) = &mut grad {
             let c = packed.weight.n();
-            grad.par_chunks_mut(head::GRAD_ROWS * c).enumerate().for_each(|(i, grad)| {
-                for (job, unit) in jobs.iter().zip(&*units) {
-                    unit.add_weight_grads(level, i * head::GRAD_ROWS, grad, job);
+            grad.par_chunks_mut(head::GRAD_TASK_ROWS * c).enumerate().for_each(|(i, grad)| {
+                for (task, workspace) in tasks.iter().zip(&*workspaces) {
+                    workspace.add_weight_grads(level, i * head::GRAD_TASK_ROWS, grad, task);
                 }
             });
         }
@@ -309,7 +313,13 @@ fn head(
 
 /// Adds `x^T dy` of one sequence after the other to the flat gradients of all matrices of products but the head's, each
 /// by tasks of a few of its rows.
-fn matrix_grads(level: SimdLevel, layout: &Layout, matrices: &[MatrixGrad], sequences: &[Sequence], grads: &mut [f32]) {
+fn matrix_grads(
+    level: SimdLevel,
+    layout: &ParamLayout,
+    matrices: &[MatrixGrad],
+    sequences: &[Sequence],
+    grads: &mut [f32],
+) {
     // The flat gradients cut into tasks, in the order in which the matrices lie in them.
     let mut tasks = Vec::new();
     let (mut rest, mut end) = (grads, 0);
@@ -319,8 +329,8 @@ fn matrix_grads(level: SimdLevel, layout: &Layout, matrices: &[MatrixGrad], sequ
         (matrix, rest) = std::mem::take(&mut rest)[range.start - end..].split_at_mut(range.len());
         end = range.end;
         let n_out = layout.specs[weight.0].shape[1];
-        for (i, grad) in matrix.chunks_mut(GRAD_ROWS * n_out).enumerate() {
-            tasks.push((x, y, i * GRAD_ROWS, grad));
+        for (i, grad) in matrix.chunks_mut(GRAD_TASK_ROWS * n_out).enumerate() {
+            tasks.push((x, y, i * GRAD_TASK_ROWS, grad));
         }
     }
     tasks.into_par_iter().for_each(|(x, y, first, grad)| {

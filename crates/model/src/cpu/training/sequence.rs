@@ -2,11 +2,11 @@
 
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::{Layout, Lowered, Slots, TrainSetup, Weights};
+use super::{Buffers, Lowered, ParamLayout, TrainSetup, Weights};
 use crate::{
     Dropout,
     cpu::{
-        operand::{Operand, Scratch},
+        operand::{Operand, OperandScratch},
         rows::Rows,
     },
     ops::AttentionScratch,
@@ -31,9 +31,9 @@ pub(crate) struct TrainPass<'a> {
     /// The tokens, `(T)`; none in the backward pass.
     pub(crate) ids: &'a [u32],
     pub(crate) dropout: Option<&'a RowDropout>,
-    pub(crate) values: &'a mut Slots,
-    pub(crate) grads: &'a mut Slots,
-    pub(crate) scratch: &'a mut Scratch,
+    pub(crate) values: &'a mut Buffers,
+    pub(crate) grads: &'a mut Buffers,
+    pub(crate) scratch: &'a mut OperandScratch,
     pub(crate) attention: &'a mut AttentionScratch,
 }
 
@@ -46,7 +46,7 @@ pub(crate) trait TrainOp: std::fmt::Debug + Send + Sync {
     fn backward(&mut self, pass: &mut TrainPass<'_>);
 
     /// Adds the gradients of norms and biases, as the last backward pass summed them over the sequence, to the flat ones.
-    fn add_vector_grads(&self, _: &Layout, _grads: &mut [f32]) {}
+    fn add_vector_grads(&self, _: &ParamLayout, _grads: &mut [f32]) {}
 }
 
 /// The buffers of one sequence: what its forward pass leaves for its backward pass, and that for the gradients of the
@@ -56,9 +56,9 @@ pub(crate) struct Sequence {
     /// The positions of the last forward pass.
     pub(crate) t: usize,
     tapes: Vec<Box<dyn TrainOp>>,
-    values: Slots,
-    grads: Slots,
-    scratch: Scratch,
+    values: Buffers,
+    grads: Buffers,
+    scratch: OperandScratch,
     attention: AttentionScratch,
 }
 
@@ -70,9 +70,9 @@ impl Sequence {
         Self {
             t: 0,
             tapes: lowered.tapes(setup),
-            values: Slots::new(precision, block_size, &lowered.values, &lowered.value_slots),
-            grads: Slots::new(precision, block_size, &lowered.grads, &lowered.grad_slots),
-            scratch: Scratch::new(precision, block_size, widest),
+            values: Buffers::new(precision, block_size, &lowered.values, &lowered.value_buffers),
+            grads: Buffers::new(precision, block_size, &lowered.grads, &lowered.grad_buffers),
+            scratch: OperandScratch::new(precision, block_size, widest),
             attention: AttentionScratch::new(block_size, head_size),
         }
     }
@@ -109,8 +109,8 @@ impl Sequence {
     ) {
         let Self { t, tapes, values, grads, scratch, attention } = self;
         let mut pass = TrainPass { level, t: *t, weights, ids: &[], dropout, values, grads, scratch, attention };
-        for (tape, clears) in tapes.iter_mut().zip(&lowered.clears).rev() {
-            if let Some(value) = *clears {
+        for (tape, zeroed_grads) in tapes.iter_mut().zip(&lowered.zeroed_grads).rev() {
+            if let Some(value) = *zeroed_grads {
                 pass.grads.get_mut(value).kept_rows_mut().fill(0..pass.t, 0.0);
             }
             tape.backward(&mut pass);
@@ -129,7 +129,7 @@ impl Sequence {
     }
 
     /// Adds the gradients of norms and biases to the flat ones.
-    pub(crate) fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+    pub(crate) fn add_vector_grads(&self, layout: &ParamLayout, grads: &mut [f32]) {
         for tape in &self.tapes {
             tape.add_vector_grads(layout, grads);
         }

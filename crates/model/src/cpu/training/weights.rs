@@ -2,10 +2,10 @@
 
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::Layout;
+use super::ParamLayout;
 use crate::{
     Result,
-    cpu::{CpuPrecision, operand::Packed, rows::Aligned},
+    cpu::{CpuPrecision, operand::PackedOperand, rows::Aligned},
     plan::{Network, ParamId},
 };
 
@@ -13,14 +13,17 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct PackedMatrix {
     /// `(rows, cols)`.
-    pub(crate) weight: Packed,
+    pub(crate) weight: PackedOperand,
     /// `(cols, rows)`.
-    pub(crate) transposed: Packed,
+    pub(crate) transposed: PackedOperand,
 }
 
 impl PackedMatrix {
     fn new(precision: CpuPrecision, rows: usize, cols: usize) -> Self {
-        Self { weight: Packed::new(precision, rows, cols), transposed: Packed::new(precision, cols, rows) }
+        Self {
+            weight: PackedOperand::new(precision, rows, cols),
+            transposed: PackedOperand::new(precision, cols, rows),
+        }
     }
 
     fn pack(&mut self, level: SimdLevel, values: &[f32]) {
@@ -32,7 +35,7 @@ impl PackedMatrix {
 /// All parameters of a network.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    pub(crate) layout: Layout,
+    pub(crate) layout: ParamLayout,
     /// As the layout says.
     pub(crate) flat: Aligned,
     /// Of each parameter that products read.
@@ -41,11 +44,11 @@ pub(crate) struct Weights {
 
 impl Weights {
     pub(crate) fn new(net: &Network, precision: CpuPrecision, level: SimdLevel, values: &[Vec<f32>]) -> Result<Self> {
-        let layout = Layout::new(net);
+        let layout = ParamLayout::new(net);
         let mut flat = Aligned::zeros(layout.len());
         layout.fill(values, &mut flat)?;
         let mut packed: Vec<Option<PackedMatrix>> = layout.specs.iter().map(|_| None).collect();
-        for param in net.multiplied() {
+        for param in net.matmul_params() {
             if let [rows, cols] = layout.specs[param.0].shape[..] {
                 packed[param.0] = Some(PackedMatrix::new(precision, rows, cols));
             }
@@ -70,7 +73,7 @@ impl Weights {
     }
 
     /// A matrix that products read.
-    #[expect(clippy::expect_used, reason = "`Network::multiplied` names all of them")]
+    #[expect(clippy::expect_used, reason = "`Network::matmul_params` names all of them")]
     pub(crate) fn packed(&self, param: ParamId) -> &PackedMatrix {
         self.packed[param.0].as_ref().expect("a matrix that products read")
     }

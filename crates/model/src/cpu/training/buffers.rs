@@ -13,21 +13,21 @@ use crate::{
 
 /// A buffer that is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SlotSpec {
+pub(crate) struct BufferSpec {
     pub(crate) cols: usize,
     pub(crate) storage: Storage,
 }
 
 /// Buffers of up to `block_size` rows. Several values may share one.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub(crate) struct Buffers {
     slots: Vec<Operand>,
     /// The slot of each value.
     of: Arc<[usize]>,
 }
 
-impl Slots {
-    pub(crate) fn new(precision: CpuPrecision, block_size: usize, specs: &[SlotSpec], of: &Arc<[usize]>) -> Self {
+impl Buffers {
+    pub(crate) fn new(precision: CpuPrecision, block_size: usize, specs: &[BufferSpec], of: &Arc<[usize]>) -> Self {
         let slots = specs.iter().map(|spec| Operand::new(precision, block_size, spec.cols, spec.storage)).collect();
         Self { slots, of: Arc::clone(of) }
     }

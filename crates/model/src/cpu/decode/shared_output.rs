@@ -15,7 +15,7 @@ pub(crate) const MIN_PARALLEL_BYTES: usize = 1 << 17;
 
 /// Calls `f` with ranges that make up `0..n`, the columns of a product with `m` rows that reads `bytes` of weights: on
 /// all threads if these exceed [`MIN_PARALLEL_BYTES`]. Ranges are whole vectors but for the last.
-pub(crate) fn for_each_range(
+pub(crate) fn parallel_for_columns(
     workers: &mut Workers<'_>,
     n: usize,
     m: usize,
@@ -39,7 +39,7 @@ pub(crate) fn for_each_range(
 
 /// A matrix of outputs whose columns several threads write. Its rows do not overlap.
 #[derive(Clone, Copy)]
-pub(crate) struct Columns<'a> {
+pub(crate) struct SharedOutput<'a> {
     data: *mut f32,
     /// The number of elements from `data` on.
     len: usize,
@@ -49,12 +49,12 @@ pub(crate) struct Columns<'a> {
     output: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is only written through `Columns::part`, whose callers ask for disjoint ranges.
-unsafe impl Send for Columns<'_> {}
+// SAFETY: it is only written through `SharedOutput::part`, whose callers ask for disjoint ranges.
+unsafe impl Send for SharedOutput<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Columns<'_> {}
+unsafe impl Sync for SharedOutput<'_> {}
 
-impl<'a> Columns<'a> {
+impl<'a> SharedOutput<'a> {
     /// Wraps `y`, rows of `cols` elements of which each begins `ld` elements behind the one before.
     pub(crate) fn new(y: &'a mut [f32], cols: usize, ld: usize) -> Self {
         assert!(cols <= ld);
