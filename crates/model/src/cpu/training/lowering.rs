@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{BufferSpec, TrainOp, TrainSetup};
+use super::{
+    buffers::BufferSpec,
+    op::{TrainOp, TrainSetup},
+};
 use crate::{
     cpu::operand::Storage,
     ops::{Op, ResidualLinear},

@@ -1,6 +1,6 @@
 //! The memory that training needs, before anything is allocated.
 
-use super::{BufferSpec, Lowered};
+use super::{buffers::BufferSpec, lowering::Lowered};
 use crate::{
     GptConfig, Network, ParamSpec,
     cpu::{CpuPrecision, operand::Operand},

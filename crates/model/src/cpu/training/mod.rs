@@ -10,16 +10,20 @@ mod buffers;
 mod layout;
 mod lowering;
 mod memory;
+mod op;
 mod sequence;
 mod weights;
 
 use rayon::prelude::*;
 use tinygpt_sampler::simd::SimdLevel;
 
-use self::lowering::{Lowered, MatrixGrad};
+use self::{
+    lowering::{Lowered, MatrixGrad},
+    sequence::Sequence,
+    weights::Weights,
+};
 use super::{
     CpuPrecision,
-    matmul::Pair,
     rows::{Aligned, Rows},
 };
 use crate::{
@@ -27,27 +31,11 @@ use crate::{
     ops::head_training::{self as head, HeadTask, HeadWorkspace},
 };
 
-pub(crate) use buffers::{BufferSpec, Buffers};
 pub use layout::ParamLayout;
 pub use memory::TrainingFloats;
-pub use sequence::RowDropout;
-pub(crate) use sequence::{Sequence, TrainOp, TrainPass};
-pub(crate) use weights::{PackedMatrix, Weights};
-
-/// What an operation's form in training is made for.
-pub(crate) struct TrainSetup<'a> {
-    pub(crate) net: &'a Network,
-    pub(crate) precision: CpuPrecision,
-    /// The most positions of a sequence.
-    pub(crate) block_size: usize,
-}
-
-impl TrainSetup<'_> {
-    /// `rows` where the model has dropout, else none.
-    pub(crate) fn dropped(&self, rows: usize) -> usize {
-        if self.net.config().dropout > 0.0 { rows } else { 0 }
-    }
-}
+pub use op::RowDropout;
+pub(crate) use op::{TrainOp, TrainPass, TrainSetup};
+pub(crate) use weights::PackedMatrix;
 
 /// Rows that are in the network at a time, at least: what is kept of them stays in the cache, and the weights'
 /// gradients are walked over once for them all.

@@ -2,52 +2,22 @@
 
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::{Buffers, Lowered, ParamLayout, TrainSetup, Weights};
+use super::{
+    buffers::Buffers,
+    layout::ParamLayout,
+    lowering::Lowered,
+    op::{RowDropout, TrainOp, TrainPass, TrainSetup},
+    weights::Weights,
+};
 use crate::{
-    Dropout,
     cpu::{
+        matmul::Pair,
         operand::{Operand, OperandScratch},
         rows::Rows,
     },
     ops::AttentionScratch,
     plan::Value,
 };
-
-/// The dropout masks of a sequence: those of row `row` of a batch.
-#[derive(Debug, Clone)]
-pub struct RowDropout {
-    /// The masks of the batch.
-    pub dropout: Dropout,
-    /// The row in that batch.
-    pub row: usize,
-}
-
-/// What an operation is computed with.
-pub(crate) struct TrainPass<'a> {
-    pub(crate) level: SimdLevel,
-    /// The positions of the sequence.
-    pub(crate) t: usize,
-    pub(crate) weights: &'a Weights,
-    /// The tokens, `(T)`; none in the backward pass.
-    pub(crate) ids: &'a [u32],
-    pub(crate) dropout: Option<&'a RowDropout>,
-    pub(crate) values: &'a mut Buffers,
-    pub(crate) grads: &'a mut Buffers,
-    pub(crate) scratch: &'a mut OperandScratch,
-    pub(crate) attention: &'a mut AttentionScratch,
-}
-
-/// An operation in training, with what it keeps of one sequence.
-pub(crate) trait TrainOp: std::fmt::Debug + Send + Sync {
-    /// Writes the output's rows.
-    fn forward(&mut self, pass: &mut TrainPass<'_>);
-
-    /// Writes the input's gradient, given the output's.
-    fn backward(&mut self, pass: &mut TrainPass<'_>);
-
-    /// Adds the gradients of norms and biases, as the last backward pass summed them over the sequence, to the flat ones.
-    fn add_vector_grads(&self, _: &ParamLayout, _grads: &mut [f32]) {}
-}
 
 /// The buffers of one sequence: what its forward pass leaves for its backward pass, and that for the gradients of the
 /// weights.
@@ -124,7 +94,7 @@ impl Sequence {
     }
 
     /// The hidden states for the head, their quantized rows, and the rows of their gradient `(T, C)`.
-    pub(crate) fn hidden(&mut self, x: Value) -> (&Operand, &Rows<super::Pair>, &mut Rows) {
+    pub(crate) fn hidden(&mut self, x: Value) -> (&Operand, &Rows<Pair>, &mut Rows) {
         (self.values.get(x), &self.scratch.quantized, self.grads.get_mut(x).kept_rows_mut())
     }
 

@@ -2,7 +2,7 @@
 
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::ParamLayout;
+use super::layout::ParamLayout;
 use crate::{
     Result,
     cpu::{CpuPrecision, operand::PackedOperand, rows::Aligned},
