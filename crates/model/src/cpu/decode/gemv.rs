@@ -1,4 +1,4 @@
-//! The product of one row, what a decoder computes most.
+//! Matrix-vector products: with a single sequence, every product of a step is one.
 
 #![allow(unsafe_code)]
 
@@ -14,11 +14,11 @@ use super::{
     shared_output::SharedOutput,
 };
 
-/// How many inputs ahead of their use weights are asked for.
+/// The number of rows of the matrix between the weights in use and those being prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
-/// Adds to some columns of the only row of the output, as many at a time as the registers hold sums of: all inputs' weights
-/// for those are read, then those for the next.
+/// Adds `x (in) w (in, out)` to a range of the columns of a single output row. Blocks of columns whose sums fit the
+/// registers are computed one after the other, each over all inputs.
 pub(crate) struct Gemv<'a, E> {
     pub(crate) w: &'a PanelView<'a, E>,
     pub(crate) x: &'a [f32],
@@ -49,7 +49,7 @@ impl<E: WeightElement> Kernel for Gemv<'_, E> {
 }
 
 impl<E: WeightElement> Gemv<'_, E> {
-    /// Blocks of N vectors of `y` from a column on, as many as there are. Returns the column behind them.
+    /// Computes as many blocks of N vectors of `y` as fit from column `at` on, and returns the first column after them.
     #[inline(always)]
     fn blocks<S: Simd, const N: usize>(
         &self,
@@ -65,8 +65,8 @@ impl<E: WeightElement> Gemv<'_, E> {
         at
     }
 
-    /// One block. Loops over `0..N` become straight code early enough for the sums to stay in registers; iterators over
-    /// arrays may not.
+    /// Computes one block. Its loops run over `0..N`, which LLVM unrolls early enough for the sums to stay in registers;
+    /// with iterators over arrays it may not.
     #[inline(always)]
     fn block<S: Simd, const N: usize>(&self, s: S, panel: &PanelColumns<'_, E>, y: &mut [f32], at: usize) {
         let (y, _) = y.as_chunks_mut::<LANES>();
@@ -87,7 +87,7 @@ impl<E: WeightElement> Gemv<'_, E> {
         }
     }
 
-    /// The columns behind the last whole vector.
+    /// Computes the columns after the last whole vector.
     #[inline(always)]
     fn rest<S: Simd>(&self, s: S, panel: &PanelColumns<'_, E>, y: &mut [f32], at: usize) {
         let y = &mut y[at..];

@@ -1,4 +1,4 @@
-//! Weights as generation reads them, and their products with few rows: each weight is read once, in the order of memory.
+//! Weight matrices of generation and their products with few rows: each weight is read once, in the order of memory.
 
 #![allow(unsafe_code)]
 
@@ -21,8 +21,8 @@ use super::{
     shared_output::{SharedOutput, parallel_for_columns},
 };
 
-/// A matrix, row after row; rounded weights `(in, out)` are packed in panels. Which of its dimensions is the input decides
-/// which product is used.
+/// A weight matrix: row-major, except that quantized weights `(in, out)` are packed in panels. Which of its dimensions is
+/// the input determines which product applies: [`WeightMatrix::apply`] or [`WeightMatrix::apply_transposed`].
 #[derive(Debug)]
 pub(crate) struct WeightMatrix<'a> {
     values: StoredWeights<'a>,
@@ -35,16 +35,17 @@ enum StoredWeights<'a> {
     Int8 { values: Vec<i8>, scales: Vec<f32> },
 }
 
-/// Which dimension of a matrix is its output, and so has the scales.
+/// The dimension of a matrix that is its output, which the int8 scales belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputDim {
     /// `(in, out)`, as linear layers are stored.
     Cols,
-    /// `(out, in)`, as the embeddings are when they serve as the head.
+    /// `(out, in)`, as the head is stored, which may be the token embedding.
     Rows,
 }
 
 impl<'a> WeightMatrix<'a> {
+    /// Stores a row-major matrix of `cols` columns in a format.
     pub(crate) fn new(values: &'a [f32], cols: usize, output: OutputDim, format: WeightFormat) -> Self {
         let values = match (format, output) {
             (WeightFormat::F32, _) => StoredWeights::F32(values),
@@ -57,8 +58,8 @@ impl<'a> WeightMatrix<'a> {
         Self { values }
     }
 
-    /// Rows `0..m` of `y (m, out) = x (m, in) w (in, out) + b`: every element one chain of fused multiply-adds in the
-    /// order of the inputs, so that a row's result does not depend on the others.
+    /// Computes `y (m, out) = x (m, in) w (in, out) + b (out)`. Every element is one chain of fused multiply-adds in the
+    /// order of the inputs, so a row's result does not depend on the other rows.
     pub(crate) fn apply(
         &self,
         (level, workers): (SimdLevel, &mut Workers<'_>),
@@ -83,7 +84,8 @@ impl<'a> WeightMatrix<'a> {
         }
     }
 
-    /// `y (m, out) = x (m, in) w^T` of a matrix `(out, in)`: dot products, each in the order of its vectors.
+    /// Computes `y (m, out) = x (m, in) w^T` for a matrix `w (out, in)`. Every element is one dot product, summed lane by
+    /// lane in the order of its vectors.
     pub(crate) fn apply_transposed(
         &self,
         (level, workers): (SimdLevel, &mut Workers<'_>),
@@ -101,14 +103,14 @@ impl<'a> WeightMatrix<'a> {
     }
 }
 
-/// The largest of each output becomes 127.
+/// Quantizes a row-major matrix to int8. The scale of an output channel is its largest absolute weight divided by 127.
 fn quantize_int8<'a>(values: &[f32], cols: usize, output: OutputDim) -> StoredWeights<'a> {
     let n_out = if output == OutputDim::Cols { cols } else { values.len() / cols };
     let at = |i: usize| if output == OutputDim::Cols { i % cols } else { i / cols };
     let mut scales = vec![0f32; n_out];
     for (i, x) in values.iter().enumerate() {
         let scale = &mut scales[at(i)];
-        // A NaN stays, for the output to show it.
+        // A NaN makes the scale NaN, and with it the output.
         *scale = if x.is_nan() { *x } else { if scale.is_nan() { *scale } else { scale.max(x.abs()) } };
     }
     scales.iter_mut().for_each(|scale| *scale /= 127.0);
@@ -120,13 +122,14 @@ fn quantize_int8<'a>(values: &[f32], cols: usize, output: OutputDim) -> StoredWe
     StoredWeights::Int8 { values, scales }
 }
 
-/// From as many rows on, the weights are packed for products in tiles, which are bound by arithmetic.
+/// From this many rows on, products are bound by arithmetic: panels of the weights are widened to f32 and multiplied in
+/// register tiles.
 const MIN_TILED_ROWS: usize = 64;
-/// Rows of a task then, at most and at least.
+/// The most and the fewest rows of a task of such a product.
 const MAX_TASK_ROWS: usize = 64;
 const MIN_TASK_ROWS: usize = 8;
 
-/// Rows `0..m` of `y = x w + b`, for `w (in, out)`.
+/// Computes `y (m, out) = x (m, in) w + b` for `w (in, out)`.
 fn multiply<E: WeightElement>(
     (level, workers): (SimdLevel, &mut Workers<'_>),
     w: PanelView<'_, E>,
@@ -159,7 +162,7 @@ fn multiply<E: WeightElement>(
     });
 }
 
-/// A product with many rows.
+/// A product with at least [`MIN_TILED_ROWS`] rows.
 struct TiledGemm<'a, E> {
     level: SimdLevel,
     w: &'a PanelView<'a, E>,
@@ -169,7 +172,7 @@ struct TiledGemm<'a, E> {
 }
 
 impl<E: WeightElement> TiledGemm<'_, E> {
-    /// Rows `from..from + m`, panel by panel of the weights.
+    /// Computes rows `from..from + m` of the output, which begin at `y`, one panel of the weights after the other.
     fn run(&self, from: usize, m: usize, y: &mut [f32]) {
         let n_in = self.x.cols;
         let mut panel = vec![0.0; PANEL * n_in];
@@ -188,11 +191,11 @@ impl<E: WeightElement> TiledGemm<'_, E> {
     }
 }
 
-/// Inputs of a step of [`SmallBatchGemm`], and outputs of one of [`DotProducts`]: so many streams of weights are read side by side.
+/// The inputs of one step of [`SmallBatchGemm`]: this many streams of weights are read side by side.
 const STREAMS: usize = 8;
 
-/// Some columns of a product of several rows, eight inputs at a time: their weights are read in eight streams, and the
-/// sums stay in the first-level cache.
+/// Adds `x (m, in) w (in, out)` to a range of the columns of the output, for 2 to [`MIN_TILED_ROWS`] - 1 rows. It takes
+/// [`STREAMS`] inputs at a time, one stream of weights each, while the sums stay in the first-level cache.
 struct SmallBatchGemm<'a, E> {
     w: &'a PanelView<'a, E>,
     m: usize,
@@ -220,6 +223,7 @@ impl<E: WeightElement> Kernel for SmallBatchGemm<'_, E> {
 }
 
 impl<E: WeightElement> SmallBatchGemm<'_, E> {
+    /// Adds the products of inputs `l..l + N`.
     #[inline(always)]
     fn inputs<S: Simd, const N: usize>(&self, s: S, panel: &PanelColumns<'_, E>, l: usize) {
         let Self { m, x, columns, .. } = self;
@@ -268,7 +272,7 @@ impl<E: WeightElement> SmallBatchGemm<'_, E> {
     }
 }
 
-/// `y (m, out) = x (m, in) w (out, in)^T`, times the scale of each output.
+/// Computes `y (m, out) = x (m, in) w^T` for `w (out, in)`, times `scales (out)` where there are any.
 fn multiply_transposed<E: WeightElement>(
     (level, workers): (SimdLevel, &mut Workers<'_>),
     w: &[E],
@@ -283,10 +287,10 @@ fn multiply_transposed<E: WeightElement>(
     });
 }
 
-/// Outputs, and rows, of a tile of [`DotProducts`]: sixteen sums side by side.
+/// The outputs, and the rows, of a register tile of [`DotProducts`]: sixteen sums side by side.
 const DOT_TILE: usize = 4;
 
-/// Some outputs of a product, four at a time.
+/// Computes a range of the outputs of `x w^T`, [`DOT_TILE`] at a time.
 struct DotProducts<'a, E> {
     w: &'a [E],
     scales: Option<&'a [f32]>,
@@ -312,6 +316,7 @@ impl<E: WeightElement> Kernel for DotProducts<'_, E> {
 }
 
 impl<E: WeightElement> DotProducts<'_, E> {
+    /// Computes outputs `at..at + N` of all rows.
     #[inline(always)]
     fn outputs<S: Simd, const N: usize>(&self, s: S, at: usize) {
         let whole = self.m / DOT_TILE * DOT_TILE;
@@ -323,7 +328,7 @@ impl<E: WeightElement> DotProducts<'_, E> {
         }
     }
 
-    /// N outputs of R rows.
+    /// Computes outputs `at..at + N` of rows `row..row + R`.
     #[inline(always)]
     fn tile<S: Simd, const N: usize, const R: usize>(&self, s: S, at: usize, row: usize) {
         let Self { w, scales, x, columns, .. } = self;

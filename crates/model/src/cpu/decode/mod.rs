@@ -1,5 +1,5 @@
-//! Generation on the CPU: the prompt by the products and the attention of training, then one position at a time, for
-//! which every weight is read once.
+//! Generation on the CPU. A prompt is computed with the matrix products and the attention of training; then every step
+//! computes one position of each sequence and reads every weight once.
 
 mod format;
 mod gemv;
@@ -26,30 +26,32 @@ pub use format::WeightFormat;
 pub(crate) use matrix::{OutputDim, WeightMatrix};
 pub(crate) use op::{DecodeOp, DecodeScratch, DecodeSetup, DecodeStep, Positions};
 
-/// The [`Decoder`] on the CPU. In f32 it uses the weights where they lie.
+/// The [`Decoder`] on the CPU. In [`WeightFormat::F32`] it borrows the weights instead of copying them.
 #[derive(Debug)]
 pub struct CpuDecoder<'a> {
     forward: Forward<'a>,
     policy: ContextPolicy,
-    /// Filled positions of the caches.
+    /// The number of positions in the key-value caches.
     len: usize,
-    /// The tokens of each row since the last start, for when the context is full.
+    /// The tokens in the context of each sequence, from which the caches are computed anew when the context is full.
     rows: Vec<Vec<u32>>,
-    /// Whether the largest matrix is one whose product is shared among threads.
+    /// Whether the product of the largest matrix is divided among threads.
     shared: bool,
     pool: SpinPool,
 }
 
-/// The network, and what it remembers of the positions so far.
+/// The network with its key-value caches and the buffers of a pass.
 #[derive(Debug)]
 struct Forward<'a> {
     net: Network,
     level: SimdLevel,
     ops: Vec<Box<dyn DecodeOp + 'a>>,
-    /// The operation before which a prompt's last position alone goes on: behind it no position sees another.
+    /// The index of the first operation after the last attention. From there on no position depends on another, so only a
+    /// prompt's last position is computed.
     tail: usize,
     /// `(V, C)`.
     head: WeightMatrix<'a>,
+    /// The number of sequences.
     rows: usize,
     values: DecodeValues,
     scratch: DecodeScratch,
@@ -58,7 +60,7 @@ struct Forward<'a> {
 }
 
 impl<'a> CpuDecoder<'a> {
-    /// A decoder of the model with these parameter values (in parameter order).
+    /// Creates a decoder of the model with these parameter values (in parameter order).
     ///
     /// # Errors
     /// When the configuration is invalid or the values do not match it.
@@ -80,7 +82,7 @@ impl<'a> CpuDecoder<'a> {
         Ok(Self { forward, policy, len: 0, rows: Vec::new(), shared, pool: SpinPool::default() })
     }
 
-    /// Computes on the spin pool, if there is a product that is worth sharing.
+    /// Runs `compute`, on the spin pool where a product is divided among threads.
     fn run(&mut self, compute: impl FnOnce(&mut Forward<'a>, &mut Workers<'_>, &[Vec<u32>]) + Send) {
         let Self { forward, rows, pool, shared, .. } = self;
         if *shared {
@@ -90,7 +92,7 @@ impl<'a> CpuDecoder<'a> {
         }
     }
 
-    /// Computes a row's tokens from the first position on.
+    /// Computes the context of a sequence from its first position on.
     fn prefill(&mut self, row: usize) {
         self.run(|forward, workers, rows| forward.prompt(workers, row, &rows[row]));
     }
@@ -119,13 +121,13 @@ impl<'a> Forward<'a> {
         forward
     }
 
-    /// Makes room for so many rows, of which nothing is known.
+    /// Allocates caches and buffers for this many sequences, all empty.
     fn set_rows(&mut self, rows: usize) {
         let &GptConfig { block_size, n_head, vocab_size, .. } = self.net.config();
         let head_size = self.net.config().head_size();
         self.rows = rows;
         self.ops.iter_mut().for_each(|op| op.set_rows(rows));
-        // A prompt of any length, then the rows side by side.
+        // A pass has the rows of a prompt, or one row of each sequence.
         let n = block_size.max(rows);
         self.values = DecodeValues::new(&self.net, n);
         self.scratch = DecodeScratch {
@@ -136,7 +138,7 @@ impl<'a> Forward<'a> {
         self.logits = vec![0.0; rows * vocab_size];
     }
 
-    /// Computes a row's tokens from the first position on; the logits behind the last go to the row's.
+    /// Computes a sequence's tokens from the first position on, and writes the logits of its next token.
     fn prompt(&mut self, workers: &mut Workers<'_>, row: usize, tokens: &[u32]) {
         let v = self.net.config().vocab_size;
         self.hidden(workers, tokens, Positions::Prompt { row, first: 0 });
@@ -144,14 +146,14 @@ impl<'a> Forward<'a> {
         self.head.apply_transposed((self.level, workers), 1, hidden, &mut self.logits[row * v..][..v]);
     }
 
-    /// Computes one more position of each row.
+    /// Computes one more position of each sequence, and the logits of their next tokens.
     fn next(&mut self, workers: &mut Workers<'_>, tokens: &[u32], at: usize) {
         self.hidden(workers, tokens, Positions::Next { at });
         let hidden = self.values.rows(self.net.head.x); // (rows, C)
         self.head.apply_transposed((self.level, workers), tokens.len(), hidden, &mut self.logits);
     }
 
-    /// Everything up to the head.
+    /// Runs all operations up to the head.
     fn hidden(&mut self, workers: &mut Workers<'_>, tokens: &[u32], positions: Positions) {
         let Self { level, ops, tail, values, scratch, .. } = self;
         let mut step = DecodeStep { level: *level, workers, n: tokens.len(), tokens, positions, values, scratch };
@@ -183,7 +185,7 @@ impl Decoder for CpuDecoder<'_> {
         }
         self.len = tokens.len();
         self.rows = vec![tokens; rows];
-        // The rows share their prompt: it is computed once.
+        // All sequences have the same prompt, which is computed once.
         self.prefill(0);
         self.forward.ops.iter_mut().for_each(|op| op.copy_first_row(self.len));
         for row in 1..rows {

@@ -5,46 +5,48 @@ use tinygpt_sampler::simd::SimdLevel;
 use super::{WeightFormat, values::DecodeValues};
 use crate::{Network, cpu::spin_pool::Workers, ops::AttentionScratch, plan::ParamId};
 
-/// What an operation's form in decoding is made for.
+/// What [`Operation::decoding`](crate::ops) builds an operation's form in decoding from.
 pub(crate) struct DecodeSetup<'s, 'a> {
     pub(crate) net: &'s Network,
-    /// In parameter order.
+    /// The values of all parameters, in parameter order.
     pub(super) params: &'s [&'a [f32]],
+    /// The format of matrices.
     pub(crate) format: WeightFormat,
+    /// The most positions of a sequence.
     pub(crate) block_size: usize,
 }
 
-/// An operation in decoding.
+/// The form of an operation in decoding, with its key-value cache if it has one.
 pub(crate) trait DecodeOp: std::fmt::Debug + Send {
-    /// Writes the output's rows.
+    /// Computes the output's rows from the inputs'.
     fn run(&mut self, step: &mut DecodeStep<'_, '_>);
 
-    /// Forgets all positions, and makes room for so many rows.
+    /// Clears the cache and allocates it for this many sequences.
     fn set_rows(&mut self, _rows: usize) {}
 
-    /// Gives every other row the first so many positions of the first row.
+    /// Copies the first `positions` cached positions of the first sequence to all others.
     fn copy_first_row(&mut self, _positions: usize) {}
 }
 
-/// What the rows of a forward pass are.
+/// The positions of the rows of a decoding pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Positions {
-    /// Positions of one row of the batch, from `first` on.
+    /// Consecutive positions of one sequence.
     Prompt {
-        /// The row of the batch.
+        /// The index of the sequence.
         row: usize,
-        /// The position of the first of them.
+        /// The position of the first row.
         first: usize,
     },
-    /// One of each row, at this place.
+    /// One new position of every sequence.
     Next {
-        /// The position.
+        /// The position, the same for all.
         at: usize,
     },
 }
 
 impl Positions {
-    /// The position of row `i` of the forward pass.
+    /// The position of row `i` of the pass.
     pub(crate) fn of(self, i: usize) -> usize {
         match self {
             Self::Prompt { first, .. } => first + i,
@@ -53,11 +55,11 @@ impl Positions {
     }
 }
 
-/// What an operation is computed with.
+/// The context of one decoding pass, which operations read and write.
 pub(crate) struct DecodeStep<'s, 'w> {
     pub(crate) level: SimdLevel,
     pub(crate) workers: &'s mut Workers<'w>,
-    /// Rows of every value.
+    /// The number of rows of every value.
     pub(crate) n: usize,
     /// The token of each row, `(n)`.
     pub(crate) tokens: &'s [u32],
@@ -66,19 +68,20 @@ pub(crate) struct DecodeStep<'s, 'w> {
     pub(crate) scratch: &'s mut DecodeScratch,
 }
 
-/// Buffers that operations share, one after the other.
+/// Buffers that operations use one after the other; no content survives an operation.
 #[derive(Debug)]
 pub(crate) struct DecodeScratch {
-    /// The logarithms of the sums of a prompt's softmax, `(n_head, T)`, of no use here.
+    /// The log-sum-exp of each query of a prompt, `(n_head, T)`, which the attention of training computes for its backward
+    /// pass; decoding ignores it.
     pub(crate) lse: Vec<f32>,
-    /// The tiles of a prompt's attention.
+    /// The tiles of a prompt's attention, which is that of training.
     pub(crate) attention: AttentionScratch,
     /// Attention scores, `(rows, n_head, block_size rounded up to LANES)`.
     pub(crate) scores: Vec<f32>,
 }
 
 impl DecodeStep<'_, '_> {
-    /// Of a prompt goes on with the last position alone.
+    /// Drops all rows of a prompt but the last.
     pub(super) fn keep_last(&mut self) {
         if let Positions::Prompt { row, first } = self.positions {
             let last = self.n - 1;

@@ -1,5 +1,4 @@
-//! Reading weights ahead of their use: they are too many, in too short streams, for the processor to foresee which will be
-//! read.
+//! Software prefetching of weights: a product reads many short streams, too many for the hardware prefetcher to follow.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +9,7 @@ use super::format::WeightElement;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
-/// Asks for a line of the cache, which will be read soon. It may lie behind the last weight.
+/// Prefetches the cache line at `line`, which may lie beyond the last weight. Elsewhere than on x86-64 it does nothing.
 #[inline(always)]
 fn prefetch_line<E: WeightElement>(line: *const E) {
     #[cfg(target_arch = "x86_64")]
@@ -23,7 +22,7 @@ fn prefetch_line<E: WeightElement>(line: *const E) {
     let _ = line;
 }
 
-/// Asks for the lines of N vectors, `ahead` elements behind those that begin here.
+/// Prefetches the cache lines of N vectors that begin `ahead` elements after the start of `weights`.
 #[inline(always)]
 pub(crate) fn prefetch<E: WeightElement, const N: usize>(weights: &[E], ahead: usize) {
     for line in 0..(N * LANES * size_of::<E>()).div_ceil(LINE_BYTES) {
@@ -31,10 +30,10 @@ pub(crate) fn prefetch<E: WeightElement, const N: usize>(weights: &[E], ahead: u
     }
 }
 
-/// Vector `v` of a row of weights; asks for the line `ahead` elements further on.
+/// Loads vector `v` of a row of weights, and at the start of each cache line prefetches the one `ahead` elements later.
 ///
 /// # Safety
-/// The row must have the vector.
+/// `row` must have at least `(v + 1) * LANES` elements.
 #[inline(always)]
 pub(crate) unsafe fn load_and_prefetch<S: Simd, E: WeightElement>(s: S, row: &[E], v: usize, ahead: usize) -> S::V {
     // SAFETY: the caller's.
