@@ -1,10 +1,10 @@
-//! Training on the CPU: a batch through the network, for its losses and the gradients of all parameters.
+//! Training on the CPU: the losses of a batch and the gradients of all parameters.
 //!
-//! `lowering.rs` turns the network into steps; `sequence.rs` takes one sequence through them and back; here a batch is made
-//! of sequences. They go through the network side by side, each by one thread, as many at a time as keep the threads busy;
-//! then the gradients of the weights are computed, each part of them by one thread over all sequences in order. Every sum
-//! is one chain in the order of the batch's rows, so neither the number of threads nor that of sequences at a time shows
-//! in a result.
+//! `lowering.rs` turns the network into a schedule of steps, `sequence.rs` runs one sequence through it forward and
+//! backward, and this file runs a batch. Sequences are computed in parallel, one thread each, as many at a time as keep the
+//! threads busy. Then the gradients of the weights are computed in parallel by blocks of rows, each by one thread over all
+//! sequences in order. Every sum is one chain in the order of the batch's rows, so a result does not depend on the number of
+//! threads or of sequences in flight.
 
 mod buffers;
 mod layout;
@@ -37,14 +37,14 @@ pub use op::RowDropout;
 pub(crate) use op::{TrainOp, TrainPass, TrainSetup};
 pub(crate) use weights::PackedMatrix;
 
-/// Rows that are in the network at a time, at least: what is kept of them stays in the cache, and the weights'
-/// gradients are walked over once for them all.
+/// The fewest rows (sequences times positions) in flight at a time. Few enough for their activations to stay in the cache,
+/// many enough to make up for a pass over the weights' gradients.
 const MIN_ROWS_IN_FLIGHT: usize = 256;
 
-/// Rows of a weight's gradient that are one task.
+/// The rows of a weight's gradient that one task computes.
 const GRAD_TASK_ROWS: usize = 32;
 
-/// A batch: inputs and the tokens that follow them, `rows` windows of `cols` tokens.
+/// A borrowed batch: inputs and targets of `rows` windows of `cols` tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchRef<'a> {
     /// Input tokens, `rows * cols`.
@@ -55,7 +55,7 @@ pub struct BatchRef<'a> {
     pub cols: usize,
 }
 
-/// A GPT on the CPU, with its gradients. All buffers are kept from call to call.
+/// A GPT on the CPU with its gradients. All buffers are reused from call to call.
 #[derive(Debug)]
 pub struct CpuGpt {
     net: Network,
@@ -63,10 +63,11 @@ pub struct CpuGpt {
     precision: CpuPrecision,
     level: SimdLevel,
     weights: Weights,
-    /// The gradients gathered so far, as the layout says; of no size before the first.
+    /// The accumulated gradients, flat; empty before the first.
     grads: Aligned,
+    /// The buffers of each sequence in flight.
     sequences: Vec<Sequence>,
-    /// Where the head computes some rows of logits.
+    /// The logits of each task of the head in flight.
     workspaces: Vec<HeadWorkspace>,
     /// The gradient of each sequence's embeddings, `(block_size, C)`.
     d_embedded: Vec<Rows>,
@@ -75,7 +76,8 @@ pub struct CpuGpt {
 }
 
 impl CpuGpt {
-    /// A model with these parameter values, in parameter order, whose linear layers multiply in a precision.
+    /// Creates a model with these parameter values, in parameter order. The products of linear layers and head are computed
+    /// in `precision`.
     ///
     /// # Errors
     /// When the configuration is invalid or the values do not match it.
@@ -110,12 +112,12 @@ impl CpuGpt {
         self.net.config()
     }
 
-    /// Where each parameter lies in the flat buffers.
+    /// The layout of the parameters in the flat buffers.
     pub fn layout(&self) -> &ParamLayout {
         &self.weights.layout
     }
 
-    /// What the linear layers multiply in.
+    /// The precision of the products of linear layers and head.
     pub fn precision(&self) -> CpuPrecision {
         self.precision
     }
@@ -125,19 +127,20 @@ impl CpuGpt {
         &self.weights.flat
     }
 
-    /// The gradients gathered so far, flat; empty before the first.
+    /// The accumulated gradients, flat; empty before the first.
     pub fn grads(&self) -> &[f32] {
         &self.grads
     }
 
-    /// Runs `step(layout, params, grads)`, which changes the parameters; what it leaves in the gradients is what the next
-    /// ones are added to. Repacks the weights.
+    /// Runs `step(layout, params, grads)`, which updates the parameters, then packs the weights anew. Later gradients are
+    /// added to what `step` leaves in `grads`, so it zeroes them.
     pub fn optimizer_step(&mut self, step: impl FnOnce(&ParamLayout, &mut [f32], &mut [f32])) {
         self.make_grads();
         step(&self.weights.layout, &mut self.weights.flat, &mut self.grads);
         self.weights.pack(self.level);
     }
 
+    /// Allocates the gradients, zeros, if there are none.
     fn make_grads(&mut self) {
         if self.grads.is_empty() {
             self.grads = Aligned::zeros(self.weights.layout.len());
@@ -147,7 +150,8 @@ impl CpuGpt {
     /// The sum of the cross-entropies of a batch in nats, without dropout and without gradients.
     ///
     /// # Errors
-    /// When the batch is empty or no whole windows, a window longer than `block_size`, or a token outside of the vocabulary.
+    /// When the batch is empty or not a whole number of windows, a window is longer than `block_size`, or a token is outside
+    /// the vocabulary.
     pub fn losses(&mut self, batch: BatchRef<'_>) -> Result<f64> {
         self.check(batch)?;
         Ok(in_pool(|| {
@@ -156,8 +160,8 @@ impl CpuGpt {
         }))
     }
 
-    /// The mean cross-entropy of a batch in nats a token, its gradients added to those gathered. `dropout(row)` gives
-    /// the masks of a row of the batch.
+    /// Computes the mean cross-entropy of a batch, in nats per token, and adds its gradients to the accumulated ones.
+    /// `dropout(row)` gives the masks of a row of the batch.
     ///
     /// # Errors
     /// As [`CpuGpt::losses`].
@@ -190,7 +194,7 @@ impl CpuGpt {
         self.net.config().check_tokens(ids.iter().chain(targets))
     }
 
-    /// Fills `losses`; and with the weight of a token in the loss, adds to `grads`.
+    /// Fills `losses`. With `weight`, the weight of a token in the loss, it also adds to `grads`.
     fn run(
         &mut self,
         batch: BatchRef<'_>,
@@ -230,7 +234,7 @@ impl CpuGpt {
         }
     }
 
-    /// Makes what buffers are missing.
+    /// Allocates the missing buffers for `n` windows of `cols` tokens, `in_flight` at a time.
     fn prepare(&mut self, n: usize, cols: usize, in_flight: usize, gradients: bool) {
         let Self { net, precision, .. } = self;
         let GptConfig { block_size, vocab_size, n_embd, .. } = *net.config();
@@ -238,7 +242,7 @@ impl CpuGpt {
         while self.sequences.len() < in_flight {
             self.sequences.push(Sequence::new(&self.lowered, &setup));
         }
-        // As many rows of logits at a time as sequences have; but of a large vocabulary, one workspace a thread.
+        // One workspace for each task of the sequences in flight, but at most 2^21 logits, and one for each thread.
         let workspaces =
             (in_flight * block_size.div_ceil(head::TASK_ROWS)).min((1 << 21) / (head::TASK_ROWS * vocab_size));
         while self.workspaces.len() < workspaces.max(rayon::current_num_threads()) {
@@ -251,13 +255,13 @@ impl CpuGpt {
     }
 }
 
-/// Runs on a thread of the pool, which need not be woken for every parallel loop.
+/// Runs `work` on a thread of the rayon pool. From outside the pool, each parallel loop would wake a thread first.
 fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
-/// Losses and hidden gradients of the head for some sequences, a few workspaces of rows at a time; `grad` is the gradient of
-/// the head's weights, with the weight of a token in the loss.
+/// Computes the losses of some sequences and the gradients of their hidden states, as many tasks at a time as there are
+/// workspaces. `grad` has the gradient `(V, C)` of the head's weights to add to, and the weight of a token in the loss.
 fn head(
     level: SimdLevel,
     net: &Network,
@@ -299,8 +303,8 @@ fn head(
     }
 }
 
-/// Adds `x^T dy` of one sequence after the other to the flat gradients of all matrices of products but the head's, each
-/// by tasks of a few of its rows.
+/// Adds `x^T dy` of each sequence to the flat gradients of the weight matrices of all linear layers. A task computes
+/// [`GRAD_TASK_ROWS`] rows of one matrix over all sequences in order.
 fn matrix_grads(
     level: SimdLevel,
     layout: &ParamLayout,
@@ -308,7 +312,7 @@ fn matrix_grads(
     sequences: &[Sequence],
     grads: &mut [f32],
 ) {
-    // The flat gradients cut into tasks, in the order in which the matrices lie in them.
+    // The tasks own disjoint slices of the flat gradients, split off in the order of the matrices.
     let mut tasks = Vec::new();
     let (mut rest, mut end) = (grads, 0);
     for &MatrixGrad { weight, x, y } in matrices {

@@ -9,7 +9,7 @@ use crate::{
     ops::AttentionScratch,
 };
 
-/// What an operation's form in training is made for.
+/// What [`Operation::training`](crate::ops) builds an operation's form in training from.
 pub(crate) struct TrainSetup<'a> {
     pub(crate) net: &'a Network,
     pub(crate) precision: CpuPrecision,
@@ -18,44 +18,47 @@ pub(crate) struct TrainSetup<'a> {
 }
 
 impl TrainSetup<'_> {
-    /// `rows` where the model has dropout, else none.
+    /// The rows of a mask of `rows` rows: 0 where the model has no dropout.
     pub(crate) fn dropped(&self, rows: usize) -> usize {
         if self.net.config().dropout > 0.0 { rows } else { 0 }
     }
 }
 
-/// The dropout masks of a sequence: those of row `row` of a batch.
+/// The dropout masks of one sequence of a batch.
 #[derive(Debug, Clone)]
 pub struct RowDropout {
     /// The masks of the batch.
     pub dropout: Dropout,
-    /// The row in that batch.
+    /// The index of the sequence in that batch.
     pub row: usize,
 }
 
-/// What an operation is computed with.
+/// The context of one pass over a sequence, which operations read and write.
 pub(crate) struct TrainPass<'a> {
     pub(crate) level: SimdLevel,
     /// The positions of the sequence.
     pub(crate) t: usize,
     pub(crate) weights: &'a Weights,
-    /// The tokens, `(T)`; none in the backward pass.
+    /// The tokens, `(T)`; empty in the backward pass.
     pub(crate) ids: &'a [u32],
     pub(crate) dropout: Option<&'a RowDropout>,
+    /// The activations, `(T, channels)` each.
     pub(crate) values: &'a mut Buffers,
+    /// The gradients of the activations, `(T, channels)` each.
     pub(crate) grads: &'a mut Buffers,
     pub(crate) scratch: &'a mut OperandScratch,
     pub(crate) attention: &'a mut AttentionScratch,
 }
 
-/// An operation in training, with what it keeps of one sequence.
+/// The form of an operation in training, with its tape: what the forward pass of one sequence keeps for the backward pass.
 pub(crate) trait TrainOp: std::fmt::Debug + Send + Sync {
-    /// Writes the output's rows.
+    /// Computes the output's rows from the inputs'.
     fn forward(&mut self, pass: &mut TrainPass<'_>);
 
-    /// Writes the input's gradient, given the output's.
+    /// Computes the gradients of the inputs from that of the output.
     fn backward(&mut self, pass: &mut TrainPass<'_>);
 
-    /// Adds the gradients of norms and biases, as the last backward pass summed them over the sequence, to the flat ones.
+    /// Adds the gradients of norm weights and biases, summed over the sequence by the last backward pass, to the flat
+    /// gradients.
     fn add_vector_grads(&self, _: &ParamLayout, _grads: &mut [f32]) {}
 }

@@ -1,4 +1,4 @@
-//! One sequence through the network, forward and backward, by one thread.
+//! The forward and backward pass of one sequence, on one thread.
 
 use tinygpt_sampler::simd::SimdLevel;
 
@@ -19,11 +19,11 @@ use crate::{
     plan::Value,
 };
 
-/// The buffers of one sequence: what its forward pass leaves for its backward pass, and that for the gradients of the
-/// weights.
+/// The tapes and buffers of one sequence: what its forward pass keeps for its backward pass, and both for the gradients of
+/// the weights.
 #[derive(Debug)]
 pub(crate) struct Sequence {
-    /// The positions of the last forward pass.
+    /// The number of positions of the last forward pass.
     pub(crate) t: usize,
     tapes: Vec<Box<dyn TrainOp>>,
     values: Buffers,
@@ -33,6 +33,7 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    /// Allocates the buffers for sequences of up to `block_size` positions.
     pub(crate) fn new(lowered: &Lowered, setup: &TrainSetup<'_>) -> Self {
         let &TrainSetup { net, precision, block_size } = setup;
         let head_size = net.config().head_size();
@@ -47,7 +48,7 @@ impl Sequence {
         }
     }
 
-    /// From tokens to the hidden states that the head reads.
+    /// The forward pass, from tokens `(T)` to the hidden states `(T, C)` that the head reads.
     pub(crate) fn forward(
         &mut self,
         level: SimdLevel,
@@ -67,8 +68,8 @@ impl Sequence {
         }
     }
 
-    /// From the gradient of the hidden states to that of the embeddings, which goes to `dx`. What the weights' gradients
-    /// are made of stays here.
+    /// The backward pass, from the gradient of the hidden states `(T, C)` to that of the embeddings, `dx (T, C)`. The
+    /// operands of the weights' gradients stay in the buffers ([`Sequence::operands`]).
     pub(crate) fn backward(
         &mut self,
         level: SimdLevel,
@@ -85,20 +86,20 @@ impl Sequence {
             }
             tape.backward(&mut pass);
         }
-        std::mem::swap(pass.grads.get_mut(lowered.stream).kept_rows_mut(), dx);
+        std::mem::swap(pass.grads.get_mut(lowered.embedded).kept_rows_mut(), dx);
     }
 
-    /// The operands of a product's gradient: a value, and the gradient of another.
+    /// The operands of a weight's gradient: the input `x (T, in)`, and the gradient of the output `y (T, out)`.
     pub(crate) fn operands(&self, x: Value, y: Value) -> (&Operand, &Operand) {
         (self.values.get(x), self.grads.get(y))
     }
 
-    /// The hidden states for the head, their quantized rows, and the rows of their gradient `(T, C)`.
+    /// The hidden states `(T, C)`, their quantized rows, and the rows of their gradient `(T, C)`.
     pub(crate) fn hidden(&mut self, x: Value) -> (&Operand, &Rows<Pair>, &mut Rows) {
         (self.values.get(x), &self.scratch.quantized, self.grads.get_mut(x).kept_rows_mut())
     }
 
-    /// Adds the gradients of norms and biases to the flat ones.
+    /// Adds the gradients of norm weights and biases to the flat gradients.
     pub(crate) fn add_vector_grads(&self, layout: &ParamLayout, grads: &mut [f32]) {
         for tape in &self.tapes {
             tape.add_vector_grads(layout, grads);

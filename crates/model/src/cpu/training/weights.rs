@@ -1,4 +1,4 @@
-//! The parameters, and the matrices among them once more in the order in which products read them.
+//! The parameters, flat, and packed copies of the matrices that products read.
 
 use tinygpt_sampler::simd::SimdLevel;
 
@@ -9,7 +9,7 @@ use crate::{
     plan::{Network, ParamId},
 };
 
-/// A matrix `(rows, cols)` as the right operand of products, in both directions.
+/// A weight matrix `(rows, cols)` packed as the right operand of products, as it is and transposed.
 #[derive(Debug)]
 pub(crate) struct PackedMatrix {
     /// `(rows, cols)`.
@@ -36,13 +36,14 @@ impl PackedMatrix {
 #[derive(Debug)]
 pub(crate) struct Weights {
     pub(crate) layout: ParamLayout,
-    /// As the layout says.
+    /// All parameters, at the ranges of `layout`.
     pub(crate) flat: Aligned,
-    /// Of each parameter that products read.
+    /// The packed copy of each parameter that products read, in parameter order.
     packed: Vec<Option<PackedMatrix>>,
 }
 
 impl Weights {
+    /// Copies and packs parameter values given in parameter order.
     pub(crate) fn new(net: &Network, precision: CpuPrecision, level: SimdLevel, values: &[Vec<f32>]) -> Result<Self> {
         let layout = ParamLayout::new(net);
         let mut flat = Aligned::zeros(layout.len());
@@ -58,7 +59,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Takes the changed parameters over into the packed copies.
+    /// Packs the matrices anew, after the flat parameters have changed.
     pub(crate) fn pack(&mut self, level: SimdLevel) {
         for (packed, range) in self.packed.iter_mut().zip(&self.layout.ranges) {
             if let Some(packed) = packed {
@@ -72,7 +73,7 @@ impl Weights {
         &self.flat[self.layout.range(param)]
     }
 
-    /// A matrix that products read.
+    /// The packed copy of a matrix that products read.
     #[expect(clippy::expect_used, reason = "`Network::matmul_params` names all of them")]
     pub(crate) fn packed(&self, param: ParamId) -> &PackedMatrix {
         self.packed[param.0].as_ref().expect("a matrix that products read")
