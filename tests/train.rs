@@ -333,7 +333,9 @@ fn a_model_that_is_no_gpt2_trains_resumes_and_generates_alike_in_every_format() 
     let keys = ["model.norm=rms", "model.position=rope", "model.tie_embeddings=false", "train.decay_steps=6"];
     let train = |out: &str, steps: &str| {
         let mut command = place.train();
-        keys.iter().chain([&steps]).for_each(|key| drop(command.args(["--set", key])));
+        for key in keys.iter().chain([&steps]) {
+            command.args(["--set", key]);
+        }
         stdout(command.args(["--out", out]));
     };
     train("whole", "train.max_steps=6");

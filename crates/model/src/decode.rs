@@ -76,7 +76,7 @@ pub trait Decoder {
 ///
 /// # Errors
 /// As [`Decoder::start`].
-pub(crate) fn context<'p>(config: &GptConfig, prompt: &'p [u32], rows: usize) -> Result<&'p [u32]> {
+pub(crate) fn crop_prompt<'p>(config: &GptConfig, prompt: &'p [u32], rows: usize) -> Result<&'p [u32]> {
     if prompt.is_empty() {
         return Err(ModelError::EmptyPrompt);
     }
@@ -91,7 +91,7 @@ pub(crate) fn context<'p>(config: &GptConfig, prompt: &'p [u32], rows: usize) ->
 ///
 /// # Errors
 /// As [`Decoder::step`].
-pub(crate) fn append(config: &GptConfig, rows: &mut [Vec<u32>], tokens: &[u32]) -> Result<()> {
+pub(crate) fn append_tokens(config: &GptConfig, rows: &mut [Vec<u32>], tokens: &[u32]) -> Result<()> {
     if tokens.is_empty() || tokens.len() != rows.len() {
         return Err(ModelError::RowCount { expected: rows.len(), got: tokens.len() });
     }

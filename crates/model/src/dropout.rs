@@ -114,7 +114,7 @@ impl Dropout {
     }
 
     /// Four words that belong to this seed, step and site alone.
-    fn words(&self, site: u32) -> [u32; 4] {
+    fn site_words(&self, site: u32) -> [u32; 4] {
         philox_at(self.seed, RngDomain::Dropout, self.step, site)
     }
 
@@ -134,10 +134,10 @@ impl Dropout {
 
     /// Bit `i` of word `w` is set where element `first + 16 w + i` of a site's mask is kept ([`MaskSource::Philox`]).
     pub(crate) fn keep_bits(&self, level: SimdLevel, site: u32, first: u64, words: &mut [u16]) {
-        let [k0, k1, c2, c3] = self.words(site);
+        let [k0, k1, c2, c3] = self.site_words(site);
         // p in steps of 2^-32.
         let threshold = (self.p * 4_294_967_296.0) as u32;
-        let blocks = |keep| Blocks { n: first / 4, words: [c2, c3], key: [k0, k1], threshold, keep };
+        let blocks = |keep| KeepBitsKernel { n: first / 4, words: [c2, c3], key: [k0, k1], threshold, keep };
         let ahead = first % 4;
         if ahead == 0 {
             level.run(blocks(words));
@@ -163,7 +163,7 @@ impl Dropout {
         let (n, block) = (shape.elem_count(), HASH_BLOCK as u64);
         let (from, ahead) = (first / block, (first % block) as usize);
         let rows = (ahead + n).div_ceil(HASH_BLOCK);
-        let [k0, k1, w2, w3] = self.words(site);
+        let [k0, k1, w2, w3] = self.site_words(site);
         let polynomials: Vec<[u32; 4]> = (from..from + rows as u64)
             .map(|n| philox4x32_10([n as u32, (n >> 32) as u32, w2, w3], [k0, k1]).map(|word| word % HASH_PRIME))
             .collect();
@@ -182,8 +182,8 @@ impl Dropout {
     }
 }
 
-/// Blocks of Philox from number `n` on, as bits of what is kept: four a block.
-struct Blocks<'a> {
+/// KeepBitsKernel of Philox from number `n` on, as bits of what is kept: four a block.
+struct KeepBitsKernel<'a> {
     n: u64,
     /// The upper half of the counters.
     words: [u32; 2],
@@ -192,23 +192,23 @@ struct Blocks<'a> {
     keep: &'a mut [u16],
 }
 
-/// Blocks that are computed side by side.
-const SIDE_BY_SIDE: usize = 16;
+/// KeepBitsKernel that are computed side by side.
+const PHILOX_BATCH: usize = 16;
 
-impl Kernel for Blocks<'_> {
+impl Kernel for KeepBitsKernel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let Self { mut n, words: [c2, c3], key, threshold, keep } = self;
-        for keep in keep.chunks_mut(SIDE_BY_SIDE / 4) {
-            let mut counters = [[0; SIDE_BY_SIDE], [0; SIDE_BY_SIDE], [c2; SIDE_BY_SIDE], [c3; SIDE_BY_SIDE]];
+        for keep in keep.chunks_mut(PHILOX_BATCH / 4) {
+            let mut counters = [[0; PHILOX_BATCH], [0; PHILOX_BATCH], [c2; PHILOX_BATCH], [c3; PHILOX_BATCH]];
             let [low, high, ..] = &mut counters;
             for (n, (low, high)) in (n..).zip(low.iter_mut().zip(high)) {
                 (*low, *high) = (n as u32, (n >> 32) as u32);
             }
             let [a, b, c, d] = philox4x32_10_batch(counters, key);
-            let mut bits = [0u16; SIDE_BY_SIDE];
+            let mut bits = [0u16; PHILOX_BATCH];
             for (i, words) in [a, b, c, d].iter().enumerate() {
                 for (bits, &word) in bits.iter_mut().zip(words) {
                     *bits |= u16::from(word >= threshold) << i;
@@ -217,7 +217,7 @@ impl Kernel for Blocks<'_> {
             for (word, bits) in keep.iter_mut().zip(bits.as_chunks::<4>().0) {
                 *word = bits[0] | bits[1] << 4 | bits[2] << 8 | bits[3] << 12;
             }
-            n += SIDE_BY_SIDE as u64;
+            n += PHILOX_BATCH as u64;
         }
     }
 }
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn masks_of_philox_equal_their_definition_from_any_element_on_and_on_every_level() {
         let dropout = Dropout { p: 0.3, seed: 9, step: 10, source: MaskSource::Philox };
-        let [k0, k1, c2, c3] = dropout.words(4);
+        let [k0, k1, c2, c3] = dropout.site_words(4);
         let keep = |e: u64| {
             let block = e / 4;
             let lanes = philox4x32_10([block as u32, (block >> 32) as u32, c2, c3], [k0, k1]);
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn the_hash_equals_its_definition_from_any_element_on() {
         let dropout = Dropout { p: 0.3, seed: 9, step: 10, source: MaskSource::Hash };
-        let [k0, k1, w2, w3] = dropout.words(4);
+        let [k0, k1, w2, w3] = dropout.site_words(4);
         let keep = |e: u64| {
             let block = e / HASH_BLOCK as u64;
             let c = philox4x32_10([block as u32, (block >> 32) as u32, w2, w3], [k0, k1]).map(u128::from);

@@ -1,10 +1,10 @@
-//! The parameters of a GPT: their initial values, and where they go. Their names, shapes and order are those of the
-//! [network](crate::network).
+//! The parameters of a GPT: their initial values, and their way onto a device. Their names, shapes and order are those of
+//! the [network](crate::network()).
 //!
-//! Everything that walks over parameters (engines, checkpoints, the optimizer) does so in the order of [`param_specs`].
+//! Everything that iterates over parameters (engines, checkpoints, the optimizer) does so in the order of [`param_specs`].
 
 use candle_core::{DType, Device, Tensor};
-use tinygpt_sampler::{RngDomain, philox_at, unit_f64};
+use tinygpt_sampler::{RngDomain, box_muller, philox_at};
 
 pub use crate::plan::{Init, ParamSpec, Role};
 use crate::{GptConfig, ModelError, Result, network};
@@ -16,41 +16,30 @@ pub fn param_specs(config: &GptConfig) -> Vec<ParamSpec> {
     network(config).params
 }
 
-/// Initial values of every parameter, in parameter order: a pure function of the shape and the seed, made on the host,
-/// so that they are the same bytes on every device.
+/// The initial values of every parameter, in parameter order. They are a pure function of the shape and the seed, computed
+/// on the host, and so the same bytes on every device.
 pub fn init_params(config: &GptConfig, seed: u64) -> Vec<Vec<f32>> {
     param_specs(config)
         .iter()
         .enumerate()
         .map(|(index, spec)| match spec.init {
-            Init::Normal(std) => gaussians(seed, index as u32, spec.len(), std),
+            Init::Normal(std) => normal(seed, index as u32, spec.len(), std),
             Init::Ones => vec![1.0; spec.len()],
             Init::Zeros => vec![0.0; spec.len()],
         })
         .collect()
 }
 
-/// `n` Gaussians with mean 0 by the Box-Muller transform: one Philox block gives two uniforms of 53 bits, and so two
-/// Gaussians. They reach out to 8.6 standard deviations.
-fn gaussians(seed: u64, param: u32, n: usize, std: f64) -> Vec<f32> {
-    let mut values = Vec::with_capacity(n + 1);
-    for pair in 0..n.div_ceil(2) {
-        let [w0, w1, w2, w3] = philox_at(seed, RngDomain::Init, pair as u64, param);
-        let (u, v) = (unit_f64(w0, w1), unit_f64(w2, w3));
-        // 1 - u lies in (0, 1], where the logarithm is finite.
-        let radius = std * (-2.0 * (1.0 - u).ln()).sqrt();
-        let angle = 2.0 * std::f64::consts::PI * v;
-        values.push((radius * angle.cos()) as f32);
-        values.push((radius * angle.sin()) as f32);
-    }
-    values.truncate(n);
-    values
+/// `n` normal numbers with mean 0, two from each Philox block.
+fn normal(seed: u64, param: u32, n: usize, std: f64) -> Vec<f32> {
+    let pair = |i| box_muller(philox_at(seed, RngDomain::Init, i, param), std);
+    (0..).flat_map(pair).map(|x| x as f32).take(n).collect()
 }
 
 /// Checks that values given in parameter order are as many, and each as long, as the parameters.
 ///
 /// # Errors
-/// When they are not, naming the first that differs.
+/// [`ModelError::ParamCount`], or [`ModelError::ParamShape`] of the first parameter whose length differs.
 pub fn check_values<V: AsRef<[f32]>>(specs: &[ParamSpec], values: &[V]) -> Result<()> {
     if specs.len() != values.len() {
         return Err(ModelError::ParamCount { expected: specs.len(), got: values.len() });
@@ -65,7 +54,7 @@ pub fn check_values<V: AsRef<[f32]>>(specs: &[ParamSpec], values: &[V]) -> Resul
     Ok(())
 }
 
-/// Puts parameter values (in parameter order) on a device.
+/// Copies parameter values (in parameter order) to tensors on a device.
 ///
 /// # Errors
 /// When the number or the sizes of the values do not match the configuration, or the device is out of memory.

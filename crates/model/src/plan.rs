@@ -133,7 +133,7 @@ impl Network {
     }
 
     /// The matrices that products read: those of linear layers and the head's.
-    pub(crate) fn multiplied(&self) -> impl Iterator<Item = ParamId> {
+    pub(crate) fn matmul_params(&self) -> impl Iterator<Item = ParamId> {
         let matrix = |(at, spec): (usize, &ParamSpec)| {
             (spec.role == Role::Matrix || at == self.head.weight.0).then_some(ParamId(at))
         };
@@ -206,7 +206,7 @@ mod tests {
     /// for each pair of a query and a key that it sees.
     fn counted(config: &GptConfig, rows: usize, t: usize) -> usize {
         let net = network(config);
-        let elements: usize = net.multiplied().map(|param| net.params[param.0].len()).sum();
+        let elements: usize = net.matmul_params().map(|param| net.params[param.0].len()).sum();
         let pairs: usize = (0..t).map(|query| (0..t).filter(|&key| key <= query).count()).sum();
         rows * (t * elements + config.n_layer * pairs * 2 * config.n_embd)
     }

@@ -77,5 +77,5 @@ pub use host::one_read;
 pub use host::{Row, Sampler};
 pub use multinomial::{MultinomialError, MultinomialOptions, multinomial, multinomial_row};
 pub use params::SamplingParams;
-pub use rng::{RngDomain, philox_at, philox4x32_10, philox4x32_10_batch, uniform, unit_f64};
+pub use rng::{RngDomain, box_muller, philox_at, philox4x32_10, philox4x32_10_batch, uniform, unit_f64};
 pub use temperature_schedule::Schedule;

@@ -5,7 +5,7 @@
 //! computed without those before it, in any order and on any thread, so resuming a run needs no generator state.
 //!
 //! [`philox_at`] gives the block of a place in an [`RngDomain`], [`unit_f64`] makes a uniform number of two of its
-//! words, and [`uniform`] is the number that decides the draw of a token.
+//! words, [`box_muller`] two normal numbers of all four, and [`uniform`] is the number that decides the draw of a token.
 //!
 //! Source: Salmon, Moraes, Dror and Shaw, *Parallel random numbers: as easy as 1, 2, 3* (SC 2011). The tests have the
 //! known answers of the Random123 distribution of its authors.
@@ -89,6 +89,23 @@ pub fn unit_f64(low: u32, high: u32) -> f64 {
     bits as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
+/// Two independent normal numbers with mean 0 and standard deviation `std`, from the four words of a block.
+///
+/// They are `r cos(2 pi v)` and `r sin(2 pi v)` with `r = std sqrt(-2 ln(1 - u))`, where the first two words give the
+/// uniform number u and the last two v ([`unit_f64`]). As `1 - u` is at least `2^-53`, the numbers lie within 8.6
+/// standard deviations.
+///
+/// Source: Box and Muller, *A note on the generation of random normal deviates* (1958).
+#[inline]
+#[must_use]
+pub fn box_muller([w0, w1, w2, w3]: [u32; 4], std: f64) -> [f64; 2] {
+    let (u, v) = (unit_f64(w0, w1), unit_f64(w2, w3));
+    // 1 - u lies in (0, 1], where the logarithm is finite.
+    let radius = std * (-2.0 * (1.0 - u).ln()).sqrt();
+    let angle = std::f64::consts::TAU * v;
+    [radius * angle.cos(), radius * angle.sin()]
+}
+
 /// The uniform number in `[0, 1)`, of 53 bits, that decides the draw of `(seed, sequence, position)`.
 ///
 /// It takes two blocks, since a 64-bit sequence and a 64-bit position leave no room for the domain in one counter:
@@ -145,6 +162,20 @@ mod tests {
         assert_eq!(unit_f64(0, 0), 0.0);
         assert_eq!(unit_f64(u32::MAX, u32::MAX), 1.0 - 1.0 / (1u64 << 53) as f64);
         assert_eq!(unit_f64(1 << 11, 0), 1.0 / (1u64 << 53) as f64);
+    }
+
+    #[test]
+    fn normal_numbers_have_their_mean_and_deviation_and_are_finite_at_the_ends() {
+        let pairs = (0..20_000u64).map(|n| box_muller(philox_at(3, RngDomain::Noise, n, 0), 2.0));
+        let normals: Vec<f64> = pairs.flatten().collect();
+        let n = normals.len() as f64;
+        let mean = normals.iter().sum::<f64>() / n;
+        let variance = normals.iter().map(|x| x * x).sum::<f64>() / n;
+        // Five standard errors: 5 * 2 / sqrt(n), and 5 * 4 * sqrt(2 / n).
+        assert!(mean.abs() < 0.05 && (variance - 4.0).abs() < 0.15, "{mean} {variance}");
+        assert_eq!(box_muller([0; 4], 1.0), [0.0; 2]);
+        let [largest, _] = box_muller([u32::MAX, u32::MAX, 0, 0], 1.0);
+        assert!((8.5..8.6).contains(&largest), "{largest}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Floats rounded to pairs of bf16: packed weights, and the operands that a layer's products read.
+//! Rounding of f32 to pairs of bf16, for packed weights and for the left operands of products.
 
 use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel};
@@ -10,18 +10,19 @@ use super::{
     vectors,
 };
 
-/// Vector `i` of a row, of which there may be none.
+/// Loads vector `i` of a row; zeros where the row ends before it.
 #[inline(always)]
 fn get<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
     if i * LANES < row.len() { vectors::get(s, row, i) } else { s.splat(0.0) }
 }
 
-/// Vectors `2 i` and `2 i + 1` of a row as pairs of neighbours.
+/// Loads vectors `2 i` and `2 i + 1` of a row and rounds them to pairs of neighbours.
 #[inline(always)]
 fn neighbours<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
     s.neighbours_bf16(get(s, row, 2 * i), get(s, row, 2 * i + 1))
 }
 
+/// Stores sixteen pairs.
 #[inline(always)]
 fn store<S: Simd>(s: S, pairs: S::V, to: &mut [Pair]) {
     let mut lanes = [0.0; LANES];
@@ -32,7 +33,7 @@ fn store<S: Simd>(s: S, pairs: S::V, to: &mut [Pair]) {
 }
 
 impl Panels<Pair> {
-    /// Takes over a matrix `(2 k, n)` given row after row; the last row may be missing.
+    /// Rounds and packs a row-major matrix `(2 k, n)`, whose last row may be missing.
     pub(crate) fn pack(&mut self, level: SimdLevel, w: &[f32]) {
         let (k, n) = (self.k(), self.n());
         self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
@@ -40,7 +41,7 @@ impl Panels<Pair> {
         });
     }
 
-    /// Takes over the transpose of a matrix `(n, len)` given row after row; its columns are pairs.
+    /// Rounds and packs the transpose of a row-major matrix `(n, len)`, in pairs along its rows.
     pub(crate) fn pack_transposed(&mut self, level: SimdLevel, w: &[f32], len: usize) {
         let k = self.k();
         self.data.par_chunks_mut(PANEL * k).zip(w.par_chunks(PANEL * len)).for_each(|(panel, rows)| {
@@ -49,7 +50,7 @@ impl Panels<Pair> {
     }
 }
 
-/// A panel from the columns `first..` of a matrix.
+/// Fills one panel `(k, 32)` of pairs from columns `first..` of a row-major matrix `(2 k, n)`.
 struct PackRows<'a> {
     w: &'a [f32],
     n: usize,
@@ -73,7 +74,7 @@ impl Kernel for PackRows<'_> {
     }
 }
 
-/// A panel from up to 32 rows of `len`, which become its columns.
+/// Fills one panel `(k, 32)` of pairs whose columns are up to 32 rows of `len` floats.
 struct PackColumns<'a> {
     rows: &'a [f32],
     len: usize,
@@ -102,20 +103,20 @@ impl Kernel for PackColumns<'_> {
     }
 }
 
-/// Rounds `n` rows: `rows` gets them with pairs along each row, `columns` with pairs down the columns. An odd end is
-/// paired with zeros.
-pub(crate) fn round(level: SimdLevel, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
-    Pair::run(level, Round { n, x, rows, columns });
+/// Rounds the first `n` rows of `x (n, cols)` to pairs along the rows, `rows (n, cols / 2)`, and to pairs along the
+/// columns, `columns (n / 2, cols)`. An odd last element is paired with zero.
+pub(crate) fn quantize(level: SimdLevel, n: usize, x: &Rows, rows: &mut Rows<Pair>, columns: &mut Rows<Pair>) {
+    Pair::run(level, Quantize { n, x, rows, columns });
 }
 
-struct Round<'a> {
+struct Quantize<'a> {
     n: usize,
     x: &'a Rows,
     rows: &'a mut Rows<Pair>,
     columns: &'a mut Rows<Pair>,
 }
 
-impl Kernel for Round<'_> {
+impl Kernel for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -124,7 +125,7 @@ impl Kernel for Round<'_> {
         for i in (0..n).step_by(2) {
             let (low, high) = (x.row(i), if i + 1 < n { x.row(i + 1) } else { &[] });
             for v in 0..vectors::count(low) {
-                // Rows are whole cache lines, so a whole vector may be written at their end.
+                // Padded rows are whole cache lines, so the last store may be a whole vector.
                 store(s, s.pairs_bf16(get(s, low, v), get(s, high, v)), columns.at_mut(i / 2, v * LANES));
             }
             for v in 0..vectors::count(low).div_ceil(2) {
@@ -144,7 +145,7 @@ mod tests {
     use crate::cpu::rows::tests::{flat, random};
     use tinygpt_sampler::simd::to_bf16;
 
-    /// The definition: a chain over pairs, the second of each pair first.
+    /// The reference: a chain over pairs, the second of each pair first.
     fn chain(start: f32, k: usize, a: impl Fn(usize) -> f32, b: impl Fn(usize) -> f32) -> f32 {
         let rounded = |x: f32| f32::from_bits(u32::from(to_bf16(x)) << 16);
         let product = |l: usize| if l < k { rounded(a(l)) * rounded(b(l)) } else { 0.0 };
@@ -172,14 +173,14 @@ mod tests {
                         }
                     }
                 };
-                // What lies behind the rows' ends must not matter.
+                // The padding of the rows must not change a result.
                 let garbage = |rows: usize, cols: usize| {
                     let mut x = Rows::zeros(rows, cols);
                     x.at_mut(0, 0).fill(Pair(0x7fc0_7fc0));
                     x
                 };
                 let (mut rows, mut columns) = (garbage(m, pairs), garbage(m.div_ceil(2), k));
-                round(level, m, &a, &mut rows, &mut columns);
+                quantize(level, m, &a, &mut rows, &mut columns);
                 let start = vec![1.5; n];
                 let start = Accumulate::Row(&start);
                 let mut packed = Panels::<Pair>::new(pairs, n);
@@ -192,9 +193,9 @@ mod tests {
                 check("packed transposed", &out, &|i, l| a.row(i)[l], true);
 
                 let (mut rows, mut left) = (garbage(k, m.div_ceil(2)), garbage(pairs, m));
-                round(level, k, &at, &mut rows, &mut left);
+                quantize(level, k, &at, &mut rows, &mut left);
                 let (mut rows, mut right) = (garbage(k, n.div_ceil(2)), garbage(pairs, n));
-                round(level, k, &b, &mut rows, &mut right);
+                quantize(level, k, &b, &mut rows, &mut right);
                 let (left, right) = (Left::columns(&left, 0, 0), Right::rows(&right, 0, 0));
                 matmul(level, (m, n, pairs), left, right, start, out.at_mut(0, 0), ld);
                 check("columns", &out, &|i, l| at.row(l)[i], false);

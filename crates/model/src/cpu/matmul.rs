@@ -1,8 +1,8 @@
-//! Matrix products, every element of which is one chain of fused multiply-adds in the order of the inner index; of
-//! floats, or of pairs of bf16 whose products are added to floats.
+//! Matrix products of f32, or of pairs of bf16 accumulated in f32. Every element of the output is one chain of fused
+//! multiply-adds in the order of the inner index.
 //!
-//! So an element has the same bits in whatever tile, on whatever level and thread it is computed, and a sum may be
-//! continued later where it was left: chunks of a batch, threads and shapes of tiles do not show in a result.
+//! So an element has the same bits for every tile shape, SIMD level and thread, and a sum can be continued by a later call:
+//! neither chunks of a batch nor threads change a result.
 
 #![allow(unsafe_code)]
 
@@ -10,20 +10,20 @@ use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
 use super::rows::Rows;
 
-/// Columns of a panel of packed weights.
+/// The columns of a panel of packed weights.
 pub(crate) const PANEL: usize = 32;
-/// How much of the inner index is walked before the next columns: a panel of it fits the first-level cache.
+/// The extent of the inner index that one tile accumulates (BLIS's `KC`): `256 x 32` floats fit the first-level cache.
 const DEPTH: usize = 256;
 
-/// An element of an operand: four bytes, with its step of the chain.
+/// The element type of operands, of four bytes: f32, or a [`Pair`] of bf16.
 pub(crate) trait Element: Copy + Default + Send + Sync {
-    /// As the bits of a lane.
+    /// Its bits as an f32 lane.
     fn lane(self) -> f32;
 
-    /// `sum + left right`, lane by lane.
+    /// Computes `sum + left right` lane by lane; for pairs, both products of the pair.
     fn mul_add<S: Simd>(s: S, left: S::V, right: S::V, sum: S::V) -> S::V;
 
-    /// Runs a kernel with the instructions for such elements.
+    /// Runs a kernel compiled with the instructions for this type.
     fn run<K: Kernel>(level: SimdLevel, kernel: K) -> K::Output;
 }
 
@@ -43,7 +43,7 @@ impl Element for f32 {
     }
 }
 
-/// The bits of two neighbours along the inner index in bf16, the first in the lower half.
+/// Two neighbours along the inner index in bf16, the first in the lower half.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct Pair(pub(super) u32);
@@ -64,7 +64,7 @@ impl Element for Pair {
     }
 }
 
-/// The left operand `(m, k)`: element `(i, l)` is `data[i * row + l * col]`.
+/// The left operand (BLAS's A), `(m, k)`: element `(i, l)` is `data[i * row + l * col]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a, E = f32> {
     data: &'a [E],
@@ -84,7 +84,7 @@ impl<'a, E: Element> Left<'a, E> {
     }
 }
 
-/// The right operand `(k, n)`: element `(l, 32 p + j)` is `data[p * panel + l * row + j]`.
+/// The right operand (BLAS's B), `(k, n)`: element `(l, 32 p + j)` is `data[p * panel + l * row + j]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a, E = f32> {
     data: &'a [E],
@@ -98,24 +98,27 @@ impl<'a, E: Element> Right<'a, E> {
         Self { data: x.at(from, col), row: x.ld, panel: PANEL }
     }
 
-    /// Panels `(k, 32)`, one after the other.
+    /// A sequence of panels, `(n / 32, k, 32)`.
     pub(crate) fn panels(data: &'a [E], k: usize) -> Self {
         Self { data, row: PANEL, panel: PANEL * k }
     }
 }
 
-/// What a product is added to: the beta of BLAS, or a bias.
+/// The initial value of the output, to which a product is added: BLAS's beta, or a bias.
 #[derive(Clone, Copy)]
 pub(crate) enum Accumulate<'a> {
-    /// Nothing.
+    /// Zero: the output is overwritten (beta 0).
     Zero,
-    /// A row of `n`, to each row.
+    /// This row, `(n)`, for each row of the output.
     Row(&'a [f32]),
-    /// What the output holds.
+    /// The present content of the output (beta 1).
     Add,
 }
 
-/// `out (m, n) = accumulate + a (m, k) b (k, n)`, with `ld` floats between the rows of `out`.
+/// Computes `out (m, n) = accumulate + a (m, k) b (k, n)`. The output's leading dimension is `ld`.
+///
+/// # Panics
+/// When k is 0, or an operand or the output is too short.
 pub(crate) fn matmul<E: Element>(
     level: SimdLevel,
     (m, n, k): (usize, usize, usize),
@@ -129,22 +132,22 @@ pub(crate) fn matmul<E: Element>(
         return;
     }
     assert!(k > 0, "inner index");
-    // These hold for all indices that the kernel computes.
+    // The unsafe code of the kernel relies on these assertions.
     assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len(), "left operand");
     let last_panel = (n - 1) / PANEL;
     let last_vector = (n - 1) % PANEL / LANES;
     let reads = |panel: usize, vectors: usize| panel * b.panel + (k - 1) * b.row + vectors * LANES;
     assert!(reads(last_panel, last_vector + 1) <= b.data.len(), "right operand");
-    // Panels before the last are read whole; where they overlap they may reach further.
+    // All panels but the last are read whole; those of an unpacked matrix overlap, so the last but one may reach further.
     assert!(last_panel == 0 || reads(last_panel - 1, PANEL / LANES) <= b.data.len(), "right operand");
     assert!((m - 1) * ld + n <= out.len() && (m == 1 || n <= ld), "output");
     if let Accumulate::Row(row) = accumulate {
         assert_eq!(row.len(), n, "start");
     }
-    E::run(level, Product { m, n, k, a, b, accumulate, out, ld });
+    E::run(level, MatmulKernel { m, n, k, a, b, accumulate, out, ld });
 }
 
-struct Product<'a, E> {
+struct MatmulKernel<'a, E> {
     m: usize,
     n: usize,
     k: usize,
@@ -155,7 +158,7 @@ struct Product<'a, E> {
     ld: usize,
 }
 
-impl<E: Element> Kernel for Product<'_, E> {
+impl<E: Element> Kernel for MatmulKernel<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -164,8 +167,9 @@ impl<E: Element> Kernel for Product<'_, E> {
     }
 }
 
-impl<E: Element> Product<'_, E> {
-    /// Tiles of `MR` rows and `NV` vectors, as many as the registers hold beside a row of the right operand.
+impl<E: Element> MatmulKernel<'_, E> {
+    /// Computes the output in tiles of up to `MR` rows and `NV` vectors, as many sums as fit the registers beside a row of
+    /// the right operand.
     #[inline(always)]
     fn tiles<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
         let Self { m, n, k, a, b, accumulate, out, ld } = self;
@@ -177,12 +181,12 @@ impl<E: Element> Product<'_, E> {
                 let cols = if wide { (2 * LANES).min(n - j) } else { LANES.min(n - j) };
                 let mut i = 0;
                 while i < m {
-                    // Tiles of about equal height: a low one does not fill the pipelines.
+                    // Tiles of about equal height, since few rows do not hide the latency of multiply-adds.
                     let rows = (m - i).div_ceil((m - i).div_ceil(MR));
                     // SAFETY: row i + rows - 1 < m, column j + cols - 1 < n and inner index l + depth - 1 < k, so by the
                     // assertions of `matmul` all that the tile reads and writes lies in the slices.
                     unsafe {
-                        let tile = Tile {
+                        let tile = MicroTile {
                             depth,
                             a: a.data.as_ptr().add(i * a.row + l * a.col),
                             a_row: a.row,
@@ -190,10 +194,10 @@ impl<E: Element> Product<'_, E> {
                             b: b.data.as_ptr().add(j / PANEL * b.panel + j % PANEL + l * b.row),
                             b_row: b.row,
                             start: match accumulate {
-                                _ if l > 0 => TileStart::Add,
-                                Accumulate::Zero => TileStart::Zero,
-                                Accumulate::Row(row) => TileStart::Row(row.as_ptr().add(j)),
-                                Accumulate::Add => TileStart::Add,
+                                _ if l > 0 => TileInit::Add,
+                                Accumulate::Zero => TileInit::Zero,
+                                Accumulate::Row(row) => TileInit::Row(row.as_ptr().add(j)),
+                                Accumulate::Add => TileInit::Add,
                             },
                             out: out.as_mut_ptr().add(i * ld + j),
                             ld,
@@ -209,32 +213,35 @@ impl<E: Element> Product<'_, E> {
     }
 }
 
-/// A few rows and at most two vectors of the output, held in registers.
-struct Tile<E> {
+/// A tile of the output whose sums are held in registers (BLIS's micro-kernel): up to twelve rows of one or two vectors.
+struct MicroTile<E> {
     depth: usize,
     a: *const E,
     a_row: usize,
     a_col: usize,
     b: *const E,
     b_row: usize,
-    start: TileStart,
+    start: TileInit,
     out: *mut f32,
     ld: usize,
     cols: usize,
 }
 
-enum TileStart {
+/// [`Accumulate`] of one tile.
+enum TileInit {
     Zero,
     Row(*const f32),
     Add,
 }
 
-impl<E: Element> Tile<E> {
+impl<E: Element> MicroTile<E> {
+    /// Computes the tile with `rows` rows, at most 12.
+    ///
     /// # Safety
-    /// As [`Tile::compute`], for `rows` rows, at most 12.
+    /// As [`MicroTile::compute`] with `MR = rows`.
     #[inline(always)]
     unsafe fn of_rows<S: Simd, const NV: usize>(self, s: S, rows: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller upholds the contract.
         unsafe {
             match rows {
                 1 => self.compute::<S, 1, NV>(s),
@@ -253,6 +260,8 @@ impl<E: Element> Tile<E> {
         }
     }
 
+    /// Computes the tile.
+    ///
     /// # Safety
     /// `a` must have `MR` rows and `depth` columns, `b` `depth` rows of `NV` whole vectors, `out` and `start` `MR` rows
     /// of `cols` floats, of which at least one and at most `NV` vectors.
@@ -261,7 +270,7 @@ impl<E: Element> Tile<E> {
         let whole = self.cols == NV * LANES;
         let zero = s.splat(0.0);
         let mut acc = [[zero; NV]; MR];
-        // SAFETY: the caller's; where the columns are no whole vectors, they go through a buffer.
+        // SAFETY: the caller upholds the contract; partial vectors of the output go through a buffer.
         unsafe {
             let read = |from: *const f32| -> [S::V; NV] {
                 if whole {
@@ -272,9 +281,9 @@ impl<E: Element> Tile<E> {
                 std::array::from_fn(|v| s.load(&buffer[v]))
             };
             match self.start {
-                TileStart::Zero => {}
-                TileStart::Row(row) => acc = [read(row); MR],
-                TileStart::Add => {
+                TileInit::Zero => {}
+                TileInit::Row(row) => acc = [read(row); MR],
+                TileInit::Add => {
                     for (i, acc) in acc.iter_mut().enumerate() {
                         *acc = read(self.out.add(i * self.ld));
                     }
@@ -289,7 +298,7 @@ impl<E: Element> Tile<E> {
                         *acc = E::mul_add(s, left, right, *acc);
                     }
                 }
-                // Behind the last step these are not read.
+                // After the last step they may point beyond the operands, and are not read.
                 a = a.wrapping_add(self.a_col);
                 b = b.wrapping_add(self.b_row);
             }
@@ -317,7 +326,7 @@ mod tests {
     use crate::cpu::packed::{Panels, pack_rows_transposed, transposed, transposed_len};
     use crate::cpu::rows::tests::{flat, random};
 
-    /// The definition: one chain of fused multiply-adds.
+    /// The reference: one chain of fused multiply-adds.
     fn chain(start: f32, a: impl Iterator<Item = f32>, b: impl Iterator<Item = f32>) -> f32 {
         a.zip(b).fold(start, |sum, (a, b)| a.mul_add(b, sum))
     }

@@ -1,9 +1,9 @@
-//! The network on the CPU, forward and backward written by hand over slices: no graph, and no buffer that is not kept
+//! The network on the CPU, forward and backward written by hand over slices: no autograd graph, and all buffers are reused
 //! from one batch to the next.
 //!
-//! `training/` and `decode/` execute the network; the operations' own code is in `ops/`. Here is what both are written in:
-//! rows of floats, matrix products, threads. All of it is written once for all processors, over sixteen lanes
-//! ([`tinygpt_sampler::simd`]), and gives the same bits whatever vector instructions it uses.
+//! `training/` and `decode/` execute the network; the operations' own code is in `ops/`. This folder has what they are
+//! written with: padded matrices, matrix products, a spin pool. Kernels are written once for all processors, over sixteen
+//! lanes ([`tinygpt_sampler::simd`]), and give the same bits with any vector instructions.
 
 mod bf16;
 pub mod decode;
@@ -18,4 +18,4 @@ pub(crate) mod vectors;
 
 pub use decode::{CpuDecoder, WeightFormat};
 pub use precision::CpuPrecision;
-pub use training::{BatchRef, CpuGpt, Layout, RowDropout, TrainingFloats};
+pub use training::{BatchRef, CpuGpt, ParamLayout, RowDropout, TrainingFloats};

@@ -1,4 +1,4 @@
-//! What linear layers and head multiply, in one of two precisions: the only place that knows which.
+//! The operands of the products of linear layers and head, in f32 or bf16. No other file depends on which of the two.
 
 use std::ops::Range;
 
@@ -10,16 +10,17 @@ use super::{
     packed::Panels,
     rows::Rows,
 };
-/// A matrix of weights, packed as the right operand of products.
+/// A weight matrix `(k, n)`, packed as the right operand of products.
 #[derive(Debug)]
-pub(crate) enum Packed {
+pub(crate) enum PackedOperand {
+    /// `(k, n)`.
     F32(Panels),
-    /// Pairs along the inner index.
+    /// `(k / 2, n)` pairs along the inner index.
     Bf16(Panels<Pair>),
 }
 
-impl Packed {
-    /// Room for a matrix `(k, n)`.
+impl PackedOperand {
+    /// Allocates a matrix `(k, n)`.
     pub(crate) fn new(precision: CpuPrecision, k: usize, n: usize) -> Self {
         match precision {
             CpuPrecision::F32 => Self::F32(Panels::new(k, n)),
@@ -27,7 +28,7 @@ impl Packed {
         }
     }
 
-    /// Takes over a matrix `(k, n)` given row after row.
+    /// Packs a row-major matrix `(k, n)`.
     pub(crate) fn pack(&mut self, level: SimdLevel, w: &[f32]) {
         match self {
             Self::F32(panels) => panels.pack(w),
@@ -35,7 +36,7 @@ impl Packed {
         }
     }
 
-    /// Takes over the transpose of a matrix `(n, k)` given row after row.
+    /// Packs the transpose of a row-major matrix `(n, k)`.
     pub(crate) fn pack_transposed(&mut self, level: SimdLevel, w: &[f32]) {
         match self {
             Self::F32(panels) => panels.pack_transposed(w),
@@ -43,7 +44,7 @@ impl Packed {
         }
     }
 
-    /// Columns.
+    /// The number of columns.
     pub(crate) fn n(&self) -> usize {
         match self {
             Self::F32(panels) => panels.n(),
@@ -52,18 +53,17 @@ impl Packed {
     }
 }
 
-/// Buffers that operands share, one after the other.
+/// Buffers that operands use one after the other.
 #[derive(Debug)]
-pub(crate) struct Scratch {
-    /// Where an operand that keeps no f32 rows is written before it is quantized, `(T, cols)`; of no rows in f32, where
-    /// operands are written in place.
+pub(crate) struct OperandScratch {
+    /// The f32 values `(T, cols)` of an operand that keeps only its quantized form; no rows in f32.
     pub(crate) rows: Rows,
-    /// The operand that was quantized last, `(T, cols / 2)` pairs along its rows: what the next product reads.
+    /// The operand quantized last, `(T, cols / 2)` pairs along its rows, which the next product reads; no rows in f32.
     pub(crate) quantized: Rows<Pair>,
 }
 
-impl Scratch {
-    /// Buffers for operands of up to `n` rows and `cols` columns.
+impl OperandScratch {
+    /// Allocates buffers for operands of up to `n` rows and `cols` columns.
     pub(crate) fn new(precision: CpuPrecision, n: usize, cols: usize) -> Self {
         let n = if precision == CpuPrecision::F32 { 0 } else { n };
         Self { rows: Rows::zeros(n, cols), quantized: Rows::zeros(n, cols.div_ceil(2)) }
@@ -73,46 +73,47 @@ impl Scratch {
 /// How the rows of an [`Operand`] are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Storage {
-    /// Whether products read it.
-    pub(crate) multiplied: bool,
-    /// Whether something else reads its rows in f32 later.
+    /// Whether products read it, so that bf16 needs its quantized form.
+    pub(crate) matmul_operand: bool,
+    /// Whether its f32 rows are read later by anything but a product.
     pub(crate) kept: bool,
 }
 
-/// A matrix that is written in f32 ([`Operand::rows_mut`]), and multiplied once it is
-/// [quantized](Operand::quantize).
+/// A matrix `(n, cols)` that is written in f32 ([`Operand::rows_mut`]), then [quantized](Operand::quantize), then
+/// multiplied.
 #[derive(Debug)]
 pub(crate) struct Operand {
-    /// `(n, cols)` in f32; of no rows where nothing reads them once they are quantized.
+    /// `(n, cols)` in f32; no rows where nothing reads them after quantization.
     rows: Rows,
-    /// Whether `rows` are there.
+    /// Whether `rows` has its rows.
     kept: bool,
-    /// Pairs down the columns, `(n / 2, cols)`, which the gradient of weights reads; in bf16 alone.
+    /// `(n / 2, cols)` pairs along the columns, which the weights' gradients read; in bf16 only.
     columns: Option<Rows<Pair>>,
 }
 
 impl Operand {
-    /// A matrix of up to `n` rows.
+    /// Allocates a matrix of up to `n` rows.
     pub(crate) fn new(precision: CpuPrecision, n: usize, cols: usize, storage: Storage) -> Self {
-        let rounded = storage.multiplied && precision == CpuPrecision::Bf16;
-        let kept = storage.kept || !rounded;
-        let columns = rounded.then(|| Rows::zeros(n.div_ceil(2), cols));
+        let quantized_storage = storage.matmul_operand && precision == CpuPrecision::Bf16;
+        let kept = storage.kept || !quantized_storage;
+        let columns = quantized_storage.then(|| Rows::zeros(n.div_ceil(2), cols));
         Self { rows: Rows::zeros(if kept { n } else { 0 }, cols), kept, columns }
     }
 
-    /// The floats that [`Operand::new`] takes.
+    /// The memory that [`Operand::new`] allocates, in units of four bytes.
     pub(crate) fn floats(precision: CpuPrecision, n: usize, cols: usize, storage: Storage) -> usize {
-        let rounded = storage.multiplied && precision == CpuPrecision::Bf16;
-        let kept = storage.kept || !rounded;
-        let columns = if rounded { n.div_ceil(2) * cols } else { 0 };
+        let quantized_storage = storage.matmul_operand && precision == CpuPrecision::Bf16;
+        let kept = storage.kept || !quantized_storage;
+        let columns = if quantized_storage { n.div_ceil(2) * cols } else { 0 };
         if kept { n * cols + columns } else { columns }
     }
 
+    /// The number of columns.
     pub(crate) fn cols(&self) -> usize {
         self.rows.cols
     }
 
-    /// The f32 rows to fill. Where they are not kept they are scratch, overwritten by the next call.
+    /// The f32 rows to fill, `(n, cols)`. Where they are not kept, they are `scratch`, which the next call overwrites.
     pub(crate) fn rows_mut<'a>(&'a mut self, scratch: &'a mut Rows) -> &'a mut Rows {
         if self.kept {
             return &mut self.rows;
@@ -121,49 +122,49 @@ impl Operand {
         scratch
     }
 
-    /// The rows in f32, where they are kept.
+    /// The f32 rows, `(n, cols)`; no rows where they are not kept.
     pub(crate) fn rows(&self) -> &Rows {
         &self.rows
     }
 
-    /// [`Operand::rows`], to be changed.
+    /// [`Operand::rows`], to be written.
     pub(crate) fn kept_rows_mut(&mut self) -> &mut Rows {
         &mut self.rows
     }
 
-    /// Rounds what was written to the first `n` rows; in f32 nothing.
-    pub(crate) fn quantize(&mut self, level: SimdLevel, n: usize, scratch: &mut Scratch) {
+    /// Rounds the first `n` rows to bf16; does nothing in f32.
+    pub(crate) fn quantize(&mut self, level: SimdLevel, n: usize, scratch: &mut OperandScratch) {
         if let Some(columns) = &mut self.columns {
-            let Scratch { rows, quantized } = scratch;
+            let OperandScratch { rows, quantized } = scratch;
             quantized.set_cols(columns.cols.div_ceil(2));
-            bf16::round(level, n, if self.kept { &self.rows } else { rows }, quantized, columns);
+            bf16::quantize(level, n, if self.kept { &self.rows } else { rows }, quantized, columns);
         }
     }
 
-    /// `out = x w` plus what `accumulate` says, for some rows of this, the operand that was
-    /// [quantized](Operand::quantize) last; `ld` floats from row to row of the output.
+    /// Computes `out (m, n) = accumulate + x (m, k) w (k, n)` for a range of m rows of this operand, which must be the one
+    /// that was [quantized](Operand::quantize) last. The output's leading dimension is `ld`.
     pub(crate) fn multiply(
         &self,
         level: SimdLevel,
         rows: Range<usize>,
         quantized: &Rows<Pair>,
-        w: &Packed,
+        w: &PackedOperand,
         accumulate: Accumulate<'_>,
         (out, ld): (&mut [f32], usize),
     ) {
         let (m, n, from) = (rows.len(), w.n(), rows.start);
         match w {
-            Packed::F32(w) => {
+            PackedOperand::F32(w) => {
                 matmul(level, (m, n, w.k()), Left::rows(&self.rows, from, 0), w.right(), accumulate, out, ld);
             }
-            Packed::Bf16(w) => {
+            PackedOperand::Bf16(w) => {
                 matmul(level, (m, n, w.k()), Left::rows(quantized, from, 0), w.right(), accumulate, out, ld);
             }
         }
     }
 
-    /// Adds `x^T y` to rows of a gradient, those from `first` on: `x` are the first rows of this, `y` as many of `right`,
-    /// the first of which has an even number.
+    /// Adds rows `first..` of `x^T y` to those rows of a gradient, `(m, n)`. `y` is the range `rows` of `right`, which starts
+    /// at an even row; `x` is as many rows of this operand, from its first on.
     pub(crate) fn add_outer(&self, level: SimdLevel, first: usize, right: &Self, rows: Range<usize>, grad: &mut [f32]) {
         let (n, k, from) = (right.cols(), rows.len(), rows.start);
         let m = grad.len() / n;

@@ -1,4 +1,4 @@
-//! Matrices packed into panels, as the right operands of products.
+//! Matrices packed into panels of [`PANEL`] columns, as the right operands of matrix products.
 
 use rayon::prelude::*;
 use tinygpt_sampler::simd::LANES;
@@ -8,38 +8,39 @@ use super::{
     rows::{Aligned, Rows},
 };
 
-/// Weights in panels of 32 columns, each contiguous, the last one filled up with zeros: what a product reads in order.
+/// A matrix `(k, n)` in contiguous panels `(k, 32)`, which a product reads in order.
 #[derive(Debug)]
 pub(crate) struct Panels<E = f32> {
+    /// `(n / 32, k, 32)`; the last panel is padded with zeros.
     pub(crate) data: Aligned<E>,
     k: usize,
     n: usize,
 }
 
 impl<E: Element> Panels<E> {
-    /// Room for a matrix of `(k, n)` elements.
+    /// Allocates a matrix of `(k, n)` elements.
     pub(crate) fn new(k: usize, n: usize) -> Self {
         Self { data: Aligned::zeros(n.div_ceil(PANEL) * PANEL * k), k, n }
     }
 
-    /// Elements of a column.
+    /// The number of rows.
     pub(crate) fn k(&self) -> usize {
         self.k
     }
 
-    /// Columns.
+    /// The number of columns.
     pub(crate) fn n(&self) -> usize {
         self.n
     }
 
-    /// As the right operand of a product.
+    /// The matrix as the right operand of a product.
     pub(crate) fn right(&self) -> Right<'_, E> {
         Right::panels(&self.data, self.k)
     }
 }
 
 impl Panels {
-    /// Takes over a matrix `(k, n)` given row after row.
+    /// Packs a row-major matrix `(k, n)`.
     pub(crate) fn pack(&mut self, w: &[f32]) {
         let (k, n) = (self.k, self.n);
         self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
@@ -50,7 +51,7 @@ impl Panels {
         });
     }
 
-    /// Takes over the transpose of a matrix `(n, k)` given row after row.
+    /// Packs the transpose of a row-major matrix `(n, k)`.
     pub(crate) fn pack_transposed(&mut self, w: &[f32]) {
         let (k, n) = (self.k, self.n);
         self.data.par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
@@ -60,7 +61,7 @@ impl Panels {
     }
 }
 
-/// Writes columns `row(0)`, `row(1)`, ... `row(width - 1)` side by side.
+/// Fills a panel `(k, 32)` whose column j is `row(j) (k)`, for the first `width` columns.
 fn transpose_panel<'a>(panel: &mut [f32], k: usize, width: usize, row: impl Fn(usize) -> &'a [f32]) {
     // Sixteen rows of the source at a time, so that whole cache lines are written.
     for from in (0..width).step_by(LANES) {
@@ -83,7 +84,7 @@ fn transpose_panel<'a>(panel: &mut [f32], k: usize, width: usize, row: impl Fn(u
     }
 }
 
-/// Packs the transpose of `rows` rows of `x`, `k` columns from `col` on, into `to`, for [`Right`] from [`transposed`].
+/// Packs the transpose of the block `x[..rows, col..col + k]` into `to`, which [`transposed`] reads.
 pub(crate) fn pack_rows_transposed(x: &Rows, rows: usize, col: usize, k: usize, to: &mut [f32]) {
     for (p, panel) in to.chunks_exact_mut(PANEL * k).take(rows.div_ceil(PANEL)).enumerate() {
         let width = PANEL.min(rows - p * PANEL);
@@ -91,12 +92,12 @@ pub(crate) fn pack_rows_transposed(x: &Rows, rows: usize, col: usize, k: usize, 
     }
 }
 
-/// How many floats [`pack_rows_transposed`] writes.
+/// The number of floats that [`pack_rows_transposed`] writes.
 pub(crate) fn transposed_len(rows: usize, k: usize) -> usize {
     rows.div_ceil(PANEL) * PANEL * k
 }
 
-/// The columns from `32 * panel` on of what [`pack_rows_transposed`] wrote, as the right operand of a product.
+/// The matrix `(k, rows)` packed by [`pack_rows_transposed`], from column `32 * panel` on, as the right operand of a product.
 pub(crate) fn transposed(packed: &[f32], k: usize, panel: usize) -> Right<'_> {
     Right::panels(&packed[panel * PANEL * k..], k)
 }

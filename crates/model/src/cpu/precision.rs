@@ -4,18 +4,17 @@ use tinygpt_sampler::simd::SimdLevel;
 
 use crate::{ModelError, Precision, Result};
 
-/// What CPU training rounds the operands of linear layers and head to. There is no f16: a model on the CPU cannot be given
-/// it.
+/// The precision to which CPU training rounds the operands of linear layers and head. f16 is not implemented on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CpuPrecision {
-    /// Not rounded.
+    /// f32, not rounded.
     F32,
-    /// Pairs of bf16. Every processor computes them with the same bits, but only with AVX512-BF16 faster than f32.
+    /// bf16, multiplied in pairs. All processors give the same bits, but only those with AVX512-BF16 are faster than in f32.
     Bf16,
 }
 
 impl CpuPrecision {
-    /// The precision, where this processor is fast in it.
+    /// Converts a [`Precision`] that this processor is fast in.
     ///
     /// # Errors
     /// [`ModelError::NoBf16`] or [`ModelError::NoF16`].

@@ -1,14 +1,14 @@
-//! Matrices whose rows start on cache lines: of f32, or of pairs of bf16, which are as large.
+//! Matrices whose rows start on cache lines. Elements have four bytes: f32, or pairs of bf16.
 
 use std::ops::Range;
 
-/// Floats of a cache line, and lanes of a vector.
-const LINE: usize = 16;
+/// The floats of a cache line, which are the lanes of a vector.
+const FLOATS_PER_LINE: usize = 16;
 
-/// Floats that may be read, though they mean nothing, behind a matrix's last row: kernels load whole vectors.
-pub(crate) const SLACK: usize = 32;
+/// The floats allocated after a matrix's last row, since kernels load whole vectors. Their values are never used.
+pub(crate) const READ_PADDING: usize = 32;
 
-/// Elements of four bytes that start on a cache line.
+/// A slice of four-byte elements that starts on a cache line.
 #[derive(Debug)]
 pub(crate) struct Aligned<T = f32> {
     storage: Vec<T>,
@@ -17,11 +17,11 @@ pub(crate) struct Aligned<T = f32> {
 }
 
 impl<T: Copy + Default> Aligned<T> {
-    /// `len` zeros.
+    /// Allocates `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        let storage = vec![T::default(); len + LINE];
-        // A pointer that cannot be aligned is slow, not wrong.
-        let start = storage.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let storage = vec![T::default(); len + FLOATS_PER_LINE];
+        // `align_offset` may fail; an unaligned start is slow but correct.
+        let start = storage.as_ptr().align_offset(FLOATS_PER_LINE * size_of::<f32>()).min(FLOATS_PER_LINE);
         Self { storage, start, len }
     }
 }
@@ -40,40 +40,45 @@ impl<T> std::ops::DerefMut for Aligned<T> {
     }
 }
 
-/// A matrix, row after row, `ld` elements from one to the next.
+/// A row-major matrix `(rows, cols)` with padded rows.
 #[derive(Debug)]
 pub(crate) struct Rows<T = f32> {
+    /// `(rows, ld)`, and [`READ_PADDING`] more.
     data: Aligned<T>,
     pub(crate) cols: usize,
+    /// The leading dimension: elements from one row to the next.
     pub(crate) ld: usize,
 }
 
-/// The distance between rows: an odd number of lines, as rows a power of two apart would share the same few sets of the
-/// cache.
-fn distance(cols: usize) -> usize {
-    (cols.div_ceil(LINE) | 1) * LINE
+/// The leading dimension of rows of `cols` elements: an odd number of cache lines, since rows a power of two apart would
+/// compete for the same few sets of the cache.
+fn leading_dimension(cols: usize) -> usize {
+    (cols.div_ceil(FLOATS_PER_LINE) | 1) * FLOATS_PER_LINE
 }
 
 impl<T: Copy + Default> Rows<T> {
+    /// Allocates a matrix of zeros.
     pub(crate) fn zeros(rows: usize, cols: usize) -> Self {
-        let ld = distance(cols);
-        Self { data: Aligned::zeros(rows * ld + SLACK), cols, ld }
+        let ld = leading_dimension(cols);
+        Self { data: Aligned::zeros(rows * ld + READ_PADDING), cols, ld }
     }
 
-    /// The same memory as rows of another length, whose contents are then arbitrary.
+    /// Reuses the memory for rows of another length, whose contents are arbitrary.
     pub(crate) fn set_cols(&mut self, cols: usize) {
-        (self.cols, self.ld) = (cols, distance(cols));
+        (self.cols, self.ld) = (cols, leading_dimension(cols));
     }
 
+    /// Row `i`, without its padding.
     pub(crate) fn row(&self, i: usize) -> &[T] {
         &self.data[i * self.ld..][..self.cols]
     }
 
+    /// [`Rows::row`], to be written.
     pub(crate) fn row_mut(&mut self, i: usize) -> &mut [T] {
         &mut self.data[i * self.ld..][..self.cols]
     }
 
-    /// From (row, col) on, with what lies between the rows.
+    /// All elements from (row, col) on, with the padding of the rows.
     pub(crate) fn at(&self, row: usize, col: usize) -> &[T] {
         &self.data[row * self.ld + col..]
     }
@@ -85,29 +90,30 @@ impl<T: Copy + Default> Rows<T> {
 }
 
 impl Rows {
-    /// Copies the first `n` rows.
+    /// Copies the first `n` rows of a matrix of the same shape.
     pub(crate) fn copy_from(&mut self, other: &Self, n: usize) {
         self.data[..n * self.ld].copy_from_slice(&other.data[..n * self.ld]);
     }
 
-    /// Copies a row to the place of another.
+    /// Copies row `from` to row `to`.
     pub(crate) fn copy_row(&mut self, from: usize, to: usize) {
         self.data.copy_within(from * self.ld..from * self.ld + self.cols, to * self.ld);
     }
 
-    /// Adds the first `n` rows of another.
+    /// Adds the first `n` rows of another matrix.
     pub(crate) fn add(&mut self, other: &Self, n: usize) {
         for i in 0..n {
             self.row_mut(i).iter_mut().zip(other.row(i)).for_each(|(x, y)| *x += y);
         }
     }
 
-    /// The first `rows` rows in chunks of `n`, each with its first row.
+    /// The first `rows` rows in chunks of `n`, each with the index of its first row.
     pub(crate) fn chunks_mut(&mut self, rows: usize, n: usize) -> impl Iterator<Item = (usize, &mut [f32])> {
         let ld = self.ld;
         self.data[..rows * ld].chunks_mut(n * ld).enumerate().map(move |(i, chunk)| (i * n, chunk))
     }
 
+    /// Sets all elements of a range of rows.
     pub(crate) fn fill(&mut self, rows: Range<usize>, value: f32) {
         self.data[rows.start * self.ld..rows.end * self.ld].fill(value);
     }
@@ -118,7 +124,7 @@ pub(crate) mod tests {
     use super::*;
     use tinygpt_sampler::{RngDomain, philox_at};
 
-    /// Uniform numbers around zero.
+    /// Uniform random numbers in [-0.5, 0.5].
     pub(in crate::cpu) fn random(rows: usize, cols: usize, seed: u64) -> Rows {
         let mut x = Rows::zeros(rows, cols);
         for i in 0..rows {
@@ -130,7 +136,7 @@ pub(crate) mod tests {
         x
     }
 
-    /// The first rows, one after the other.
+    /// The first rows without padding, `(rows * cols)`.
     pub(in crate::cpu) fn flat(x: &Rows, rows: usize) -> Vec<f32> {
         (0..rows).flat_map(|i| x.row(i).to_vec()).collect()
     }

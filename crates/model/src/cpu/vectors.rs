@@ -1,14 +1,14 @@
-//! Rows of floats as vectors, the last one filled up.
+//! Loads and stores of a row of floats as vectors of sixteen, the last of which may be partial.
 
 use tinygpt_sampler::simd::{LANES, Lanes, Simd};
 
-/// The number of vectors of a row.
+/// The number of vectors of a row, the partial one included.
 #[inline(always)]
 pub(crate) fn count(row: &[f32]) -> usize {
     row.len().div_ceil(LANES)
 }
 
-/// Vector `i` of a row, with zeros behind its end.
+/// Loads vector `i` of a row, padded with zeros.
 #[inline(always)]
 pub(crate) fn get<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
     match row[i * LANES..].first_chunk::<LANES>() {
@@ -22,7 +22,7 @@ pub(crate) fn get<S: Simd>(s: S, row: &[f32], i: usize) -> S::V {
     }
 }
 
-/// Writes vector `i` of a row, up to its end.
+/// Stores vector `i` of a row, up to the row's end.
 #[inline(always)]
 pub(crate) fn set<S: Simd>(s: S, row: &mut [f32], i: usize, v: S::V) {
     match row[i * LANES..].first_chunk_mut::<LANES>() {
@@ -37,9 +37,9 @@ pub(crate) fn set<S: Simd>(s: S, row: &mut [f32], i: usize, v: S::V) {
     }
 }
 
-/// The lanes of vector `i` that lie in a row of `len`.
+/// The mask of the lanes of vector `i` that lie within a row of `len` floats.
 #[inline(always)]
-pub(crate) fn inside(len: usize, i: usize) -> u16 {
+pub(crate) fn lane_mask(len: usize, i: usize) -> u16 {
     match len.saturating_sub(i * LANES) {
         0 => 0,
         n if n < LANES => (1 << n) - 1,

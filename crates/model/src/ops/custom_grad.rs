@@ -38,17 +38,17 @@ pub fn count_launch(result: Result<Tensor>) -> Result<Tensor> {
 ///
 /// # Errors
 /// When there are none, or their shapes differ in another dimension.
-#[expect(clippy::disallowed_methods, reason = "the callers' pieces are contiguous, which is asserted")]
-pub fn cat(pieces: &[Tensor]) -> Result<Tensor> {
-    debug_assert!(pieces.iter().all(Tensor::is_contiguous));
-    if pieces.len() > 1 {
-        LAUNCHES.set(LAUNCHES.get() + pieces.len());
+#[expect(clippy::disallowed_methods, reason = "the callers' tensors are contiguous, which is asserted")]
+pub fn cat(tensors: &[Tensor]) -> Result<Tensor> {
+    debug_assert!(tensors.iter().all(Tensor::is_contiguous));
+    if tensors.len() > 1 {
+        LAUNCHES.set(LAUNCHES.get() + tensors.len());
     }
-    Tensor::cat(pieces, 0)
+    Tensor::cat(tensors, 0)
 }
 
-/// `x` as an operand of a product, contiguous.
-pub(crate) fn operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
+/// `x` as an to_operand of a product, contiguous.
+pub(crate) fn to_operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
     match precision.dtype() {
         // A cast reads any layout and writes a contiguous one.
         Some(dtype) => count_launch(x.to_dtype(dtype)),
@@ -58,7 +58,7 @@ pub(crate) fn operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
 }
 
 /// The result of a product in the type that everything but products is computed in, contiguous.
-pub(crate) fn widened(y: &Tensor, dtype: DType) -> Result<Tensor> {
+pub(crate) fn upcast(y: &Tensor, dtype: DType) -> Result<Tensor> {
     if y.dtype() != dtype {
         count_launch(y.to_dtype(dtype))
     } else if y.is_contiguous() {

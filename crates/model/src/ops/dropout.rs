@@ -19,7 +19,7 @@ use crate::{
 
 /// Drops values of a site.
 #[derive(Debug, Clone)]
-pub(crate) struct Drop {
+pub(crate) struct ApplyDropout {
     pub(crate) x: Value,
     pub(crate) y: Value,
     pub(crate) site: DropoutSite,
@@ -29,11 +29,11 @@ impl NetworkBuilder {
     /// `x` with values dropped in training: `(T, C)`.
     pub fn dropout(&mut self, x: Value, site: DropoutSite) -> Value {
         let y = self.value(self.cols[x.0]);
-        self.push(Drop { x, y, site })
+        self.push(ApplyDropout { x, y, site })
     }
 }
 
-impl Operation for Drop {
+impl Operation for ApplyDropout {
     fn inputs(&self) -> Vec<Value> {
         vec![self.x]
     }
@@ -59,7 +59,7 @@ impl Operation for Drop {
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
-        Box::new(DropTape { op: self.clone(), mask: Mask::new(setup, self.site, setup.net.cols(self.y)) })
+        Box::new(DropoutTape { op: self.clone(), mask: DropoutMask::new(setup, self.site, setup.net.cols(self.y)) })
     }
 
     fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
@@ -69,12 +69,12 @@ impl Operation for Drop {
 
 /// Dropout with the masks of one sequence.
 #[derive(Debug)]
-struct DropTape {
-    op: Drop,
-    mask: Mask,
+struct DropoutTape {
+    op: ApplyDropout,
+    mask: DropoutMask,
 }
 
-impl TrainOp for DropTape {
+impl TrainOp for DropoutTape {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
         let Some(masks) = pass.dropout else { return };
         let y = pass.values.rows_mut(self.op.y, &mut pass.scratch.rows);
@@ -91,12 +91,12 @@ impl TrainOp for DropTape {
 
 /// The mask `(T, C)` of a site, for one sequence.
 #[derive(Debug)]
-pub(crate) struct Mask {
+pub(crate) struct DropoutMask {
     site: DropoutSite,
     keep: KeepBits,
 }
 
-impl Mask {
+impl DropoutMask {
     /// Of no size where the model has no dropout.
     pub(crate) fn new(setup: &TrainSetup<'_>, site: DropoutSite, cols: usize) -> Self {
         Self { site, keep: KeepBits::new(setup.dropped(setup.block_size), cols) }

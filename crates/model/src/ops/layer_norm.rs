@@ -14,7 +14,7 @@ use crate::{
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
-        training::{Layout, TrainOp, TrainPass, TrainSetup},
+        training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
         vectors,
     },
     plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
@@ -79,7 +79,7 @@ impl Operation for LayerNorm {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        Some(Box::new(LayerNormDecoder {
+        Some(Box::new(DecodeLayerNorm {
             x: self.x,
             y: self.y,
             weight: setup.param(self.weight),
@@ -121,7 +121,7 @@ impl TrainOp for LayerNormTape {
         backward(pass.level, pass.t, forward, w, dy, dx, (&mut self.dw, self.db.as_deref_mut()));
     }
 
-    fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+    fn add_vector_grads(&self, layout: &ParamLayout, grads: &mut [f32]) {
         layout.add(self.op.weight, &self.dw, grads);
         if let (Some(bias), Some(db)) = (self.op.bias, &self.db) {
             layout.add(bias, db, grads);
@@ -130,7 +130,7 @@ impl TrainOp for LayerNormTape {
 }
 
 #[derive(Debug)]
-struct LayerNormDecoder<'a> {
+struct DecodeLayerNorm<'a> {
     x: Value,
     y: Value,
     weight: &'a [f32],
@@ -138,7 +138,7 @@ struct LayerNormDecoder<'a> {
     stats: Vec<LayerNormStats>,
 }
 
-impl DecodeOp for LayerNormDecoder<'_> {
+impl DecodeOp for DecodeLayerNorm<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
         if self.stats.len() < step.n {
             self.stats.resize(step.n, LayerNormStats::default());
@@ -246,7 +246,7 @@ impl Kernel for Forward<'_> {
             let mean = s.sum(sum) / cols as f32;
             let mut squares = zero;
             for v in 0..vectors::count(x) {
-                let centred = s.keep(vectors::inside(cols, v), s.sub(vectors::get(s, x, v), s.splat(mean)));
+                let centred = s.keep(vectors::lane_mask(cols, v), s.sub(vectors::get(s, x, v), s.splat(mean)));
                 squares = s.mul_add(centred, centred, squares);
             }
             let rstd = 1.0 / (s.sum(squares) / cols as f32 + LAYER_NORM_EPS as f32).sqrt();

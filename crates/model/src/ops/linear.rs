@@ -3,16 +3,16 @@
 use candle_core::Tensor;
 
 use super::{
-    Add, Drop, Operation,
-    custom_grad::{count_launch, operand, widened, with_gradients},
-    dropout::Mask,
+    Add, ApplyDropout, Operation,
+    custom_grad::{count_launch, to_operand, upcast, with_gradients},
+    dropout::DropoutMask,
 };
 use crate::{
     Precision, Result,
     cpu::{
-        decode::{DecodeOp, DecodeSetup, DecodeStep, Matrix, Output},
+        decode::{DecodeOp, DecodeSetup, DecodeStep, OutputDim, WeightMatrix},
         matmul::Accumulate,
-        training::{Layout, TrainOp, TrainPass, TrainSetup},
+        training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
     },
     plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
     tensors::Pass,
@@ -71,20 +71,20 @@ impl Operation for Linear {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        let weight = Matrix::new(setup.param(self.weight), setup.net.cols(self.y), Output::Cols, setup.format);
-        Some(Box::new(LinearDecoder { x: self.x, y: self.y, weight, bias: self.bias.map(|bias| setup.param(bias)) }))
+        let weight = WeightMatrix::new(setup.param(self.weight), setup.net.cols(self.y), OutputDim::Cols, setup.format);
+        Some(Box::new(DecodeLinear { x: self.x, y: self.y, weight, bias: self.bias.map(|bias| setup.param(bias)) }))
     }
 }
 
 #[derive(Debug)]
-struct LinearDecoder<'a> {
+struct DecodeLinear<'a> {
     x: Value,
     y: Value,
-    weight: Matrix<'a>,
+    weight: WeightMatrix<'a>,
     bias: Option<&'a [f32]>,
 }
 
-impl DecodeOp for LinearDecoder<'_> {
+impl DecodeOp for DecodeLinear<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
         let (x, y) = step.values.pair(self.x, self.y);
         self.weight.apply((step.level, step.workers), step.n, x, self.bias, y);
@@ -112,7 +112,7 @@ impl LinearTape {
         x.multiply(pass.level, 0..pass.t, &pass.scratch.quantized, weight, accumulate, (out.at_mut(0, 0), ld));
     }
 
-    /// From the gradient of the output, in f32 where the operand `dy` is written, to that of the input.
+    /// From the gradient of the output, in f32 where the to_operand `dy` is written, to that of the input.
     fn input_grad(&mut self, pass: &mut TrainPass<'_>) {
         let (level, t) = (pass.level, pass.t);
         if let Some(db) = &mut self.db {
@@ -140,7 +140,7 @@ impl TrainOp for LinearTape {
         self.input_grad(pass);
     }
 
-    fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+    fn add_vector_grads(&self, layout: &ParamLayout, grads: &mut [f32]) {
         if let (Some(bias), Some(db)) = (self.op.bias, &self.db) {
             layout.add(bias, db, grads);
         }
@@ -153,12 +153,12 @@ impl TrainOp for LinearTape {
 pub(crate) struct ResidualLinear {
     linear: LinearTape,
     add: Add,
-    mask: Option<Mask>,
+    mask: Option<DropoutMask>,
 }
 
 impl ResidualLinear {
-    pub(crate) fn new(linear: &Linear, drop: Option<&Drop>, add: &Add, setup: &TrainSetup<'_>) -> Self {
-        let mask = drop.map(|drop| Mask::new(setup, drop.site, setup.net.cols(drop.y)));
+    pub(crate) fn new(linear: &Linear, drop: Option<&ApplyDropout>, add: &Add, setup: &TrainSetup<'_>) -> Self {
+        let mask = drop.map(|drop| DropoutMask::new(setup, drop.site, setup.net.cols(drop.y)));
         Self { linear: LinearTape::new(linear, setup), add: add.clone(), mask }
     }
 }
@@ -195,7 +195,7 @@ impl TrainOp for ResidualLinear {
         self.linear.input_grad(pass);
     }
 
-    fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+    fn add_vector_grads(&self, layout: &ParamLayout, grads: &mut [f32]) {
         self.linear.add_vector_grads(layout, grads);
     }
 }
@@ -216,11 +216,11 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, precision: Precision) 
     let y = product(&x.detach(), &w.detach(), precision)?.reshape(shape)?; // (N, out) to (.., out)
     let y = with_gradients("linear", (x, w), y, move |(x, w), _, dy| {
         let (n_in, dtype) = (w.dim(0)?, x.dtype());
-        let w = &operand_view(w, precision)?;
-        let x_rows = &operand(&x.reshape(((), n_in))?, precision)?; // (.., in) to (N, in)
-        let dy = &operand(&dy.reshape(((), n_out))?, precision)?; // (.., out) to (N, out)
-        let dx = widened(&count_launch(dy.matmul(&w.t()?))?, dtype)?.reshape(x.shape())?; // (N, in) to (.., in)
-        let dw = widened(&count_launch(x_rows.t()?.matmul(dy))?, dtype)?; // (in, out)
+        let w = &to_operand_view(w, precision)?;
+        let x_rows = &to_operand(&x.reshape(((), n_in))?, precision)?; // (.., in) to (N, in)
+        let dy = &to_operand(&dy.reshape(((), n_out))?, precision)?; // (.., out) to (N, out)
+        let dx = upcast(&count_launch(dy.matmul(&w.t()?))?, dtype)?.reshape(x.shape())?; // (N, in) to (.., in)
+        let dw = upcast(&count_launch(x_rows.t()?.matmul(dy))?, dtype)?; // (in, out)
         Ok((dx, dw))
     })?;
     add_bias(y, b)
@@ -228,13 +228,13 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, precision: Precision) 
 
 /// `(.., in)` and `(in, out)` to `(N, out)`, in the type of `x`.
 fn product(x: &Tensor, w: &Tensor, precision: Precision) -> candle_core::Result<Tensor> {
-    let rows = operand(&x.reshape(((), w.dim(0)?))?, precision)?; // (.., in) to (N, in)
-    widened(&count_launch(rows.matmul(&operand_view(w, precision)?))?, x.dtype())
+    let rows = to_operand(&x.reshape(((), w.dim(0)?))?, precision)?; // (.., in) to (N, in)
+    upcast(&count_launch(rows.matmul(&to_operand_view(w, precision)?))?, x.dtype())
 }
 
-/// [`operand`] of a matrix that may be transposed: products read it as it lies.
-fn operand_view(w: &Tensor, precision: Precision) -> candle_core::Result<Tensor> {
-    if precision.dtype().is_some() { operand(w, precision) } else { Ok(w.clone()) }
+/// [`to_operand`] of a matrix that may be transposed: products read it as it lies.
+fn to_operand_view(w: &Tensor, precision: Precision) -> candle_core::Result<Tensor> {
+    if precision.dtype().is_some() { to_operand(w, precision) } else { Ok(w.clone()) }
 }
 
 /// [`linear()`] for `(B, T, in)` in which the result of a row of the batch does not depend on the other rows, not even in
@@ -248,7 +248,7 @@ fn operand_view(w: &Tensor, precision: Precision) -> candle_core::Result<Tensor>
 pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let (rows, _, n_in) = x.dims3()?;
     let n_out = w.dim(1)?;
-    // y^T = w^T x^T. candle folds a batch that shares its right operand into one product, but not one that shares its left.
+    // y^T = w^T x^T. candle folds a batch that shares its right to_operand into one product, but not one that shares its left.
     let w = w.t()?.broadcast_as((rows, n_out, n_in))?; // (B, out, in), stride 0 over B
     let y = w.matmul(&x.to_dtype(w.dtype())?.transpose(1, 2)?)?; // (B, out, T)
     add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)

@@ -41,7 +41,7 @@ use crate::{
     cpu::{
         decode::{DecodeOp, DecodeSetup},
         rows::Rows,
-        training::{Layout, TrainOp, TrainSetup},
+        training::{ParamLayout, TrainOp, TrainSetup},
     },
     plan::{Network, Value},
     tensors::Pass,
@@ -72,7 +72,7 @@ pub use rms_norm::{RMS_NORM_EPS, rms_norm};
 pub(crate) use activation::Activate;
 pub(crate) use add::Add;
 pub(crate) use attention::{Attention, AttentionScratch};
-pub(crate) use dropout::{Drop, KeepBits};
+pub(crate) use dropout::{ApplyDropout, KeepBits};
 pub(crate) use embedding::Embed;
 pub(crate) use head::{Head, training as head_training};
 pub(crate) use layer_norm::LayerNorm;
@@ -128,7 +128,7 @@ pub(crate) trait Operation: Debug + Send + Sync {
 
     /// Adds to the flat gradients those of tables of which it picks rows, given the gradient `(T, C)` of every
     /// sequence's output in the order of the batch and the batch's tokens, `t` a sequence.
-    fn add_table_grads(&self, _: &Layout, _ids: &[u32], _t: usize, _dx: &[Rows], _grads: &mut [f32]) {}
+    fn add_table_grads(&self, _: &ParamLayout, _ids: &[u32], _t: usize, _dx: &[Rows], _grads: &mut [f32]) {}
 
     /// What computes it in CPU decoding; nothing where the output is the input.
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>>;
@@ -159,4 +159,4 @@ macro_rules! operations {
     };
 }
 
-operations!(Activate, Add, AddPositions, Attention, Drop, Embed, LayerNorm, Linear, RmsNorm, Rope);
+operations!(Activate, Add, AddPositions, Attention, ApplyDropout, Embed, LayerNorm, Linear, RmsNorm, Rope);

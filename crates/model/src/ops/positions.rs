@@ -9,7 +9,7 @@ use crate::{
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
-        training::{Layout, TrainOp, TrainPass, TrainSetup},
+        training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
     },
     plan::{Init, NetworkBuilder, ParamId, Role, Value},
     tensors::Pass,
@@ -59,7 +59,7 @@ impl Operation for AddPositions {
         Box::new(self.clone())
     }
 
-    fn add_table_grads(&self, layout: &Layout, _: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
+    fn add_table_grads(&self, layout: &ParamLayout, _: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
         let Some(c) = dx.first().map(|x| x.cols) else { return };
         grads[layout.range(self.table)].par_chunks_mut(c).take(t).enumerate().for_each(|(i, grad)| {
             for dx in dx {
@@ -69,7 +69,7 @@ impl Operation for AddPositions {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        Some(Box::new(PositionsDecoder { y: self.y, table: setup.param(self.table) }))
+        Some(Box::new(DecodePositions { y: self.y, table: setup.param(self.table) }))
     }
 }
 
@@ -93,12 +93,12 @@ impl TrainOp for AddPositions {
 }
 
 #[derive(Debug)]
-struct PositionsDecoder<'a> {
+struct DecodePositions<'a> {
     y: Value,
     table: &'a [f32],
 }
 
-impl DecodeOp for PositionsDecoder<'_> {
+impl DecodeOp for DecodePositions<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
         let positions = step.positions;
         let y = step.values.rows_mut(self.y);

@@ -12,7 +12,7 @@ use crate::{
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
-        training::{Layout, TrainOp, TrainPass, TrainSetup},
+        training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
         vectors,
     },
     plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
@@ -72,7 +72,7 @@ impl Operation for RmsNorm {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        Some(Box::new(RmsNormDecoder { x: self.x, y: self.y, weight: setup.param(self.weight), rrms: Vec::new() }))
+        Some(Box::new(DecodeRmsNorm { x: self.x, y: self.y, weight: setup.param(self.weight), rrms: Vec::new() }))
     }
 }
 
@@ -133,20 +133,20 @@ impl TrainOp for RmsNormTape {
         pass.level.run(Backward { n, x, rrms: &self.rrms, w, dy, dx, dw: &mut self.dw });
     }
 
-    fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+    fn add_vector_grads(&self, layout: &ParamLayout, grads: &mut [f32]) {
         layout.add(self.op.weight, &self.dw, grads);
     }
 }
 
 #[derive(Debug)]
-struct RmsNormDecoder<'a> {
+struct DecodeRmsNorm<'a> {
     x: Value,
     y: Value,
     weight: &'a [f32],
     rrms: Vec<f32>,
 }
 
-impl DecodeOp for RmsNormDecoder<'_> {
+impl DecodeOp for DecodeRmsNorm<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
         if self.rrms.len() < step.n {
             self.rrms.resize(step.n, 0.0);

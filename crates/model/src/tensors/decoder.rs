@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     ContextPolicy, Decoder, Gpt, GptConfig, KvCache, Logits, Result,
-    decode::{append, context},
+    decode::{append_tokens, crop_prompt},
     network, params,
     plan::Role,
 };
@@ -64,7 +64,7 @@ impl Decoder for TensorDecoder {
     }
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
-        let context = context(self.gpt.config(), prompt, rows)?;
+        let context = crop_prompt(self.gpt.config(), prompt, rows)?;
         // The rows share their prompt: it is computed once.
         self.cache = self.gpt.new_cache(1)?;
         let logits = self.forward(context, 1)?; // (1, V)
@@ -75,7 +75,7 @@ impl Decoder for TensorDecoder {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
-        append(self.gpt.config(), &mut self.rows, tokens)?;
+        append_tokens(self.gpt.config(), &mut self.rows, tokens)?;
         let rows = tokens.len();
         if self.cache.len() < self.gpt.config().block_size {
             self.logits = self.forward(tokens, rows)?;

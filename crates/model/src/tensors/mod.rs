@@ -2,17 +2,18 @@
 
 mod decoder;
 mod kv_cache;
+mod pass;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Dropout, GptConfig, ModelError, Network, ParamSpec, Precision, Result, network,
     ops::{self, Tokens},
-    plan::{ParamId, Value},
 };
 
 pub use decoder::TensorDecoder;
 pub use kv_cache::KvCache;
+pub(crate) use pass::{Mode, Pass};
 
 /// A GPT over tensors on one device.
 #[derive(Debug, Clone)]
@@ -25,77 +26,6 @@ pub struct Gpt {
     /// The type of activations, which matrices may be rounded below: that of norms and biases, where there are any.
     dtype: DType,
     precision: Precision,
-}
-
-/// What one forward pass is for.
-pub(crate) enum Mode<'a> {
-    /// Every position of a batch at once, with dropout when training.
-    Whole {
-        /// The masks.
-        dropout: Option<&'a Dropout>,
-        /// [`ops::causal_mask`] of all positions, `(T, T)`.
-        mask: Tensor,
-        /// What the operands of products are rounded to.
-        precision: Precision,
-    },
-    /// New positions behind those in the cache; each row's result is independent of the other rows.
-    Cached {
-        /// Keys and values of the positions so far.
-        cache: &'a mut KvCache,
-        /// [`ops::causal_mask`] of the new positions; none where there is only one.
-        mask: Option<Tensor>,
-    },
-}
-
-/// What an operation is computed with.
-pub(crate) struct Pass<'a> {
-    pub(crate) mode: Mode<'a>,
-    /// `(B, T)`.
-    pub(crate) tokens: &'a Tokens,
-    params: &'a [Tensor],
-    dtype: DType,
-    values: Vec<Option<Tensor>>,
-}
-
-impl<'a> Pass<'a> {
-    /// A value that an earlier operation made.
-    pub(crate) fn value(&self, value: Value) -> Result<Tensor> {
-        // A network that reads a value before it is made, or after it was read last, is no network of ours.
-        let missing = || candle_core::Error::Msg(format!("{value:?} is not there")).into();
-        self.values[value.0].clone().ok_or_else(missing)
-    }
-
-    pub(crate) fn param(&self, param: ParamId) -> &'a Tensor {
-        &self.params[param.0]
-    }
-
-    /// The type of activations.
-    pub(crate) fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// What the operands of linear layers are rounded to, or `None` where each row is a product of its own.
-    pub(crate) fn precision(&self) -> Option<Precision> {
-        match self.mode {
-            Mode::Whole { precision, .. } => Some(precision),
-            Mode::Cached { .. } => None,
-        }
-    }
-
-    pub(crate) fn dropout(&self) -> Option<&'a Dropout> {
-        match self.mode {
-            Mode::Whole { dropout, .. } => dropout,
-            Mode::Cached { .. } => None,
-        }
-    }
-
-    /// Positions before the first of this pass.
-    pub(crate) fn past(&self) -> usize {
-        match &self.mode {
-            Mode::Whole { .. } => 0,
-            Mode::Cached { cache, .. } => cache.len(),
-        }
-    }
 }
 
 impl Gpt {
@@ -163,7 +93,7 @@ impl Gpt {
     /// # Errors
     /// When `T` is 0 or larger than `block_size`.
     pub fn forward(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let x = self.whole(&Tokens::on_device(ids), dropout)?;
+        let x = self.hidden_full(&Tokens::on_device(ids), dropout)?;
         ops::linear(&x, &self.head().t()?, None, self.precision)
     }
 
@@ -173,16 +103,16 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::forward`]; when a target is outside the vocabulary (unnoticed on a GPU: check before).
     pub fn losses(&self, tokens: &Tokens, targets: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let x = self.whole(tokens, dropout)?.flatten_to(1)?; // (B, T, C) to (B * T, C)
+        let x = self.hidden_full(tokens, dropout)?.flatten_to(1)?; // (B, T, C) to (B * T, C)
         ops::head_loss(&x, self.head(), targets, self.precision, ops::LOGIT_BYTES)
     }
 
     /// Everything up to the head, for every position of a batch.
-    fn whole(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
+    fn hidden_full(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
         let t = tokens.ids.dim(1)?;
         self.check_positions(t)?;
         let mask = ops::causal_mask(t, 0, self.dtype, self.device())?;
-        self.hidden(tokens, Mode::Whole { dropout, mask, precision: self.precision })
+        self.hidden(tokens, Mode::FullSequence { dropout, mask, precision: self.precision })
     }
 
     /// Logits `(B, T, V)` for `T` new positions of every row behind those in the cache, which it extends.

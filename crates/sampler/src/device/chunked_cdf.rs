@@ -3,7 +3,7 @@
 //!
 //! Sums of integers are the same in every order, so every device finds the same position.
 
-use super::NO_TOKEN;
+use super::constants::NO_TOKEN;
 use super::ops::{Binary, Constant, Ops, Reduce};
 use candle_core::{DType, Result, Tensor};
 

@@ -4,24 +4,9 @@
 //! launches, where the exact product by two limbs on each side takes ten. Each shift drops less than 1, so the sum is
 //! never above the floor and at most [`LIMBS`] - 1 below it, of totals of at least `2^40`.
 
+use super::limbs::{LIMBS, limbs};
 use super::ops::{Binary, Constant, Ops, Reduce};
 use candle_core::{DType, Result, Tensor};
-
-/// The number of limbs: 55 bits, of which a uniform number has 53.
-pub(super) const LIMBS: usize = 11;
-/// The bits of a limb.
-const LIMB_BITS: usize = 5;
-
-/// The limbs of a fraction in `[0, 1)`, the most significant first.
-pub(super) fn limbs(fraction: f64) -> [f64; LIMBS] {
-    let bits = (fraction * ((LIMBS * LIMB_BITS) as f64).exp2()) as u64;
-    std::array::from_fn(|n| (bits >> (LIMB_BITS * (LIMBS - 1 - n)) & ((1 << LIMB_BITS) - 1)) as f64)
-}
-
-/// The divisor of the product of each limb.
-pub(super) fn limb_divisors() -> [f64; LIMBS] {
-    std::array::from_fn(|n| ((LIMB_BITS * (n + 1)) as f64).exp2())
-}
 
 /// The same fraction in `[0, 1)` of each total, `(B, 1)` i64.
 pub(super) fn of_total(ops: &Ops, total: &Tensor, fraction: f64) -> Result<Tensor> {

@@ -1,8 +1,9 @@
 //! The tokens that the rules keep of a batch of rows, and the draw of one of each.
 
 use super::chunked_cdf::ChunkedCdf;
+use super::constants::{MAX_WEIGHT, NEEDS_SEARCH, NO_TOKEN};
+use super::fraction;
 use super::ops::{Binary, Ops, Reduce};
-use super::{MAX_WEIGHT, NEEDS_SEARCH, NO_TOKEN, fraction};
 use candle_core::{Result, Tensor};
 
 /// The tokens that the rules keep of a batch of rows, as weights that are 0 for all other tokens.

@@ -53,8 +53,10 @@
 //! counted: candle on CUDA uploads shape and strides before each reduction, pooling and operation on a view.
 
 mod chunked_cdf;
+mod constants;
 mod fraction;
 mod kept;
+mod limbs;
 mod ops;
 mod penalties;
 mod program;
@@ -66,19 +68,13 @@ mod top_k;
 use crate::rules::Rules;
 use crate::{Distribution, Sampler, SamplingError, SamplingParams, TensorSamplingError, uniform};
 use candle_core::{DType, Tensor};
+use constants::{NEEDS_SEARCH, NO_TOKEN};
 use ops::Ops;
 use program::BatchProgram;
 use std::cmp::Ordering;
 
 #[doc(hidden)]
 pub use ops::DeviceCost;
-
-/// The integer weight of the largest logit, `2^40`.
-const MAX_WEIGHT: f64 = 1_099_511_627_776.0;
-/// Returned in the place of a token: none can be drawn from the row, or the row may have a NaN.
-const NO_TOKEN: u32 = u32::MAX;
-/// Returned in the place of a token: the candidates do not hold the nucleus, which has to be searched for.
-const NEEDS_SEARCH: u32 = u32::MAX - 1;
 
 /// What the draw of a row of a device depends on beside its logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

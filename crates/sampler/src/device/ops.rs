@@ -4,6 +4,7 @@
 //! documentation of [`device`](super). Views (`reshape` of contiguous tensors, `narrow`, `broadcast_as`) launch
 //! nothing.
 
+use super::limbs::{LIMBS, limb_divisors, limbs};
 use candle_core::{D, DType, Device, Result, Tensor, WithDType};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -304,10 +305,8 @@ impl Ops {
                 let is_below = |n: usize| n % columns < n / columns + usize::from(inclusive);
                 ((0..rows * columns).map(|n| f64::from(u8::from(is_below(n)))).collect(), vec![rows, columns])
             }
-            Constant::FractionLimbs(bits) => {
-                (super::fraction::limbs(f64::from_bits(bits)).to_vec(), vec![super::fraction::LIMBS, 1, 1])
-            }
-            Constant::LimbDivisors => (super::fraction::limb_divisors().to_vec(), vec![super::fraction::LIMBS, 1, 1]),
+            Constant::FractionLimbs(bits) => (limbs(f64::from_bits(bits)).to_vec(), vec![LIMBS, 1, 1]),
+            Constant::LimbDivisors => (limb_divisors().to_vec(), vec![LIMBS, 1, 1]),
             Constant::Steps { count, from, rounds, units } => {
                 let step = |round: usize| f64::from(units) / ((count + 1) as f64).powi(round as i32 + 1);
                 let of_round = |round| (1..=count).map(move |n| n as f64 * step(round));

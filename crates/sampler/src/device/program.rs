@@ -1,11 +1,12 @@
 //! The sampling rules as tensor operations: from the logits of a batch to the tokens that may be drawn of each row.
 
 use super::chunked_cdf::ChunkedCdf;
+use super::constants::{MAX_WEIGHT, NEEDS_SEARCH, NO_TOKEN};
+use super::fraction;
 use super::kept::{Columns, KeptTokens, RowWeights};
 use super::ops::{Binary, Constant, Ops, Reduce};
 use super::threshold_search::{ThresholdRange, ThresholdSearch};
 use super::top_k::{Candidates, window_maxima};
-use super::{MAX_WEIGHT, NEEDS_SEARCH, NO_TOKEN, fraction};
 use crate::SamplingParams;
 use candle_core::{DType, Result, Tensor};
 

@@ -1,7 +1,8 @@
 //! Kernels for a cut of the falling order of values that were never sorted: applying the cut, the mass on either side
 //! of two pivots, and narrowing to the values between them.
 
-use super::row_kernels::{BLOCK, Blocks, VECTORS_PER_BLOCK, lanes_at};
+use super::blocks::{BLOCK, Blocks, VECTORS_PER_BLOCK};
+use super::row_kernels::lanes_at;
 use crate::simd::{Kernel, LANES, Lanes, Simd};
 use std::ops::RangeInclusive;
 

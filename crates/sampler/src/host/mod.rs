@@ -3,6 +3,7 @@
 //! [`Sampler`] applies the penalties and hands each row to a `Selection` (`selection`), which keeps tokens by these
 //! parts:
 //!
+//! - `blocks`: a row in blocks of 256 logits;
 //! - `row_kernels`: the passes over a whole row (maxima, sums, collecting what reaches a threshold);
 //! - `softmax_scale`: from logits to weights, `exp((x - origin) / temperature)`;
 //! - `shortlist`: the few logits among which top-k, top-p or min-p cut;
@@ -10,6 +11,7 @@
 //! - `f64_selection`: the same in f64, for temperatures and top-p where f32 would not be exact;
 //! - `read_limit`: one read of the rows, the limit that benchmarks compare with.
 
+mod blocks;
 mod cut;
 mod cut_search;
 mod f64_selection;

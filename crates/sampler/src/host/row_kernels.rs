@@ -1,43 +1,12 @@
 //! The SIMD passes over a whole row, as [`Kernel`]s.
 //!
-//! A row is read in blocks of 256 logits, the last one padded with -infinity. The sixteen vectors of a block are added
-//! (or compared) lane by lane, so the sum of a block is the same at every SIMD level and wherever the block is
-//! computed; sums over blocks are f64, in the order of the blocks.
+//! A row is read in blocks of 256 logits (`blocks`). The sixteen vectors of a block are added (or compared) lane by lane,
+//! so the sum of a block is the same at every SIMD level and wherever the block is computed; sums over blocks are f64, in
+//! the order of the blocks.
 
+use super::blocks::{BLOCK, Blocks, VECTORS_PER_BLOCK};
 use super::softmax_scale::SoftmaxScale;
 use crate::simd::{Kernel, LANES, Lanes, Simd};
-
-/// The number of vectors in a block.
-pub(super) const VECTORS_PER_BLOCK: usize = 16;
-/// The number of logits in a block.
-pub(super) const BLOCK: usize = VECTORS_PER_BLOCK * LANES;
-
-/// A block of logits, or of weights.
-pub(super) type Block = [Lanes; VECTORS_PER_BLOCK];
-
-/// A slice as blocks; the last one is padded.
-pub(super) struct Blocks<'a> {
-    full: &'a [Block],
-    /// The rest of the slice, padded. All padding if the slice is whole blocks; then no block refers to it.
-    tail: Block,
-    pub(super) count: usize,
-}
-
-impl<'a> Blocks<'a> {
-    #[inline(always)]
-    pub(super) fn new(row: &'a [f32], padding: f32) -> Self {
-        let full = row.as_chunks::<LANES>().0.as_chunks::<VECTORS_PER_BLOCK>().0;
-        let rest = &row[full.len() * BLOCK..];
-        let mut tail = [[padding; LANES]; VECTORS_PER_BLOCK];
-        tail.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
-        Self { full, tail, count: row.len().div_ceil(BLOCK) }
-    }
-
-    #[inline(always)]
-    pub(super) fn get(&self, block: usize) -> &Block {
-        self.full.get(block).unwrap_or(&self.tail)
-    }
-}
 
 /// The largest logit of a row. Of a row with a NaN the result is any number.
 pub(super) struct RowMax<'a> {

@@ -12,9 +12,10 @@
 //! - min-p alone: the shortlist is what reaches the smallest logit that qualifies;
 //! - none of these: the draw finds its block by the block sums, and computes the weights of that block alone.
 
+use super::blocks::BLOCK;
 use super::cut_search::{from_total_order_key, total_order_key};
 use super::f64_selection::{self, WeightedToken};
-use super::row_kernels::{BLOCK, FirstBlockReaching, LaneMaxima, MaximaAndSums, RowMax, sample_vectors};
+use super::row_kernels::{FirstBlockReaching, LaneMaxima, MaximaAndSums, RowMax, sample_vectors};
 use super::shortlist::{RowScan, Shortlist, find_block, find_in_block};
 use super::softmax_scale::{BlockSums, SoftmaxScale, SoftmaxWeights};
 use crate::simd::{Lanes, SimdLevel};

@@ -3,9 +3,10 @@
 //! A threshold that is certain, or likely, to be below the cut selects the shortlist in one pass; then [`CutSearch`]
 //! finds the cut within it. The shortlist is in vocabulary order, as the draw by inverse CDF needs it.
 
+use super::blocks::BLOCK;
 use super::cut::{ApplyCut, Cut};
 use super::cut_search::CutSearch;
-use super::row_kernels::{BLOCK, CollectDense, CollectSparse, CountAtLeast, FoldMaxima, MassBelow};
+use super::row_kernels::{CollectDense, CollectSparse, CountAtLeast, FoldMaxima, MassBelow};
 use super::softmax_scale::{SoftmaxScale, SoftmaxWeights};
 use crate::simd::{LANES, Lanes, SimdLevel};
 

@@ -1,6 +1,6 @@
 //! From logits to softmax weights: `exp((x - origin) / temperature)` on vectors, and sums of weights.
 
-use super::row_kernels::{Blocks, VECTORS_PER_BLOCK};
+use super::blocks::{Blocks, VECTORS_PER_BLOCK};
 use crate::simd::{Kernel, LANES, Simd, exp2_scaled};
 
 /// The weight of a logit x at a temperature: `exp((x - origin) / temperature)`. A logit equal to the origin weighs 1.

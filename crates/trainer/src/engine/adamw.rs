@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
-use tinygpt_model::{cpu::Layout, ops::count_launch};
+use tinygpt_model::{cpu::ParamLayout, ops::count_launch};
 use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
 use super::{CpuUpdate, Optimizer, TensorStep, TensorUpdate};
@@ -137,7 +137,7 @@ impl Update {
     fn apply(
         self,
         level: SimdLevel,
-        layout: &Layout,
+        layout: &ParamLayout,
         params: &mut [f32],
         grads: &mut [f32],
         (m, v): (&mut [f32], &mut [f32]),

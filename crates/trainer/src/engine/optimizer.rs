@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use candle_core::Tensor;
-use tinygpt_model::cpu::Layout;
+use tinygpt_model::cpu::ParamLayout;
 use tinygpt_sampler::simd::SimdLevel;
 
 use super::EngineState;
@@ -42,7 +42,7 @@ pub struct CpuUpdate<'a> {
     /// The vector instructions to use.
     pub level: SimdLevel,
     /// Where each parameter lies.
-    pub layout: &'a Layout,
+    pub layout: &'a ParamLayout,
     /// The parameters.
     pub params: &'a mut [f32],
     /// The gradients, to be multiplied with `scale`.

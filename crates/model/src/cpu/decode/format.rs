@@ -1,23 +1,23 @@
-//! In which formats generation stores weights.
+//! The formats in which generation stores weights.
 
 use tinygpt_sampler::simd::{LANES, Simd};
 
 use crate::{GptConfig, network};
 
-/// How generation stores the model's matrices.
+/// The format in which generation stores the model's matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WeightFormat {
-    /// As they are.
+    /// f32, unchanged and not copied.
     #[default]
     F32,
-    /// Rounded to bf16: half of what a token reads.
+    /// Rounded to bf16: a token reads half as many bytes.
     Bf16,
-    /// Rounded to integers of 8 bits with a scale for each output: a quarter of what a token reads.
+    /// Rounded to 8-bit integers with one f32 scale for each output channel: a token reads a quarter as many bytes.
     Int8,
 }
 
 impl WeightFormat {
-    /// Bytes of a weight.
+    /// The size of a weight, in bytes.
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -26,20 +26,23 @@ impl WeightFormat {
         }
     }
 
-    /// Bytes of weights that one step of generation reads, whatever the number of rows: all but the tables of which it
-    /// picks rows.
+    /// The bytes of weights that one step of generation reads, whatever the number of sequences: all parameters but the
+    /// embedding tables, of which it reads single rows.
     pub fn bytes_of_a_step(self, config: &GptConfig) -> usize {
         network(config).params_of_a_step() * self.bytes()
     }
 }
 
-/// A stored weight.
-pub(crate) trait Element: Copy + Default + Send + Sync {
+/// The element type of stored weights: f32, bf16 as u16, or i8 without its scale.
+pub(crate) trait WeightElement: Copy + Default + Send + Sync {
+    /// Loads sixteen weights as f32.
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
+
+    /// Converts a weight to f32.
     fn value(self) -> f32;
 }
 
-impl Element for f32 {
+impl WeightElement for f32 {
     fn value(self) -> f32 {
         self
     }
@@ -50,7 +53,7 @@ impl Element for f32 {
     }
 }
 
-impl Element for u16 {
+impl WeightElement for u16 {
     fn value(self) -> f32 {
         f32::from_bits(u32::from(self) << 16)
     }
@@ -61,7 +64,7 @@ impl Element for u16 {
     }
 }
 
-impl Element for i8 {
+impl WeightElement for i8 {
     fn value(self) -> f32 {
         f32::from(self)
     }
@@ -72,9 +75,9 @@ impl Element for i8 {
     }
 }
 
-/// The weights behind the last whole vector of a row, and zeros.
+/// Loads the weights after the last whole vector of a row, padded with zeros.
 #[inline(always)]
-pub(crate) fn load_rest<S: Simd, E: Element>(s: S, rest: &[E]) -> S::V {
+pub(crate) fn load_rest<S: Simd, E: WeightElement>(s: S, rest: &[E]) -> S::V {
     let mut lanes = [E::default(); LANES];
     lanes[..rest.len()].copy_from_slice(rest);
     E::load(s, &lanes)

@@ -1,4 +1,4 @@
-//! Weights as generation reads them, and their products with few rows: each weight is read once, in the order of memory.
+//! Weight matrices of generation and their products with few rows: each weight is read once, in the order of memory.
 
 #![allow(unsafe_code)]
 
@@ -14,62 +14,65 @@ use super::{
         spin_pool::Workers,
         vectors,
     },
-    columns::{Columns, for_each_range},
-    fetch::fetch,
-    format::{Element, WeightFormat, load_rest},
-    one_row::OneRow,
-    panels::{Panel, Panels},
+    format::{WeightElement, WeightFormat, load_rest},
+    gemv::Gemv,
+    panels::{PanelColumns, PanelView},
+    prefetch::load_and_prefetch,
+    shared_output::{SharedOutput, parallel_for_columns},
 };
 
-/// A matrix, row after row; rounded weights `(in, out)` are packed in panels. Which of its dimensions is the input decides
-/// which product is used.
+/// A weight matrix: row-major, except that quantized weights `(in, out)` are packed in panels. Which of its dimensions is
+/// the input determines which product applies: [`WeightMatrix::apply`] or [`WeightMatrix::apply_transposed`].
 #[derive(Debug)]
-pub(crate) struct Matrix<'a> {
-    values: Values<'a>,
+pub(crate) struct WeightMatrix<'a> {
+    values: StoredWeights<'a>,
 }
 
 #[derive(Debug)]
-enum Values<'a> {
+enum StoredWeights<'a> {
     F32(&'a [f32]),
     Bf16(Vec<u16>),
     Int8 { values: Vec<i8>, scales: Vec<f32> },
 }
 
-/// Which dimension of a matrix is its output, and so has the scales.
+/// The dimension of a matrix that is its output, which the int8 scales belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Output {
+pub(crate) enum OutputDim {
     /// `(in, out)`, as linear layers are stored.
     Cols,
-    /// `(out, in)`, as the embeddings are when they serve as the head.
+    /// `(out, in)`, as the head is stored, which may be the token embedding.
     Rows,
 }
 
-impl<'a> Matrix<'a> {
-    pub(crate) fn new(values: &'a [f32], cols: usize, output: Output, format: WeightFormat) -> Self {
+impl<'a> WeightMatrix<'a> {
+    /// Stores a row-major matrix of `cols` columns in a format.
+    pub(crate) fn new(values: &'a [f32], cols: usize, output: OutputDim, format: WeightFormat) -> Self {
         let values = match (format, output) {
-            (WeightFormat::F32, _) => Values::F32(values),
-            (WeightFormat::Bf16, Output::Cols) => Values::Bf16(Panels::pack(values, cols, |_, x| to_bf16(x))),
-            (WeightFormat::Bf16, Output::Rows) => Values::Bf16(values.iter().map(|&x| to_bf16(x)).collect()),
-            (WeightFormat::Int8, _) => to_int8(values, cols, output),
+            (WeightFormat::F32, _) => StoredWeights::F32(values),
+            (WeightFormat::Bf16, OutputDim::Cols) => {
+                StoredWeights::Bf16(PanelView::pack(values, cols, |_, x| to_bf16(x)))
+            }
+            (WeightFormat::Bf16, OutputDim::Rows) => StoredWeights::Bf16(values.iter().map(|&x| to_bf16(x)).collect()),
+            (WeightFormat::Int8, _) => quantize_int8(values, cols, output),
         };
         Self { values }
     }
 
-    /// Rows `0..m` of `y (m, out) = x (m, in) w (in, out) + b`: every element one chain of fused multiply-adds in the
-    /// order of the inputs, so that a row's result does not depend on the others.
+    /// Computes `y (m, out) = x (m, in) w (in, out) + b (out)`. Every element is one chain of fused multiply-adds in the
+    /// order of the inputs, so a row's result does not depend on the other rows.
     pub(crate) fn apply(
         &self,
-        (level, work): (SimdLevel, &mut Workers<'_>),
+        (level, workers): (SimdLevel, &mut Workers<'_>),
         m: usize,
         x: &Rows,
         b: Option<&[f32]>,
         y: &mut Rows,
     ) {
         match &self.values {
-            Values::F32(w) => product((level, work), Panels::of_rows(w, y.cols), (m, x), b, y),
-            Values::Bf16(w) => product((level, work), Panels::of_packed(w, y.cols), (m, x), b, y),
-            Values::Int8 { values, scales } => {
-                product((level, work), Panels::of_packed(values, y.cols), (m, x), None, y);
+            StoredWeights::F32(w) => multiply((level, workers), PanelView::of_rows(w, y.cols), (m, x), b, y),
+            StoredWeights::Bf16(w) => multiply((level, workers), PanelView::of_packed(w, y.cols), (m, x), b, y),
+            StoredWeights::Int8 { values, scales } => {
+                multiply((level, workers), PanelView::of_packed(values, y.cols), (m, x), None, y);
                 for i in 0..m {
                     let y = y.row_mut(i);
                     y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
@@ -81,58 +84,63 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// `y (m, out) = x (m, in) w^T` of a matrix `(out, in)`: dot products, each in the order of its vectors.
+    /// Computes `y (m, out) = x (m, in) w^T` for a matrix `w (out, in)`. Every element is one dot product, summed lane by
+    /// lane in the order of its vectors.
     pub(crate) fn apply_transposed(
         &self,
-        (level, work): (SimdLevel, &mut Workers<'_>),
+        (level, workers): (SimdLevel, &mut Workers<'_>),
         m: usize,
         x: &Rows,
         y: &mut [f32],
     ) {
         match &self.values {
-            Values::F32(w) => dot_products((level, work), w, None, (m, x), y),
-            Values::Bf16(w) => dot_products((level, work), w, None, (m, x), y),
-            Values::Int8 { values, scales } => dot_products((level, work), values, Some(scales), (m, x), y),
+            StoredWeights::F32(w) => multiply_transposed((level, workers), w, None, (m, x), y),
+            StoredWeights::Bf16(w) => multiply_transposed((level, workers), w, None, (m, x), y),
+            StoredWeights::Int8 { values, scales } => {
+                multiply_transposed((level, workers), values, Some(scales), (m, x), y)
+            }
         }
     }
 }
 
-/// The largest of each output becomes 127.
-fn to_int8<'a>(values: &[f32], cols: usize, output: Output) -> Values<'a> {
-    let n_out = if output == Output::Cols { cols } else { values.len() / cols };
-    let at = |i: usize| if output == Output::Cols { i % cols } else { i / cols };
+/// Quantizes a row-major matrix to int8. The scale of an output channel is its largest absolute weight divided by 127.
+fn quantize_int8<'a>(values: &[f32], cols: usize, output: OutputDim) -> StoredWeights<'a> {
+    let n_out = if output == OutputDim::Cols { cols } else { values.len() / cols };
+    let at = |i: usize| if output == OutputDim::Cols { i % cols } else { i / cols };
     let mut scales = vec![0f32; n_out];
     for (i, x) in values.iter().enumerate() {
         let scale = &mut scales[at(i)];
-        // A NaN stays, for the output to show it.
+        // A NaN makes the scale NaN, and with it the output.
         *scale = if x.is_nan() { *x } else { if scale.is_nan() { *scale } else { scale.max(x.abs()) } };
     }
     scales.iter_mut().for_each(|scale| *scale /= 127.0);
     let round = |out: usize, x: f32| if scales[out] > 0.0 { (x / scales[out]).round() as i8 } else { 0 };
     let values = match output {
-        Output::Cols => Panels::pack(values, cols, round),
-        Output::Rows => values.iter().enumerate().map(|(i, &x)| round(at(i), x)).collect(),
+        OutputDim::Cols => PanelView::pack(values, cols, round),
+        OutputDim::Rows => values.iter().enumerate().map(|(i, &x)| round(at(i), x)).collect(),
     };
-    Values::Int8 { values, scales }
+    StoredWeights::Int8 { values, scales }
 }
 
-/// From as many rows on, the weights are packed for products in tiles, which are bound by arithmetic.
-const TILED_ROWS: usize = 64;
-/// Rows of a task then, at most and at least.
-const TASK_ROWS: (usize, usize) = (64, 8);
+/// From this many rows on, products are bound by arithmetic: panels of the weights are widened to f32 and multiplied in
+/// register tiles.
+const MIN_TILED_ROWS: usize = 64;
+/// The most and the fewest rows of a task of such a product.
+const MAX_TASK_ROWS: usize = 64;
+const MIN_TASK_ROWS: usize = 8;
 
-/// Rows `0..m` of `y = x w + b`, for `w (in, out)`.
-fn product<E: Element>(
-    (level, work): (SimdLevel, &mut Workers<'_>),
-    w: Panels<'_, E>,
+/// Computes `y (m, out) = x (m, in) w + b` for `w (in, out)`.
+fn multiply<E: WeightElement>(
+    (level, workers): (SimdLevel, &mut Workers<'_>),
+    w: PanelView<'_, E>,
     (m, x): (usize, &Rows),
     b: Option<&[f32]>,
     y: &mut Rows,
 ) {
     let w = &w;
-    if m >= TILED_ROWS {
-        let tiled = Tiled { level, w, x, b, ld: y.ld };
-        let rows = m.div_ceil(rayon::current_num_threads()).clamp(TASK_ROWS.1, TASK_ROWS.0);
+    if m >= MIN_TILED_ROWS {
+        let tiled = TiledGemm { level, w, x, b, ld: y.ld };
+        let rows = m.div_ceil(rayon::current_num_threads()).clamp(MIN_TASK_ROWS, MAX_TASK_ROWS);
         let tasks: Vec<_> = y.chunks_mut(m, rows).collect();
         tasks.into_par_iter().for_each(|(from, y)| tiled.run(from, rows.min(m - from), y));
         return;
@@ -144,27 +152,27 @@ fn product<E: Element>(
         }
     }
     let (n_out, ld) = (y.cols, y.ld);
-    let columns = Columns::new(y.at_mut(0, 0), n_out, ld);
-    for_each_range(work, n_out, m, w.bytes(), |range| {
+    let columns = SharedOutput::new(y.at_mut(0, 0), n_out, ld);
+    parallel_for_columns(workers, n_out, m, w.bytes(), |range| {
         if m == 1 {
-            level.run(OneRow { w, x: x.row(0), columns, range });
+            level.run(Gemv { w, x: x.row(0), columns, range });
         } else {
             level.run(SmallBatchGemm { w, m, x, columns, range });
         }
     });
 }
 
-/// A product with many rows.
-struct Tiled<'a, E> {
+/// A product with at least [`MIN_TILED_ROWS`] rows.
+struct TiledGemm<'a, E> {
     level: SimdLevel,
-    w: &'a Panels<'a, E>,
+    w: &'a PanelView<'a, E>,
     x: &'a Rows,
     b: Option<&'a [f32]>,
     ld: usize,
 }
 
-impl<E: Element> Tiled<'_, E> {
-    /// Rows `from..from + m`, panel by panel of the weights.
+impl<E: WeightElement> TiledGemm<'_, E> {
+    /// Computes rows `from..from + m` of the output, which begin at `y`, one panel of the weights after the other.
     fn run(&self, from: usize, m: usize, y: &mut [f32]) {
         let n_in = self.x.cols;
         let mut panel = vec![0.0; PANEL * n_in];
@@ -183,20 +191,20 @@ impl<E: Element> Tiled<'_, E> {
     }
 }
 
-/// Inputs of a step of [`SmallBatchGemm`], and outputs of one of [`Dots`]: so many streams of weights are read side by side.
+/// The inputs of one step of [`SmallBatchGemm`]: this many streams of weights are read side by side.
 const STREAMS: usize = 8;
 
-/// Some columns of a product of several rows, eight inputs at a time: their weights are read in eight streams, and the
-/// sums stay in the first-level cache.
+/// Adds `x (m, in) w (in, out)` to a range of the columns of the output, for 2 to [`MIN_TILED_ROWS`] - 1 rows. It takes
+/// [`STREAMS`] inputs at a time, one stream of weights each, while the sums stay in the first-level cache.
 struct SmallBatchGemm<'a, E> {
-    w: &'a Panels<'a, E>,
+    w: &'a PanelView<'a, E>,
     m: usize,
     x: &'a Rows,
-    columns: Columns<'a>,
+    columns: SharedOutput<'a>,
     range: Range<usize>,
 }
 
-impl<E: Element> Kernel for SmallBatchGemm<'_, E> {
+impl<E: WeightElement> Kernel for SmallBatchGemm<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -214,9 +222,10 @@ impl<E: Element> Kernel for SmallBatchGemm<'_, E> {
     }
 }
 
-impl<E: Element> SmallBatchGemm<'_, E> {
+impl<E: WeightElement> SmallBatchGemm<'_, E> {
+    /// Adds the products of inputs `l..l + N`.
     #[inline(always)]
-    fn inputs<S: Simd, const N: usize>(&self, s: S, panel: &Panel<'_, E>, l: usize) {
+    fn inputs<S: Simd, const N: usize>(&self, s: S, panel: &PanelColumns<'_, E>, l: usize) {
         let Self { m, x, columns, .. } = self;
         let range = &panel.columns;
         let mut weights: [&[E]; N] = [&[]; N];
@@ -228,8 +237,8 @@ impl<E: Element> SmallBatchGemm<'_, E> {
             // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice of a row at a time.
             unsafe { columns.part(row, range) }
         };
-        let mut factors = [[0.0; N]; TILED_ROWS];
-        let mut outputs = [std::ptr::null_mut(); TILED_ROWS];
+        let mut factors = [[0.0; N]; MIN_TILED_ROWS];
+        let mut outputs = [std::ptr::null_mut(); MIN_TILED_ROWS];
         for (row, (factors, output)) in factors.iter_mut().zip(&mut outputs).enumerate().take(*m) {
             factors.copy_from_slice(&x.row(row)[l..l + N]);
             *output = sums(row).as_mut_ptr();
@@ -238,7 +247,7 @@ impl<E: Element> SmallBatchGemm<'_, E> {
             let mut loaded = [s.splat(0.0); N];
             for (to, w) in loaded.iter_mut().zip(weights) {
                 // SAFETY: all of these slices are as long as the range, and have `whole` vectors.
-                *to = unsafe { fetch(s, w, v, N * panel.ld) };
+                *to = unsafe { load_and_prefetch(s, w, v, N * panel.ld) };
             }
             for (factors, y) in factors.iter().zip(outputs).take(*m) {
                 // SAFETY: as above, and no other reference to these outputs is alive.
@@ -263,40 +272,42 @@ impl<E: Element> SmallBatchGemm<'_, E> {
     }
 }
 
-/// `y (m, out) = x (m, in) w (out, in)^T`, times the scale of each output.
-fn dot_products<E: Element>(
-    (level, work): (SimdLevel, &mut Workers<'_>),
+/// Computes `y (m, out) = x (m, in) w^T` for `w (out, in)`, times `scales (out)` where there are any.
+fn multiply_transposed<E: WeightElement>(
+    (level, workers): (SimdLevel, &mut Workers<'_>),
     w: &[E],
     scales: Option<&[f32]>,
     (m, x): (usize, &Rows),
     y: &mut [f32],
 ) {
     let n_out = w.len() / x.cols;
-    let columns = Columns::new(y, n_out, n_out);
-    for_each_range(work, n_out, m, size_of_val(w), |range| level.run(Dots { w, scales, m, x, columns, range }));
+    let columns = SharedOutput::new(y, n_out, n_out);
+    parallel_for_columns(workers, n_out, m, size_of_val(w), |range| {
+        level.run(DotProducts { w, scales, m, x, columns, range })
+    });
 }
 
-/// Outputs, and rows, of a tile of [`Dots`]: sixteen sums side by side.
-const TILE: usize = 4;
+/// The outputs, and the rows, of a register tile of [`DotProducts`]: sixteen sums side by side.
+const DOT_TILE: usize = 4;
 
-/// Some outputs of a product, four at a time.
-struct Dots<'a, E> {
+/// Computes a range of the outputs of `x w^T`, [`DOT_TILE`] at a time.
+struct DotProducts<'a, E> {
     w: &'a [E],
     scales: Option<&'a [f32]>,
     m: usize,
     x: &'a Rows,
-    columns: Columns<'a>,
+    columns: SharedOutput<'a>,
     range: Range<usize>,
 }
 
-impl<E: Element> Kernel for Dots<'_, E> {
+impl<E: WeightElement> Kernel for DotProducts<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let whole = self.range.start + self.range.len() / TILE * TILE;
-        for at in (self.range.start..whole).step_by(TILE) {
-            self.outputs::<S, TILE>(s, at);
+        let whole = self.range.start + self.range.len() / DOT_TILE * DOT_TILE;
+        for at in (self.range.start..whole).step_by(DOT_TILE) {
+            self.outputs::<S, DOT_TILE>(s, at);
         }
         for at in whole..self.range.end {
             self.outputs::<S, 1>(s, at);
@@ -304,19 +315,20 @@ impl<E: Element> Kernel for Dots<'_, E> {
     }
 }
 
-impl<E: Element> Dots<'_, E> {
+impl<E: WeightElement> DotProducts<'_, E> {
+    /// Computes outputs `at..at + N` of all rows.
     #[inline(always)]
     fn outputs<S: Simd, const N: usize>(&self, s: S, at: usize) {
-        let whole = self.m / TILE * TILE;
-        for row in (0..whole).step_by(TILE) {
-            self.tile::<S, N, TILE>(s, at, row);
+        let whole = self.m / DOT_TILE * DOT_TILE;
+        for row in (0..whole).step_by(DOT_TILE) {
+            self.tile::<S, N, DOT_TILE>(s, at, row);
         }
         for row in whole..self.m {
             self.tile::<S, N, 1>(s, at, row);
         }
     }
 
-    /// N outputs of R rows.
+    /// Computes outputs `at..at + N` of rows `row..row + R`.
     #[inline(always)]
     fn tile<S: Simd, const N: usize, const R: usize>(&self, s: S, at: usize, row: usize) {
         let Self { w, scales, x, columns, .. } = self;
@@ -335,7 +347,7 @@ impl<E: Element> Dots<'_, E> {
             let mut loaded = [s.splat(0.0); N];
             for (to, w) in loaded.iter_mut().zip(weights) {
                 // SAFETY: all of these slices, and those of x, have `n_in` elements: `whole` vectors.
-                *to = unsafe { fetch(s, w, v, N * n_in) };
+                *to = unsafe { load_and_prefetch(s, w, v, N * n_in) };
             }
             for (sums, x) in sums.iter_mut().zip(rows) {
                 // SAFETY: as above.

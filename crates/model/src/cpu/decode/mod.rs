@@ -1,117 +1,46 @@
-//! Generation on the CPU: the prompt by the products and the attention of training, then one position at a time, for
-//! which every weight is read once.
+//! Generation on the CPU. A prompt is computed with the matrix products and the attention of training; then every step
+//! computes one position of each sequence and reads every weight once.
 
-pub(crate) mod columns;
-mod fetch;
 mod format;
+mod gemv;
 mod matrix;
-mod one_row;
+mod op;
 mod panels;
+mod prefetch;
+pub(crate) mod shared_output;
 mod values;
 
 use tinygpt_sampler::simd::{LANES, SimdLevel};
 
-use self::{columns::MIN_PARALLEL_BYTES, values::DecodeValues};
+use self::{shared_output::MIN_PARALLEL_BYTES, values::DecodeValues};
 use super::spin_pool::{SpinPool, Workers};
 use crate::{
     ContextPolicy, Decoder, GptConfig, Logits, Network, Result,
-    decode::{append, context},
+    decode::{append_tokens, crop_prompt},
     network,
     ops::{AttentionScratch, Op},
     params::check_values,
-    plan::ParamId,
 };
 
 pub use format::WeightFormat;
-pub(crate) use matrix::{Matrix, Output};
+pub(crate) use matrix::{OutputDim, WeightMatrix};
+pub(crate) use op::{DecodeOp, DecodeScratch, DecodeSetup, DecodeStep, Positions};
 
-/// What an operation's form in decoding is made for.
-pub(crate) struct DecodeSetup<'s, 'a> {
-    pub(crate) net: &'s Network,
-    /// In parameter order.
-    params: &'s [&'a [f32]],
-    pub(crate) format: WeightFormat,
-    pub(crate) block_size: usize,
-}
-
-/// An operation in decoding.
-pub(crate) trait DecodeOp: std::fmt::Debug + Send {
-    /// Writes the output's rows.
-    fn run(&mut self, step: &mut DecodeStep<'_, '_>);
-
-    /// Forgets all positions, and makes room for so many rows.
-    fn set_rows(&mut self, _rows: usize) {}
-
-    /// Gives every other row the first so many positions of the first row.
-    fn copy_first_row(&mut self, _positions: usize) {}
-}
-
-/// What the rows of a forward pass are.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Positions {
-    /// Positions of one row of the batch, from `first` on.
-    Prompt {
-        /// The row of the batch.
-        row: usize,
-        /// The position of the first of them.
-        first: usize,
-    },
-    /// One of each row, at this place.
-    Next {
-        /// The position.
-        at: usize,
-    },
-}
-
-impl Positions {
-    /// The position of row `i` of the forward pass.
-    pub(crate) fn of(self, i: usize) -> usize {
-        match self {
-            Self::Prompt { first, .. } => first + i,
-            Self::Next { at } => at,
-        }
-    }
-}
-
-/// What an operation is computed with.
-pub(crate) struct DecodeStep<'s, 'w> {
-    pub(crate) level: SimdLevel,
-    pub(crate) workers: &'s mut Workers<'w>,
-    /// Rows of every value.
-    pub(crate) n: usize,
-    /// The token of each row, `(n)`.
-    pub(crate) tokens: &'s [u32],
-    pub(crate) positions: Positions,
-    pub(crate) values: &'s mut DecodeValues,
-    pub(crate) scratch: &'s mut Scratch,
-}
-
-/// Buffers that operations share, one after the other.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    /// The logarithms of the sums of a prompt's softmax, `(n_head, T)`, of no use here.
-    pub(crate) lse: Vec<f32>,
-    /// The tiles of a prompt's attention.
-    pub(crate) attention: AttentionScratch,
-    /// Attention scores, `(rows, n_head, block_size rounded up to LANES)`.
-    pub(crate) scores: Vec<f32>,
-}
-
-/// The [`Decoder`] on the CPU. In f32 it uses the weights where they lie.
+/// The [`Decoder`] on the CPU. In [`WeightFormat::F32`] it borrows the weights instead of copying them.
 #[derive(Debug)]
 pub struct CpuDecoder<'a> {
     forward: Forward<'a>,
     policy: ContextPolicy,
-    /// Filled positions of the caches.
+    /// The number of positions in the key-value caches.
     len: usize,
-    /// The tokens of each row since the last start, for when the context is full.
+    /// The tokens in the context of each sequence, from which the caches are computed anew when the context is full.
     rows: Vec<Vec<u32>>,
-    /// Whether the largest matrix is one whose product is shared among threads.
+    /// Whether the product of the largest matrix is divided among threads.
     shared: bool,
     pool: SpinPool,
 }
 
-/// The network, and what it remembers of the positions so far.
+/// The network with its key-value caches and the buffers of a pass.
 #[derive(Debug)]
 struct Forward<'a> {
     net: Network,
@@ -121,16 +50,17 @@ struct Forward<'a> {
     /// Those behind it, of which a prompt's last position alone has need.
     tail: Vec<Box<dyn DecodeOp + 'a>>,
     /// `(V, C)`.
-    head: Matrix<'a>,
+    head: WeightMatrix<'a>,
+    /// The number of sequences.
     rows: usize,
     values: DecodeValues,
-    scratch: Scratch,
+    scratch: DecodeScratch,
     /// `(rows, V)`.
     logits: Vec<f32>,
 }
 
 impl<'a> CpuDecoder<'a> {
-    /// A decoder of the model with these parameter values (in parameter order).
+    /// Creates a decoder of the model with these parameter values (in parameter order).
     ///
     /// # Errors
     /// When the configuration is invalid or the values do not match it.
@@ -146,13 +76,13 @@ impl<'a> CpuDecoder<'a> {
     #[doc(hidden)]
     pub fn over(net: Network, params: &[&'a [f32]], policy: ContextPolicy, format: WeightFormat) -> Result<Self> {
         check_values(net.params(), params)?;
-        let largest = net.multiplied().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
+        let largest = net.matmul_params().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
         let forward = Forward::new(net, params, format);
         let shared = largest * format.bytes() > MIN_PARALLEL_BYTES;
         Ok(Self { forward, policy, len: 0, rows: Vec::new(), shared, pool: SpinPool::default() })
     }
 
-    /// Computes on the spin pool, if there is a product that is worth sharing.
+    /// Runs `compute`, on the spin pool where a product is divided among threads.
     fn run(&mut self, compute: impl FnOnce(&mut Forward<'a>, &mut Workers<'_>, &[Vec<u32>]) + Send) {
         let Self { forward, rows, pool, shared, .. } = self;
         if *shared {
@@ -162,7 +92,7 @@ impl<'a> CpuDecoder<'a> {
         }
     }
 
-    /// Computes a row's tokens from the first position on.
+    /// Computes the context of a sequence from its first position on.
     fn prefill(&mut self, row: usize) {
         self.run(|forward, workers, rows| forward.prompt(workers, row, &rows[row]));
     }
@@ -173,7 +103,7 @@ impl<'a> Forward<'a> {
         let block_size = net.config().block_size;
         let setup = DecodeSetup { net: &net, params, format, block_size };
         let weight = net.head.weight;
-        let head = Matrix::new(params[weight.0], net.params()[weight.0].shape[1], Output::Rows, format);
+        let head = WeightMatrix::new(params[weight.0], net.params()[weight.0].shape[1], OutputDim::Rows, format);
         // Behind the last operation that mixes positions, a prompt's last position alone goes on.
         let first_of_tail = net.ops.iter().rposition(|op| op.get().mixes_positions()).map_or(1, |at| at + 1);
         let (body, tail) = net.ops.split_at(first_of_tail);
@@ -186,7 +116,7 @@ impl<'a> Forward<'a> {
             head,
             rows: 0,
             values: DecodeValues::new(&net, 0),
-            scratch: Scratch { lse: Vec::new(), attention: AttentionScratch::new(0, 0), scores: Vec::new() },
+            scratch: DecodeScratch { lse: Vec::new(), attention: AttentionScratch::new(0, 0), scores: Vec::new() },
             logits: Vec::new(),
             net,
         };
@@ -194,16 +124,16 @@ impl<'a> Forward<'a> {
         forward
     }
 
-    /// Makes room for so many rows, of which nothing is known.
+    /// Allocates caches and buffers for this many sequences, all empty.
     fn set_rows(&mut self, rows: usize) {
         let &GptConfig { block_size, n_head, vocab_size, .. } = self.net.config();
         let head_size = self.net.config().head_size();
         self.rows = rows;
         self.body.iter_mut().for_each(|op| op.set_rows(rows));
-        // A prompt of any length, then the rows side by side.
+        // A pass has the rows of a prompt, or one row of each sequence.
         let n = block_size.max(rows);
         self.values = DecodeValues::new(&self.net, n);
-        self.scratch = Scratch {
+        self.scratch = DecodeScratch {
             lse: vec![0.0; n_head * n],
             attention: AttentionScratch::new(block_size, head_size),
             scores: vec![0.0; rows * n_head * block_size.next_multiple_of(LANES)],
@@ -211,7 +141,7 @@ impl<'a> Forward<'a> {
         self.logits = vec![0.0; rows * vocab_size];
     }
 
-    /// Computes a row's tokens from the first position on; the logits behind the last go to the row's.
+    /// Computes a sequence's tokens from the first position on, and writes the logits of its next token.
     fn prompt(&mut self, workers: &mut Workers<'_>, row: usize, tokens: &[u32]) {
         let v = self.net.config().vocab_size;
         self.hidden(workers, tokens, Positions::Prompt { row, first: 0 });
@@ -219,39 +149,20 @@ impl<'a> Forward<'a> {
         self.head.apply_transposed((self.level, workers), 1, hidden, &mut self.logits[row * v..][..v]);
     }
 
-    /// Computes one more position of each row.
+    /// Computes one more position of each sequence, and the logits of their next tokens.
     fn next(&mut self, workers: &mut Workers<'_>, tokens: &[u32], at: usize) {
         self.hidden(workers, tokens, Positions::Next { at });
         let hidden = self.values.rows(self.net.head.x); // (rows, C)
         self.head.apply_transposed((self.level, workers), tokens.len(), hidden, &mut self.logits);
     }
 
-    /// Everything up to the head.
+    /// Runs all operations up to the head.
     fn hidden(&mut self, workers: &mut Workers<'_>, tokens: &[u32], positions: Positions) {
         let Self { level, body, tail, values, scratch, .. } = self;
         let mut step = DecodeStep { level: *level, workers, n: tokens.len(), tokens, positions, values, scratch };
         body.iter_mut().for_each(|op| op.run(&mut step));
         step.keep_last();
         tail.iter_mut().for_each(|op| op.run(&mut step));
-    }
-}
-
-impl DecodeStep<'_, '_> {
-    /// Of a prompt goes on with the last position alone.
-    fn keep_last(&mut self) {
-        if let Positions::Prompt { row, first } = self.positions {
-            let last = self.n - 1;
-            self.values.keep_row(last);
-            (self.n, self.tokens) = (1, &self.tokens[last..]);
-            self.positions = Positions::Prompt { row, first: first + last };
-        }
-    }
-}
-
-impl<'a> DecodeSetup<'_, 'a> {
-    /// The values of a parameter.
-    pub(crate) fn param(&self, param: ParamId) -> &'a [f32] {
-        self.params[param.0]
     }
 }
 
@@ -262,7 +173,7 @@ impl Decoder for CpuDecoder<'_> {
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
         let config = self.forward.net.config();
-        let context = context(config, prompt, rows)?;
+        let context = crop_prompt(config, prompt, rows)?;
         let v = config.vocab_size;
         let mut tokens = Vec::with_capacity(config.block_size + 1);
         tokens.extend(context);
@@ -271,7 +182,7 @@ impl Decoder for CpuDecoder<'_> {
         }
         self.len = tokens.len();
         self.rows = vec![tokens; rows];
-        // The rows share their prompt: it is computed once.
+        // All sequences have the same prompt, which is computed once.
         self.prefill(0);
         self.forward.body.iter_mut().for_each(|op| op.copy_first_row(self.len));
         for row in 1..rows {
@@ -281,7 +192,7 @@ impl Decoder for CpuDecoder<'_> {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
-        append(self.forward.net.config(), &mut self.rows, tokens)?;
+        append_tokens(self.forward.net.config(), &mut self.rows, tokens)?;
         let block_size = self.forward.net.config().block_size;
         if self.len < block_size {
             let at = self.len;

@@ -1,44 +1,45 @@
-//! Where the weights of a linear layer lie.
+//! The memory layout of the weights of a linear layer.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Columns of a panel: eight vectors, so that a row is two cache lines of numbers of 8 bits and four of 16. Wider panels are
-/// no faster, narrower ones slower for several rows.
+/// The columns of a panel: eight vectors, so that a row is two cache lines of int8 and four of bf16. Measured, wider panels
+/// are no faster, and narrower ones are slower with several rows.
 const WIDTH: usize = 128;
 
-/// A matrix `(in, out)` in panels of some columns, one after another, each row after row: what a thread reads of rounded
-/// weights lies in one piece. A matrix that is used where it lies is one panel.
+/// A view of a matrix `(in, out)` as a sequence of column panels, each stored row after row, so that a thread reads
+/// contiguous memory. A plain row-major matrix is one panel of all columns.
 #[derive(Debug)]
-pub(crate) struct Panels<'a, E> {
+pub(crate) struct PanelView<'a, E> {
     values: &'a [E],
     n_in: usize,
     n_out: usize,
     width: usize,
 }
 
-/// Some columns of a panel.
-pub(crate) struct Panel<'a, E> {
-    /// From the first row's first of these columns on.
+/// A range of columns that lies within one panel.
+pub(crate) struct PanelColumns<'a, E> {
+    /// The panel's elements, starting at the first of these columns in the first row.
     pub(crate) weights: &'a [E],
-    /// Elements from a row to the next.
+    /// The leading dimension: elements from one row to the next.
     pub(crate) ld: usize,
+    /// The columns of the matrix.
     pub(crate) columns: Range<usize>,
 }
 
-impl<'a, E: Copy + Default + Send> Panels<'a, E> {
-    /// A matrix row after row.
+impl<'a, E: Copy + Default + Send> PanelView<'a, E> {
+    /// The view of a row-major matrix.
     pub(crate) fn of_rows(values: &'a [E], n_out: usize) -> Self {
         Self { values, n_in: values.len() / n_out, n_out, width: n_out }
     }
 
-    /// A matrix as [`Panels::pack`] makes it.
+    /// The view of a matrix packed by [`PanelView::pack`].
     pub(crate) fn of_packed(values: &'a [E], n_out: usize) -> Self {
         Self { width: WIDTH, ..Self::of_rows(values, n_out) }
     }
 
-    /// Packs a matrix that lies row after row; `round` gets each weight with its column.
+    /// Packs a row-major matrix into panels. `round(column, weight)` gives the stored element.
     pub(crate) fn pack(values: &[f32], n_out: usize, round: impl Fn(usize, f32) -> E + Sync) -> Vec<E> {
         let mut packed = vec![E::default(); values.len()];
         packed.par_chunks_mut(WIDTH * (values.len() / n_out)).enumerate().for_each(|(panel, packed)| {
@@ -52,29 +53,30 @@ impl<'a, E: Copy + Default + Send> Panels<'a, E> {
         packed
     }
 
-    /// Bytes of all weights.
+    /// The size of all weights, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(self.values)
     }
 
+    /// The number of columns.
     pub(crate) fn n_out(&self) -> usize {
         self.n_out
     }
 
-    /// What makes up these columns.
-    pub(crate) fn parts(&self, columns: Range<usize>) -> impl Iterator<Item = Panel<'a, E>> {
+    /// The parts of a range of columns, one for each panel that it overlaps.
+    pub(crate) fn parts(&self, columns: Range<usize>) -> impl Iterator<Item = PanelColumns<'a, E>> {
         let panels = columns.start / self.width..columns.end.div_ceil(self.width);
         panels.map(move |panel| {
             let first = panel * self.width;
             let columns = columns.start.max(first)..columns.end.min(first + self.width);
             let weights = &self.values[first * self.n_in + columns.start - first..];
-            Panel { weights, ld: self.width.min(self.n_out - first), columns }
+            PanelColumns { weights, ld: self.width.min(self.n_out - first), columns }
         })
     }
 }
 
-impl<E> Panel<'_, E> {
-    /// The weights of an input for `n` columns, from one on.
+impl<E> PanelColumns<'_, E> {
+    /// The weights of input `l` for `n` of the columns, from the `at`th on.
     #[inline(always)]
     pub(crate) fn row(&self, l: usize, at: usize, n: usize) -> &[E] {
         &self.weights[l * self.ld + at..][..n]
@@ -89,11 +91,11 @@ mod tests {
     fn any_columns_of_a_packed_matrix_are_those_of_its_rows() {
         for (n_in, n_out) in [(1, 1), (3, WIDTH - 1), (5, WIDTH), (2, WIDTH + 1), (3, 2 * WIDTH + 33)] {
             let values: Vec<f32> = (0..n_in * n_out).map(|i| i as f32).collect();
-            let packed = Panels::pack(&values, n_out, |column, x| {
+            let packed = PanelView::pack(&values, n_out, |column, x| {
                 assert_eq!(column, x as usize % n_out);
                 x
             });
-            for panels in [Panels::of_rows(&values, n_out), Panels::of_packed(&packed, n_out)] {
+            for panels in [PanelView::of_rows(&values, n_out), PanelView::of_packed(&packed, n_out)] {
                 for (from, to) in [(0, n_out), (n_out / 3, n_out), (0, n_out.div_ceil(2)), (n_out - 1, n_out)] {
                     let mut next = from;
                     for panel in panels.parts(from..to) {

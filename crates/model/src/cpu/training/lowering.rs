@@ -1,67 +1,76 @@
-//! From a network to what CPU training runs: its operations, some of them fused, and where values and gradients are
-//! stored.
+//! Lowering: from a network to the schedule of CPU training, with fused operations and a buffer for each value and gradient.
 
 use std::sync::Arc;
 
-use super::{SlotSpec, TrainOp, TrainSetup};
+use super::{
+    buffers::BufferSpec,
+    op::{TrainOp, TrainSetup},
+};
 use crate::{
     cpu::operand::Storage,
     ops::{Op, ResidualLinear},
     plan::{Network, ParamId, Value},
 };
 
-/// A step of the forward pass, by the places of its operations in the network.
+/// A step of the forward pass. Numbers are indices of operations of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StepKind {
+enum FusedOp {
     /// One operation.
     Single(usize),
-    /// A linear layer whose output, dropped or not, is added to the residual stream.
+    /// A linear layer, dropout or none, and the addition of the result to the residual stream.
     Residual { linear: usize, drop: Option<usize>, add: usize },
 }
 
-/// A matrix with the operands of its gradient, `x^T dy`.
+/// The gradient `x^T dy` of the weight matrix of a linear layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MatrixGrad {
+    /// `(in, out)`.
     pub(crate) weight: ParamId,
-    /// The input of its product, and the product, whose gradient is the other operand.
+    /// The input of the layer, `(T, in)`.
     pub(crate) x: Value,
+    /// The output of the layer, `(T, out)`, whose gradient is `dy`.
     pub(crate) y: Value,
 }
 
-/// What all sequences of a network have in common.
+/// The schedule of a network, which all sequences share.
 #[derive(Debug)]
 pub(crate) struct Lowered {
-    steps: Vec<StepKind>,
-    /// The output of each step, where that is complete then and is to be quantized.
+    steps: Vec<FusedOp>,
+    /// For each step, its output where products read it and no later step writes to the same buffer: it is quantized then.
     pub(crate) quantized: Vec<Option<Value>>,
-    /// The input of each step to whose gradient it is the first to add: zeros, to begin with.
-    pub(crate) clears: Vec<Option<Value>>,
-    pub(crate) values: Vec<SlotSpec>,
-    pub(crate) value_slots: Arc<[usize]>,
-    pub(crate) grads: Vec<SlotSpec>,
-    pub(crate) grad_slots: Arc<[usize]>,
-    /// In parameter order.
+    /// For each step, the input whose gradient it is the first to add to, and which is zeroed before.
+    pub(crate) zeroed_grads: Vec<Option<Value>>,
+    /// The buffers of values.
+    pub(crate) values: Vec<BufferSpec>,
+    /// The index of each value's buffer in `values`.
+    pub(crate) value_buffers: Arc<[usize]>,
+    /// The buffers of gradients.
+    pub(crate) grads: Vec<BufferSpec>,
+    /// The index of each value's gradient in `grads`.
+    pub(crate) grad_buffers: Arc<[usize]>,
+    /// The weight matrices of linear layers, in parameter order.
     pub(crate) matrices: Vec<MatrixGrad>,
-    /// What the network begins with: its gradient is that of the embeddings.
-    pub(crate) stream: Value,
+    /// The output of the first operation, the token embeddings `(T, C)`.
+    pub(crate) embedded: Value,
 }
 
-/// A value that is stored nowhere.
-const NOWHERE: usize = usize::MAX;
+/// The buffer index of a value without a buffer: an intermediate result of a fused step.
+const UNASSIGNED: usize = usize::MAX;
 
 impl Lowered {
+    /// Lowers a network.
     pub(crate) fn new(net: &Network) -> Self {
         let steps = fuse(net);
-        let (values, value_slots) = value_slots(net, &steps);
-        let (grads, mut grad_slots) = grad_slots(net);
+        let (values, value_buffers) = value_buffers(net, &steps);
+        let (grads, mut grad_buffers) = grad_buffers(net);
         let quantized = steps.iter().enumerate().map(|(at, step)| {
             let output = step.output(net);
-            let slot = value_slots[output.0];
-            let later = steps[at + 1..].iter().any(|step| value_slots[step.output(net).0] == slot);
-            (values[slot].storage.multiplied && !later).then_some(output)
+            let buffer = value_buffers[output.0];
+            let later = steps[at + 1..].iter().any(|step| value_buffers[step.output(net).0] == buffer);
+            (values[buffer].storage.matmul_operand && !later).then_some(output)
         });
-        let clears = clears(net, &steps, &grad_slots);
-        let grads = share(net, &steps, &mut grad_slots, grads);
+        let zeroed_grads = zeroed_grads(net, &steps, &grad_buffers);
+        let grads = share_buffers(net, &steps, &mut grad_buffers, grads);
         let matrix = |op: &Op| match op {
             Op::Linear(linear) => Some(MatrixGrad { weight: linear.weight, x: linear.x, y: linear.y }),
             _ => None,
@@ -70,25 +79,26 @@ impl Lowered {
         matrices.sort_by_key(|grad| grad.weight.0);
         Self {
             quantized: quantized.collect(),
-            clears,
+            zeroed_grads,
             matrices,
-            stream: net.ops[0].get().output(),
+            embedded: net.ops[0].get().output(),
             steps,
             values,
-            value_slots: value_slots.into(),
+            value_buffers: value_buffers.into(),
             grads,
-            grad_slots: grad_slots.into(),
+            grad_buffers: grad_buffers.into(),
         }
     }
 
-    /// The steps with what they keep of one sequence.
+    /// Builds the steps' forms in training, with the tapes of one sequence.
     pub(crate) fn tapes(&self, setup: &TrainSetup<'_>) -> Vec<Box<dyn TrainOp>> {
         let ops = &setup.net.ops;
-        let tape = |step: &StepKind| -> Box<dyn TrainOp> {
-            if let StepKind::Residual { linear, drop, add } = *step
+        let tape = |step: &FusedOp| -> Box<dyn TrainOp> {
+            if let FusedOp::Residual { linear, drop, add } = *step
                 && let (Op::Linear(linear), Op::Add(add)) = (&ops[linear], &ops[add])
             {
-                let drop = drop.and_then(|drop| if let Op::Drop(drop) = &ops[drop] { Some(drop) } else { None });
+                let drop =
+                    drop.and_then(|drop| if let Op::ApplyDropout(drop) = &ops[drop] { Some(drop) } else { None });
                 return Box::new(ResidualLinear::new(linear, drop, add, setup));
             }
             ops[step.first()].get().training(setup)
@@ -97,7 +107,8 @@ impl Lowered {
     }
 }
 
-impl StepKind {
+impl FusedOp {
+    /// The index of its first operation.
     fn first(self) -> usize {
         match self {
             Self::Single(op) => op,
@@ -105,7 +116,7 @@ impl StepKind {
         }
     }
 
-    /// The values that it reads from their buffers; first the one whose gradient the backward pass writes first.
+    /// The values that it reads. The first is the one whose gradient its backward pass computes first.
     fn inputs(self, net: &Network) -> Vec<Value> {
         let inputs = |op: usize| net.ops[op].get().inputs();
         match self {
@@ -122,71 +133,76 @@ impl StepKind {
     }
 }
 
-/// The steps of a network: linear layers that end in the residual stream are fused with what follows them.
-fn fuse(net: &Network) -> Vec<StepKind> {
+/// Groups the operations of a network into steps: a linear layer whose output is added to the residual stream is fused with
+/// the operations that do it.
+fn fuse(net: &Network) -> Vec<FusedOp> {
     let mut steps = Vec::new();
     let mut at = 0;
     while at < net.ops.len() {
         let step = match net.ops[at..] {
             [Op::Linear(ref linear), Op::Add(ref add), ..] if add.y == linear.y => {
-                StepKind::Residual { linear: at, drop: None, add: at + 1 }
+                FusedOp::Residual { linear: at, drop: None, add: at + 1 }
             }
-            [Op::Linear(ref linear), Op::Drop(ref drop), Op::Add(ref add), ..]
+            [Op::Linear(ref linear), Op::ApplyDropout(ref drop), Op::Add(ref add), ..]
                 if drop.x == linear.y && add.y == drop.y =>
             {
-                StepKind::Residual { linear: at, drop: Some(at + 1), add: at + 2 }
+                FusedOp::Residual { linear: at, drop: Some(at + 1), add: at + 2 }
             }
-            _ => StepKind::Single(at),
+            _ => FusedOp::Single(at),
         };
         at += match step {
-            StepKind::Single(_) => 1,
-            StepKind::Residual { drop, .. } => 2 + usize::from(drop.is_some()),
+            FusedOp::Single(_) => 1,
+            FusedOp::Residual { drop, .. } => 2 + usize::from(drop.is_some()),
         };
         steps.push(step);
     }
     steps
 }
 
-/// A buffer for each value, but that operations in place write over their input.
-fn value_slots(net: &Network, steps: &[StepKind]) -> (Vec<SlotSpec>, Vec<usize>) {
-    let mut of = vec![NOWHERE; net.cols.len()];
-    let mut slots: Vec<SlotSpec> = Vec::new();
+/// Assigns a buffer to each value. In-place operations overwrite their input, so input and output share one.
+fn value_buffers(net: &Network, steps: &[FusedOp]) -> (Vec<BufferSpec>, Vec<usize>) {
+    let mut buffer_of = vec![UNASSIGNED; net.cols.len()];
+    let mut buffers: Vec<BufferSpec> = Vec::new();
     for step in steps {
         let output = step.output(net);
-        of[output.0] = match *step {
-            StepKind::Single(op) if net.ops[op].get().in_place() => of[step.inputs(net)[0].0],
+        buffer_of[output.0] = match *step {
+            FusedOp::Single(op) if net.ops[op].get().in_place() => buffer_of[step.inputs(net)[0].0],
             _ => {
-                slots.push(SlotSpec { cols: net.cols(output), storage: Storage { multiplied: false, kept: false } });
-                slots.len() - 1
+                buffers.push(BufferSpec {
+                    cols: net.cols(output),
+                    storage: Storage { matmul_operand: false, kept: false },
+                });
+                buffers.len() - 1
             }
         };
     }
     for step in steps {
         for (i, input) in step.inputs(net).into_iter().enumerate() {
-            let storage = &mut slots[of[input.0]].storage;
+            let storage = &mut buffers[buffer_of[input.0]].storage;
             let op = &net.ops[step.first()];
             if matches!(op, Op::Linear(_)) && i == 0 {
-                storage.multiplied = true;
+                storage.matmul_operand = true;
             } else if !op.get().in_place() {
                 storage.kept = true;
             }
         }
         for kept in net.ops[step.first()].get().kept() {
-            slots[of[kept.0]].storage.kept = true;
+            buffers[buffer_of[kept.0]].storage.kept = true;
         }
     }
-    slots[of[net.head.x.0]].storage.multiplied = true;
-    (slots, of)
+    buffers[buffer_of[net.head.x.0]].storage.matmul_operand = true;
+    (buffers, buffer_of)
 }
 
-/// The input of each step to whose gradient it is the first to add.
-fn clears(net: &Network, steps: &[StepKind], grad_slots: &[usize]) -> Vec<Option<Value>> {
-    let of_step = |(at, step): (usize, &StepKind)| {
+/// For each step, the input whose gradient it is the first to add to ([`Lowered::zeroed_grads`]).
+fn zeroed_grads(net: &Network, steps: &[FusedOp], grad_buffers: &[usize]) -> Vec<Option<Value>> {
+    let of_step = |(at, step): (usize, &FusedOp)| {
         let (op, input) = (net.ops[step.first()].get(), *step.inputs(net).first()?);
-        let slot = grad_slots[input.0];
-        let reads = |step: &StepKind| step.inputs(net).iter().any(|x| grad_slots[x.0] == slot);
-        let written = steps[at + 1..].iter().any(reads) || slot == grad_slots[net.head.x.0];
-        // What a norm's backward pass finds it adds to; all others write, and so must be the only ones to do it.
+        let buffer = grad_buffers[input.0];
+        let reads = |step: &FusedOp| step.inputs(net).iter().any(|x| grad_buffers[x.0] == buffer);
+        let written = steps[at + 1..].iter().any(reads) || buffer == grad_buffers[net.head.x.0];
+        // The backward pass of a norm adds to its input's gradient. That of any other operation overwrites it, so no other
+        // reader of the input may write to the same buffer.
         let alone = op.in_place() || matches!(op_of(net, *step), Op::Add(_)) || !written;
         assert!(op.adds_to_input_grad() || alone, "{op:?}: only norms may read what others read too");
         (op.adds_to_input_grad() && !written).then_some(input)
@@ -194,59 +210,68 @@ fn clears(net: &Network, steps: &[StepKind], grad_slots: &[usize]) -> Vec<Option
     steps.iter().enumerate().map(of_step).collect()
 }
 
-fn op_of(net: &Network, step: StepKind) -> &Op {
+fn op_of(net: &Network, step: FusedOp) -> &Op {
     &net.ops[step.first()]
 }
 
-/// A buffer for each gradient, but that the gradients of what is added to the residual stream leave that of the stream as
-/// it is: all of them share one, as do those of inputs and outputs of operations in place.
-fn grad_slots(net: &Network) -> (Vec<SlotSpec>, Vec<usize>) {
-    let rows = Storage { multiplied: false, kept: true };
-    let mut of = vec![NOWHERE; net.cols.len()];
-    let mut slots: Vec<SlotSpec> = Vec::new();
+/// Assigns a buffer to each gradient. The backward pass of an addition leaves the residual stream's gradient unchanged, so
+/// all values of the stream share one; so do input and output of in-place operations.
+fn grad_buffers(net: &Network) -> (Vec<BufferSpec>, Vec<usize>) {
+    let rows = Storage { matmul_operand: false, kept: true };
+    let mut buffer_of = vec![UNASSIGNED; net.cols.len()];
+    let mut buffers: Vec<BufferSpec> = Vec::new();
     for op in &net.ops {
         let (inputs, output) = (op.get().inputs(), op.get().output());
-        of[output.0] = match op {
-            Op::Add(_) => of[inputs[0].0],
-            _ if op.get().in_place() => of[inputs[0].0],
+        buffer_of[output.0] = match op {
+            Op::Add(_) => buffer_of[inputs[0].0],
+            _ if op.get().in_place() => buffer_of[inputs[0].0],
             _ => {
-                let multiplied = matches!(op, Op::Linear(_));
-                let storage = if multiplied { Storage { multiplied, kept: false } } else { rows };
-                slots.push(SlotSpec { cols: net.cols(output), storage });
-                slots.len() - 1
+                let matmul_operand = matches!(op, Op::Linear(_));
+                let storage = if matmul_operand { Storage { matmul_operand, kept: false } } else { rows };
+                buffers.push(BufferSpec { cols: net.cols(output), storage });
+                buffers.len() - 1
             }
         };
     }
-    // The head writes, and what is added is copied from, whole rows.
-    slots[of[net.head.x.0]].storage.kept = true;
-    (slots, of)
+    // The head writes the f32 rows of this gradient, and additions copy from them.
+    buffers[buffer_of[net.head.x.0]].storage.kept = true;
+    (buffers, buffer_of)
 }
 
-/// Lets gradients of which no two are alive at a time share a buffer: they are of no use once the operation that made the
-/// value has gone back. Operands of the gradients of weights stay.
-fn share(net: &Network, steps: &[StepKind], of: &mut [usize], slots: Vec<SlotSpec>) -> Vec<SlotSpec> {
-    // The step that makes the value, where its gradient's life ends, and the last that reads it, where it begins.
-    let mut life = vec![(NOWHERE, 0); slots.len()];
+/// Lets gradients whose lifetimes are disjoint share a buffer. A gradient is dead after the backward pass of the operation
+/// that computed the value, except those that the weights' gradients are computed from at the end.
+fn share_buffers(
+    net: &Network,
+    steps: &[FusedOp],
+    buffer_of: &mut [usize],
+    buffers: Vec<BufferSpec>,
+) -> Vec<BufferSpec> {
+    // The step that computes the value, at which the gradient's lifetime ends, and the value's last reader, at which it
+    // begins.
+    let mut lifetimes = vec![(UNASSIGNED, 0); buffers.len()];
     for (at, step) in steps.iter().enumerate() {
-        let output = of[step.output(net).0];
-        life[output].0 = life[output].0.min(at);
+        let output = buffer_of[step.output(net).0];
+        lifetimes[output].0 = lifetimes[output].0.min(at);
         for input in step.inputs(net) {
-            let slot = of[input.0];
-            life[slot].1 = life[slot].1.max(at);
+            let buffer = buffer_of[input.0];
+            lifetimes[buffer].1 = lifetimes[buffer].1.max(at);
         }
     }
-    life[of[net.head.x.0]].1 = steps.len();
-    let (mut shared, mut place): (Vec<(SlotSpec, usize)>, Vec<usize>) = (Vec::new(), Vec::new());
-    // In the order of the backward pass, so that a buffer is free again once its last user has ended.
-    let mut order: Vec<usize> = (0..slots.len()).collect();
-    order.sort_by_key(|&slot| std::cmp::Reverse(life[slot].1));
-    place.resize(slots.len(), NOWHERE);
-    for slot in order {
-        let (spec, (first, last)) = (slots[slot], life[slot]);
+    lifetimes[buffer_of[net.head.x.0]].1 = steps.len();
+    let (mut shared, mut merged): (Vec<(BufferSpec, usize)>, Vec<usize>) = (Vec::new(), Vec::new());
+    // In the order of the backward pass, as in linear-scan register allocation.
+    let mut order: Vec<usize> = (0..buffers.len()).collect();
+    order.sort_by_key(|&buffer| std::cmp::Reverse(lifetimes[buffer].1));
+    merged.resize(buffers.len(), UNASSIGNED);
+    for buffer in order {
+        let (spec, (first, last)) = (buffers[buffer], lifetimes[buffer]);
         let free = shared.iter().position(|&(other, busy_until)| {
-            !spec.storage.multiplied && !other.storage.multiplied && other.cols == spec.cols && busy_until > last
+            !spec.storage.matmul_operand
+                && !other.storage.matmul_operand
+                && other.cols == spec.cols
+                && busy_until > last
         });
-        place[slot] = match free {
+        merged[buffer] = match free {
             Some(at) => {
                 shared[at].1 = first;
                 at
@@ -257,6 +282,6 @@ fn share(net: &Network, steps: &[StepKind], of: &mut [usize], slots: Vec<SlotSpe
             }
         };
     }
-    of.iter_mut().filter(|slot| **slot != NOWHERE).for_each(|slot| *slot = place[*slot]);
+    buffer_of.iter_mut().filter(|buffer| **buffer != UNASSIGNED).for_each(|buffer| *buffer = merged[*buffer]);
     shared.into_iter().map(|(spec, _)| spec).collect()
 }

@@ -1,27 +1,28 @@
-//! The memory that training needs, before anything is allocated.
+//! The memory that training needs, computed before anything is allocated.
 
-use super::{Lowered, SlotSpec};
+use super::{buffers::BufferSpec, lowering::Lowered};
 use crate::{
     GptConfig, Network, ParamSpec,
     cpu::{CpuPrecision, operand::Operand},
     network,
 };
 
-/// The floats that training on the CPU needs at least.
+/// A lower bound of the memory that training on the CPU needs, in floats.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainingFloats {
-    /// The parameters.
+    /// All parameters, once.
     pub parameters: f64,
-    /// Parameters, their gradients, and matrices once more for products in both directions.
+    /// Parameters, their gradients, and two packed copies of the matrices.
     pub weights: f64,
-    /// What one sequence keeps for its backward pass.
+    /// The activations and gradients of one sequence.
     pub sequence: f64,
-    /// What each window of a batch keeps besides: the gradient of its embeddings.
+    /// What each window of a batch needs in addition: the gradient of its embeddings, `(T, C)`.
     pub window: f64,
 }
 
 impl TrainingFloats {
-    /// Of a model. Every sum is linear in the number of layers, so two small networks tell it of one of any depth.
+    /// Computes it for a model. Every sum is linear in the number of layers, so it is extrapolated from networks of one and
+    /// two layers.
     pub fn new(config: &GptConfig, precision: CpuPrecision) -> Self {
         let of = |n_layer| Self::of(&network(&GptConfig { n_layer, ..config.clone() }), precision);
         let (one, two, more) = (of(1), of(2), config.n_layer as f64 - 1.0);
@@ -34,20 +35,20 @@ impl TrainingFloats {
         }
     }
 
-    /// Of a network.
+    /// Computes it for a network.
     pub(crate) fn of(net: &Network, precision: CpuPrecision) -> Self {
         let (t, lowered) = (net.config().block_size, Lowered::new(net));
         let parameters: usize = net.params().iter().map(ParamSpec::len).sum();
-        let matrices: usize = net.multiplied().map(|param| net.params()[param.0].len()).sum();
+        let matrices: usize = net.matmul_params().map(|param| net.params()[param.0].len()).sum();
         let packed = if precision == CpuPrecision::Bf16 { matrices } else { 2 * matrices };
-        let slot = |spec: &SlotSpec| Operand::floats(precision, t, spec.cols, spec.storage);
-        let slots: usize = lowered.values.iter().chain(&lowered.grads).map(slot).sum();
+        let buffer = |spec: &BufferSpec| Operand::floats(precision, t, spec.cols, spec.storage);
+        let buffers: usize = lowered.values.iter().chain(&lowered.grads).map(buffer).sum();
         let kept: usize = net.ops.iter().map(|op| op.get().kept_floats(net, t)).sum();
         Self {
             parameters: parameters as f64,
             weights: (2 * parameters + packed) as f64,
-            sequence: (slots + kept) as f64,
-            window: (t * net.cols(lowered.stream)) as f64,
+            sequence: (buffers + kept) as f64,
+            window: (t * net.cols(lowered.embedded)) as f64,
         }
     }
 }

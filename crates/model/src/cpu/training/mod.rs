@@ -1,62 +1,50 @@
-//! Training on the CPU: a batch through the network, for its losses and the gradients of all parameters.
+//! Training on the CPU: the losses of a batch and the gradients of all parameters.
 //!
-//! `lowering.rs` turns the network into steps; `sequence.rs` takes one sequence through them and back; here a batch is made
-//! of sequences. They go through the network side by side, each by one thread, as many at a time as keep the threads busy;
-//! then the gradients of the weights are computed, each part of them by one thread over all sequences in order. Every sum
-//! is one chain in the order of the batch's rows, so neither the number of threads nor that of sequences at a time shows
-//! in a result.
+//! `lowering.rs` turns the network into a schedule of steps, `sequence.rs` runs one sequence through it forward and
+//! backward, and this file runs a batch. Sequences are computed in parallel, one thread each, as many at a time as keep the
+//! threads busy. Then the gradients of the weights are computed in parallel by blocks of rows, each by one thread over all
+//! sequences in order. Every sum is one chain in the order of the batch's rows, so a result does not depend on the number of
+//! threads or of sequences in flight.
 
+mod buffers;
 mod layout;
 mod lowering;
 mod memory;
+mod op;
 mod sequence;
-mod slots;
 mod weights;
 
 use rayon::prelude::*;
 use tinygpt_sampler::simd::SimdLevel;
 
-use self::lowering::{Lowered, MatrixGrad};
+use self::{
+    lowering::{Lowered, MatrixGrad},
+    sequence::Sequence,
+    weights::Weights,
+};
 use super::{
     CpuPrecision,
-    matmul::Pair,
     rows::{Aligned, Rows},
 };
 use crate::{
     GptConfig, ModelError, Network, Result, network,
-    ops::head_training::{self as head, Job, Unit},
+    ops::head_training::{self as head, HeadTask, HeadWorkspace},
 };
 
-pub use layout::Layout;
+pub use layout::ParamLayout;
 pub use memory::TrainingFloats;
-pub use sequence::RowDropout;
-pub(crate) use sequence::{Sequence, TrainOp, TrainPass};
-pub(crate) use slots::{SlotSpec, Slots};
-pub(crate) use weights::{PackedMatrix, Weights};
+pub use op::RowDropout;
+pub(crate) use op::{TrainOp, TrainPass, TrainSetup};
+pub(crate) use weights::PackedMatrix;
 
-/// What an operation's form in training is made for.
-pub(crate) struct TrainSetup<'a> {
-    pub(crate) net: &'a Network,
-    pub(crate) precision: CpuPrecision,
-    /// The most positions of a sequence.
-    pub(crate) block_size: usize,
-}
+/// The fewest rows (sequences times positions) in flight at a time. Few enough for their activations to stay in the cache,
+/// many enough to make up for a pass over the weights' gradients.
+const MIN_ROWS_IN_FLIGHT: usize = 256;
 
-impl TrainSetup<'_> {
-    /// `rows` where the model has dropout, else none.
-    pub(crate) fn dropped(&self, rows: usize) -> usize {
-        if self.net.config().dropout > 0.0 { rows } else { 0 }
-    }
-}
+/// The rows of a weight's gradient that one task computes.
+const GRAD_TASK_ROWS: usize = 32;
 
-/// Rows that are in the network at a time, at least: what is kept of them stays in the cache, and the weights'
-/// gradients are walked over once for them all.
-const ROWS_AT_A_TIME: usize = 256;
-
-/// Rows of a weight's gradient that are one task.
-const GRAD_ROWS: usize = 32;
-
-/// A batch: inputs and the tokens that follow them, `rows` windows of `cols` tokens.
+/// A borrowed batch: inputs and targets of `rows` windows of `cols` tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchRef<'a> {
     /// Input tokens, `rows * cols`.
@@ -67,7 +55,7 @@ pub struct BatchRef<'a> {
     pub cols: usize,
 }
 
-/// A GPT on the CPU, with its gradients. All buffers are kept from call to call.
+/// A GPT on the CPU with its gradients. All buffers are reused from call to call.
 #[derive(Debug)]
 pub struct CpuGpt {
     net: Network,
@@ -75,11 +63,12 @@ pub struct CpuGpt {
     precision: CpuPrecision,
     level: SimdLevel,
     weights: Weights,
-    /// The gradients gathered so far, as the layout says; of no size before the first.
+    /// The accumulated gradients, flat; empty before the first.
     grads: Aligned,
+    /// The buffers of each sequence in flight.
     sequences: Vec<Sequence>,
-    /// Where the head computes some rows of logits.
-    units: Vec<Unit>,
+    /// The logits of each task of the head in flight.
+    workspaces: Vec<HeadWorkspace>,
     /// The gradient of each sequence's embeddings, `(block_size, C)`.
     d_embedded: Vec<Rows>,
     /// The cross-entropy of each prediction of the last batch, `(rows * cols)`.
@@ -87,7 +76,8 @@ pub struct CpuGpt {
 }
 
 impl CpuGpt {
-    /// A model with these parameter values, in parameter order, whose linear layers multiply in a precision.
+    /// Creates a model with these parameter values, in parameter order. The products of linear layers and head are computed
+    /// in `precision`.
     ///
     /// # Errors
     /// When the configuration is invalid or the values do not match it.
@@ -111,7 +101,7 @@ impl CpuGpt {
             level,
             grads: Aligned::zeros(0),
             sequences: Vec::new(),
-            units: Vec::new(),
+            workspaces: Vec::new(),
             d_embedded: Vec::new(),
             losses: Vec::new(),
         })
@@ -122,12 +112,12 @@ impl CpuGpt {
         self.net.config()
     }
 
-    /// Where each parameter lies in the flat buffers.
-    pub fn layout(&self) -> &Layout {
+    /// The layout of the parameters in the flat buffers.
+    pub fn layout(&self) -> &ParamLayout {
         &self.weights.layout
     }
 
-    /// What the linear layers multiply in.
+    /// The precision of the products of linear layers and head.
     pub fn precision(&self) -> CpuPrecision {
         self.precision
     }
@@ -137,19 +127,20 @@ impl CpuGpt {
         &self.weights.flat
     }
 
-    /// The gradients gathered so far, flat; empty before the first.
+    /// The accumulated gradients, flat; empty before the first.
     pub fn grads(&self) -> &[f32] {
         &self.grads
     }
 
-    /// Runs `step(layout, params, grads)`, which changes the parameters; what it leaves in the gradients is what the next
-    /// ones are added to. Repacks the weights.
-    pub fn optimizer_step(&mut self, step: impl FnOnce(&Layout, &mut [f32], &mut [f32])) {
+    /// Runs `step(layout, params, grads)`, which updates the parameters, then packs the weights anew. Later gradients are
+    /// added to what `step` leaves in `grads`, so it zeroes them.
+    pub fn optimizer_step(&mut self, step: impl FnOnce(&ParamLayout, &mut [f32], &mut [f32])) {
         self.make_grads();
         step(&self.weights.layout, &mut self.weights.flat, &mut self.grads);
         self.weights.pack(self.level);
     }
 
+    /// Allocates the gradients, zeros, if there are none.
     fn make_grads(&mut self) {
         if self.grads.is_empty() {
             self.grads = Aligned::zeros(self.weights.layout.len());
@@ -159,7 +150,8 @@ impl CpuGpt {
     /// The sum of the cross-entropies of a batch in nats, without dropout and without gradients.
     ///
     /// # Errors
-    /// When the batch is empty or no whole windows, a window longer than `block_size`, or a token outside of the vocabulary.
+    /// When the batch is empty or not a whole number of windows, a window is longer than `block_size`, or a token is outside
+    /// the vocabulary.
     pub fn losses(&mut self, batch: BatchRef<'_>) -> Result<f64> {
         self.check(batch)?;
         Ok(in_pool(|| {
@@ -168,8 +160,8 @@ impl CpuGpt {
         }))
     }
 
-    /// The mean cross-entropy of a batch in nats a token, its gradients added to those gathered. `dropout(row)` gives
-    /// the masks of a row of the batch.
+    /// Computes the mean cross-entropy of a batch, in nats per token, and adds its gradients to the accumulated ones.
+    /// `dropout(row)` gives the masks of a row of the batch.
     ///
     /// # Errors
     /// As [`CpuGpt::losses`].
@@ -202,7 +194,7 @@ impl CpuGpt {
         self.net.config().check_tokens(ids.iter().chain(targets))
     }
 
-    /// Fills `losses`; and with the weight of a token in the loss, adds to `grads`.
+    /// Fills `losses`. With `weight`, the weight of a token in the loss, it also adds to `grads`.
     fn run(
         &mut self,
         batch: BatchRef<'_>,
@@ -212,19 +204,19 @@ impl CpuGpt {
         let BatchRef { ids, targets, cols } = batch;
         let n = ids.len() / cols;
         let threads = rayon::current_num_threads();
-        let at_a_time = (ROWS_AT_A_TIME.div_ceil(cols).next_multiple_of(threads)).min(n);
-        self.prepare(n, cols, at_a_time, weight.is_some());
-        let Self { net, lowered, level, weights, grads, sequences, units, d_embedded, losses, .. } = self;
+        let in_flight = (MIN_ROWS_IN_FLIGHT.div_ceil(cols).next_multiple_of(threads)).min(n);
+        self.prepare(n, cols, in_flight, weight.is_some());
+        let Self { net, lowered, level, weights, grads, sequences, workspaces, d_embedded, losses, .. } = self;
         let (lowered, level, weights) = (&*lowered, *level, &*weights);
-        for first in (0..n).step_by(at_a_time) {
-            let range = first..n.min(first + at_a_time);
+        for first in (0..n).step_by(in_flight) {
+            let range = first..n.min(first + in_flight);
             let sequences = &mut sequences[..range.len()];
             let tokens = range.start * cols..range.end * cols;
             sequences.par_iter_mut().zip(ids[tokens.clone()].par_chunks(cols)).enumerate().for_each(
                 |(i, (sequence, ids))| sequence.forward(level, lowered, weights, ids, dropout(first + i).as_ref()),
             );
             let grad = weight.map(|weight| (&mut grads[weights.layout.range(net.head.weight)], weight));
-            head(level, net, weights, units, sequences, (&targets[tokens.clone()], &mut losses[tokens]), grad);
+            head(level, net, weights, workspaces, sequences, (&targets[tokens.clone()], &mut losses[tokens]), grad);
             if weight.is_some() {
                 sequences.par_iter_mut().zip(&mut d_embedded[range]).enumerate().for_each(|(i, (sequence, dx))| {
                     sequence.backward(level, lowered, weights, dropout(first + i).as_ref(), dx);
@@ -242,18 +234,19 @@ impl CpuGpt {
         }
     }
 
-    /// Makes what buffers are missing.
-    fn prepare(&mut self, n: usize, cols: usize, at_a_time: usize, gradients: bool) {
+    /// Allocates the missing buffers for `n` windows of `cols` tokens, `in_flight` at a time.
+    fn prepare(&mut self, n: usize, cols: usize, in_flight: usize, gradients: bool) {
         let Self { net, precision, .. } = self;
         let GptConfig { block_size, vocab_size, n_embd, .. } = *net.config();
         let setup = TrainSetup { net, precision: *precision, block_size };
-        while self.sequences.len() < at_a_time {
+        while self.sequences.len() < in_flight {
             self.sequences.push(Sequence::new(&self.lowered, &setup));
         }
-        // As many rows of logits at a time as sequences have; but of a large vocabulary, one unit a thread.
-        let units = (at_a_time * block_size.div_ceil(head::ROWS)).min((1 << 21) / (head::ROWS * vocab_size));
-        while self.units.len() < units.max(rayon::current_num_threads()) {
-            self.units.push(Unit::new(*precision, vocab_size));
+        // One workspace for each task of the sequences in flight, but at most 2^21 logits, and one for each thread.
+        let workspaces =
+            (in_flight * block_size.div_ceil(head::TASK_ROWS)).min((1 << 21) / (head::TASK_ROWS * vocab_size));
+        while self.workspaces.len() < workspaces.max(rayon::current_num_threads()) {
+            self.workspaces.push(HeadWorkspace::new(*precision, vocab_size));
         }
         self.losses.resize(n * cols, 0.0);
         while gradients && self.d_embedded.len() < n {
@@ -262,55 +255,64 @@ impl CpuGpt {
     }
 }
 
-/// Runs on a thread of the pool, which need not be woken for every parallel loop.
+/// Runs `work` on a thread of the rayon pool. From outside the pool, each parallel loop would wake a thread first.
 fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
-/// Losses and hidden gradients of the head for some sequences, a few units of rows at a time; `grad` is the gradient of
-/// the head's weights, with the weight of a token in the loss.
+/// Computes the losses of some sequences and the gradients of their hidden states, as many tasks at a time as there are
+/// workspaces. `grad` has the gradient `(V, C)` of the head's weights to add to, and the weight of a token in the loss.
 fn head(
     level: SimdLevel,
     net: &Network,
     weights: &Weights,
-    units: &mut [Unit],
+    workspaces: &mut [HeadWorkspace],
     sequences: &mut [Sequence],
     (targets, losses): (&[u32], &mut [f32]),
     mut grad: Option<(&mut [f32], f32)>,
 ) {
     let packed = weights.packed(net.head.weight);
     let (mut targets, mut losses) = (targets, losses);
-    let mut jobs = Vec::new();
+    let mut tasks = Vec::new();
     for sequence in sequences {
         let t = sequence.t;
         let (hidden, quantized, d_hidden) = sequence.hidden(net.head.x);
         let ld = d_hidden.ld;
-        for (from, dx) in d_hidden.chunks_mut(t, head::ROWS) {
-            let n = head::ROWS.min(t - from);
+        for (from, dx) in d_hidden.chunks_mut(t, head::TASK_ROWS) {
+            let n = head::TASK_ROWS.min(t - from);
             let (here, loss);
             (here, targets) = targets.split_at(n);
             (loss, losses) = std::mem::take(&mut losses).split_at_mut(n);
-            jobs.push(Job { hidden, quantized, from, targets: here, losses: loss, dx, ld });
+            tasks.push(HeadTask { hidden, quantized, from, targets: here, losses: loss, dx, ld });
         }
     }
-    for jobs in jobs.chunks_mut(units.len()) {
+    for tasks in tasks.chunks_mut(workspaces.len()) {
         let scale = grad.as_ref().map(|(_, scale)| *scale);
-        jobs.par_iter_mut().zip(&mut *units).for_each(|(job, unit)| unit.run(level, packed, job, scale));
+        tasks
+            .par_iter_mut()
+            .zip(&mut *workspaces)
+            .for_each(|(task, workspace)| workspace.run(level, packed, task, scale));
         if let Some((grad, _)) = &mut grad {
             let c = packed.weight.n();
-            grad.par_chunks_mut(head::GRAD_ROWS * c).enumerate().for_each(|(i, grad)| {
-                for (job, unit) in jobs.iter().zip(&*units) {
-                    unit.add_weight_grads(level, i * head::GRAD_ROWS, grad, job);
+            grad.par_chunks_mut(head::GRAD_TASK_ROWS * c).enumerate().for_each(|(i, grad)| {
+                for (task, workspace) in tasks.iter().zip(&*workspaces) {
+                    workspace.add_weight_grads(level, i * head::GRAD_TASK_ROWS, grad, task);
                 }
             });
         }
     }
 }
 
-/// Adds `x^T dy` of one sequence after the other to the flat gradients of all matrices of products but the head's, each
-/// by tasks of a few of its rows.
-fn matrix_grads(level: SimdLevel, layout: &Layout, matrices: &[MatrixGrad], sequences: &[Sequence], grads: &mut [f32]) {
-    // The flat gradients cut into tasks, in the order in which the matrices lie in them.
+/// Adds `x^T dy` of each sequence to the flat gradients of the weight matrices of all linear layers. A task computes
+/// [`GRAD_TASK_ROWS`] rows of one matrix over all sequences in order.
+fn matrix_grads(
+    level: SimdLevel,
+    layout: &ParamLayout,
+    matrices: &[MatrixGrad],
+    sequences: &[Sequence],
+    grads: &mut [f32],
+) {
+    // The tasks own disjoint slices of the flat gradients, split off in the order of the matrices.
     let mut tasks = Vec::new();
     let (mut rest, mut end) = (grads, 0);
     for &MatrixGrad { weight, x, y } in matrices {
@@ -319,8 +321,8 @@ fn matrix_grads(level: SimdLevel, layout: &Layout, matrices: &[MatrixGrad], sequ
         (matrix, rest) = std::mem::take(&mut rest)[range.start - end..].split_at_mut(range.len());
         end = range.end;
         let n_out = layout.specs[weight.0].shape[1];
-        for (i, grad) in matrix.chunks_mut(GRAD_ROWS * n_out).enumerate() {
-            tasks.push((x, y, i * GRAD_ROWS, grad));
+        for (i, grad) in matrix.chunks_mut(GRAD_TASK_ROWS * n_out).enumerate() {
+            tasks.push((x, y, i * GRAD_TASK_ROWS, grad));
         }
     }
     tasks.into_par_iter().for_each(|(x, y, first, grad)| {

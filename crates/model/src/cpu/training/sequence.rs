@@ -1,68 +1,39 @@
-//! One sequence through the network, forward and backward, by one thread.
+//! The forward and backward pass of one sequence, on one thread.
 
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::{Layout, Lowered, Slots, TrainSetup, Weights};
+use super::{
+    buffers::Buffers,
+    layout::ParamLayout,
+    lowering::Lowered,
+    op::{RowDropout, TrainOp, TrainPass, TrainSetup},
+    weights::Weights,
+};
 use crate::{
-    Dropout,
     cpu::{
-        operand::{Operand, Scratch},
+        matmul::Pair,
+        operand::{Operand, OperandScratch},
         rows::Rows,
     },
     ops::AttentionScratch,
     plan::Value,
 };
 
-/// The dropout masks of a sequence: those of row `row` of a batch.
-#[derive(Debug, Clone)]
-pub struct RowDropout {
-    /// The masks of the batch.
-    pub dropout: Dropout,
-    /// The row in that batch.
-    pub row: usize,
-}
-
-/// What an operation is computed with.
-pub(crate) struct TrainPass<'a> {
-    pub(crate) level: SimdLevel,
-    /// The positions of the sequence.
-    pub(crate) t: usize,
-    pub(crate) weights: &'a Weights,
-    /// The tokens, `(T)`; none in the backward pass.
-    pub(crate) ids: &'a [u32],
-    pub(crate) dropout: Option<&'a RowDropout>,
-    pub(crate) values: &'a mut Slots,
-    pub(crate) grads: &'a mut Slots,
-    pub(crate) scratch: &'a mut Scratch,
-    pub(crate) attention: &'a mut AttentionScratch,
-}
-
-/// An operation in training, with what it keeps of one sequence.
-pub(crate) trait TrainOp: std::fmt::Debug + Send + Sync {
-    /// Writes the output's rows.
-    fn forward(&mut self, pass: &mut TrainPass<'_>);
-
-    /// Writes the input's gradient, given the output's.
-    fn backward(&mut self, pass: &mut TrainPass<'_>);
-
-    /// Adds the gradients of norms and biases, as the last backward pass summed them over the sequence, to the flat ones.
-    fn add_vector_grads(&self, _: &Layout, _grads: &mut [f32]) {}
-}
-
-/// The buffers of one sequence: what its forward pass leaves for its backward pass, and that for the gradients of the
-/// weights.
+/// The tapes and buffers of one sequence: what its forward pass keeps for its backward pass, and both for the gradients of
+/// the weights.
 #[derive(Debug)]
 pub(crate) struct Sequence {
-    /// The positions of the last forward pass.
+    /// The number of positions of the last forward pass.
     pub(crate) t: usize,
     tapes: Vec<Box<dyn TrainOp>>,
-    values: Slots,
-    grads: Slots,
-    scratch: Scratch,
+    values: Buffers,
+    grads: Buffers,
+    scratch: OperandScratch,
     attention: AttentionScratch,
 }
 
 impl Sequence {
+    /// Allocates the buffers for sequences of up to `block_size` positions.
     pub(crate) fn new(lowered: &Lowered, setup: &TrainSetup<'_>) -> Self {
         let &TrainSetup { net, precision, block_size } = setup;
         let head_size = net.config().head_size();
@@ -70,14 +41,14 @@ impl Sequence {
         Self {
             t: 0,
             tapes: lowered.tapes(setup),
-            values: Slots::new(precision, block_size, &lowered.values, &lowered.value_slots),
-            grads: Slots::new(precision, block_size, &lowered.grads, &lowered.grad_slots),
-            scratch: Scratch::new(precision, block_size, widest),
+            values: Buffers::new(precision, block_size, &lowered.values, &lowered.value_buffers),
+            grads: Buffers::new(precision, block_size, &lowered.grads, &lowered.grad_buffers),
+            scratch: OperandScratch::new(precision, block_size, widest),
             attention: AttentionScratch::new(block_size, head_size),
         }
     }
 
-    /// From tokens to the hidden states that the head reads.
+    /// The forward pass, from tokens `(T)` to the hidden states `(T, C)` that the head reads.
     pub(crate) fn forward(
         &mut self,
         level: SimdLevel,
@@ -97,8 +68,8 @@ impl Sequence {
         }
     }
 
-    /// From the gradient of the hidden states to that of the embeddings, which goes to `dx`. What the weights' gradients
-    /// are made of stays here.
+    /// The backward pass, from the gradient of the hidden states `(T, C)` to that of the embeddings, `dx (T, C)`. The
+    /// operands of the weights' gradients stay in the buffers ([`Sequence::operands`]).
     pub(crate) fn backward(
         &mut self,
         level: SimdLevel,
@@ -109,27 +80,27 @@ impl Sequence {
     ) {
         let Self { t, tapes, values, grads, scratch, attention } = self;
         let mut pass = TrainPass { level, t: *t, weights, ids: &[], dropout, values, grads, scratch, attention };
-        for (tape, clears) in tapes.iter_mut().zip(&lowered.clears).rev() {
-            if let Some(value) = *clears {
+        for (tape, zeroed_grads) in tapes.iter_mut().zip(&lowered.zeroed_grads).rev() {
+            if let Some(value) = *zeroed_grads {
                 pass.grads.get_mut(value).kept_rows_mut().fill(0..pass.t, 0.0);
             }
             tape.backward(&mut pass);
         }
-        std::mem::swap(pass.grads.get_mut(lowered.stream).kept_rows_mut(), dx);
+        std::mem::swap(pass.grads.get_mut(lowered.embedded).kept_rows_mut(), dx);
     }
 
-    /// The operands of a product's gradient: a value, and the gradient of another.
+    /// The operands of a weight's gradient: the input `x (T, in)`, and the gradient of the output `y (T, out)`.
     pub(crate) fn operands(&self, x: Value, y: Value) -> (&Operand, &Operand) {
         (self.values.get(x), self.grads.get(y))
     }
 
-    /// The hidden states for the head, their quantized rows, and the rows of their gradient `(T, C)`.
-    pub(crate) fn hidden(&mut self, x: Value) -> (&Operand, &Rows<super::Pair>, &mut Rows) {
+    /// The hidden states `(T, C)`, their quantized rows, and the rows of their gradient `(T, C)`.
+    pub(crate) fn hidden(&mut self, x: Value) -> (&Operand, &Rows<Pair>, &mut Rows) {
         (self.values.get(x), &self.scratch.quantized, self.grads.get_mut(x).kept_rows_mut())
     }
 
-    /// Adds the gradients of norms and biases to the flat ones.
-    pub(crate) fn add_vector_grads(&self, layout: &Layout, grads: &mut [f32]) {
+    /// Adds the gradients of norm weights and biases to the flat gradients.
+    pub(crate) fn add_vector_grads(&self, layout: &ParamLayout, grads: &mut [f32]) {
         for tape in &self.tapes {
             tape.add_vector_grads(layout, grads);
         }

@@ -1,26 +1,29 @@
-//! The parameters, and the matrices among them once more in the order in which products read them.
+//! The parameters, flat, and packed copies of the matrices that products read.
 
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::Layout;
+use super::layout::ParamLayout;
 use crate::{
     Result,
-    cpu::{CpuPrecision, operand::Packed, rows::Aligned},
+    cpu::{CpuPrecision, operand::PackedOperand, rows::Aligned},
     plan::{Network, ParamId},
 };
 
-/// A matrix `(rows, cols)` as the right operand of products, in both directions.
+/// A weight matrix `(rows, cols)` packed as the right operand of products, as it is and transposed.
 #[derive(Debug)]
 pub(crate) struct PackedMatrix {
     /// `(rows, cols)`.
-    pub(crate) weight: Packed,
+    pub(crate) weight: PackedOperand,
     /// `(cols, rows)`.
-    pub(crate) transposed: Packed,
+    pub(crate) transposed: PackedOperand,
 }
 
 impl PackedMatrix {
     fn new(precision: CpuPrecision, rows: usize, cols: usize) -> Self {
-        Self { weight: Packed::new(precision, rows, cols), transposed: Packed::new(precision, cols, rows) }
+        Self {
+            weight: PackedOperand::new(precision, rows, cols),
+            transposed: PackedOperand::new(precision, cols, rows),
+        }
     }
 
     fn pack(&mut self, level: SimdLevel, values: &[f32]) {
@@ -32,20 +35,21 @@ impl PackedMatrix {
 /// All parameters of a network.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    pub(crate) layout: Layout,
-    /// As the layout says.
+    pub(crate) layout: ParamLayout,
+    /// All parameters, at the ranges of `layout`.
     pub(crate) flat: Aligned,
-    /// Of each parameter that products read.
+    /// The packed copy of each parameter that products read, in parameter order.
     packed: Vec<Option<PackedMatrix>>,
 }
 
 impl Weights {
+    /// Copies and packs parameter values given in parameter order.
     pub(crate) fn new(net: &Network, precision: CpuPrecision, level: SimdLevel, values: &[Vec<f32>]) -> Result<Self> {
-        let layout = Layout::new(net);
+        let layout = ParamLayout::new(net);
         let mut flat = Aligned::zeros(layout.len());
         layout.fill(values, &mut flat)?;
         let mut packed: Vec<Option<PackedMatrix>> = layout.specs.iter().map(|_| None).collect();
-        for param in net.multiplied() {
+        for param in net.matmul_params() {
             if let [rows, cols] = layout.specs[param.0].shape[..] {
                 packed[param.0] = Some(PackedMatrix::new(precision, rows, cols));
             }
@@ -55,7 +59,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Takes the changed parameters over into the packed copies.
+    /// Packs the matrices anew, after the flat parameters have changed.
     pub(crate) fn pack(&mut self, level: SimdLevel) {
         for (packed, range) in self.packed.iter_mut().zip(&self.layout.ranges) {
             if let Some(packed) = packed {
@@ -69,8 +73,8 @@ impl Weights {
         &self.flat[self.layout.range(param)]
     }
 
-    /// A matrix that products read.
-    #[expect(clippy::expect_used, reason = "`Network::multiplied` names all of them")]
+    /// The packed copy of a matrix that products read.
+    #[expect(clippy::expect_used, reason = "`Network::matmul_params` names all of them")]
     pub(crate) fn packed(&self, param: ParamId) -> &PackedMatrix {
         self.packed[param.0].as_ref().expect("a matrix that products read")
     }

@@ -5,7 +5,7 @@
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
 use crate::cpu::{
-    decode::columns::Columns,
+    decode::shared_output::SharedOutput,
     rows::Rows,
     spin_pool::{MAX_TASKS, Workers},
     vectors,
@@ -14,13 +14,13 @@ use crate::cpu::{
 /// The keys and values of one layer for one sequence. Values are kept as they come, `(block_size, C)`; keys in tiles of
 /// sixteen positions, `(block_size / 16, C, 16)`, so that a query's scores are sums of vectors that follow each other.
 #[derive(Debug, Clone)]
-pub(crate) struct KeyValues {
+pub(crate) struct SequenceKvCache {
     keys: Vec<f32>,
     values: Vec<f32>,
     channels: usize,
 }
 
-impl KeyValues {
+impl SequenceKvCache {
     pub(crate) fn new(block_size: usize, channels: usize) -> Self {
         let tiles = block_size.div_ceil(LANES);
         Self { keys: vec![0.0; tiles * LANES * channels], values: vec![0.0; block_size * channels], channels }
@@ -58,7 +58,7 @@ const MIN_PARALLEL_SCORES: usize = 1 << 13;
 pub(crate) fn decode_attention(
     (level, workers): (SimdLevel, &mut Workers<'_>),
     (n, n_head): (usize, usize),
-    caches: &[KeyValues],
+    caches: &[SequenceKvCache],
     qkv: &Rows,
     y: &mut Rows,
     scores: &mut [f32],
@@ -67,8 +67,8 @@ pub(crate) fn decode_attention(
     let (heads, head_size, room) = (rows * n_head, c / n_head, scores.len() / (rows * n_head));
     let tasks = if rows * n * c < MIN_PARALLEL_SCORES { 1 } else { MAX_TASKS.min(heads) };
     let ld = y.ld;
-    let y = Columns::new(y.at_mut(0, 0), c, ld);
-    let scores = Columns::new(scores, room, room);
+    let y = SharedOutput::new(y.at_mut(0, 0), c, ld);
+    let scores = SharedOutput::new(scores, room, room);
     workers.parallel_for(tasks, |task| {
         for i in task * heads / tasks..(task + 1) * heads / tasks {
             let (row, head) = (i / n_head, i % n_head);
@@ -76,18 +76,18 @@ pub(crate) fn decode_attention(
             let query = &qkv.row(row)[of_head.clone()];
             // SAFETY: every pair of row and head belongs to one task.
             let (y, scores) = unsafe { (y.part(row, &of_head), scores.part(i, &(0..room))) };
-            level.run(OneHead { query, cache: &caches[row], n, head, scores, y });
+            level.run(DecodeHead { query, cache: &caches[row], n, head, scores, y });
         }
     });
 }
 
 /// Vectors that are summed side by side, so that one addition need not wait for the other.
-const AT_A_TIME: usize = 4;
+const UNROLL: usize = 4;
 
 /// Attention of one head: `y (hs)`, what `query (hs)` gets from the first `n` positions.
-struct OneHead<'a> {
+struct DecodeHead<'a> {
     query: &'a [f32],
-    cache: &'a KeyValues,
+    cache: &'a SequenceKvCache,
     n: usize,
     head: usize,
     /// Room for `n`, in whole vectors.
@@ -95,7 +95,7 @@ struct OneHead<'a> {
     y: &'a mut [f32],
 }
 
-impl Kernel for OneHead<'_> {
+impl Kernel for DecodeHead<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -108,9 +108,9 @@ impl Kernel for OneHead<'_> {
         let scores = &mut scores.as_chunks_mut::<LANES>().0[..count];
         let mut largest = s.splat(f32::MIN);
         let mut first = 0;
-        for scores in scores.chunks_mut(AT_A_TIME) {
+        for scores in scores.chunks_mut(UNROLL) {
             // Behind the last position there is room, with keys of earlier sequences.
-            let mut sums = [s.splat(0.0); AT_A_TIME];
+            let mut sums = [s.splat(0.0); UNROLL];
             let keys = cache.keys(first, head, head_size);
             for (c, &query) in query.iter().enumerate() {
                 for (tile, sum) in sums.iter_mut().enumerate().take(scores.len()) {
@@ -120,7 +120,7 @@ impl Kernel for OneHead<'_> {
             for (score, sum) in scores.iter_mut().zip(sums) {
                 let sum = s.mul(sum, scale);
                 s.store(sum, score);
-                let inside = vectors::inside(n, first);
+                let inside = vectors::lane_mask(n, first);
                 largest = s.max(largest, s.add(s.keep(inside, sum), s.keep(!inside, s.splat(f32::MIN))));
                 first += 1;
             }
@@ -130,14 +130,14 @@ impl Kernel for OneHead<'_> {
         let max = s.splat(lanes.into_iter().fold(f32::MIN, f32::max));
         let mut total = s.splat(0.0);
         for (v, score) in scores.iter_mut().enumerate() {
-            let weight = s.keep(vectors::inside(n, v), exp(s, s.sub(s.load(score), max)));
+            let weight = s.keep(vectors::lane_mask(n, v), exp(s, s.sub(s.load(score), max)));
             s.store(weight, score);
             total = s.add(total, weight);
         }
         let factor = s.splat(1.0 / s.sum(total));
-        for from in (0..vectors::count(y)).step_by(AT_A_TIME) {
-            let count = AT_A_TIME.min(vectors::count(y) - from);
-            let mut sums = [s.splat(0.0); AT_A_TIME];
+        for from in (0..vectors::count(y)).step_by(UNROLL) {
+            let count = UNROLL.min(vectors::count(y) - from);
+            let mut sums = [s.splat(0.0); UNROLL];
             for (i, &weight) in scores.as_flattened()[..n].iter().enumerate() {
                 let value = &cache.values[i * channels + head * head_size..][..head_size];
                 for (v, sum) in sums.iter_mut().enumerate().take(count) {

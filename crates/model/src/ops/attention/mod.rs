@@ -11,8 +11,8 @@ mod training;
 use candle_core::Tensor;
 
 use self::{
-    decode::{KeyValues, decode_attention},
-    training::{Dropped, Shape},
+    decode::{SequenceKvCache, decode_attention},
+    training::{AttentionDropout, AttentionShape},
 };
 use super::{KeepBits, Operation};
 use crate::{
@@ -53,8 +53,8 @@ impl NetworkBuilder {
 }
 
 impl Attention {
-    fn shape(&self, net: &Network, t: usize) -> Shape {
-        Shape { t, n_head: self.n_head, head_size: net.cols(self.y) / self.n_head }
+    fn shape(&self, net: &Network, t: usize) -> AttentionShape {
+        AttentionShape { t, n_head: self.n_head, head_size: net.cols(self.y) / self.n_head }
     }
 }
 
@@ -89,7 +89,7 @@ impl Operation for Attention {
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let qkv = pass.value(self.qkv)?; // (B, T, 3C)
         match &mut pass.mode {
-            Mode::Whole { dropout, mask, precision } => TensorAttention {
+            Mode::FullSequence { dropout, mask, precision } => TensorAttention {
                 n_head: self.n_head,
                 mask: mask.clone(),
                 dropout: dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), self.site.id())),
@@ -109,7 +109,7 @@ impl Operation for Attention {
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
         let shape = self.shape(setup.net, setup.block_size);
-        Some(Box::new(AttentionDecoder { op: self.clone(), shape, caches: Vec::new() }))
+        Some(Box::new(DecodeAttention { op: self.clone(), shape, caches: Vec::new() }))
     }
 }
 
@@ -118,7 +118,7 @@ impl Operation for Attention {
 struct AttentionTape {
     op: Attention,
     /// Of the longest sequence.
-    shape: Shape,
+    shape: AttentionShape,
     /// The logarithm of the sum of each query's softmax, `(n_head, T)`.
     lse: Vec<f32>,
     /// Which attention weights are kept, `(n_head * T, T)`.
@@ -126,14 +126,14 @@ struct AttentionTape {
 }
 
 impl AttentionTape {
-    fn dropped<'a>(keep: &'a KeepBits, pass: &TrainPass<'_>) -> Option<Dropped<'a>> {
-        pass.dropout.map(|masks| Dropped { keep, scale: masks.dropout.scale() })
+    fn dropped<'a>(keep: &'a KeepBits, pass: &TrainPass<'_>) -> Option<AttentionDropout<'a>> {
+        pass.dropout.map(|masks| AttentionDropout { keep, scale: masks.dropout.scale() })
     }
 }
 
 impl TrainOp for AttentionTape {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
-        let shape = Shape { t: pass.t, ..self.shape };
+        let shape = AttentionShape { t: pass.t, ..self.shape };
         if let Some(masks) = pass.dropout {
             // The mask is (B, nh, T, T); each query draws the keys that it sees.
             for head in 0..shape.n_head {
@@ -150,7 +150,7 @@ impl TrainOp for AttentionTape {
     }
 
     fn backward(&mut self, pass: &mut TrainPass<'_>) {
-        let shape = Shape { t: pass.t, ..self.shape };
+        let shape = AttentionShape { t: pass.t, ..self.shape };
         let dropped = Self::dropped(&self.keep, pass);
         let (qkv, y) = (pass.values.rows(self.op.qkv), (pass.values.rows(self.op.y), &*self.lse));
         let (dy, d_qkv) = pass.grads.pair(self.op.y, self.op.qkv, &mut pass.scratch.rows);
@@ -160,18 +160,18 @@ impl TrainOp for AttentionTape {
 
 /// Attention with the keys and values of the positions so far.
 #[derive(Debug)]
-struct AttentionDecoder {
+struct DecodeAttention {
     op: Attention,
     /// Of the longest sequence.
-    shape: Shape,
+    shape: AttentionShape,
     /// Of each row.
-    caches: Vec<KeyValues>,
+    caches: Vec<SequenceKvCache>,
 }
 
-impl DecodeOp for AttentionDecoder {
+impl DecodeOp for DecodeAttention {
     fn set_rows(&mut self, rows: usize) {
-        let Shape { t, n_head, head_size } = self.shape;
-        self.caches = vec![KeyValues::new(t, n_head * head_size); rows];
+        let AttentionShape { t, n_head, head_size } = self.shape;
+        self.caches = vec![SequenceKvCache::new(t, n_head * head_size); rows];
     }
 
     fn copy_first_row(&mut self, positions: usize) {
@@ -184,7 +184,7 @@ impl DecodeOp for AttentionDecoder {
         let Self { op, shape, caches } = self;
         let c = shape.n_head * shape.head_size;
         let (qkv, y) = step.values.pair(op.qkv, op.y);
-        let write = |cache: &mut KeyValues, position, qkv: &[f32]| {
+        let write = |cache: &mut SequenceKvCache, position, qkv: &[f32]| {
             cache.write(position, &qkv[c..2 * c], &qkv[2 * c..]);
         };
         match step.positions {
@@ -192,7 +192,7 @@ impl DecodeOp for AttentionDecoder {
                 for i in 0..step.n {
                     write(&mut caches[row], i, qkv.row(i));
                 }
-                let shape = Shape { t: step.n, ..*shape };
+                let shape = AttentionShape { t: step.n, ..*shape };
                 let scratch = &mut step.scratch;
                 training::forward(step.level, shape, qkv, None, y, &mut scratch.lse, &mut scratch.attention);
             }

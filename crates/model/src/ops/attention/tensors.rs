@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::{
     Dropout, KvCache, Precision, Result,
-    ops::custom_grad::{cat, count_launch, operand, widened, with_gradient},
+    ops::custom_grad::{cat, count_launch, to_operand, upcast, with_gradient},
 };
 
 /// The most bytes of f32 scores in one chunk: large enough that the launches of a chunk are a small part of its time, small
@@ -50,7 +50,7 @@ fn chunks(heads: usize, t: usize, scores: usize) -> Vec<Chunk> {
 /// Queries, keys and values of every head as operands: `(H, T, hs)` each, with `H = B * nh`. Queries have the scale of the
 /// scores in them, values that of dropout, before they are rounded: `T x hs` products each, where scores and
 /// probabilities would be `T x T`.
-struct Heads {
+struct Qkv {
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -67,7 +67,7 @@ impl TensorAttention {
         Ok(with_gradient("attention", qkv, y, move |qkv, y, dy| attention.backward(qkv, y, dy))?)
     }
 
-    fn chunks(&self, heads: &Heads) -> candle_core::Result<Vec<Chunk>> {
+    fn chunks(&self, heads: &Qkv) -> candle_core::Result<Vec<Chunk>> {
         let (n, t, _) = heads.q.dims3()?;
         Ok(chunks(n, t, self.score_bytes / DType::F32.size_in_bytes()))
     }
@@ -77,29 +77,33 @@ impl TensorAttention {
         [1.0 / (hs as f64).sqrt(), 1.0, self.dropout.as_ref().map_or(1.0, |(dropout, _)| 1.0 / (1.0 - dropout.p))]
     }
 
-    fn heads(&self, qkv: &Tensor) -> candle_core::Result<Heads> {
+    fn heads(&self, qkv: &Tensor) -> candle_core::Result<Qkv> {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, hs) = (self.n_head, c3 / 3 / self.n_head);
         let parts = qkv.reshape((b, t, 3, nh, hs))?.permute((2, 0, 3, 1, 4))?; // (B, T, 3C) to (3, B, nh, T, hs)
         let mut heads = Vec::with_capacity(3);
         for (i, scale) in self.scales(hs).into_iter().enumerate() {
-            heads.push(operand(&scaled(parts.narrow(0, i, 1)?, scale)?, self.precision)?.reshape((b * nh, t, hs))?);
+            heads.push(to_operand(&scaled(parts.narrow(0, i, 1)?, scale)?, self.precision)?.reshape((
+                b * nh,
+                t,
+                hs,
+            ))?);
         }
         let [q, k, v] = [0, 1, 2].map(|i| heads[i].clone());
-        Ok(Heads { q, k, v })
+        Ok(Qkv { q, k, v })
     }
 
-    /// `(B, T, C)` to an operand `(H, T, hs)`.
+    /// `(B, T, C)` to an to_operand `(H, T, hs)`.
     fn split(&self, y: &Tensor) -> candle_core::Result<Tensor> {
         let (b, t, c) = y.dims3()?;
         let (nh, hs) = (self.n_head, c / self.n_head);
-        operand(&y.reshape((b, t, nh, hs))?.transpose(1, 2)?, self.precision)?.reshape((b * nh, t, hs))
+        to_operand(&y.reshape((b, t, nh, hs))?.transpose(1, 2)?, self.precision)?.reshape((b * nh, t, hs))
     }
 
     /// The probabilities of a chunk before dropout: `(h, r, keys)`.
     fn probabilities(&self, q: &Tensor, k: &Tensor, queries: &Range<usize>) -> candle_core::Result<Tensor> {
         let mask = self.mask.narrow(0, queries.start, queries.len())?.narrow(1, 0, queries.end)?;
-        let scores = widened(&count_launch(q.matmul(&k.t()?))?, mask.dtype())?;
+        let scores = upcast(&count_launch(q.matmul(&k.t()?))?, mask.dtype())?;
         softmax(&count_launch(scores.broadcast_add(&mask))?)
     }
 
@@ -118,15 +122,15 @@ impl TensorAttention {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, hs) = (self.n_head, c3 / 3 / self.n_head);
         let heads = self.heads(qkv)?;
-        let mut pieces = Vec::new();
+        let mut outputs = Vec::new();
         for chunk in self.chunks(&heads)? {
-            let of = Part::new(&heads, &chunk)?;
+            let of = ChunkOperands::new(&heads, &chunk)?;
             let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
             let p = dropped(p, self.keep(&chunk, qkv.device())?.as_ref())?;
-            pieces.push(count_launch(operand(&p, self.precision)?.matmul(&of.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
+            outputs.push(count_launch(to_operand(&p, self.precision)?.matmul(&of.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
         }
-        let y = cat(&pieces)?.reshape((b, nh, t, hs))?; // (H * T, hs) to (B, nh, T, hs)
-        widened(&y.transpose(1, 2)?, qkv.dtype())?.reshape((b, t, c3 / 3)) // (B, T, nh, hs) to (B, T, C)
+        let y = cat(&outputs)?.reshape((b, nh, t, hs))?; // (H * T, hs) to (B, nh, T, hs)
+        upcast(&y.transpose(1, 2)?, qkv.dtype())?.reshape((b, t, c3 / 3)) // (B, T, nh, hs) to (B, T, C)
     }
 
     /// With `M` the mask of dropout and `*` by element, `O = (P * M) V`, `P = softmax(S)` and `S = Q K^T`:
@@ -141,25 +145,25 @@ impl TensorAttention {
         let rows = count_launch(rows.transpose(1, 2)?.contiguous())?.reshape((b * nh, t, 1))?; // (B, nh, T, 1) to (H, T, 1)
         let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
         for chunk in self.chunks(&heads)? {
-            let of = Part::new(&heads, &chunk)?;
+            let of = ChunkOperands::new(&heads, &chunk)?;
             let (d_out, rows) = (chunk.of(&d_out)?, chunk.of(&rows)?);
             let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
-            let dp = widened(&count_launch(d_out.matmul(&of.v.t()?))?, dtype)?; // (h, r, keys)
+            let dp = upcast(&count_launch(d_out.matmul(&of.v.t()?))?, dtype)?; // (h, r, keys)
             let keep = self.keep(&chunk, qkv.device())?;
             let (dp, kept) = (dropped(dp, keep.as_ref())?, dropped(p.clone(), keep.as_ref())?);
-            let ds = operand(&count_launch(p.mul(&count_launch(dp.broadcast_sub(&rows))?))?, self.precision)?;
+            let ds = to_operand(&count_launch(p.mul(&count_launch(dp.broadcast_sub(&rows))?))?, self.precision)?;
             dq.push(count_launch(ds.matmul(&of.k))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
             let key_parts = [
                 count_launch(ds.t()?.matmul(&of.q))?,
-                count_launch(operand(&kept, self.precision)?.t()?.matmul(&d_out))?,
+                count_launch(to_operand(&kept, self.precision)?.t()?.matmul(&d_out))?,
             ];
             for (sums, part) in [&mut dk, &mut dv].into_iter().zip(key_parts) {
                 add_keys(sums, part, t, chunk.queries.start)?;
             }
         }
         let mut parts = Vec::with_capacity(3);
-        for (pieces, scale) in [dq, dk, dv].iter().zip(self.scales(hs)) {
-            parts.push(scaled(widened(&cat(pieces)?, dtype)?, scale)?); // (H * T, hs)
+        for (outputs, scale) in [dq, dk, dv].iter().zip(self.scales(hs)) {
+            parts.push(scaled(upcast(&cat(outputs)?, dtype)?, scale)?); // (H * T, hs)
         }
         let parts = cat(&parts)?.reshape((3, b, nh, t, hs))?; // (3 * H * T, hs) to (3, B, nh, T, hs)
         count_launch(parts.permute((1, 3, 0, 2, 4))?.contiguous())?.reshape((b, t, c3)) // (B, T, 3, nh, hs) to (B, T, 3C)
@@ -202,14 +206,14 @@ impl Chunk {
 }
 
 /// The operands of a chunk: `(h, r, hs)` queries, and keys and values `(h, keys, hs)`.
-struct Part {
+struct ChunkOperands {
     q: Tensor,
     k: Tensor,
     v: Tensor,
 }
 
-impl Part {
-    fn new(Heads { q, k, v }: &Heads, chunk: &Chunk) -> candle_core::Result<Self> {
+impl ChunkOperands {
+    fn new(Qkv { q, k, v }: &Qkv, chunk: &Chunk) -> candle_core::Result<Self> {
         let keys = Chunk { heads: chunk.heads.clone(), queries: 0..chunk.queries.end };
         Ok(Self { q: chunk.of(q)?, k: keys.of(k)?, v: keys.of(v)? })
     }

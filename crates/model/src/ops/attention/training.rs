@@ -23,7 +23,7 @@ const KEYS: usize = 64;
 
 /// The shape of attention over one sequence.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
+pub(crate) struct AttentionShape {
     /// Positions.
     pub(crate) t: usize,
     pub(crate) n_head: usize,
@@ -31,7 +31,7 @@ pub(crate) struct Shape {
     pub(crate) head_size: usize,
 }
 
-impl Shape {
+impl AttentionShape {
     fn channels(self) -> usize {
         self.n_head * self.head_size
     }
@@ -43,7 +43,7 @@ impl Shape {
 
 /// Attention weights dropped in training: row `head * T + query` of the bits, and what kept ones are multiplied with.
 #[derive(Clone, Copy)]
-pub(crate) struct Dropped<'a> {
+pub(crate) struct AttentionDropout<'a> {
     pub(crate) keep: &'a KeepBits,
     pub(crate) scale: f32,
 }
@@ -103,14 +103,14 @@ fn tiles(q: usize, rows: usize) -> impl Iterator<Item = ScoreTile> {
 /// From queries, keys and values `qkv (T, 3C)` to `y (T, C)`; `lse` gets the logarithm of each row's sum, head by head.
 pub(crate) fn forward(
     level: SimdLevel,
-    shape: Shape,
+    shape: AttentionShape,
     qkv: &Rows,
-    dropped: Option<Dropped<'_>>,
+    dropped: Option<AttentionDropout<'_>>,
     y: &mut Rows,
     lse: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    let Shape { t, n_head, head_size: hs } = shape;
+    let AttentionShape { t, n_head, head_size: hs } = shape;
     let c = shape.channels();
     let ld = y.ld;
     for head in 0..n_head {
@@ -151,7 +151,7 @@ struct OnlineSoftmax<'a> {
     tile: ScoreTile,
     scale: f32,
     /// The masks and the row of the first query.
-    keep: Option<(Dropped<'a>, usize)>,
+    keep: Option<(AttentionDropout<'a>, usize)>,
     weights: &'a mut Rows,
     max: &'a mut [f32; QUERIES],
     sum: &'a mut [f32; QUERIES],
@@ -174,7 +174,7 @@ impl Kernel for OnlineSoftmax<'_> {
             // The largest score, over the lanes that the query sees.
             let mut largest = least;
             for v in 0..seen.div_ceil(LANES) {
-                let inside = vectors::inside(seen, v);
+                let inside = vectors::lane_mask(seen, v);
                 let x = s.mul(vectors::get(s, row, v), scale);
                 vectors::set(s, row, v, x);
                 // Where a lane is not seen, the maximum so far again.
@@ -185,7 +185,7 @@ impl Kernel for OnlineSoftmax<'_> {
             let mut total = s.splat(0.0);
             for v in 0..tile.cols.div_ceil(LANES) {
                 let below = s.sub(vectors::get(s, row, v), s.splat(new_max));
-                let weight = s.keep(vectors::inside(seen, v), exp(s, below));
+                let weight = s.keep(vectors::lane_mask(seen, v), exp(s, below));
                 total = s.add(total, weight);
                 let kept = match keep {
                     Some((dropped, first)) => {
@@ -217,15 +217,15 @@ fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
 #[expect(clippy::too_many_arguments, reason = "what the forward pass took, gave and left")]
 pub(crate) fn backward(
     level: SimdLevel,
-    shape: Shape,
+    shape: AttentionShape,
     qkv: &Rows,
-    dropped: Option<Dropped<'_>>,
+    dropped: Option<AttentionDropout<'_>>,
     (y, lse): (&Rows, &[f32]),
     dy: &Rows,
     dqkv: &mut Rows,
     scratch: &mut AttentionScratch,
 ) {
-    let Shape { t, n_head, head_size: hs } = shape;
+    let AttentionShape { t, n_head, head_size: hs } = shape;
     let c = shape.channels();
     let ld = dqkv.ld;
     for head in 0..n_head {
@@ -304,7 +304,7 @@ impl Kernel for Dot<'_> {
 struct SoftmaxBackward<'a> {
     tile: ScoreTile,
     scale: f32,
-    keep: Option<(Dropped<'a>, usize)>,
+    keep: Option<(AttentionDropout<'a>, usize)>,
     lse: &'a [f32],
     sum: &'a [f32; QUERIES],
     weights: &'a mut Rows,
@@ -322,7 +322,7 @@ impl Kernel for SoftmaxBackward<'_> {
             let width = tile.cols.next_multiple_of(LANES);
             let (row, grad) = (&mut weights.row_mut(i)[..width], &mut grads.row_mut(i)[..width]);
             for v in 0..tile.cols.div_ceil(LANES) {
-                let inside = vectors::inside(seen, v);
+                let inside = vectors::lane_mask(seen, v);
                 let below = s.sub(s.mul(vectors::get(s, row, v), s.splat(scale)), s.splat(lse[i]));
                 // Rounding may put a weight a little above 1, where exp's range ends.
                 let below = s.sub(s.splat(0.0), s.max(s.splat(0.0), s.sub(s.splat(0.0), below)));

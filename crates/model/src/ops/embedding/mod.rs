@@ -11,7 +11,7 @@ use crate::{
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
-        training::{Layout, TrainOp, TrainPass, TrainSetup},
+        training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
     },
     plan::{Init, NetworkBuilder, ParamId, Role, Value},
     tensors::Pass,
@@ -54,7 +54,7 @@ impl Operation for Embed {
         Box::new(self.clone())
     }
 
-    fn add_table_grads(&self, layout: &Layout, ids: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
+    fn add_table_grads(&self, layout: &ParamLayout, ids: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
         let Some(c) = dx.first().map(|x| x.cols) else { return };
         let grads = &mut grads[layout.range(self.table)];
         // A task for each run of tokens of the vocabulary: each walks over all ids, which costs little beside the rows.
@@ -72,7 +72,7 @@ impl Operation for Embed {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        Some(Box::new(EmbedDecoder { y: self.y, table: setup.param(self.table) }))
+        Some(Box::new(DecodeEmbed { y: self.y, table: setup.param(self.table) }))
     }
 }
 
@@ -94,12 +94,12 @@ impl TrainOp for Embed {
 }
 
 #[derive(Debug)]
-struct EmbedDecoder<'a> {
+struct DecodeEmbed<'a> {
     y: Value,
     table: &'a [f32],
 }
 
-impl DecodeOp for EmbedDecoder<'_> {
+impl DecodeOp for DecodeEmbed<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
         pick(self.table, step.tokens, step.values.rows_mut(self.y));
     }

@@ -18,14 +18,14 @@ pub const DIRECT_VOCAB: usize = 256;
 pub const ONE_HOT_BYTES: usize = 64 << 20;
 
 /// Rows that are added up at a time, a whole tile of a matrix product.
-const TILE: usize = 128;
+const REDUCTION_TILE: usize = 128;
 
 /// A batch of tokens on a device.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     /// `(B, T)`.
     pub(crate) ids: Tensor,
-    segments: Option<Segments>,
+    segmented_sum: Option<SegmentedSum>,
 }
 
 impl Tokens {
@@ -38,13 +38,14 @@ impl Tokens {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(ModelError::TokenOutOfRange { id, vocab_size });
         }
-        let segments = (vocab_size > DIRECT_VOCAB).then(|| Segments::new(ids, vocab_size, device)).transpose()?;
-        Ok(Self { ids: count_launch(Tensor::from_slice(ids, (rows, cols), device))?, segments })
+        let segmented_sum =
+            (vocab_size > DIRECT_VOCAB).then(|| SegmentedSum::new(ids, vocab_size, device)).transpose()?;
+        Ok(Self { ids: count_launch(Tensor::from_slice(ids, (rows, cols), device))?, segmented_sum })
     }
 
     /// Tokens that are on the device already: the gradient is a direct product however large the vocabulary.
     pub fn on_device(ids: &Tensor) -> Self {
-        Self { ids: ids.clone(), segments: None }
+        Self { ids: ids.clone(), segmented_sum: None }
     }
 }
 
@@ -58,19 +59,19 @@ pub fn embedding(table: &Tensor, tokens: &Tokens) -> Result<Tensor> {
     let (b, t) = tokens.ids.dims2()?;
     let ids = tokens.ids.flatten_all()?;
     let y = count_launch(table.detach().index_select(&ids, 0))?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
-    let segments = tokens.segments.clone();
+    let segmented_sum = tokens.segmented_sum.clone();
     Ok(with_gradient("embedding", table, y, move |_, _, dy| {
         let dy = dy.reshape(((), c))?; // (B, T, C) to (N, C)
-        match &segments {
-            Some(segments) => segments.sum(&dy),
-            None => direct(&ids, &dy, v, ONE_HOT_BYTES),
+        match &segmented_sum {
+            Some(segmented_sum) => segmented_sum.sum(&dy),
+            None => one_hot_product(&ids, &dy, v, ONE_HOT_BYTES),
         }
     })?)
 }
 
 /// Row `v` of the result is the sum of the rows of `dy (N, C)` whose id is `v`, by products of at most `bytes` bytes of
 /// zeros and ones.
-pub(super) fn direct(ids: &Tensor, dy: &Tensor, v: usize, bytes: usize) -> candle_core::Result<Tensor> {
+pub(super) fn one_hot_product(ids: &Tensor, dy: &Tensor, v: usize, bytes: usize) -> candle_core::Result<Tensor> {
     let n = dy.dim(0)?;
     let at_once = (bytes / (v * dy.dtype().size_in_bytes())).clamp(1, n);
     let tokens = count_launch(Tensor::arange(0, v as u32, dy.device()))?.reshape((v, 1))?;
@@ -92,38 +93,38 @@ pub(super) fn direct(ids: &Tensor, dy: &Tensor, v: usize, bytes: usize) -> candl
 /// other, and adds up those of each token in a tile. A token that fills more than a tile goes on to the next level, where
 /// it has a row for each of its tiles.
 #[derive(Debug, Clone)]
-pub(super) struct Segments {
-    levels: Vec<Level>,
+pub(super) struct SegmentedSum {
+    levels: Vec<ReductionLevel>,
     /// `(V)`: each token's row among the sums of the last level.
     last: Tensor,
 }
 
 #[derive(Debug, Clone)]
-struct Level {
-    /// `(tiles * TILE)`: rows of the level's input.
+struct ReductionLevel {
+    /// `(tiles * REDUCTION_TILE)`: rows of the level's input.
     order: Tensor,
-    /// `(tiles, 1, TILE)`: which sum of the tile each is a part of.
+    /// `(tiles, 1, REDUCTION_TILE)`: which sum of the tile each is a part of.
     slot: Tensor,
 }
 
-impl Segments {
+impl SegmentedSum {
     pub(super) fn new(ids: &[u32], vocab_size: usize, device: &Device) -> Result<Self> {
         let mut rows: Vec<(u32, u32)> = (0u32..).zip(ids).map(|(row, &id)| (id, row)).collect();
         rows.sort_unstable();
         let mut levels = Vec::new();
         loop {
-            let layout = Layout::new(&rows);
-            let tiles = layout.order.len() / TILE;
-            levels.push(Level {
-                order: count_launch(Tensor::from_vec(layout.order, tiles * TILE, device))?,
-                slot: count_launch(Tensor::from_vec(layout.slot, (tiles, 1, TILE), device))?,
+            let layout = TileLayout::new(&rows);
+            let tiles = layout.order.len() / REDUCTION_TILE;
+            levels.push(ReductionLevel {
+                order: count_launch(Tensor::from_vec(layout.order, tiles * REDUCTION_TILE, device))?,
+                slot: count_launch(Tensor::from_vec(layout.slot, (tiles, 1, REDUCTION_TILE), device))?,
             });
             rows = layout.sums;
             if rows.windows(2).all(|pair| pair[0].0 != pair[1].0) {
                 break;
             }
         }
-        let mut last = vec![EMPTY; vocab_size];
+        let mut last = vec![ZERO_SUM; vocab_size];
         for (id, row) in rows {
             last[id as usize] = row;
         }
@@ -134,20 +135,21 @@ impl Segments {
     #[expect(clippy::disallowed_methods, reason = "indices were made in range, and no gradient is wanted")]
     pub(super) fn sum(&self, dy: &Tensor) -> candle_core::Result<Tensor> {
         let (c, dtype) = (dy.dim(1)?, dy.dtype());
-        let slots = count_launch(Tensor::arange(0, TILE as u32, dy.device()))?.reshape((TILE, 1))?;
+        let slots =
+            count_launch(Tensor::arange(0, REDUCTION_TILE as u32, dy.device()))?.reshape((REDUCTION_TILE, 1))?;
         let mut rows = dy.clone();
-        for Level { order, slot } in &self.levels {
+        for ReductionLevel { order, slot } in &self.levels {
             let tiles = slot.dim(0)?;
-            let gathered = count_launch(rows.index_select(order, 0))?.reshape((tiles, TILE, c))?; // (tiles * TILE, C)
-            let ones = count_launch(count_launch(slot.broadcast_eq(&slots))?.to_dtype(dtype))?; // (tiles, TILE, TILE)
-            rows = count_launch(ones.matmul(&gathered))?.reshape((tiles * TILE, c))?; // (tiles, TILE, C)
+            let gathered = count_launch(rows.index_select(order, 0))?.reshape((tiles, REDUCTION_TILE, c))?; // (tiles * REDUCTION_TILE, C)
+            let ones = count_launch(count_launch(slot.broadcast_eq(&slots))?.to_dtype(dtype))?; // (tiles, REDUCTION_TILE, REDUCTION_TILE)
+            rows = count_launch(ones.matmul(&gathered))?.reshape((tiles * REDUCTION_TILE, c))?; // (tiles, REDUCTION_TILE, C)
         }
         count_launch(rows.index_select(&self.last, 0))
     }
 }
 
 /// The tiles of one level.
-struct Layout {
+struct TileLayout {
     order: Vec<u32>,
     slot: Vec<u32>,
     /// Each token's rows among the sums of this level.
@@ -155,27 +157,27 @@ struct Layout {
 }
 
 /// The last sum of the first tile is of nothing: zero.
-const EMPTY: u32 = TILE as u32 - 1;
+const ZERO_SUM: u32 = REDUCTION_TILE as u32 - 1;
 /// The slot of a place of a tile that holds no row.
-const NONE: u32 = TILE as u32;
+const NO_SLOT: u32 = REDUCTION_TILE as u32;
 
-impl Layout {
+impl TileLayout {
     /// `rows` are the tokens and rows of the level's input, sorted.
     fn new(rows: &[(u32, u32)]) -> Self {
         let mut layout = Self { order: Vec::new(), slot: Vec::new(), sums: Vec::new() };
         // Places and sums that are taken of the last tile.
-        let (mut places, mut sums) = (TILE, 0);
+        let (mut places, mut sums) = (REDUCTION_TILE, 0);
         let mut rest = rows;
         while let Some(&(id, _)) = rest.first() {
-            let (part, behind) = rest.split_at(rest.iter().take(TILE).take_while(|row| row.0 == id).count());
+            let (part, behind) = rest.split_at(rest.iter().take(REDUCTION_TILE).take_while(|row| row.0 == id).count());
             rest = behind;
-            if places + part.len() > TILE || sums + 1 == TILE {
-                let tiles = layout.order.len() / TILE + 1;
-                layout.order.resize(tiles * TILE, 0);
-                layout.slot.resize(tiles * TILE, NONE);
+            if places + part.len() > REDUCTION_TILE || sums + 1 == REDUCTION_TILE {
+                let tiles = layout.order.len() / REDUCTION_TILE + 1;
+                layout.order.resize(tiles * REDUCTION_TILE, 0);
+                layout.slot.resize(tiles * REDUCTION_TILE, NO_SLOT);
                 (places, sums) = (0, 0);
             }
-            let tile = layout.order.len() - TILE;
+            let tile = layout.order.len() - REDUCTION_TILE;
             for (place, &(_, row)) in (tile + places..).zip(part) {
                 layout.order[place] = row;
                 layout.slot[place] = sums as u32;
@@ -204,19 +206,19 @@ mod tests {
         let at = Tensor::new(ids, &Device::Cpu).unwrap();
         let zeros = Tensor::zeros((v, c), DType::F64, &Device::Cpu).unwrap();
         let expected = zeros.index_add(&at, &dy, 0).unwrap().to_vec2::<f64>().unwrap();
-        let sorted = Segments::new(ids, v, &Device::Cpu).unwrap().sum(&dy).unwrap();
+        let sorted = SegmentedSum::new(ids, v, &Device::Cpu).unwrap().sum(&dy).unwrap();
         assert!(sorted.to_vec2::<f64>().unwrap() == expected, "sorted, {v}: {ids:?}");
         // A product for each row of a large batch takes long.
         let small = if ids.len() < 1000 { vec![0, 8 * v * 5] } else { vec![8 * v * (ids.len() / 3)] };
         for bytes in small.into_iter().chain([usize::MAX]) {
-            let direct = direct(&at, &dy, v, bytes).unwrap();
-            assert!(direct.to_vec2::<f64>().unwrap() == expected, "direct, {bytes} bytes, {v}: {ids:?}");
+            let sum = one_hot_product(&at, &dy, v, bytes).unwrap();
+            assert!(sum.to_vec2::<f64>().unwrap() == expected, "one-hot, {bytes} bytes, {v}: {ids:?}");
         }
     }
 
     #[test]
     fn sums_are_those_of_index_add_at_the_edges() {
-        for n in [1, 2, 127, 128, 129, 1000, TILE * TILE + 1] {
+        for n in [1, 2, 127, 128, 129, 1000, REDUCTION_TILE * REDUCTION_TILE + 1] {
             check(&vec![0; n], 1);
             check(&vec![6; n], 9);
             check(&(0..n as u32).map(|i| i % 2).collect::<Vec<_>>(), 2);

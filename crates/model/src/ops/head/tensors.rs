@@ -5,7 +5,7 @@ use candle_core::{D, DType, Tensor};
 use crate::{
     Precision, Result,
     ops::{
-        custom_grad::{cat, count_launch, operand, widened, with_gradients},
+        custom_grad::{cat, count_launch, to_operand, upcast, with_gradients},
         softmax,
     },
 };
@@ -26,34 +26,34 @@ pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision,
     let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
 
     let losses = {
-        let (x, w) = (operand(&x.detach(), precision)?, operand(&w.detach(), precision)?);
+        let (x, w) = (to_operand(&x.detach(), precision)?, to_operand(&w.detach(), precision)?);
         let losses = chunks().map(|(from, len)| {
-            let logits = widened(&count_launch(x.narrow(0, from, len)?.matmul(&w.t()?))?, dtype)?; // (n, V)
+            let logits = upcast(&count_launch(x.narrow(0, from, len)?.matmul(&w.t()?))?, dtype)?; // (n, V)
             cross_entropy(&logits, &targets.narrow(0, from, len)?)
         });
         cat(&losses.collect::<Result<Vec<_>>>()?)?
     };
     let targets = targets.clone();
     Ok(with_gradients("head loss", (x, w), losses, move |(x, w), _, d_losses| {
-        let (x, w) = (operand(x, precision)?, operand(w, precision)?);
+        let (x, w) = (to_operand(x, precision)?, to_operand(w, precision)?);
         let tokens = count_launch(Tensor::arange(0, v as u32, x.device()))?.reshape((1, v))?;
         let (mut dx, mut dw) = (Vec::new(), None::<Tensor>);
         for (from, len) in chunks() {
             let x = x.narrow(0, from, len)?;
-            let p = softmax(&widened(&count_launch(x.matmul(&w.t()?))?, dtype)?)?; // (n, V)
+            let p = softmax(&upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?)?; // (n, V)
             let targets = targets.narrow(0, from, len)?.reshape((len, 1))?;
             let ones = count_launch(count_launch(targets.broadcast_eq(&tokens))?.to_dtype(dtype))?; // (n, V)
             let d_losses = d_losses.narrow(0, from, len)?.reshape((len, 1))?;
-            let d_logits = operand(&count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses))?, precision)?;
+            let d_logits = to_operand(&count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses))?, precision)?;
             dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
-            let part = widened(&count_launch(d_logits.t()?.matmul(&x))?, dtype)?; // (V, C)
+            let part = upcast(&count_launch(d_logits.t()?.matmul(&x))?, dtype)?; // (V, C)
             dw = Some(match dw {
                 Some(sum) => count_launch(sum + part)?,
                 None => part,
             });
         }
         let dw = dw.map_or_else(|| w.zeros_like()?.to_dtype(dtype), Ok)?;
-        Ok((widened(&cat(&dx)?, dtype)?, dw))
+        Ok((upcast(&cat(&dx)?, dtype)?, dw))
     })?)
 }
 

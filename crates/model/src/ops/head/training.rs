@@ -5,25 +5,25 @@ use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 use crate::cpu::{
     CpuPrecision,
     matmul::{Accumulate, Pair},
-    operand::{Operand, Scratch, Storage},
+    operand::{Operand, OperandScratch, Storage},
     rows::Rows,
     training::PackedMatrix,
     vectors,
 };
 
 /// Rows of a unit of work.
-pub(crate) const ROWS: usize = 64;
+pub(crate) const TASK_ROWS: usize = 64;
 
 /// Rows of the weights' gradient that are one task.
-pub(crate) const GRAD_ROWS: usize = 16;
+pub(crate) const GRAD_TASK_ROWS: usize = 16;
 
 /// What a unit computes of one sequence.
-pub(crate) struct Job<'a> {
+pub(crate) struct HeadTask<'a> {
     /// What the head reads, from row `from` on, an even number; with its quantized rows.
     pub(crate) hidden: &'a Operand,
     pub(crate) quantized: &'a Rows<Pair>,
     pub(crate) from: usize,
-    /// The token of each row, at most [`ROWS`].
+    /// The token of each row, at most [`TASK_ROWS`].
     pub(crate) targets: &'a [u32],
     /// Gets the cross-entropy of each row.
     pub(crate) losses: &'a mut [f32],
@@ -32,50 +32,50 @@ pub(crate) struct Job<'a> {
     pub(crate) ld: usize,
 }
 
-impl Job<'_> {
+impl HeadTask<'_> {
     fn rows(&self) -> std::ops::Range<usize> {
         self.from..self.from + self.targets.len()
     }
 }
 
-/// The logits of up to [`ROWS`] rows, which become their gradient.
+/// The logits of up to [`TASK_ROWS`] rows, which become their gradient.
 #[derive(Debug)]
-pub(crate) struct Unit {
+pub(crate) struct HeadWorkspace {
     logits: Operand,
-    scratch: Scratch,
+    scratch: OperandScratch,
 }
 
-impl Unit {
+impl HeadWorkspace {
     pub(crate) fn new(precision: CpuPrecision, vocab_size: usize) -> Self {
-        let logits = Operand::new(precision, ROWS, vocab_size, Storage { multiplied: true, kept: false });
-        Self { logits, scratch: Scratch::new(precision, ROWS, vocab_size) }
+        let logits = Operand::new(precision, TASK_ROWS, vocab_size, Storage { matmul_operand: true, kept: false });
+        Self { logits, scratch: OperandScratch::new(precision, TASK_ROWS, vocab_size) }
     }
 
-    /// The losses of a job, and the gradients of `scale` times their sum. `packed` is the head's `(V, C)`.
-    pub(crate) fn run(&mut self, level: SimdLevel, packed: &PackedMatrix, job: &mut Job<'_>, scale: Option<f32>) {
+    /// The losses of a task, and the gradients of `scale` times their sum. `packed` is the head's `(V, C)`.
+    pub(crate) fn run(&mut self, level: SimdLevel, packed: &PackedMatrix, task: &mut HeadTask<'_>, scale: Option<f32>) {
         let Self { logits: operand, scratch } = self;
         let logits = operand.rows_mut(&mut scratch.rows);
-        let (n, ld) = (job.targets.len(), logits.ld);
-        job.hidden.multiply(
+        let (n, ld) = (task.targets.len(), logits.ld);
+        task.hidden.multiply(
             level,
-            job.rows(),
-            job.quantized,
+            task.rows(),
+            task.quantized,
             &packed.transposed,
             Accumulate::Zero,
             (logits.at_mut(0, 0), ld),
         );
-        for (i, (&target, loss)) in job.targets.iter().zip(&mut *job.losses).enumerate() {
+        for (i, (&target, loss)) in task.targets.iter().zip(&mut *task.losses).enumerate() {
             *loss = level.run(CrossEntropy { logits: logits.row_mut(i), target: target as usize, scale });
         }
         if scale.is_some() {
             operand.quantize(level, n, scratch);
-            operand.multiply(level, 0..n, &scratch.quantized, &packed.weight, Accumulate::Zero, (job.dx, job.ld));
+            operand.multiply(level, 0..n, &scratch.quantized, &packed.weight, Accumulate::Zero, (task.dx, task.ld));
         }
     }
 
-    /// Adds the share of a job that was run to rows `first..` of the gradient of the head's weights `(V, C)`.
-    pub(crate) fn add_weight_grads(&self, level: SimdLevel, first: usize, grad: &mut [f32], job: &Job<'_>) {
-        self.logits.add_outer(level, first, job.hidden, job.rows(), grad);
+    /// Adds the share of a task that was run to rows `first..` of the gradient of the head's weights `(V, C)`.
+    pub(crate) fn add_weight_grads(&self, level: SimdLevel, first: usize, grad: &mut [f32], task: &HeadTask<'_>) {
+        self.logits.add_outer(level, first, task.hidden, task.rows(), grad);
     }
 }
 
@@ -112,7 +112,7 @@ impl Kernel for CrossEntropy<'_> {
         let max = lanes.iter().chain(rest).copied().fold(f32::MIN, f32::max);
         let weight = |logits: &[f32], v| {
             let below = s.sub(vectors::get(s, logits, v), s.splat(max));
-            s.keep(vectors::inside(vocab_size, v), exp(s, below))
+            s.keep(vectors::lane_mask(vocab_size, v), exp(s, below))
         };
         let picked = logits[target];
         let mut sum = s.splat(0.0);

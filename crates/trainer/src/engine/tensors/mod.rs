@@ -25,7 +25,7 @@ use super::{
     optimizer::slot_values,
 };
 use crate::Result;
-use optimizer::{Flat, OptimizerOnDevice};
+use optimizer::{DeviceOptimizer, FlatParams};
 
 /// Shards of a batch on the CPU. A part of the definition of a result, down to its last bit, not of the machine.
 pub(super) const CPU_SHARDS: usize = 4;
@@ -42,8 +42,8 @@ pub struct TensorEngine {
     training: Gpt,
     /// Over the same storage, detached: no graph is recorded.
     evaluation: TensorEvaluator,
-    flat: Flat,
-    optimizer: OptimizerOnDevice,
+    flat: FlatParams,
+    optimizer: DeviceOptimizer,
     /// The sum of the gradients of `batches` batches, flat.
     grads: Option<Tensor>,
     batches: usize,
@@ -68,7 +68,7 @@ impl TensorEngine {
         let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let detached: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
         let specs = param_specs(config);
-        let flat = Flat::new(&specs, device)?;
+        let flat = FlatParams::new(&specs, device)?;
         let rule = optimizer.into();
         let slot = |name: &&str| {
             let values = slot_values(state, name, specs.iter().map(ParamSpec::len))?;
@@ -79,7 +79,7 @@ impl TensorEngine {
         Ok(Self {
             training: Gpt::new(config, &tracked)?.with_precision(precision),
             evaluation: TensorEvaluator { gpt: Gpt::new(config, &detached)?.with_precision(precision) },
-            optimizer: OptimizerOnDevice::new(rule, slots, state.updates, scaling, device)?,
+            optimizer: DeviceOptimizer::new(rule, slots, state.updates, scaling, device)?,
             precision,
             seed,
             specs,
@@ -123,7 +123,7 @@ impl TensorEngine {
     }
 
     /// Adds gradients to those gathered since the last update.
-    fn gather(&mut self, grads: Tensor) -> Result<()> {
+    fn add_grads(&mut self, grads: Tensor) -> Result<()> {
         self.grads = Some(match self.grads.take() {
             Some(sum) => count_launch(sum + grads)?,
             None => grads,
@@ -136,11 +136,11 @@ impl TensorEngine {
         let Some(grads) = &self.grads else { return Ok(()) };
         let largest =
             self.flat.parts(grads)?.into_iter().map(|grad| Ok(DeferredScalar::OnDevice(grad.abs()?.max_all()?)));
-        let figures = [Ok(loss.clone())].into_iter().chain(largest).collect::<Result<Vec<_>>>()?;
-        let figures = DeferredScalar::read_all(&figures)?;
+        let scalars = [Ok(loss.clone())].into_iter().chain(largest).collect::<Result<Vec<_>>>()?;
+        let scalars = DeferredScalar::read_all(&scalars)?;
         // A diverged loss has no gradients to speak of; the loop reports it.
-        if figures[0].is_finite() {
-            for (spec, &largest) in self.specs.iter().zip(&figures[1..]) {
+        if scalars[0].is_finite() {
+            for (spec, &largest) in self.specs.iter().zip(&scalars[1..]) {
                 if largest == 0.0 {
                     return Err(missing_gradient(spec, "an all-zero gradient"));
                 }
@@ -234,7 +234,7 @@ impl Engine for TensorEngine {
                 Some(loss) => count_launch(loss + part)?,
                 None => part,
             });
-            self.gather(grads)?;
+            self.add_grads(grads)?;
         }
         self.batches += 1;
         let loss = loss.map_or(DeferredScalar::Known(0.0), DeferredScalar::OnDevice);
@@ -267,7 +267,7 @@ impl Engine for TensorEngine {
         let params: Vec<Tensor> = self.vars.iter().map(Var::as_detached_tensor).collect();
         let slot =
             |(name, flat): (&&str, &Tensor)| Ok(StateSlot { name: name.to_string(), values: self.flat.read(flat)? });
-        let OptimizerOnDevice { rule, slots, .. } = &self.optimizer;
+        let DeviceOptimizer { rule, slots, .. } = &self.optimizer;
         Ok(EngineState {
             params: self.flat.read(&self.flat.join(&params)?)?,
             optimizer: rule.slots().iter().zip(slots).map(slot).collect::<Result<_>>()?,

@@ -17,16 +17,16 @@ use crate::Result;
 const ROW: usize = 1024;
 
 /// Good updates after which the loss is scaled twice as much.
-const GOOD_UPDATES: f64 = 2000.0;
+const GROWTH_INTERVAL: f64 = 2000.0;
 
 /// All parameters one after the other, in their order, and zeros up to whole rows.
 #[derive(Debug)]
-pub(super) struct Flat {
+pub(super) struct FlatParams {
     ranges: Vec<Range<usize>>,
     padding: Tensor,
 }
 
-impl Flat {
+impl FlatParams {
     pub(super) fn new(specs: &[ParamSpec], device: &Device) -> Result<Self> {
         let mut len = 0;
         let ranges: Vec<Range<usize>> = specs
@@ -69,18 +69,18 @@ impl Flat {
 
 /// The optimizer with its state on the device.
 #[derive(Debug)]
-pub(super) struct OptimizerOnDevice {
+pub(super) struct DeviceOptimizer {
     pub(super) rule: Arc<dyn Optimizer>,
     /// In the order of [`Optimizer::slots`], flat.
     pub(super) slots: Vec<Tensor>,
     /// Updates made, those skipped included.
     pub(super) updates: u64,
-    scaling: Option<Scaling>,
+    scaling: Option<DeviceLossScaling>,
 }
 
 /// [`LossScaling`] in scalars of the device, so that nobody has to wait for whether an update was good.
 #[derive(Debug)]
-struct Scaling {
+struct DeviceLossScaling {
     scale: Tensor,
     good: Tensor,
     skipped: Tensor,
@@ -89,12 +89,12 @@ struct Scaling {
 }
 
 /// A number to multiply with, which the host knows unless it depends on whether updates were skipped.
-pub(super) enum Factor {
+pub(super) enum DeferredFactor {
     Known(f64),
     OnDevice(Tensor),
 }
 
-impl Factor {
+impl DeferredFactor {
     pub(super) fn times(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::Known(factor) => count_launch(x.affine(*factor, 0.0)),
@@ -103,7 +103,7 @@ impl Factor {
     }
 }
 
-impl OptimizerOnDevice {
+impl DeviceOptimizer {
     pub(super) fn new(
         rule: Arc<dyn Optimizer>,
         slots: Vec<Tensor>,
@@ -114,7 +114,7 @@ impl OptimizerOnDevice {
         let scalar = |x: f32| Tensor::new(x, device);
         let scaling = scaling.map(|LossScaling { scale, good, skipped }| -> Result<_> {
             let (good, skipped) = (scalar(good as f32)?, scalar(skipped as f32)?);
-            Ok(Scaling { scale: scalar(scale)?, good, skipped, made: scalar(1.0)? })
+            Ok(DeviceLossScaling { scale: scalar(scale)?, good, skipped, made: scalar(1.0)? })
         });
         Ok(Self { rule, slots, updates, scaling: scaling.transpose()? })
     }
@@ -129,17 +129,17 @@ impl OptimizerOnDevice {
 
     /// Reads once.
     pub(super) fn loss_scaling(&self) -> Result<Option<LossScaling>> {
-        let Some(Scaling { scale, good, skipped, .. }) = &self.scaling else { return Ok(None) };
+        let Some(DeviceLossScaling { scale, good, skipped, .. }) = &self.scaling else { return Ok(None) };
         let numbers = Tensor::stack(&[scale, good, skipped], 0)?.to_vec1::<f32>()?;
         Ok(Some(LossScaling { scale: numbers[0], good: numbers[1] as u64, skipped: numbers[2] as u64 }))
     }
 
     /// What weight decay makes of a matrix in this update.
-    pub(super) fn decay(&self, lr: f64) -> Result<Factor> {
+    pub(super) fn decay(&self, lr: f64) -> Result<DeferredFactor> {
         let decay = lr * self.rule.weight_decay();
         Ok(match &self.scaling {
-            Some(Scaling { made, .. }) => Factor::OnDevice(count_launch(made.affine(-decay, 1.0))?),
-            None => Factor::Known(1.0 - decay),
+            Some(DeviceLossScaling { made, .. }) => DeferredFactor::OnDevice(count_launch(made.affine(-decay, 1.0))?),
+            None => DeferredFactor::Known(1.0 - decay),
         })
     }
 
@@ -152,7 +152,7 @@ impl OptimizerOnDevice {
         // From here on the gradients' own size counts, not that of the scaled loss.
         let mut norm = count_launch(count_launch(squares.sqrt())?.affine(mean, 0.0))?;
         let mut unscale = None;
-        if let Some(Scaling { scale, .. }) = &self.scaling {
+        if let Some(DeviceLossScaling { scale, .. }) = &self.scaling {
             let inverse = count_launch(scale.recip())?;
             norm = count_launch(norm.mul(&inverse))?;
             unscale = Some(inverse);
@@ -186,22 +186,22 @@ impl OptimizerOnDevice {
     }
 
     /// `factor / (1 - beta^t)` after `t` updates that were made: moments start at zero.
-    fn corrected(&self, beta: f64, factor: f64) -> Result<Factor> {
-        let Some(Scaling { skipped, .. }) = &self.scaling else {
-            return Ok(Factor::Known(factor / (1.0 - beta.powf(self.updates as f64))));
+    fn corrected(&self, beta: f64, factor: f64) -> Result<DeferredFactor> {
+        let Some(DeviceLossScaling { skipped, .. }) = &self.scaling else {
+            return Ok(DeferredFactor::Known(factor / (1.0 - beta.powf(self.updates as f64))));
         };
         let made = count_launch(skipped.affine(-1.0, self.updates as f64))?;
         let power = count_launch(count_launch(made.affine(beta.ln(), 0.0))?.exp())?;
         let inverse = count_launch(count_launch(power.affine(-1.0, 1.0))?.recip())?;
-        Ok(Factor::OnDevice(count_launch(inverse.affine(factor, 0.0))?))
+        Ok(DeferredFactor::OnDevice(count_launch(inverse.affine(factor, 0.0))?))
     }
 }
 
-impl Scaling {
+impl DeviceLossScaling {
     /// Whether an update with this norm is made (a U8), and the norm to report: 0 for one that is skipped, unless the
     /// loss is not scaled up any more, so that the gradients themselves must be too large.
     ///
-    /// The scale is halved at an update that is skipped, and doubled after [`GOOD_UPDATES`] in a row that are not.
+    /// The scale is halved at an update that is skipped, and doubled after [`GROWTH_INTERVAL`] in a row that are not.
     fn advance(&mut self, norm: &Tensor) -> Result<(Tensor, Tensor)> {
         // False for NaN too.
         let good = count_launch(norm.lt(f32::INFINITY))?;
@@ -211,7 +211,7 @@ impl Scaling {
         let reported = count_launch(good.where_cond(norm, &count_launch(excused.where_cond(&zero, norm))?))?;
 
         let run = count_launch(count_launch(self.good.affine(1.0, 1.0))?.mul(&made))?;
-        let full = count_launch(count_launch(run.ge(GOOD_UPDATES as f32))?.to_dtype(DType::F32))?;
+        let full = count_launch(count_launch(run.ge(GROWTH_INTERVAL as f32))?.to_dtype(DType::F32))?;
         let factor = count_launch(count_launch(made.affine(0.5, 0.5))?.mul(&count_launch(full.affine(1.0, 1.0))?))?;
         self.scale = count_launch(self.scale.mul(&factor))?;
         self.good = count_launch(run.mul(&count_launch(full.affine(-1.0, 1.0))?))?;

@@ -1,14 +1,12 @@
 //! The logits of the benchmark.
 
-use std::f64::consts::TAU;
-
 use rayon::prelude::*;
-use tinygpt_sampler::{philox4x32_10, unit_f64};
+use tinygpt_sampler::{box_muller, philox4x32_10};
 
-/// Rows that differ; beyond, they come again: as many bytes to read, and less to wait for.
+/// The number of distinct rows, which larger batches repeat: the same number of bytes to read, in less time to generate.
 const DIFFERENT: usize = 64;
-/// What the standard normal numbers are multiplied with.
-const SCALE: f64 = 3.0;
+/// The standard deviation of the logits.
+const STD: f64 = 3.0;
 
 /// `rows` rows of normal logits, the same in every run.
 pub fn normal(rows: usize, vocab: usize) -> Vec<f32> {
@@ -16,13 +14,8 @@ pub fn normal(rows: usize, vocab: usize) -> Vec<f32> {
     let (different, again) = values.split_at_mut(rows.min(DIFFERENT) * vocab);
     different.par_chunks_mut(vocab).enumerate().for_each(|(row, values)| {
         for (n, pair) in values.chunks_mut(2).enumerate() {
-            let [a, b, c, d] = philox4x32_10([n as u32, row as u32, 0, 0], [0, 0]);
-            // Box and Muller: two uniform numbers make two normal ones. 1 - u is above 0.
-            let radius = SCALE * (-2.0 * (1.0 - unit_f64(a, b)).ln()).sqrt();
-            let (sin, cos) = (TAU * unit_f64(c, d)).sin_cos();
-            for (x, part) in pair.iter_mut().zip([cos, sin]) {
-                *x = (radius * part) as f32;
-            }
+            let normals = box_muller(philox4x32_10([n as u32, row as u32, 0, 0], [0, 0]), STD);
+            pair.iter_mut().zip(normals).for_each(|(logit, normal)| *logit = normal as f32);
         }
     });
     for chunk in again.chunks_mut(different.len().max(1)) {

@@ -1,17 +1,20 @@
 //! Products against f64, in any company and on every level.
 
 use super::*;
-use tinygpt_sampler::{RngDomain as Random, philox_at};
+use tinygpt_sampler::{RngDomain, philox_at};
 
-fn random(n: usize, seed: u64) -> Vec<f32> {
-    (0..n).map(|i| philox_at(seed, Random::Noise, i as u64, 0)[0] as f32 / u32::MAX as f32 - 0.5).collect()
+fn uniform(n: usize, seed: u64) -> Vec<f32> {
+    (0..n).map(|i| philox_at(seed, RngDomain::Noise, i as u64, 0)[0] as f32 / u32::MAX as f32 - 0.5).collect()
 }
 
 /// The weights as a matrix holds them, row after row.
-fn stored(matrix: &Matrix<'_>, cols: usize, output: Output) -> Vec<f32> {
-    fn unpacked<E: Element>(values: &[E], cols: usize, output: Output) -> Vec<f32> {
-        let panels =
-            if output == Output::Cols { Panels::of_packed(values, cols) } else { Panels::of_rows(values, cols) };
+fn stored(matrix: &WeightMatrix<'_>, cols: usize, output: OutputDim) -> Vec<f32> {
+    fn unpacked<E: WeightElement>(values: &[E], cols: usize, output: OutputDim) -> Vec<f32> {
+        let panels = if output == OutputDim::Cols {
+            PanelView::of_packed(values, cols)
+        } else {
+            PanelView::of_rows(values, cols)
+        };
         let rows = values.len() / cols;
         (0..rows)
             .flat_map(|l| panels.parts(0..cols).flat_map(move |part| part.row(l, 0, part.columns.len()).to_vec()))
@@ -19,10 +22,10 @@ fn stored(matrix: &Matrix<'_>, cols: usize, output: Output) -> Vec<f32> {
             .collect()
     }
     match &matrix.values {
-        Values::F32(values) => values.to_vec(),
-        Values::Bf16(values) => unpacked(values, cols, output),
-        Values::Int8 { values, scales } => {
-            let scale = |i: usize| scales[if output == Output::Cols { i % cols } else { i / cols }];
+        StoredWeights::F32(values) => values.to_vec(),
+        StoredWeights::Bf16(values) => unpacked(values, cols, output),
+        StoredWeights::Int8 { values, scales } => {
+            let scale = |i: usize| scales[if output == OutputDim::Cols { i % cols } else { i / cols }];
             unpacked(values, cols, output).into_iter().enumerate().map(|(i, x)| x * scale(i)).collect()
         }
     }
@@ -40,11 +43,11 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
     for (n_in, n_out) in [(1, 1), (7, 5), (24, 48), (40, 1100), (8, 33), (300, 300)] {
         for (format, tolerance) in [(WeightFormat::F32, 0.0), (WeightFormat::Bf16, 0.001), (WeightFormat::Int8, 0.002)]
         {
-            let (w, b) = (random(n_in * n_out, 1), random(n_out, 3));
-            let x = rows(&random(M * n_in, 2), n_in);
-            let linear = Matrix::new(&w, n_out, Output::Cols, format);
-            let head = Matrix::new(&w, n_in, Output::Rows, format);
-            let (linear_w, head_w) = (stored(&linear, n_out, Output::Cols), stored(&head, n_in, Output::Rows));
+            let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
+            let x = rows(&uniform(M * n_in, 2), n_in);
+            let linear = WeightMatrix::new(&w, n_out, OutputDim::Cols, format);
+            let head = WeightMatrix::new(&w, n_in, OutputDim::Rows, format);
+            let (linear_w, head_w) = (stored(&linear, n_out, OutputDim::Cols), stored(&head, n_in, OutputDim::Rows));
             assert!(linear_w.iter().zip(&w).all(|(a, b)| (a - b).abs() <= tolerance), "{format:?}");
             assert!(head_w.iter().zip(&w).all(|(a, b)| (a - b).abs() <= tolerance), "{format:?}");
             let mut expected: Option<Vec<u32>> = None;
@@ -94,23 +97,23 @@ fn bf16_rounds_to_even() {
 
 #[test]
 fn threads_do_not_show_in_a_bit() {
-    use super::super::{super::spin_pool::SpinPool, columns::MIN_PARALLEL_BYTES};
-    // Panels that threads share among them, and a rest.
+    use super::super::{super::spin_pool::SpinPool, shared_output::MIN_PARALLEL_BYTES};
+    // PanelView that threads share among them, and a rest.
     let (n_in, n_out) = (300, 715);
     assert!(n_in * n_out > MIN_PARALLEL_BYTES);
-    let (w, b) = (random(n_in * n_out, 1), random(n_out, 3));
+    let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
     for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
-        let linear = Matrix::new(&w, n_out, Output::Cols, format);
-        let head = Matrix::new(&w, n_in, Output::Rows, format);
+        let linear = WeightMatrix::new(&w, n_out, OutputDim::Cols, format);
+        let head = WeightMatrix::new(&w, n_in, OutputDim::Rows, format);
         for m in [1, 3, 20, 70] {
-            let x = rows(&random(m * n_in, 2), n_in);
+            let x = rows(&uniform(m * n_in, 2), n_in);
             let products = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
-                    SpinPool::default().run(|work| {
+                    SpinPool::default().run(|workers| {
                         let (mut y, mut z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
-                        linear.apply((SimdLevel::detect(), work), m, &x, Some(&b), &mut y);
-                        head.apply_transposed((SimdLevel::detect(), work), m, &x, &mut z);
+                        linear.apply((SimdLevel::detect(), workers), m, &x, Some(&b), &mut y);
+                        head.apply_transposed((SimdLevel::detect(), workers), m, &x, &mut z);
                         (0..m).flat_map(|i| y.row(i)).chain(&z).map(|y| y.to_bits()).collect::<Vec<_>>()
                     })
                 })

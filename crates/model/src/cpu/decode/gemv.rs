@@ -1,4 +1,4 @@
-//! The product of one row, what a decoder computes most.
+//! Matrix-vector products: with a single sequence, every product of a step is one.
 
 #![allow(unsafe_code)]
 
@@ -8,25 +8,25 @@ use tinygpt_sampler::simd::{Kernel, LANES, Simd};
 
 use super::{
     super::vectors,
-    columns::Columns,
-    fetch::ask_for,
-    format::{Element, load_rest},
-    panels::{Panel, Panels},
+    format::{WeightElement, load_rest},
+    panels::{PanelColumns, PanelView},
+    prefetch::prefetch,
+    shared_output::SharedOutput,
 };
 
-/// How many inputs ahead of their use weights are asked for.
-const AHEAD: usize = 8;
+/// The number of rows of the matrix between the weights in use and those being prefetched.
+const PREFETCH_DISTANCE: usize = 8;
 
-/// Adds to some columns of the only row of the output, as many at a time as the registers hold sums of: all inputs' weights
-/// for those are read, then those for the next.
-pub(crate) struct OneRow<'a, E> {
-    pub(crate) w: &'a Panels<'a, E>,
+/// Adds `x (in) w (in, out)` to a range of the columns of a single output row. Blocks of columns whose sums fit the
+/// registers are computed one after the other, each over all inputs.
+pub(crate) struct Gemv<'a, E> {
+    pub(crate) w: &'a PanelView<'a, E>,
     pub(crate) x: &'a [f32],
-    pub(crate) columns: Columns<'a>,
+    pub(crate) columns: SharedOutput<'a>,
     pub(crate) range: Range<usize>,
 }
 
-impl<E: Element> Kernel for OneRow<'_, E> {
+impl<E: WeightElement> Kernel for Gemv<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -48,10 +48,16 @@ impl<E: Element> Kernel for OneRow<'_, E> {
     }
 }
 
-impl<E: Element> OneRow<'_, E> {
-    /// Blocks of N vectors of `y` from a column on, as many as there are. Returns the column behind them.
+impl<E: WeightElement> Gemv<'_, E> {
+    /// Computes as many blocks of N vectors of `y` as fit from column `at` on, and returns the first column after them.
     #[inline(always)]
-    fn blocks<S: Simd, const N: usize>(&self, s: S, panel: &Panel<'_, E>, y: &mut [f32], mut at: usize) -> usize {
+    fn blocks<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        panel: &PanelColumns<'_, E>,
+        y: &mut [f32],
+        mut at: usize,
+    ) -> usize {
         while let Some(y) = y.get_mut(at..at + N * LANES) {
             self.block::<S, N>(s, panel, y, at);
             at += N * LANES;
@@ -59,10 +65,10 @@ impl<E: Element> OneRow<'_, E> {
         at
     }
 
-    /// One block. Loops over `0..N` become straight code early enough for the sums to stay in registers; iterators over
-    /// arrays may not.
+    /// Computes one block. Its loops run over `0..N`, which LLVM unrolls early enough for the sums to stay in registers;
+    /// with iterators over arrays it may not.
     #[inline(always)]
-    fn block<S: Simd, const N: usize>(&self, s: S, panel: &Panel<'_, E>, y: &mut [f32], at: usize) {
+    fn block<S: Simd, const N: usize>(&self, s: S, panel: &PanelColumns<'_, E>, y: &mut [f32], at: usize) {
         let (y, _) = y.as_chunks_mut::<LANES>();
         let mut sums = [s.splat(0.0); N];
         for v in 0..N {
@@ -70,7 +76,7 @@ impl<E: Element> OneRow<'_, E> {
         }
         for (l, &x) in self.x.iter().enumerate() {
             let (x, weights) = (s.splat(x), panel.row(l, at, N * LANES));
-            ask_for::<E, N>(weights, AHEAD * panel.ld);
+            prefetch::<E, N>(weights, PREFETCH_DISTANCE * panel.ld);
             let (weights, _) = weights.as_chunks::<LANES>();
             for v in 0..N {
                 sums[v] = s.mul_add(x, E::load(s, &weights[v]), sums[v]);
@@ -81,9 +87,9 @@ impl<E: Element> OneRow<'_, E> {
         }
     }
 
-    /// The columns behind the last whole vector.
+    /// Computes the columns after the last whole vector.
     #[inline(always)]
-    fn rest<S: Simd>(&self, s: S, panel: &Panel<'_, E>, y: &mut [f32], at: usize) {
+    fn rest<S: Simd>(&self, s: S, panel: &PanelColumns<'_, E>, y: &mut [f32], at: usize) {
         let y = &mut y[at..];
         let mut sum = vectors::get(s, y, 0);
         for (l, &x) in self.x.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Products shared among threads by the columns of their output.
+//! Products whose output columns are divided among the threads of a spin pool.
 
 #![allow(unsafe_code)]
 
@@ -8,14 +8,15 @@ use tinygpt_sampler::simd::LANES;
 
 use super::super::spin_pool::{MAX_TASKS, Workers};
 
-/// The most outputs of a range, in all rows together: they stay in the first-level cache.
+/// The most outputs of a range, all rows together: 16 KiB, which stay in the first-level cache.
 const MAX_RANGE_OUTPUTS: usize = 4096;
-/// A product that reads no more bytes of weights than these is not worth a second thread.
+/// Products that read at most this many bytes of weights run on one thread.
 pub(crate) const MIN_PARALLEL_BYTES: usize = 1 << 17;
 
-/// Calls `f` with ranges that make up `0..n`, the columns of a product with `m` rows that reads `bytes` of weights: on
-/// all threads if these exceed [`MIN_PARALLEL_BYTES`]. Ranges are whole vectors but for the last.
-pub(crate) fn for_each_range(
+/// Calls `f` with ranges that partition `0..n`, the columns of a product with `m` rows that reads `bytes` of weights. The
+/// calls run on all threads if `bytes` exceeds [`MIN_PARALLEL_BYTES`]. Every range but the last is a whole number of
+/// vectors.
+pub(crate) fn parallel_for_columns(
     workers: &mut Workers<'_>,
     n: usize,
     m: usize,
@@ -37,9 +38,9 @@ pub(crate) fn for_each_range(
     });
 }
 
-/// A matrix of outputs whose columns several threads write. Its rows do not overlap.
+/// An output matrix whose columns are written by several threads at the same time; its rows do not overlap.
 #[derive(Clone, Copy)]
-pub(crate) struct Columns<'a> {
+pub(crate) struct SharedOutput<'a> {
     data: *mut f32,
     /// The number of elements from `data` on.
     len: usize,
@@ -49,19 +50,19 @@ pub(crate) struct Columns<'a> {
     output: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is only written through `Columns::part`, whose callers ask for disjoint ranges.
-unsafe impl Send for Columns<'_> {}
+// SAFETY: it is only written through `SharedOutput::part`, whose callers ask for disjoint ranges.
+unsafe impl Send for SharedOutput<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Columns<'_> {}
+unsafe impl Sync for SharedOutput<'_> {}
 
-impl<'a> Columns<'a> {
-    /// Wraps `y`, rows of `cols` elements of which each begins `ld` elements behind the one before.
+impl<'a> SharedOutput<'a> {
+    /// Wraps `y`, rows of `cols` elements with a leading dimension of `ld`.
     pub(crate) fn new(y: &'a mut [f32], cols: usize, ld: usize) -> Self {
         assert!(cols <= ld);
         Self { data: y.as_mut_ptr(), len: y.len(), ld, cols, output: PhantomData }
     }
 
-    /// Returns a range of the columns of a row.
+    /// Returns the elements of a row in a range of columns.
     ///
     /// # Safety
     /// No two slices of one row that are alive at the same time may overlap.

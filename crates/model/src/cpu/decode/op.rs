@@ -1,0 +1,100 @@
+//! What an operation is in decoding: the trait that it implements, what it is made from and what it runs with.
+
+use tinygpt_sampler::simd::SimdLevel;
+
+use super::{WeightFormat, values::DecodeValues};
+use crate::{Network, cpu::spin_pool::Workers, ops::AttentionScratch, plan::ParamId};
+
+/// What [`Operation::decoding`](crate::ops) builds an operation's form in decoding from.
+pub(crate) struct DecodeSetup<'s, 'a> {
+    pub(crate) net: &'s Network,
+    /// The values of all parameters, in parameter order.
+    pub(super) params: &'s [&'a [f32]],
+    /// The format of matrices.
+    pub(crate) format: WeightFormat,
+    /// The most positions of a sequence.
+    pub(crate) block_size: usize,
+}
+
+/// The form of an operation in decoding, with its key-value cache if it has one.
+pub(crate) trait DecodeOp: std::fmt::Debug + Send {
+    /// Computes the output's rows from the inputs'.
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>);
+
+    /// Clears the cache and allocates it for this many sequences.
+    fn set_rows(&mut self, _rows: usize) {}
+
+    /// Copies the first `positions` cached positions of the first sequence to all others.
+    fn copy_first_row(&mut self, _positions: usize) {}
+}
+
+/// The positions of the rows of a decoding pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Positions {
+    /// Consecutive positions of one sequence.
+    Prompt {
+        /// The index of the sequence.
+        row: usize,
+        /// The position of the first row.
+        first: usize,
+    },
+    /// One new position of every sequence.
+    Next {
+        /// The position, the same for all.
+        at: usize,
+    },
+}
+
+impl Positions {
+    /// The position of row `i` of the pass.
+    pub(crate) fn of(self, i: usize) -> usize {
+        match self {
+            Self::Prompt { first, .. } => first + i,
+            Self::Next { at } => at,
+        }
+    }
+}
+
+/// The context of one decoding pass, which operations read and write.
+pub(crate) struct DecodeStep<'s, 'w> {
+    pub(crate) level: SimdLevel,
+    pub(crate) workers: &'s mut Workers<'w>,
+    /// The number of rows of every value.
+    pub(crate) n: usize,
+    /// The token of each row, `(n)`.
+    pub(crate) tokens: &'s [u32],
+    pub(crate) positions: Positions,
+    pub(crate) values: &'s mut DecodeValues,
+    pub(crate) scratch: &'s mut DecodeScratch,
+}
+
+/// Buffers that operations use one after the other; no content survives an operation.
+#[derive(Debug)]
+pub(crate) struct DecodeScratch {
+    /// The log-sum-exp of each query of a prompt, `(n_head, T)`, which the attention of training computes for its backward
+    /// pass; decoding ignores it.
+    pub(crate) lse: Vec<f32>,
+    /// The tiles of a prompt's attention, which is that of training.
+    pub(crate) attention: AttentionScratch,
+    /// Attention scores, `(rows, n_head, block_size rounded up to LANES)`.
+    pub(crate) scores: Vec<f32>,
+}
+
+impl DecodeStep<'_, '_> {
+    /// Drops all rows of a prompt but the last.
+    pub(super) fn keep_last(&mut self) {
+        if let Positions::Prompt { row, first } = self.positions {
+            let last = self.n - 1;
+            self.values.keep_row(last);
+            (self.n, self.tokens) = (1, &self.tokens[last..]);
+            self.positions = Positions::Prompt { row, first: first + last };
+        }
+    }
+}
+
+impl<'a> DecodeSetup<'_, 'a> {
+    /// The values of a parameter.
+    pub(crate) fn param(&self, param: ParamId) -> &'a [f32] {
+        self.params[param.0]
+    }
+}
