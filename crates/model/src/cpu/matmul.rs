@@ -386,4 +386,16 @@ mod tests {
             }
         }
     }
+
+    /// What no constructor makes: columns of a second panel that lie over the first's, in 16 numbers.
+    #[test]
+    #[should_panic(expected = "right operand")]
+    fn a_right_operand_whose_first_panel_reaches_beyond_its_data_is_refused() {
+        let (a, data) = (random(1, 1, 1), [0.0; LANES]);
+        let right = Right { data: &data, row: PANEL, panel: 0 };
+        let mut out = Rows::zeros(1, PANEL + 1);
+        let ld = out.ld;
+        let shape = (1, PANEL + 1, 1);
+        matmul(SimdLevel::detect(), shape, Left::rows(&a, 0, 0), right, Accumulate::Zero, out.at_mut(0, 0), ld);
+    }
 }
