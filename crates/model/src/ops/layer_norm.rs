@@ -153,32 +153,32 @@ impl DecodeOp for DecodeLayerNorm<'_> {
 /// # Errors
 /// On a shape mismatch.
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = count_launch(Normed::new(&x.detach())?.y.broadcast_mul(&w.detach()))?;
+    let y = count_launch(Normalized::new(&x.detach())?.z.broadcast_mul(&w.detach()))?;
     let y = with_gradients("layer norm", (x, w), y, |(x, w), _, dy| {
         let c = x.dim(D::Minus1)?;
-        let Normed { y, per_deviation } = Normed::new(x)?;
-        let dw = count_launch(count_launch(dy.mul(&y))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
-        // dx = (g - mean(g) - y mean(g y)) / deviation with g = dy * w
+        let Normalized { z, rstd } = Normalized::new(x)?;
+        let dw = count_launch(count_launch(dy.mul(&z))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
+        // dx = (g - mean(g) - z mean(g z)) rstd with g = dy * w
         let g = count_launch(dy.broadcast_mul(w))?;
-        let along = count_launch(y.broadcast_mul(&mean(&count_launch(g.mul(&y))?)?))?;
+        let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
         let centred = count_launch(g.broadcast_sub(&mean(&g)?))?;
-        Ok((count_launch(count_launch(centred - along)?.broadcast_mul(&per_deviation))?, dw))
+        Ok((count_launch(count_launch(centred - along)?.broadcast_mul(&rstd))?, dw))
     })?;
     add_bias(y, b)
 }
 
 /// Rows of mean 0 and variance 1, and what they were multiplied with.
-struct Normed {
-    y: Tensor,
-    per_deviation: Tensor,
+struct Normalized {
+    z: Tensor,
+    rstd: Tensor,
 }
 
-impl Normed {
+impl Normalized {
     fn new(x: &Tensor) -> candle_core::Result<Self> {
         let centred = count_launch(x.broadcast_sub(&mean(x)?))?;
         let var = mean(&count_launch(centred.sqr())?)?;
-        let per_deviation = count_launch(count_launch(count_launch(var + LAYER_NORM_EPS)?.sqrt())?.recip())?;
-        Ok(Self { y: count_launch(centred.broadcast_mul(&per_deviation))?, per_deviation })
+        let rstd = count_launch(count_launch(count_launch(var + LAYER_NORM_EPS)?.sqrt())?.recip())?;
+        Ok(Self { z: count_launch(centred.broadcast_mul(&rstd))?, rstd })
     }
 }
 

@@ -115,7 +115,7 @@ impl Rope {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, pairs) = (self.n_head, self.angles.pairs);
         let hs = 2 * pairs;
-        let (cos, sin) = self.tables(past, t, sign, qkv.dtype(), qkv.device())?; // (T, 1, hs) each
+        let (cos, sin) = self.cos_sin(past, t, sign, qkv.dtype(), qkv.device())?; // (T, 1, hs) each
         let parts = qkv.reshape((b, t, 3, nh, hs))?.permute((2, 0, 1, 3, 4))?; // (B, T, 3C) to (3, B, T, nh, hs)
         let parts = count_launch(parts.contiguous())?;
         let qk = parts.narrow(0, 0, 2)?.reshape((2 * b, t, nh, hs))?; // (2, B, T, nh, hs) to (2B, T, nh, hs)
@@ -123,14 +123,15 @@ impl Rope {
         let swapped = cat(&[half(1)?, half(0)?])?.reshape((2, 2 * b, t, nh, pairs))?;
         // (2, 2B, T, nh, hs / 2) to (2B, T, nh, 2, hs / 2) to (2B, T, nh, hs)
         let swapped = count_launch(swapped.permute((1, 2, 3, 0, 4))?.contiguous())?.reshape((2 * b, t, nh, hs))?;
-        let turned = count_launch(count_launch(qk.broadcast_mul(&cos))? + count_launch(swapped.broadcast_mul(&sin))?)?;
+        let rotated_qk =
+            count_launch(count_launch(qk.broadcast_mul(&cos))? + count_launch(swapped.broadcast_mul(&sin))?)?;
         let v = parts.narrow(0, 2, 1)?.reshape((b, t, nh, hs))?; // (1, B, T, nh, hs) to (B, T, nh, hs)
-        let parts = cat(&[turned, v])?.reshape((3, b, t, nh, hs))?; // (3B, T, nh, hs) to (3, B, T, nh, hs)
+        let parts = cat(&[rotated_qk, v])?.reshape((3, b, t, nh, hs))?; // (3B, T, nh, hs) to (3, B, T, nh, hs)
         count_launch(parts.permute((1, 2, 0, 3, 4))?.contiguous())?.reshape((b, t, c3)) // to (B, T, 3C)
     }
 
     /// What each channel of a head and what its partner is multiplied with, `(T, 1, hs)` each.
-    fn tables(
+    fn cos_sin(
         &self,
         past: usize,
         t: usize,
@@ -155,14 +156,14 @@ impl TrainOp for Rope {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
         let y = pass.values.rows_mut(self.y, &mut pass.scratch.rows);
         for i in 0..pass.t {
-            self.turn(pass.level, i, 1.0, y, i);
+            self.rotate(pass.level, i, 1.0, y, i);
         }
     }
 
     fn backward(&mut self, pass: &mut TrainPass<'_>) {
         let dy = pass.grads.rows_mut(self.y, &mut pass.scratch.rows);
         for i in 0..pass.t {
-            self.turn(pass.level, i, -1.0, dy, i);
+            self.rotate(pass.level, i, -1.0, dy, i);
         }
     }
 }
@@ -172,22 +173,22 @@ impl DecodeOp for Rope {
         let (level, positions) = (step.level, step.positions);
         let y = step.values.rows_mut(self.y);
         for i in 0..step.n {
-            self.turn(level, positions.of(i), 1.0, y, i);
+            self.rotate(level, positions.of(i), 1.0, y, i);
         }
     }
 }
 
 impl Rope {
     /// Turns queries and keys in row `i` by the angles of a position times `sign`.
-    fn turn(&self, level: SimdLevel, position: usize, sign: f32, rows: &mut Rows, i: usize) {
+    fn rotate(&self, level: SimdLevel, position: usize, sign: f32, rows: &mut Rows, i: usize) {
         let (cos, sin) = self.angles.at(position);
         let heads = 2 * self.n_head;
-        level.run(Turn { cos, sin, sign, heads: &mut rows.row_mut(i)[..heads * 2 * self.angles.pairs] });
+        level.run(RotateHeads { cos, sin, sign, heads: &mut rows.row_mut(i)[..heads * 2 * self.angles.pairs] });
     }
 }
 
 /// Turns every head by the same angles.
-struct Turn<'a> {
+struct RotateHeads<'a> {
     cos: &'a [f32],
     sin: &'a [f32],
     sign: f32,
@@ -195,7 +196,7 @@ struct Turn<'a> {
     heads: &'a mut [f32],
 }
 
-impl Kernel for Turn<'_> {
+impl Kernel for RotateHeads<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -77,7 +77,7 @@ impl Operation for Embed {
 }
 
 /// Copies the row of each token of a table into a row.
-fn pick(table: &[f32], ids: &[u32], y: &mut Rows) {
+fn gather_rows(table: &[f32], ids: &[u32], y: &mut Rows) {
     let c = y.cols;
     for (i, &id) in ids.iter().enumerate() {
         y.row_mut(i).copy_from_slice(&table[id as usize * c..][..c]);
@@ -86,7 +86,7 @@ fn pick(table: &[f32], ids: &[u32], y: &mut Rows) {
 
 impl TrainOp for Embed {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
-        pick(pass.weights.param(self.table), pass.ids, pass.values.rows_mut(self.y, &mut pass.scratch.rows));
+        gather_rows(pass.weights.param(self.table), pass.ids, pass.values.rows_mut(self.y, &mut pass.scratch.rows));
     }
 
     /// The table's gradient follows for the whole batch ([`Operation::add_table_grads`]).
@@ -101,6 +101,6 @@ struct DecodeEmbed<'a> {
 
 impl DecodeOp for DecodeEmbed<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
-        pick(self.table, step.tokens, step.values.rows_mut(self.y));
+        gather_rows(self.table, step.tokens, step.values.rows_mut(self.y));
     }
 }
