@@ -21,7 +21,7 @@ use crate::{
     tensors::Pass,
 };
 
-/// Norms each row.
+/// Layer norm of each row.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerNorm {
     x: Value,
@@ -33,7 +33,7 @@ pub(crate) struct LayerNorm {
 }
 
 impl NetworkBuilder {
-    /// The normed rows of `x`: `(T, C)`.
+    /// Layer norm of `x (T, C)`: `(T, C)`.
     pub fn layer_norm(&mut self, x: Value, module: &str) -> Value {
         let c = self.cols[x.0];
         let weight = self.param(format!("{module}.weight"), &[c], Role::Norm, Init::Ones);
@@ -89,14 +89,15 @@ impl Operation for LayerNorm {
     }
 }
 
-/// A layer norm with what it keeps of one sequence.
+/// A layer norm with its tape of one sequence.
 #[derive(Debug)]
 struct LayerNormTape {
     op: LayerNorm,
-    /// `(block_size)`.
+    /// The statistics of each row, `(block_size)`.
     stats: Vec<LayerNormStats>,
-    /// The gradients of weight and bias, `(C)` each, summed over the sequence.
+    /// The gradient of the weight, `(C)`, summed over the sequence.
     dw: Vec<f32>,
+    /// The gradient of the bias, `(C)`, summed over the sequence.
     db: Option<Vec<f32>>,
 }
 
@@ -167,9 +168,11 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> 
     add_bias(y, b)
 }
 
-/// Rows of mean 0 and variance 1, and what they were multiplied with.
+/// Normalized rows, and the reciprocal standard deviations.
 struct Normalized {
+    /// Rows of mean 0 and variance 1, `(.., C)`.
     z: Tensor,
+    /// `1 / sqrt(var + eps)`, `(.., 1)`.
     rstd: Tensor,
 }
 
@@ -182,12 +185,12 @@ impl Normalized {
     }
 }
 
-/// A sum and a product.
+/// The mean over the last dimension, `(.., C)` to `(.., 1)`: two launches, a sum and a product.
 fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
     count_launch(count_launch(x.mean_keepdim(D::Minus1)))
 }
 
-/// Mean and reciprocal standard deviation of a row: what the backward pass needs of it.
+/// The mean and the reciprocal standard deviation of a row, which the backward pass reads.
 #[derive(Debug, Clone, Copy, Default)]
 struct LayerNormStats {
     mean: f32,
@@ -195,7 +198,7 @@ struct LayerNormStats {
     rstd: f32,
 }
 
-/// Norms rows `0..n` of `x` into `y`.
+/// Normalizes the first `n` rows of `x (n, C)` into `y (n, C)`.
 fn forward(
     level: SimdLevel,
     n: usize,
@@ -207,8 +210,8 @@ fn forward(
     level.run(Forward { n, x, w, b, stats, y });
 }
 
-/// Adds to `dx` the gradient that reaches `x` by way of the norm, and to `dw` and `db` those of weight and bias, for
-/// rows `0..n`. `dy` is used up.
+/// Adds the gradients of the first `n` rows of `x (n, C)` to `dx (n, C)`, and those of weight and bias to `dw (C)` and
+/// `db (C)`. Overwrites `dy (n, C)`.
 fn backward(
     level: SimdLevel,
     n: usize,

@@ -23,10 +23,12 @@ use crate::{
     tensors::Pass,
 };
 
-/// The cosine and the sine of every angle, `(block_size, hs / 2)` each.
+/// The cosines and sines of all angles.
 #[derive(Debug)]
 struct Angles {
+    /// `(block_size, hs / 2)`.
     cos: Vec<f32>,
+    /// `(block_size, hs / 2)`.
     sin: Vec<f32>,
     /// `hs / 2`.
     pairs: usize,
@@ -40,14 +42,14 @@ impl Angles {
         Self { cos: table(f64::cos), sin: table(f64::sin), pairs }
     }
 
-    /// Cosines and sines of a position.
+    /// The cosines and sines of a position, `(hs / 2)` each.
     fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.pairs..(position + 1) * self.pairs;
         (&self.cos[range.clone()], &self.sin[range])
     }
 }
 
-/// Rotates queries and keys, and leaves values as they are.
+/// Rotary position embedding of queries and keys; values are unchanged.
 #[derive(Debug, Clone)]
 pub(crate) struct Rope {
     /// Queries, keys and values of all heads side by side, `(T, 3C)`.
@@ -58,10 +60,10 @@ pub(crate) struct Rope {
 }
 
 impl NetworkBuilder {
-    /// Queries, keys and values, `(T, 3C)`, of which the first two are rotated: `(T, 3C)`.
+    /// Rotary position embedding of the queries and keys in `qkv (T, 3C)`: `(T, 3C)`.
     pub fn rope(&mut self, qkv: Value, n_head: usize, theta: f64) -> Value {
         let cols = self.cols[qkv.0];
-        // All layers turn by the same angles.
+        // All layers share one table of angles.
         let same = self.ops.iter().find_map(|op| match op {
             super::Op::Rope(rope) => Some(Arc::clone(&rope.angles)),
             _ => None,
@@ -102,15 +104,15 @@ impl Operation for Rope {
 
 /// On candle tensors.
 impl Rope {
-    /// `qkv (B, T, 3C)` at the positions from `past` on.
+    /// Rotates `qkv (B, T, 3C)` at the positions from `past` on.
     fn tensors(&self, qkv: &Tensor, past: usize) -> candle_core::Result<Tensor> {
         let y = self.rotated(&qkv.detach(), past, 1.0)?;
         let rope = self.clone();
-        // The gradient turns back.
+        // A rotation is orthogonal: its gradient is the inverse rotation.
         with_gradient("rope", qkv, y, move |_, _, dy| rope.rotated(dy, past, -1.0))
     }
 
-    /// Turns by the angles times `sign`.
+    /// Rotates `qkv (B, T, 3C)` by the angles times `sign`.
     fn rotated(&self, qkv: &Tensor, past: usize, sign: f64) -> candle_core::Result<Tensor> {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, pairs) = (self.n_head, self.angles.pairs);
@@ -130,7 +132,7 @@ impl Rope {
         count_launch(parts.permute((1, 2, 0, 3, 4))?.contiguous())?.reshape((b, t, c3)) // to (B, T, 3C)
     }
 
-    /// What each channel of a head and what its partner is multiplied with, `(T, 1, hs)` each.
+    /// The factors of each channel of a head (cosines) and of its partner (signed sines), `(T, 1, hs)` each.
     fn cos_sin(
         &self,
         past: usize,
@@ -179,7 +181,7 @@ impl DecodeOp for Rope {
 }
 
 impl Rope {
-    /// Turns queries and keys in row `i` by the angles of a position times `sign`.
+    /// Rotates the queries and keys in row `i` by the angles of a position times `sign`.
     fn rotate(&self, level: SimdLevel, position: usize, sign: f32, rows: &mut Rows, i: usize) {
         let (cos, sin) = self.angles.at(position);
         let heads = 2 * self.n_head;
@@ -187,12 +189,12 @@ impl Rope {
     }
 }
 
-/// Turns every head by the same angles.
+/// Rotates every head by the same angles.
 struct RotateHeads<'a> {
     cos: &'a [f32],
     sin: &'a [f32],
     sign: f32,
-    /// Heads of `hs` channels, one after the other.
+    /// `(heads, hs)`.
     heads: &'a mut [f32],
 }
 

@@ -245,7 +245,7 @@ pub(crate) fn backward(
         for q in (0..t).step_by(QUERIES) {
             let rows = QUERIES.min(t - q);
             let AttentionScratch { keys, values, weights, grads, sum, .. } = scratch;
-            // The row sums of dP * P are those of dO * O (FlashAttention, appendix B.4).
+            // The row sums of dP * P are those of dO * O (FlashAttention, appendix B).
             for (i, sum) in sum.iter_mut().enumerate().take(rows) {
                 *sum = level.run(Dot { a: &y.at(q + i, q_at)[..hs], b: &dy.at(q + i, q_at)[..hs] });
             }
