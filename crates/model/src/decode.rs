@@ -1,4 +1,4 @@
-//! Logits for the next token: the seam between generation and whatever computes the model.
+//! The interface between generation and the backends that compute the model: logits of the next token.
 
 use std::borrow::Cow;
 
@@ -6,22 +6,21 @@ use candle_core::{DType, Tensor};
 
 use crate::{GptConfig, ModelError, Result};
 
-/// What happens when a sequence outgrows `block_size`.
+/// What a decoder does when a sequence exceeds `block_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ContextPolicy {
-    /// The last `block_size` tokens are the context, as in nanoGPT. Positions are learned, so every kept token moves to
-    /// another position and all keys and values are computed anew: each further token costs a whole forward pass over
-    /// `block_size` positions instead of one.
+    /// The context is the last `block_size` tokens, as in nanoGPT. Every kept token moves to another position, so all keys
+    /// and values are computed anew: each further token costs a forward pass over `block_size` positions instead of one.
     #[default]
     Slide,
-    /// A token that does not fit any more leaves the last half of the context, which is computed anew once, then the
-    /// cache fills up again: cheap on average, but the context varies between half and all of `block_size`. Of a prompt
-    /// the last `block_size` tokens are the context.
+    /// When the context is full, its last half is kept and computed anew, and the cache fills up again. This is cheap on
+    /// average, but the context varies between half and all of `block_size`. A prompt is cropped to its last `block_size`
+    /// tokens.
     Half,
 }
 
 impl ContextPolicy {
-    /// How many tokens stay when a window of `block_size` is full.
+    /// The number of tokens kept when a context of `block_size` is full.
     pub(crate) fn kept(self, block_size: usize) -> usize {
         match self {
             Self::Slide => block_size,
@@ -30,17 +29,17 @@ impl ContextPolicy {
     }
 }
 
-/// Next-token logits, where they were computed.
+/// Next-token logits, on the host or on a device.
 #[derive(Debug, Clone, Copy)]
 pub enum Logits<'a> {
-    /// `rows * V`, row after row.
+    /// Logits on the host, `(rows, V)` in row-major order.
     Host(&'a [f32]),
-    /// `(rows, V)`. To copy them to the host means to wait for the device: tokens are drawn there instead.
+    /// Logits on a device, `(rows, V)`. Copying them to the host waits for the device, so tokens are drawn there instead.
     Device(&'a Tensor),
 }
 
 impl<'a> Logits<'a> {
-    /// `rows * V` on the host: where they are there, as they lie.
+    /// The logits on the host, `(rows, V)` in row-major order, copied only from a device.
     ///
     /// # Errors
     /// When the copy from a device fails.
@@ -52,27 +51,27 @@ impl<'a> Logits<'a> {
     }
 }
 
-/// Computes next-token logits for some sequences that start from one prompt.
+/// Computes next-token logits for a batch of sequences that start from one prompt.
 ///
-/// A row's logits depend on nothing but its own tokens: not on the number of rows, nor on their contents.
+/// A row's logits depend only on its own tokens, not on the number or the contents of other rows.
 pub trait Decoder {
     /// The shape of the model.
     fn config(&self) -> &GptConfig;
 
-    /// Starts `rows` sequences from `prompt` and gives the logits of their next tokens.
+    /// Starts `rows` sequences from `prompt` and returns the logits of their next tokens, `(rows, V)`.
     ///
     /// # Errors
-    /// When the prompt is empty or has a token outside of the vocabulary, or `rows` is 0.
+    /// When the prompt is empty or has a token outside the vocabulary, or `rows` is 0.
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>>;
 
-    /// Appends one token to each row and gives the logits of their next tokens.
+    /// Appends one token to each row, `tokens (rows)`, and returns the logits of their next tokens, `(rows, V)`.
     ///
     /// # Errors
-    /// When a token is outside of the vocabulary.
+    /// When the number of tokens is not that of the rows, or a token is outside the vocabulary.
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>>;
 }
 
-/// What of a prompt is the context that `rows` sequences start from.
+/// Checks the arguments of [`Decoder::start`] and crops the prompt to its last `block_size` tokens.
 ///
 /// # Errors
 /// As [`Decoder::start`].
@@ -87,7 +86,7 @@ pub(crate) fn crop_prompt<'p>(config: &GptConfig, prompt: &'p [u32], rows: usize
     Ok(&prompt[prompt.len().saturating_sub(config.block_size)..])
 }
 
-/// Appends a token to each row, if all of them can be.
+/// Appends a token to each row. On an error, no row is changed.
 ///
 /// # Errors
 /// As [`Decoder::step`].

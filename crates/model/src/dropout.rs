@@ -1,8 +1,8 @@
-//! Dropout masks that are a pure function of (seed, step, site, element): the same bits on every device.
+//! Dropout masks as a pure function of (seed, step, site, element).
 //!
-//! On the CPU a mask comes from Philox. A GPU needs masks of hundreds of millions of elements, too many to send from the
-//! host, so there a mask is a polynomial hash of the element's number whose coefficients, others for each block of
-//! elements, Philox draws on the host; in integer tensor operations that no device rounds.
+//! On the CPU a mask comes from Philox. A GPU needs masks of hundreds of millions of elements, too many to upload, so there
+//! a mask is a polynomial hash of the element's index, computed in integer tensor operations, which are exact on every
+//! device. The coefficients of each block of elements come from Philox on the host.
 
 use candle_core::{DType, Device, Shape, Tensor};
 use tinygpt_sampler::{
@@ -15,37 +15,37 @@ use crate::{
     ops::custom_grad::{count_launch, with_gradient},
 };
 
-/// Where the bits of a mask come from.
+/// The generator of a mask's bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskSource {
-    /// Philox on the host, four elements a block: the choice on the CPU.
+    /// Philox on the host, four elements from each Philox block; the default on the CPU.
     Philox,
-    /// For each block of 16384 elements a polynomial of degree 2 over the field of 65521 elements, in u32 tensor
-    /// operations: the choice on a GPU. Its values at any three elements are independent.
+    /// A random polynomial of degree 2 over the field of 65521 elements for each block of 16384 elements, in u32 tensor
+    /// operations; the default on a GPU. Any three elements of a block are independent.
     Hash,
 }
 
-/// The modulus of [`MaskSource::Hash`], the largest prime for which a product of two residues and a third one added stay
-/// below 2^32: eleven passes over numbers of four bytes make a mask.
+/// The modulus of [`MaskSource::Hash`]: the largest prime for which the product of two residues plus a third is below 2^32,
+/// so that a mask takes eleven passes over u32.
 const HASH_PRIME: u32 = 65521;
-/// Elements that share a polynomial.
+/// The elements that share a polynomial.
 const HASH_BLOCK: usize = 1 << 14;
 
-/// A place of the network in which values are dropped. No two share a mask.
+/// A place of the network with dropout. No two sites share a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropoutSite {
     /// The sum of the embeddings, `(B, T, C)`.
     Embedding,
     /// The attention weights of a layer, `(B, nh, T, T)`.
     Attention(usize),
-    /// What attention adds to the residual stream, `(B, T, C)`.
+    /// The output of attention before it is added to the residual stream, `(B, T, C)`.
     AttentionResidual(usize),
-    /// What the MLP adds to it, `(B, T, C)`.
+    /// The output of the MLP before it is added to the residual stream, `(B, T, C)`.
     MlpResidual(usize),
 }
 
 impl DropoutSite {
-    /// The number under which the masks are drawn.
+    /// The number of the site, which the masks depend on.
     pub fn id(self) -> u32 {
         match self {
             Self::Embedding => 0,
@@ -56,28 +56,28 @@ impl DropoutSite {
     }
 }
 
-/// Drops values with probability `p` in one forward pass.
+/// The dropout of one forward pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dropout {
     /// The probability with which a value becomes zero, in [0, 1).
     pub p: f64,
     /// The run's seed.
     pub seed: u64,
-    /// Counts forward passes of training (micro-batches), so that each has masks of its own.
+    /// The number of the forward pass (micro-step) in the run, so that each has its own masks.
     pub step: u64,
-    /// Where the bits come from.
+    /// The generator of the masks.
     pub source: MaskSource,
 }
 
 impl Dropout {
-    /// The dropout of one training pass, with the mask source that suits the device.
+    /// The dropout of one training pass, with the default mask source of the device.
     pub fn new(p: f64, seed: u64, step: u64, device: &Device) -> Self {
         let source = if device.is_cpu() { MaskSource::Philox } else { MaskSource::Hash };
         Self { p, seed, step, source }
     }
 
-    /// Multiplies `x` by the mask of a site: zeros with probability `p`, elsewhere `1 / (1 - p)`, so that the expected
-    /// value stays. A site is a place in the network; no two places share one.
+    /// Multiplies `x`, of any shape, with the mask of a site ([`DropoutSite::id`]): 0 with probability `p`, otherwise
+    /// `1 / (1 - p)`, which preserves the expected value.
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -85,14 +85,14 @@ impl Dropout {
         if self.p == 0.0 {
             return Ok(x.clone());
         }
-        // A byte an element is all that waits for the backward pass.
+        // The mask is kept for the backward pass as one byte per element.
         let keep = self.keep(site, 0, x.shape(), x.device())?;
         let y = count_launch(x.detach().mul(&self.scaled(&keep, x.dtype())?))?;
         let dropout = self.clone();
         Ok(with_gradient("dropout", x, y, move |x, _, dy| count_launch(dy.mul(&dropout.scaled(&keep, x.dtype())?)))?)
     }
 
-    /// The mask itself: 0 or `1 / (1 - p)`.
+    /// The mask of a site, whose elements are 0 or `1 / (1 - p)`.
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -100,7 +100,7 @@ impl Dropout {
         Ok(self.scaled(&self.keep(site, 0, shape, device)?, dtype)?)
     }
 
-    /// 1 where an element is kept, else 0, for the elements of a mask from number `first` on.
+    /// The elements of a mask from index `first` on, in u8: 1 where an element is kept, else 0.
     pub(crate) fn keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
         match self.source {
             MaskSource::Philox => self.philox_keep(site, first, shape, device),
@@ -108,22 +108,22 @@ impl Dropout {
         }
     }
 
-    /// What values are multiplied with, by whether they are kept.
+    /// The factors of values, 0 or `1 / (1 - p)`, from `keep`, 0 or 1.
     pub(crate) fn scaled(&self, keep: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
         count_launch(count_launch(keep.to_dtype(dtype))?.affine(1.0 / (1.0 - self.p), 0.0))
     }
 
-    /// Four words that belong to this seed, step and site alone.
+    /// The Philox block of this seed, step and site.
     fn site_words(&self, site: u32) -> [u32; 4] {
         philox_at(self.seed, RngDomain::Dropout, self.step, site)
     }
 
-    /// What a kept value is multiplied with.
+    /// The factor of a kept value.
     pub(crate) fn scale(&self) -> f32 {
         (1.0 / (1.0 - self.p)) as f32
     }
 
-    /// 1 where an element is kept, by Philox: lane `e % 4` of block `e / 4` under a key of this (seed, step, site).
+    /// [`Dropout::keep`] by Philox: element e is word `e % 4` of block `e / 4` under a key of this (seed, step, site).
     fn philox_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
         let n = shape.elem_count();
         let mut words = vec![0u16; n.div_ceil(16)];
@@ -132,10 +132,10 @@ impl Dropout {
         count_launch(Tensor::from_vec(keep, shape, device))
     }
 
-    /// Bit `i` of word `w` is set where element `first + 16 w + i` of a site's mask is kept ([`MaskSource::Philox`]).
+    /// [`Dropout::keep`] by Philox, in bits: bit `i` of word `w` is set where element `first + 16 w + i` is kept.
     pub(crate) fn keep_bits(&self, level: SimdLevel, site: u32, first: u64, words: &mut [u16]) {
         let [k0, k1, c2, c3] = self.site_words(site);
-        // p in steps of 2^-32.
+        // p as a multiple of 2^-32.
         let threshold = (self.p * 4_294_967_296.0) as u32;
         let blocks = |keep| KeepBitsKernel { n: first / 4, words: [c2, c3], key: [k0, k1], threshold, keep };
         let ahead = first % 4;
@@ -143,7 +143,7 @@ impl Dropout {
             level.run(blocks(words));
             return;
         }
-        // The first block begins before the first element, so each word ends in the next block.
+        // Blocks are aligned to four elements, so each output word spans two words of the aligned bits.
         let mut more = vec![0; words.len() + 1];
         level.run(blocks(&mut more));
         for (word, pair) in words.iter_mut().zip(more.windows(2)) {
@@ -151,8 +151,8 @@ impl Dropout {
         }
     }
 
-    /// 1 where an element is kept, by the hash `(c2 x + c1) x + c0 (mod 65521)` of its place `x` in its block; Philox
-    /// gives the coefficients of block `n` where it gives elements `4n..` in [`MaskSource::Philox`].
+    /// [`Dropout::keep`] by the hash `(c2 x + c1) x + c0 (mod 65521)` of an element's index `x` in its block. The
+    /// coefficients of block `n` are the Philox block that [`MaskSource::Philox`] takes elements `4n..` from.
     fn hash_keep(&self, site: u32, first: u64, shape: &Shape, device: &Device) -> candle_core::Result<Tensor> {
         let constant = |value: u32| count_launch(Tensor::new(value, device));
         let prime = constant(HASH_PRIME)?;
@@ -169,7 +169,7 @@ impl Dropout {
             .collect();
         let coefficients: Vec<u32> = (0..3).flat_map(|i| polynomials.iter().map(move |c| c[i])).collect();
         let coefficients = count_launch(Tensor::from_vec(coefficients, (3, rows, 1), device))?;
-        // No wider than one block needs.
+        // A mask within one block computes only the columns that it needs.
         let cols = if rows == 1 { ahead + n } else { HASH_BLOCK };
         let x = count_launch(Tensor::arange(0, cols as u32, device))?.reshape((1, cols))?;
 
@@ -182,7 +182,7 @@ impl Dropout {
     }
 }
 
-/// KeepBitsKernel of Philox from number `n` on, as bits of what is kept: four a block.
+/// Fills `keep` with the bits of kept elements, four from each Philox block, from block `n` on.
 struct KeepBitsKernel<'a> {
     n: u64,
     /// The upper half of the counters.
@@ -192,7 +192,7 @@ struct KeepBitsKernel<'a> {
     keep: &'a mut [u16],
 }
 
-/// KeepBitsKernel that are computed side by side.
+/// The Philox blocks that are computed side by side in vector instructions.
 const PHILOX_BATCH: usize = 16;
 
 impl Kernel for KeepBitsKernel<'_> {

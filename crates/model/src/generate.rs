@@ -6,28 +6,27 @@ use tinygpt_sampler::{DeviceRow, DeviceSampler, Sampler};
 
 use crate::{Decoder, Logits, Result};
 
-/// What to generate.
+/// A request for generated sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation<'a> {
     /// The tokens every sequence starts from; at least one.
     pub prompt: &'a [u32],
-    /// The id of the first sequence. Sequence `s` draws the same tokens in whatever batch it is computed.
+    /// The id of the first sequence. A sequence draws the same tokens in any batch.
     pub first_sequence: u64,
-    /// How many sequences, with ids `first_sequence..first_sequence + rows`.
+    /// The number of sequences, whose ids are `first_sequence..first_sequence + rows`.
     pub rows: usize,
-    /// How many tokens each sequence gets at most.
+    /// The most tokens to generate for each sequence.
     pub max_new_tokens: usize,
 }
 
-/// Generates `rows` sequences side by side. `on_token(row, token)` gets every token as soon as it is drawn, and ends its
-/// row by breaking.
+/// Generates a batch of sequences. `on_token(row, token)` is called with every token as soon as it is drawn, and ends its
+/// sequence by returning [`ControlFlow::Break`].
 ///
-/// The token at index `p` of sequence `s` is drawn with a uniform that depends on the sampler's seed, `s` and `p` alone:
-/// by the sampler itself where logits are on the host; where they are on a device, there and by the same rules, and of a
-/// step only the tokens are read back.
+/// The token at position `p` of sequence `s` is drawn with a uniform number that depends only on the sampler's seed, `s` and
+/// `p`. Logits on a device are sampled there by the same rules, and a step reads back only the tokens.
 ///
 /// # Errors
-/// When the prompt is empty, a token is unknown to the model, or logits are not finite.
+/// When the prompt is empty, a token is outside the vocabulary, or logits have a NaN, a +inf or nothing finite.
 pub fn generate(
     decoder: &mut dyn Decoder,
     sampler: &mut Sampler,
@@ -47,14 +46,14 @@ pub fn generate(
     let mut on_device = DeviceSampler::from(&*sampler);
     let mut logits = decoder.start(prompt, rows)?;
     for n in 1..=max_new_tokens {
-        // That of every row that still runs.
+        // Unfinished rows have equal lengths, hence one position serves all.
         let position = (prompt.len() + n - 1) as u64;
         let drawn = match logits {
             Logits::Host(_) => Vec::new(),
             Logits::Device(logits) => {
-                let place = |(row, history)| DeviceRow { history, sequence: first_sequence + row as u64, position };
-                let places: Vec<_> = histories.iter().map(Vec::as_slice).enumerate().map(place).collect();
-                on_device.sample(logits, &places)?
+                let row = |(row, history)| DeviceRow { history, sequence: first_sequence + row as u64, position };
+                let rows: Vec<_> = histories.iter().map(Vec::as_slice).enumerate().map(row).collect();
+                on_device.sample(logits, &rows)?
             }
         };
         for (row, history) in histories.iter_mut().enumerate() {
@@ -68,7 +67,7 @@ pub fn generate(
                     Logits::Device(_) => drawn[row].clone(),
                 }?;
                 history.push(token);
-                // A finished row keeps its place and its token; what it is fed does not matter to the others.
+                // A finished row stays in the batch with its last token, which does not affect the other rows.
                 tokens[row] = token;
                 running[row] = on_token(row, token).is_continue();
             }

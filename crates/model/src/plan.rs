@@ -1,9 +1,12 @@
-//! A network as a list of typed operations over values and parameters: what [`crate::network`] writes down and every
+//! A network as a list of typed operations over values and parameters, which [`network()`](crate::network()) builds and every
 //! backend executes.
 //!
-//! A [`Value`] is the result of one operation: rows of so many channels, one row for each position of a sequence. A
-//! parameter has a [`Role`], from which weight decay and what a step of generation reads follow. Whatever else depends on
-//! the network (FLOPs, memory of training, bytes a token) is a sum over the list.
+//! A [`Value`] is the result of one operation: `(T, channels)` for a sequence. A parameter has a [`Role`], which determines
+//! weight decay and what a step of generation reads. FLOPs, the memory of training and the bytes read per token are sums
+//! over the list.
+//!
+//! This file and `ops/` depend on each other by design: a network is a list of the enum `Op`, and each operation's file adds
+//! its method to [`NetworkBuilder`].
 
 use crate::{
     GptConfig,
@@ -18,22 +21,22 @@ pub struct Value(pub(crate) usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParamId(pub(crate) usize);
 
-/// What a parameter is for.
+/// The role of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// A row for each token of the vocabulary, `(V, C)`; where the head is tied, its matrix too.
+    /// The token embedding, `(V, C)`, which is also the matrix of a tied head.
     Embedding,
-    /// A row for each position, `(block_size, C)`.
+    /// The position embedding, `(block_size, C)`.
     Position,
-    /// The weights of a product: `(in, out)`, or `(V, C)` those of an untied head.
+    /// The weights of a linear layer, `(in, out)`, or of an untied head, `(V, C)`.
     Matrix,
     /// The weights of a norm, `(C)`.
     Norm,
-    /// What is added to each row, `(out)`.
+    /// The bias of a linear layer or a norm, `(out)`.
     Bias,
 }
 
-/// How a parameter starts.
+/// The initial distribution of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// Gaussian with mean 0 and this standard deviation.
@@ -51,7 +54,7 @@ pub struct ParamSpec {
     pub name: String,
     /// The shape; matrices are `(in, out)`.
     pub shape: Vec<usize>,
-    /// What it is for.
+    /// Its role in the network.
     pub role: Role,
     /// The initial distribution.
     pub init: Init,
@@ -74,16 +77,17 @@ impl ParamSpec {
 #[derive(Debug, Clone)]
 pub struct Network {
     pub(crate) config: GptConfig,
-    /// In parameter order, which is that in which the network names them.
+    /// In parameter order, that in which the network adds them.
     pub(crate) params: Vec<ParamSpec>,
+    /// In the order of execution.
     pub(crate) ops: Vec<Op>,
     pub(crate) head: Head,
-    /// The channels of each value.
+    /// The number of channels of each value.
     pub(crate) cols: Vec<usize>,
 }
 
 impl Network {
-    /// The configuration that it is the network of.
+    /// The configuration of the model.
     pub fn config(&self) -> &GptConfig {
         &self.config
     }
@@ -93,13 +97,12 @@ impl Network {
         &self.params
     }
 
-    /// The channels of a value.
+    /// The number of channels of a value.
     pub(crate) fn cols(&self, value: Value) -> usize {
         self.cols[value.0]
     }
 
-    /// The values that some operation, or the head, reads last: `last_reader[v]` is the place of that operation, the
-    /// number of operations for the head's input.
+    /// The index of the operation that reads each value last; for the head's input, the number of operations.
     pub(crate) fn last_readers(&self) -> Vec<usize> {
         let mut last = vec![0; self.cols.len()];
         for (at, op) in self.ops.iter().enumerate() {
@@ -111,28 +114,33 @@ impl Network {
         last
     }
 
-    /// The multiply-adds of all products of one forward pass over a sequence of `t` positions.
+    /// The multiply-adds of all products in the forward pass of one sequence of `t` positions.
     pub fn multiply_adds(&self, t: usize) -> f64 {
         self.ops.iter().map(|op| op.get().multiply_adds(self, t)).sum::<f64>() + self.head.multiply_adds(self, t)
     }
 
-    /// The floating-point operations of the products of one update with `rows` windows of `t` tokens: a multiply-add is
-    /// two, and the backward pass does each product twice more, once for the gradient of either operand. Norms,
-    /// activations, softmax and the optimizer are not counted, nor what a backend computes anew to save memory.
+    /// The FLOPs of the products of one update with `rows` windows of `t` tokens. A multiply-add is two, and the backward
+    /// pass computes two products for each of the forward pass, one for the gradient of either operand. Not counted are
+    /// norms, activations, softmax, the optimizer, and what a backend recomputes to save memory.
     pub fn flops_of_update(&self, rows: usize, t: usize) -> f64 {
         2.0 * 3.0 * rows as f64 * self.multiply_adds(t)
     }
 
-    /// The parameters that a step of generation reads whole, however many rows it has: all but the tables of which it
-    /// picks rows.
+    /// The number of parameter elements that a step of generation reads, whatever the number of sequences: all but the
+    /// embedding tables, of which it reads single rows.
     pub(crate) fn params_of_a_step(&self) -> usize {
-        let picked = |at: usize, spec: &ParamSpec| {
+        let is_lookup_table = |at: usize, spec: &ParamSpec| {
             spec.role == Role::Position || spec.role == Role::Embedding && at != self.head.weight.0
         };
-        self.params.iter().enumerate().filter(|(at, spec)| !picked(*at, spec)).map(|(_, spec)| spec.len()).sum()
+        self.params
+            .iter()
+            .enumerate()
+            .filter(|(at, spec)| !is_lookup_table(*at, spec))
+            .map(|(_, spec)| spec.len())
+            .sum()
     }
 
-    /// The matrices that products read: those of linear layers and the head's.
+    /// The matrices that products read: those of linear layers and of the head.
     pub(crate) fn matmul_params(&self) -> impl Iterator<Item = ParamId> {
         let matrix = |(at, spec): (usize, &ParamSpec)| {
             (spec.role == Role::Matrix || at == self.head.weight.0).then_some(ParamId(at))
@@ -141,7 +149,7 @@ impl Network {
     }
 }
 
-/// Writes a network down, operation by operation; the operations' files add a method each.
+/// Builds a network, operation by operation. Each operation's file adds a method.
 #[derive(Debug)]
 pub struct NetworkBuilder {
     pub(crate) config: GptConfig,
@@ -151,7 +159,7 @@ pub struct NetworkBuilder {
 }
 
 impl NetworkBuilder {
-    /// An empty network of models with this configuration.
+    /// Starts the network of a configuration.
     pub fn new(config: &GptConfig) -> Self {
         Self { config: config.clone(), params: Vec::new(), ops: Vec::new(), cols: Vec::new() }
     }
@@ -162,18 +170,18 @@ impl NetworkBuilder {
         ParamId(self.params.len() - 1)
     }
 
-    /// Adds the bias of a module, where the configuration has biases.
+    /// Adds the bias `(n)` of a module if the configuration has biases.
     pub(crate) fn bias(&mut self, module: &str, n: usize) -> Option<ParamId> {
         self.config.bias.then(|| self.param(format!("{module}.bias"), &[n], Role::Bias, Init::Zeros))
     }
 
-    /// A new value of so many channels.
+    /// Adds a value of `cols` channels.
     pub(crate) fn value(&mut self, cols: usize) -> Value {
         self.cols.push(cols);
         Value(self.cols.len() - 1)
     }
 
-    /// Adds an operation and gives its result.
+    /// Adds an operation and returns its result.
     pub(crate) fn push(&mut self, op: impl Into<Op>) -> Value {
         let op = op.into();
         let output = op.get().output();
@@ -202,8 +210,8 @@ mod tests {
         }
     }
 
-    /// The multiply-adds of the forward pass by the products themselves: one for each element of a matrix and token, and
-    /// for each pair of a query and a key that it sees.
+    /// Counts the multiply-adds of the forward pass one by one: for each matrix element and token, and for each query and
+    /// key that it attends to.
     fn counted(config: &GptConfig, rows: usize, t: usize) -> usize {
         let net = network(config);
         let elements: usize = net.matmul_params().map(|param| net.params[param.0].len()).sum();

@@ -68,11 +68,11 @@ impl Operation for Activate {
     }
 }
 
-/// An activation with its derivative at each element of one sequence.
+/// An activation with its tape of one sequence.
 #[derive(Debug)]
 struct ActivateTape {
     op: Activate,
-    /// `(block_size, C)`.
+    /// The derivative at each element, `(block_size, channels)`.
     act_grad: Rows,
 }
 
@@ -104,7 +104,7 @@ const CUBE: f64 = 0.044_715;
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     Ok(match activation {
         Activation::Gelu => with_gradient("gelu", x, count_launch(x.detach().gelu_erf())?, |x, _, dy| {
-            // The slope of x Phi(x) is Phi(x) + x phi(x).
+            // The derivative of x Phi(x) is Phi(x) + x phi(x).
             let phi = count_launch(count_launch(count_launch(x.sqr())?.affine(-0.5, -0.5 * (2.0 * PI).ln()))?.exp())?;
             let phi = count_launch(x.mul(&phi))?;
             let cdf = count_launch(count_launch(count_launch(x.affine(FRAC_1_SQRT_2, 0.0))?.erf())?.affine(0.5, 0.5))?;
@@ -121,24 +121,25 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
             with_gradient("gelu_new", x, y, move |x, _, dy| {
                 // 0.5 (1 + tanh(u)) + 0.5 x (1 - tanh(u)^2) sqrt(2/pi) (1 + 3 * 0.044715 x^2)
                 let tanh = gate(x)?;
-                let slope = count_launch(
+                let d_tanh = count_launch(
                     count_launch(x.sqr())?.affine(1.5 * CUBE * (2.0 / PI).sqrt(), 0.5 * (2.0 / PI).sqrt()),
                 )?;
-                let slope = count_launch(
-                    count_launch(x.mul(&slope))?.mul(&count_launch(count_launch(tanh.sqr())?.affine(-1.0, 1.0))?),
+                let d_tanh = count_launch(
+                    count_launch(x.mul(&d_tanh))?.mul(&count_launch(count_launch(tanh.sqr())?.affine(-1.0, 1.0))?),
                 )?;
-                count_launch(dy.mul(&count_launch(count_launch(tanh.affine(0.5, 0.5))? + slope)?))
+                count_launch(dy.mul(&count_launch(count_launch(tanh.affine(0.5, 0.5))? + d_tanh)?))
             })?
         }
     })
 }
 
-/// `x` becomes its activation for rows `0..n`, and `act_grad`, where it is wanted, the derivative.
+/// Overwrites the first `n` rows of `x (n, channels)` with their activations, and writes the derivatives to `act_grad` if
+/// given.
 fn forward(level: SimdLevel, activation: Activation, n: usize, x: &mut Rows, act_grad: Option<&mut Rows>) {
     level.run(Forward { activation, n, x, act_grad });
 }
 
-/// `grad *= act_grad` for rows `0..n`.
+/// Computes `grad *= act_grad` for the first `n` rows, `(n, channels)`.
 fn backward(level: SimdLevel, n: usize, grad: &mut Rows, act_grad: &Rows) {
     level.run(Backward { n, grad, act_grad });
 }
@@ -216,8 +217,8 @@ fn gelu_new<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     let large = s.sub(one, small);
     let sigmoid = s.add(s.keep(negative, small), s.keep(!negative, large));
     let du = s.mul(s.splat(TWICE_ROOT), s.mul_add(square, s.splat(3.0 * CUBIC), one));
-    let slope = s.mul_add(s.mul(x, s.mul(small, large)), du, sigmoid);
-    (s.mul(x, sigmoid), slope)
+    let act_grad = s.mul_add(s.mul(x, s.mul(small, large)), du, sigmoid);
+    (s.mul(x, sigmoid), act_grad)
 }
 
 struct Backward<'a> {
@@ -266,22 +267,22 @@ mod tests {
             Activation::GeluNew => {
                 let root = (2.0 / PI).sqrt();
                 let tanh = (root * (x + 0.044715 * x.powi(3))).tanh();
-                let slope = root * (1.0 + 3.0 * 0.044715 * x * x) * (1.0 - tanh * tanh);
-                (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * slope)
+                let d_tanh = root * (1.0 + 3.0 * 0.044715 * x * x) * (1.0 - tanh * tanh);
+                (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * d_tanh)
             }
         }
     }
 
     #[test]
-    fn values_and_slopes_are_exact_to_a_millionth_on_every_level_and_of_the_same_bits() {
+    fn values_and_derivatives_are_exact_to_a_millionth_on_every_level_and_of_the_same_bits() {
         for activation in [Activation::Gelu, Activation::GeluNew] {
             let xs: Vec<f32> = (-1203..=1204).map(|i| i as f32 / 201.0).collect();
             let mut first: Option<Vec<u32>> = None;
             for level in SimdLevel::available() {
-                let (mut x, mut slope) = (Rows::zeros(1, xs.len()), Rows::zeros(1, xs.len()));
+                let (mut x, mut act_grad) = (Rows::zeros(1, xs.len()), Rows::zeros(1, xs.len()));
                 x.row_mut(0).copy_from_slice(&xs);
-                forward(level, activation, 1, &mut x, Some(&mut slope));
-                for ((&x, &y), &dy) in xs.iter().zip(x.row(0)).zip(slope.row(0)) {
+                forward(level, activation, 1, &mut x, Some(&mut act_grad));
+                for ((&x, &y), &dy) in xs.iter().zip(x.row(0)).zip(act_grad.row(0)) {
                     let x = f64::from(x);
                     let (value, derivative) = exact(activation, x);
                     for (what, got, expected) in [("f", y, value), ("f'", dy, derivative)] {
@@ -289,7 +290,7 @@ mod tests {
                         assert!(error < 1e-6, "{activation:?} {level:?} {what}({x}): {error}");
                     }
                 }
-                let bits = x.row(0).iter().chain(slope.row(0)).map(|x| x.to_bits()).collect();
+                let bits = x.row(0).iter().chain(act_grad.row(0)).map(|x| x.to_bits()).collect();
                 assert_eq!(*first.get_or_insert_with(|| Vec::clone(&bits)), bits, "{level:?}");
             }
         }
@@ -298,11 +299,11 @@ mod tests {
     #[test]
     fn far_out_the_activation_is_the_identity_or_zero() {
         for activation in [Activation::Gelu, Activation::GeluNew] {
-            let (mut x, mut slope) = (Rows::zeros(1, 4), Rows::zeros(1, 4));
+            let (mut x, mut act_grad) = (Rows::zeros(1, 4), Rows::zeros(1, 4));
             x.row_mut(0).copy_from_slice(&[-1e4, -30.0, 30.0, 1e4]);
-            forward(SimdLevel::detect(), activation, 1, &mut x, Some(&mut slope));
+            forward(SimdLevel::detect(), activation, 1, &mut x, Some(&mut act_grad));
             assert_eq!(x.row(0), [-0.0, -0.0, 30.0, 1e4], "{activation:?}");
-            assert_eq!(slope.row(0), [0.0, 0.0, 1.0, 1.0], "{activation:?}");
+            assert_eq!(act_grad.row(0), [0.0, 0.0, 1.0, 1.0], "{activation:?}");
         }
     }
 }

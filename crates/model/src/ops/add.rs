@@ -13,7 +13,7 @@ use crate::{
     tensors::Pass,
 };
 
-/// The residual stream `x` and what is added to it.
+/// The sum of the residual stream `x` and the output `y` of a sublayer.
 #[derive(Debug, Clone)]
 pub(crate) struct Add {
     pub(crate) x: Value,
@@ -22,7 +22,7 @@ pub(crate) struct Add {
 }
 
 impl NetworkBuilder {
-    /// `x + y`, both `(T, C)`. What is computed from the sum reaches `x` unchanged: `x` is the residual stream.
+    /// Adds `y` to the residual stream `x`, `(T, C)` each: `(T, C)`.
     pub fn add(&mut self, x: Value, y: Value) -> Value {
         let sum = self.value(self.cols[x.0]);
         self.push(Add { x, y, sum })
@@ -51,7 +51,7 @@ impl Operation for Add {
     }
 }
 
-/// Behind a linear layer it is a part of that ([`super::ResidualLinear`]).
+/// An addition after a linear layer is fused with it instead ([`super::ResidualLinear`]).
 impl TrainOp for Add {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
         let (x, sum) = pass.values.pair(self.x, self.sum, &mut pass.scratch.rows);
@@ -60,7 +60,7 @@ impl TrainOp for Add {
         sum.add(y.rows(), pass.t);
     }
 
-    /// The gradient of `x` is stored where that of the sum is.
+    /// The gradients of `x` and of the sum are the same and share a buffer.
     fn backward(&mut self, pass: &mut TrainPass<'_>) {
         let (d_sum, dy) = pass.grads.pair(self.sum, self.y, &mut pass.scratch.rows);
         dy.copy_from(d_sum.rows(), pass.t);

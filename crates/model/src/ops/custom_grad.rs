@@ -1,8 +1,8 @@
-//! Gradients in closed form, and the count of launches.
+//! Operations with a custom gradient, and the count of launches.
 //!
-//! candle's autograd keeps every intermediate result of a composition, and runs two launches (zeros, and an addition) for
-//! each edge of its graph. An operation of this folder is computed without a graph instead, and its result is given one
-//! gradient, again in tensor operations: the same code on every device, so that what a GPU runs is tested on the CPU.
+//! candle's autograd keeps every intermediate result, and adds two launches (zeros, and a sum) for each edge of its graph. An
+//! operation of this folder is computed without a graph instead, and its result gets one custom gradient, again in tensor
+//! operations: the same code on every device, so tests on the CPU cover what a GPU runs.
 
 use std::cell::Cell;
 
@@ -18,26 +18,30 @@ thread_local! {
 }
 
 /// The launches on this thread since the last call: kernels, products, copies and uploads of the operations of this
-/// crate, as marked by [`count_launch`]. Not counted is what candle adds around them: in the backward pass two for each argument of an
-/// operation, a buffer of zeros, and the upload of a number that a tensor is compared with.
+/// crate, as marked by [`count_launch`]. Not counted is what candle adds: in the backward pass two launches for each
+/// argument of an operation, a buffer of zeros, and the upload of a number that a tensor is compared with.
+#[doc(hidden)]
 pub fn take_launches() -> usize {
     LAUNCHES.take()
 }
 
-/// Marks an operation that launches something. Views (`reshape` of contiguous tensors, `narrow`, `broadcast_as`, `t`)
-/// launch nothing and are not marked.
+/// Counts one launch and returns the operation's result. Views (`reshape` of contiguous tensors, `narrow`, `broadcast_as`,
+/// `t`) launch nothing and are not counted.
 ///
 /// # Errors
-/// That of the operation.
+/// Returns the operation's own error.
+#[doc(hidden)]
 pub fn count_launch(result: Result<Tensor>) -> Result<Tensor> {
     LAUNCHES.set(LAUNCHES.get() + 1);
     result
 }
 
-/// Pieces one after the other in the first dimension: a copy each, none for a single one.
+/// Concatenates contiguous tensors along the first dimension, with one launch (a copy) for each; a single tensor is not
+/// copied.
 ///
 /// # Errors
-/// When there are none, or their shapes differ in another dimension.
+/// When there is no tensor, or shapes differ in another dimension.
+#[doc(hidden)]
 #[expect(clippy::disallowed_methods, reason = "the callers' tensors are contiguous, which is asserted")]
 pub fn cat(tensors: &[Tensor]) -> Result<Tensor> {
     debug_assert!(tensors.iter().all(Tensor::is_contiguous));
@@ -47,7 +51,7 @@ pub fn cat(tensors: &[Tensor]) -> Result<Tensor> {
     Tensor::cat(tensors, 0)
 }
 
-/// `x` as an to_operand of a product, contiguous.
+/// Rounds `x` to the precision of a product's operands, contiguous.
 pub(crate) fn to_operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
     match precision.dtype() {
         // A cast reads any layout and writes a contiguous one.
@@ -57,7 +61,7 @@ pub(crate) fn to_operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
     }
 }
 
-/// The result of a product in the type that everything but products is computed in, contiguous.
+/// Casts the result of a product to `dtype`, that of activations, contiguous.
 pub(crate) fn upcast(y: &Tensor, dtype: DType) -> Result<Tensor> {
     if y.dtype() != dtype {
         count_launch(y.to_dtype(dtype))
@@ -68,7 +72,7 @@ pub(crate) fn upcast(y: &Tensor, dtype: DType) -> Result<Tensor> {
     }
 }
 
-/// Gives `y`, computed from `x` without a graph, the gradient `backward(x, y, dy)` for `x`.
+/// Returns `y`, which was computed from `x` without a graph, with the gradient `dx = backward(x, y, dy)`.
 pub(crate) fn with_gradient<F>(name: &'static str, x: &Tensor, y: Tensor, backward: F) -> Result<Tensor>
 where
     F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
@@ -79,7 +83,7 @@ where
     count_launch(x.apply_op2(&y, CustomGrad { name, backward }))
 }
 
-/// [`with_gradient`] for two arguments: `backward((a, b), y, dy)` gives a gradient for each.
+/// [`with_gradient`] for two arguments: `(da, db) = backward((a, b), y, dy)`.
 pub(crate) fn with_gradients<F>(
     name: &'static str,
     (a, b): (&Tensor, &Tensor),
@@ -95,14 +99,14 @@ where
     count_launch(a.apply_op3(b, &y, CustomGrad { name, backward }))
 }
 
-/// An operation whose last argument is its result already. candle asks for a gradient of that argument too and gets none.
+/// A candle operation whose last argument is its own result; that argument gets no gradient.
 struct CustomGrad<F> {
     name: &'static str,
     backward: F,
 }
 
 impl<F> CustomGrad<F> {
-    /// The result's storage: a copy on the CPU and on CUDA, another handle on Metal.
+    /// The storage of the result: a copy on the CPU and on CUDA, another handle on Metal.
     fn result_storage<S: BackendStorage>(&self, y: &S, layout: &Layout) -> Result<(S, Shape)> {
         if !layout.is_contiguous() || layout.start_offset() > 0 {
             bail!("{}: the result is a part of another tensor", self.name)
@@ -132,7 +136,7 @@ where
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        // Detached, or the gradient would have a graph of its own that keeps all of this alive.
+        // Detached, or the gradient would record a graph of its own that keeps these tensors alive.
         let dx = (self.backward)(&x.detach(), &y.detach(), dy)?;
         Ok((Some(dx), None))
     }

@@ -1,5 +1,5 @@
-//! Dropout: in training, zeros with probability `p`, elsewhere `1 / (1 - p)` times the value ([`crate::Dropout`] has the
-//! masks).
+//! Dropout: in training, a value becomes zero with probability `p`, and is multiplied with `1 / (1 - p)` otherwise.
+//! [`crate::Dropout`] generates the masks.
 
 use candle_core::Tensor;
 use tinygpt_sampler::simd::{LANES, SimdLevel};
@@ -17,7 +17,7 @@ use crate::{
     tensors::Pass,
 };
 
-/// Drops values of a site.
+/// Dropout at a site of the network.
 #[derive(Debug, Clone)]
 pub(crate) struct ApplyDropout {
     pub(crate) x: Value,
@@ -26,7 +26,7 @@ pub(crate) struct ApplyDropout {
 }
 
 impl NetworkBuilder {
-    /// `x` with values dropped in training: `(T, C)`.
+    /// Dropout of `x (T, C)`, in training only: `(T, C)`.
     pub fn dropout(&mut self, x: Value, site: DropoutSite) -> Value {
         let y = self.value(self.cols[x.0]);
         self.push(ApplyDropout { x, y, site })
@@ -89,7 +89,7 @@ impl TrainOp for DropoutTape {
     }
 }
 
-/// The mask `(T, C)` of a site, for one sequence.
+/// The dropout mask `(T, C)` of one sequence at a site.
 #[derive(Debug)]
 pub(crate) struct DropoutMask {
     site: DropoutSite,
@@ -97,12 +97,12 @@ pub(crate) struct DropoutMask {
 }
 
 impl DropoutMask {
-    /// Of no size where the model has no dropout.
+    /// Allocates the mask; no memory where the model has no dropout.
     pub(crate) fn new(setup: &TrainSetup<'_>, site: DropoutSite, cols: usize) -> Self {
         Self { site, keep: KeepBits::new(setup.dropped(setup.block_size), cols) }
     }
 
-    /// Draws `t` rows of `cols`: those of the sequence's row in the mask `(B, T, C)`.
+    /// Draws the sequence's `(t, cols)` elements of the batch's mask `(B, T, C)`.
     pub(crate) fn draw(&mut self, level: SimdLevel, masks: &RowDropout, t: usize, cols: usize) {
         for i in 0..t {
             let first = ((masks.row * t + i) * cols) as u64;
@@ -110,7 +110,7 @@ impl DropoutMask {
         }
     }
 
-    /// Applies the mask to `t` rows.
+    /// Multiplies the first `t` rows of `x (T, C)` with the mask.
     pub(crate) fn apply(&self, masks: &RowDropout, t: usize, x: &mut Rows) {
         let scale = masks.dropout.scale();
         for i in 0..t {
@@ -123,14 +123,16 @@ impl DropoutMask {
     }
 }
 
-/// The masks of some rows: bit `j % 16` of word `j / 16` is set where column `j` of the row is kept.
+/// A mask `(rows, cols)` in bits: bit `j % 16` of word `j / 16` of a row is set where column `j` is kept.
 #[derive(Debug)]
 pub(crate) struct KeepBits {
+    /// `(rows, cols / 16)`.
     words: Vec<u16>,
     per_row: usize,
 }
 
 impl KeepBits {
+    /// Allocates a mask.
     pub(crate) fn new(rows: usize, cols: usize) -> Self {
         let per_row = cols.div_ceil(LANES);
         Self { words: vec![0; rows * per_row], per_row }
@@ -141,7 +143,7 @@ impl KeepBits {
         &self.words[i * self.per_row..][..self.per_row]
     }
 
-    /// Draws the first `cols` columns of row `i`, the elements from `first` on of a site's mask.
+    /// Draws the first `cols` columns of row `i`, which are the elements from `first` on of a site's mask.
     pub(crate) fn draw(
         &mut self,
         level: SimdLevel,

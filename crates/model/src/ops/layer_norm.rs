@@ -21,7 +21,7 @@ use crate::{
     tensors::Pass,
 };
 
-/// Norms each row.
+/// Layer norm of each row.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerNorm {
     x: Value,
@@ -33,7 +33,7 @@ pub(crate) struct LayerNorm {
 }
 
 impl NetworkBuilder {
-    /// The normed rows of `x`: `(T, C)`.
+    /// Layer norm of `x (T, C)`: `(T, C)`.
     pub fn layer_norm(&mut self, x: Value, module: &str) -> Value {
         let c = self.cols[x.0];
         let weight = self.param(format!("{module}.weight"), &[c], Role::Norm, Init::Ones);
@@ -89,14 +89,15 @@ impl Operation for LayerNorm {
     }
 }
 
-/// A layer norm with what it keeps of one sequence.
+/// A layer norm with its tape of one sequence.
 #[derive(Debug)]
 struct LayerNormTape {
     op: LayerNorm,
-    /// `(block_size)`.
+    /// The statistics of each row, `(block_size)`.
     stats: Vec<LayerNormStats>,
-    /// The gradients of weight and bias, `(C)` each, summed over the sequence.
+    /// The gradient of the weight, `(C)`, summed over the sequence.
     dw: Vec<f32>,
+    /// The gradient of the bias, `(C)`, summed over the sequence.
     db: Option<Vec<f32>>,
 }
 
@@ -153,41 +154,43 @@ impl DecodeOp for DecodeLayerNorm<'_> {
 /// # Errors
 /// On a shape mismatch.
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = count_launch(Normed::new(&x.detach())?.y.broadcast_mul(&w.detach()))?;
+    let y = count_launch(Normalized::new(&x.detach())?.z.broadcast_mul(&w.detach()))?;
     let y = with_gradients("layer norm", (x, w), y, |(x, w), _, dy| {
         let c = x.dim(D::Minus1)?;
-        let Normed { y, per_deviation } = Normed::new(x)?;
-        let dw = count_launch(count_launch(dy.mul(&y))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
-        // dx = (g - mean(g) - y mean(g y)) / deviation with g = dy * w
+        let Normalized { z, rstd } = Normalized::new(x)?;
+        let dw = count_launch(count_launch(dy.mul(&z))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
+        // dx = (g - mean(g) - z mean(g z)) rstd with g = dy * w
         let g = count_launch(dy.broadcast_mul(w))?;
-        let along = count_launch(y.broadcast_mul(&mean(&count_launch(g.mul(&y))?)?))?;
+        let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
         let centred = count_launch(g.broadcast_sub(&mean(&g)?))?;
-        Ok((count_launch(count_launch(centred - along)?.broadcast_mul(&per_deviation))?, dw))
+        Ok((count_launch(count_launch(centred - along)?.broadcast_mul(&rstd))?, dw))
     })?;
     add_bias(y, b)
 }
 
-/// Rows of mean 0 and variance 1, and what they were multiplied with.
-struct Normed {
-    y: Tensor,
-    per_deviation: Tensor,
+/// Normalized rows, and the reciprocal standard deviations.
+struct Normalized {
+    /// Rows of mean 0 and variance 1, `(.., C)`.
+    z: Tensor,
+    /// `1 / sqrt(var + eps)`, `(.., 1)`.
+    rstd: Tensor,
 }
 
-impl Normed {
+impl Normalized {
     fn new(x: &Tensor) -> candle_core::Result<Self> {
         let centred = count_launch(x.broadcast_sub(&mean(x)?))?;
         let var = mean(&count_launch(centred.sqr())?)?;
-        let per_deviation = count_launch(count_launch(count_launch(var + LAYER_NORM_EPS)?.sqrt())?.recip())?;
-        Ok(Self { y: count_launch(centred.broadcast_mul(&per_deviation))?, per_deviation })
+        let rstd = count_launch(count_launch(count_launch(var + LAYER_NORM_EPS)?.sqrt())?.recip())?;
+        Ok(Self { z: count_launch(centred.broadcast_mul(&rstd))?, rstd })
     }
 }
 
-/// A sum and a product.
+/// The mean over the last dimension, `(.., C)` to `(.., 1)`: two launches, a sum and a product.
 fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
     count_launch(count_launch(x.mean_keepdim(D::Minus1)))
 }
 
-/// Mean and reciprocal standard deviation of a row: what the backward pass needs of it.
+/// The mean and the reciprocal standard deviation of a row, which the backward pass reads.
 #[derive(Debug, Clone, Copy, Default)]
 struct LayerNormStats {
     mean: f32,
@@ -195,7 +198,7 @@ struct LayerNormStats {
     rstd: f32,
 }
 
-/// Norms rows `0..n` of `x` into `y`.
+/// Normalizes the first `n` rows of `x (n, C)` into `y (n, C)`.
 fn forward(
     level: SimdLevel,
     n: usize,
@@ -207,8 +210,8 @@ fn forward(
     level.run(Forward { n, x, w, b, stats, y });
 }
 
-/// Adds to `dx` the gradient that reaches `x` by way of the norm, and to `dw` and `db` those of weight and bias, for
-/// rows `0..n`. `dy` is used up.
+/// Adds the gradients of the first `n` rows of `x (n, C)` to `dx (n, C)`, and those of weight and bias to `dw (C)` and
+/// `db (C)`. Overwrites `dy (n, C)`.
 fn backward(
     level: SimdLevel,
     n: usize,

@@ -1,4 +1,4 @@
-//! The linear layer, `y = x w + b`, and the one whose output is added to the residual stream.
+//! The linear layer, `y = x w + b`, alone and fused with the addition to the residual stream.
 
 use candle_core::Tensor;
 
@@ -18,7 +18,7 @@ use crate::{
     tensors::Pass,
 };
 
-/// Multiplies each row with a matrix.
+/// A linear layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
     pub(crate) x: Value,
@@ -30,7 +30,7 @@ pub(crate) struct Linear {
 }
 
 impl NetworkBuilder {
-    /// `x w + b`: `(T, in)` to `(T, n_out)`. `std` is the standard deviation of the initial weights.
+    /// The linear layer `x w + b`: `(T, in)` to `(T, n_out)`. `std` is the standard deviation of the initial weights.
     pub fn linear(&mut self, x: Value, module: &str, n_out: usize, std: f64) -> Value {
         let n_in = self.cols[x.0];
         let weight = self.param(format!("{module}.weight"), &[n_in, n_out], Role::Matrix, Init::Normal(std));
@@ -91,11 +91,12 @@ impl DecodeOp for DecodeLinear<'_> {
     }
 }
 
-/// A linear layer with the gradient of its bias, `(out)`, summed over one sequence. The gradient of the weights is
-/// computed from the operands `x` and `dy` of all sequences at once (`cpu/training/mod.rs`).
+/// A linear layer with its tape of one sequence. The gradient of the weights is computed from the operands `x` and `dy` of
+/// all sequences (`cpu/training/mod.rs`).
 #[derive(Debug)]
 struct LinearTape {
     op: Linear,
+    /// The gradient of the bias, `(out)`, summed over the sequence.
     db: Option<Vec<f32>>,
 }
 
@@ -104,7 +105,7 @@ impl LinearTape {
         Self { op: op.clone(), db: op.bias.map(|_| vec![0.0; setup.net.cols(op.y)]) }
     }
 
-    /// `out = x w`, plus the bias where `accumulate` is zero, for the value `out`.
+    /// Computes the value `out = accumulate + x w`, `(T, out)`.
     fn multiply(&self, pass: &mut TrainPass<'_>, out: Value, accumulate: Accumulate<'_>) {
         let weight = &pass.weights.packed(self.op.weight).weight;
         let (x, out) = pass.values.pair(self.op.x, out, &mut pass.scratch.rows);
@@ -112,7 +113,8 @@ impl LinearTape {
         x.multiply(pass.level, 0..pass.t, &pass.scratch.quantized, weight, accumulate, (out.at_mut(0, 0), ld));
     }
 
-    /// From the gradient of the output, in f32 where the to_operand `dy` is written, to that of the input.
+    /// Computes the gradient of the input `(T, in)` and that of the bias from the f32 rows of `dy (T, out)`, which it
+    /// quantizes.
     fn input_grad(&mut self, pass: &mut TrainPass<'_>) {
         let (level, t) = (pass.level, pass.t);
         if let Some(db) = &mut self.db {
@@ -147,8 +149,8 @@ impl TrainOp for LinearTape {
     }
 }
 
-/// `sum = x + dropout(y w + b)`: a linear layer, dropout and the addition to the residual stream in one. Without dropout
-/// the product is added to the stream where it lies.
+/// The fused step `sum = x + dropout(y w + b)`: a linear layer, dropout and the addition to the residual stream. Without
+/// dropout, the product accumulates into a copy of the stream.
 #[derive(Debug)]
 pub(crate) struct ResidualLinear {
     linear: LinearTape,
@@ -185,7 +187,7 @@ impl TrainOp for ResidualLinear {
         self.linear.multiply(pass, self.add.sum, Accumulate::Add);
     }
 
-    /// The gradient of `x` is stored where that of the sum is.
+    /// The gradients of `x` and of the sum are the same and share a buffer.
     fn backward(&mut self, pass: &mut TrainPass<'_>) {
         let (d_sum, dy) = pass.grads.pair(self.add.sum, self.linear.op.y, &mut pass.scratch.rows);
         dy.copy_from(d_sum.rows(), pass.t);
@@ -203,8 +205,8 @@ impl TrainOp for ResidualLinear {
 /// `x @ w + b` over the last dimension: `(.., in)`, `(in, out)`, `(out)` to `(.., out)`. Operands are rounded to
 /// `precision`, in the products of the backward pass too.
 ///
-/// All rows are one product, forward and backward: candle's gradient of a broadcast product would be one matrix of
-/// weights for each row of the batch, added up afterwards.
+/// All rows are one product, forward and backward. candle's own gradient of a broadcast product would compute a weight
+/// gradient for each row of the batch, and sum those.
 ///
 /// # Errors
 /// On a shape mismatch.
@@ -226,35 +228,34 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, precision: Precision) 
     add_bias(y, b)
 }
 
-/// `(.., in)` and `(in, out)` to `(N, out)`, in the type of `x`.
+/// The product of `x (.., in)` and `w (in, out)`: `(N, out)` in the type of `x`.
 fn product(x: &Tensor, w: &Tensor, precision: Precision) -> candle_core::Result<Tensor> {
     let rows = to_operand(&x.reshape(((), w.dim(0)?))?, precision)?; // (.., in) to (N, in)
     upcast(&count_launch(rows.matmul(&to_operand_view(w, precision)?))?, x.dtype())
 }
 
-/// [`to_operand`] of a matrix that may be transposed: products read it as it lies.
+/// [`to_operand`] of a matrix that may be a transposed view, which a product reads without a copy.
 fn to_operand_view(w: &Tensor, precision: Precision) -> candle_core::Result<Tensor> {
     if precision.dtype().is_some() { to_operand(w, precision) } else { Ok(w.clone()) }
 }
 
-/// [`linear()`] for `(B, T, in)` in which the result of a row of the batch does not depend on the other rows, not even in
-/// its last bit: each row is a product of its own.
+/// [`linear()`] for `x (B, T, in)` with one product for each row of the batch, so that no bit of a row's result depends on
+/// the other rows. Products are computed in the type of `w`, which may be narrower than that of `x`.
 ///
-/// A single product over `(B * T, in)` would pick its kernel, and so its order of summation, by the number of rows. It is
-/// made in the type of `w`, which may be a shorter one than that of all else.
+/// A single product over `(B * T, in)` would choose its kernel, and so its order of summation, by the number of rows.
 ///
 /// # Errors
 /// On a shape mismatch.
 pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let (rows, _, n_in) = x.dims3()?;
     let n_out = w.dim(1)?;
-    // y^T = w^T x^T. candle folds a batch that shares its right to_operand into one product, but not one that shares its left.
+    // y^T = w^T x^T. candle folds a batch that shares its right operand into one product, but not one that shares its left.
     let w = w.t()?.broadcast_as((rows, n_out, n_in))?; // (B, out, in), stride 0 over B
     let y = w.matmul(&x.to_dtype(w.dtype())?.transpose(1, 2)?)?; // (B, out, T)
     add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)
 }
 
-/// Adds a bias `(out)` to each row.
+/// Adds a bias `(out)` to each row of `y (.., out)`.
 pub(super) fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(match b {
         Some(b) => count_launch(y.broadcast_add(b))?,

@@ -1,14 +1,15 @@
-//! The operations that networks are made of: one file (or folder) each, with everything that is known of it.
+//! The operations of networks. A file (or folder) has everything about one operation:
 //!
-//! - the method of [`NetworkBuilder`](crate::plan::NetworkBuilder) that writes it down, with its parameters and shapes;
-//! - its **tensor composition** ([`Operation::forward`]): candle operations, on every device, with a gradient in closed
-//!   form (`custom_grad.rs`). The plain compositions that these equal, with candle's own gradients, are in
-//!   `tests/training_ops.rs`. `candle_nn`'s fused `LayerNorm`, `softmax_last_dim` and `sdpa` are not used as they are:
-//!   their results have no backward, and every parameter upstream of one would silently stay as it is;
-//! - its form in **CPU training** ([`TrainOp`]): forward, and backward from what it kept of a sequence;
-//! - its form in **CPU decoding** ([`DecodeOp`]).
+//! - the method of [`NetworkBuilder`](crate::plan::NetworkBuilder) that adds it to a network, with its parameters and shapes;
+//! - its forward pass on **candle tensors** (`Operation::forward`), on every device, with a custom gradient
+//!   (`custom_grad.rs`). `tests/training_ops.rs` holds it against plain tensor code with candle's own gradients.
+//!   `candle_nn`'s fused `LayerNorm`, `softmax_last_dim` and `sdpa` are not used: their results have no backward pass, and
+//!   the parameters upstream would silently get no gradient;
+//! - its form in **CPU training** (`TrainOp`): a forward pass, and a backward pass from the tape of a sequence;
+//! - its form in **CPU decoding** (`DecodeOp`).
 //!
-//! `tests/operations.rs` holds them all together. To add an operation, add a file, its module below and its arm in [`Op`].
+//! `tests/operations.rs` holds all forms against each other. To add an operation, add a file, its module below and its
+//! variant of `Op`.
 //!
 //! Launches of an operation whose arguments all want a gradient, forward and backward, in f32 and with operands of 16 bits
 //! (`tests/training_launches.rs` holds them). A chunk is [`SCORE_BYTES`] of scores or [`LOGIT_BYTES`] of logits:
@@ -30,7 +31,7 @@
 //! | [`head_loss`], four chunks | 37, 60 | 43, 75 |
 //!
 //! Not counted are the two launches that candle adds for each argument in a backward pass, zeros and a sum. One of the
-//! forward ones hands the result over to candle's graph, a copy on CUDA, and nothing on Metal.
+//! forward launches attaches the result to candle's graph: a copy on CUDA, nothing on Metal.
 
 use std::fmt::Debug;
 
@@ -81,31 +82,31 @@ pub(crate) use positions::AddPositions;
 pub(crate) use rms_norm::RmsNorm;
 pub(crate) use rope::Rope;
 
-/// What every operation has.
+/// The interface of an operation.
 pub(crate) trait Operation: Debug + Send + Sync {
-    /// The values it reads.
+    /// The values that it reads.
     fn inputs(&self) -> Vec<Value>;
 
-    /// The value it makes.
+    /// The value that it computes.
     fn output(&self) -> Value;
 
-    /// Whether the CPU writes the output over the first input, which then nothing else may read.
+    /// Whether the CPU overwrites the first input with the output. Nothing else may then read that input.
     fn in_place(&self) -> bool {
         false
     }
 
-    /// The values whose rows in f32 the backward pass of CPU training reads.
+    /// The values whose f32 rows the backward pass of CPU training reads.
     fn kept(&self) -> Vec<Value> {
         Vec::new()
     }
 
-    /// Whether the backward pass of CPU training adds to the gradient of the first input, where others write it. What a
-    /// norm reads, the residual stream, has other readers.
+    /// Whether the backward pass of CPU training adds to the gradient of the first input instead of overwriting it. Norms
+    /// do, since their input, the residual stream, has other readers.
     fn adds_to_input_grad(&self) -> bool {
         false
     }
 
-    /// Whether a position's output depends on other positions' inputs.
+    /// Whether a position's output depends on the inputs of other positions.
     fn mixes_positions(&self) -> bool {
         false
     }
@@ -115,19 +116,19 @@ pub(crate) trait Operation: Debug + Send + Sync {
         0.0
     }
 
-    /// The floats that CPU training keeps of a sequence of `t` positions beside values and their gradients.
+    /// The floats on the tape of CPU training for a sequence of `t` positions, values and their gradients not included.
     fn kept_floats(&self, _: &Network, _t: usize) -> usize {
         0
     }
 
-    /// The output on candle tensors, `(B, T, channels)`, on any device and with a gradient.
+    /// Computes the output `(B, T, channels)` on candle tensors, on any device and with a gradient.
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor>;
 
-    /// What computes it in CPU training, for one sequence.
+    /// Builds its form in CPU training, for one sequence.
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp>;
 
-    /// Adds to the flat gradients those of tables of which it picks rows, given the gradient `(T, C)` of every
-    /// sequence's output in the order of the batch and the batch's tokens, `t` a sequence.
+    /// Adds the gradient of an embedding table to the flat gradients. `dx` has the gradient `(T, C)` of each sequence's
+    /// embeddings in the order of the batch, and `ids` the batch's tokens `(B * T)`, with `T = t`.
     fn add_table_grads(&self, _: &ParamLayout, _ids: &[u32], _t: usize, _dx: &[Rows], _grads: &mut [f32]) {}
 
     /// What computes it in CPU decoding; nothing where the output is the input.
@@ -143,7 +144,7 @@ macro_rules! operations {
         }
 
         impl Op {
-            /// What all operations have in common.
+            /// The operation behind its interface.
             pub(crate) fn get(&self) -> &dyn Operation {
                 match self {
                     $(Self::$name(op) => op,)*

@@ -1,4 +1,4 @@
-//! Learned positions: a row of a table is added to each position.
+//! Learned position embeddings: a row of a table is added at each position.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ use crate::{
     tensors::Pass,
 };
 
-/// Adds the embedding of its position to each row.
+/// The addition of position embeddings.
 #[derive(Debug, Clone)]
 pub(crate) struct AddPositions {
     x: Value,
@@ -73,7 +73,7 @@ impl Operation for AddPositions {
     }
 }
 
-/// Adds row `i` of the table to row `i` of the output.
+/// Adds the embedding of a position, a row of `table (block_size, C)`, to `y (C)`.
 fn add_row(y: &mut [f32], table: &[f32], position: usize) {
     let from = &table[position * y.len()..];
     y.iter_mut().zip(from).for_each(|(y, p)| *y += p);
@@ -88,7 +88,8 @@ impl TrainOp for AddPositions {
         }
     }
 
-    /// The gradient of `x` is that of `y`; the table's follows for the whole batch ([`Operation::add_table_grads`]).
+    /// Does nothing: the gradients of `x` and `y` are the same and share a buffer, and the table's is computed for the whole
+    /// batch ([`Operation::add_table_grads`]).
     fn backward(&mut self, _: &mut TrainPass<'_>) {}
 }
 

@@ -22,7 +22,7 @@ use crate::{
 /// The epsilon of every RMSNorm, as in Llama and Qwen.
 pub const RMS_NORM_EPS: f64 = 1e-6;
 
-/// Divides each row by its root mean square.
+/// RMSNorm of each row.
 #[derive(Debug, Clone)]
 pub(crate) struct RmsNorm {
     x: Value,
@@ -32,7 +32,7 @@ pub(crate) struct RmsNorm {
 }
 
 impl NetworkBuilder {
-    /// The rows of `x` divided by their root mean squares: `(T, C)`. It has no bias.
+    /// RMSNorm of `x (T, C)`: `(T, C)`. It has a weight and no bias.
     pub fn rms_norm(&mut self, x: Value, module: &str) -> Value {
         let c = self.cols[x.0];
         let weight = self.param(format!("{module}.weight"), &[c], Role::Norm, Init::Ones);
@@ -93,19 +93,19 @@ pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     })?)
 }
 
-/// Rows of mean square 1, and what they were multiplied with.
+/// Normalized rows of mean square 1, `(.., C)`, and the reciprocal root mean squares, `(.., 1)`.
 fn normed(x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
     let mean_square = mean(&count_launch(x.sqr())?)?;
     let rrms = count_launch(count_launch(count_launch(mean_square + RMS_NORM_EPS)?.sqrt())?.recip())?;
     Ok((count_launch(x.broadcast_mul(&rrms))?, rrms))
 }
 
-/// A sum and a product.
+/// The mean over the last dimension, `(.., C)` to `(.., 1)`: two launches, a sum and a product.
 fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
     count_launch(count_launch(x.mean_keepdim(D::Minus1)))
 }
 
-/// An RMSNorm with what it keeps of one sequence.
+/// An RMSNorm with its tape of one sequence.
 #[derive(Debug)]
 struct RmsNormTape {
     op: RmsNorm,
@@ -156,7 +156,7 @@ impl DecodeOp for DecodeRmsNorm<'_> {
     }
 }
 
-/// Norms rows `0..n` of `x` into `y`.
+/// Normalizes the first `n` rows of `x (n, C)` into `y (n, C)`.
 fn forward(level: SimdLevel, n: usize, x: &Rows, w: &[f32], rrms: &mut [f32], y: &mut Rows) {
     level.run(Forward { n, x, w, rrms, y });
 }
@@ -196,9 +196,9 @@ struct Backward<'a> {
     x: &'a Rows,
     rrms: &'a [f32],
     w: &'a [f32],
-    /// Used up.
+    /// `(n, C)`, overwritten.
     dy: &'a mut Rows,
-    /// Added to.
+    /// `(n, C)`, added to.
     dx: &'a mut Rows,
     dw: &'a mut [f32],
 }

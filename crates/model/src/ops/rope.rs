@@ -23,10 +23,12 @@ use crate::{
     tensors::Pass,
 };
 
-/// The cosine and the sine of every angle, `(block_size, hs / 2)` each.
+/// The cosines and sines of all angles.
 #[derive(Debug)]
 struct Angles {
+    /// `(block_size, hs / 2)`.
     cos: Vec<f32>,
+    /// `(block_size, hs / 2)`.
     sin: Vec<f32>,
     /// `hs / 2`.
     pairs: usize,
@@ -40,14 +42,14 @@ impl Angles {
         Self { cos: table(f64::cos), sin: table(f64::sin), pairs }
     }
 
-    /// Cosines and sines of a position.
+    /// The cosines and sines of a position, `(hs / 2)` each.
     fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.pairs..(position + 1) * self.pairs;
         (&self.cos[range.clone()], &self.sin[range])
     }
 }
 
-/// Rotates queries and keys, and leaves values as they are.
+/// Rotary position embedding of queries and keys; values are unchanged.
 #[derive(Debug, Clone)]
 pub(crate) struct Rope {
     /// Queries, keys and values of all heads side by side, `(T, 3C)`.
@@ -58,10 +60,10 @@ pub(crate) struct Rope {
 }
 
 impl NetworkBuilder {
-    /// Queries, keys and values, `(T, 3C)`, of which the first two are rotated: `(T, 3C)`.
+    /// Rotary position embedding of the queries and keys in `qkv (T, 3C)`: `(T, 3C)`.
     pub fn rope(&mut self, qkv: Value, n_head: usize, theta: f64) -> Value {
         let cols = self.cols[qkv.0];
-        // All layers turn by the same angles.
+        // All layers share one table of angles.
         let same = self.ops.iter().find_map(|op| match op {
             super::Op::Rope(rope) => Some(Arc::clone(&rope.angles)),
             _ => None,
@@ -102,20 +104,20 @@ impl Operation for Rope {
 
 /// On candle tensors.
 impl Rope {
-    /// `qkv (B, T, 3C)` at the positions from `past` on.
+    /// Rotates `qkv (B, T, 3C)` at the positions from `past` on.
     fn tensors(&self, qkv: &Tensor, past: usize) -> candle_core::Result<Tensor> {
         let y = self.rotated(&qkv.detach(), past, 1.0)?;
         let rope = self.clone();
-        // The gradient turns back.
+        // A rotation is orthogonal: its gradient is the inverse rotation.
         with_gradient("rope", qkv, y, move |_, _, dy| rope.rotated(dy, past, -1.0))
     }
 
-    /// Turns by the angles times `sign`.
+    /// Rotates `qkv (B, T, 3C)` by the angles times `sign`.
     fn rotated(&self, qkv: &Tensor, past: usize, sign: f64) -> candle_core::Result<Tensor> {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, pairs) = (self.n_head, self.angles.pairs);
         let hs = 2 * pairs;
-        let (cos, sin) = self.tables(past, t, sign, qkv.dtype(), qkv.device())?; // (T, 1, hs) each
+        let (cos, sin) = self.cos_sin(past, t, sign, qkv.dtype(), qkv.device())?; // (T, 1, hs) each
         let parts = qkv.reshape((b, t, 3, nh, hs))?.permute((2, 0, 1, 3, 4))?; // (B, T, 3C) to (3, B, T, nh, hs)
         let parts = count_launch(parts.contiguous())?;
         let qk = parts.narrow(0, 0, 2)?.reshape((2 * b, t, nh, hs))?; // (2, B, T, nh, hs) to (2B, T, nh, hs)
@@ -123,14 +125,15 @@ impl Rope {
         let swapped = cat(&[half(1)?, half(0)?])?.reshape((2, 2 * b, t, nh, pairs))?;
         // (2, 2B, T, nh, hs / 2) to (2B, T, nh, 2, hs / 2) to (2B, T, nh, hs)
         let swapped = count_launch(swapped.permute((1, 2, 3, 0, 4))?.contiguous())?.reshape((2 * b, t, nh, hs))?;
-        let turned = count_launch(count_launch(qk.broadcast_mul(&cos))? + count_launch(swapped.broadcast_mul(&sin))?)?;
+        let rotated_qk =
+            count_launch(count_launch(qk.broadcast_mul(&cos))? + count_launch(swapped.broadcast_mul(&sin))?)?;
         let v = parts.narrow(0, 2, 1)?.reshape((b, t, nh, hs))?; // (1, B, T, nh, hs) to (B, T, nh, hs)
-        let parts = cat(&[turned, v])?.reshape((3, b, t, nh, hs))?; // (3B, T, nh, hs) to (3, B, T, nh, hs)
+        let parts = cat(&[rotated_qk, v])?.reshape((3, b, t, nh, hs))?; // (3B, T, nh, hs) to (3, B, T, nh, hs)
         count_launch(parts.permute((1, 2, 0, 3, 4))?.contiguous())?.reshape((b, t, c3)) // to (B, T, 3C)
     }
 
-    /// What each channel of a head and what its partner is multiplied with, `(T, 1, hs)` each.
-    fn tables(
+    /// The factors of each channel of a head (cosines) and of its partner (signed sines), `(T, 1, hs)` each.
+    fn cos_sin(
         &self,
         past: usize,
         t: usize,
@@ -155,14 +158,14 @@ impl TrainOp for Rope {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
         let y = pass.values.rows_mut(self.y, &mut pass.scratch.rows);
         for i in 0..pass.t {
-            self.turn(pass.level, i, 1.0, y, i);
+            self.rotate(pass.level, i, 1.0, y, i);
         }
     }
 
     fn backward(&mut self, pass: &mut TrainPass<'_>) {
         let dy = pass.grads.rows_mut(self.y, &mut pass.scratch.rows);
         for i in 0..pass.t {
-            self.turn(pass.level, i, -1.0, dy, i);
+            self.rotate(pass.level, i, -1.0, dy, i);
         }
     }
 }
@@ -172,30 +175,30 @@ impl DecodeOp for Rope {
         let (level, positions) = (step.level, step.positions);
         let y = step.values.rows_mut(self.y);
         for i in 0..step.n {
-            self.turn(level, positions.of(i), 1.0, y, i);
+            self.rotate(level, positions.of(i), 1.0, y, i);
         }
     }
 }
 
 impl Rope {
-    /// Turns queries and keys in row `i` by the angles of a position times `sign`.
-    fn turn(&self, level: SimdLevel, position: usize, sign: f32, rows: &mut Rows, i: usize) {
+    /// Rotates the queries and keys in row `i` by the angles of a position times `sign`.
+    fn rotate(&self, level: SimdLevel, position: usize, sign: f32, rows: &mut Rows, i: usize) {
         let (cos, sin) = self.angles.at(position);
         let heads = 2 * self.n_head;
-        level.run(Turn { cos, sin, sign, heads: &mut rows.row_mut(i)[..heads * 2 * self.angles.pairs] });
+        level.run(RotateHeads { cos, sin, sign, heads: &mut rows.row_mut(i)[..heads * 2 * self.angles.pairs] });
     }
 }
 
-/// Turns every head by the same angles.
-struct Turn<'a> {
+/// Rotates every head by the same angles.
+struct RotateHeads<'a> {
     cos: &'a [f32],
     sin: &'a [f32],
     sign: f32,
-    /// Heads of `hs` channels, one after the other.
+    /// `(heads, hs)`.
     heads: &'a mut [f32],
 }
 
-impl Kernel for Turn<'_> {
+impl Kernel for RotateHeads<'_> {
     type Output = ();
 
     #[inline(always)]

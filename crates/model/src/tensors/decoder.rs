@@ -11,23 +11,23 @@ use crate::{
 
 /// The [`Decoder`] on candle tensors, on any device.
 ///
-/// A step uploads one token a row and reads nothing back. Positions are a view of their embeddings, and a single new
-/// position needs no mask.
+/// A step uploads one token for each row and reads nothing back. Position embeddings are a view of their table, and a single
+/// new position needs no mask.
 #[derive(Debug)]
 pub struct TensorDecoder {
     gpt: Gpt,
     policy: ContextPolicy,
     cache: KvCache,
-    /// The tokens of each row since the last start, for the windows.
+    /// The tokens in the context of each row, from which the cache is computed anew when the context is full.
     rows: Vec<Vec<u32>>,
     /// `(rows, V)`
     logits: Tensor,
 }
 
 impl TensorDecoder {
-    /// A decoder of the model with these parameter values (in parameter order). Matrices are kept in the type `weights`,
-    /// f32, bf16 or f16, and so are both sides of their products; position embeddings, biases, norms, attention with its
-    /// cache, the residual stream and the logits are f32.
+    /// Creates a decoder of the model with these parameter values (in parameter order). Matrices are stored in the type
+    /// `weights` (f32, bf16 or f16), to which their products' operands are rounded too. Position embeddings, biases, norms,
+    /// attention with its cache, the residual stream and the logits are f32.
     ///
     /// # Errors
     /// When the values do not match the configuration or the device is out of memory.
@@ -51,7 +51,7 @@ impl TensorDecoder {
         Ok(Self { gpt, policy, cache, rows: Vec::new(), logits })
     }
 
-    /// Runs `(B, T)` new tokens through the model behind the cache: logits `(B, V)`.
+    /// Computes the logits `(rows, V)` after new tokens `(rows, T)`, which it appends to the cache.
     fn forward(&mut self, ids: &[u32], rows: usize) -> Result<Tensor> {
         let ids = Tensor::from_slice(ids, (rows, ids.len() / rows), self.gpt.device())?;
         self.gpt.forward_last(&ids, &mut self.cache)
@@ -65,7 +65,7 @@ impl Decoder for TensorDecoder {
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
         let context = crop_prompt(self.gpt.config(), prompt, rows)?;
-        // The rows share their prompt: it is computed once.
+        // All rows have the same prompt, which is computed once.
         self.cache = self.gpt.new_cache(1)?;
         let logits = self.forward(context, 1)?; // (1, V)
         self.cache = self.cache.repeat(rows)?;

@@ -1,29 +1,29 @@
-//! Keys and values of the positions seen so far, in preallocated storage.
+//! The key-value cache on candle tensors, in preallocated storage.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{GptConfig, ModelError, Result, ops};
 
-/// The keys and values of one block, each `(B, nh, block_size, hs)`.
+/// The cached keys and values of one layer, `(B, nh, block_size, hs)` each.
 #[derive(Debug)]
 struct LayerKeyValues {
     k: Tensor,
     v: Tensor,
 }
 
-/// The keys and values of every block, for `rows` sequences of one common length.
+/// The keys and values of every layer, for a batch of sequences of equal length.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerKeyValues>,
     rows: usize,
     len: usize,
     block_size: usize,
-    /// The last mask and what it is of, `(new, past)`: a window that slides needs the same one for every token.
+    /// The last mask with its `(new, past)`; a sliding context needs the same one for every token.
     mask: Option<((usize, usize), Tensor)>,
 }
 
 impl KvCache {
-    /// An empty cache for `rows` sequences of up to `block_size` positions.
+    /// Allocates an empty cache for `rows` sequences of up to `block_size` positions.
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -37,7 +37,7 @@ impl KvCache {
         Ok(Self { layers, rows, len: 0, block_size: config.block_size, mask: None })
     }
 
-    /// How many positions are filled.
+    /// The number of filled positions.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -47,12 +47,12 @@ impl KvCache {
         self.len == 0
     }
 
-    /// How many sequences it holds.
+    /// The number of sequences.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Forgets every position; the storage stays.
+    /// Empties the cache, and keeps its storage.
     pub fn clear(&mut self) {
         self.len = 0;
     }
@@ -66,8 +66,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes the keys and values `(B, nh, T, hs)` of `T` new positions of one block behind the filled ones, and
-    /// returns those of all positions, `(B, nh, len + T, hs)`. [`KvCache::advance`] follows after the last block.
+    /// Writes the keys and values `(B, nh, T, hs)` of `T` new positions of one layer after the filled ones, and returns
+    /// those of all positions, `(B, nh, len + T, hs)`. [`KvCache::advance`] is called after the last layer.
     pub(crate) fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let new = k.dim(2)?;
         let cache = &self.layers[layer];
@@ -76,7 +76,7 @@ impl KvCache {
         Ok((cache.k.narrow(2, 0, self.len + new)?, cache.v.narrow(2, 0, self.len + new)?))
     }
 
-    /// The mask of `n` new positions behind the filled ones; a single one sees everything and needs none.
+    /// The causal mask of `n` new positions after the filled ones, `(n, len + n)`; a single one needs none.
     pub(crate) fn mask(&mut self, n: usize, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
         if n == 1 {
             return Ok(None);
@@ -88,20 +88,20 @@ impl KvCache {
         Ok(self.mask.as_ref().map(|(_, mask)| mask.clone()))
     }
 
-    /// Counts `n` positions as filled, once every block has appended them.
+    /// Counts `n` positions as filled, once every layer has appended them.
     pub(crate) fn advance(&mut self, n: usize) {
         self.len += n;
     }
 
-    /// A cache of `rows` sequences that all continue the single one held here.
+    /// A cache of `rows` copies of the single sequence in this one.
     ///
     /// # Errors
     /// When this cache does not hold exactly one row, or the device is out of memory.
     pub fn repeat(&self, rows: usize) -> Result<Self> {
         let widen = |t: &Tensor| -> candle_core::Result<Tensor> {
             let (_, nh, block_size, hs) = t.dims4()?;
-            // A reshape, since `broadcast_as` alone would take any cache of `rows` rows. Copied even for one row: the new
-            // cache is written in place and must not share storage with this one.
+            // The reshape refuses a cache that has not exactly one row, which `broadcast_as` alone would accept. Copied even
+            // for one row, since the new cache is written in place and must not share storage with this one.
             t.reshape((1, nh, block_size, hs))?.broadcast_as((rows, nh, block_size, hs))?.force_contiguous()
         };
         let layers = self

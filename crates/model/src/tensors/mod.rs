@@ -1,4 +1,4 @@
-//! The network on candle tensors: the reference, and what runs on a GPU.
+//! The network on candle tensors: the reference implementation, which also runs on a GPU.
 
 mod decoder;
 mod kv_cache;
@@ -19,17 +19,17 @@ pub(crate) use pass::{Mode, Pass};
 #[derive(Debug, Clone)]
 pub struct Gpt {
     net: Network,
-    /// In parameter order.
+    /// All parameters, in parameter order.
     params: Vec<Tensor>,
-    /// The operation that reads each value last.
+    /// The index of the operation that reads each value last.
     last_readers: Vec<usize>,
-    /// The type of activations, which matrices may be rounded below: that of norms and biases, where there are any.
+    /// The type of activations, that of the first vector parameter (norms and biases). Matrices may have a narrower one.
     dtype: DType,
     precision: Precision,
 }
 
 impl Gpt {
-    /// A model over the given parameters, in the order of [`crate::param_specs`].
+    /// Creates a model over the given parameters, in the order of [`crate::param_specs`].
     ///
     /// # Errors
     /// When the configuration is invalid or the tensors do not match it.
@@ -59,8 +59,8 @@ impl Gpt {
         Ok(Self { net, params: params.to_vec(), last_readers, dtype, precision: Precision::F32 })
     }
 
-    /// The same model, whose products over whole batches ([`Gpt::forward`], [`Gpt::losses`]) round their operands: those
-    /// of linear layers, head and attention. Parameters, norms, softmax, the residual stream and the loss are as before.
+    /// The same model, except that [`Gpt::forward`] and [`Gpt::losses`] round the operands of products (linear layers, head
+    /// and attention) to `precision`. Parameters, norms, softmax, the residual stream and the loss keep their type.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
@@ -70,12 +70,12 @@ impl Gpt {
         self.net.config()
     }
 
-    /// The device its parameters are on.
+    /// The device of its parameters.
     pub fn device(&self) -> &Device {
         self.params[0].device()
     }
 
-    /// `(V, C)`.
+    /// The matrix of the head, `(V, C)`.
     fn head(&self) -> &Tensor {
         &self.params[self.net.head.weight.0]
     }
@@ -107,7 +107,7 @@ impl Gpt {
         ops::head_loss(&x, self.head(), targets, self.precision, ops::LOGIT_BYTES)
     }
 
-    /// Everything up to the head, for every position of a batch.
+    /// The hidden states `(B, T, C)` of every position of a batch, without a cache.
     fn hidden_full(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
         let t = tokens.ids.dim(1)?;
         self.check_positions(t)?;
@@ -115,16 +115,16 @@ impl Gpt {
         self.hidden(tokens, Mode::FullSequence { dropout, mask, precision: self.precision })
     }
 
-    /// Logits `(B, T, V)` for `T` new positions of every row behind those in the cache, which it extends.
+    /// Logits `(B, T, V)` for `T` new positions of every row, `ids (B, T)`, after those in the cache, which it extends.
     ///
     /// # Errors
-    /// When the new positions do not fit the cache, or its rows are not those of `ids`.
+    /// When the new positions do not fit the cache, or the cache has another number of rows than `ids`.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?;
         ops::linear_by_row(&x, &self.head().t()?, None)
     }
 
-    /// [`Gpt::forward_cached`] for the last position alone: logits `(B, V)`. What generation needs of a prompt.
+    /// [`Gpt::forward_cached`] with the logits of the last position only, `(B, V)`, which is all that generation needs.
     ///
     /// # Errors
     /// As [`Gpt::forward_cached`].
@@ -145,6 +145,7 @@ impl Gpt {
         Ok(())
     }
 
+    /// The hidden states `(B, T, C)` of new positions after those in the cache.
     fn hidden_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let t = ids.dim(1)?;
         self.check_positions(t)?;
@@ -155,7 +156,8 @@ impl Gpt {
         Ok(x)
     }
 
-    /// Everything up to the head: the operations of the network, one after the other. `(B, T)` tokens to `(B, T, C)`.
+    /// Runs all operations up to the head: tokens `(B, T)` to hidden states `(B, T, C)`. Values are freed after their last
+    /// reader.
     fn hidden(&self, tokens: &Tokens, mode: Mode<'_>) -> Result<Tensor> {
         let mut pass =
             Pass { mode, tokens, params: &self.params, dtype: self.dtype, values: vec![None; self.net.cols.len()] };

@@ -1,4 +1,4 @@
-//! What an operation is computed with on candle tensors.
+//! The context of one forward pass on candle tensors, which operations read.
 
 use candle_core::{DType, Tensor};
 
@@ -9,30 +9,30 @@ use crate::{
     plan::{ParamId, Value},
 };
 
-/// What one forward pass is for.
+/// The mode of a forward pass.
 pub(crate) enum Mode<'a> {
-    /// Every position of a batch at once, with dropout when training.
+    /// All positions of a batch at once, for training and evaluation.
     FullSequence {
-        /// The masks.
+        /// The dropout masks, in training.
         dropout: Option<&'a Dropout>,
-        /// [`ops::causal_mask`] of all positions, `(T, T)`.
+        /// The [causal mask](crate::ops::causal_mask) of all positions, `(T, T)`.
         mask: Tensor,
-        /// What the operands of products are rounded to.
+        /// The precision to which the operands of products are rounded.
         precision: Precision,
     },
-    /// New positions behind those in the cache; each row's result is independent of the other rows.
+    /// New positions after those in a cache, for generation. Each row's result is independent of the other rows.
     Cached {
-        /// Keys and values of the positions so far.
+        /// The keys and values of the positions so far.
         cache: &'a mut KvCache,
-        /// [`ops::causal_mask`] of the new positions; none where there is only one.
+        /// The [causal mask](crate::ops::causal_mask) of the new positions, `(T, past + T)`; none where there is only one.
         mask: Option<Tensor>,
     },
 }
 
-/// What an operation is computed with.
+/// One forward pass, with the values that later operations read.
 pub(crate) struct Pass<'a> {
     pub(crate) mode: Mode<'a>,
-    /// `(B, T)`.
+    /// The tokens, `(B, T)`.
     pub(crate) tokens: &'a Tokens,
     pub(super) params: &'a [Tensor],
     pub(super) dtype: DType,
@@ -40,13 +40,14 @@ pub(crate) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A value that an earlier operation made.
+    /// A value that an earlier operation computed, `(B, T, channels)`.
     pub(crate) fn value(&self, value: Value) -> Result<Tensor> {
-        // A network that reads a value before it is made, or after it was read last, is no network of ours.
+        // The builder gives no network that reads a value before it is computed or after its last reader.
         let missing = || candle_core::Error::Msg(format!("{value:?} is not there")).into();
         self.values[value.0].clone().ok_or_else(missing)
     }
 
+    /// A parameter.
     pub(crate) fn param(&self, param: ParamId) -> &'a Tensor {
         &self.params[param.0]
     }
@@ -56,7 +57,7 @@ impl<'a> Pass<'a> {
         self.dtype
     }
 
-    /// What the operands of linear layers are rounded to, or `None` where each row is a product of its own.
+    /// The precision of the operands of linear layers, or `None` in cached passes, where each row is a separate product.
     pub(crate) fn precision(&self) -> Option<Precision> {
         match self.mode {
             Mode::FullSequence { precision, .. } => Some(precision),
@@ -64,6 +65,7 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The dropout masks, in training.
     pub(crate) fn dropout(&self) -> Option<&'a Dropout> {
         match self.mode {
             Mode::FullSequence { dropout, .. } => dropout,
@@ -71,7 +73,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Positions before the first of this pass.
+    /// The number of positions before the first of this pass.
     pub(crate) fn past(&self) -> usize {
         match &self.mode {
             Mode::FullSequence { .. } => 0,

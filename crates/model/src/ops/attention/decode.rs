@@ -1,4 +1,4 @@
-//! Attention of one new position to all before it.
+//! Attention of one new position of each sequence, with cached keys and values.
 
 #![allow(unsafe_code)]
 
@@ -11,22 +11,25 @@ use crate::cpu::{
     vectors,
 };
 
-/// The keys and values of one layer for one sequence. Values are kept as they come, `(block_size, C)`; keys in tiles of
-/// sixteen positions, `(block_size / 16, C, 16)`, so that a query's scores are sums of vectors that follow each other.
+/// The cached keys and values of one layer and one sequence. Keys are stored in tiles of sixteen positions, so that the
+/// scores of sixteen positions are computed from contiguous vectors.
 #[derive(Debug, Clone)]
 pub(crate) struct SequenceKvCache {
+    /// `(block_size / 16, C, 16)`.
     keys: Vec<f32>,
+    /// `(block_size, C)`.
     values: Vec<f32>,
     channels: usize,
 }
 
 impl SequenceKvCache {
+    /// Allocates an empty cache.
     pub(crate) fn new(block_size: usize, channels: usize) -> Self {
         let tiles = block_size.div_ceil(LANES);
         Self { keys: vec![0.0; tiles * LANES * channels], values: vec![0.0; block_size * channels], channels }
     }
 
-    /// Takes over the key and the value of a position.
+    /// Stores the key `(C)` and the value `(C)` of a position.
     pub(crate) fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
         let tile = &mut self.keys.as_chunks_mut::<LANES>().0[position / LANES * self.channels..];
         for (lanes, &key) in tile.iter_mut().zip(key) {
@@ -43,18 +46,18 @@ impl SequenceKvCache {
         self.values[..values].copy_from_slice(&other.values[..values]);
     }
 
-    /// The keys of a head from a tile of positions on: `head_size` vectors for each tile, and those of the other heads
-    /// between them.
+    /// The keys of a head from a tile on: `head_size` vectors of sixteen positions, then those of the other heads, then the
+    /// next tile.
     fn keys(&self, tile: usize, head: usize, head_size: usize) -> &[[f32; LANES]] {
         &self.keys.as_chunks::<LANES>().0[tile * self.channels + head * head_size..]
     }
 }
 
-/// Rows times positions times channels from which attention is shared among threads: 64 KiB of keys and values.
+/// From this many `rows * positions * channels` on, attention is divided among threads: 64 KiB of keys and values.
 const MIN_PARALLEL_SCORES: usize = 1 << 13;
 
-/// Attention of one new position in each row of `qkv (rows, 3 C)` to those in the row's cache, where it is the last of
-/// `n`. Into `y (rows, C)`; `scores` has room for whole vectors of scores of every row and head.
+/// Computes `y (rows, C)`, the attention of one new position of each sequence, `qkv (rows, 3C)`, to the first `n` positions
+/// of the sequence's cache, which include the new one. `scores` is a buffer `(rows, n_head, n rounded up to LANES)` at least.
 pub(crate) fn decode_attention(
     (level, workers): (SimdLevel, &mut Workers<'_>),
     (n, n_head): (usize, usize),
@@ -81,16 +84,16 @@ pub(crate) fn decode_attention(
     });
 }
 
-/// Vectors that are summed side by side, so that one addition need not wait for the other.
+/// The number of independent accumulators, which hide the latency of additions.
 const UNROLL: usize = 4;
 
-/// Attention of one head: `y (hs)`, what `query (hs)` gets from the first `n` positions.
+/// The attention of one head: `y (hs)` for `query (hs)` and the first `n` positions of a cache.
 struct DecodeHead<'a> {
     query: &'a [f32],
     cache: &'a SequenceKvCache,
     n: usize,
     head: usize,
-    /// Room for `n`, in whole vectors.
+    /// A buffer of `n` rounded up to LANES.
     scores: &'a mut [f32],
     y: &'a mut [f32],
 }
@@ -109,7 +112,7 @@ impl Kernel for DecodeHead<'_> {
         let mut largest = s.splat(f32::MIN);
         let mut first = 0;
         for scores in scores.chunks_mut(UNROLL) {
-            // Behind the last position there is room, with keys of earlier sequences.
+            // Lanes after the last position hold stale or zero keys, and are masked below.
             let mut sums = [s.splat(0.0); UNROLL];
             let keys = cache.keys(first, head, head_size);
             for (c, &query) in query.iter().enumerate() {

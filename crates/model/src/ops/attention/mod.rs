@@ -1,8 +1,8 @@
-//! Causal self-attention: `softmax(Q K^T / sqrt(hs)) V` for each head, where a position sees itself and those before it
-//! (Vaswani et al., 2017).
+//! Causal self-attention: `softmax(Q K^T / sqrt(hs)) V` for each head, where a position attends to itself and the positions
+//! before it (Vaswani et al., 2017).
 //!
-//! `tensors.rs` has it on candle tensors, over whole batches; `training.rs` on the CPU, in tiles of one sequence;
-//! `decode.rs` for one new position of each row behind cached keys and values.
+//! `tensors.rs` computes it on candle tensors, over whole batches; `training.rs` on the CPU, for one sequence in tiles;
+//! `decode.rs` for one new position of each sequence with cached keys and values.
 
 mod decode;
 mod tensors;
@@ -29,22 +29,22 @@ use crate::{
 pub use tensors::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
 pub(crate) use training::AttentionScratch;
 
-/// Mixes the values of the positions that each position sees.
+/// Causal self-attention of one layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
     /// Queries, keys and values of all heads side by side, `(T, 3C)`.
     qkv: Value,
-    /// `(T, C)`.
+    /// The outputs of all heads side by side, `(T, C)`.
     y: Value,
     n_head: usize,
-    /// Which of the network's attentions this is; it has the key-value cache of that number.
+    /// The index of this attention in the network, and of its key-value cache.
     layer: usize,
-    /// Where attention weights are dropped in training.
+    /// The dropout site of the attention weights.
     site: DropoutSite,
 }
 
 impl NetworkBuilder {
-    /// Queries, keys and values side by side, `(T, 3C)`, to the mixed values `(T, C)`.
+    /// Causal self-attention: queries, keys and values side by side, `(T, 3C)`, to `(T, C)`.
     pub fn attention(&mut self, qkv: Value, n_head: usize, site: DropoutSite) -> Value {
         let y = self.value(self.cols[qkv.0] / 3);
         let layer = self.ops.iter().filter(|op| op.get().mixes_positions()).count();
@@ -75,13 +75,13 @@ impl Operation for Attention {
         true
     }
 
-    /// Query p (counted from 1) sees p keys, each of which costs `C` for its score and `C` for its value.
+    /// Query p (counted from 1) attends to p keys, each of which costs `C` multiply-adds for its score and `C` for its value.
     fn multiply_adds(&self, net: &Network, t: usize) -> f64 {
         net.cols(self.y) as f64 * t as f64 * (t as f64 + 1.0)
     }
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
-        // The logarithms of the softmax' sums, and a bit for each attention weight that may be dropped.
+        // The log-sum-exp of each query, and a bit for each attention weight that may be dropped.
         let bits = if net.config.dropout > 0.0 { t * t.div_ceil(32) } else { 0 };
         self.n_head * (t + bits)
     }
@@ -113,15 +113,15 @@ impl Operation for Attention {
     }
 }
 
-/// Attention with what it keeps of one sequence.
+/// Attention with its tape of one sequence.
 #[derive(Debug)]
 struct AttentionTape {
     op: Attention,
-    /// Of the longest sequence.
+    /// The shape of the longest sequence.
     shape: AttentionShape,
-    /// The logarithm of the sum of each query's softmax, `(n_head, T)`.
+    /// The log-sum-exp of each query's scores, `(n_head, T)`.
     lse: Vec<f32>,
-    /// Which attention weights are kept, `(n_head * T, T)`.
+    /// The dropout mask of the attention weights, `(n_head * T, T)`.
     keep: KeepBits,
 }
 
@@ -135,7 +135,7 @@ impl TrainOp for AttentionTape {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
         let shape = AttentionShape { t: pass.t, ..self.shape };
         if let Some(masks) = pass.dropout {
-            // The mask is (B, nh, T, T); each query draws the keys that it sees.
+            // The mask is (B, nh, T, T); only the keys that a query attends to are drawn.
             for head in 0..shape.n_head {
                 for i in 0..shape.t {
                     let row = head * shape.t + i;
@@ -158,13 +158,13 @@ impl TrainOp for AttentionTape {
     }
 }
 
-/// Attention with the keys and values of the positions so far.
+/// Attention in decoding, with its key-value caches.
 #[derive(Debug)]
 struct DecodeAttention {
     op: Attention,
-    /// Of the longest sequence.
+    /// The shape of the longest sequence.
     shape: AttentionShape,
-    /// Of each row.
+    /// One cache for each sequence.
     caches: Vec<SequenceKvCache>,
 }
 

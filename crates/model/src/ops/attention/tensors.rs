@@ -1,4 +1,4 @@
-//! Causal self-attention in training: nothing of the size of the scores outlives a chunk of them.
+//! Causal self-attention on candle tensors, in chunks: no tensor of the size of a chunk's scores outlives the chunk.
 
 use std::ops::Range;
 
@@ -9,11 +9,12 @@ use crate::{
     ops::custom_grad::{cat, count_launch, to_operand, upcast, with_gradient},
 };
 
-/// The most bytes of f32 scores in one chunk: large enough that the launches of a chunk are a small part of its time, small
-/// enough for any GPU. About eight tensors of this size are alive at a time, in the backward pass.
+/// The most bytes of f32 scores in one chunk: large enough that launches are a small part of its time, small enough for any
+/// GPU. In the backward pass about eight tensors of this size are alive at a time.
+#[doc(hidden)]
 pub const SCORE_BYTES: usize = 64 << 20;
 
-/// Causal self-attention of one layer. Forward, it keeps its input and its result alone; the backward pass computes the
+/// Causal self-attention of one layer. The forward pass keeps its input and its output only; the backward pass computes the
 /// probabilities anew, chunk by chunk (Dao et al., 2022, "FlashAttention", appendix B).
 #[derive(Debug, Clone)]
 pub struct TensorAttention {
@@ -23,21 +24,21 @@ pub struct TensorAttention {
     pub mask: Tensor,
     /// Dropout on the probabilities, and its site.
     pub dropout: Option<(Dropout, u32)>,
-    /// What the operands of the products are rounded to.
+    /// The precision to which the operands of products are rounded.
     pub precision: Precision,
-    /// [`SCORE_BYTES`], or less in tests.
+    /// The most bytes of f32 scores in one chunk.
     pub score_bytes: usize,
 }
 
-/// Some queries of some heads. Keys count up to the last of the queries. Either all queries of some heads or some
-/// queries of one head, so that the elements of a dropout mask have consecutive numbers.
+/// A chunk of the scores: either all queries of some heads or some queries of one head, so that the elements of its dropout
+/// mask are consecutive. Its keys are those up to the last query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Chunk {
     heads: Range<usize>,
     queries: Range<usize>,
 }
 
-/// Cuts the scores of `heads` heads of `t` positions into chunks of at most `scores` of them, but one query at least.
+/// Divides the scores `(heads, t, t)` into chunks of at most `scores` elements, but at least one query.
 fn chunks(heads: usize, t: usize, scores: usize) -> Vec<Chunk> {
     let cut = |n: usize, step: usize| (0..n).step_by(step).map(move |from| from..n.min(from + step));
     if t * t <= scores {
@@ -47,9 +48,9 @@ fn chunks(heads: usize, t: usize, scores: usize) -> Vec<Chunk> {
     (0..heads).flat_map(queries).collect()
 }
 
-/// Queries, keys and values of every head as operands: `(H, T, hs)` each, with `H = B * nh`. Queries have the scale of the
-/// scores in them, values that of dropout, before they are rounded: `T x hs` products each, where scores and
-/// probabilities would be `T x T`.
+/// Queries, keys and values of all heads as operands of products: `(H, T, hs)` each, with `H = B * nh`. Queries are
+/// multiplied with the scale of the scores and values with that of dropout before they are rounded, since that is
+/// `T x hs` multiplications instead of `T x T`.
 struct Qkv {
     q: Tensor,
     k: Tensor,
@@ -57,7 +58,7 @@ struct Qkv {
 }
 
 impl TensorAttention {
-    /// Queries, keys and values of all heads side by side, `(B, T, 3C)`, to the mixed values `(B, T, C)`.
+    /// Applies attention to queries, keys and values of all heads side by side: `(B, T, 3C)` to `(B, T, C)`.
     ///
     /// # Errors
     /// On a shape mismatch, or when the device is out of memory.
@@ -67,17 +68,18 @@ impl TensorAttention {
         Ok(with_gradient("attention", qkv, y, move |qkv, y, dy| attention.backward(qkv, y, dy))?)
     }
 
-    fn chunks(&self, heads: &Qkv) -> candle_core::Result<Vec<Chunk>> {
-        let (n, t, _) = heads.q.dims3()?;
+    fn chunks(&self, all: &Qkv) -> candle_core::Result<Vec<Chunk>> {
+        let (n, t, _) = all.q.dims3()?;
         Ok(chunks(n, t, self.score_bytes / DType::F32.size_in_bytes()))
     }
 
-    /// What queries, keys and values are multiplied with.
+    /// The factors of queries, keys and values.
     fn scales(&self, hs: usize) -> [f64; 3] {
         [1.0 / (hs as f64).sqrt(), 1.0, self.dropout.as_ref().map_or(1.0, |(dropout, _)| 1.0 / (1.0 - dropout.p))]
     }
 
-    fn heads(&self, qkv: &Tensor) -> candle_core::Result<Qkv> {
+    /// Splits `qkv (B, T, 3C)`.
+    fn split_qkv(&self, qkv: &Tensor) -> candle_core::Result<Qkv> {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, hs) = (self.n_head, c3 / 3 / self.n_head);
         let parts = qkv.reshape((b, t, 3, nh, hs))?.permute((2, 0, 3, 1, 4))?; // (B, T, 3C) to (3, B, nh, T, hs)
@@ -93,7 +95,7 @@ impl TensorAttention {
         Ok(Qkv { q, k, v })
     }
 
-    /// `(B, T, C)` to an to_operand `(H, T, hs)`.
+    /// Splits `(B, T, C)` by heads, to an operand `(H, T, hs)`.
     fn split(&self, y: &Tensor) -> candle_core::Result<Tensor> {
         let (b, t, c) = y.dims3()?;
         let (nh, hs) = (self.n_head, c / self.n_head);
@@ -107,12 +109,12 @@ impl TensorAttention {
         softmax(&count_launch(scores.broadcast_add(&mask))?)
     }
 
-    /// Which elements of a chunk dropout leaves: `(h, r, keys)`.
+    /// The dropout mask of a chunk, 1 where an element is kept: `(h, r, keys)`.
     fn keep(&self, chunk: &Chunk, device: &Device) -> candle_core::Result<Option<Tensor>> {
         let Some((dropout, site)) = &self.dropout else { return Ok(None) };
         let t = self.mask.dim(0)?;
         let (heads, queries) = (&chunk.heads, &chunk.queries);
-        // The elements of the whole mask, (B, nh, T, T), that are these heads' and queries'.
+        // The index of the chunk's first element in the whole mask, (B, nh, T, T).
         let first = (heads.start * t + queries.start) * t;
         let keep = dropout.keep(*site, first as u64, &(heads.len(), queries.len(), t).into(), device)?;
         Ok(Some(keep.narrow(2, 0, queries.end)?))
@@ -121,13 +123,13 @@ impl TensorAttention {
     fn forward(&self, qkv: &Tensor) -> candle_core::Result<Tensor> {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, hs) = (self.n_head, c3 / 3 / self.n_head);
-        let heads = self.heads(qkv)?;
+        let all = self.split_qkv(qkv)?;
         let mut outputs = Vec::new();
-        for chunk in self.chunks(&heads)? {
-            let of = ChunkOperands::new(&heads, &chunk)?;
-            let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
-            let p = dropped(p, self.keep(&chunk, qkv.device())?.as_ref())?;
-            outputs.push(count_launch(to_operand(&p, self.precision)?.matmul(&of.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
+        for chunk in self.chunks(&all)? {
+            let operands = ChunkOperands::new(&all, &chunk)?;
+            let p = self.probabilities(&operands.q, &operands.k, &chunk.queries)?;
+            let p = masked(p, self.keep(&chunk, qkv.device())?.as_ref())?;
+            outputs.push(count_launch(to_operand(&p, self.precision)?.matmul(&operands.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
         }
         let y = cat(&outputs)?.reshape((b, nh, t, hs))?; // (H * T, hs) to (B, nh, T, hs)
         upcast(&y.transpose(1, 2)?, qkv.dtype())?.reshape((b, t, c3 / 3)) // (B, T, nh, hs) to (B, T, C)
@@ -139,22 +141,22 @@ impl TensorAttention {
     fn backward(&self, qkv: &Tensor, y: &Tensor, dy: &Tensor) -> candle_core::Result<Tensor> {
         let (b, t, c3) = qkv.dims3()?;
         let (nh, hs, dtype) = (self.n_head, c3 / 3 / self.n_head, qkv.dtype());
-        let heads = self.heads(qkv)?;
+        let all = self.split_qkv(qkv)?;
         let d_out = self.split(dy)?; // (H, T, hs)
         let rows = count_launch(count_launch(dy.mul(y))?.reshape((b, t, nh, hs))?.sum_keepdim(D::Minus1))?; // (B, T, nh, 1)
         let rows = count_launch(rows.transpose(1, 2)?.contiguous())?.reshape((b * nh, t, 1))?; // (B, nh, T, 1) to (H, T, 1)
         let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
-        for chunk in self.chunks(&heads)? {
-            let of = ChunkOperands::new(&heads, &chunk)?;
+        for chunk in self.chunks(&all)? {
+            let operands = ChunkOperands::new(&all, &chunk)?;
             let (d_out, rows) = (chunk.of(&d_out)?, chunk.of(&rows)?);
-            let p = self.probabilities(&of.q, &of.k, &chunk.queries)?;
-            let dp = upcast(&count_launch(d_out.matmul(&of.v.t()?))?, dtype)?; // (h, r, keys)
+            let p = self.probabilities(&operands.q, &operands.k, &chunk.queries)?;
+            let dp = upcast(&count_launch(d_out.matmul(&operands.v.t()?))?, dtype)?; // (h, r, keys)
             let keep = self.keep(&chunk, qkv.device())?;
-            let (dp, kept) = (dropped(dp, keep.as_ref())?, dropped(p.clone(), keep.as_ref())?);
+            let (dp, kept) = (masked(dp, keep.as_ref())?, masked(p.clone(), keep.as_ref())?);
             let ds = to_operand(&count_launch(p.mul(&count_launch(dp.broadcast_sub(&rows))?))?, self.precision)?;
-            dq.push(count_launch(ds.matmul(&of.k))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
+            dq.push(count_launch(ds.matmul(&operands.k))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
             let key_parts = [
-                count_launch(ds.t()?.matmul(&of.q))?,
+                count_launch(ds.t()?.matmul(&operands.q))?,
                 count_launch(to_operand(&kept, self.precision)?.t()?.matmul(&d_out))?,
             ];
             for (sums, part) in [&mut dk, &mut dv].into_iter().zip(key_parts) {
@@ -174,8 +176,8 @@ fn scaled(x: Tensor, scale: f64) -> candle_core::Result<Tensor> {
     if scale == 1.0 { Ok(x) } else { count_launch(x.affine(scale, 0.0)) }
 }
 
-/// Zeros where an element is not kept. One pass: the scale of dropout is in the values.
-fn dropped(x: Tensor, keep: Option<&Tensor>) -> candle_core::Result<Tensor> {
+/// Zeroes the elements that are not kept. The scale of dropout is a factor of the values instead.
+fn masked(x: Tensor, keep: Option<&Tensor>) -> candle_core::Result<Tensor> {
     match keep {
         Some(keep) => {
             let zero = Tensor::zeros((), x.dtype(), x.device())?.broadcast_as(x.shape())?;
@@ -185,8 +187,8 @@ fn dropped(x: Tensor, keep: Option<&Tensor>) -> candle_core::Result<Tensor> {
     }
 }
 
-/// Adds a chunk's gradient of its keys or values, `(h, keys, hs)`, to that of its heads: a new one unless the chunk goes
-/// on with the queries of the last head.
+/// Adds a chunk's gradient of keys or values, `(h, keys, hs)`, to that of its heads: to the last one in `sums` where the
+/// chunk has further queries of that head, otherwise as a new one.
 fn add_keys(sums: &mut Vec<Tensor>, part: Tensor, t: usize, first_query: usize) -> candle_core::Result<()> {
     let (_, keys, hs) = part.dims3()?;
     let part = if keys < t { count_launch(part.pad_with_zeros(1, 0, t - keys))? } else { part };
@@ -199,13 +201,13 @@ fn add_keys(sums: &mut Vec<Tensor>, part: Tensor, t: usize, first_query: usize) 
 }
 
 impl Chunk {
-    /// The queries of something for every query: `(H, T, n)` to `(h, r, n)`.
+    /// The chunk's part of a tensor with a row for each query: `(H, T, n)` to `(h, r, n)`.
     fn of(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         x.narrow(0, self.heads.start, self.heads.len())?.narrow(1, self.queries.start, self.queries.len())
     }
 }
 
-/// The operands of a chunk: `(h, r, hs)` queries, and keys and values `(h, keys, hs)`.
+/// The operands of a chunk: queries `(h, r, hs)`, keys and values `(h, keys, hs)`.
 struct ChunkOperands {
     q: Tensor,
     k: Tensor,
@@ -219,7 +221,8 @@ impl ChunkOperands {
     }
 }
 
-/// Attention of new positions, `(B, T, 3C)`, to themselves and to those in the cache of a layer: `(B, T, C)`.
+/// Attention of new positions `qkv (B, T, 3C)` to the cached positions of a layer and to themselves: `(B, T, C)`. Appends
+/// their keys and values to the cache.
 pub(super) fn attend_cached(
     n_head: usize,
     layer: usize,
@@ -244,7 +247,7 @@ pub(super) fn attend_cached(
     Ok(y.transpose(1, 2)?.reshape((b, t, c))?) // (B, T, nh, hs) to (B, T, C)
 }
 
-/// Softmax over the last dimension. Entries of -inf get probability 0.
+/// Softmax over the last dimension, of any shape. Entries of -inf get probability 0.
 ///
 /// # Errors
 /// When the device is out of memory.
@@ -252,17 +255,17 @@ pub fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
     // Softmax does not change when a row is shifted, so the maximum needs no gradient.
     let max = count_launch(x.detach().max_keepdim(D::Minus1))?;
     let e = count_launch(count_launch(x.broadcast_sub(&max))?.exp())?;
-    // Times the reciprocal: the backward of a quotient costs two passes more over the row.
+    // Multiplied by the reciprocal, since the backward pass of a quotient reads the row twice more.
     count_launch(e.broadcast_mul(&count_launch(count_launch(e.sum_keepdim(D::Minus1))?.recip())?))
 }
 
-/// The mask of causal attention for `t` new positions behind `past` earlier ones: `(t, past + t)`, 0 where position
-/// `past + i` may look, -inf where it may not.
+/// The mask of causal attention for `t` new positions after `past` earlier ones: `(t, past + t)`, 0 where position
+/// `past + i` attends, -inf elsewhere.
 ///
 /// # Errors
 /// When the device is out of memory.
 pub fn causal_mask(t: usize, past: usize, dtype: DType, device: &Device) -> Result<Tensor> {
-    // Made on the device: T x T numbers are too many to send for each batch.
+    // Computed on the device: T x T elements are too many to upload for each batch.
     let position = |n: usize| count_launch(Tensor::arange(0, n as u32, device));
     let ahead = count_launch(position(past + t)?.reshape((1, past + t))?.broadcast_gt(
         &position(past + t)?.narrow(0, past, t)?.reshape((t, 1))?, // (past + T) to (T, 1)

@@ -1,8 +1,9 @@
-//! Causal self-attention in tiles: of the `T x T` scores no more is ever held than one tile.
+//! Causal self-attention in tiles: only one tile of the `T x T` scores is ever held.
 //!
-//! The softmax goes along with the tiles of keys ("online"): a running maximum and sum a row, by which what was summed
-//! so far is rescaled. The backward pass computes the weights anew from the logarithm of that sum. Source: Dao, *FlashAttention-2*
-//! (2023). Which tiles there are depends on the positions alone, so a sequence's result is the same in any batch.
+//! The softmax is computed online over the tiles of keys: each query has a running maximum and sum, and its output so far is
+//! rescaled when the maximum rises. The backward pass computes the weights anew from the log-sum-exp. Source: Dao,
+//! *FlashAttention-2* (2023). The tiles depend on the number of positions alone, so a sequence's result is the same in any
+//! batch.
 
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
@@ -16,18 +17,18 @@ use crate::{
     ops::KeepBits,
 };
 
-/// Queries of a tile.
+/// The queries of a tile.
 const QUERIES: usize = 32;
-/// Keys of a tile; a multiple of 32.
+/// The keys of a tile, a multiple of [`PANEL`](crate::cpu::matmul::PANEL).
 const KEYS: usize = 64;
 
 /// The shape of attention over one sequence.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionShape {
-    /// Positions.
+    /// The number of positions.
     pub(crate) t: usize,
     pub(crate) n_head: usize,
-    /// Channels of a head.
+    /// The channels of a head.
     pub(crate) head_size: usize,
 }
 
@@ -41,30 +42,34 @@ impl AttentionShape {
     }
 }
 
-/// Attention weights dropped in training: row `head * T + query` of the bits, and what kept ones are multiplied with.
+/// The dropout of the attention weights of one sequence.
 #[derive(Clone, Copy)]
 pub(crate) struct AttentionDropout<'a> {
+    /// `(n_head * T, T)`.
     pub(crate) keep: &'a KeepBits,
+    /// The factor `1 / (1 - p)` of kept weights.
     pub(crate) scale: f32,
 }
 
-/// Where one tile after the other is computed.
+/// The buffers of a tile.
 #[derive(Debug)]
 pub(crate) struct AttentionScratch {
-    /// Keys of a head, transposed.
+    /// The keys of a head, transposed and packed, `(hs, T)`.
     keys: Aligned,
-    /// Values of a head, transposed.
+    /// The values of a head, transposed and packed, `(hs, T)`.
     values: Aligned,
-    /// Scores, then weights.
+    /// Scores, then weights, `(QUERIES, KEYS)`.
     weights: Rows,
-    /// Gradients of the weights, then of the scores.
+    /// Gradients of the weights, then of the scores, `(QUERIES, KEYS)`.
     grads: Rows,
+    /// The running maximum of each query's scores.
     max: [f32; QUERIES],
+    /// The running sum of each query's weights; in the backward pass, the dot product of its output and its gradient.
     sum: [f32; QUERIES],
 }
 
 impl AttentionScratch {
-    /// For sequences of up to `t` positions.
+    /// Allocates buffers for sequences of up to `t` positions.
     pub(crate) fn new(t: usize, head_size: usize) -> Self {
         let packed = transposed_len(t, head_size);
         Self {
@@ -88,19 +93,19 @@ struct ScoreTile {
 }
 
 impl ScoreTile {
-    /// How many of the tile's keys the query in row `i` sees.
+    /// The number of the tile's keys that the query in row `i` attends to.
     #[inline(always)]
     fn seen(self, i: usize) -> usize {
         (self.q + i + 1).saturating_sub(self.k).min(self.cols)
     }
 }
 
-/// The tiles of keys that some of the queries `q..q + rows` see.
+/// The tiles of queries `q..q + rows`, up to the last key that any of them attends to.
 fn tiles(q: usize, rows: usize) -> impl Iterator<Item = ScoreTile> {
     (0..q + rows).step_by(KEYS).map(move |k| ScoreTile { q, rows, k, cols: KEYS.min(q + rows - k) })
 }
 
-/// From queries, keys and values `qkv (T, 3C)` to `y (T, C)`; `lse` gets the logarithm of each row's sum, head by head.
+/// Computes `y (T, C)` and the log-sum-exp `lse (n_head, T)` from queries, keys and values `qkv (T, 3C)`.
 pub(crate) fn forward(
     level: SimdLevel,
     shape: AttentionShape,
@@ -139,18 +144,19 @@ pub(crate) fn forward(
     }
 }
 
-/// The scores of a tile, not yet scaled, and some of keys that a query does not see.
+/// Computes the scores `(rows, cols)` of a tile, unscaled and unmasked.
 fn scores(level: SimdLevel, tile: ScoreTile, queries: Left<'_>, keys: &[f32], hs: usize, out: &mut Rows) {
     let ld = out.ld;
     let right = transposed(keys, hs, tile.k / 32);
     matmul(level, (tile.rows, tile.cols, hs), queries, right, Accumulate::Zero, out.at_mut(0, 0), ld);
 }
 
-/// Scores of a tile to weights below a row's maximum so far; what was summed below an earlier maximum is rescaled.
+/// Turns the scores of a tile into weights relative to each query's running maximum, after dropout, and rescales the
+/// query's output so far where the maximum rises.
 struct OnlineSoftmax<'a> {
     tile: ScoreTile,
     scale: f32,
-    /// The masks and the row of the first query.
+    /// The mask, and its row of the tile's first query.
     keep: Option<(AttentionDropout<'a>, usize)>,
     weights: &'a mut Rows,
     max: &'a mut [f32; QUERIES],
@@ -171,13 +177,13 @@ impl Kernel for OnlineSoftmax<'_> {
         for i in 0..tile.rows {
             let seen = tile.seen(i);
             let row = &mut weights.row_mut(i)[..tile.cols.next_multiple_of(LANES)];
-            // The largest score, over the lanes that the query sees.
+            // The largest score of the keys that the query attends to.
             let mut largest = least;
             for v in 0..seen.div_ceil(LANES) {
                 let inside = vectors::lane_mask(seen, v);
                 let x = s.mul(vectors::get(s, row, v), scale);
                 vectors::set(s, row, v, x);
-                // Where a lane is not seen, the maximum so far again.
+                // Masked lanes get the least f32, which changes no maximum.
                 let shown = s.add(s.keep(inside, x), s.keep(!inside, s.splat(f32::MIN)));
                 largest = s.max(largest, shown);
             }
@@ -206,6 +212,7 @@ impl Kernel for OnlineSoftmax<'_> {
     }
 }
 
+/// The lanes of a vector.
 #[inline(always)]
 fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
     let mut lanes = [0.0; LANES];
@@ -213,8 +220,11 @@ fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
     lanes
 }
 
-/// From the gradient `dy (T, C)` of [`forward`]'s result `y` to that of `qkv`.
-#[expect(clippy::too_many_arguments, reason = "what the forward pass took, gave and left")]
+/// Computes the gradient `dqkv (T, 3C)` from that of the output, `dy (T, C)`, with [`forward`]'s results `y` and `lse`.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a backward pass has the inputs, outputs and gradients of its forward pass"
+)]
 pub(crate) fn backward(
     level: SimdLevel,
     shape: AttentionShape,
@@ -235,7 +245,7 @@ pub(crate) fn backward(
         for q in (0..t).step_by(QUERIES) {
             let rows = QUERIES.min(t - q);
             let AttentionScratch { keys, values, weights, grads, sum, .. } = scratch;
-            // The sum over keys of weight times gradient is that of y times its gradient.
+            // The row sums of dP * P are those of dO * O (FlashAttention, appendix B).
             for (i, sum) in sum.iter_mut().enumerate().take(rows) {
                 *sum = level.run(Dot { a: &y.at(q + i, q_at)[..hs], b: &dy.at(q + i, q_at)[..hs] });
             }
@@ -246,8 +256,8 @@ pub(crate) fn backward(
                 let keep = dropped.map(|d| (d, head * t + q));
                 let lse = &lse[head * t + q..];
                 level.run(SoftmaxBackward { tile, scale: shape.scale(), keep, lse, sum, weights, grads });
-                // The first queries that see these keys are the first to add to their gradients. Tiles of queries divide
-                // those of keys, so all rows of it are then written.
+                // The first queries that attend to these keys overwrite their gradients, later ones add. A tile of keys is
+                // two tiles of queries, so the second half of its rows is first written by the second of them.
                 let first = if q == k { Accumulate::Zero } else { Accumulate::Add };
                 let new_from = if q > k && q < k + KEYS { q - k } else { cols };
                 let queries = Right::rows(qkv, q, q_at);
@@ -263,8 +273,8 @@ pub(crate) fn backward(
     }
 }
 
-/// A product added to `out`, of which the rows from `new_from` on are written for the first time.
-#[expect(clippy::too_many_arguments, reason = "those of a product and one more")]
+/// A [`matmul`] whose output rows from `new_from` on hold no sum yet, and are zeroed first.
+#[expect(clippy::too_many_arguments, reason = "it has the arguments of `matmul` and one more")]
 fn add_new(
     level: SimdLevel,
     shape: (usize, usize, usize),
@@ -282,6 +292,7 @@ fn add_new(
     matmul(level, shape, left, right, accumulate, out, ld);
 }
 
+/// The dot product of two slices of equal length.
 struct Dot<'a> {
     a: &'a [f32],
     b: &'a [f32],
@@ -300,7 +311,7 @@ impl Kernel for Dot<'_> {
     }
 }
 
-/// Scores to weights, and gradients of the (dropped) weights to gradients of the scores.
+/// Turns the scores of a tile into weights after dropout, and the gradients of those into gradients of the scores.
 struct SoftmaxBackward<'a> {
     tile: ScoreTile,
     scale: f32,
@@ -324,7 +335,7 @@ impl Kernel for SoftmaxBackward<'_> {
             for v in 0..tile.cols.div_ceil(LANES) {
                 let inside = vectors::lane_mask(seen, v);
                 let below = s.sub(s.mul(vectors::get(s, row, v), s.splat(scale)), s.splat(lse[i]));
-                // Rounding may put a weight a little above 1, where exp's range ends.
+                // The exponent is at most 0 but for rounding, and `exp` takes no more.
                 let below = s.sub(s.splat(0.0), s.max(s.splat(0.0), s.sub(s.splat(0.0), below)));
                 let weight = s.keep(inside, exp(s, below));
                 let (kept, through) = match keep {
@@ -336,7 +347,7 @@ impl Kernel for SoftmaxBackward<'_> {
                     None => (weight, vectors::get(s, grad, v)),
                 };
                 vectors::set(s, row, v, kept);
-                // Not the product alone: behind the last key a gradient may be anything.
+                // Masked once more, since the gradient of a lane after the last key may be NaN.
                 let score = s.mul(s.mul(weight, s.sub(through, s.splat(sum[i]))), s.splat(scale));
                 vectors::set(s, grad, v, s.keep(inside, score));
             }

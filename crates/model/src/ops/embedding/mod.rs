@@ -1,4 +1,4 @@
-//! Token embeddings: the row of a table for each token.
+//! Token embeddings: a row of a table for each token.
 
 mod tensors;
 
@@ -19,7 +19,7 @@ use crate::{
 
 pub use tensors::{DIRECT_VOCAB, Tokens, embedding};
 
-/// Picks the embedding of each token: where a network begins.
+/// Looks up the embedding of each token; the first operation of a network.
 #[derive(Debug, Clone)]
 pub(crate) struct Embed {
     y: Value,
@@ -28,7 +28,7 @@ pub(crate) struct Embed {
 }
 
 impl NetworkBuilder {
-    /// The embeddings of the tokens, `(T, n_embd)`, and their table `(vocab_size, n_embd)`, for a tied head.
+    /// The embeddings of the tokens, `(T, n_embd)`, and their table, `(vocab_size, n_embd)`, which a tied head reads too.
     pub fn embedding(&mut self, module: &str, vocab_size: usize, n_embd: usize, std: f64) -> (Value, ParamId) {
         let shape = [vocab_size, n_embd];
         let table = self.param(format!("{module}.weight"), &shape, Role::Embedding, Init::Normal(std));
@@ -57,7 +57,7 @@ impl Operation for Embed {
     fn add_table_grads(&self, layout: &ParamLayout, ids: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
         let Some(c) = dx.first().map(|x| x.cols) else { return };
         let grads = &mut grads[layout.range(self.table)];
-        // A task for each run of tokens of the vocabulary: each walks over all ids, which costs little beside the rows.
+        // A task owns a range of the vocabulary. It iterates over all ids, which costs little beside adding rows.
         let per_task = (grads.len() / c).div_ceil(16);
         grads.par_chunks_mut(per_task * c).enumerate().for_each(|(n, grad)| {
             let first = n * per_task;
@@ -76,8 +76,8 @@ impl Operation for Embed {
     }
 }
 
-/// Copies the row of each token of a table into a row.
-fn pick(table: &[f32], ids: &[u32], y: &mut Rows) {
+/// Copies the row of each token, `ids (n)`, from a table `(V, C)` to `y (n, C)`.
+fn gather_rows(table: &[f32], ids: &[u32], y: &mut Rows) {
     let c = y.cols;
     for (i, &id) in ids.iter().enumerate() {
         y.row_mut(i).copy_from_slice(&table[id as usize * c..][..c]);
@@ -86,10 +86,10 @@ fn pick(table: &[f32], ids: &[u32], y: &mut Rows) {
 
 impl TrainOp for Embed {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
-        pick(pass.weights.param(self.table), pass.ids, pass.values.rows_mut(self.y, &mut pass.scratch.rows));
+        gather_rows(pass.weights.param(self.table), pass.ids, pass.values.rows_mut(self.y, &mut pass.scratch.rows));
     }
 
-    /// The table's gradient follows for the whole batch ([`Operation::add_table_grads`]).
+    /// Does nothing: the table's gradient is computed for the whole batch ([`Operation::add_table_grads`]).
     fn backward(&mut self, _: &mut TrainPass<'_>) {}
 }
 
@@ -101,6 +101,6 @@ struct DecodeEmbed<'a> {
 
 impl DecodeOp for DecodeEmbed<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
-        pick(self.table, step.tokens, step.values.rows_mut(self.y));
+        gather_rows(self.table, step.tokens, step.values.rows_mut(self.y));
     }
 }

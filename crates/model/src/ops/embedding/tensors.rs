@@ -1,7 +1,7 @@
-//! Rows of a table by token, and the gradient of the table.
+//! Embedding lookup on candle tensors, and the gradient of the table.
 //!
-//! candle's own gradient is `index_add`, which on CUDA is one thread for each channel, walking over all tokens. Here it is
-//! products with matrices of zeros and ones, which add in a fixed order.
+//! candle's own gradient is `index_add`, which on CUDA runs one thread for each channel over all tokens. Here it is matrix
+//! products with one-hot matrices, which add in a fixed order.
 
 use candle_core::{Device, Tensor};
 
@@ -10,14 +10,15 @@ use crate::{
     ops::custom_grad::{count_launch, with_gradient},
 };
 
-/// Up to this many tokens the gradient is one product with a `(V, N)` matrix: `V` multiply-adds for an element of `dy`,
-/// where sums over sorted tokens take 128 for each of their two or three levels. Larger vocabularies are sorted.
+/// The largest vocabulary whose gradient is one product with a one-hot matrix `(V, N)`, which takes `V` multiply-adds for
+/// each element of `dy`. Larger ones use a [`SegmentedSum`], which takes 128 for each of its two or three levels.
+#[doc(hidden)]
 pub const DIRECT_VOCAB: usize = 256;
 
-/// The most bytes of a matrix of zeros and ones of the direct product.
+/// The most bytes of a one-hot matrix.
 pub const ONE_HOT_BYTES: usize = 64 << 20;
 
-/// Rows that are added up at a time, a whole tile of a matrix product.
+/// The rows of a tile of [`SegmentedSum`], a whole tile of a matrix product on a GPU.
 const REDUCTION_TILE: usize = 128;
 
 /// A batch of tokens on a device.
@@ -29,8 +30,8 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Uploads `rows * cols` tokens, and, where the vocabulary is large, the order in which the gradient of its embeddings
-    /// is summed up.
+    /// Uploads tokens `(rows, cols)` and, where the vocabulary is larger than [`DIRECT_VOCAB`], the indices by which the
+    /// gradient of the embeddings is summed.
     ///
     /// # Errors
     /// [`ModelError::TokenOutOfRange`]; when the device is out of memory.
@@ -43,7 +44,8 @@ impl Tokens {
         Ok(Self { ids: count_launch(Tensor::from_slice(ids, (rows, cols), device))?, segmented_sum })
     }
 
-    /// Tokens that are on the device already: the gradient is a direct product however large the vocabulary.
+    /// Wraps tokens `(B, T)` that are on the device already. The gradient uses one-hot matrices, however large the
+    /// vocabulary.
     pub fn on_device(ids: &Tensor) -> Self {
         Self { ids: ids.clone(), segmented_sum: None }
     }
@@ -69,8 +71,8 @@ pub fn embedding(table: &Tensor, tokens: &Tokens) -> Result<Tensor> {
     })?)
 }
 
-/// Row `v` of the result is the sum of the rows of `dy (N, C)` whose id is `v`, by products of at most `bytes` bytes of
-/// zeros and ones.
+/// The sums `(V, C)` over the rows of `dy (N, C)` of each id in `ids (N)`, by products with one-hot matrices of at most
+/// `bytes` bytes.
 pub(super) fn one_hot_product(ids: &Tensor, dy: &Tensor, v: usize, bytes: usize) -> candle_core::Result<Tensor> {
     let n = dy.dim(0)?;
     let at_once = (bytes / (v * dy.dtype().size_in_bytes())).clamp(1, n);
@@ -89,25 +91,26 @@ pub(super) fn one_hot_product(ids: &Tensor, dy: &Tensor, v: usize, bytes: usize)
     sum.map_or_else(|| Tensor::zeros((v, dy.dim(1)?), dy.dtype(), dy.device()), Ok)
 }
 
-/// How to add up the rows of equal tokens, level by level: a level gathers rows into tiles, equal tokens beside each
-/// other, and adds up those of each token in a tile. A token that fills more than a tile goes on to the next level, where
-/// it has a row for each of its tiles.
+/// A segmented sum over the rows of equal tokens, as a tree. A level gathers its rows into tiles, sorted by token, and sums
+/// the rows of each token within a tile. A token that spans several tiles has one sum for each, which the next level adds.
 #[derive(Debug, Clone)]
 pub(super) struct SegmentedSum {
     levels: Vec<ReductionLevel>,
-    /// `(V)`: each token's row among the sums of the last level.
-    last: Tensor,
+    /// The row of each token among the sums of the last level, `(V)`.
+    sum_of_token: Tensor,
 }
 
+/// The indices of one level of a [`SegmentedSum`].
 #[derive(Debug, Clone)]
 struct ReductionLevel {
-    /// `(tiles * REDUCTION_TILE)`: rows of the level's input.
+    /// The row of the level's input at each place of the tiles, `(tiles * REDUCTION_TILE)`.
     order: Tensor,
-    /// `(tiles, 1, REDUCTION_TILE)`: which sum of the tile each is a part of.
+    /// The sum of the tile that each place is added to, `(tiles, 1, REDUCTION_TILE)`.
     slot: Tensor,
 }
 
 impl SegmentedSum {
+    /// Sorts the tokens and uploads the indices of all levels.
     pub(super) fn new(ids: &[u32], vocab_size: usize, device: &Device) -> Result<Self> {
         let mut rows: Vec<(u32, u32)> = (0u32..).zip(ids).map(|(row, &id)| (id, row)).collect();
         rows.sort_unstable();
@@ -128,10 +131,10 @@ impl SegmentedSum {
         for (id, row) in rows {
             last[id as usize] = row;
         }
-        Ok(Self { levels, last: count_launch(Tensor::from_vec(last, vocab_size, device))? })
+        Ok(Self { levels, sum_of_token: count_launch(Tensor::from_vec(last, vocab_size, device))? })
     }
 
-    /// Row `v` of the result is the sum of the rows of `dy (N, C)` whose id is `v`.
+    /// The sums `(V, C)` over the rows of `dy (N, C)` of each token.
     #[expect(clippy::disallowed_methods, reason = "indices were made in range, and no gradient is wanted")]
     pub(super) fn sum(&self, dy: &Tensor) -> candle_core::Result<Tensor> {
         let (c, dtype) = (dy.dim(1)?, dy.dtype());
@@ -144,28 +147,29 @@ impl SegmentedSum {
             let ones = count_launch(count_launch(slot.broadcast_eq(&slots))?.to_dtype(dtype))?; // (tiles, REDUCTION_TILE, REDUCTION_TILE)
             rows = count_launch(ones.matmul(&gathered))?.reshape((tiles * REDUCTION_TILE, c))?; // (tiles, REDUCTION_TILE, C)
         }
-        count_launch(rows.index_select(&self.last, 0))
+        count_launch(rows.index_select(&self.sum_of_token, 0))
     }
 }
 
-/// The tiles of one level.
+/// [`ReductionLevel`] on the host.
 struct TileLayout {
     order: Vec<u32>,
     slot: Vec<u32>,
-    /// Each token's rows among the sums of this level.
+    /// The sums of this level, as (token, row) pairs: the rows of the next level's input, sorted.
     sums: Vec<(u32, u32)>,
 }
 
-/// The last sum of the first tile is of nothing: zero.
+/// The index of a sum of no rows, which is zero: the last one of the first tile, since a tile has at most
+/// `REDUCTION_TILE - 1` sums.
 const ZERO_SUM: u32 = REDUCTION_TILE as u32 - 1;
-/// The slot of a place of a tile that holds no row.
+/// The slot of a place that holds no row.
 const NO_SLOT: u32 = REDUCTION_TILE as u32;
 
 impl TileLayout {
-    /// `rows` are the tokens and rows of the level's input, sorted.
+    /// Fills tiles with the rows of a level's input, given as sorted (token, row) pairs.
     fn new(rows: &[(u32, u32)]) -> Self {
         let mut layout = Self { order: Vec::new(), slot: Vec::new(), sums: Vec::new() };
-        // Places and sums that are taken of the last tile.
+        // The places and sums in use of the last tile.
         let (mut places, mut sums) = (REDUCTION_TILE, 0);
         let mut rest = rows;
         while let Some(&(id, _)) = rest.first() {
@@ -197,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// Whole numbers: sums are exact in any order.
+    /// Compares both gradients with `index_add`, on integers, whose sums are exact in any order.
     #[expect(clippy::disallowed_methods, reason = "the definition, on the CPU")]
     fn check(ids: &[u32], v: usize) {
         let c = 3;

@@ -1,7 +1,7 @@
-//! The head: logits `x w^T` of the next token at each position, and in training their cross-entropy.
+//! The head: the logits `x w^T` of the next token at each position, and in training their cross-entropy.
 //!
-//! `tensors.rs` has it on candle tensors, `training.rs` in CPU training; in both a batch's logits are never held at once.
-//! In decoding it is a product with `w (V, C)` (`cpu/decode/`).
+//! `tensors.rs` computes it on candle tensors, `training.rs` in CPU training, both in chunks of a batch's logits. In decoding
+//! it is a product with `w (V, C)` (`cpu/decode/`).
 
 mod tensors;
 pub(crate) mod training;
@@ -10,7 +10,7 @@ use crate::plan::{Init, Network, NetworkBuilder, ParamId, Role, Value};
 
 pub use tensors::{LOGIT_BYTES, cross_entropy, head_loss};
 
-/// The end of a network.
+/// The head of a network.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     /// The hidden states, `(T, C)`.
@@ -20,7 +20,7 @@ pub(crate) struct Head {
 }
 
 impl NetworkBuilder {
-    /// A matrix `(vocab_size, n_embd)` for a head that is not tied to the token embedding.
+    /// Adds the matrix `(vocab_size, n_embd)` of a head that is not tied to the token embedding.
     pub fn head_matrix(&mut self, module: &str, vocab_size: usize, n_embd: usize, std: f64) -> ParamId {
         self.param(format!("{module}.weight"), &[vocab_size, n_embd], Role::Matrix, Init::Normal(std))
     }

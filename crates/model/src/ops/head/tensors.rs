@@ -1,4 +1,4 @@
-//! The head with the loss: logits of a whole batch are never there at once.
+//! The head with its loss on candle tensors, in chunks of a batch's logits.
 
 use candle_core::{D, DType, Tensor};
 
@@ -10,8 +10,9 @@ use crate::{
     },
 };
 
-/// The most bytes of f32 logits in one chunk; about five tensors of this size are alive at a time. Products with
-/// 1300 rows, at GPT-2's vocabulary, are large enough to keep a GPU busy.
+/// The most bytes of f32 logits in one chunk, of which about five tensors are alive at a time. At GPT-2's vocabulary that is
+/// 1300 rows, enough to keep a GPU busy.
+#[doc(hidden)]
 pub const LOGIT_BYTES: usize = 256 << 20;
 
 /// The cross-entropy of each prediction, in nats: `x (N, C)`, a head `w (V, C)` and targets `(N)` to losses `(N)`.

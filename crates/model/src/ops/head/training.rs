@@ -1,4 +1,5 @@
-//! The head: logits, cross-entropy and their gradient for a few rows at a time, so that no `(B * T, V)` is ever held.
+//! The head in CPU training: logits, cross-entropy and gradients in tasks of a few rows, so that `(B * T, V)` logits are
+//! never held at once.
 
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
@@ -11,24 +12,27 @@ use crate::cpu::{
     vectors,
 };
 
-/// Rows of a unit of work.
+/// The rows of logits of a task.
 pub(crate) const TASK_ROWS: usize = 64;
 
-/// Rows of the weights' gradient that are one task.
+/// The rows of the weights' gradient that one task computes.
 pub(crate) const GRAD_TASK_ROWS: usize = 16;
 
-/// What a unit computes of one sequence.
+/// The head for up to [`TASK_ROWS`] rows `n` of one sequence.
 pub(crate) struct HeadTask<'a> {
-    /// What the head reads, from row `from` on, an even number; with its quantized rows.
+    /// The hidden states of the sequence, `(T, C)`.
     pub(crate) hidden: &'a Operand,
+    /// Their quantized rows, `(T, C / 2)` pairs.
     pub(crate) quantized: &'a Rows<Pair>,
+    /// The first row of the task, an even number.
     pub(crate) from: usize,
-    /// The token of each row, at most [`TASK_ROWS`].
+    /// The target token of each row, `(n)`.
     pub(crate) targets: &'a [u32],
-    /// Gets the cross-entropy of each row.
+    /// The cross-entropy of each row, `(n)`, to be written.
     pub(crate) losses: &'a mut [f32],
-    /// Gets the gradients of those rows of `hidden`, with the distance between rows.
+    /// The gradients of the rows of `hidden`, `(n, C)`, to be written.
     pub(crate) dx: &'a mut [f32],
+    /// The leading dimension of `dx`.
     pub(crate) ld: usize,
 }
 
@@ -38,20 +42,23 @@ impl HeadTask<'_> {
     }
 }
 
-/// The logits of up to [`TASK_ROWS`] rows, which become their gradient.
+/// The buffers of a [`HeadTask`].
 #[derive(Debug)]
 pub(crate) struct HeadWorkspace {
+    /// Logits, then their gradient, `(TASK_ROWS, V)`.
     logits: Operand,
     scratch: OperandScratch,
 }
 
 impl HeadWorkspace {
+    /// Allocates the buffers.
     pub(crate) fn new(precision: CpuPrecision, vocab_size: usize) -> Self {
         let logits = Operand::new(precision, TASK_ROWS, vocab_size, Storage { matmul_operand: true, kept: false });
         Self { logits, scratch: OperandScratch::new(precision, TASK_ROWS, vocab_size) }
     }
 
-    /// The losses of a task, and the gradients of `scale` times their sum. `packed` is the head's `(V, C)`.
+    /// Computes the losses of a task, and with `scale` the gradients of `scale` times their sum. `packed` is the head's
+    /// matrix `(V, C)`.
     pub(crate) fn run(&mut self, level: SimdLevel, packed: &PackedMatrix, task: &mut HeadTask<'_>, scale: Option<f32>) {
         let Self { logits: operand, scratch } = self;
         let logits = operand.rows_mut(&mut scratch.rows);
@@ -73,13 +80,13 @@ impl HeadWorkspace {
         }
     }
 
-    /// Adds the share of a task that was run to rows `first..` of the gradient of the head's weights `(V, C)`.
+    /// Adds the contribution of the task that was run last to rows `first..` of the gradient `(V, C)` of the head's weights.
     pub(crate) fn add_weight_grads(&self, level: SimdLevel, first: usize, grad: &mut [f32], task: &HeadTask<'_>) {
         self.logits.add_outer(level, first, task.hidden, task.rows(), grad);
     }
 }
 
-/// The cross-entropy of one row. With a scale, its gradient times that takes the place of the logits.
+/// The cross-entropy of one row of logits `(V)`. With `scale`, it overwrites the logits with their gradient times `scale`.
 struct CrossEntropy<'a> {
     logits: &'a mut [f32],
     target: usize,
@@ -104,7 +111,7 @@ impl Kernel for CrossEntropy<'_> {
         let mut lanes = [0.0; LANES];
         s.store(largest, &mut lanes);
         let rest = &logits[vocab_size / LANES * LANES..];
-        // The largest and the weights would pass a NaN over.
+        // The maximum and `exp` would not propagate a NaN.
         if unordered != 0 || rest.iter().any(|x| x.is_nan()) {
             logits.fill(f32::NAN);
             return f32::NAN;
