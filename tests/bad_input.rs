@@ -163,12 +163,14 @@ mod configuration {
     #[cfg(target_os = "linux")]
     fn a_model_that_no_machine_holds() {
         let place = Place::new();
-        let huge = ["model.n_embd=16384", "model.n_head=1", "model.block_size=16777216"];
-        let mut args: Vec<&str> = huge.iter().flat_map(|item| ["--set", item]).collect();
-        args.extend(["--data", "none.txt"]);
-        let message = refused(&place, &args, 1);
-        assert!(message.starts_with("training needs at least "), "{message}");
-        assert!(message.contains(" GiB is there: ") && message.contains("; lower "), "{message}");
+        for position in ["model.position=learned", "model.position=rope"] {
+            let huge = ["model.n_embd=16384", "model.n_head=1", "model.block_size=16777216", position];
+            let mut args: Vec<&str> = huge.iter().flat_map(|item| ["--set", item]).collect();
+            args.extend(["--data", "none.txt"]);
+            let message = refused(&place, &args, 1);
+            assert!(message.starts_with("training needs at least "), "{message}");
+            assert!(message.contains(" GiB is there: ") && message.contains("; lower "), "{message}");
+        }
         assert_eq!(place.names("."), ["small.toml"]);
     }
 

@@ -90,10 +90,25 @@ fn a_state_of_another_format() {
 
 #[test]
 fn descriptions_that_are_broken() {
+    // Of a network that is no GPT-2.
+    let own = |ours: &str, vocab_size: usize| {
+        format!("{{\"model_type\": \"tinygpt\", \"vocab_size\": {vocab_size}, \"tinygpt\": {ours}}}")
+    };
     for (file, content, commands) in [
         ("run/config.json", "{}", &[GENERATE, EVAL, RESUME][..]),
         ("run/config.json", "{\"model_type\": \"llama\"}", &[GENERATE, EVAL, RESUME]),
         ("run/config.json", "not json", &[GENERATE, EVAL, RESUME]),
+        ("run/config.json", &own("{}", 1), &[GENERATE, EVAL, RESUME]),
+        ("run/config.json", &own("{\"model\": {\"colour\": 1}}", 1), &[GENERATE, EVAL, RESUME]),
+        ("run/config.json", &own("{\"model\": {\"norm\": \"x\"}}", 1), &[GENERATE, EVAL, RESUME]),
+        ("run/config.json", &own("{\"model\": {\"n_head\": 0}}", 1), &[GENERATE, EVAL, RESUME]),
+        ("run/config.json", &own("{\"model\": {\"n_layer\": 0}}", 1), &[GENERATE, EVAL, RESUME]),
+        (
+            "run/config.json",
+            &own("{\"model\": {\"position\": \"rope\", \"n_embd\": 6, \"n_head\": 2}}", 1),
+            &[GENERATE, EVAL, RESUME],
+        ),
+        ("run/config.json", &own("{\"format\": 99, \"model\": {}}", 1), &[GENERATE, EVAL, RESUME]),
         ("run/tokenizer.json", "not json", &[GENERATE, EVAL, RESUME]),
         ("run/tokenizer.json", "{}", &[GENERATE, EVAL, RESUME]),
         ("run/generation_config.json", "[", &[GENERATE]),

@@ -237,10 +237,22 @@ impl GptConfig {
         Ok(())
     }
 
-    /// Whether this is a GPT-2: whether all keys that came later have their default.
+    /// Whether this is a GPT-2: whether all keys that came later, and have a meaning here, have their default.
     pub fn is_gpt2(&self) -> bool {
-        let Self { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation, .. } = *self;
-        *self == Self { vocab_size, block_size, n_layer, n_head, n_embd, dropout, bias, activation, ..Self::default() }
+        let gpt2 = Self {
+            vocab_size: self.vocab_size,
+            block_size: self.block_size,
+            n_layer: self.n_layer,
+            n_head: self.n_head,
+            n_embd: self.n_embd,
+            dropout: self.dropout,
+            bias: self.bias,
+            activation: self.activation,
+            // Without rotated positions it says nothing.
+            rope_theta: self.rope_theta,
+            ..Self::default()
+        };
+        *self == gpt2
     }
 
     /// The size of one attention head, `n_embd / n_head`.

@@ -57,8 +57,10 @@ pub fn check_values<V: AsRef<[f32]>>(specs: &[ParamSpec], values: &[V]) -> Resul
 /// Copies parameter values (in parameter order) to tensors on a device.
 ///
 /// # Errors
-/// When the number or the sizes of the values do not match the configuration, or the device is out of memory.
+/// When the configuration is invalid, the number or the sizes of the values do not match it, or the device is out of
+/// memory.
 pub fn to_tensors(config: &GptConfig, values: &[Vec<f32>], dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+    config.validate()?;
     let specs = param_specs(config);
     check_values(&specs, values)?;
     let tensor = |(spec, values): (&ParamSpec, &Vec<f32>)| {

@@ -97,6 +97,12 @@ impl Network {
         &self.params
     }
 
+    /// The names of its operations (`ops::OPERATION_NAMES`), in their order.
+    #[doc(hidden)]
+    pub fn operation_names(&self) -> Vec<&'static str> {
+        self.ops.iter().map(Op::name).collect()
+    }
+
     /// The number of channels of a value.
     pub(crate) fn cols(&self, value: Value) -> usize {
         self.cols[value.0]

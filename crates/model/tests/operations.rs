@@ -5,10 +5,11 @@
 use crate::common::Random;
 use candle_core::{DType, Device, Tensor, Var};
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Network,
+    Activation, ContextPolicy, Decoder, Dropout, Gpt, GptConfig, ModelError, Network, TensorDecoder,
     cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
     dropout::{DropoutSite, MaskSource},
-    ops::{Tokens, cross_entropy},
+    ops::{OPERATION_NAMES, Tokens, cross_entropy},
+    params::to_tensors,
     plan::{Init, NetworkBuilder, ParamSpec, Value},
 };
 
@@ -174,6 +175,14 @@ impl Case {
 }
 
 #[test]
+fn every_operation_is_in_some_network_here() {
+    let cases = cases();
+    for name in OPERATION_NAMES {
+        assert!(cases.iter().any(|case| case.net.operation_names().contains(name)), "{name}: add a network of it");
+    }
+}
+
+#[test]
 fn gradients_of_tensor_compositions_are_those_of_finite_differences() {
     const H: f64 = 1e-5;
     for case in cases().iter().filter(|case| case.t < 10) {
@@ -261,5 +270,25 @@ fn cpu_decoding_has_the_logits_of_the_tensor_compositions_at_every_position() {
         let batch = BatchRef { ids: &case.ids[..case.t], targets: &case.targets[..case.t], cols: case.t };
         let found = cpu.losses(batch).unwrap();
         assert!((found - expected).abs() < 1e-5 * expected.max(1.0), "{found} {expected}: {}", case.label);
+    }
+}
+
+#[test]
+fn an_impossible_shape_is_refused_by_every_constructor() {
+    let good = GptConfig { vocab_size: 7, block_size: 4, n_layer: 1, n_head: 2, n_embd: 8, ..GptConfig::default() };
+    let values = tinygpt_model::init_params(&good, 1);
+    let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
+    let tensors = to_tensors(&good, &values, DType::F32, &CPU).unwrap();
+    for bad in [GptConfig { n_head: 0, ..good.clone() }, GptConfig { n_head: 3, ..good.clone() }] {
+        let errors = [
+            Gpt::new(&bad, &tensors).err(),
+            CpuGpt::new(&bad, CpuPrecision::F32, &values).err(),
+            CpuDecoder::new(&bad, &slices, ContextPolicy::Slide, WeightFormat::F32).err(),
+            TensorDecoder::new(&bad, &values, ContextPolicy::Slide, DType::F32, &CPU).err(),
+            to_tensors(&bad, &values, DType::F32, &CPU).err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, Some(ModelError::Config { .. })), "{error:?}");
+        }
     }
 }

@@ -31,6 +31,11 @@ mod plain {
         centred.broadcast_div(&(var + LAYER_NORM_EPS)?.sqrt()?)?.broadcast_mul(w)
     }
 
+    pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+        x.broadcast_div(&(mean_square + ops::RMS_NORM_EPS)?.sqrt()?)?.broadcast_mul(w)
+    }
+
     pub fn softmax(x: &Tensor) -> Result<Tensor> {
         let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
         e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
@@ -168,6 +173,8 @@ fn norm_activation_and_dropout_equal_the_plain_compositions() {
         let ours = |x: &[Tensor]| ops::layer_norm(&x[0], &x[1], None).unwrap();
         // Two channels are +-1 after a norm, whatever they were: what is left of their gradients is of size 1e-5.
         compare(&label, 1e-9, &inputs, &ours, &|x| plain::layer_norm(&x[0], &x[1]).unwrap());
+        let ours = |x: &[Tensor]| ops::rms_norm(&x[0], &x[1]).unwrap();
+        compare(&label, ROUNDING, &inputs, &ours, &|x| plain::rms_norm(&x[0], &x[1]).unwrap());
         let inputs = [(&inputs[0] * 4.0).unwrap()];
         let ours = |x: &[Tensor]| ops::activate(&x[0], Activation::GeluNew).unwrap();
         compare(&label, ROUNDING, &inputs, &ours, &|x| plain::gelu_new(&x[0]).unwrap());

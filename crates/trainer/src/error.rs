@@ -95,8 +95,14 @@ pub enum TrainError {
         /// `no gradient` or `an all-zero gradient`.
         problem: &'static str,
     },
-    /// The optimizer's state is another optimizer's.
-    #[error("the optimizer's state has no `{name}`: it was saved by another optimizer")]
+    /// The optimizer's state has a slot that the optimizer lacks.
+    #[error("the optimizer's state has `{name}`, which the optimizer lacks: it was saved by another optimizer")]
+    UnknownSlot {
+        /// The slot's name.
+        name: String,
+    },
+    /// The optimizer's state lacks a slot.
+    #[error("the optimizer's state has no `{name}`: it is damaged, or was saved by another optimizer")]
     MissingSlot {
         /// The slot's name.
         name: String,

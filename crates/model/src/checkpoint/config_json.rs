@@ -66,7 +66,10 @@ pub(super) fn parse(path: &Path, value: &Value) -> Result<GptConfig, FileError> 
         return Ok(config);
     }
     if value["model_type"] != "gpt2" {
-        return Err(bad(format!("its model_type is {}, this program knows \"gpt2\" only", value["model_type"])));
+        return Err(bad(format!(
+            "its model_type is {}, this program knows \"gpt2\" and \"tinygpt\" only",
+            value["model_type"]
+        )));
     }
     check_format(path, value)?;
     // What other GPT-2 folders may ask for and this program does not do must not be computed wrongly in silence.

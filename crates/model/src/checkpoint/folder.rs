@@ -16,6 +16,7 @@ use crate::{
     GptConfig, ModelError, Result,
     files::{FileError, atomic, read_json},
     param_specs,
+    params::check_values,
     tokenizer::{TOKENIZER_FILE, Tokenizer},
 };
 
@@ -64,13 +65,12 @@ impl ModelFolder {
     /// always has them.
     ///
     /// # Errors
-    /// When the disk is full.
+    /// When the values do not match the configuration, or the disk is full.
     pub fn write_weights(&self, config: &GptConfig, params: &[Vec<f32>]) -> Result<()> {
-        let mut tensors: HashMap<String, (Vec<usize>, &[f32])> = param_specs(config)
-            .into_iter()
-            .zip(params)
-            .map(|(spec, values)| (spec.name, (spec.shape, values.as_slice())))
-            .collect();
+        let specs = param_specs(config);
+        check_values(&specs, params)?;
+        let mut tensors: HashMap<String, (Vec<usize>, &[f32])> =
+            specs.into_iter().zip(params).map(|(spec, values)| (spec.name, (spec.shape, values.as_slice()))).collect();
         let zeros = vec![0.0; 4 * config.n_embd];
         let with_biases = GptConfig { bias: config.bias || config.is_gpt2(), ..config.clone() };
         for spec in param_specs(&with_biases) {

@@ -46,7 +46,8 @@ fn with_metadata(file: &[u8], metadata: &Value) -> Vec<u8> {
     let (words, _) = file.as_chunks::<8>();
     let tensors_at = 8 + u64::from_le_bytes(words[0]) as usize;
     let entries = &file[9..tensors_at];
-    let mut header = format!("{{\"__metadata__\":{metadata},").into_bytes();
+    let separator = if entries.trim_ascii_start().starts_with(b"}") { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{metadata}{separator}").into_bytes();
     header.extend_from_slice(entries);
     header.resize((8 + header.len()).next_multiple_of(ALIGNMENT) - 8, b' ');
     [&(header.len() as u64).to_le_bytes(), &header[..], &file[tensors_at..]].concat()

@@ -131,6 +131,8 @@ pub(crate) fn matmul<E: Element>(
     if m == 0 || n == 0 {
         return;
     }
+    // The kernel loads sixteen elements as sixteen floats.
+    const { assert!(size_of::<E>() == size_of::<f32>() && align_of::<E>() == align_of::<f32>()) };
     assert!(k > 0, "inner index");
     // The unsafe code of the kernel relies on these assertions.
     assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len(), "left operand");

@@ -143,7 +143,18 @@ macro_rules! operations {
             $($name($name),)*
         }
 
+        /// The names of all operations, for the test that holds each in all its forms.
+        #[doc(hidden)]
+        pub const OPERATION_NAMES: &[&str] = &[$(stringify!($name)),*];
+
         impl Op {
+            /// The operation's name in [`OPERATION_NAMES`].
+            pub(crate) fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => stringify!($name),)*
+                }
+            }
+
             /// The operation behind its interface.
             pub(crate) fn get(&self) -> &dyn Operation {
                 match self {

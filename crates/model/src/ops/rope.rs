@@ -2,7 +2,7 @@
 //! that scores depend on distances (Su et al., 2021, "RoFormer"). Channel `i` of a head of `hs` is paired with channel
 //! `i + hs / 2`, as Llama and Qwen do, and turns by `position * theta^(-2 i / hs)`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
@@ -23,29 +23,42 @@ use crate::{
     tensors::Pass,
 };
 
-/// The cosines and sines of all angles.
+/// The cosines and sines of all angles, computed when the first is asked for: a network that is only measured has none.
 #[derive(Debug)]
 struct Angles {
-    /// `(block_size, hs / 2)`.
-    cos: Vec<f32>,
-    /// `(block_size, hs / 2)`.
-    sin: Vec<f32>,
+    block_size: usize,
+    theta: f64,
     /// `hs / 2`.
     pairs: usize,
+    tables: OnceLock<Tables>,
+}
+
+/// `(block_size, hs / 2)` each.
+#[derive(Debug)]
+struct Tables {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
 }
 
 impl Angles {
     fn new(block_size: usize, head_size: usize, theta: f64) -> Self {
-        let pairs = head_size / 2;
-        let angle = |i: usize| (i / pairs) as f64 * theta.powf(-2.0 * (i % pairs) as f64 / head_size as f64);
-        let table = |f: fn(f64) -> f64| (0..block_size * pairs).map(|i| f(angle(i)) as f32).collect();
-        Self { cos: table(f64::cos), sin: table(f64::sin), pairs }
+        Self { block_size, theta, pairs: head_size / 2, tables: OnceLock::new() }
+    }
+
+    fn tables(&self) -> &Tables {
+        self.tables.get_or_init(|| {
+            let Self { block_size, theta, pairs, .. } = *self;
+            let angle = |i: usize| (i / pairs) as f64 * theta.powf(-((i % pairs) as f64) / pairs as f64);
+            let table = |f: fn(f64) -> f64| (0..block_size * pairs).map(|i| f(angle(i)) as f32).collect();
+            Tables { cos: table(f64::cos), sin: table(f64::sin) }
+        })
     }
 
     /// The cosines and sines of a position, `(hs / 2)` each.
     fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let Tables { cos, sin } = self.tables();
         let range = position * self.pairs..(position + 1) * self.pairs;
-        (&self.cos[range.clone()], &self.sin[range])
+        (&cos[range.clone()], &sin[range])
     }
 }
 
@@ -68,7 +81,8 @@ impl NetworkBuilder {
             super::Op::Rope(rope) => Some(Arc::clone(&rope.angles)),
             _ => None,
         });
-        let head_size = cols / 3 / n_head;
+        // A shape without heads is refused elsewhere.
+        let head_size = (cols / 3).checked_div(n_head).unwrap_or(0);
         let angles = same.unwrap_or_else(|| Arc::new(Angles::new(self.config.block_size, head_size, theta)));
         let y = self.value(cols);
         self.push(Rope { x: qkv, y, n_head, angles })
@@ -214,5 +228,53 @@ impl Kernel for RotateHeads<'_> {
                 vectors::set(s, high, v, s.mul_add(a, sin, s.mul(b, cos)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GptConfig, plan::ParamSpec};
+
+    /// The definition, at position `past + t`: pairs of channels turn by `position theta^(-2 i / hs)`.
+    fn expected(qkv: &[f64], (t, n_head, hs): (usize, usize, usize), past: usize, theta: f64) -> Vec<f64> {
+        let mut y = qkv.to_vec();
+        for (position, row) in y.chunks_mut(3 * n_head * hs).enumerate() {
+            for head in row.chunks_mut(hs).take(2 * n_head) {
+                for i in 0..hs / 2 {
+                    let angle = (past + position % t) as f64 * theta.powf(-2.0 * i as f64 / hs as f64);
+                    let (a, b) = (head[i], head[i + hs / 2]);
+                    head[i] = a * angle.cos() - b * angle.sin();
+                    head[i + hs / 2] = b * angle.cos() + a * angle.sin();
+                }
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn queries_and_keys_turn_by_their_position_behind_the_past_and_values_stay() {
+        for (b, t, n_head, hs, past) in [(1, 1, 1, 2, 0), (2, 5, 3, 4, 0), (1, 3, 2, 6, 7), (3, 2, 1, 34, 9)] {
+            let config = GptConfig { block_size: past + t, n_head, n_embd: n_head * hs, ..GptConfig::default() };
+            let mut net = NetworkBuilder::new(&config);
+            let qkv = net.value(3 * n_head * hs);
+            net.rope(qkv, n_head, 70.0);
+            let Some(crate::ops::Op::Rope(rope)) = net.ops.last() else { panic!("a rope") };
+            let n = b * t * 3 * n_head * hs;
+            let values: Vec<f64> = (0..n).map(|i| ((i * 37) % 101) as f64 / 50.0 - 1.0).collect();
+            let x = Tensor::from_slice(&values, (b, t, 3 * n_head * hs), &Device::Cpu).unwrap();
+            let y = rope.tensors(&x, past).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            let expected = expected(&values, (t, n_head, hs), past, 70.0);
+            // The angles' sines are f32.
+            assert!(y.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{b} {t} {n_head} {hs} {past}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_is_only_measured_computes_no_angles() {
+        let position = crate::config::Position::Rope;
+        let huge = GptConfig { block_size: 1 << 24, n_embd: 1 << 14, n_head: 1, position, ..GptConfig::default() };
+        let elements: usize = crate::param_specs(&huge).iter().map(ParamSpec::len).sum();
+        assert!(elements > 1 << 30);
     }
 }

@@ -30,7 +30,7 @@ impl TensorDecoder {
     /// attention with its cache, the residual stream and the logits are f32.
     ///
     /// # Errors
-    /// When the values do not match the configuration or the device is out of memory.
+    /// When the configuration is invalid, the values do not match it or the device is out of memory.
     pub fn new(
         config: &GptConfig,
         values: &[Vec<f32>],

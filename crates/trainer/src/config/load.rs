@@ -5,7 +5,7 @@ use toml::{Table, Value};
 
 use super::{
     RunConfig,
-    check::{check_table, kind, unknown, validate},
+    check::{check_table, kind, unknown},
     schema::{ConfigError, FREE_ON_RESUME, defaults, fields, later_keys, lookup},
 };
 
@@ -55,14 +55,7 @@ fn read(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, Con
     }
     let defaults = defaults()?;
     check_table("", &mut table, &defaults)?;
-    let mut config = RunConfig::deserialize(table).map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    if config.train.decay_steps == 0 {
-        config.train.decay_steps = config.train.max_steps;
-    }
-    // A short trial of a long recipe must not fail for its warm-up; it simply ends inside it.
-    config.train.decay_steps = config.train.decay_steps.max(config.train.warmup_steps);
-    validate(&config)?;
-    Ok(config)
+    RunConfig::deserialize(table).map_err(|e| ConfigError::Syntax(e.to_string()))?.resolved()
 }
 
 fn apply_override(table: &mut Table, item: &str, resume: bool) -> Result<(), ConfigError> {

@@ -11,7 +11,8 @@ use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
     Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, adamw, missing_gradient,
-    optimizer::slot_values, tensors::CPU_SHARDS,
+    optimizer::{check_slots, slot_values},
+    tensors::CPU_SHARDS,
 };
 use crate::Result;
 
@@ -42,6 +43,7 @@ impl CpuEngine {
         state: &EngineState,
     ) -> Result<Self> {
         let optimizer = optimizer.into();
+        check_slots(state, &*optimizer)?;
         let gpt = CpuGpt::new(config, precision, &state.params)?;
         let layout = gpt.layout();
         let flat = |name: &&str| -> Result<Vec<f32>> {

@@ -1,4 +1,4 @@
-//! DeferredScalars that an engine has computed, but may not have read back from its device.
+//! Numbers that an engine has computed, but may not have read back from its device.
 
 use candle_core::Tensor;
 

@@ -14,7 +14,7 @@ use crate::{Result, TrainError};
 pub struct StateSlot {
     /// For example `m`, AdamW's first moments.
     pub name: String,
-    /// In parameter order; empty for a parameter of which the optimizer keeps nothing in this slot.
+    /// In parameter order, as many for each parameter as it has elements.
     pub values: Vec<Vec<f32>>,
 }
 
@@ -78,6 +78,17 @@ pub struct TensorStep {
     pub step: Tensor,
 }
 
+/// Refuses the state of another optimizer: one that has slots which this one lacks.
+///
+/// # Errors
+/// [`TrainError::UnknownSlot`].
+pub(super) fn check_slots(state: &EngineState, optimizer: &dyn Optimizer) -> Result<()> {
+    match state.optimizer.iter().find(|slot| !optimizer.slots().contains(&slot.name.as_str())) {
+        Some(slot) => Err(TrainError::UnknownSlot { name: slot.name.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// The values of a slot of `state` for parameters of these sizes, in parameter order: zeros where the state is that
 /// before the first update.
 ///
@@ -90,7 +101,7 @@ pub(super) fn slot_values(
 ) -> Result<Vec<Vec<f32>>> {
     match state.slot(name) {
         Some(values) => Ok(values.to_vec()),
-        None if state.optimizer.is_empty() => Ok(sizes.map(|n| vec![0.0; n]).collect()),
+        None if state.optimizer.is_empty() && state.updates == 0 => Ok(sizes.map(|n| vec![0.0; n]).collect()),
         None => Err(TrainError::MissingSlot { name: name.to_owned() }),
     }
 }

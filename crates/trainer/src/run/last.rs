@@ -160,12 +160,14 @@ impl Last {
     }
 }
 
-/// Values in parameter order as tensors, under the parameters' names with a prefix. Parameters without values are left out.
+/// Values in parameter order as tensors, under the parameters' names with a prefix.
 fn named<'a>(
     specs: &'a [ParamSpec],
     prefix: String,
     values: &'a [Vec<f32>],
 ) -> impl Iterator<Item = (String, (Vec<usize>, &'a [f32]))> {
-    let held = specs.iter().zip(values).filter(|(_, values)| !values.is_empty());
-    held.map(move |(spec, x)| (format!("{prefix}{}", spec.name), (spec.shape.clone(), x.as_slice())))
+    let tensor = move |(spec, values): (&ParamSpec, &'a Vec<f32>)| {
+        (format!("{prefix}{}", spec.name), (spec.shape.clone(), values.as_slice()))
+    };
+    specs.iter().zip(values).map(tensor)
 }

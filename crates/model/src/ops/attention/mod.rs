@@ -54,7 +54,7 @@ impl NetworkBuilder {
 
 impl Attention {
     fn shape(&self, net: &Network, t: usize) -> AttentionShape {
-        AttentionShape { t, n_head: self.n_head, head_size: net.cols(self.y) / self.n_head }
+        AttentionShape { t, n_head: self.n_head, head_size: net.cols(self.y).checked_div(self.n_head).unwrap_or(0) }
     }
 }
 

@@ -22,7 +22,7 @@ use tinygpt_model::{
 
 use super::{
     Batch, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, missing_gradient,
-    optimizer::slot_values,
+    optimizer::{check_slots, slot_values},
 };
 use crate::Result;
 use optimizer::{DeviceOptimizer, FlatParams};
@@ -70,6 +70,7 @@ impl TensorEngine {
         let specs = param_specs(config);
         let flat = FlatParams::new(&specs, device)?;
         let rule = optimizer.into();
+        check_slots(state, &*rule)?;
         let slot = |name: &&str| {
             let values = slot_values(state, name, specs.iter().map(ParamSpec::len))?;
             flat.join(&tensors(&values)?)

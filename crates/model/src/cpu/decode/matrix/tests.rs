@@ -98,7 +98,7 @@ fn bf16_rounds_to_even() {
 #[test]
 fn threads_do_not_show_in_a_bit() {
     use super::super::{super::spin_pool::SpinPool, shared_output::MIN_PARALLEL_BYTES};
-    // PanelView that threads share among them, and a rest.
+    // Columns that threads share among them, and a rest.
     let (n_in, n_out) = (300, 715);
     assert!(n_in * n_out > MIN_PARALLEL_BYTES);
     let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
