@@ -6,7 +6,8 @@
 #              target/cuda/release/tinygpt. Downloads CUDA's compiler from PyPI (270 MB on disk) into target/cuda-toolkit.
 #              For a GPU of the compute capability CUDA_COMPUTE_CAP, of 9.0 (H100, H200) if not set.
 #   --fast     checks and links the Rust code alone, with an empty file in the place of each kernel, in target/cuda-fast:
-#              a few minutes instead of a quarter of an hour, and nothing that may ever run on a GPU.
+#              a few minutes instead of a quarter of an hour, and nothing that may ever run on a GPU. Dependencies that do
+#              not know of CUDA are those that `cargo test` has built (with Cargo 1.91 or newer).
 #
 # Needs Rust, a C and C++ compiler, x86-64 Linux, and without --fast python3 with pip.
 set -euo pipefail
@@ -39,10 +40,12 @@ if [ $tier = fast ]; then
     cp scripts/cuda/fake-nvcc "$CARGO_TARGET_DIR/bin/nvcc"
     ar rcs "$libraries/libcudart.a"
     export PATH=$CARGO_TARGET_DIR/bin:$PATH NVCC=$CARGO_TARGET_DIR/bin/nvcc LIBRARY_PATH=$libraries
-    # The functions of the kernels' C part, which was not compiled.
-    export RUSTFLAGS="-Dwarnings -Clink-arg=-Wl,--unresolved-symbols=ignore-all"
-    # Dependencies need not be fast, and optimising them takes most of the time.
-    profile=(--profile dev --config 'profile.dev.package."*".opt-level=0') folder=debug
+    export CARGO_BUILD_BUILD_DIR=$root/target RUSTC_WORKSPACE_WRAPPER=$root/scripts/rustc/cuda-fast
+    # What is built for CUDA alone need not be fast, and optimising it takes most of the time.
+    profile=(--profile dev) folder=debug
+    for crate in candle-core candle-kernels candle-nn candle-transformers cudarc; do
+        profile+=(--config "profile.dev.package.$crate.opt-level=0")
+    done
 else
     export CARGO_TARGET_DIR=$root/target/cuda
     libraries=$CARGO_TARGET_DIR/libraries toolkit=$root/target/cuda-toolkit
@@ -61,11 +64,12 @@ fi
 
 scripts/cuda/shims.sh "$libraries"
 scripts/cuda/check-shims.sh "$libraries"
-# Cargo does not see it when these libraries change: link again.
-rm -f "$CARGO_TARGET_DIR/$folder"/deps/tinygpt-*
+# Cargo does not see it when these libraries change: link again, by deleting the program under all its names.
+program=$CARGO_TARGET_DIR/$folder/tinygpt
+[ ! -e "$program" ] || find "$root/target" -samefile "$program" -delete
 start=$SECONDS
 cargo build --locked "${profile[@]}" --package tinygpt-cli --features cuda
-tinygpt=$CARGO_TARGET_DIR/$folder/tinygpt
+tinygpt=$program
 echo "built $tinygpt in $((SECONDS - start)) s: $(($(stat -c %s "$tinygpt") / 1000000)) MB"
 
 libraries=$(ldd "$tinygpt")

@@ -133,7 +133,8 @@ const fn key(key: &'static str, doc: &'static str) -> ModelKey {
     ModelKey { key, doc, choices: &[], later: false }
 }
 
-/// Every key of the section `[model]`, in the order of the file.
+/// Every key of the section `[model]`, in the order of the file. Those that came `later` stand in the order in which they
+/// came, from which a run's missing keys are recognised: new ones go to the end.
 pub const MODEL_KEYS: &[ModelKey] = &[
     key("model.block_size", "context length in tokens"),
     key("model.n_layer", "transformer blocks"),

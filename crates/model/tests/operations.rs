@@ -64,6 +64,12 @@ const OPERATIONS: &[(&str, Body)] = &[
         }
         x
     }),
+    ("norms around a linear layer, added to the residual stream", |net, x, config| {
+        let h = net.layer_norm(x, "before");
+        let h = net.linear(h, "linear", config.n_embd, 0.4);
+        let h = net.rms_norm(h, "behind");
+        net.add(x, h)
+    }),
     ("a norm added to the residual stream", |net, x, _| {
         let h = net.layer_norm(x, "norm");
         net.add(x, h)

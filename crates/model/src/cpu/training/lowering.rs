@@ -203,11 +203,20 @@ fn zeroed_grads(net: &Network, steps: &[FusedOp], grad_buffers: &[usize]) -> Vec
         let written = steps[at + 1..].iter().any(reads) || buffer == grad_buffers[net.head.x.0];
         // The backward pass of a norm adds to its input's gradient. That of any other operation overwrites it, so no other
         // reader of the input may write to the same buffer.
-        let alone = op.in_place() || matches!(op_of(net, *step), Op::Add(_)) || !written;
-        assert!(op.adds_to_input_grad() || alone, "{op:?}: only norms may read what others read too");
+        let alone = matches!(op_of(net, *step), Op::Add(_)) || (op.in_place() && readers(net, input) == 1) || !written;
+        assert!(
+            op.adds_to_input_grad() || alone,
+            "{op:?} reads what others read too: of all readers of a value, only norms, and additions to it, may share it; \
+             put a norm before this operation, or make the value twice"
+        );
         (op.adds_to_input_grad() && !written).then_some(input)
     };
     steps.iter().enumerate().map(of_step).collect()
+}
+
+/// The number of operations that read a value.
+fn readers(net: &Network, value: Value) -> usize {
+    net.ops.iter().filter(|op| op.get().inputs().contains(&value)).count()
 }
 
 fn op_of(net: &Network, step: FusedOp) -> &Op {
@@ -232,6 +241,10 @@ fn grad_buffers(net: &Network) -> (Vec<BufferSpec>, Vec<usize>) {
                 buffers.len() - 1
             }
         };
+    }
+    // Norms add to the f32 rows of their input's gradient, which are zeroed before the first does.
+    for op in net.ops.iter().map(Op::get).filter(|op| op.adds_to_input_grad()) {
+        buffers[buffer_of[op.inputs()[0].0]].storage.kept = true;
     }
     // The head writes the f32 rows of this gradient, and additions copy from them.
     buffers[buffer_of[net.head.x.0]].storage.kept = true;
