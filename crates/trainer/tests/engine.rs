@@ -69,7 +69,7 @@ impl Tested for CpuEngine {
 /// Every test of both engines.
 macro_rules! for_each_engine {
     ($($test:ident),* $(,)?) => {
-        mod composed {
+        mod tensor_ops {
             $(#[test] fn $test() { super::$test::<super::TensorEngine>() })*
         }
         mod cpu {
@@ -256,7 +256,7 @@ fn clipping_scales_the_gradient_to_the_limit_and_reports_the_norm_before<E: Test
         let mut engine = build();
         engine.forward_backward(&batch(&config, 0, 4, 16), 0).unwrap().read().unwrap();
         let reported = engine.optimizer_step(LR, clip).unwrap().read().unwrap();
-        (reported, norm(&engine.state_dict().unwrap().slot("m").unwrap()))
+        (reported, norm(engine.state_dict().unwrap().slot("m").unwrap()))
     };
     let (reported, unclipped) = after(0.0);
     assert!((reported / unclipped - 1.0).abs() < 1e-5);

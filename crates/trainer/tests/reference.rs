@@ -179,7 +179,7 @@ fn check_engine(label: &str, path: &str, build: Build<'_>) {
     let tokens = (batches[0].rows * batches[0].cols) as f64;
     report.add_loss("eval", engine.eval(&batches[0]).unwrap() / tokens, tensors["loss"][0]);
     engine.optimizer_step(0.0, 0.0).unwrap().read().unwrap();
-    report.add_params(&fixture, "grad", &engine.state_dict().unwrap().slot("m").unwrap());
+    report.add_params(&fixture, "grad", engine.state_dict().unwrap().slot("m").unwrap());
 
     // Ten updates.
     let engine: &mut dyn Engine = &mut *build(config, AdamW::from(train), &fixture.start());
@@ -198,18 +198,18 @@ fn check_engine(label: &str, path: &str, build: Build<'_>) {
     report.verdict(label);
 }
 
-fn composed(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
+fn tensor_engine(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
     Box::new(TensorEngine::new(config, Precision::F32, adamw, 0, state, &Device::Cpu).unwrap())
 }
 
 #[test]
-fn the_composed_engine_agrees_with_pytorch_for_gelu_without_biases() {
-    check_engine("composed, gelu, no biases", GELU, &composed);
+fn the_tensor_engine_agrees_with_pytorch_for_gelu_without_biases() {
+    check_engine("tensors, gelu, no biases", GELU, &tensor_engine);
 }
 
 #[test]
-fn the_composed_engine_agrees_with_pytorch_for_gelu_new_with_biases() {
-    check_engine("composed, gelu_new, biases", GELU_NEW, &composed);
+fn the_tensor_engine_agrees_with_pytorch_for_gelu_new_with_biases() {
+    check_engine("tensors, gelu_new, biases", GELU_NEW, &tensor_engine);
 }
 
 fn cpu(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {

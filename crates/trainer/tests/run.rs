@@ -74,7 +74,8 @@ fn a_callback_that_fails_ends_training_with_its_error_and_the_run_goes_on_to_the
     let at_step = |event: &Event<'_>| matches!(event, Event::Step { metrics, .. } if metrics.step == 5);
     let at_eval = |event: &Event<'_>| matches!(event, Event::Eval { metrics, .. } if metrics.step == 6);
     let at_the_last_eval = |event: &Event<'_>| matches!(event, Event::Eval { metrics, .. } if metrics.step == 9);
-    let cases: [(&str, u64, &dyn Fn(&Event<'_>) -> bool); 3] =
+    type Matches<'a> = &'a dyn Fn(&Event<'_>) -> bool;
+    let cases: [(&str, u64, Matches<'_>); 3] =
         [("step", 5, &at_step), ("eval", 6, &at_eval), ("last", 9, &at_the_last_eval)];
     for (name, step, fails) in cases {
         let parts = dir.path().join(name);
