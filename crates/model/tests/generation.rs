@@ -109,7 +109,7 @@ fn a_step_reads_its_tokens_back_and_nothing_else() {
         // Past the end of the context.
         for n in 0..20 {
             let logits = if n == 0 { decoder.start(&PROMPT, 3) } else { decoder.step(&tokens) }.unwrap();
-            let Logits::Device(logits) = logits else { panic!("the composed decoder's logits stay where they are") };
+            let Logits::Device(logits) = logits else { panic!("the tensor decoder's logits stay where they are") };
             let place = |sequence| DeviceRow { history: &PROMPT, sequence, position: 3 + n };
             let (drawn, cost) = on_device.sample_counted(logits, &[0, 1, 2].map(place)).unwrap();
             tokens = drawn.into_iter().map(Result::unwrap).collect();

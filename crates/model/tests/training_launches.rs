@@ -46,6 +46,7 @@ fn linear() {
 #[test]
 fn norm_and_activations() {
     assert_eq!(launches(&[&[2, 5, 3], &[3]], |x| ops::layer_norm(&x[0], &x[1], None).unwrap()), (12, 22));
+    assert_eq!(launches(&[&[2, 5, 3], &[3]], |x| ops::rms_norm(&x[0], &x[1]).unwrap()), (9, 16));
     let activation = |activation| launches(&[&[2, 5, 3]], |x| ops::activate(&x[0], activation).unwrap());
     assert_eq!(activation(Activation::Gelu), (2, 9));
     assert_eq!(activation(Activation::GeluNew), (8, 14));

@@ -1,4 +1,4 @@
-//! Whether a run can fit the memory of the machine. An allocation that fails ends the program at once, so what is
+//! Checks whether a run can fit the memory of the machine. A failed allocation would abort the program, so a run that is
 //! clearly too large is refused before.
 
 use std::{fs, path::Path};
@@ -13,16 +13,17 @@ use crate::{
 
 const F32: f64 = 4.0;
 
-/// A part of the memory that training needs at least.
+/// A lower bound of one part of the memory that training needs.
 struct Part {
+    /// Its name in the error message.
     what: &'static str,
     bytes: f64,
-    /// The keys that it grows with.
+    /// The configuration keys to lower.
     keys: &'static str,
 }
 
-/// Refuses a run on the CPU that needs more memory than there is. Knows a lower bound only: what passes may still be too
-/// large. Passes everything where the size of the memory is unknown.
+/// Refuses a run on the CPU that needs more memory than there is. The need is a lower bound, so a run that passes may still
+/// be too large. Where the size of the memory is unknown, every run passes.
 ///
 /// # Errors
 /// [`TrainError::TooLarge`].
@@ -45,12 +46,12 @@ fn check_against(config: &RunConfig, vocab_size: usize, available: f64) -> Resul
 }
 
 fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
-    // Tensors of f16, too, hold their operands in 16 bits.
+    // f16, which the CPU has not, takes as much memory as bf16.
     let precision = CpuPrecision::of(config.train.precision).unwrap_or(CpuPrecision::Bf16);
     let floats = TrainingFloats::new(&config.gpt(vocab_size), precision);
     // AdamW keeps two moments of each parameter.
     let parameters = floats.weights + 2.0 * floats.parameters;
-    // What one sequence leaves for its backward pass, and what each window of the batch does.
+    // The activations of one sequence in flight, and what each window of the batch needs in addition.
     let activations = floats.sequence + config.train.batch_size as f64 * floats.window;
     let stories = if config.data.corpus == BUILTIN_CORPUS { config.data.stories_bytes as f64 } else { 0.0 };
     let per_byte = if config.data.tokenizer == TokenizerKind::Char { 1.0 + F32 } else { 1.0 };
@@ -69,7 +70,7 @@ fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
     ]
 }
 
-/// The most memory that this process can have, swap included, in bytes; `None` where it is unknown.
+/// The memory that this process may use, swap included, in bytes; `None` where it is unknown.
 pub fn available() -> Option<f64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let kib = |key: &str| -> Option<f64> {
@@ -80,7 +81,7 @@ pub fn available() -> Option<f64> {
     Some(control_groups().fold(memory, f64::min) + 1024.0 * kib("SwapTotal:").unwrap_or(0.0))
 }
 
-/// The limits of the control groups (version 2) that this process is in.
+/// The memory limits of this process's control groups (version 2), in bytes.
 fn control_groups() -> impl Iterator<Item = f64> {
     let root = Path::new("/sys/fs/cgroup");
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

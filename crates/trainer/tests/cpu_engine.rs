@@ -1,4 +1,4 @@
-//! The CPU engine against the composed one: losses, every gradient, evaluations and updates, on shapes that fill no
+//! The CPU engine against the tensor engine: losses, every gradient, evaluations and updates, on shapes that fill no
 //! vector and no tile; in bf16 too, by the software path where the processor has no instructions for it.
 
 use candle_core::Device;
@@ -64,9 +64,9 @@ fn compare_in(precision: CpuPrecision, config: &GptConfig, rows: usize, cols: us
         CpuPrecision::Bf16 => (2e-2, if config.n_embd < 16 { 0.15 } else { 5e-2 }, 5e-2),
     };
     let state = initial(config, seed);
-    let mut composed = TensorEngine::new(config, Precision::F32, ADAMW, 5, &state, &Device::Cpu).unwrap();
+    let mut tensors = TensorEngine::new(config, Precision::F32, ADAMW, 5, &state, &Device::Cpu).unwrap();
     let mut cpu = CpuEngine::new(config, precision, ADAMW, 5, &state).unwrap();
-    let engines: [&mut dyn Engine; 2] = [&mut composed, &mut cpu];
+    let engines: [&mut dyn Engine; 2] = [&mut tensors, &mut cpu];
     let batches = [batch(config, seed, rows, cols), batch(config, seed + 1, rows.div_ceil(2), cols)];
     let [theirs, ours] = engines.map(|engine| {
         let eval = engine.eval(&batches[0]).unwrap() / (rows * cols) as f64;
@@ -80,13 +80,13 @@ fn compare_in(precision: CpuPrecision, config: &GptConfig, rows: usize, cols: us
     for (ours, theirs) in ours.iter().zip(theirs) {
         assert!((ours - theirs).abs() < of_loss * theirs.max(1.0), "{ours} {theirs}: {config:?} {rows} x {cols}");
     }
-    assert_close("gradient", config, &cpu.gradients(), &composed.gradients().unwrap(), of_tensor);
+    assert_close("gradient", config, &cpu.gradients(), &tensors.gradients().unwrap(), of_tensor);
     let norms = [
-        composed.optimizer_step(1e-3, 1.0).unwrap().read().unwrap(),
+        tensors.optimizer_step(1e-3, 1.0).unwrap().read().unwrap(),
         cpu.optimizer_step(1e-3, 1.0).unwrap().read().unwrap(),
     ];
     assert!((norms[0] - norms[1]).abs() < of_norm * norms[0], "{norms:?}");
-    let (theirs, ours) = (composed.state_dict().unwrap(), cpu.state_dict().unwrap());
+    let (theirs, ours) = (tensors.state_dict().unwrap(), cpu.state_dict().unwrap());
     assert_close("m", config, ours.slot("m").unwrap(), theirs.slot("m").unwrap(), of_tensor);
     assert_close("v", config, ours.slot("v").unwrap(), theirs.slot("v").unwrap(), 2.0 * of_tensor);
 }
@@ -122,7 +122,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn losses_and_gradients_are_those_of_the_composed_engine((config, rows, cols) in shapes(), seed in 0u64..1000) {
+    fn losses_and_gradients_are_those_of_the_tensor_engine((config, rows, cols) in shapes(), seed in 0u64..1000) {
         compare(&config, rows, cols, seed);
     }
 }

@@ -69,7 +69,7 @@ impl Tested for CpuEngine {
 /// Every test of both engines.
 macro_rules! for_each_engine {
     ($($test:ident),* $(,)?) => {
-        mod composed {
+        mod tensor_ops {
             $(#[test] fn $test() { super::$test::<super::TensorEngine>() })*
         }
         mod cpu {

@@ -1,4 +1,4 @@
-//! Products in bf16 and f16 on the composed engine, which a GPU runs: what they are off by, and how f16 scales its loss.
+//! Products in bf16 and f16 on the tensor engine, which a GPU runs: what they are off by, and how f16 scales its loss.
 
 use candle_core::Device;
 use tinygpt_model::{Activation, GptConfig, Precision, init_params, param_specs};

@@ -15,7 +15,7 @@ use tinygpt_trainer::{
     train::{Event, Outcome, Trainer},
 };
 
-/// A composed engine one of whose losses or norms is no number.
+/// A tensor engine one of whose losses or norms is no number.
 struct Poisoned {
     engine: TensorEngine,
     /// The batch.

@@ -1,5 +1,6 @@
-//! The Hugging Face GPT-2 model folder: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`,
-//! `tokenizer_config.json`. `transformers` loads it, and this program loads GPT-2 folders that others wrote.
+//! The model folder: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`.
+//! A GPT-2's is Hugging Face's: `transformers` loads it, and this program loads GPT-2 folders that others wrote. A network
+//! that is no GPT-2 opens here alone.
 
 use std::{
     collections::HashMap,

@@ -18,6 +18,8 @@
 //! | --- | --- | --- |
 //! | [`linear()`], without bias | 2, 2 | 5, 7 |
 //! | [`layer_norm()`], without bias | 12, 22 | as f32 |
+//! | [`rms_norm()`] | 9, 16 | as f32 |
+//! | rotary positions | 15, 14 | as f32 |
 //! | [`activate`], `gelu` | 2, 9 | as f32 |
 //! | [`activate`], `gelu_new` | 8, 14 | as f32 |
 //! | dropout with the masks of a GPU | 19, 3 | as f32 |

@@ -271,6 +271,18 @@ mod tests {
     }
 
     #[test]
+    fn it_launches_what_the_table_of_operations_says() {
+        let angles = Arc::new(Angles::new(5, 4, 70.0));
+        let rope = Rope { x: Value(0), y: Value(0), n_head: 3, angles };
+        let x = candle_core::Var::zeros((2, 5, 36), DType::F32, &Device::Cpu).unwrap();
+        crate::ops::take_launches();
+        let loss = rope.tensors(x.as_tensor(), 0).unwrap().sum_all().unwrap();
+        assert_eq!(crate::ops::take_launches(), 15);
+        loss.backward().unwrap();
+        assert_eq!(crate::ops::take_launches(), 14);
+    }
+
+    #[test]
     fn a_network_that_is_only_measured_computes_no_angles() {
         let position = crate::config::Position::Rope;
         let huge = GptConfig { block_size: 1 << 24, n_embd: 1 << 14, n_head: 1, position, ..GptConfig::default() };

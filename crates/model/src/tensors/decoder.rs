@@ -11,7 +11,7 @@ use crate::{
 
 /// The [`Decoder`] on candle tensors, on any device.
 ///
-/// A step uploads one token for each row and reads nothing back. Position embeddings are a view of their table, and a single
+/// A step uploads one token for each row (and the angles of rotary positions, where there are any) and reads nothing back. Position embeddings are a view of their table, and a single
 /// new position needs no mask.
 #[derive(Debug)]
 pub struct TensorDecoder {

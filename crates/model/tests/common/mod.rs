@@ -153,7 +153,7 @@ impl Tested for CpuDecoder<'static> {
 #[allow(unused_macros, reason = "each test file uses a part")]
 macro_rules! for_each_decoder {
     ($($test:ident),* $(,)?) => {
-        mod composed {
+        mod tensor_ops {
             $(#[test] fn $test() { super::$test::<tinygpt_model::TensorDecoder>() })*
         }
         mod cpu {

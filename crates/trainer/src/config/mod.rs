@@ -195,7 +195,7 @@ impl RunConfig {
         GptConfig { vocab_size, ..self.model.clone() }
     }
 
-    /// The configuration with what depends on other keys filled in, and every value checked. [`load()`] gives such a one.
+    /// The configuration with what depends on other keys filled in, and every value checked. [`load()`] returns one.
     ///
     /// # Errors
     /// [`ConfigError::Range`], naming the key.

@@ -1,5 +1,5 @@
-//! AdamW: on the CPU the global norm and the update, each in one parallel pass over flat parameters; and the update in
-//! tensor operations.
+//! AdamW, and the global gradient norm. On the CPU each is one parallel pass over flat parameters; on other devices AdamW is
+//! computed in tensor operations.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 use super::{CpuUpdate, Optimizer, TensorStep, TensorUpdate};
 use crate::{Result, config::TrainConfig};
 
-/// The constants of AdamW (Loshchilov and Hutter, 2019).
+/// The hyper-parameters of AdamW (Loshchilov and Hutter, 2019).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Decay of the first moment.
@@ -45,7 +45,7 @@ impl Optimizer for AdamW {
     fn step_cpu(&self, update: CpuUpdate<'_>) {
         let CpuUpdate { level, layout, params, grads, slots, lr, scale, n } = update;
         if let [m, v] = slots {
-            Update::new(*self, lr, scale, n).apply(level, layout, params, grads, (m, v));
+            StepFactors::new(*self, lr, scale, n).apply(level, layout, params, grads, (m, v));
         }
     }
 
@@ -67,12 +67,12 @@ impl Optimizer for AdamW {
     }
 }
 
-/// Elements of a task. The sums of squares are added block by block, so this is part of a result's last bit.
-const BLOCK: usize = 8192;
+/// The elements of a task. Sums of squares are added task by task, so the last bits of a norm depend on it.
+const TASK_LEN: usize = 8192;
 
-/// The square root of the sum of the squares.
+/// The L2 norm of flat gradients.
 pub(super) fn norm(level: SimdLevel, grads: &[f32]) -> f64 {
-    let blocks: Vec<f64> = grads.par_chunks(BLOCK).map(|block| level.run(Squares { block })).collect();
+    let blocks: Vec<f64> = grads.par_chunks(TASK_LEN).map(|block| level.run(Squares { block })).collect();
     blocks.iter().sum::<f64>().sqrt()
 }
 
@@ -98,26 +98,28 @@ impl Kernel for Squares<'_> {
     }
 }
 
-/// The factors of one update (Loshchilov and Hutter, 2019, algorithm 2).
+/// The scalar factors of one AdamW step (Loshchilov and Hutter, 2019, algorithm 2).
 #[derive(Clone, Copy)]
-struct Update {
+struct StepFactors {
     beta1: f32,
     beta2: f32,
-    /// What gradients are multiplied with on their way into the moments.
+    /// The factor of a gradient in the first moment: `scale (1 - beta1)`.
     into_m: f32,
+    /// The factor of a gradient before it is squared: that of the mean and of clipping.
     scale: f32,
+    /// The factor of the square of a scaled gradient in the second moment: `1 - beta2`.
     into_v: f32,
     /// `1 / (1 - beta2^n)`.
     correction2: f32,
     eps: f32,
     /// `lr / (1 - beta1^n)`.
     rate: f32,
-    /// What matrices are multiplied with.
+    /// The weight decay factor of matrices, `1 - lr * weight_decay`; 1 for vectors.
     decay: f32,
 }
 
-impl Update {
-    /// The `n`th update (from 1) with gradients that are to be multiplied with `scale`.
+impl StepFactors {
+    /// The factors of step `n` (from 1), with gradients that are to be multiplied with `scale`.
     fn new(adamw: AdamW, lr: f64, scale: f64, n: u64) -> Self {
         let AdamW { beta1, beta2, eps, weight_decay } = adamw;
         Self {
@@ -133,7 +135,7 @@ impl Update {
         }
     }
 
-    /// Moves parameters and moments, all laid out alike, and clears the gradients.
+    /// Updates parameters and moments and zeroes the gradients, all flat with the same layout.
     fn apply(
         self,
         level: SimdLevel,
@@ -149,43 +151,47 @@ impl Update {
             let decay = if spec.decays() { self.decay } else { 1.0 };
             let (skip, len) = (range.start - end, range.len());
             end = range.end;
-            let [p, g, m, v] = rest.each_mut().map(|rest| next(rest, skip, len));
-            let blocks = p.chunks_mut(BLOCK).zip(g.chunks_mut(BLOCK)).zip(m.chunks_mut(BLOCK)).zip(v.chunks_mut(BLOCK));
-            tasks.extend(blocks.map(|(((p, g), m), v)| Step { update: Self { decay, ..self }, p, g, m, v }));
+            let [p, g, m, v] = rest.each_mut().map(|rest| split_off(rest, skip, len));
+            let blocks = p
+                .chunks_mut(TASK_LEN)
+                .zip(g.chunks_mut(TASK_LEN))
+                .zip(m.chunks_mut(TASK_LEN))
+                .zip(v.chunks_mut(TASK_LEN));
+            tasks.extend(blocks.map(|(((p, g), m), v)| AdamWKernel { factors: Self { decay, ..self }, p, g, m, v }));
         }
-        tasks.into_par_iter().for_each(|step| level.run(step));
+        tasks.into_par_iter().for_each(|task| level.run(task));
     }
 }
 
-/// Takes `len` elements from the front of a slice, behind `skip` others.
-fn next<'a>(rest: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
+/// Removes the first `skip + len` elements of a slice and returns the last `len` of them.
+fn split_off<'a>(rest: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
     let (this, behind) = std::mem::take(rest)[skip..].split_at_mut(len);
     *rest = behind;
     this
 }
 
-struct Step<'a> {
-    update: Update,
+struct AdamWKernel<'a> {
+    factors: StepFactors,
     p: &'a mut [f32],
     g: &'a mut [f32],
     m: &'a mut [f32],
     v: &'a mut [f32],
 }
 
-impl Kernel for Step<'_> {
+impl Kernel for AdamWKernel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { update, p, g, m, v } = self;
+        let Self { factors, p, g, m, v } = self;
         let (p, p_rest) = p.as_chunks_mut::<LANES>();
         let (g, g_rest) = g.as_chunks_mut::<LANES>();
         let (m, m_rest) = m.as_chunks_mut::<LANES>();
         let (v, v_rest) = v.as_chunks_mut::<LANES>();
         for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-            update.lanes(s, p, g, m, v);
+            factors.lanes(s, p, g, m, v);
         }
-        // What fills no vector, in vectors of its own.
+        // The elements after the last whole vector, in padded vectors.
         let n = p_rest.len();
         if n > 0 {
             let mut lanes = [[0.0; LANES]; 4];
@@ -193,7 +199,7 @@ impl Kernel for Step<'_> {
                 lanes[..n].copy_from_slice(rest);
             }
             let [p, g, m, v] = &mut lanes;
-            update.lanes(s, p, g, m, v);
+            factors.lanes(s, p, g, m, v);
             for (rest, lanes) in [p_rest, g_rest, m_rest, v_rest].into_iter().zip(&lanes) {
                 rest.copy_from_slice(&lanes[..n]);
             }
@@ -201,7 +207,7 @@ impl Kernel for Step<'_> {
     }
 }
 
-impl Update {
+impl StepFactors {
     #[inline(always)]
     fn lanes<S: Simd>(&self, s: S, p: &mut Lanes, g: &mut Lanes, m: &mut Lanes, v: &mut Lanes) {
         let grad = s.load(g);

@@ -16,14 +16,14 @@ use super::{
 };
 use crate::Result;
 
-/// Computes what [`super::TensorEngine`] computes on the CPU, with the same dropout masks, many times faster.
+/// Computes the same as [`super::TensorEngine`] on the CPU, with the same dropout masks, many times faster.
 #[derive(Debug)]
 pub struct CpuEngine {
     gpt: CpuGpt,
     level: SimdLevel,
     optimizer: Arc<dyn Optimizer>,
     seed: u64,
-    /// The optimizer's state, each slot laid out as the parameters are.
+    /// The optimizer's state, flat, with the layout of the parameters.
     slots: Vec<Vec<f32>>,
     updates: u64,
     batches: usize,
@@ -31,7 +31,7 @@ pub struct CpuEngine {
 }
 
 impl CpuEngine {
-    /// An engine that goes on from `state`. `seed` is that of the dropout masks.
+    /// Creates an engine that continues from `state`. `seed` is that of the dropout masks.
     ///
     /// # Errors
     /// When the state does not match the configuration or the optimizer.
@@ -59,12 +59,13 @@ impl CpuEngine {
             seed,
             updates: state.updates,
             batches: 0,
-            // Once is enough, and a run that goes on has passed it.
+            // A resumed run has passed the check.
             gradients_checked: state.updates > 0,
         })
     }
 
-    /// The gradients gathered since the last update (their sum over batches), in parameter order; for tests.
+    /// The sum of the gradients of all batches since the last optimizer step, in parameter order; for tests.
+    #[doc(hidden)]
     pub fn gradients(&self) -> Vec<Vec<f32>> {
         if self.gpt.grads().is_empty() { Vec::new() } else { self.gpt.layout().split(self.gpt.grads()) }
     }
@@ -107,7 +108,7 @@ impl Evaluator for CpuEngine {
 impl Engine for CpuEngine {
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
         let (p, seed) = (self.gpt.config().dropout, self.seed);
-        // The masks of the engine of tensors, which are those of its shards.
+        // The tensor engine draws masks for each shard of a batch; these are the same.
         let shards = CPU_SHARDS.clamp(1, batch.rows.max(1));
         let dropout = |row: usize| {
             let shard = (0..shards).rfind(|shard| shard * batch.rows / shards <= row)?;
@@ -117,7 +118,7 @@ impl Engine for CpuEngine {
         };
         let loss = self.gpt.forward_backward(batch_ref(batch), &dropout)?;
         self.batches += 1;
-        // A diverged loss has no gradients to speak of; the loop reports it.
+        // A diverged loss has no meaningful gradients, and the training loop reports it.
         if !self.gradients_checked && loss.is_finite() {
             self.check_gradients()?;
             self.gradients_checked = true;

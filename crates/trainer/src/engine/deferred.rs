@@ -1,10 +1,10 @@
-//! Numbers that an engine has computed, but may not have read back from its device.
+//! Scalars that an engine has computed, but may not have read back from its device.
 
 use candle_core::Tensor;
 
 use crate::Result;
 
-/// A number. To read one from a GPU is to wait for all that the GPU has been asked for: a synchronisation.
+/// A scalar that may still be on a device. Reading one from a GPU is a synchronisation: it waits for all queued work.
 #[derive(Debug, Clone)]
 pub enum DeferredScalar {
     /// A number on the host.
@@ -14,12 +14,12 @@ pub enum DeferredScalar {
 }
 
 impl DeferredScalar {
-    /// Whether reading it is free.
+    /// Whether it is on the host, so that reading it does not wait.
     pub fn is_known(&self) -> bool {
         matches!(self, Self::Known(_))
     }
 
-    /// The number. Waits for the device.
+    /// Reads the number. Waits for the device.
     ///
     /// # Errors
     /// When the device fails.
@@ -30,15 +30,15 @@ impl DeferredScalar {
         }
     }
 
-    /// The numbers. Waits for the device once, or not at all if all of them are known.
+    /// Reads all numbers in order. Waits for the device once, or not at all if all are known.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn read_all<'a>(figures: impl IntoIterator<Item = &'a DeferredScalar>) -> Result<Vec<f64>> {
+    pub fn read_all<'a>(deferred: impl IntoIterator<Item = &'a DeferredScalar>) -> Result<Vec<f64>> {
         let mut scalars = Vec::new();
-        let places: Vec<std::result::Result<f64, usize>> = figures
+        let places: Vec<std::result::Result<f64, usize>> = deferred
             .into_iter()
-            .map(|figure| match figure {
+            .map(|scalar| match scalar {
                 Self::Known(value) => Ok(*value),
                 Self::OnDevice(scalar) => {
                     scalars.push(scalar);
@@ -60,9 +60,9 @@ mod tests {
     #[test]
     fn known_and_unread_figures_come_back_in_their_order() {
         let on_device = |x: f32| DeferredScalar::OnDevice(Tensor::new(x, &Device::Cpu).unwrap());
-        let figures = [DeferredScalar::Known(0.1), on_device(2.5), DeferredScalar::Known(3.0), on_device(-4.0)];
-        assert_eq!(DeferredScalar::read_all(&figures).unwrap(), [0.1, 2.5, 3.0, -4.0]);
+        let deferred = [DeferredScalar::Known(0.1), on_device(2.5), DeferredScalar::Known(3.0), on_device(-4.0)];
+        assert_eq!(DeferredScalar::read_all(&deferred).unwrap(), [0.1, 2.5, 3.0, -4.0]);
         assert!(DeferredScalar::read_all(&[]).unwrap().is_empty());
-        assert_eq!(figures[1].read().unwrap(), 2.5);
+        assert_eq!(deferred[1].read().unwrap(), 2.5);
     }
 }

@@ -1,4 +1,4 @@
-//! The seam between the training loop and whatever computes losses, gradients and updates.
+//! The interface between the training loop and the backends that compute losses, gradients and optimizer steps.
 
 mod adamw;
 mod cpu;
@@ -36,7 +36,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Cuts the batch into at most `n` runs of whole rows, as even as they can be.
+    /// Divides the batch into at most `n` shards of consecutive rows, of about equal size.
     pub fn shards(&self, n: usize) -> impl Iterator<Item = Batch> + '_ {
         let n = n.clamp(1, self.rows.max(1));
         (0..n).map(move |i| {
@@ -52,28 +52,28 @@ impl Batch {
     }
 }
 
-/// What an engine needs to go on exactly where another stopped.
+/// The whole state of an engine, from which another continues with the same bits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineState {
     /// The parameters' values, in parameter order.
     pub params: Vec<Vec<f32>>,
-    /// The optimizer's state; empty before the first update, which means zeros.
+    /// The optimizer's state; empty, which means zeros, before the first step.
     pub optimizer: Vec<StateSlot>,
-    /// Updates made so far, those skipped included.
+    /// The number of optimizer steps so far, skipped ones included.
     pub updates: u64,
-    /// How the loss is scaled, in f16 alone.
+    /// The state of loss scaling, in f16 only.
     pub loss_scaling: Option<LossScaling>,
 }
 
-/// The scaling of the loss in f16 (Micikevicius et al., 2018, "Mixed precision training"): gradients are computed of the
-/// loss times `scale`, so that small ones do not become zero. Where they overflow, the update is skipped.
+/// Dynamic loss scaling in f16 (Micikevicius et al., 2018, "Mixed precision training"): the backward pass starts from the
+/// loss times `scale`, so that small gradients do not underflow. A step whose gradients overflow is skipped.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossScaling {
-    /// A power of 2.
+    /// The factor of the loss, a power of 2.
     pub scale: f32,
-    /// Updates in a row that were not skipped, since the scale last changed.
+    /// The number of consecutive applied steps since the scale last changed.
     pub good: u64,
-    /// Updates that were skipped so far.
+    /// The number of skipped steps so far.
     pub skipped: u64,
 }
 
@@ -84,19 +84,19 @@ impl Default for LossScaling {
 }
 
 impl EngineState {
-    /// The state before the first update.
+    /// The state before the first step.
     pub fn fresh(params: Vec<Vec<f32>>) -> Self {
         Self { params, optimizer: Vec::new(), updates: 0, loss_scaling: None }
     }
 
-    /// The values of a slot of the optimizer's state, in parameter order; none before the first update, or where the
-    /// optimizer has no such slot.
+    /// The values of a slot of the optimizer's state, in parameter order; `None` before the first step, or if the optimizer
+    /// has no such slot.
     pub fn slot(&self, name: &str) -> Option<&[Vec<f32>]> {
         self.optimizer.iter().find(|slot| slot.name == name).map(|slot| slot.values.as_slice())
     }
 }
 
-/// Computes losses.
+/// A model that computes losses.
 pub trait Evaluator {
     /// The shape of the model.
     fn config(&self) -> &GptConfig;
@@ -108,38 +108,38 @@ pub trait Evaluator {
     fn eval(&mut self, batch: &Batch) -> Result<f64>;
 }
 
-/// Owns the parameters and the optimizer's state, and computes with them. The trainer knows nothing else of how losses
-/// and gradients come about.
+/// A model in training: it owns the parameters, their gradients and the optimizer's state. The training loop uses it only
+/// through this interface.
 pub trait Engine: Evaluator {
-    /// The mean cross-entropy of a batch in nats a token. Its gradients are added to those of the earlier batches of
-    /// this update. `micro_step` counts the batches of a run and selects the dropout masks.
+    /// Computes the mean cross-entropy of a batch, in nats per token, and adds its gradients to those of earlier batches
+    /// since the last optimizer step. `micro_step` is the number of the batch in the run, which selects the dropout masks.
     ///
     /// # Errors
     /// When the device fails, or a parameter gets no gradient from the first batch.
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar>;
 
-    /// One update of the optimizer with the mean of the gradients since the last one, scaled down to a global norm of `clip` where
-    /// it is larger (0: never). Gives the norm before clipping; in f16, 0 where the update was skipped because gradients
-    /// of the scaled loss were too large for it.
+    /// Performs one optimizer step with the mean of the gradients since the last one, clipped to a global norm of `clip`
+    /// (0: not clipped). Returns the norm before clipping; in f16, 0 where the step was skipped because gradients of the
+    /// scaled loss overflowed.
     ///
     /// # Errors
     /// When the device fails.
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar>;
 
-    /// Parameters and optimizer state, in parameter order.
+    /// Copies parameters and optimizer state, in parameter order.
     ///
     /// # Errors
     /// When the device fails.
     fn state_dict(&self) -> Result<EngineState>;
 
-    /// Takes over parameters and optimizer state, in parameter order.
+    /// Replaces parameters and optimizer state, given in parameter order.
     ///
     /// # Errors
     /// When they do not match the model's shape.
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()>;
 }
 
-/// Refuses a precision that a device does not compute in.
+/// Checks that a device can train in a precision.
 ///
 /// # Errors
 /// [`TrainError::PrecisionOfDevice`]; on the CPU [`tinygpt_model::ModelError::NoBf16`] or
@@ -148,7 +148,7 @@ pub fn check_precision(precision: Precision, device: &Device) -> Result<()> {
     if device.is_cpu() { Ok(CpuPrecision::of(precision).map(drop)?) } else { try_precision(precision, device) }
 }
 
-/// Makes one product. Whether a GPU has a type, and candle kernels for it there, shows in nothing but the attempt.
+/// Computes one product in a precision: the only way to find out whether a GPU, and candle's kernels for it, have the type.
 fn try_precision(precision: Precision, device: &Device) -> Result<()> {
     let Some(dtype) = precision.dtype() else { return Ok(()) };
     let product = || -> candle_core::Result<Vec<f32>> {
@@ -162,8 +162,8 @@ fn try_precision(precision: Precision, device: &Device) -> Result<()> {
     }
 }
 
-/// The fastest engine of a device, going on from `state`: [`CpuEngine`] on the CPU, [`TensorEngine`] elsewhere. `seed`
-/// is that of the dropout masks.
+/// Creates the fastest engine of a device, [`CpuEngine`] on the CPU and [`TensorEngine`] elsewhere, which continues from
+/// `state`. `seed` is that of the dropout masks.
 ///
 /// # Errors
 /// As [`check_precision`]; when the state does not match the configuration or the device is out of memory.
@@ -182,7 +182,7 @@ pub fn open(
     })
 }
 
-/// The fastest evaluator of a device, in f32, of a model with these parameter values (in parameter order). It has
+/// Creates the fastest evaluator of a device, in f32, for a model with these parameter values (in parameter order). It has
 /// neither gradients nor an optimizer.
 ///
 /// # Errors
@@ -194,7 +194,7 @@ pub fn open_evaluator(config: &GptConfig, params: &[Vec<f32>], device: &Device) 
     })
 }
 
-/// A parameter that would never learn.
+/// The error of a parameter that would never be trained.
 fn missing_gradient(spec: &ParamSpec, problem: &'static str) -> TrainError {
     TrainError::MissingGradient { name: spec.name.clone(), problem }
 }

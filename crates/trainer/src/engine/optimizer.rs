@@ -1,4 +1,4 @@
-//! Update rules: what makes of gradients a step of the parameters, and remembers what it needs in named slots.
+//! The interface of optimizers: update rules whose state is kept in named slots.
 
 use std::fmt::Debug;
 
@@ -9,7 +9,7 @@ use tinygpt_sampler::simd::SimdLevel;
 use super::EngineState;
 use crate::{Result, TrainError};
 
-/// A part of an optimizer's state: a number for each parameter element, under a name by which checkpoints keep it.
+/// A slot of an optimizer's state: a value for each parameter element, under the name that checkpoints use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateSlot {
     /// For example `m`, AdamW's first moments.
@@ -18,63 +18,65 @@ pub struct StateSlot {
     pub values: Vec<Vec<f32>>,
 }
 
-/// An update rule. Both backends clip gradients before they reach it, and apply weight decay in it.
+/// An update rule. The engine computes the mean and the clipping of gradients. On the CPU the rule applies weight decay
+/// itself; in tensor operations the engine does.
 pub trait Optimizer: Debug + Send + Sync {
-    /// The names of its slots. Each holds as many floats as the parameters, zeros before the first update.
+    /// The names of its slots. Each has a float for each parameter element, zero before the first step.
     fn slots(&self) -> &'static [&'static str];
 
-    /// One update on the CPU, in place. Leaves the gradients zero.
+    /// Performs one step on the CPU, in place, and zeroes the gradients.
     fn step_cpu(&self, update: CpuUpdate<'_>);
 
-    /// One update in tensor operations, without a look at the device.
+    /// Computes one step in tensor operations, without reading anything back from the device.
     ///
     /// # Errors
     /// When the device fails.
     fn step_tensors(&self, update: TensorUpdate<'_>) -> Result<TensorStep>;
 
-    /// The decoupled weight decay of matrices, to be multiplied with the learning rate.
+    /// The decoupled weight decay of matrices, which is multiplied with the learning rate.
     fn weight_decay(&self) -> f64;
 }
 
-/// What an update on the CPU works with; all buffers are flat and laid out alike.
+/// The arguments of a step on the CPU. All buffers are flat, with the same layout.
 #[derive(Debug)]
 pub struct CpuUpdate<'a> {
     /// The vector instructions to use.
     pub level: SimdLevel,
-    /// Where each parameter lies.
+    /// The layout of the parameters.
     pub layout: &'a ParamLayout,
     /// The parameters.
     pub params: &'a mut [f32],
     /// The gradients, to be multiplied with `scale`.
     pub grads: &'a mut [f32],
-    /// In the order of [`Optimizer::slots`].
+    /// The state, in the order of [`Optimizer::slots`].
     pub slots: &'a mut [Vec<f32>],
     /// The learning rate.
     pub lr: f64,
-    /// What makes of the gathered gradients their clipped mean.
+    /// The factor that turns the sum of gradients into their clipped mean.
     pub scale: f64,
-    /// The number of this update, from 1.
+    /// The number of this step, from 1.
     pub n: u64,
 }
 
-/// What an update in tensor operations works with; all tensors are flat.
+/// The arguments of a step in tensor operations. All tensors are flat, `(P)`.
 pub struct TensorUpdate<'a> {
     /// The clipped mean of the gradients.
     pub grads: &'a Tensor,
-    /// In the order of [`Optimizer::slots`].
+    /// The state, in the order of [`Optimizer::slots`].
     pub slots: &'a [Tensor],
     /// The learning rate.
     pub lr: f64,
-    /// `x * factor / (1 - beta^n)` at the nth update, which a device may have to count by itself.
+    /// `bias_corrected(x, beta, factor)` is `x * factor / (1 - beta^n)` at the nth applied step; in f16 only the device
+    /// knows n.
     pub bias_corrected: &'a dyn Fn(&Tensor, f64, f64) -> Result<Tensor>,
 }
 
-/// What comes of it.
+/// The result of a step in tensor operations.
 #[derive(Debug)]
 pub struct TensorStep {
-    /// The slots after the update.
+    /// The state after the step.
     pub slots: Vec<Tensor>,
-    /// What is to be subtracted from the parameters once matrices have decayed.
+    /// The flat tensor to subtract from the parameters after weight decay.
     pub step: Tensor,
 }
 

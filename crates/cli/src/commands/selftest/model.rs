@@ -1,4 +1,4 @@
-//! The composed model on a device against the model written by hand for the CPU.
+//! The model of tensor operations on a device against the model written by hand for the CPU.
 
 use std::ops::ControlFlow;
 
@@ -107,23 +107,23 @@ fn decoders<'a>(
     device: &Device,
 ) -> anyhow::Result<(TensorDecoder, CpuDecoder<'a>)> {
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    let composed = TensorDecoder::new(config, params, ContextPolicy::Slide, DType::F32, device)?;
-    Ok((composed, CpuDecoder::new(config, &slices, ContextPolicy::Slide, WeightFormat::F32)?))
+    let tensors = TensorDecoder::new(config, params, ContextPolicy::Slide, DType::F32, device)?;
+    Ok((tensors, CpuDecoder::new(config, &slices, ContextPolicy::Slide, WeightFormat::F32)?))
 }
 
 /// Compares the logits `(rows, V)` behind a prompt, and behind single tokens after it until the window slides.
 fn of_logits(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Result<Check> {
     let Shape { name, config, rows } = shape;
-    let (mut composed, mut cpu) = decoders(config, params, device)?;
+    let (mut tensors, mut cpu) = decoders(config, params, device)?;
     let prompt = tokens(config, 0, config.block_size - 3);
     let mut differences = vec![("the prompt".into(), {
         let expected = cpu.start(&prompt, *rows)?.to_host()?;
-        of_tensors(&composed.start(&prompt, *rows)?.to_host()?, &expected)
+        of_tensors(&tensors.start(&prompt, *rows)?.to_host()?, &expected)
     })];
     for step in 1..=5 {
         let tokens = tokens(config, step, *rows);
         let expected = cpu.step(&tokens)?.to_host()?;
-        let found = composed.step(&tokens)?;
+        let found = tensors.step(&tokens)?;
         differences.push((format!("token {step} after the prompt"), of_tensors(&found.to_host()?, &expected)));
     }
     Ok(Check::new("logits", name, ROUNDING, differences))
@@ -133,7 +133,7 @@ fn of_logits(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Res
 fn of_text(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Result<Check> {
     let Shape { name, config, .. } = shape;
     const ROWS: usize = 3;
-    let (mut composed, mut cpu) = decoders(config, params, device)?;
+    let (mut tensors, mut cpu) = decoders(config, params, device)?;
     let prompt = tokens(config, 0, 2);
     let max_new_tokens = config.block_size + 5;
     let rules = SamplingParams { temperature: 0.8, top_k: 50, top_p: 0.9, seed: SEED, ..SamplingParams::default() };
@@ -146,7 +146,7 @@ fn of_text(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Resul
         })?;
         Ok(texts)
     };
-    let (found, expected) = (written(&mut composed)?, written(&mut cpu)?);
+    let (found, expected) = (written(&mut tensors)?, written(&mut cpu)?);
     let differences = found.iter().zip(&expected).enumerate().map(|(row, (found, expected))| {
         let first = found.iter().zip(expected).position(|(a, b)| a != b);
         (
@@ -166,7 +166,7 @@ fn half_precision(device: &Device) -> Precision {
 /// Compares losses, the gradient of every parameter, an update, and the losses of some more updates.
 fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Vec<Check>> {
     let Shape { name, config, rows } = shape;
-    let mut composed = TensorEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;
+    let mut tensors = TensorEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;
     let mut cpu = CpuEngine::new(config, CpuPrecision::F32, ADAMW, SEED, state)?;
     let batch = |n: u32, rows: usize| {
         let cols = config.block_size;
@@ -177,12 +177,12 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
             cols,
         }
     };
-    let evaluated = of_numbers(composed.eval(&batch(0, *rows))?, cpu.eval(&batch(0, *rows))?);
+    let evaluated = of_numbers(tensors.eval(&batch(0, *rows))?, cpu.eval(&batch(0, *rows))?);
     let mut losses = vec![("an evaluation".into(), evaluated)];
     // Two batches of one update, the second smaller.
     for (n, batch) in [batch(0, *rows), batch(1, rows.div_ceil(2))].iter().enumerate() {
         let difference = of_numbers(
-            composed.forward_backward(batch, n as u64)?.read()?,
+            tensors.forward_backward(batch, n as u64)?.read()?,
             cpu.forward_backward(batch, n as u64)?.read()?,
         );
         losses.push((format!("batch {n}"), difference));
@@ -192,9 +192,9 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
         let pairs = specs.iter().zip(found.iter().zip(expected));
         pairs.map(|(spec, (found, expected))| (spec.name.clone(), difference(found, expected))).collect()
     };
-    let gradients = each(&composed.gradients()?, &cpu.gradients(), &of_tensors);
-    let norm = of_numbers(composed.optimizer_step(LR, 1.0)?.read()?, cpu.optimizer_step(LR, 1.0)?.read()?);
-    let (found, expected) = (composed.state_dict()?, cpu.state_dict()?);
+    let gradients = each(&tensors.gradients()?, &cpu.gradients(), &of_tensors);
+    let norm = of_numbers(tensors.optimizer_step(LR, 1.0)?.read()?, cpu.optimizer_step(LR, 1.0)?.read()?);
+    let (found, expected) = (tensors.state_dict()?, cpu.state_dict()?);
     let parameters = each(&found.params, &expected.params, &|a, b| largest_difference(a, b) / LR);
     let moments =
         |name| each(found.slot(name).unwrap_or_default(), expected.slot(name).unwrap_or_default(), &of_tensors);
@@ -205,9 +205,9 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
     for n in 2..2 + UPDATES {
         let batch = batch(n as u32 % 3, *rows);
         let expected = cpu.forward_backward(&batch, n)?.read()?;
-        further.push((format!("update {n}"), of_numbers(composed.forward_backward(&batch, n)?.read()?, expected)));
+        further.push((format!("update {n}"), of_numbers(tensors.forward_backward(&batch, n)?.read()?, expected)));
         rounded.push((format!("update {n}"), of_numbers(in_half.forward_backward(&batch, n)?.read()?, expected)));
-        for engine in [&mut composed as &mut dyn Engine, &mut in_half, &mut cpu] {
+        for engine in [&mut tensors as &mut dyn Engine, &mut in_half, &mut cpu] {
             engine.optimizer_step(LR, 1.0)?.read()?;
         }
     }

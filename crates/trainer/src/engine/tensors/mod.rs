@@ -1,12 +1,12 @@
-//! The engine of tensor operations, on any device: what runs on a GPU, and the reference for the CPU engine.
+//! The engine of tensor operations, which runs on any device; on the CPU it is the reference for the CPU engine.
 //!
-//! A batch and an update are queued on the device without waiting for it: the loss and the norm stay there, as
-//! [`DeferredScalar`]s, until somebody reads them. What waits: the first batch of a run, whose gradients are looked at once; an
-//! evaluation, once a batch; [`Engine::state_dict`].
+//! Batches and optimizer steps are queued on the device without waiting for it: losses and norms stay there, as
+//! [`DeferredScalar`]s, until they are read. Only these wait: the first batch of a run, whose gradients are checked; each
+//! batch of an evaluation; [`Engine::state_dict`].
 //!
-//! On the CPU a batch is cut into a fixed number of shards of whole sequences, each of which goes through the whole
-//! network, forward and backward, on one thread; gradients are added in the order of the shards. So the result does not
-//! depend on the number of threads, and the cores do not wait for each other inside every small operation.
+//! On the CPU a batch is divided into a fixed number of shards of whole sequences. Each is computed forward and backward on
+//! one thread, and gradients are added in the order of the shards. So the result does not depend on the number of threads,
+//! and threads do not synchronise within every small operation.
 
 mod optimizer;
 
@@ -27,31 +27,31 @@ use super::{
 use crate::Result;
 use optimizer::{DeviceOptimizer, FlatParams};
 
-/// Shards of a batch on the CPU. A part of the definition of a result, down to its last bit, not of the machine.
+/// The number of shards of a batch on the CPU. Results depend on it to the last bit, so it is not the number of cores.
 pub(super) const CPU_SHARDS: usize = 4;
 
-/// The model in candle operations, gradients by candle's autograd, updates in tensor operations. One thread at a time uses
-/// it; on a GPU that must be one and the same thread, as the stream of a device is a thread's own.
+/// The model in candle operations, with gradients by candle's autograd and optimizer steps in tensor operations. On a GPU it
+/// must always be used from the same thread, since candle's streams belong to threads.
 #[derive(Debug)]
 pub struct TensorEngine {
     precision: Precision,
     seed: u64,
     specs: Vec<ParamSpec>,
     vars: Vec<Var>,
-    /// Over the variables: a forward pass records a graph.
+    /// The model over the variables, whose forward pass records a graph.
     training: Gpt,
-    /// Over the same storage, detached: no graph is recorded.
+    /// The model over the same storage, detached, so that no graph is recorded.
     evaluation: TensorEvaluator,
     flat: FlatParams,
     optimizer: DeviceOptimizer,
-    /// The sum of the gradients of `batches` batches, flat.
+    /// The sum of the gradients of `batches` batches, flat, `(P)`.
     grads: Option<Tensor>,
     batches: usize,
     gradients_checked: bool,
 }
 
 impl TensorEngine {
-    /// An engine that goes on from `state`. `seed` is that of the dropout masks.
+    /// Creates an engine that continues from `state`. `seed` is that of the dropout masks.
     ///
     /// # Errors
     /// When the state does not match the configuration or the device is out of memory.
@@ -88,21 +88,22 @@ impl TensorEngine {
             flat,
             grads: None,
             batches: 0,
-            // Once is enough, and a run that goes on has passed it.
+            // A resumed run has passed the check.
             gradients_checked: state.updates > 0,
         })
     }
 
-    /// The gradients gathered since the last update (their sum over batches, times the scale of the loss in f16), in
-    /// parameter order; for tests.
+    /// The sum of the gradients of all batches since the last optimizer step, times the loss scale in f16, in parameter
+    /// order; for tests.
     ///
     /// # Errors
     /// When the device fails.
+    #[doc(hidden)]
     pub fn gradients(&self) -> Result<Vec<Vec<f32>>> {
         self.grads.as_ref().map_or_else(|| Ok(Vec::new()), |grads| self.flat.read(grads))
     }
 
-    /// The share of a shard in the mean loss of `tokens` tokens, and its gradients, flat.
+    /// Computes a shard's contribution to the mean loss of `tokens` tokens, and its gradients, flat.
     fn shard(&self, batch: &Batch, micro_step: u64, tokens: usize) -> Result<(Tensor, Tensor)> {
         let gpt = &self.training;
         let dropout = Dropout::new(gpt.config().dropout, self.seed, micro_step, gpt.device());
@@ -115,15 +116,15 @@ impl TensorEngine {
             .zip(&self.vars)
             .map(|(spec, var)| {
                 let grad = store.remove(var.as_tensor()).ok_or_else(|| missing_gradient(spec, "no gradient"))?;
-                // candle records how a gradient was computed; undetached, the moments would keep every activation of
-                // every update alive.
+                // candle records a graph for gradients too; undetached, the moments would keep all activations of all steps
+                // alive.
                 Ok(grad.detach())
             })
             .collect::<Result<Vec<_>>>()?;
         Ok((loss.detach(), self.flat.join(&grads)?))
     }
 
-    /// Adds gradients to those gathered since the last update.
+    /// Adds flat gradients to those since the last optimizer step.
     fn add_grads(&mut self, grads: Tensor) -> Result<()> {
         self.grads = Some(match self.grads.take() {
             Some(sum) => count_launch(sum + grads)?,
@@ -132,14 +133,15 @@ impl TensorEngine {
         Ok(())
     }
 
-    /// candle drops gradients silently where an operation has no backward; that must not go unseen. Reads once.
+    /// Refuses a parameter whose gradient is all zeros: candle silently drops gradients where an operation has no backward
+    /// pass. Waits for the device once.
     fn check_gradients(&self, loss: &DeferredScalar) -> Result<()> {
         let Some(grads) = &self.grads else { return Ok(()) };
         let largest =
             self.flat.parts(grads)?.into_iter().map(|grad| Ok(DeferredScalar::OnDevice(grad.abs()?.max_all()?)));
         let scalars = [Ok(loss.clone())].into_iter().chain(largest).collect::<Result<Vec<_>>>()?;
         let scalars = DeferredScalar::read_all(&scalars)?;
-        // A diverged loss has no gradients to speak of; the loop reports it.
+        // A diverged loss has no meaningful gradients, and the training loop reports it.
         if scalars[0].is_finite() {
             for (spec, &largest) in self.specs.iter().zip(&scalars[1..]) {
                 if largest == 0.0 {
@@ -151,14 +153,14 @@ impl TensorEngine {
     }
 }
 
-/// The model in candle operations, for losses alone.
+/// The model in candle operations, for losses only.
 #[derive(Debug)]
 pub struct TensorEvaluator {
     gpt: Gpt,
 }
 
 impl TensorEvaluator {
-    /// A model with these parameter values, in parameter order.
+    /// Creates a model with these parameter values, in parameter order.
     ///
     /// # Errors
     /// When the values do not match the configuration or the device is out of memory.
@@ -167,22 +169,22 @@ impl TensorEvaluator {
     }
 }
 
-/// The losses `(B * T)` of a batch.
+/// The cross-entropies of a batch, `(B * T)`, in nats.
 fn losses(gpt: &Gpt, batch: &Batch, dropout: Option<&Dropout>) -> Result<Tensor> {
-    // A GPU does not notice a target that is none.
+    // A GPU does not detect a target outside the vocabulary.
     gpt.config().check_tokens(&batch.targets)?;
     let tokens = Tokens::new(&batch.ids, batch.rows, batch.cols, gpt.config().vocab_size, gpt.device())?;
     let targets = count_launch(Tensor::from_slice(&batch.targets, batch.rows * batch.cols, gpt.device()))?;
     Ok(gpt.losses(&tokens, &targets, dropout)?)
 }
 
-/// A GPU wants the batch whole.
+/// The number of shards of a batch: one on a GPU.
 fn n_shards(device: &Device) -> usize {
     if device.is_cpu() { CPU_SHARDS } else { 1 }
 }
 
-/// Computes something of each shard of a batch: in parallel, or of a single one on the calling thread, which alone may use
-/// its device.
+/// Calls `compute(index, shard)` for each shard of a batch, in parallel. A single shard is computed on the calling thread, as
+/// a GPU requires.
 fn map_shards<T: Send>(
     batch: &Batch,
     device: &Device,
@@ -225,9 +227,9 @@ impl Evaluator for TensorEngine {
 impl Engine for TensorEngine {
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
         let (tokens, device) = (batch.rows * batch.cols, self.training.device());
-        // Each shard has masks of its own.
+        // Each shard has its own masks.
         let masks = |index: usize| micro_step * n_shards(device) as u64 + index as u64;
-        // All of the batch or none of it: a shard that failed must not leave the gradients of the others behind.
+        // All shards are computed before any gradient is added, so that an error leaves the accumulated gradients unchanged.
         let results = map_shards(batch, device, |index, shard| self.shard(shard, masks(index), tokens))?;
         let mut loss: Option<Tensor> = None;
         for (part, grads) in results {

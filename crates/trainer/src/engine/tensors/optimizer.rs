@@ -1,5 +1,5 @@
-//! An update in tensor operations, over all parameters at once and without a look at the device: clipping, the scale of the
-//! loss in f16, and whatever the update rule does.
+//! An optimizer step in tensor operations, over all parameters at once and without reading anything back: clipping, loss
+//! scaling in f16, and the update rule.
 
 use std::{ops::Range, sync::Arc};
 
@@ -12,17 +12,19 @@ use tinygpt_model::{
 use super::super::{LossScaling, Optimizer, TensorStep, TensorUpdate};
 use crate::Result;
 
-/// The length of a row in the reductions of a flat tensor: a GPU reduces rows side by side, one row only as slow as a
-/// single of its processors.
+/// The length of a row in the reductions of a flat tensor. A GPU reduces rows in parallel, but a single row on one
+/// multiprocessor.
 const ROW: usize = 1024;
 
-/// Good updates after which the loss is scaled twice as much.
+/// The number of consecutive applied steps after which the loss scale is doubled, as in PyTorch's `GradScaler`.
 const GROWTH_INTERVAL: f64 = 2000.0;
 
-/// All parameters one after the other, in their order, and zeros up to whole rows.
+/// The layout of a flat tensor `(P)` of all parameters in their order, padded with zeros to whole rows.
 #[derive(Debug)]
 pub(super) struct FlatParams {
+    /// The elements of each parameter.
     ranges: Vec<Range<usize>>,
+    /// The zeros at the end.
     padding: Tensor,
 }
 
@@ -45,7 +47,7 @@ impl FlatParams {
         Ok(Tensor::zeros(len, DType::F32, self.padding.device())?)
     }
 
-    /// Tensors in parameter order, flat: a copy each.
+    /// Concatenates tensors in parameter order to a flat one, with a copy of each.
     pub(super) fn join(&self, tensors: &[Tensor]) -> Result<Tensor> {
         let mut parts = tensors.iter().map(Tensor::flatten_all).collect::<candle_core::Result<Vec<_>>>()?;
         if self.padding.elem_count() > 0 {
@@ -54,41 +56,41 @@ impl FlatParams {
         Ok(cat(&parts)?)
     }
 
-    /// The parameters' parts of a flat tensor: views.
+    /// The parameters' parts of a flat tensor, as flat views.
     pub(super) fn parts(&self, flat: &Tensor) -> Result<Vec<Tensor>> {
         let parts = self.ranges.iter().map(|range| flat.narrow(0, range.start, range.len()));
         Ok(parts.collect::<candle_core::Result<_>>()?)
     }
 
-    /// The parameters' parts of a flat tensor, on the host. Reads once.
+    /// Copies the parameters' parts of a flat tensor to the host, with one read-back.
     pub(super) fn read(&self, flat: &Tensor) -> Result<Vec<Vec<f32>>> {
         let flat = flat.to_vec1::<f32>()?;
         Ok(self.ranges.iter().map(|range| flat[range.clone()].to_vec()).collect())
     }
 }
 
-/// The optimizer with its state on the device.
+/// An optimizer with its state on the device.
 #[derive(Debug)]
 pub(super) struct DeviceOptimizer {
     pub(super) rule: Arc<dyn Optimizer>,
-    /// In the order of [`Optimizer::slots`], flat.
+    /// The optimizer's state, flat, in the order of [`Optimizer::slots`].
     pub(super) slots: Vec<Tensor>,
-    /// Updates made, those skipped included.
+    /// The number of steps so far, skipped ones included.
     pub(super) updates: u64,
     scaling: Option<DeviceLossScaling>,
 }
 
-/// [`LossScaling`] in scalars of the device, so that nobody has to wait for whether an update was good.
+/// [`LossScaling`] in scalars on the device, so that no step waits for whether another was skipped.
 #[derive(Debug)]
 struct DeviceLossScaling {
     scale: Tensor,
     good: Tensor,
     skipped: Tensor,
-    /// 1 if the last update was made, 0 if it was skipped.
-    made: Tensor,
+    /// 1 if the last step was applied, 0 if it was skipped.
+    applied: Tensor,
 }
 
-/// A number to multiply with, which the host knows unless it depends on whether updates were skipped.
+/// A factor, which is on the device where it depends on whether steps were skipped.
 pub(super) enum DeferredFactor {
     Known(f64),
     OnDevice(Tensor),
@@ -114,12 +116,12 @@ impl DeviceOptimizer {
         let scalar = |x: f32| Tensor::new(x, device);
         let scaling = scaling.map(|LossScaling { scale, good, skipped }| -> Result<_> {
             let (good, skipped) = (scalar(good as f32)?, scalar(skipped as f32)?);
-            Ok(DeviceLossScaling { scale: scalar(scale)?, good, skipped, made: scalar(1.0)? })
+            Ok(DeviceLossScaling { scale: scalar(scale)?, good, skipped, applied: scalar(1.0)? })
         });
         Ok(Self { rule, slots, updates, scaling: scaling.transpose()? })
     }
 
-    /// The loss to go back from.
+    /// The loss times its scale, from which the backward pass starts.
     pub(super) fn scaled(&self, loss: &Tensor) -> Result<Tensor> {
         match &self.scaling {
             Some(scaling) => Ok(count_launch(loss.broadcast_mul(&scaling.scale))?),
@@ -127,29 +129,31 @@ impl DeviceOptimizer {
         }
     }
 
-    /// Reads once.
+    /// The state of loss scaling, with one read-back.
     pub(super) fn loss_scaling(&self) -> Result<Option<LossScaling>> {
         let Some(DeviceLossScaling { scale, good, skipped, .. }) = &self.scaling else { return Ok(None) };
         let numbers = Tensor::stack(&[scale, good, skipped], 0)?.to_vec1::<f32>()?;
         Ok(Some(LossScaling { scale: numbers[0], good: numbers[1] as u64, skipped: numbers[2] as u64 }))
     }
 
-    /// What weight decay makes of a matrix in this update.
+    /// The factor by which weight decay multiplies matrices in this step: 1 where it is skipped.
     pub(super) fn decay(&self, lr: f64) -> Result<DeferredFactor> {
         let decay = lr * self.rule.weight_decay();
         Ok(match &self.scaling {
-            Some(DeviceLossScaling { made, .. }) => DeferredFactor::OnDevice(count_launch(made.affine(-decay, 1.0))?),
+            Some(DeviceLossScaling { applied, .. }) => {
+                DeferredFactor::OnDevice(count_launch(applied.affine(-decay, 1.0))?)
+            }
             None => DeferredFactor::Known(1.0 - decay),
         })
     }
 
-    /// Takes over the gradients, a sum to be multiplied by `mean`, clipped to the norm `clip`. Gives their norm before
+    /// Updates the state with the gradients `grads * mean`, clipped to the global norm `clip`. Returns their norm before
     /// clipping, and what is to be subtracted from the parameters, flat.
     pub(super) fn step(&mut self, grads: &Tensor, mean: f64, lr: f64, clip: f64) -> Result<(Tensor, Tensor)> {
         self.updates += 1;
         let squares = count_launch(grads.sqr())?.reshape(((), ROW))?; // (P) to (P / ROW, ROW)
         let squares = count_launch(count_launch(squares.sum(1))?.sum_all())?;
-        // From here on the gradients' own size counts, not that of the scaled loss.
+        // The norm of the gradients without the loss scale.
         let mut norm = count_launch(count_launch(squares.sqrt())?.affine(mean, 0.0))?;
         let mut unscale = None;
         if let Some(DeviceLossScaling { scale, .. }) = &self.scaling {
@@ -169,54 +173,54 @@ impl DeviceOptimizer {
         }
 
         let grads = count_launch(grads.broadcast_mul(&factor))?;
-        let made = self.scaling.as_mut().map(|scaling| scaling.advance(&norm)).transpose()?;
+        let applied = self.scaling.as_mut().map(|scaling| scaling.advance(&norm)).transpose()?;
         let bias_corrected =
             |x: &Tensor, beta: f64, factor: f64| -> Result<Tensor> { Ok(self.corrected(beta, factor)?.times(x)?) };
         let update = TensorUpdate { grads: &grads, slots: &self.slots, lr, bias_corrected: &bias_corrected };
         let TensorStep { slots, step } = self.rule.step_tensors(update)?;
-        let Some((made, reported)) = made else {
+        let Some((applied, reported)) = applied else {
             self.slots = slots;
             return Ok((norm, step));
         };
-        // Chosen, not multiplied: what was skipped is not a number.
-        let made = made.broadcast_as(step.shape())?;
-        let chosen = |(new, old): (&Tensor, &Tensor)| count_launch(made.where_cond(new, old));
+        // Selected, not multiplied, since a skipped step is NaN or infinite.
+        let applied = applied.broadcast_as(step.shape())?;
+        let chosen = |(new, old): (&Tensor, &Tensor)| count_launch(applied.where_cond(new, old));
         self.slots = slots.iter().zip(&self.slots).map(chosen).collect::<candle_core::Result<_>>()?;
-        Ok((reported, count_launch(made.where_cond(&step, &step.zeros_like()?))?))
+        Ok((reported, count_launch(applied.where_cond(&step, &step.zeros_like()?))?))
     }
 
-    /// `factor / (1 - beta^t)` after `t` updates that were made: moments start at zero.
+    /// The bias correction `factor / (1 - beta^t)` after `t` applied steps.
     fn corrected(&self, beta: f64, factor: f64) -> Result<DeferredFactor> {
         let Some(DeviceLossScaling { skipped, .. }) = &self.scaling else {
             return Ok(DeferredFactor::Known(factor / (1.0 - beta.powf(self.updates as f64))));
         };
-        let made = count_launch(skipped.affine(-1.0, self.updates as f64))?;
-        let power = count_launch(count_launch(made.affine(beta.ln(), 0.0))?.exp())?;
+        let applied = count_launch(skipped.affine(-1.0, self.updates as f64))?;
+        let power = count_launch(count_launch(applied.affine(beta.ln(), 0.0))?.exp())?;
         let inverse = count_launch(count_launch(power.affine(-1.0, 1.0))?.recip())?;
         Ok(DeferredFactor::OnDevice(count_launch(inverse.affine(factor, 0.0))?))
     }
 }
 
 impl DeviceLossScaling {
-    /// Whether an update with this norm is made (a U8), and the norm to report: 0 for one that is skipped, unless the
-    /// loss is not scaled up any more, so that the gradients themselves must be too large.
+    /// Returns whether a step with this norm is applied (a U8 scalar), and the norm to report: 0 for a skipped step, except
+    /// at scale 1, where the gradients themselves overflow.
     ///
-    /// The scale is halved at an update that is skipped, and doubled after [`GROWTH_INTERVAL`] in a row that are not.
+    /// The scale is halved at a skipped step, and doubled after [`GROWTH_INTERVAL`] applied ones in a row.
     fn advance(&mut self, norm: &Tensor) -> Result<(Tensor, Tensor)> {
-        // False for NaN too.
+        // A comparison with NaN is false.
         let good = count_launch(norm.lt(f32::INFINITY))?;
-        let made = count_launch(good.to_dtype(DType::F32))?;
+        let applied = count_launch(good.to_dtype(DType::F32))?;
         let excused = count_launch(self.scale.gt(1f32))?;
         let zero = norm.zeros_like()?;
         let reported = count_launch(good.where_cond(norm, &count_launch(excused.where_cond(&zero, norm))?))?;
 
-        let run = count_launch(count_launch(self.good.affine(1.0, 1.0))?.mul(&made))?;
+        let run = count_launch(count_launch(self.good.affine(1.0, 1.0))?.mul(&applied))?;
         let full = count_launch(count_launch(run.ge(GROWTH_INTERVAL as f32))?.to_dtype(DType::F32))?;
-        let factor = count_launch(count_launch(made.affine(0.5, 0.5))?.mul(&count_launch(full.affine(1.0, 1.0))?))?;
+        let factor = count_launch(count_launch(applied.affine(0.5, 0.5))?.mul(&count_launch(full.affine(1.0, 1.0))?))?;
         self.scale = count_launch(self.scale.mul(&factor))?;
         self.good = count_launch(run.mul(&count_launch(full.affine(-1.0, 1.0))?))?;
-        self.skipped = count_launch(&self.skipped + count_launch(made.affine(-1.0, 1.0))?)?;
-        self.made = made;
+        self.skipped = count_launch(&self.skipped + count_launch(applied.affine(-1.0, 1.0))?)?;
+        self.applied = applied;
         Ok((good, reported))
     }
 }
