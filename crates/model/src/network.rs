@@ -1,5 +1,6 @@
 //! The network: GPT-2, or what the keys of `[model]` make of it. Written once and executed by every backend: candle tensors
-//! (`tensors/`), training and decoding on the CPU (`cpu/`). Parameters, initial values, weight decay, FLOPs and memory are derived from it.
+//! (`tensors/`), training and decoding on the CPU (`cpu/`). Parameters, initial values, weight decay, FLOPs and memory are
+//! derived from it.
 //!
 //! Each line is an operation of `ops/`, whose file holds its forward and backward pass and its form in decoding.
 
