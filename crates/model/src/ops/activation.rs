@@ -165,27 +165,15 @@ impl Kernel for Forward<'_> {
 
 impl Forward<'_> {
     #[inline(always)]
-    fn each<S: Simd>(self, s: S, f: impl Fn(S::V) -> (S::V, S::V)) {
-        let Self { n, x, act_grad, .. } = self;
-        // Two loops: training's shall not ask for each vector whether its derivative is wanted.
-        match act_grad {
-            Some(act_grad) => {
-                for i in 0..n {
-                    let (x, act_grad) = (x.row_mut(i), act_grad.row_mut(i));
-                    for v in 0..vectors::count(x) {
-                        let (y, dy) = f(vectors::get(s, x, v));
-                        vectors::set(s, x, v, y);
-                        vectors::set(s, act_grad, v, dy);
-                    }
-                }
-            }
-            None => {
-                for i in 0..n {
-                    let x = x.row_mut(i);
-                    for v in 0..vectors::count(x) {
-                        let (y, _) = f(vectors::get(s, x, v));
-                        vectors::set(s, x, v, y);
-                    }
+    fn each<S: Simd>(mut self, s: S, f: impl Fn(S::V) -> (S::V, S::V)) {
+        for i in 0..self.n {
+            let x = self.x.row_mut(i);
+            let mut act_grad = self.act_grad.as_mut().map(|rows| rows.row_mut(i));
+            for v in 0..vectors::count(x) {
+                let (y, dy) = f(vectors::get(s, x, v));
+                vectors::set(s, x, v, y);
+                if let Some(act_grad) = &mut act_grad {
+                    vectors::set(s, act_grad, v, dy);
                 }
             }
         }
