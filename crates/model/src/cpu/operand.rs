@@ -79,6 +79,25 @@ pub(crate) struct Storage {
     pub(crate) kept: bool,
 }
 
+impl Storage {
+    /// Whether there is a quantized form.
+    fn quantized(self, precision: CpuPrecision) -> bool {
+        self.matmul_operand && precision == CpuPrecision::Bf16
+    }
+
+    /// Whether there are f32 rows: where they are read later, and where nothing else holds the values.
+    fn keeps_f32(self, precision: CpuPrecision) -> bool {
+        self.kept || !self.quantized(precision)
+    }
+
+    /// The f32 rows, and the rows of pairs, of `n` rows.
+    fn rows(self, precision: CpuPrecision, n: usize) -> (usize, usize) {
+        let f32_rows = if self.keeps_f32(precision) { n } else { 0 };
+        let pair_rows = if self.quantized(precision) { n.div_ceil(2) } else { 0 };
+        (f32_rows, pair_rows)
+    }
+}
+
 /// A matrix `(n, cols)` that is written in f32 ([`Operand::rows_mut`]), then [quantized](Operand::quantize), then
 /// multiplied.
 #[derive(Debug)]
@@ -94,18 +113,15 @@ pub(crate) struct Operand {
 impl Operand {
     /// Allocates a matrix of up to `n` rows.
     pub(crate) fn new(precision: CpuPrecision, n: usize, cols: usize, storage: Storage) -> Self {
-        let quantized_storage = storage.matmul_operand && precision == CpuPrecision::Bf16;
-        let kept = storage.kept || !quantized_storage;
-        let columns = quantized_storage.then(|| Rows::zeros(n.div_ceil(2), cols));
-        Self { rows: Rows::zeros(if kept { n } else { 0 }, cols), kept, columns }
+        let (f32_rows, pair_rows) = storage.rows(precision, n);
+        let columns = storage.quantized(precision).then(|| Rows::zeros(pair_rows, cols));
+        Self { rows: Rows::zeros(f32_rows, cols), kept: storage.keeps_f32(precision), columns }
     }
 
     /// The memory that [`Operand::new`] allocates, in units of four bytes.
     pub(crate) fn floats(precision: CpuPrecision, n: usize, cols: usize, storage: Storage) -> usize {
-        let quantized_storage = storage.matmul_operand && precision == CpuPrecision::Bf16;
-        let kept = storage.kept || !quantized_storage;
-        let columns = if quantized_storage { n.div_ceil(2) * cols } else { 0 };
-        if kept { n * cols + columns } else { columns }
+        let (f32_rows, pair_rows) = storage.rows(precision, n);
+        (f32_rows + pair_rows) * cols
     }
 
     /// The number of columns.

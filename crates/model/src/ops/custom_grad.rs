@@ -7,7 +7,7 @@
 use std::cell::Cell;
 
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape, Tensor,
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, D, DType, Layout, MetalStorage, Result, Shape, Tensor,
     backend::BackendStorage, bail,
 };
 
@@ -49,6 +49,11 @@ pub fn cat(tensors: &[Tensor]) -> Result<Tensor> {
         LAUNCHES.set(LAUNCHES.get() + tensors.len());
     }
     Tensor::cat(tensors, 0)
+}
+
+/// The mean over the last dimension, which is kept. candle launches a sum and a product for it.
+pub(crate) fn mean(x: &Tensor) -> Result<Tensor> {
+    count_launch(count_launch(x.mean_keepdim(D::Minus1)))
 }
 
 /// Rounds `x` to the precision of a product's operands, contiguous.

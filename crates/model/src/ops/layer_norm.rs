@@ -5,7 +5,7 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    custom_grad::{count_launch, with_gradients},
+    custom_grad::{count_launch, mean, with_gradients},
     linear::add_bias,
 };
 use crate::{
@@ -183,11 +183,6 @@ impl Normalized {
         let rstd = count_launch(count_launch(count_launch(var + LAYER_NORM_EPS)?.sqrt())?.recip())?;
         Ok(Self { z: count_launch(centred.broadcast_mul(&rstd))?, rstd })
     }
-}
-
-/// The mean over the last dimension, `(.., C)` to `(.., 1)`: two launches, a sum and a product.
-fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
-    count_launch(count_launch(x.mean_keepdim(D::Minus1)))
 }
 
 /// The mean and the reciprocal standard deviation of a row, which the backward pass reads.

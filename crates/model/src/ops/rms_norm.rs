@@ -5,7 +5,7 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    custom_grad::{count_launch, with_gradients},
+    custom_grad::{count_launch, mean, with_gradients},
 };
 use crate::{
     Result,
@@ -98,11 +98,6 @@ fn normed(x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
     let mean_square = mean(&count_launch(x.sqr())?)?;
     let rrms = count_launch(count_launch(count_launch(mean_square + RMS_NORM_EPS)?.sqrt())?.recip())?;
     Ok((count_launch(x.broadcast_mul(&rrms))?, rrms))
-}
-
-/// The mean over the last dimension, `(.., C)` to `(.., 1)`: two launches, a sum and a product.
-fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
-    count_launch(count_launch(x.mean_keepdim(D::Minus1)))
 }
 
 /// An RMSNorm with its tape of one sequence.
