@@ -79,7 +79,7 @@ struct ActivateTape {
 impl TrainOp for ActivateTape {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
         let y = pass.values.rows_mut(self.op.y, &mut pass.scratch.rows);
-        forward(pass.level, self.op.activation, pass.t, y, Some(&mut self.act_grad));
+        forward(pass.level, self.op.activation, pass.t, y, &mut self.act_grad);
     }
 
     fn backward(&mut self, pass: &mut TrainPass<'_>) {
@@ -90,7 +90,8 @@ impl TrainOp for ActivateTape {
 
 impl DecodeOp for Activate {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
-        forward(step.level, self.activation, step.n, step.values.rows_mut(self.y), None);
+        let x = step.values.rows_mut(self.y);
+        step.level.run(DecodeForward { activation: self.activation, n: step.n, x });
     }
 }
 
@@ -133,9 +134,8 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     })
 }
 
-/// Overwrites the first `n` rows of `x (n, channels)` with their activations, and writes the derivatives to `act_grad` if
-/// given.
-fn forward(level: SimdLevel, activation: Activation, n: usize, x: &mut Rows, act_grad: Option<&mut Rows>) {
+/// Overwrites the first `n` rows of `x (n, channels)` with their activations, and writes the derivatives to `act_grad`.
+fn forward(level: SimdLevel, activation: Activation, n: usize, x: &mut Rows, act_grad: &mut Rows) {
     level.run(Forward { activation, n, x, act_grad });
 }
 
@@ -144,11 +144,12 @@ fn backward(level: SimdLevel, n: usize, grad: &mut Rows, act_grad: &Rows) {
     level.run(Backward { n, grad, act_grad });
 }
 
+/// Training's loop: the values and the derivatives.
 struct Forward<'a> {
     activation: Activation,
     n: usize,
     x: &'a mut Rows,
-    act_grad: Option<&'a mut Rows>,
+    act_grad: &'a mut Rows,
 }
 
 impl Kernel for Forward<'_> {
@@ -165,16 +166,45 @@ impl Kernel for Forward<'_> {
 
 impl Forward<'_> {
     #[inline(always)]
-    fn each<S: Simd>(mut self, s: S, f: impl Fn(S::V) -> (S::V, S::V)) {
+    fn each<S: Simd>(self, s: S, f: impl Fn(S::V) -> (S::V, S::V)) {
         for i in 0..self.n {
-            let x = self.x.row_mut(i);
-            let mut act_grad = self.act_grad.as_mut().map(|rows| rows.row_mut(i));
+            let (x, act_grad) = (self.x.row_mut(i), self.act_grad.row_mut(i));
             for v in 0..vectors::count(x) {
                 let (y, dy) = f(vectors::get(s, x, v));
                 vectors::set(s, x, v, y);
-                if let Some(act_grad) = &mut act_grad {
-                    vectors::set(s, act_grad, v, dy);
-                }
+                vectors::set(s, act_grad, v, dy);
+            }
+        }
+    }
+}
+
+/// Decoding's loop: the values alone, of the same bits.
+struct DecodeForward<'a> {
+    activation: Activation,
+    n: usize,
+    x: &'a mut Rows,
+}
+
+impl Kernel for DecodeForward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.activation {
+            Activation::Gelu => self.each(s, |x| gelu(s, x).0),
+            Activation::GeluNew => self.each(s, |x| gelu_new(s, x).0),
+        }
+    }
+}
+
+impl DecodeForward<'_> {
+    #[inline(always)]
+    fn each<S: Simd>(self, s: S, f: impl Fn(S::V) -> S::V) {
+        for i in 0..self.n {
+            let x = self.x.row_mut(i);
+            for v in 0..vectors::count(x) {
+                let y = f(vectors::get(s, x, v));
+                vectors::set(s, x, v, y);
             }
         }
     }
@@ -281,7 +311,7 @@ mod tests {
             for level in SimdLevel::available() {
                 let (mut x, mut act_grad) = (Rows::zeros(1, xs.len()), Rows::zeros(1, xs.len()));
                 x.row_mut(0).copy_from_slice(&xs);
-                forward(level, activation, 1, &mut x, Some(&mut act_grad));
+                forward(level, activation, 1, &mut x, &mut act_grad);
                 for ((&x, &y), &dy) in xs.iter().zip(x.row(0)).zip(act_grad.row(0)) {
                     let x = f64::from(x);
                     let (value, derivative) = exact(activation, x);
@@ -301,7 +331,7 @@ mod tests {
         for activation in [Activation::Gelu, Activation::GeluNew] {
             let (mut x, mut act_grad) = (Rows::zeros(1, 4), Rows::zeros(1, 4));
             x.row_mut(0).copy_from_slice(&[-1e4, -30.0, 30.0, 1e4]);
-            forward(SimdLevel::detect(), activation, 1, &mut x, Some(&mut act_grad));
+            forward(SimdLevel::detect(), activation, 1, &mut x, &mut act_grad);
             assert_eq!(x.row(0), [-0.0, -0.0, 30.0, 1e4], "{activation:?}");
             assert_eq!(act_grad.row(0), [0.0, 0.0, 1.0, 1.0], "{activation:?}");
         }
