@@ -6,7 +6,7 @@
 
 use crate::{
     GptConfig,
-    config::{Norm, Position},
+    config::{InitScheme, Norm, Position},
     dropout::DropoutSite,
     plan::{Network, NetworkBuilder},
 };
@@ -17,8 +17,13 @@ const INIT_STD: f64 = 0.02;
 /// The network of a configuration. Shapes are those of one sequence of `T` positions, with `C = n_embd`.
 pub fn network(config: &GptConfig) -> Network {
     let c = config.n_embd;
+    let hidden = config.hidden();
+    let std = |n_in: usize| match config.init {
+        InitScheme::Gpt2 => INIT_STD,
+        InitScheme::FanIn => 1.0 / (n_in as f64).sqrt(),
+    };
     // GPT-2 scales the projections back into the residual stream, so that its variance does not grow with depth.
-    let residual_std = INIT_STD / (2.0 * config.n_layer as f64).sqrt();
+    let residual_std = |n_in| std(n_in) / (2.0 * config.n_layer as f64).sqrt();
     let norm = |net: &mut NetworkBuilder, x, name: &str| match config.norm {
         Norm::Layer => net.layer_norm(x, name),
         Norm::Rms => net.rms_norm(x, name),
@@ -35,20 +40,25 @@ pub fn network(config: &GptConfig) -> Network {
 
         // x + attention(norm(x))
         let h = norm(&mut net, x, &name("ln_1")); // (T, C)
-        let mut h = net.linear(h, &name("attn.c_attn"), 3 * c, INIT_STD); // (T, 3C): queries, keys, values
+        let mut h = net.linears(h, &name("attn.c_attn"), &[c; 3], std(c)); // (T, 3C): queries, keys, values
         if config.position == Position::Rope {
             h = net.rope(h, config.n_head, config.rope_theta); // (T, 3C)
         }
         let h = net.attention(h, config.n_head, DropoutSite::Attention(layer)); // (T, C)
-        let h = net.linear(h, &name("attn.c_proj"), c, residual_std); // (T, C)
+        let h = net.linear(h, &name("attn.c_proj"), c, residual_std(c)); // (T, C)
         let h = net.dropout(h, DropoutSite::AttentionResidual(layer));
         x = net.add(x, h);
 
         // x + mlp(norm(x))
         let h = norm(&mut net, x, &name("ln_2")); // (T, C)
-        let h = net.linear(h, &name("mlp.c_fc"), 4 * c, INIT_STD); // (T, 4C)
-        let h = net.activation(h, config.activation); // (T, 4C)
-        let h = net.linear(h, &name("mlp.c_proj"), c, residual_std); // (T, C)
+        let h = match config.mlp.activation() {
+            Some(activation) => {
+                let h = net.linear(h, &name("mlp.c_fc"), hidden, std(c)); // (T, 4C)
+                net.activation(h, activation) // (T, 4C)
+            }
+            None => unreachable!("swiglu"),
+        };
+        let h = net.linear(h, &name("mlp.c_proj"), c, residual_std(hidden)); // (T, C)
         let h = net.dropout(h, DropoutSite::MlpResidual(layer));
         x = net.add(x, h);
     }

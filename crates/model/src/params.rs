@@ -72,7 +72,7 @@ pub fn to_tensors(config: &GptConfig, values: &[Vec<f32>], dtype: DType, device:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Activation;
+    use crate::Mlp;
 
     fn config(bias: bool) -> GptConfig {
         GptConfig {
@@ -83,7 +83,7 @@ mod tests {
             n_embd: 128,
             dropout: 0.0,
             bias,
-            activation: Activation::Gelu,
+            mlp: Mlp::Gelu,
             ..GptConfig::default()
         }
     }

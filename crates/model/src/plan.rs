@@ -28,7 +28,9 @@ pub enum Role {
     Embedding,
     /// The position embedding, `(block_size, C)`.
     Position,
-    /// The weights of a linear layer, `(in, out)`, or of an untied head, `(V, C)`.
+    /// The matrix of an untied head, `(V, C)`.
+    Head,
+    /// The weights of a linear layer, `(in, out)`, or of several that read the same input, side by side.
     Matrix,
     /// The weights of a norm, `(C)`.
     Norm,
@@ -58,6 +60,8 @@ pub struct ParamSpec {
     pub role: Role,
     /// The initial distribution.
     pub init: Init,
+    /// For weights of linear layers, the columns of each layer: three for queries, keys and values side by side.
+    pub parts: Vec<usize>,
 }
 
 impl ParamSpec {
@@ -69,7 +73,7 @@ impl ParamSpec {
 
     /// Whether weight decay applies: to embeddings, positions and matrices, not to norms and biases.
     pub fn decays(&self) -> bool {
-        matches!(self.role, Role::Embedding | Role::Position | Role::Matrix)
+        matches!(self.role, Role::Embedding | Role::Position | Role::Head | Role::Matrix)
     }
 }
 
@@ -172,7 +176,7 @@ impl NetworkBuilder {
 
     /// Adds a parameter.
     pub(crate) fn param(&mut self, name: String, shape: &[usize], role: Role, init: Init) -> ParamId {
-        self.params.push(ParamSpec { name, shape: shape.to_vec(), role, init });
+        self.params.push(ParamSpec { name, shape: shape.to_vec(), role, init, parts: Vec::new() });
         ParamId(self.params.len() - 1)
     }
 
@@ -199,10 +203,10 @@ impl NetworkBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, network};
+    use crate::{Mlp, network};
 
     fn shape(n_layer: usize, n_embd: usize, vocab_size: usize) -> GptConfig {
-        let activation = Activation::Gelu;
+        let mlp = Mlp::Gelu;
         GptConfig {
             vocab_size,
             block_size: 64,
@@ -211,7 +215,7 @@ mod tests {
             n_embd,
             dropout: 0.0,
             bias: false,
-            activation,
+            mlp,
             ..GptConfig::default()
         }
     }

@@ -6,7 +6,7 @@ use crate::common::{
 };
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Gpt, GptConfig, Logits, ModelError,
+    ContextPolicy, Decoder, Gpt, GptConfig, Logits, Mlp, ModelError,
     config::{Norm, Position},
     params::to_tensors,
 };
@@ -37,7 +37,7 @@ fn random_shape(random: &mut Random) -> GptConfig {
     let head_size = if n_head == 1 { head_size.max(2) } else { head_size };
     GptConfig {
         bias: random.coin(),
-        activation: if random.coin() { Activation::Gelu } else { Activation::GeluNew },
+        mlp: if random.coin() { Mlp::Gelu } else { Mlp::GeluNew },
         norm: if random.coin() { Norm::Layer } else { Norm::Rms },
         position: if random.coin() && head_size % 2 == 0 { Position::Rope } else { Position::Learned },
         rope_theta: 100.0,
@@ -225,7 +225,7 @@ fn assert_text_agrees<D: Tested>(
 fn greedy_text_is_the_same_with_and_without_the_cache_far_beyond_the_context<D: Tested>() {
     for (seed, config, prompt) in [
         (20, shape(31, 16, 2, 4, 6), 1),
-        (21, GptConfig { bias: true, activation: Activation::GeluNew, ..shape(50, 12, 3, 3, 5) }, 5),
+        (21, GptConfig { bias: true, mlp: Mlp::GeluNew, ..shape(50, 12, 3, 3, 5) }, 5),
         (22, shape(23, 8, 1, 1, 11), 8),
     ] {
         let prompt = Random::new(seed).tokens(prompt, config.vocab_size);

@@ -4,7 +4,7 @@
 use crate::common::{Random, lively_params, shape};
 use candle_core::{DType, Device, Tensor, Var};
 use tinygpt_model::{
-    Activation, Dropout, Gpt, GptConfig, Precision,
+    Activation, Dropout, Gpt, GptConfig, Mlp, Precision,
     config::{LAYER_NORM_EPS, Norm, Position},
     dropout::MaskSource,
     ops, param_specs,
@@ -100,7 +100,7 @@ fn every_parameters_gradient_agrees_with_finite_differences_on_random_shapes() {
         let block_size = random.between(2, 7);
         let config = GptConfig {
             bias: seed % 2 == 1,
-            activation: if seed / 2 % 2 == 0 { Activation::Gelu } else { Activation::GeluNew },
+            mlp: if seed / 2 % 2 == 0 { Mlp::Gelu } else { Mlp::GeluNew },
             norm: if seed % 3 == 2 { Norm::Rms } else { Norm::Layer },
             position: if head_size % 2 == 0 { Position::Rope } else { Position::Learned },
             tie_embeddings: seed % 4 != 3,
@@ -120,7 +120,7 @@ fn gradients_are_right_at_the_edges_of_the_shape() {
         (base.clone(), 1, 1),
         (base.clone(), 2, 3), // T < block_size: the last position's embedding has a zero gradient
         (shape(7, 4, 1, 1, 5), 2, 4),
-        (GptConfig { activation: Activation::GeluNew, ..shape(7, 4, 1, 3, 1) }, 2, 4),
+        (GptConfig { mlp: Mlp::GeluNew, ..shape(7, 4, 1, 3, 1) }, 2, 4),
         (shape(7, 1, 1, 2, 3), 3, 1),
         (shape(2, 5, 3, 1, 3), 2, 5),
     ]
@@ -134,8 +134,8 @@ fn gradients_are_right_at_the_edges_of_the_shape() {
 #[test]
 fn gradients_are_right_with_dropout_from_either_source_of_masks() {
     for (seed, source) in [(200, MaskSource::Philox), (201, MaskSource::Hash)] {
-        for (bias, activation, p) in [(false, Activation::Gelu, 0.2), (true, Activation::GeluNew, 0.5)] {
-            let config = GptConfig { bias, activation, dropout: p, ..shape(11, 6, 2, 2, 3) };
+        for (bias, mlp, p) in [(false, Mlp::Gelu, 0.2), (true, Mlp::GeluNew, 0.5)] {
+            let config = GptConfig { bias, mlp, dropout: p, ..shape(11, 6, 2, 2, 3) };
             let dropout = Some(Dropout { p, seed: 3, step: 17, source });
             Case { config, b: 3, t: 5, dropout, seed }.check();
         }
@@ -332,15 +332,16 @@ fn activations_equal_their_definitions_and_differentiate() {
     let gelu_new: Vec<f64> = x.iter().map(|&x| 0.5 * x * (1.0 + (root * (x + 0.044715 * x.powi(3))).tanh())).collect();
     assert!(gelu.iter().zip(&gelu_new).any(|(a, b)| (a - b).abs() > 1e-4), "the two are not the same function");
     for (activation, expected) in [(Activation::Gelu, gelu), (Activation::GeluNew, gelu_new)] {
+        let name = format!("{activation:?}");
         let dims = vec![3, 27];
         let y = ops::activate(&vector(&x, &dims), activation).unwrap();
         assert_eq!(y.dims(), &[3, 27]);
-        assert_close(activation.name(), &flat(&y), &expected, 1e-12);
-        check_op(activation.name(), &[(x.clone(), dims)], |t| ops::activate(&t[0], activation).unwrap());
+        assert_close(&name, &flat(&y), &expected, 1e-12);
+        check_op(&name, &[(x.clone(), dims)], |t| ops::activate(&t[0], activation).unwrap());
 
         let far = Tensor::new(&[-1e4f32, -30.0, 0.0, 30.0, 1e4], &CPU).unwrap();
         let y = ops::activate(&far, activation).unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(y, [0.0, 0.0, 0.0, 30.0, 1e4], "{}: zero far left, the identity far right", activation.name());
+        assert_eq!(y, [0.0, 0.0, 0.0, 30.0, 1e4], "{}: zero far left, the identity far right", name);
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::common::Random;
 use candle_core::{DType, Device, Tensor, Var};
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Dropout, Gpt, GptConfig, ModelError, Network, TensorDecoder,
+    Activation, ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Mlp, ModelError, Network, TensorDecoder,
     cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
     dropout::{DropoutSite, MaskSource},
     ops::{OPERATION_NAMES, Tokens, cross_entropy},
@@ -36,7 +36,7 @@ const OPERATIONS: &[(&str, Body)] = &[
     }),
     ("activation", |net, x, config| {
         let h = net.linear(x, "linear", config.n_embd, 0.8);
-        net.activation(h, config.activation)
+        net.activation(h, config.mlp.activation().unwrap_or(Activation::Relu2))
     }),
     ("attention", |net, x, config| {
         let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
@@ -98,7 +98,7 @@ fn values(net: &Network, random: &mut Random) -> Vec<Vec<f32>> {
 }
 
 fn shapes() -> Vec<(GptConfig, usize)> {
-    let shape = |vocab_size, block_size, n_head, head_size, bias, activation| GptConfig {
+    let shape = |vocab_size, block_size, n_head, head_size, bias, mlp| GptConfig {
         vocab_size,
         block_size,
         n_layer: 1,
@@ -106,16 +106,16 @@ fn shapes() -> Vec<(GptConfig, usize)> {
         n_embd: n_head * head_size,
         dropout: 0.25,
         bias,
-        activation,
+        mlp,
         ..GptConfig::default()
     };
     vec![
-        (shape(7, 5, 1, 2, true, Activation::Gelu), 5),
-        (shape(2, 1, 1, 3, false, Activation::GeluNew), 1),
-        (shape(11, 9, 3, 5, true, Activation::GeluNew), 7),
-        (shape(9, 8, 2, 6, true, Activation::Gelu), 6),
-        (shape(33, 37, 2, 16, false, Activation::Gelu), 37),
-        (shape(65, 70, 2, 17, true, Activation::Gelu), 69),
+        (shape(7, 5, 1, 2, true, Mlp::Gelu), 5),
+        (shape(2, 1, 1, 3, false, Mlp::GeluNew), 1),
+        (shape(11, 9, 3, 5, true, Mlp::GeluNew), 7),
+        (shape(9, 8, 2, 6, true, Mlp::Gelu), 6),
+        (shape(33, 37, 2, 16, false, Mlp::Gelu), 37),
+        (shape(65, 70, 2, 17, true, Mlp::Gelu), 69),
     ]
 }
 

@@ -4,7 +4,7 @@
 use std::{ops::ControlFlow, process::Command};
 
 use crate::common::{Random, Tested, for_each_decoder, lively_params, shape};
-use tinygpt_model::{Activation, ContextPolicy, Generation, GptConfig, TensorDecoder, cpu::CpuDecoder, generate};
+use tinygpt_model::{ContextPolicy, Generation, GptConfig, Mlp, TensorDecoder, cpu::CpuDecoder, generate};
 use tinygpt_sampler::{Sampler, SamplingParams};
 
 const WINDOWS: [ContextPolicy; 2] = [ContextPolicy::Slide, ContextPolicy::Half];
@@ -13,7 +13,7 @@ const WINDOWS: [ContextPolicy; 2] = [ContextPolicy::Slide, ContextPolicy::Half];
 fn shapes() -> [GptConfig; 3] {
     [
         shape(65, 64, 2, 4, 32),
-        GptConfig { bias: true, activation: Activation::GeluNew, ..shape(300, 40, 2, 6, 16) },
+        GptConfig { bias: true, mlp: Mlp::GeluNew, ..shape(300, 40, 2, 6, 16) },
         GptConfig { bias: true, ..shape(33, 7, 1, 1, 20) },
     ]
 }

@@ -4,7 +4,7 @@
 use candle_core::Device;
 use proptest::prelude::*;
 use tinygpt_model::{
-    Activation, GptConfig, Precision,
+    GptConfig, Mlp, Precision,
     config::{Norm, Position},
     cpu::CpuPrecision,
     init_params, param_specs,
@@ -108,7 +108,7 @@ fn shapes() -> impl Strategy<Value = (GptConfig, usize, usize)> {
             n_embd,
             dropout,
             bias,
-            activation: if new { Activation::GeluNew } else { Activation::Gelu },
+            mlp: if new { Mlp::GeluNew } else { Mlp::Gelu },
             norm: if rms { Norm::Rms } else { Norm::Layer },
             position: if rope { Position::Rope } else { Position::Learned },
             tie_embeddings,
@@ -138,7 +138,7 @@ fn the_shapes_of_the_recipes_agree_too() {
             n_embd,
             dropout,
             bias: false,
-            activation: Activation::Gelu,
+            mlp: Mlp::Gelu,
             ..GptConfig::default()
         };
         compare(&config, 3, block_size, 1);
@@ -166,7 +166,7 @@ fn neither_threads_nor_sequences_at_a_time_show_in_the_bits() {
         n_embd: 33,
         dropout: 0.25,
         bias: true,
-        activation: Activation::Gelu,
+        mlp: Mlp::Gelu,
         ..GptConfig::default()
     };
     let state = initial(&config, 1);

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use candle_core::Device;
-use tinygpt_model::{Activation, GptConfig, Precision, cpu::CpuPrecision, init_params, param_specs};
+use tinygpt_model::{GptConfig, Mlp, Precision, cpu::CpuPrecision, init_params, param_specs};
 use tinygpt_sampler::{RngDomain, philox_at};
 use tinygpt_trainer::{
     TrainError,
@@ -24,7 +24,7 @@ fn config(dropout: f64) -> GptConfig {
         n_embd: 24,
         dropout,
         bias: true,
-        activation: Activation::Gelu,
+        mlp: Mlp::Gelu,
         ..GptConfig::default()
     }
 }

@@ -12,7 +12,7 @@
 use crate::recorded::{self, Found, hash};
 use candle_core::{DType, Device};
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, GptConfig, Precision, TensorDecoder,
+    ContextPolicy, Decoder, GptConfig, Mlp, Precision, TensorDecoder,
     cpu::{CpuDecoder, WeightFormat},
     init_params, param_specs,
 };
@@ -31,7 +31,7 @@ fn shapes() -> [(&'static str, GptConfig); 2] {
         n_embd: 48,
         dropout: 0.1,
         bias: true,
-        activation: Activation::Gelu,
+        mlp: Mlp::Gelu,
         ..GptConfig::default()
     };
     let odd = GptConfig {
@@ -42,7 +42,7 @@ fn shapes() -> [(&'static str, GptConfig); 2] {
         n_embd: 22,
         dropout: 0.0,
         bias: false,
-        activation: Activation::GeluNew,
+        mlp: Mlp::GeluNew,
         ..GptConfig::default()
     };
     [("even", even), ("odd", odd)]

@@ -1,7 +1,7 @@
 //! The launches of a whole update on a device, as docs/gpu.md has them; and that loss and norm stay on the device.
 
 use candle_core::Device;
-use tinygpt_model::{Activation, GptConfig, Precision, init_params, ops::take_launches};
+use tinygpt_model::{GptConfig, Mlp, Precision, init_params, ops::take_launches};
 use tinygpt_trainer::engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, TensorEngine};
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
@@ -16,7 +16,7 @@ fn launches(n_layer: usize, precision: Precision) -> (usize, usize) {
         n_embd: 8,
         dropout: 0.0,
         bias: false,
-        activation: Activation::Gelu,
+        mlp: Mlp::Gelu,
         ..GptConfig::default()
     };
     let state = EngineState::fresh(init_params(&config, 1));

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use candle_core::Device;
-use tinygpt_model::{Activation, GptConfig, Precision, init_params};
+use tinygpt_model::{GptConfig, Mlp, Precision, init_params};
 use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, TensorEngine};
 
 fn resident_mib() -> f64 {
@@ -24,7 +24,7 @@ fn memory_does_not_grow_with_updates() {
         n_embd: 32,
         dropout: 0.0,
         bias: true,
-        activation: Activation::Gelu,
+        mlp: Mlp::Gelu,
         ..GptConfig::default()
     };
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };

@@ -1,7 +1,7 @@
 //! Products in bf16 and f16 on the tensor engine, which a GPU runs: what they are off by, and how f16 scales its loss.
 
 use candle_core::Device;
-use tinygpt_model::{Activation, GptConfig, Precision, init_params, param_specs};
+use tinygpt_model::{GptConfig, Mlp, Precision, init_params, param_specs};
 use tinygpt_sampler::{RngDomain, philox_at};
 use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, LossScaling, TensorEngine};
 
@@ -16,7 +16,7 @@ fn config() -> GptConfig {
         n_embd: 48,
         dropout: 0.1,
         bias: true,
-        activation: Activation::Gelu,
+        mlp: Mlp::Gelu,
         ..GptConfig::default()
     }
 }

@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use tinygpt_model::{Activation, GptConfig, cpu::CpuPrecision, init_params};
+use tinygpt_model::{GptConfig, Mlp, cpu::CpuPrecision, init_params};
 use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState};
 
 /// The minor page faults of this process so far, as `getrusage` counts them.
@@ -23,7 +23,7 @@ fn the_steady_state_has_no_page_faults() {
         n_embd: 128,
         dropout: 0.1,
         bias: true,
-        activation: Activation::Gelu,
+        mlp: Mlp::Gelu,
         ..GptConfig::default()
     };
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };

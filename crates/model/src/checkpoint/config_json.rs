@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{MODEL_FORMAT, check_format};
-use crate::{Activation, GptConfig, config::LAYER_NORM_EPS, files::FileError};
+use crate::{GptConfig, Mlp, config::LAYER_NORM_EPS, files::FileError};
 
 /// The type of a network that is no GPT-2.
 const OWN_TYPE: &str = "tinygpt";
@@ -34,7 +34,7 @@ pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_inner": null,
-        "activation_function": config.activation.name(),
+        "activation_function": config.mlp.name(),
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
@@ -86,9 +86,9 @@ pub(super) fn parse(path: &Path, value: &Value) -> Result<GptConfig, FileError> 
             return Err(bad(format!("`{key}` is {found}; this program supports {supported} only")));
         }
     }
-    let activation = match value["activation_function"].as_str() {
-        Some("gelu") => Activation::Gelu,
-        Some("gelu_new") | None => Activation::GeluNew, // Hugging Face's default
+    let mlp = match value["activation_function"].as_str() {
+        Some("gelu") => Mlp::Gelu,
+        Some("gelu_new") | None => Mlp::GeluNew, // Hugging Face's default
         Some(other) => return Err(bad(format!("activation_function \"{other}\" is not gelu or gelu_new"))),
     };
     let config = GptConfig {
@@ -99,7 +99,7 @@ pub(super) fn parse(path: &Path, value: &Value) -> Result<GptConfig, FileError> 
         n_embd: number("n_embd")?,
         dropout: value["resid_pdrop"].as_f64().unwrap_or(0.0),
         bias: value["tinygpt"]["bias"].as_bool().unwrap_or(true),
-        activation,
+        mlp,
         ..GptConfig::default()
     };
     config.validate().map_err(|e| bad(e.to_string()))?;

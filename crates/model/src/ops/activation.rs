@@ -1,4 +1,5 @@
-//! The activation of the MLP: GELU, exact or by GPT-2's approximation (Hendrycks and Gimpel, 2016).
+//! The activation of the MLP: GELU, exact or by GPT-2's approximation (Hendrycks and Gimpel, 2016), or the square of ReLU
+//! (So et al., 2021, "Primer").
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
@@ -131,6 +132,12 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
                 count_launch(dy.mul(&count_launch(count_launch(tanh.affine(0.5, 0.5))? + d_tanh)?))
             })?
         }
+        Activation::Relu2 => {
+            let y = count_launch(count_launch(x.detach().relu())?.sqr())?;
+            with_gradient("relu2", x, y, |x, _, dy| {
+                count_launch(dy.mul(&count_launch(count_launch(x.relu())?.affine(2.0, 0.0))?))
+            })?
+        }
     })
 }
 
@@ -160,6 +167,7 @@ impl Kernel for Forward<'_> {
         match self.activation {
             Activation::Gelu => self.each(s, |x| gelu(s, x)),
             Activation::GeluNew => self.each(s, |x| gelu_new(s, x)),
+            Activation::Relu2 => self.each(s, |x| relu2(s, x)),
         }
     }
 }
@@ -193,6 +201,7 @@ impl Kernel for DecodeForward<'_> {
         match self.activation {
             Activation::Gelu => self.each(s, |x| gelu(s, x).0),
             Activation::GeluNew => self.each(s, |x| gelu_new(s, x).0),
+            Activation::Relu2 => self.each(s, |x| relu2(s, x).0),
         }
     }
 }
@@ -251,6 +260,15 @@ fn gelu_new<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     (s.mul(x, sigmoid), act_grad)
 }
 
+/// `max(x, 0)^2` and `2 max(x, 0)`.
+#[inline(always)]
+fn relu2<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let zero = s.splat(0.0);
+    // The maximum would not propagate a NaN.
+    let positive = s.keep(!s.gt(zero, x), x);
+    (s.mul(positive, positive), s.add(positive, positive))
+}
+
 struct Backward<'a> {
     n: usize,
     grad: &'a mut Rows,
@@ -300,12 +318,13 @@ mod tests {
                 let d_tanh = root * (1.0 + 3.0 * 0.044715 * x * x) * (1.0 - tanh * tanh);
                 (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * d_tanh)
             }
+            Activation::Relu2 => (x.max(0.0).powi(2), 2.0 * x.max(0.0)),
         }
     }
 
     #[test]
     fn values_and_derivatives_are_exact_to_a_millionth_on_every_level_and_of_the_same_bits() {
-        for activation in [Activation::Gelu, Activation::GeluNew] {
+        for activation in [Activation::Gelu, Activation::GeluNew, Activation::Relu2] {
             let xs: Vec<f32> = (-1203..=1204).map(|i| i as f32 / 201.0).collect();
             let mut first: Option<Vec<u32>> = None;
             for level in SimdLevel::available() {
@@ -316,7 +335,7 @@ mod tests {
                     let x = f64::from(x);
                     let (value, derivative) = exact(activation, x);
                     for (what, got, expected) in [("f", y, value), ("f'", dy, derivative)] {
-                        let error = (f64::from(got) - expected).abs();
+                        let error = (f64::from(got) - expected).abs() / expected.abs().max(1.0);
                         assert!(error < 1e-6, "{activation:?} {level:?} {what}({x}): {error}");
                     }
                 }

@@ -32,8 +32,14 @@ pub(crate) struct Linear {
 impl NetworkBuilder {
     /// The linear layer `x w + b`: `(T, in)` to `(T, n_out)`. `std` is the standard deviation of the initial weights.
     pub fn linear(&mut self, x: Value, module: &str, n_out: usize, std: f64) -> Value {
-        let n_in = self.cols[x.0];
+        self.linears(x, module, &[n_out], std)
+    }
+
+    /// Several linear layers of the same input side by side, as one: `(T, in)` to `(T, the sum of n_out)`.
+    pub fn linears(&mut self, x: Value, module: &str, parts: &[usize], std: f64) -> Value {
+        let (n_in, n_out) = (self.cols[x.0], parts.iter().sum());
         let weight = self.param(format!("{module}.weight"), &[n_in, n_out], Role::Matrix, Init::Normal(std));
+        self.params[weight.0].parts = parts.to_vec();
         let bias = self.bias(module, n_out);
         let y = self.value(n_out);
         self.push(Linear { x, y, weight, bias })

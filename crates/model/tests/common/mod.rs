@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Gpt, GptConfig, KvCache, TensorDecoder,
+    ContextPolicy, Decoder, Gpt, GptConfig, KvCache, Mlp, TensorDecoder,
     cpu::{CpuDecoder, WeightFormat},
     init_params, param_specs,
     params::Init,
@@ -68,7 +68,7 @@ pub(crate) fn shape(
         n_embd: n_head * head_size,
         dropout: 0.0,
         bias: false,
-        activation: Activation::Gelu,
+        mlp: Mlp::Gelu,
         ..GptConfig::default()
     }
 }

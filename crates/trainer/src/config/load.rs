@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::{
     RunConfig,
     check::{check_table, kind, unknown},
-    schema::{ConfigError, FREE_ON_RESUME, defaults, fields, later_keys, lookup},
+    schema::{ConfigError, FREE_ON_RESUME, RENAMED, defaults, fields, later_keys, lookup},
 };
 
 /// Reads a configuration from TOML text with `KEY=VALUE` overrides, fills in defaults and checks everything that can be
@@ -34,7 +34,7 @@ pub fn load(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig,
 /// As [`load`], and [`ConfigError::Incomplete`].
 pub fn load_resolved(text: &str) -> Result<RunConfig, ConfigError> {
     let config = load(text, &[], false)?;
-    let table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    let table = parse(text)?;
     let has = |key: &str| lookup(&table, key).is_some();
     let later_keys = later_keys();
     let newest = later_keys.iter().rposition(|key| has(key));
@@ -49,7 +49,7 @@ pub fn load_resolved(text: &str) -> Result<RunConfig, ConfigError> {
 }
 
 fn read(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
-    let mut table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    let mut table = parse(text)?;
     for item in overrides {
         apply_override(&mut table, item, resume)?;
     }
@@ -58,9 +58,26 @@ fn read(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, Con
     RunConfig::deserialize(table).map_err(|e| ConfigError::Syntax(e.to_string()))?.resolved()
 }
 
+/// The table of a file, whose keys have their present names.
+fn parse(text: &str) -> Result<Table, ConfigError> {
+    let mut table: Table = toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    for (old, new) in RENAMED {
+        let (Some((section, old)), Some((_, new))) = (old.split_once('.'), new.split_once('.')) else { continue };
+        let Some(section) = table.get_mut(section).and_then(Value::as_table_mut) else { continue };
+        // A file with both is refused for the old one.
+        if !section.contains_key(new)
+            && let Some(value) = section.remove(old)
+        {
+            section.insert(new.into(), value);
+        }
+    }
+    Ok(table)
+}
+
 fn apply_override(table: &mut Table, item: &str, resume: bool) -> Result<(), ConfigError> {
     let (key, text) = item.split_once('=').ok_or_else(|| ConfigError::Override(item.into()))?;
     let (key, text) = (key.trim(), text.trim());
+    let key = RENAMED.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| new);
     if !fields().any(|f| f.key == key) {
         return Err(unknown(key));
     }

@@ -129,6 +129,9 @@ pub(super) fn later_keys() -> Vec<&'static str> {
     ["train.precision"].into_iter().chain(of_model).collect()
 }
 
+/// Keys under names that they had earlier, and have now.
+pub(super) const RENAMED: &[(&str, &str)] = &[("model.activation", "model.mlp")];
+
 /// Keys that may change between two parts of one run: none of them alters the updates.
 pub(super) const FREE_ON_RESUME: &[&str] = &[
     "train.max_steps",

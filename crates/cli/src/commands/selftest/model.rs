@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device};
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Generation, GptConfig, Precision, TensorDecoder,
+    ContextPolicy, Decoder, Generation, GptConfig, Mlp, Precision, TensorDecoder,
     config::{Norm, Position},
     cpu::{CpuDecoder, CpuPrecision, WeightFormat},
     generate, init_params, param_specs,
@@ -40,7 +40,7 @@ struct Shape {
 /// A shape that divides nothing evenly, the shape of a recipe, and those of networks that are no GPT-2. None has dropout: its
 /// masks are drawn for the shards of a batch, of which there is one on a GPU and four on the CPU.
 fn shapes() -> Vec<Shape> {
-    let shape = |vocab_size, block_size, n_head, n_embd, bias, activation| GptConfig {
+    let shape = |vocab_size, block_size, n_head, n_embd, bias, mlp| GptConfig {
         vocab_size,
         block_size,
         n_layer: 2,
@@ -48,25 +48,25 @@ fn shapes() -> Vec<Shape> {
         n_embd,
         dropout: 0.0,
         bias,
-        activation,
+        mlp,
         ..GptConfig::default()
     };
     vec![
-        Shape { name: "an odd shape", config: shape(61, 23, 3, 33, true, Activation::GeluNew), rows: 5 },
-        Shape { name: "a recipe's shape", config: shape(65, 64, 4, 128, false, Activation::Gelu), rows: 12 },
+        Shape { name: "an odd shape", config: shape(61, 23, 3, 33, true, Mlp::GeluNew), rows: 5 },
+        Shape { name: "a recipe's shape", config: shape(65, 64, 4, 128, false, Mlp::Gelu), rows: 12 },
         Shape {
             name: "RMSNorm",
-            config: GptConfig { norm: Norm::Rms, ..shape(31, 20, 2, 18, false, Activation::Gelu) },
+            config: GptConfig { norm: Norm::Rms, ..shape(31, 20, 2, 18, false, Mlp::Gelu) },
             rows: 3,
         },
         Shape {
             name: "rotary positions",
-            config: GptConfig { position: Position::Rope, ..shape(37, 22, 3, 18, true, Activation::GeluNew) },
+            config: GptConfig { position: Position::Rope, ..shape(37, 22, 3, 18, true, Mlp::GeluNew) },
             rows: 3,
         },
         Shape {
             name: "a head of its own",
-            config: GptConfig { tie_embeddings: false, ..shape(41, 19, 2, 16, false, Activation::Gelu) },
+            config: GptConfig { tie_embeddings: false, ..shape(41, 19, 2, 16, false, Mlp::Gelu) },
             rows: 4,
         },
     ]

@@ -69,7 +69,7 @@ mod tests {
                     n_embd: 20,
                     dropout,
                     bias,
-                    activation: crate::Activation::Gelu,
+                    mlp: crate::Mlp::Gelu,
                     ..GptConfig::default()
                 };
                 assert_eq!(

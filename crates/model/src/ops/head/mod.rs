@@ -22,7 +22,7 @@ pub(crate) struct Head {
 impl NetworkBuilder {
     /// Adds the matrix `(vocab_size, n_embd)` of a head that is not tied to the token embedding.
     pub fn head_matrix(&mut self, module: &str, vocab_size: usize, n_embd: usize, std: f64) -> ParamId {
-        self.param(format!("{module}.weight"), &[vocab_size, n_embd], Role::Matrix, Init::Normal(std))
+        self.param(format!("{module}.weight"), &[vocab_size, n_embd], Role::Head, Init::Normal(std))
     }
 
     /// Ends the network with logits `x w^T`, `(T, V)`, for a matrix `(V, C)`.

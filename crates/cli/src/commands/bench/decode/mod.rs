@@ -10,7 +10,7 @@ use std::{
 
 use serde::Serialize;
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Generation, GptConfig, ModelFolder,
+    ContextPolicy, Decoder, Generation, GptConfig, Mlp, ModelFolder,
     checkpoint::{Weights, open_decoder},
     cpu::WeightFormat,
     generate, init_params,
@@ -202,7 +202,7 @@ impl Model {
 
 /// The smallest of the published models: 124 million parameters.
 fn gpt2() -> GptConfig {
-    let activation = Activation::Gelu;
+    let mlp = Mlp::Gelu;
     GptConfig {
         vocab_size: 50_257,
         block_size: 1024,
@@ -211,7 +211,7 @@ fn gpt2() -> GptConfig {
         n_embd: 768,
         dropout: 0.0,
         bias: false,
-        activation,
+        mlp,
         ..GptConfig::default()
     }
 }

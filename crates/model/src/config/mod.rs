@@ -1,87 +1,14 @@
 //! The shape of a GPT.
 
-use candle_core::DType;
+mod choices;
+mod keys;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ModelError, Result};
 
-/// The activation of the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// The exact GELU, `x * Phi(x)` with the normal distribution function (`gelu` in Hugging Face).
-    #[default]
-    Gelu,
-    /// The tanh approximation of GPT-2 (`gelu_new` in Hugging Face).
-    GeluNew,
-}
-
-impl Activation {
-    /// The name, as configurations and Hugging Face's `activation_function` write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gelu => "gelu",
-            Self::GeluNew => "gelu_new",
-        }
-    }
-}
-
-/// The norms of the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Norm {
-    /// Layer norm, as in GPT-2.
-    #[default]
-    Layer,
-    /// RMSNorm, as in Llama: without a mean and without a bias.
-    Rms,
-}
-
-/// How the network knows positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Position {
-    /// A learned embedding of each position is added to the token's, as in GPT-2.
-    #[default]
-    Learned,
-    /// Queries and keys are rotated by angles proportional to the position, as in Llama.
-    Rope,
-}
-
-/// What the operands of products are rounded to in training: those of linear layers and head, and on a GPU those of
-/// attention. Sums, and all else, are f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// Not rounded.
-    #[default]
-    F32,
-    /// The upper half of an f32: 8 bits of precision, and twice the speed where the processor multiplies pairs of them.
-    Bf16,
-    /// 11 bits of precision, but numbers between 6e-8 and 65504 alone: for GPUs without bf16. The loss is scaled up, so
-    /// that small gradients are not lost.
-    F16,
-}
-
-impl Precision {
-    /// The name, as configurations write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        }
-    }
-
-    /// The type of the operands of products, where it is not that of everything else.
-    pub fn dtype(self) -> Option<DType> {
-        match self {
-            Self::F32 => None,
-            Self::Bf16 => Some(DType::BF16),
-            Self::F16 => Some(DType::F16),
-        }
-    }
-}
+pub use choices::{Activation, InitScheme, Mlp, Norm, Position, Precision};
+pub use keys::{MODEL_KEYS, ModelKey};
 
 /// The shape of a GPT. The section `[model]` of a configuration file holds it, but for the vocabulary, which comes from the
 /// tokenizer; [`MODEL_KEYS`] documents its keys.
@@ -103,8 +30,9 @@ pub struct GptConfig {
     pub dropout: f64,
     /// Whether linear layers and layer norms have biases, as GPT-2's do.
     pub bias: bool,
-    /// The activation of the MLP.
-    pub activation: Activation,
+    /// The MLP of a block.
+    #[serde(alias = "activation")]
+    pub mlp: Mlp,
     /// The norms of the network.
     pub norm: Norm,
     /// How the network knows positions.
@@ -113,55 +41,42 @@ pub struct GptConfig {
     pub rope_theta: f64,
     /// Whether the head's matrix is the token embedding, as in GPT-2, or one of its own.
     pub tie_embeddings: bool,
+    /// Channels inside the MLP; 0 is what [`GptConfig::hidden`] makes of it.
+    pub mlp_hidden: usize,
+    /// Heads of keys and values; 0 is `n_head` (Ainslie et al., 2023, "GQA").
+    pub n_kv_head: usize,
+    /// Whether each head's queries and keys go through an RMSNorm (Dehghani et al., 2023, "Scaling Vision Transformers to
+    /// 22 Billion Parameters"; here as in Qwen3).
+    pub qk_norm: bool,
+    /// Logits become `cap * tanh(logits / cap)`; 0 is off.
+    pub logit_cap: f64,
+    /// The initial values of matrices.
+    pub init: InitScheme,
 }
 
-/// A key of the section `[model]`.
+/// The heads of attention. A position has queries, keys and values side by side: `(n_head + 2 n_kv_head) * head_size`
+/// channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ModelKey {
-    /// With its section: `model.n_layer`.
-    pub key: &'static str,
-    /// The line that documents it, with its unit.
-    pub doc: &'static str,
-    /// The words that it takes, if it takes words.
-    pub choices: &'static [&'static str],
-    /// Whether the first version of the format lacked it: files of older runs do. Its default is what they were trained
-    /// with, which is GPT-2's.
-    pub later: bool,
+pub struct Heads {
+    /// Heads of queries.
+    pub n_head: usize,
+    /// Heads of keys and of values; divides `n_head`.
+    pub n_kv_head: usize,
+    /// The channels of a head.
+    pub head_size: usize,
 }
 
-const fn key(key: &'static str, doc: &'static str) -> ModelKey {
-    ModelKey { key, doc, choices: &[], later: false }
-}
+impl Heads {
+    /// The channels of queries, keys and values.
+    pub fn qkv(self) -> [usize; 3] {
+        [self.n_head, self.n_kv_head, self.n_kv_head].map(|heads| heads * self.head_size)
+    }
 
-/// Every key of the section `[model]`, in the order of the file. Those that came `later` stand in the order in which they
-/// came, from which a run's missing keys are recognised: new ones go to the end.
-pub const MODEL_KEYS: &[ModelKey] = &[
-    key("model.block_size", "context length in tokens"),
-    key("model.n_layer", "transformer blocks"),
-    key("model.n_head", "attention heads; divides n_embd"),
-    key("model.n_embd", "channels of the residual stream"),
-    key("model.dropout", "probability of dropping a value in training, in [0, 1)"),
-    key("model.bias", "whether linear layers and norms have biases"),
-    ModelKey {
-        choices: &["gelu", "gelu_new"],
-        ..key("model.activation", "\"gelu\" (exact) or \"gelu_new\" (tanh approximation, as GPT-2)")
-    },
-    ModelKey {
-        choices: &["layer", "rms"],
-        later: true,
-        ..key("model.norm", "\"layer\" (layer norm, as GPT-2) or \"rms\" (RMSNorm, as Llama: no mean, no bias)")
-    },
-    ModelKey {
-        choices: &["learned", "rope"],
-        later: true,
-        ..key("model.position", "\"learned\" (embeddings, as GPT-2) or \"rope\" (rotated queries and keys, as Llama)")
-    },
-    ModelKey { later: true, ..key("model.rope_theta", "base of the angles of \"rope\": larger ones reach further") },
-    ModelKey {
-        later: true,
-        ..key("model.tie_embeddings", "whether the head is the token embedding, as in GPT-2, or a matrix of its own")
-    },
-];
+    /// The head of keys and values that a head of queries attends to.
+    pub fn kv_head(self, head: usize) -> usize {
+        head * self.n_kv_head / self.n_head
+    }
+}
 
 impl Default for GptConfig {
     /// The shape of the default recipe, for a vocabulary of 65 characters.
@@ -174,11 +89,16 @@ impl Default for GptConfig {
             n_embd: 128,
             dropout: 0.0,
             bias: false,
-            activation: Activation::Gelu,
+            mlp: Mlp::Gelu,
             norm: Norm::Layer,
             position: Position::Learned,
             rope_theta: 10_000.0,
             tie_embeddings: true,
+            mlp_hidden: 0,
+            n_kv_head: 0,
+            qk_norm: false,
+            logit_cap: 0.0,
+            init: InitScheme::Gpt2,
         }
     }
 }
@@ -212,6 +132,8 @@ impl GptConfig {
             ("n_layer", self.n_layer),
             ("n_head", self.n_head),
             ("n_embd", self.n_embd),
+            ("mlp_hidden", self.hidden()),
+            ("n_kv_head", self.kv_heads()),
         ] {
             if value == 0 {
                 return bad(field, value.to_string(), "must be at least 1");
@@ -225,6 +147,10 @@ impl GptConfig {
             let reason = format!("must be a multiple of n_head = {}", self.n_head);
             return bad("n_embd", self.n_embd.to_string(), &reason);
         }
+        if !self.n_head.is_multiple_of(self.kv_heads()) {
+            let reason = format!("must divide n_head = {}", self.n_head);
+            return bad("n_kv_head", self.n_kv_head.to_string(), &reason);
+        }
         if self.position == Position::Rope && !self.head_size().is_multiple_of(2) {
             let reason = "must be an even multiple of n_head: \"rope\" rotates pairs of a head's channels";
             return bad("n_embd", self.n_embd.to_string(), reason);
@@ -232,28 +158,43 @@ impl GptConfig {
         if !(self.rope_theta >= 1.0 && self.rope_theta.is_finite()) {
             return bad("rope_theta", self.rope_theta.to_string(), "must be at least 1");
         }
+        if !(self.logit_cap >= 0.0 && self.logit_cap.is_finite()) {
+            return bad("logit_cap", self.logit_cap.to_string(), "must be at least 0 (0 is off)");
+        }
         if !(0.0..1.0).contains(&self.dropout) {
             return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");
         }
         Ok(())
     }
 
-    /// Whether this is a GPT-2: whether all keys that came later, and have a meaning here, have their default.
+    /// Whether this is a GPT-2: whether every key that GPT-2 lacks, and has a meaning here, has its default.
     pub fn is_gpt2(&self) -> bool {
-        let gpt2 = Self {
-            vocab_size: self.vocab_size,
-            block_size: self.block_size,
-            n_layer: self.n_layer,
-            n_head: self.n_head,
-            n_embd: self.n_embd,
-            dropout: self.dropout,
-            bias: self.bias,
-            activation: self.activation,
-            // Without rotated positions it says nothing.
-            rope_theta: self.rope_theta,
-            ..Self::default()
-        };
-        *self == gpt2
+        let Self { norm, position, tie_embeddings, qk_norm, logit_cap, .. } = *self;
+        (norm, position, tie_embeddings) == (Norm::Layer, Position::Learned, true)
+            && matches!(self.mlp, Mlp::Gelu | Mlp::GeluNew)
+            && (self.hidden(), self.kv_heads()) == (4 * self.n_embd, self.n_head)
+            && !qk_norm
+            && logit_cap == 0.0
+    }
+
+    /// The channels inside the MLP: `mlp_hidden`, or where that is 0, `4 n_embd`, and for SwiGLU, whose three matrices then
+    /// have about as many elements as the two of others, `8/3 n_embd` rounded up to a multiple of 32.
+    pub fn hidden(&self) -> usize {
+        match (self.mlp_hidden, self.mlp) {
+            (0, Mlp::Swiglu) => (8 * self.n_embd).div_ceil(3).next_multiple_of(32),
+            (0, _) => 4 * self.n_embd,
+            (hidden, _) => hidden,
+        }
+    }
+
+    /// The heads of keys and values: `n_kv_head`, or `n_head` where that is 0.
+    pub fn kv_heads(&self) -> usize {
+        if self.n_kv_head == 0 { self.n_head } else { self.n_kv_head }
+    }
+
+    /// The heads of attention.
+    pub fn heads(&self) -> Heads {
+        Heads { n_head: self.n_head, n_kv_head: self.kv_heads(), head_size: self.head_size() }
     }
 
     /// The size of one attention head, `n_embd / n_head`.
@@ -280,7 +221,7 @@ mod tests {
             n_embd,
             dropout: 0.0,
             bias: false,
-            activation: Activation::Gelu,
+            mlp: Mlp::Gelu,
             ..GptConfig::default()
         }
     }
