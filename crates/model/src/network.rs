@@ -14,10 +14,11 @@ use crate::{
 /// The standard deviation of GPT-2's initial weights.
 const INIT_STD: f64 = 0.02;
 
-/// The network of a configuration. Shapes are those of one sequence of `T` positions, with `C = n_embd`.
+/// The network of a configuration. Shapes are those of one sequence of `T` positions, with `C = n_embd`; with fewer heads of
+/// keys and values than of queries, `3C` is less.
 pub fn network(config: &GptConfig) -> Network {
     let c = config.n_embd;
-    let hidden = config.hidden();
+    let (heads, hidden) = (config.heads(), config.hidden());
     let std = |n_in: usize| match config.init {
         InitScheme::Gpt2 => INIT_STD,
         InitScheme::FanIn => 1.0 / (n_in as f64).sqrt(),
@@ -40,11 +41,14 @@ pub fn network(config: &GptConfig) -> Network {
 
         // x + attention(norm(x))
         let h = norm(&mut net, x, &name("ln_1")); // (T, C)
-        let mut h = net.linears(h, &name("attn.c_attn"), &[c; 3], std(c)); // (T, 3C): queries, keys, values
-        if config.position == Position::Rope {
-            h = net.rope(h, config.n_head, config.rope_theta); // (T, 3C)
+        let mut h = net.linears(h, &name("attn.c_attn"), &heads.qkv(), std(c)); // (T, 3C): queries, keys, values
+        if config.qk_norm {
+            h = net.qk_norm(h, heads, &name("attn")); // (T, 3C)
         }
-        let h = net.attention(h, config.n_head, DropoutSite::Attention(layer)); // (T, C)
+        if config.position == Position::Rope {
+            h = net.rope(h, heads, config.rope_theta); // (T, 3C)
+        }
+        let h = net.attention(h, heads, DropoutSite::Attention(layer)); // (T, C)
         let h = net.linear(h, &name("attn.c_proj"), c, residual_std(c)); // (T, C)
         let h = net.dropout(h, DropoutSite::AttentionResidual(layer));
         x = net.add(x, h);
@@ -53,10 +57,13 @@ pub fn network(config: &GptConfig) -> Network {
         let h = norm(&mut net, x, &name("ln_2")); // (T, C)
         let h = match config.mlp.activation() {
             Some(activation) => {
-                let h = net.linear(h, &name("mlp.c_fc"), hidden, std(c)); // (T, 4C)
-                net.activation(h, activation) // (T, 4C)
+                let h = net.linear(h, &name("mlp.c_fc"), hidden, std(c)); // (T, H), H = 4C in GPT-2
+                net.activation(h, activation) // (T, H)
             }
-            None => unreachable!("swiglu"),
+            None => {
+                let h = net.linears(h, &name("mlp.c_fc"), &[hidden; 2], std(c)); // (T, 2H): gates, and what they gate
+                net.swiglu(h) // (T, H)
+            }
         };
         let h = net.linear(h, &name("mlp.c_proj"), c, residual_std(hidden)); // (T, C)
         let h = net.dropout(h, DropoutSite::MlpResidual(layer));

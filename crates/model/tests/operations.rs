@@ -6,6 +6,7 @@ use crate::common::Random;
 use candle_core::{DType, Device, Tensor, Var};
 use tinygpt_model::{
     Activation, ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Mlp, ModelError, Network, TensorDecoder,
+    config::Heads,
     cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
     dropout::{DropoutSite, MaskSource},
     ops::{OPERATION_NAMES, Tokens, cross_entropy},
@@ -36,18 +37,51 @@ const OPERATIONS: &[(&str, Body)] = &[
     }),
     ("activation", |net, x, config| {
         let h = net.linear(x, "linear", config.n_embd, 0.8);
-        net.activation(h, config.mlp.activation().unwrap_or(Activation::Relu2))
+        net.activation(h, config.mlp.activation().unwrap_or(Activation::Gelu))
     }),
     ("attention", |net, x, config| {
         let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
-        net.attention(h, config.n_head, DropoutSite::Attention(0))
+        net.attention(h, config.heads(), DropoutSite::Attention(0))
     }),
     ("rotary positions before attention", |net, x, config| {
         let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
         // Heads of an odd size have no pairs.
         let rotated = config.head_size() % 2 == 0;
-        let h = if rotated { net.rope(h, config.n_head, 50.0) } else { h };
-        net.attention(h, config.n_head, DropoutSite::Attention(0))
+        let h = if rotated { net.rope(h, config.heads(), 50.0) } else { h };
+        net.attention(h, config.heads(), DropoutSite::Attention(0))
+    }),
+    ("rotary positions and attention with shared keys and values", |net, x, config| {
+        let heads = Heads { n_kv_head: if config.n_head % 2 == 0 { config.n_head / 2 } else { 1 }, ..config.heads() };
+        let h = net.linears(x, "qkv", &heads.qkv(), 0.6);
+        let h = if config.head_size() % 2 == 0 { net.rope(h, heads, 50.0) } else { h };
+        net.attention(h, heads, DropoutSite::Attention(0))
+    }),
+    ("QK-norm before rotary positions and attention with shared keys and values", |net, x, config| {
+        let heads = Heads { n_kv_head: 1, ..config.heads() };
+        let h = net.linears(x, "qkv", &heads.qkv(), 0.6);
+        let h = net.qk_norm(h, heads, "attn");
+        let h = if config.head_size() % 2 == 0 { net.rope(h, heads, 50.0) } else { h };
+        net.attention(h, heads, DropoutSite::Attention(0))
+    }),
+    ("QK-norm before attention", |net, x, config| {
+        let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
+        let h = net.qk_norm(h, config.heads(), "attn");
+        net.attention(h, config.heads(), DropoutSite::Attention(0))
+    }),
+    ("squared ReLU", |net, x, config| {
+        let h = net.linear(x, "linear", config.n_embd, 0.8);
+        net.activation(h, Activation::Relu2)
+    }),
+    ("SwiGLU", |net, x, config| {
+        let h = net.linears(x, "gate_up", &[config.n_embd; 2], 0.8);
+        net.swiglu(h)
+    }),
+    ("SwiGLU of another width into the residual stream", |net, x, config| {
+        let h = net.rms_norm(x, "norm");
+        let h = net.linears(h, "gate_up", &[config.n_embd + 3; 2], 0.6);
+        let h = net.swiglu(h);
+        let h = net.linear(h, "down", config.n_embd, 0.4);
+        net.add(x, h)
     }),
     ("dropout", |net, x, _| net.dropout(x, DropoutSite::Embedding)),
     ("linear into the residual stream", |net, x, config| {
@@ -107,6 +141,8 @@ fn shapes() -> Vec<(GptConfig, usize)> {
         dropout: 0.25,
         bias,
         mlp,
+        // Of the shapes whose logits are of a few units, so that quantized weights show no more than elsewhere.
+        logit_cap: if matches!(vocab_size, 2 | 11) { 6.0 } else { 0.0 },
         ..GptConfig::default()
     };
     vec![

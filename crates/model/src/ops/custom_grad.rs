@@ -51,6 +51,17 @@ pub fn cat(tensors: &[Tensor]) -> Result<Tensor> {
     Tensor::cat(tensors, 0)
 }
 
+/// Concatenates contiguous tensors along the last dimension, with one launch (a copy) for each.
+///
+/// # Errors
+/// When there is no tensor, or shapes differ in another dimension.
+#[expect(clippy::disallowed_methods, reason = "the callers' tensors are contiguous, which is asserted")]
+pub(crate) fn cat_last(tensors: &[Tensor]) -> Result<Tensor> {
+    debug_assert!(tensors.iter().all(Tensor::is_contiguous));
+    LAUNCHES.set(LAUNCHES.get() + tensors.len());
+    Tensor::cat(tensors, D::Minus1)
+}
+
 /// The mean over the last dimension, which is kept. candle launches a sum and a product for it.
 pub(crate) fn mean(x: &Tensor) -> Result<Tensor> {
     count_launch(count_launch(x.mean_keepdim(D::Minus1)))

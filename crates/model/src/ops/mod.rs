@@ -60,8 +60,10 @@ mod head;
 mod layer_norm;
 mod linear;
 mod positions;
+mod qk_norm;
 mod rms_norm;
 mod rope;
+mod swiglu;
 
 pub use activation::activate;
 pub use attention::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
@@ -71,18 +73,21 @@ pub use head::{LOGIT_BYTES, cross_entropy, head_loss};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_by_row};
 pub use rms_norm::{RMS_NORM_EPS, rms_norm};
+pub use swiglu::swiglu;
 
 pub(crate) use activation::Activate;
 pub(crate) use add::Add;
 pub(crate) use attention::{Attention, AttentionScratch};
 pub(crate) use dropout::{ApplyDropout, KeepBits};
 pub(crate) use embedding::Embed;
-pub(crate) use head::{Head, training as head_training};
+pub(crate) use head::{Head, capped_head_loss, training as head_training};
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::{Linear, ResidualLinear};
 pub(crate) use positions::AddPositions;
+pub(crate) use qk_norm::QkNorm;
 pub(crate) use rms_norm::RmsNorm;
 pub(crate) use rope::Rope;
+pub(crate) use swiglu::Swiglu;
 
 /// The interface of an operation.
 pub(crate) trait Operation: Debug + Send + Sync {
@@ -173,4 +178,17 @@ macro_rules! operations {
     };
 }
 
-operations!(Activate, Add, AddPositions, Attention, ApplyDropout, Embed, LayerNorm, Linear, RmsNorm, Rope);
+operations!(
+    Activate,
+    Add,
+    AddPositions,
+    Attention,
+    ApplyDropout,
+    Embed,
+    LayerNorm,
+    Linear,
+    QkNorm,
+    RmsNorm,
+    Rope,
+    Swiglu
+);

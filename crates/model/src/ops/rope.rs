@@ -9,10 +9,11 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    custom_grad::{cat, count_launch, with_gradient},
+    custom_grad::{cat_last, count_launch, with_gradient},
 };
 use crate::{
     Result,
+    config::Heads,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -65,27 +66,25 @@ impl Angles {
 /// Rotary position embedding of queries and keys; values are unchanged.
 #[derive(Debug, Clone)]
 pub(crate) struct Rope {
-    /// Queries, keys and values of all heads side by side, `(T, 3C)`.
+    /// Queries, keys and values of all heads side by side, `(T, (nh + 2 nkv) hs)`.
     x: Value,
     y: Value,
-    n_head: usize,
+    heads: Heads,
     angles: Arc<Angles>,
 }
 
 impl NetworkBuilder {
-    /// Rotary position embedding of the queries and keys in `qkv (T, 3C)`: `(T, 3C)`.
-    pub fn rope(&mut self, qkv: Value, n_head: usize, theta: f64) -> Value {
+    /// Rotary position embedding of the queries and keys in `qkv (T, (nh + 2 nkv) hs)`, whose shape it keeps.
+    pub fn rope(&mut self, qkv: Value, heads: Heads, theta: f64) -> Value {
         let cols = self.cols[qkv.0];
         // All layers share one table of angles.
         let same = self.ops.iter().find_map(|op| match op {
             super::Op::Rope(rope) => Some(Arc::clone(&rope.angles)),
             _ => None,
         });
-        // A shape without heads is refused elsewhere.
-        let head_size = (cols / 3).checked_div(n_head).unwrap_or(0);
-        let angles = same.unwrap_or_else(|| Arc::new(Angles::new(self.config.block_size, head_size, theta)));
+        let angles = same.unwrap_or_else(|| Arc::new(Angles::new(self.config.block_size, heads.head_size, theta)));
         let y = self.value(cols);
-        self.push(Rope { x: qkv, y, n_head, angles })
+        self.push(Rope { x: qkv, y, heads, angles })
     }
 }
 
@@ -118,7 +117,7 @@ impl Operation for Rope {
 
 /// On candle tensors.
 impl Rope {
-    /// Rotates `qkv (B, T, 3C)` at the positions from `past` on.
+    /// Rotates `qkv (B, T, (nh + 2 nkv) hs)` at the positions from `past` on.
     fn tensors(&self, qkv: &Tensor, past: usize) -> candle_core::Result<Tensor> {
         let y = self.rotated(&qkv.detach(), past, 1.0)?;
         let rope = self.clone();
@@ -126,27 +125,27 @@ impl Rope {
         with_gradient("rope", qkv, y, move |_, _, dy| rope.rotated(dy, past, -1.0))
     }
 
-    /// Rotates `qkv (B, T, 3C)` by the angles times `sign`.
+    /// Rotates `qkv (B, T, (nh + 2 nkv) hs)` by the angles times `sign`.
     fn rotated(&self, qkv: &Tensor, past: usize, sign: f64) -> candle_core::Result<Tensor> {
-        let (b, t, c3) = qkv.dims3()?;
-        let (nh, pairs) = (self.n_head, self.angles.pairs);
-        let hs = 2 * pairs;
-        let (cos, sin) = self.cos_sin(past, t, sign, qkv.dtype(), qkv.device())?; // (T, 1, hs) each
-        let parts = qkv.reshape((b, t, 3, nh, hs))?.permute((2, 0, 1, 3, 4))?; // (B, T, 3C) to (3, B, T, nh, hs)
-        let parts = count_launch(parts.contiguous())?;
-        let qk = parts.narrow(0, 0, 2)?.reshape((2 * b, t, nh, hs))?; // (2, B, T, nh, hs) to (2B, T, nh, hs)
-        let half = |i: usize| count_launch(qk.narrow(3, i * pairs, pairs)?.contiguous()); // (2B, T, nh, hs / 2)
-        let swapped = cat(&[half(1)?, half(0)?])?.reshape((2, 2 * b, t, nh, pairs))?;
-        // (2, 2B, T, nh, hs / 2) to (2B, T, nh, 2, hs / 2) to (2B, T, nh, hs)
-        let swapped = count_launch(swapped.permute((1, 2, 3, 0, 4))?.contiguous())?.reshape((2 * b, t, nh, hs))?;
-        let rotated_qk =
-            count_launch(count_launch(qk.broadcast_mul(&cos))? + count_launch(swapped.broadcast_mul(&sin))?)?;
-        let v = parts.narrow(0, 2, 1)?.reshape((b, t, nh, hs))?; // (1, B, T, nh, hs) to (B, T, nh, hs)
-        let parts = cat(&[rotated_qk, v])?.reshape((3, b, t, nh, hs))?; // (3B, T, nh, hs) to (3, B, T, nh, hs)
-        count_launch(parts.permute((1, 2, 0, 3, 4))?.contiguous())?.reshape((b, t, c3)) // to (B, T, 3C)
+        let (b, t, cols) = qkv.dims3()?;
+        let Heads { n_head, n_kv_head, head_size: hs } = self.heads;
+        let (rotated, pairs) = (n_head + n_kv_head, self.angles.pairs);
+        let (cos, sin) = self.cos_sin(past, t, sign, qkv.dtype(), qkv.device())?; // (T, 1, hs / 2) each
+        let heads = qkv.reshape((b, t, rotated + n_kv_head, hs))?; // (B, T, (nh + 2 nkv) hs) to (B, T, nh + 2 nkv, hs)
+        let half = |i: usize| {
+            count_launch(heads.narrow(2, 0, rotated)?.narrow(3, i * pairs, pairs)?.contiguous()) // (B, T, nh + nkv, hs / 2)
+        };
+        let (low, high) = (half(0)?, half(1)?);
+        let times = |x: &Tensor, factor: &Tensor| count_launch(x.broadcast_mul(factor));
+        let turned = [
+            count_launch(times(&low, &cos)? - times(&high, &sin)?)?,
+            count_launch(times(&high, &cos)? + times(&low, &sin)?)?,
+        ];
+        let qk = cat_last(&turned)?.reshape((b, t, rotated * hs))?; // (B, T, nh + nkv, hs) to (B, T, (nh + nkv) hs)
+        cat_last(&[qk, count_launch(qkv.narrow(2, rotated * hs, cols - rotated * hs)?.contiguous())?])
     }
 
-    /// The factors of each channel of a head (cosines) and of its partner (signed sines), `(T, 1, hs)` each.
+    /// The cosines and the sines times `sign`, `(T, 1, hs / 2)` each.
     fn cos_sin(
         &self,
         past: usize,
@@ -158,11 +157,11 @@ impl Rope {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in past..past + t {
             let (c, s) = self.angles.at(position);
-            cos.extend(c.iter().chain(c).copied());
-            sin.extend(s.iter().map(|&s| -sign as f32 * s).chain(s.iter().map(|&s| sign as f32 * s)));
+            cos.extend_from_slice(c);
+            sin.extend(s.iter().map(|&s| sign as f32 * s));
         }
         let table = |values: Vec<f32>| -> candle_core::Result<Tensor> {
-            count_launch(Tensor::from_vec(values, (t, 1, 2 * self.angles.pairs), device))?.to_dtype(dtype)
+            count_launch(Tensor::from_vec(values, (t, 1, self.angles.pairs), device))?.to_dtype(dtype)
         };
         Ok((table(cos)?, table(sin)?))
     }
@@ -198,8 +197,8 @@ impl Rope {
     /// Rotates the queries and keys in row `i` by the angles of a position times `sign`.
     fn rotate(&self, level: SimdLevel, position: usize, sign: f32, rows: &mut Rows, i: usize) {
         let (cos, sin) = self.angles.at(position);
-        let heads = 2 * self.n_head;
-        level.run(RotateHeads { cos, sin, sign, heads: &mut rows.row_mut(i)[..heads * 2 * self.angles.pairs] });
+        let [q, k, _] = self.heads.qkv();
+        level.run(RotateHeads { cos, sin, sign, heads: &mut rows.row_mut(i)[..q + k] });
     }
 }
 
@@ -236,11 +235,15 @@ mod tests {
     use super::*;
     use crate::{GptConfig, plan::ParamSpec};
 
+    fn heads(n_head: usize, n_kv_head: usize, head_size: usize) -> Heads {
+        Heads { n_head, n_kv_head, head_size }
+    }
+
     /// The definition, at position `past + t`: pairs of channels turn by `position theta^(-2 i / hs)`.
-    fn expected(qkv: &[f64], (t, n_head, hs): (usize, usize, usize), past: usize, theta: f64) -> Vec<f64> {
-        let mut y = qkv.to_vec();
-        for (position, row) in y.chunks_mut(3 * n_head * hs).enumerate() {
-            for head in row.chunks_mut(hs).take(2 * n_head) {
+    fn expected(qkv: &[f64], t: usize, heads: Heads, past: usize, theta: f64) -> Vec<f64> {
+        let (mut y, hs) = (qkv.to_vec(), heads.head_size);
+        for (position, row) in y.chunks_mut(heads.qkv().iter().sum()).enumerate() {
+            for head in row.chunks_mut(hs).take(heads.n_head + heads.n_kv_head) {
                 for i in 0..hs / 2 {
                     let angle = (past + position % t) as f64 * theta.powf(-2.0 * i as f64 / hs as f64);
                     let (a, b) = (head[i], head[i + hs / 2]);
@@ -254,32 +257,37 @@ mod tests {
 
     #[test]
     fn queries_and_keys_turn_by_their_position_behind_the_past_and_values_stay() {
-        for (b, t, n_head, hs, past) in [(1, 1, 1, 2, 0), (2, 5, 3, 4, 0), (1, 3, 2, 6, 7), (3, 2, 1, 34, 9)] {
-            let config = GptConfig { block_size: past + t, n_head, n_embd: n_head * hs, ..GptConfig::default() };
+        for (b, t, heads, past) in [
+            (1, 1, heads(1, 1, 2), 0),
+            (2, 5, heads(3, 3, 4), 0),
+            (1, 3, heads(2, 1, 6), 7),
+            (3, 2, heads(4, 2, 34), 9),
+        ] {
+            let config = GptConfig { block_size: past + t, ..GptConfig::default() };
+            let cols: usize = heads.qkv().iter().sum();
             let mut net = NetworkBuilder::new(&config);
-            let qkv = net.value(3 * n_head * hs);
-            net.rope(qkv, n_head, 70.0);
+            let qkv = net.value(cols);
+            net.rope(qkv, heads, 70.0);
             let Some(crate::ops::Op::Rope(rope)) = net.ops.last() else { panic!("a rope") };
-            let n = b * t * 3 * n_head * hs;
-            let values: Vec<f64> = (0..n).map(|i| ((i * 37) % 101) as f64 / 50.0 - 1.0).collect();
-            let x = Tensor::from_slice(&values, (b, t, 3 * n_head * hs), &Device::Cpu).unwrap();
+            let values: Vec<f64> = (0..b * t * cols).map(|i| ((i * 37) % 101) as f64 / 50.0 - 1.0).collect();
+            let x = Tensor::from_slice(&values, (b, t, cols), &Device::Cpu).unwrap();
             let y = rope.tensors(&x, past).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-            let expected = expected(&values, (t, n_head, hs), past, 70.0);
+            let expected = expected(&values, t, heads, past, 70.0);
             // The angles' sines are f32.
-            assert!(y.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{b} {t} {n_head} {hs} {past}");
+            assert!(y.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{b} {t} {heads:?} {past}");
         }
     }
 
     #[test]
     fn it_launches_what_the_table_of_operations_says() {
         let angles = Arc::new(Angles::new(5, 4, 70.0));
-        let rope = Rope { x: Value(0), y: Value(0), n_head: 3, angles };
+        let rope = Rope { x: Value(0), y: Value(0), heads: heads(3, 3, 4), angles };
         let x = candle_core::Var::zeros((2, 5, 36), DType::F32, &Device::Cpu).unwrap();
         crate::ops::take_launches();
         let loss = rope.tensors(x.as_tensor(), 0).unwrap().sum_all().unwrap();
-        assert_eq!(crate::ops::take_launches(), 15);
+        assert_eq!(crate::ops::take_launches(), 16);
         loss.backward().unwrap();
-        assert_eq!(crate::ops::take_launches(), 14);
+        assert_eq!(crate::ops::take_launches(), 15);
     }
 
     #[test]

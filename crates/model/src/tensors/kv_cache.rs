@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{GptConfig, ModelError, Result, ops};
 
-/// The cached keys and values of one layer, `(B, nh, block_size, hs)` each.
+/// The cached keys and values of one layer, `(B, nkv, block_size, hs)` each.
 #[derive(Debug)]
 struct LayerKeyValues {
     k: Tensor,
@@ -28,7 +28,7 @@ impl KvCache {
     /// # Errors
     /// When the device is out of memory.
     pub fn new(config: &GptConfig, rows: usize, dtype: DType, device: &Device) -> Result<Self> {
-        let shape = (rows, config.n_head, config.block_size, config.head_size());
+        let shape = (rows, config.kv_heads(), config.block_size, config.head_size());
         let layers = (0..config.n_layer)
             .map(|_| {
                 Ok(LayerKeyValues { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
@@ -66,8 +66,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes the keys and values `(B, nh, T, hs)` of `T` new positions of one layer after the filled ones, and returns
-    /// those of all positions, `(B, nh, len + T, hs)`. [`KvCache::advance`] is called after the last layer.
+    /// Writes the keys and values `(B, nkv, T, hs)` of `T` new positions of one layer after the filled ones, and returns
+    /// those of all positions, `(B, nkv, len + T, hs)`. [`KvCache::advance`] is called after the last layer.
     pub(crate) fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let new = k.dim(2)?;
         let cache = &self.layers[layer];

@@ -80,6 +80,14 @@ impl Gpt {
         &self.params[self.net.head.weight.0]
     }
 
+    /// Caps logits of any shape, if the network does.
+    fn capped(&self, logits: Tensor) -> Result<Tensor> {
+        Ok(match self.net.head.cap {
+            Some(cap) => cap.apply(&logits)?,
+            None => logits,
+        })
+    }
+
     /// An empty cache of this model for `rows` sequences.
     ///
     /// # Errors
@@ -94,7 +102,7 @@ impl Gpt {
     /// When `T` is 0 or larger than `block_size`.
     pub fn forward(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let x = self.hidden_full(&Tokens::on_device(ids), dropout)?;
-        ops::linear(&x, &self.head().t()?, None, self.precision)
+        self.capped(ops::linear(&x, &self.head().t()?, None, self.precision)?)
     }
 
     /// The cross-entropies `(B * T)`, in nats, of `tokens (B, T)` and the `targets (B * T)` that follow them, with dropout
@@ -104,7 +112,8 @@ impl Gpt {
     /// As [`Gpt::forward`]; when a target is outside the vocabulary (unnoticed on a GPU: check before).
     pub fn losses(&self, tokens: &Tokens, targets: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let x = self.hidden_full(tokens, dropout)?.flatten_to(1)?; // (B, T, C) to (B * T, C)
-        ops::head_loss(&x, self.head(), targets, self.precision, ops::LOGIT_BYTES)
+        let head = (&x, self.head(), self.net.head.cap);
+        ops::capped_head_loss(head, targets, self.precision, ops::LOGIT_BYTES)
     }
 
     /// The hidden states `(B, T, C)` of every position of a batch, without a cache.
@@ -121,7 +130,7 @@ impl Gpt {
     /// When the new positions do not fit the cache, or the cache has another number of rows than `ids`.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?;
-        ops::linear_by_row(&x, &self.head().t()?, None)
+        self.capped(ops::linear_by_row(&x, &self.head().t()?, None)?)
     }
 
     /// [`Gpt::forward_cached`] with the logits of the last position only, `(B, V)`, which is all that generation needs.
@@ -131,7 +140,7 @@ impl Gpt {
     pub fn forward_last(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?; // (B, T, C)
         let last = x.narrow(1, x.dim(1)? - 1, 1)?; // (B, 1, C)
-        Ok(ops::linear_by_row(&last, &self.head().t()?, None)?.squeeze(1)?)
+        Ok(self.capped(ops::linear_by_row(&last, &self.head().t()?, None)?)?.squeeze(1)?)
     }
 
     fn check_positions(&self, positions: usize) -> Result<()> {

@@ -146,7 +146,11 @@ impl<'a> Forward<'a> {
         let v = self.net.config().vocab_size;
         self.hidden(workers, tokens, Positions::Prompt { row, first: 0 });
         let hidden = self.values.rows(self.net.head.x); // (1, C)
-        self.head.apply_transposed((self.level, workers), 1, hidden, &mut self.logits[row * v..][..v]);
+        let logits = &mut self.logits[row * v..][..v];
+        self.head.apply_transposed((self.level, workers), 1, hidden, logits);
+        if let Some(cap) = self.net.head.cap {
+            cap.apply_cpu(self.level, logits, None);
+        }
     }
 
     /// Computes one more position of each sequence, and the logits of their next tokens.
@@ -154,6 +158,11 @@ impl<'a> Forward<'a> {
         self.hidden(workers, tokens, Positions::Next { at });
         let hidden = self.values.rows(self.net.head.x); // (rows, C)
         self.head.apply_transposed((self.level, workers), tokens.len(), hidden, &mut self.logits);
+        if let Some(cap) = self.net.head.cap {
+            // A row at a time, so that its last partial vector is where it would be alone.
+            let v = self.net.config().vocab_size;
+            self.logits.chunks_mut(v).for_each(|logits| cap.apply_cpu(self.level, logits, None));
+        }
     }
 
     /// Runs all operations up to the head.

@@ -246,7 +246,7 @@ impl CpuGpt {
         let workspaces =
             (in_flight * block_size.div_ceil(head::TASK_ROWS)).min((1 << 21) / (head::TASK_ROWS * vocab_size));
         while self.workspaces.len() < workspaces.max(rayon::current_num_threads()) {
-            self.workspaces.push(HeadWorkspace::new(*precision, vocab_size));
+            self.workspaces.push(HeadWorkspace::new(*precision, vocab_size, net.head.cap));
         }
         self.losses.resize(n * cols, 0.0);
         while gradients && self.d_embedded.len() < n {
@@ -271,7 +271,7 @@ fn head(
     (targets, losses): (&[u32], &mut [f32]),
     mut grad: Option<(&mut [f32], f32)>,
 ) {
-    let packed = weights.packed(net.head.weight);
+    let (packed, cap) = (weights.packed(net.head.weight), net.head.cap);
     let (mut targets, mut losses) = (targets, losses);
     let mut tasks = Vec::new();
     for sequence in sequences {
@@ -291,7 +291,7 @@ fn head(
         tasks
             .par_iter_mut()
             .zip(&mut *workspaces)
-            .for_each(|(task, workspace)| workspace.run(level, packed, task, scale));
+            .for_each(|(task, workspace)| workspace.run(level, (packed, cap), task, scale));
         if let Some((grad, _)) = &mut grad {
             let c = packed.weight.n();
             grad.par_chunks_mut(head::GRAD_TASK_ROWS * c).enumerate().for_each(|(i, grad)| {

@@ -4,21 +4,25 @@
 
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
-use crate::cpu::{
-    decode::shared_output::SharedOutput,
-    rows::Rows,
-    spin_pool::{MAX_TASKS, Workers},
-    vectors,
+use crate::{
+    config::Heads,
+    cpu::{
+        decode::shared_output::SharedOutput,
+        rows::Rows,
+        spin_pool::{MAX_TASKS, Workers},
+        vectors,
+    },
 };
 
 /// The cached keys and values of one layer and one sequence. Keys are stored in tiles of sixteen positions, so that the
 /// scores of sixteen positions are computed from contiguous vectors.
 #[derive(Debug, Clone)]
 pub(crate) struct SequenceKvCache {
-    /// `(block_size / 16, C, 16)`.
+    /// `(block_size / 16, nkv * hs, 16)`.
     keys: Vec<f32>,
-    /// `(block_size, C)`.
+    /// `(block_size, nkv * hs)`.
     values: Vec<f32>,
+    /// `nkv * hs`.
     channels: usize,
 }
 
@@ -29,7 +33,7 @@ impl SequenceKvCache {
         Self { keys: vec![0.0; tiles * LANES * channels], values: vec![0.0; block_size * channels], channels }
     }
 
-    /// Stores the key `(C)` and the value `(C)` of a position.
+    /// Stores the keys `(nkv * hs)` and the values `(nkv * hs)` of a position.
     pub(crate) fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
         let tile = &mut self.keys.as_chunks_mut::<LANES>().0[position / LANES * self.channels..];
         for (lanes, &key) in tile.iter_mut().zip(key) {
@@ -56,18 +60,19 @@ impl SequenceKvCache {
 /// From this many `rows * positions * channels` on, attention is divided among threads: 64 KiB of keys and values.
 const MIN_PARALLEL_SCORES: usize = 1 << 13;
 
-/// Computes `y (rows, C)`, the attention of one new position of each sequence, `qkv (rows, 3C)`, to the first `n` positions
-/// of the sequence's cache, which include the new one. `scores` is a buffer `(rows, n_head, n rounded up to LANES)` at least.
+/// Computes `y (rows, C)`, the attention of one new position of each sequence, `qkv (rows, (nh + 2 nkv) hs)`, to the first `n`
+/// positions of the sequence's cache, which include the new one. `scores` is a buffer `(rows, n_head, n rounded up to LANES)` at least.
 pub(crate) fn decode_attention(
     (level, workers): (SimdLevel, &mut Workers<'_>),
-    (n, n_head): (usize, usize),
+    (n, kinds): (usize, Heads),
     caches: &[SequenceKvCache],
     qkv: &Rows,
     y: &mut Rows,
     scores: &mut [f32],
 ) {
     let (rows, c) = (caches.len(), y.cols);
-    let (heads, head_size, room) = (rows * n_head, c / n_head, scores.len() / (rows * n_head));
+    let Heads { n_head, head_size, .. } = kinds;
+    let (heads, room) = (rows * n_head, scores.len() / (rows * n_head));
     let tasks = if rows * n * c < MIN_PARALLEL_SCORES { 1 } else { MAX_TASKS.min(heads) };
     let ld = y.ld;
     let y = SharedOutput::new(y.at_mut(0, 0), c, ld);
@@ -79,7 +84,7 @@ pub(crate) fn decode_attention(
             let query = &qkv.row(row)[of_head.clone()];
             // SAFETY: every pair of row and head belongs to one task.
             let (y, scores) = unsafe { (y.part(row, &of_head), scores.part(i, &(0..room))) };
-            level.run(DecodeHead { query, cache: &caches[row], n, head, scores, y });
+            level.run(DecodeHead { query, cache: &caches[row], n, kv_head: kinds.kv_head(head), scores, y });
         }
     });
 }
@@ -92,7 +97,8 @@ struct DecodeHead<'a> {
     query: &'a [f32],
     cache: &'a SequenceKvCache,
     n: usize,
-    head: usize,
+    /// The head of keys and values.
+    kv_head: usize,
     /// A buffer of `n` rounded up to LANES.
     scores: &'a mut [f32],
     y: &'a mut [f32],
@@ -103,7 +109,7 @@ impl Kernel for DecodeHead<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { query, cache, n, head, scores, y } = self;
+        let Self { query, cache, n, kv_head, scores, y } = self;
         let head_size = query.len();
         let channels = cache.channels;
         let scale = s.splat(1.0 / (head_size as f32).sqrt());
@@ -114,7 +120,7 @@ impl Kernel for DecodeHead<'_> {
         for scores in scores.chunks_mut(UNROLL) {
             // Lanes after the last position hold stale or zero keys, and are masked below.
             let mut sums = [s.splat(0.0); UNROLL];
-            let keys = cache.keys(first, head, head_size);
+            let keys = cache.keys(first, kv_head, head_size);
             for (c, &query) in query.iter().enumerate() {
                 for (tile, sum) in sums.iter_mut().enumerate().take(scores.len()) {
                     *sum = s.mul_add(s.splat(query), s.load(&keys[tile * channels + c]), *sum);
@@ -142,7 +148,7 @@ impl Kernel for DecodeHead<'_> {
             let count = UNROLL.min(vectors::count(y) - from);
             let mut sums = [s.splat(0.0); UNROLL];
             for (i, &weight) in scores.as_flattened()[..n].iter().enumerate() {
-                let value = &cache.values[i * channels + head * head_size..][..head_size];
+                let value = &cache.values[i * channels + kv_head * head_size..][..head_size];
                 for (v, sum) in sums.iter_mut().enumerate().take(count) {
                     *sum = s.mul_add(s.splat(weight), vectors::get(s, value, from + v), *sum);
                 }

@@ -1,5 +1,6 @@
 //! Causal self-attention: `softmax(Q K^T / sqrt(hs)) V` for each head, where a position attends to itself and the positions
-//! before it (Vaswani et al., 2017).
+//! before it (Vaswani et al., 2017). A head of keys and values may serve several heads of queries (Ainslie et al., 2023,
+//! "GQA").
 //!
 //! `tensors.rs` computes it on candle tensors, over whole batches; `training.rs` on the CPU, for one sequence in tiles;
 //! `decode.rs` for one new position of each sequence with cached keys and values.
@@ -17,6 +18,7 @@ use self::{
 use super::{KeepBits, Operation};
 use crate::{
     Result,
+    config::Heads,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep, Positions},
         training::{TrainOp, TrainPass, TrainSetup},
@@ -32,11 +34,11 @@ pub(crate) use training::AttentionScratch;
 /// Causal self-attention of one layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
-    /// Queries, keys and values of all heads side by side, `(T, 3C)`.
+    /// Queries, keys and values of all heads side by side, `(T, (nh + 2 nkv) hs)`, which is `(T, 3C)` for `nkv = nh`.
     qkv: Value,
     /// The outputs of all heads side by side, `(T, C)`.
     y: Value,
-    n_head: usize,
+    heads: Heads,
     /// The index of this attention in the network, and of its key-value cache.
     layer: usize,
     /// The dropout site of the attention weights.
@@ -44,17 +46,11 @@ pub(crate) struct Attention {
 }
 
 impl NetworkBuilder {
-    /// Causal self-attention: queries, keys and values side by side, `(T, 3C)`, to `(T, C)`.
-    pub fn attention(&mut self, qkv: Value, n_head: usize, site: DropoutSite) -> Value {
-        let y = self.value(self.cols[qkv.0] / 3);
+    /// Causal self-attention: queries, keys and values side by side, `(T, (nh + 2 nkv) hs)`, to `(T, C)`.
+    pub fn attention(&mut self, qkv: Value, heads: Heads, site: DropoutSite) -> Value {
+        let y = self.value(heads.n_head * heads.head_size);
         let layer = self.ops.iter().filter(|op| op.get().mixes_positions()).count();
-        self.push(Attention { qkv, y, n_head, layer, site })
-    }
-}
-
-impl Attention {
-    fn shape(&self, net: &Network, t: usize) -> AttentionShape {
-        AttentionShape { t, n_head: self.n_head, head_size: net.cols(self.y).checked_div(self.n_head).unwrap_or(0) }
+        self.push(Attention { qkv, y, heads, layer, site })
     }
 }
 
@@ -83,33 +79,32 @@ impl Operation for Attention {
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
         // The log-sum-exp of each query, and a bit for each attention weight that may be dropped.
         let bits = if net.config.dropout > 0.0 { t * t.div_ceil(32) } else { 0 };
-        self.n_head * (t + bits)
+        self.heads.n_head * (t + bits)
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let qkv = pass.value(self.qkv)?; // (B, T, 3C)
+        let qkv = pass.value(self.qkv)?; // (B, T, (nh + 2 nkv) hs)
         match &mut pass.mode {
             Mode::FullSequence { dropout, mask, precision } => TensorAttention {
-                n_head: self.n_head,
+                n_head: self.heads.n_head,
                 mask: mask.clone(),
                 dropout: dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), self.site.id())),
                 precision: *precision,
                 score_bytes: SCORE_BYTES,
             }
-            .apply(&qkv),
-            Mode::Cached { cache, mask } => tensors::attend_cached(self.n_head, self.layer, &qkv, cache, mask.as_ref()),
+            .apply(&tensors::repeat_kv(&qkv, self.heads)?),
+            Mode::Cached { cache, mask } => tensors::attend_cached(self.heads, self.layer, &qkv, cache, mask.as_ref()),
         }
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
-        let (t, shape) = (setup.block_size, self.shape(setup.net, setup.block_size));
-        let keep = KeepBits::new(setup.dropped(self.n_head * t), t);
-        Box::new(AttentionTape { op: self.clone(), shape, lse: vec![0.0; self.n_head * t], keep })
+        let (t, n_head) = (setup.block_size, self.heads.n_head);
+        let keep = KeepBits::new(setup.dropped(n_head * t), t);
+        Box::new(AttentionTape { op: self.clone(), lse: vec![0.0; n_head * t], keep })
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        let shape = self.shape(setup.net, setup.block_size);
-        Some(Box::new(DecodeAttention { op: self.clone(), shape, caches: Vec::new() }))
+        Some(Box::new(DecodeAttention { op: self.clone(), block_size: setup.block_size, caches: Vec::new() }))
     }
 }
 
@@ -117,8 +112,6 @@ impl Operation for Attention {
 #[derive(Debug)]
 struct AttentionTape {
     op: Attention,
-    /// The shape of the longest sequence.
-    shape: AttentionShape,
     /// The log-sum-exp of each query's scores, `(n_head, T)`.
     lse: Vec<f32>,
     /// The dropout mask of the attention weights, `(n_head * T, T)`.
@@ -133,13 +126,14 @@ impl AttentionTape {
 
 impl TrainOp for AttentionTape {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
-        let shape = AttentionShape { t: pass.t, ..self.shape };
+        let shape = AttentionShape { t: pass.t, heads: self.op.heads };
         if let Some(masks) = pass.dropout {
             // The mask is (B, nh, T, T); only the keys that a query attends to are drawn.
-            for head in 0..shape.n_head {
+            let n_head = self.op.heads.n_head;
+            for head in 0..n_head {
                 for i in 0..shape.t {
                     let row = head * shape.t + i;
-                    let first = ((masks.row * shape.n_head + head) * shape.t + i) * shape.t;
+                    let first = ((masks.row * n_head + head) * shape.t + i) * shape.t;
                     self.keep.draw(pass.level, &masks.dropout, self.op.site, row, first as u64, i + 1);
                 }
             }
@@ -150,7 +144,7 @@ impl TrainOp for AttentionTape {
     }
 
     fn backward(&mut self, pass: &mut TrainPass<'_>) {
-        let shape = AttentionShape { t: pass.t, ..self.shape };
+        let shape = AttentionShape { t: pass.t, heads: self.op.heads };
         let dropped = Self::dropped(&self.keep, pass);
         let (qkv, y) = (pass.values.rows(self.op.qkv), (pass.values.rows(self.op.y), &*self.lse));
         let (dy, d_qkv) = pass.grads.pair(self.op.y, self.op.qkv, &mut pass.scratch.rows);
@@ -162,16 +156,16 @@ impl TrainOp for AttentionTape {
 #[derive(Debug)]
 struct DecodeAttention {
     op: Attention,
-    /// The shape of the longest sequence.
-    shape: AttentionShape,
+    /// The most positions of a sequence.
+    block_size: usize,
     /// One cache for each sequence.
     caches: Vec<SequenceKvCache>,
 }
 
 impl DecodeOp for DecodeAttention {
     fn set_rows(&mut self, rows: usize) {
-        let AttentionShape { t, n_head, head_size } = self.shape;
-        self.caches = vec![SequenceKvCache::new(t, n_head * head_size); rows];
+        let [_, kv, _] = self.op.heads.qkv();
+        self.caches = vec![SequenceKvCache::new(self.block_size, kv); rows];
     }
 
     fn copy_first_row(&mut self, positions: usize) {
@@ -181,18 +175,18 @@ impl DecodeOp for DecodeAttention {
     }
 
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
-        let Self { op, shape, caches } = self;
-        let c = shape.n_head * shape.head_size;
+        let Self { op, caches, .. } = self;
+        let [q, kv, _] = op.heads.qkv();
         let (qkv, y) = step.values.pair(op.qkv, op.y);
         let write = |cache: &mut SequenceKvCache, position, qkv: &[f32]| {
-            cache.write(position, &qkv[c..2 * c], &qkv[2 * c..]);
+            cache.write(position, &qkv[q..q + kv], &qkv[q + kv..]);
         };
         match step.positions {
             Positions::Prompt { row, .. } => {
                 for i in 0..step.n {
                     write(&mut caches[row], i, qkv.row(i));
                 }
-                let shape = AttentionShape { t: step.n, ..*shape };
+                let shape = AttentionShape { t: step.n, heads: op.heads };
                 let scratch = &mut step.scratch;
                 training::forward(step.level, shape, qkv, None, y, &mut scratch.lse, &mut scratch.attention);
             }
@@ -201,7 +195,7 @@ impl DecodeOp for DecodeAttention {
                     write(cache, at, qkv.row(i));
                 }
                 let scores = &mut step.scratch.scores;
-                decode_attention((step.level, step.workers), (at + 1, shape.n_head), caches, qkv, y, scores);
+                decode_attention((step.level, step.workers), (at + 1, op.heads), caches, qkv, y, scores);
             }
         }
     }

@@ -6,7 +6,8 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::{
     Dropout, KvCache, Precision, Result,
-    ops::custom_grad::{cat, count_launch, to_operand, upcast, with_gradient},
+    config::Heads,
+    ops::custom_grad::{cat, cat_last, count_launch, to_operand, upcast, with_gradient},
 };
 
 /// The most bytes of f32 scores in one chunk: large enough that launches are a small part of its time, small enough for any
@@ -221,30 +222,56 @@ impl ChunkOperands {
     }
 }
 
-/// Attention of new positions `qkv (B, T, 3C)` to the cached positions of a layer and to themselves: `(B, T, C)`. Appends
+/// Repeats each head of keys and values for all heads of queries that attend to it:
+/// `(B, T, (nh + 2 nkv) hs)` to `(B, T, 3C)`.
+pub(super) fn repeat_kv(qkv: &Tensor, heads: Heads) -> candle_core::Result<Tensor> {
+    let Heads { n_head, n_kv_head, head_size: hs } = heads;
+    if n_head == n_kv_head {
+        return Ok(qkv.clone());
+    }
+    let (b, t, _) = qkv.dims3()?;
+    let [q, k, v] = heads.qkv();
+    let queries = count_launch(qkv.narrow(2, 0, q)?.contiguous())?;
+    let kv = qkv.narrow(2, q, k + v)?.reshape((b, t, 2 * n_kv_head, 1, hs))?;
+    let kv = count_launch(kv.broadcast_as((b, t, 2 * n_kv_head, n_head / n_kv_head, hs))?.contiguous())?;
+    // (B, T, 2 nkv, nh / nkv, hs) to (B, T, 2C)
+    cat_last(&[queries, kv.reshape((b, t, 2 * q))?])
+}
+
+/// Attention of new positions `qkv (B, T, (nh + 2 nkv) hs)` to the cached positions of a layer and to themselves: `(B, T, C)`. Appends
 /// their keys and values to the cache.
 pub(super) fn attend_cached(
-    n_head: usize,
+    heads: Heads,
     layer: usize,
     qkv: &Tensor,
     cache: &mut KvCache,
     mask: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let (b, t, c3) = qkv.dims3()?;
-    let (c, hs) = (c3 / 3, c3 / 3 / n_head);
-    let head = |i: usize| -> candle_core::Result<Tensor> {
-        // (B, T, C) to (B, T, nh, hs) to (B, nh, T, hs)
-        qkv.narrow(2, i * c, c)?.reshape((b, t, n_head, hs))?.transpose(1, 2)?.contiguous()
+    let (b, t, _) = qkv.dims3()?;
+    let Heads { n_head, n_kv_head, head_size: hs } = heads;
+    let [q, kv, _] = heads.qkv();
+    let split = |from: usize, cols: usize| -> candle_core::Result<Tensor> {
+        // (B, T, heads * hs) to (B, T, heads, hs) to (B, heads, T, hs)
+        qkv.narrow(2, from, cols)?.reshape((b, t, cols / hs, hs))?.transpose(1, 2)?.contiguous()
     };
-    let (k, v) = cache.append(layer, &head(1)?, &head(2)?)?; // (B, nh, past + T, hs)
-    let q = head(0)?.affine(1.0 / (hs as f64).sqrt(), 0.0)?;
+    let (k, v) = cache.append(layer, &split(q, kv)?, &split(q + kv, kv)?)?; // (B, nkv, past + T, hs)
+    let repeated = |x: Tensor| -> candle_core::Result<Tensor> {
+        let (group, positions) = (n_head / n_kv_head, x.dim(2)?);
+        if group == 1 {
+            return Ok(x);
+        }
+        let x = x.unsqueeze(2)?.broadcast_as((b, n_kv_head, group, positions, hs))?.contiguous()?;
+        x.reshape((b, n_head, positions, hs)) // (B, nkv, nh / nkv, past + T, hs) to (B, nh, past + T, hs)
+    };
+    let (k, v) = (repeated(k)?, repeated(v)?);
+    let q = split(0, q)?.affine(1.0 / (hs as f64).sqrt(), 0.0)?;
     let scores = q.matmul(&k.transpose(2, 3)?)?; // (B, nh, T, past + T)
     let scores = match mask {
         Some(mask) => scores.broadcast_add(mask)?,
         None => scores,
     };
     let y = softmax(&scores)?.matmul(&v)?; // (B, nh, T, hs)
-    Ok(y.transpose(1, 2)?.reshape((b, t, c))?) // (B, T, nh, hs) to (B, T, C)
+    Ok(y.transpose(1, 2)?.reshape((b, t, n_head * hs))?) // (B, T, nh, hs) to (B, T, C)
 }
 
 /// Softmax over the last dimension, of any shape. Entries of -inf get probability 0.

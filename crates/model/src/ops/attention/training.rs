@@ -8,6 +8,7 @@
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
 use crate::{
+    config::Heads,
     cpu::{
         matmul::{Accumulate, Left, Right, matmul},
         packed::{pack_rows_transposed, transposed, transposed_len},
@@ -27,18 +28,24 @@ const KEYS: usize = 64;
 pub(crate) struct AttentionShape {
     /// The number of positions.
     pub(crate) t: usize,
-    pub(crate) n_head: usize,
-    /// The channels of a head.
-    pub(crate) head_size: usize,
+    pub(crate) heads: Heads,
 }
 
 impl AttentionShape {
-    fn channels(self) -> usize {
-        self.n_head * self.head_size
+    /// The first channels of a head's queries, keys and values in `qkv`.
+    fn channels(self, head: usize) -> (usize, usize, usize) {
+        let ([q, k, _], hs) = (self.heads.qkv(), self.heads.head_size);
+        let kv_at = self.heads.kv_head(head) * hs;
+        (head * hs, q + kv_at, q + k + kv_at)
+    }
+
+    /// Whether this is the first head of queries that attends to its keys and values.
+    fn first_of_kv_head(self, head: usize) -> bool {
+        head == 0 || self.heads.kv_head(head) != self.heads.kv_head(head - 1)
     }
 
     fn scale(self) -> f32 {
-        1.0 / (self.head_size as f32).sqrt()
+        1.0 / (self.heads.head_size as f32).sqrt()
     }
 }
 
@@ -105,7 +112,8 @@ fn tiles(q: usize, rows: usize) -> impl Iterator<Item = ScoreTile> {
     (0..q + rows).step_by(KEYS).map(move |k| ScoreTile { q, rows, k, cols: KEYS.min(q + rows - k) })
 }
 
-/// Computes `y (T, C)` and the log-sum-exp `lse (n_head, T)` from queries, keys and values `qkv (T, 3C)`.
+/// Computes `y (T, C)` and the log-sum-exp `lse (n_head, T)` from queries, keys and values
+/// `qkv (T, (nh + 2 nkv) hs)`.
 pub(crate) fn forward(
     level: SimdLevel,
     shape: AttentionShape,
@@ -115,12 +123,13 @@ pub(crate) fn forward(
     lse: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    let AttentionShape { t, n_head, head_size: hs } = shape;
-    let c = shape.channels();
+    let AttentionShape { t, heads: Heads { n_head, head_size: hs, .. } } = shape;
     let ld = y.ld;
     for head in 0..n_head {
-        let (q_at, k_at, v_at) = (head * hs, c + head * hs, 2 * c + head * hs);
-        pack_rows_transposed(qkv, t, k_at, hs, &mut scratch.keys);
+        let (q_at, k_at, v_at) = shape.channels(head);
+        if shape.first_of_kv_head(head) {
+            pack_rows_transposed(qkv, t, k_at, hs, &mut scratch.keys);
+        }
         for q in (0..t).step_by(QUERIES) {
             let rows = QUERIES.min(t - q);
             scratch.max.fill(f32::NEG_INFINITY);
@@ -220,7 +229,7 @@ fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
     lanes
 }
 
-/// Computes the gradient `dqkv (T, 3C)` from that of the output, `dy (T, C)`, with [`forward`]'s results `y` and `lse`.
+/// Computes the gradient `dqkv (T, (nh + 2 nkv) hs)` from that of the output, `dy (T, C)`, with [`forward`]'s results `y` and `lse`.
 #[expect(
     clippy::too_many_arguments,
     reason = "a backward pass has the inputs, outputs and gradients of its forward pass"
@@ -235,13 +244,16 @@ pub(crate) fn backward(
     dqkv: &mut Rows,
     scratch: &mut AttentionScratch,
 ) {
-    let AttentionShape { t, n_head, head_size: hs } = shape;
-    let c = shape.channels();
+    let AttentionShape { t, heads: Heads { n_head, head_size: hs, .. } } = shape;
     let ld = dqkv.ld;
     for head in 0..n_head {
-        let (q_at, k_at, v_at) = (head * hs, c + head * hs, 2 * c + head * hs);
-        pack_rows_transposed(qkv, t, k_at, hs, &mut scratch.keys);
-        pack_rows_transposed(qkv, t, v_at, hs, &mut scratch.values);
+        let (q_at, k_at, v_at) = shape.channels(head);
+        // Later heads of queries add to the gradients of the keys and values that they share.
+        let first_head = shape.first_of_kv_head(head);
+        if first_head {
+            pack_rows_transposed(qkv, t, k_at, hs, &mut scratch.keys);
+            pack_rows_transposed(qkv, t, v_at, hs, &mut scratch.values);
+        }
         for q in (0..t).step_by(QUERIES) {
             let rows = QUERIES.min(t - q);
             let AttentionScratch { keys, values, weights, grads, sum, .. } = scratch;
@@ -258,8 +270,8 @@ pub(crate) fn backward(
                 level.run(SoftmaxBackward { tile, scale: shape.scale(), keep, lse, sum, weights, grads });
                 // The first queries that attend to these keys overwrite their gradients, later ones add. A tile of keys is
                 // two tiles of queries, so the second half of its rows is first written by the second of them.
-                let first = if q == k { Accumulate::Zero } else { Accumulate::Add };
-                let new_from = if q > k && q < k + KEYS { q - k } else { cols };
+                let first = if first_head && q == k { Accumulate::Zero } else { Accumulate::Add };
+                let new_from = if first_head && q > k && q < k + KEYS { q - k } else { cols };
                 let queries = Right::rows(qkv, q, q_at);
                 let (left, right) = (Left::columns(weights, 0, 0), Right::rows(dy, q, q_at));
                 add_new(level, (cols, hs, rows), new_from, left, right, first, dqkv.at_mut(k, v_at), ld);

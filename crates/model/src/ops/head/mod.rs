@@ -1,13 +1,18 @@
-//! The head: the logits `x w^T` of the next token at each position, and in training their cross-entropy.
+//! The head: the logits `x w^T` of the next token at each position, and in training their cross-entropy. Logits may be capped,
+//! as `cap * tanh(logits / cap)` (Bello et al., 2016, "Neural Combinatorial Optimization with Reinforcement Learning"; here as
+//! in Gemma 2).
 //!
 //! `tensors.rs` computes it on candle tensors, `training.rs` in CPU training, both in chunks of a batch's logits. In decoding
 //! it is a product with `w (V, C)` (`cpu/decode/`).
 
+mod cap;
 mod tensors;
 pub(crate) mod training;
 
 use crate::plan::{Init, Network, NetworkBuilder, ParamId, Role, Value};
 
+pub(crate) use cap::LogitCap;
+pub(crate) use tensors::capped_head_loss;
 pub use tensors::{LOGIT_BYTES, cross_entropy, head_loss};
 
 /// The head of a network.
@@ -17,6 +22,8 @@ pub(crate) struct Head {
     pub(crate) x: Value,
     /// `(V, C)`.
     pub(crate) weight: ParamId,
+    /// What logits are capped at.
+    pub(crate) cap: Option<LogitCap>,
 }
 
 impl NetworkBuilder {
@@ -28,7 +35,8 @@ impl NetworkBuilder {
     /// Ends the network with logits `x w^T`, `(T, V)`, for a matrix `(V, C)`.
     pub fn head(self, x: Value, weight: ParamId) -> Network {
         let Self { config, params, ops, cols } = self;
-        Network { config, params, ops, head: Head { x, weight }, cols }
+        let cap = (config.logit_cap > 0.0).then_some(LogitCap(config.logit_cap));
+        Network { config, params, ops, head: Head { x, weight, cap }, cols }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{D, DType, Tensor};
 
+use super::LogitCap;
 use crate::{
     Precision, Result,
     ops::{
@@ -22,6 +23,16 @@ pub const LOGIT_BYTES: usize = 256 << 20;
 /// # Errors
 /// On a shape mismatch, or a target outside the vocabulary.
 pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision, logit_bytes: usize) -> Result<Tensor> {
+    capped_head_loss((x, w, None), targets, precision, logit_bytes)
+}
+
+/// [`head_loss`] of logits that are capped.
+pub(crate) fn capped_head_loss(
+    (x, w, cap): (&Tensor, &Tensor, Option<LogitCap>),
+    targets: &Tensor,
+    precision: Precision,
+    logit_bytes: usize,
+) -> Result<Tensor> {
     let (n, v, dtype) = (x.dim(0)?, w.dim(0)?, x.dtype());
     let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
     let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
@@ -30,6 +41,7 @@ pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision,
         let (x, w) = (to_operand(&x.detach(), precision)?, to_operand(&w.detach(), precision)?);
         let losses = chunks().map(|(from, len)| {
             let logits = upcast(&count_launch(x.narrow(0, from, len)?.matmul(&w.t()?))?, dtype)?; // (n, V)
+            let logits = cap.map_or_else(|| Ok(logits.clone()), |cap| cap.apply(&logits))?;
             cross_entropy(&logits, &targets.narrow(0, from, len)?)
         });
         cat(&losses.collect::<Result<Vec<_>>>()?)?
@@ -41,11 +53,17 @@ pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision,
         let (mut dx, mut dw) = (Vec::new(), None::<Tensor>);
         for (from, len) in chunks() {
             let x = x.narrow(0, from, len)?;
-            let p = softmax(&upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?)?; // (n, V)
+            let logits = upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?; // (n, V)
+            let capped = cap.map(|cap| cap.apply(&logits)).transpose()?;
+            let p = softmax(capped.as_ref().unwrap_or(&logits))?; // (n, V)
             let targets = targets.narrow(0, from, len)?.reshape((len, 1))?;
             let ones = count_launch(count_launch(targets.broadcast_eq(&tokens))?.to_dtype(dtype))?; // (n, V)
             let d_losses = d_losses.narrow(0, from, len)?.reshape((len, 1))?;
-            let d_logits = to_operand(&count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses))?, precision)?;
+            let mut d_logits = count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses))?;
+            if let (Some(cap), Some(capped)) = (cap, &capped) {
+                d_logits = count_launch(d_logits.mul(&cap.derivative(capped)?))?;
+            }
+            let d_logits = to_operand(&d_logits, precision)?;
             dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
             let part = upcast(&count_launch(d_logits.t()?.matmul(&x))?, dtype)?; // (V, C)
             dw = Some(match dw {

@@ -3,6 +3,7 @@
 
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
+use super::LogitCap;
 use crate::cpu::{
     CpuPrecision,
     matmul::{Accumulate, Pair},
@@ -47,20 +48,29 @@ impl HeadTask<'_> {
 pub(crate) struct HeadWorkspace {
     /// Logits, then their gradient, `(TASK_ROWS, V)`.
     logits: Operand,
+    /// The derivatives of capped logits, `(TASK_ROWS, V)`; no rows where nothing caps them.
+    cap_grad: Rows,
     scratch: OperandScratch,
 }
 
 impl HeadWorkspace {
     /// Allocates the buffers.
-    pub(crate) fn new(precision: CpuPrecision, vocab_size: usize) -> Self {
+    pub(crate) fn new(precision: CpuPrecision, vocab_size: usize, cap: Option<LogitCap>) -> Self {
         let logits = Operand::new(precision, TASK_ROWS, vocab_size, Storage { matmul_operand: true, kept: false });
-        Self { logits, scratch: OperandScratch::new(precision, TASK_ROWS, vocab_size) }
+        let cap_grad = Rows::zeros(if cap.is_some() { TASK_ROWS } else { 0 }, vocab_size);
+        Self { logits, cap_grad, scratch: OperandScratch::new(precision, TASK_ROWS, vocab_size) }
     }
 
     /// Computes the losses of a task, and with `scale` the gradients of `scale` times their sum. `packed` is the head's
-    /// matrix `(V, C)`.
-    pub(crate) fn run(&mut self, level: SimdLevel, packed: &PackedMatrix, task: &mut HeadTask<'_>, scale: Option<f32>) {
-        let Self { logits: operand, scratch } = self;
+    /// matrix `(V, C)`, and `cap` what its logits are capped at.
+    pub(crate) fn run(
+        &mut self,
+        level: SimdLevel,
+        (packed, cap): (&PackedMatrix, Option<LogitCap>),
+        task: &mut HeadTask<'_>,
+        scale: Option<f32>,
+    ) {
+        let Self { logits: operand, cap_grad, scratch } = self;
         let logits = operand.rows_mut(&mut scratch.rows);
         let (n, ld) = (task.targets.len(), logits.ld);
         task.hidden.multiply(
@@ -72,7 +82,14 @@ impl HeadWorkspace {
             (logits.at_mut(0, 0), ld),
         );
         for (i, (&target, loss)) in task.targets.iter().zip(&mut *task.losses).enumerate() {
-            *loss = level.run(CrossEntropy { logits: logits.row_mut(i), target: target as usize, scale });
+            let row = logits.row_mut(i);
+            if let Some(cap) = cap {
+                cap.apply_cpu(level, row, Some(cap_grad.row_mut(i)));
+            }
+            *loss = level.run(CrossEntropy { logits: row, target: target as usize, scale });
+            if cap.is_some() {
+                row.iter_mut().zip(cap_grad.row(i)).for_each(|(grad, cap_grad)| *grad *= cap_grad);
+            }
         }
         if scale.is_some() {
             operand.quantize(level, n, scratch);

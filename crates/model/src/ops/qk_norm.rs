@@ -1,0 +1,287 @@
+//! QK-norm: RMSNorm over each head's queries and keys, with one weight for the queries of all heads and one for the keys
+//! (Dehghani et al., 2023, "Scaling Vision Transformers to 22 Billion Parameters"; Henry et al., 2020; here as in Qwen3).
+
+use candle_core::Tensor;
+use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
+
+use super::{
+    Operation, RMS_NORM_EPS,
+    custom_grad::{cat_last, count_launch},
+    rms_norm,
+};
+use crate::{
+    Result,
+    config::Heads,
+    cpu::{
+        decode::{DecodeOp, DecodeSetup, DecodeStep},
+        rows::Rows,
+        training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
+        vectors,
+    },
+    plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
+    tensors::Pass,
+};
+
+/// RMSNorm of each head's queries and keys; values are unchanged.
+#[derive(Debug, Clone)]
+pub(crate) struct QkNorm {
+    /// Queries, keys and values of all heads side by side, `(T, (nh + 2 nkv) hs)`.
+    x: Value,
+    y: Value,
+    heads: Heads,
+    /// `(hs)`, of the queries.
+    q_weight: ParamId,
+    /// `(hs)`, of the keys.
+    k_weight: ParamId,
+}
+
+impl NetworkBuilder {
+    /// RMSNorm of each head's queries and keys: `(T, (nh + 2 nkv) hs)` to the same shape.
+    pub fn qk_norm(&mut self, qkv: Value, heads: Heads, module: &str) -> Value {
+        let mut weight =
+            |name: &str| self.param(format!("{module}.{name}.weight"), &[heads.head_size], Role::Norm, Init::Ones);
+        let (q_weight, k_weight) = (weight("q_norm"), weight("k_norm"));
+        let y = self.value(self.cols[qkv.0]);
+        self.push(QkNorm { x: qkv, y, heads, q_weight, k_weight })
+    }
+}
+
+impl QkNorm {
+    /// The heads of queries and of keys, each with their weight.
+    fn parts(&self) -> [(usize, ParamId); 2] {
+        [(self.heads.n_head, self.q_weight), (self.heads.n_kv_head, self.k_weight)]
+    }
+}
+
+impl Operation for QkNorm {
+    fn inputs(&self) -> Vec<Value> {
+        vec![self.x]
+    }
+
+    fn output(&self) -> Value {
+        self.y
+    }
+
+    fn in_place(&self) -> bool {
+        true
+    }
+
+    fn kept_floats(&self, _: &Network, t: usize) -> usize {
+        let Heads { n_head, n_kv_head, head_size } = self.heads;
+        t * (n_head + n_kv_head) * (head_size + 1) + 2 * head_size
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let qkv = pass.value(self.x)?; // (B, T, (nh + 2 nkv) hs)
+        let (b, t, _) = qkv.dims3()?;
+        let hs = self.heads.head_size;
+        let [q, k, v] = self.heads.qkv();
+        let mut parts = Vec::with_capacity(3);
+        for (from, (heads, weight)) in [0, q].into_iter().zip(self.parts()) {
+            let part = count_launch(qkv.narrow(2, from, heads * hs)?.contiguous())?.reshape((b, t, heads, hs))?;
+            // (B, T, heads, hs) to (B, T, heads * hs)
+            parts.push(rms_norm(&part, pass.param(weight))?.reshape((b, t, heads * hs))?);
+        }
+        parts.push(count_launch(qkv.narrow(2, q + k, v)?.contiguous())?);
+        Ok(cat_last(&parts)?)
+    }
+
+    fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
+        let Heads { n_head, n_kv_head, head_size } = self.heads;
+        let normed = (n_head + n_kv_head) * head_size;
+        Box::new(QkNormTape {
+            op: self.clone(),
+            normed: Rows::zeros(setup.block_size, normed),
+            rrms: Rows::zeros(setup.block_size, n_head + n_kv_head),
+            dw: [vec![0.0; head_size], vec![0.0; head_size]],
+        })
+    }
+
+    fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
+        Some(Box::new(DecodeQkNorm {
+            op: self.clone(),
+            weights: self.parts().map(|(_, weight)| setup.param(weight)),
+            rrms: vec![0.0; self.heads.n_head + self.heads.n_kv_head],
+        }))
+    }
+}
+
+/// QK-norm with its tape of one sequence.
+#[derive(Debug)]
+struct QkNormTape {
+    op: QkNorm,
+    /// Queries and keys of mean square 1, before the weights, `(block_size, (nh + nkv) hs)`.
+    normed: Rows,
+    /// The reciprocal root mean square of each head, `(block_size, nh + nkv)`.
+    rrms: Rows,
+    /// The gradients of both weights, `(hs)` each, summed over the sequence.
+    dw: [Vec<f32>; 2],
+}
+
+impl TrainOp for QkNormTape {
+    fn forward(&mut self, pass: &mut TrainPass<'_>) {
+        let weights = self.op.parts().map(|(_, weight)| pass.weights.param(weight));
+        let x = pass.values.rows_mut(self.op.y, &mut pass.scratch.rows);
+        for i in 0..pass.t {
+            let (x, normed, rrms) = (x.row_mut(i), self.normed.row_mut(i), self.rrms.row_mut(i));
+            forward(pass.level, &self.op, weights, x, rrms, Some(normed));
+        }
+    }
+
+    fn backward(&mut self, pass: &mut TrainPass<'_>) {
+        let hs = self.op.heads.head_size;
+        let weights = self.op.parts().map(|(_, weight)| pass.weights.param(weight));
+        let dx = pass.grads.rows_mut(self.op.y, &mut pass.scratch.rows);
+        self.dw.iter_mut().for_each(|dw| dw.fill(0.0));
+        for i in 0..pass.t {
+            let (mut dx, mut normed, mut rrms) = (dx.row_mut(i), self.normed.row(i), self.rrms.row(i));
+            for (((heads, _), w), dw) in self.op.parts().into_iter().zip(weights).zip(&mut self.dw) {
+                let (dx_part, z, r);
+                (dx_part, dx) = dx.split_at_mut(heads * hs);
+                (z, normed) = normed.split_at(heads * hs);
+                (r, rrms) = rrms.split_at(heads);
+                pass.level.run(Backward { w, dw, dx: dx_part, normed: z, rrms: r });
+            }
+        }
+    }
+
+    fn add_vector_grads(&self, layout: &ParamLayout, grads: &mut [f32]) {
+        for ((_, weight), dw) in self.op.parts().into_iter().zip(&self.dw) {
+            layout.add(weight, dw, grads);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct DecodeQkNorm<'a> {
+    op: QkNorm,
+    weights: [&'a [f32]; 2],
+    /// `(nh + nkv)`.
+    rrms: Vec<f32>,
+}
+
+impl DecodeOp for DecodeQkNorm<'_> {
+    fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
+        let x = step.values.rows_mut(self.op.y);
+        for i in 0..step.n {
+            forward(step.level, &self.op, self.weights, x.row_mut(i), &mut self.rrms, None);
+        }
+    }
+}
+
+/// Overwrites the queries and keys of one position with their norms. `rrms (nh + nkv)` gets the reciprocal root mean
+/// squares, `normed ((nh + nkv) hs)` the norms before the weights.
+fn forward(
+    level: SimdLevel,
+    op: &QkNorm,
+    weights: [&[f32]; 2],
+    mut x: &mut [f32],
+    mut rrms: &mut [f32],
+    mut normed: Option<&mut [f32]>,
+) {
+    for ((heads, _), w) in op.parts().into_iter().zip(weights) {
+        let n = heads * op.heads.head_size;
+        let (x_part, r);
+        (x_part, x) = x.split_at_mut(n);
+        (r, rrms) = rrms.split_at_mut(heads);
+        level.run(Forward { w, x: x_part, rrms: r });
+        if let Some(rest) = normed.take() {
+            let (z, behind) = rest.split_at_mut(n);
+            z.copy_from_slice(x_part);
+            normed = Some(behind);
+        }
+        level.run(Weigh { w, x: x_part });
+    }
+}
+
+/// Divides each head by its root mean square.
+struct Forward<'a> {
+    w: &'a [f32],
+    /// `(heads, hs)`.
+    x: &'a mut [f32],
+    /// `(heads)`.
+    rrms: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let hs = self.w.len();
+        for (x, rrms) in self.x.chunks_exact_mut(hs).zip(self.rrms) {
+            let mut squares = s.splat(0.0);
+            for v in 0..vectors::count(x) {
+                let x = vectors::get(s, x, v);
+                squares = s.mul_add(x, x, squares);
+            }
+            *rrms = 1.0 / (s.sum(squares) / hs as f32 + RMS_NORM_EPS as f32).sqrt();
+            for v in 0..vectors::count(x) {
+                let normed = s.mul(vectors::get(s, x, v), s.splat(*rrms));
+                vectors::set(s, x, v, normed);
+            }
+        }
+    }
+}
+
+/// Multiplies each head with the weight.
+struct Weigh<'a> {
+    w: &'a [f32],
+    /// `(heads, hs)`.
+    x: &'a mut [f32],
+}
+
+impl Kernel for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for x in self.x.chunks_exact_mut(self.w.len()) {
+            for v in 0..vectors::count(x) {
+                let weighed = s.mul(vectors::get(s, x, v), vectors::get(s, self.w, v));
+                vectors::set(s, x, v, weighed);
+            }
+        }
+    }
+}
+
+struct Backward<'a> {
+    w: &'a [f32],
+    /// `(hs)`, added to.
+    dw: &'a mut [f32],
+    /// The gradients of the outputs, overwritten with those of the inputs, `(heads, hs)`.
+    dx: &'a mut [f32],
+    /// `(heads, hs)`.
+    normed: &'a [f32],
+    /// `(heads)`.
+    rrms: &'a [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    /// With `g = dy w` and `z` the normed head: `dx = rrms (g - z mean(g z))`.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { w, dw, dx, normed, rrms } = self;
+        let hs = w.len();
+        let scale = 1.0 / hs as f32;
+        for ((dx, z), &rrms) in dx.chunks_exact_mut(hs).zip(normed.chunks_exact(hs)).zip(rrms) {
+            let rrms = s.splat(rrms);
+            let mut product = s.splat(0.0);
+            for v in 0..vectors::count(z) {
+                let (grad, z) = (vectors::get(s, dx, v), vectors::get(s, z, v));
+                let sum = s.mul_add(grad, z, vectors::get(s, dw, v));
+                vectors::set(s, dw, v, sum);
+                let g = s.mul(grad, vectors::get(s, w, v));
+                vectors::set(s, dx, v, g);
+                product = s.mul_add(g, z, product);
+            }
+            let mean_gz = s.splat(s.sum(product) * scale);
+            for v in 0..vectors::count(z) {
+                let across = s.sub(vectors::get(s, dx, v), s.mul(vectors::get(s, z, v), mean_gz));
+                vectors::set(s, dx, v, s.mul(across, rrms));
+            }
+        }
+    }
+}
