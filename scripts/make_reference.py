@@ -5,8 +5,10 @@
     /tmp/venv/bin/pip install torch numpy safetensors transformers   # the CPU build of torch does
     /tmp/venv/bin/python scripts/make_reference.py [OUT_FOLDER]      # default: tests/fixtures
 
-Five files: `reference_gelu_nobias.safetensors` (exact GELU, no biases), `reference_gelu_new_bias.safetensors` (tanh GELU,
-biases), and one for each key of `[model]` that GPT-2 lacks: `reference_rms_norm`, `reference_rope` and `reference_untied`.
+Eight files: `reference_gelu_nobias.safetensors` (exact GELU, no biases), `reference_gelu_new_bias.safetensors` (tanh GELU,
+biases), and for the keys of `[model]` that GPT-2 lacks: `reference_rms_norm`, `reference_rope`, `reference_untied`,
+`reference_relu2_cap` (squared ReLU, another width, capped logits) and `reference_qwen3` (RMSNorm, RoPE, QK-norm, SwiGLU, grouped
+heads). `reference_muon` is the last of these, updated by Muon.
 The model below is PyTorch code of its own and shares nothing with the Rust. Initial weights are
 drawn in float32; everything after that is computed in float64 and rounded to float32 once, when it is stored.
 In each file:
@@ -46,12 +48,25 @@ VARIANTS = {
     "reference_rms_norm": dict(bias=False, activation="gelu", clip=1.6, seed=4, norm="rms"),
     "reference_rope": dict(bias=True, activation="gelu_new", clip=1.8, seed=4, position="rope", rope_theta=100.0, n_head=2),
     "reference_untied": dict(bias=False, activation="gelu", clip=1.6, seed=4, tie_embeddings=False),
+    "reference_relu2_cap": dict(bias=True, mlp="relu2", clip=2.1, seed=4, mlp_hidden=34, logit_cap=4.0),
+    "reference_qwen3": dict(
+        bias=False, mlp="swiglu", clip=2.2, seed=4, norm="rms", position="rope", rope_theta=100.0, n_head=2, n_kv_head=1,
+        qk_norm=True, mlp_hidden=26),
+    "reference_muon": dict(
+        bias=False, mlp="swiglu", clip=2.2, seed=4, norm="rms", position="rope", rope_theta=100.0, n_head=2, n_kv_head=1,
+        qk_norm=True, mlp_hidden=26, optimizer="muon", lr_matrices=2e-2, muon_momentum=0.9, muon_steps=3),
 }
+# What belongs to the optimizer.
+OF_TRAINING = ("clip", "seed", "optimizer", "lr_matrices", "muon_momentum", "muon_steps")
 
 
 def init_params(cfg, rng):
     """Initial weights by name, float32. Larger than GPT-2's, so that attention and the norms are far from trivial."""
     C, params = cfg["n_embd"], {}
+    hs = C // cfg["n_head"]
+    kv = cfg.get("n_kv_head", cfg["n_head"]) * hs
+    hidden = cfg.get("mlp_hidden", 4 * C)
+    gated = cfg.get("mlp") == "swiglu"
 
     def normal(name, *shape, mean=0.0, std=0.08):
         params[name] = torch.from_numpy((mean + std * rng.standard_normal(shape)).astype(np.float32))
@@ -61,8 +76,8 @@ def init_params(cfg, rng):
         if cfg["bias"]:
             normal(f"{name}.bias", n_out)
 
-    def norm(name):
-        normal(f"{name}.weight", C, mean=1.0, std=0.2)
+    def norm(name, n=C):
+        normal(f"{name}.weight", n, mean=1.0, std=0.2)
         if cfg["bias"] and cfg.get("norm") != "rms":
             normal(f"{name}.bias", C)
 
@@ -72,11 +87,14 @@ def init_params(cfg, rng):
     for i in range(cfg["n_layer"]):
         h = f"transformer.h.{i}"
         norm(f"{h}.ln_1")
-        linear(f"{h}.attn.c_attn", C, 3 * C, std=0.24)
+        linear(f"{h}.attn.c_attn", C, C + 2 * kv, std=0.24)
+        if cfg.get("qk_norm"):
+            norm(f"{h}.attn.q_norm", hs)
+            norm(f"{h}.attn.k_norm", hs)
         linear(f"{h}.attn.c_proj", C, C, std=0.12)
         norm(f"{h}.ln_2")
-        linear(f"{h}.mlp.c_fc", C, 4 * C, std=0.36)
-        linear(f"{h}.mlp.c_proj", 4 * C, C, std=0.16)
+        linear(f"{h}.mlp.c_fc", C, 2 * hidden if gated else hidden, std=0.36)
+        linear(f"{h}.mlp.c_proj", hidden, C, std=0.16)
     norm("transformer.ln_f")
     if not cfg.get("tie_embeddings", True):
         normal("lm_head.weight", cfg["vocab_size"], C)
@@ -86,7 +104,9 @@ def init_params(cfg, rng):
 def forward(cfg, p, ids):
     """Logits (batch, time, vocabulary): GPT-2 with pre-norm blocks; positions, norms and head as the keys say."""
     (B, T), C, H = ids.shape, cfg["n_embd"], cfg["n_head"]
-    rope = cfg.get("position") == "rope"
+    K = cfg.get("n_kv_head", H)
+    hs = C // H
+    rope, mlp, cap = cfg.get("position") == "rope", cfg.get("mlp", cfg.get("activation")), cfg.get("logit_cap", 0)
 
     def linear(name, x):
         y = x @ p[f"{name}.weight"]
@@ -100,7 +120,12 @@ def forward(cfg, p, ids):
         return y + p[f"{name}.bias"] if cfg["bias"] else y
 
     def activation(x):
-        if cfg["activation"] == "gelu":
+        if mlp == "swiglu":
+            gate, up = x.chunk(2, dim=-1)
+            return gate * torch.sigmoid(gate) * up
+        if mlp == "relu2":
+            return x.clamp(min=0) ** 2
+        if mlp == "gelu":
             return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
@@ -108,7 +133,7 @@ def forward(cfg, p, ids):
         """Channel i of a head, paired with channel i + hs / 2, turns by position * theta^(-2 i / hs)."""
         if not rope:
             return x
-        half = C // H // 2
+        half = hs // 2
         rate = cfg["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
         angle = torch.arange(T, dtype=torch.float64)[:, None] * rate
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
@@ -122,13 +147,18 @@ def forward(cfg, p, ids):
     for i in range(cfg["n_layer"]):
         h = f"transformer.h.{i}"
         qkv = linear(f"{h}.attn.c_attn", norm(f"{h}.ln_1", x))
-        q, k, v = (part.view(B, T, H, C // H).transpose(1, 2) for part in qkv.split(C, dim=-1))
-        scores = rotate(q) @ rotate(k).transpose(-2, -1) / math.sqrt(C // H)
+        q, k, v = (part.view(B, T, -1, hs).transpose(1, 2) for part in qkv.split([C, K * hs, K * hs], dim=-1))
+        if cfg.get("qk_norm"):
+            q, k = norm(f"{h}.attn.q_norm", q), norm(f"{h}.attn.k_norm", k)
+        if K != H:
+            k, v = (part.repeat_interleave(H // K, dim=1) for part in (k, v))
+        scores = rotate(q) @ rotate(k).transpose(-2, -1) / math.sqrt(hs)
         mixed = scores.masked_fill(future, -math.inf).softmax(-1) @ v
         x = x + linear(f"{h}.attn.c_proj", mixed.transpose(1, 2).reshape(B, T, C))
         x = x + linear(f"{h}.mlp.c_proj", activation(linear(f"{h}.mlp.c_fc", norm(f"{h}.ln_2", x))))
     head = p["transformer.wte.weight" if cfg.get("tie_embeddings", True) else "lm_head.weight"]
-    return norm("transformer.ln_f", x) @ head.T
+    logits = norm("transformer.ln_f", x) @ head.T
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def make_batches(cfg, rng):
@@ -151,12 +181,53 @@ def learning_rate(train, it):
     return train["min_lr"] + 0.5 * (1 + math.cos(math.pi * ratio)) * (train["lr"] - train["min_lr"])
 
 
+# Amsel et al., 2025, "The Polar Express".
+POLAR_EXPRESS = [
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+]
+
+
+def muon_step(cfg, train, lr, name, w, momentum):
+    """Jordan et al., 2024, for a matrix (in, out); layers that lie side by side are matrices of their own."""
+    hs = cfg["n_embd"] // cfg["n_head"]
+    kv = cfg.get("n_kv_head", cfg["n_head"]) * hs
+    parts = [w.shape[1]]
+    if name.endswith("attn.c_attn.weight"):
+        parts = [cfg["n_embd"], kv, kv]
+    elif name.endswith("mlp.c_fc.weight") and cfg.get("mlp") == "swiglu":
+        parts = [w.shape[1] // 2] * 2
+    mu = train["muon_momentum"]
+    momentum.lerp_(w.grad, 1 - mu)
+    at = 0
+    for columns in parts:
+        part = slice(at, at + columns)
+        at += columns
+        x = w.grad[:, part].lerp(momentum[:, part], mu).T  # (out, in), as Muon is written
+        flip = x.shape[0] > x.shape[1]
+        x = x.T if flip else x
+        x = x / (x.norm() * 1.02 + 1e-7)
+        for a, b, c in POLAR_EXPRESS[: train["muon_steps"]]:
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        x = x.T if flip else x
+        with torch.no_grad():
+            w[:, part] *= 1 - lr * train["weight_decay"]
+            w[:, part] -= lr * math.sqrt(max(1, x.shape[0] / x.shape[1])) * x.T
+
+
 def run(cfg, train, initial, ids, targets, dtype):
     """Everything the fixture holds but its inputs, computed in `dtype`."""
     p = {name: w.to(dtype, copy=True).requires_grad_() for name, w in initial.items()}
+    muon = {name: w for name, w in p.items() if train.get("optimizer") == "muon" and w.dim() == 2 and ".h." in name}
+    momenta = {name: torch.zeros_like(w) for name, w in muon.items()}
+    adamw = [w for name, w in p.items() if name not in muon]
     groups = [
-        dict(params=[w for w in p.values() if w.dim() >= 2], weight_decay=train["weight_decay"]),
-        dict(params=[w for w in p.values() if w.dim() < 2], weight_decay=0.0),
+        dict(params=[w for w in adamw if w.dim() >= 2], weight_decay=train["weight_decay"]),
+        dict(params=[w for w in adamw if w.dim() < 2], weight_decay=0.0),
     ]
     optimizer = torch.optim.AdamW(groups, betas=(train["beta1"], train["beta2"]), eps=train["eps"])
     out, losses, grad_norms = {}, [], []
@@ -173,6 +244,9 @@ def run(cfg, train, initial, ids, targets, dtype):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(train, it)
         optimizer.step()
+        for name, w in muon.items():
+            lr = train["lr_matrices"] * learning_rate(train, it) / train["lr"]
+            muon_step(cfg, train, lr, name, w, momenta[name])
     out |= {"losses": torch.stack(losses), "grad_norms": torch.stack(grad_norms)}
     return out | {f"final/{name}": w.detach() for name, w in p.items()}
 
@@ -191,7 +265,7 @@ def write_safetensors(path, tensors, metadata):
 
 
 def check_with_transformers(cfg, params, ids, logits):
-    if cfg.keys() & {"norm", "position", "tie_embeddings"}:
+    if cfg.keys() & {"norm", "position", "tie_embeddings", "mlp"}:
         return "no GPT-2: not compared with transformers"
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
@@ -228,8 +302,8 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     total = 0
     for stem, variant in VARIANTS.items():
-        cfg = CONFIG | {key: value for key, value in variant.items() if key not in ("clip", "seed")}
-        train = TRAIN | {"clip": variant["clip"]}
+        cfg = CONFIG | {key: value for key, value in variant.items() if key not in OF_TRAINING}
+        train = TRAIN | {key: variant[key] for key in OF_TRAINING if key in variant and key != "seed"}
         rng = np.random.RandomState(variant["seed"])  # its stream is frozen by NumPy's policy
         params = init_params(cfg, rng)
         ids, targets = make_batches(cfg, rng)

@@ -50,6 +50,8 @@ fn norm_and_activations() {
     let activation = |activation| launches(&[&[2, 5, 3]], |x| ops::activate(&x[0], activation).unwrap());
     assert_eq!(activation(Activation::Gelu), (2, 9));
     assert_eq!(activation(Activation::GeluNew), (8, 14));
+    assert_eq!(activation(Activation::Relu2), (3, 3));
+    assert_eq!(launches(&[&[2, 5, 6]], |x| ops::swiglu(&x[0]).unwrap()), (9, 15));
 }
 
 #[test]

@@ -18,12 +18,14 @@ use tinygpt_trainer::{
 const TOLERANCE: f64 = 1e-4;
 
 /// The fixtures, and what is special about each.
-const FIXTURES: [(&str, &str); 5] = [
+const FIXTURES: [(&str, &str); 7] = [
     ("gelu, no biases", "reference_gelu_nobias"),
     ("gelu_new, biases", "reference_gelu_new_bias"),
     ("RMSNorm", "reference_rms_norm"),
     ("rotary positions, biases", "reference_rope"),
     ("a head of its own", "reference_untied"),
+    ("squared ReLU, capped logits", "reference_relu2_cap"),
+    ("the network of Qwen3", "reference_qwen3"),
 ];
 
 /// The optimizer's settings, as the fixtures' metadata has them.

@@ -19,9 +19,11 @@
 //! | [`linear()`], without bias | 2, 2 | 5, 7 |
 //! | [`layer_norm()`], without bias | 12, 22 | as f32 |
 //! | [`rms_norm()`] | 9, 16 | as f32 |
-//! | rotary positions | 15, 14 | as f32 |
+//! | rotary positions | 16, 15 | as f32 |
 //! | [`activate`], `gelu` | 2, 9 | as f32 |
 //! | [`activate`], `gelu_new` | 8, 14 | as f32 |
+//! | [`activate`], `relu2` | 3, 3 | as f32 |
+//! | [`swiglu()`] | 9, 15 | as f32 |
 //! | dropout with the masks of a GPU | 19, 3 | as f32 |
 //! | [`TensorAttention`], one chunk | 14, 26 | 17, 34 |
 //! | [`TensorAttention`], three chunks | 35, 63 | 42, 79 |

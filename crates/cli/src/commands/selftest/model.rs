@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device};
 use tinygpt_model::{
     ContextPolicy, Decoder, Generation, GptConfig, Mlp, Precision, TensorDecoder,
-    config::{Norm, Position},
+    config::{InitScheme, Norm, Position},
     cpu::{CpuDecoder, CpuPrecision, WeightFormat},
     generate, init_params, param_specs,
 };
@@ -68,6 +68,23 @@ fn shapes() -> Vec<Shape> {
             name: "a head of its own",
             config: GptConfig { tie_embeddings: false, ..shape(41, 19, 2, 16, false, Mlp::Gelu) },
             rows: 4,
+        },
+        Shape {
+            name: "relu2, capped logits",
+            config: GptConfig { mlp_hidden: 37, logit_cap: 9.0, ..shape(29, 17, 2, 14, true, Mlp::Relu2) },
+            rows: 3,
+        },
+        Shape {
+            name: "Qwen3 in small",
+            config: GptConfig {
+                norm: Norm::Rms,
+                position: Position::Rope,
+                qk_norm: true,
+                n_kv_head: 2,
+                init: InitScheme::FanIn,
+                ..shape(43, 21, 4, 24, false, Mlp::Swiglu)
+            },
+            rows: 3,
         },
     ]
 }
