@@ -316,6 +316,19 @@ fn cpu_decoding_has_the_logits_of_the_tensor_compositions_at_every_position() {
 }
 
 #[test]
+#[should_panic(expected = "embeddings and positions come first")]
+fn a_table_whose_gradient_would_be_wrong_is_noticed() {
+    let config = shapes().remove(3).0;
+    let body: Body = |net, x, _| {
+        let h = net.rms_norm(x, "norm");
+        net.positions(h, "positions", 0.5)
+    };
+    let net = network(&config, body, true);
+    let values = values(&net, &mut Random::new(1));
+    let _ = CpuGpt::over(net, CpuPrecision::F32, &values);
+}
+
+#[test]
 fn an_impossible_shape_is_refused_by_every_constructor() {
     let good = GptConfig { vocab_size: 7, block_size: 4, n_layer: 1, n_head: 2, n_embd: 8, ..GptConfig::default() };
     let values = tinygpt_model::init_params(&good, 1);

@@ -30,6 +30,14 @@ pub enum TrainError {
     /// A text that should be stories of the grammar is not.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// A run failed, and its folder could not be deleted.
+    #[error("{error}; and its folder stays: {also}")]
+    AndNotDiscarded {
+        /// Why the run failed.
+        error: Box<TrainError>,
+        /// Why its folder stays.
+        also: Box<TrainError>,
+    },
     /// The model refused its shape or its tensors, or a folder holds none.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -115,6 +115,12 @@ pub(crate) trait Operation: Debug + Send + Sync {
         false
     }
 
+    /// Whether it adds rows of a table, whose gradient [`Operation::add_table_grads`] computes for the whole batch. Such
+    /// operations come first in a network.
+    fn reads_table(&self) -> bool {
+        false
+    }
+
     /// Whether a position's output depends on the inputs of other positions.
     fn mixes_positions(&self) -> bool {
         false

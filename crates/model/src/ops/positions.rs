@@ -59,6 +59,10 @@ impl Operation for AddPositions {
         Box::new(self.clone())
     }
 
+    fn reads_table(&self) -> bool {
+        true
+    }
+
     fn add_table_grads(&self, layout: &ParamLayout, _: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
         let Some(c) = dx.first().map(|x| x.cols) else { return };
         grads[layout.range(self.table)].par_chunks_mut(c).take(t).enumerate().for_each(|(i, grad)| {

@@ -103,6 +103,14 @@ impl fmt::Display for Notice {
     }
 }
 
+/// Deletes the folder of a run that failed with `error`, which is what the caller hears of first.
+fn discarded(dir: RunDir, error: TrainError) -> TrainError {
+    match dir.discard() {
+        Ok(()) => error,
+        Err(also) => TrainError::AndNotDiscarded { error: Box::new(error), also: Box::new(also) },
+    }
+}
+
 impl Run {
     /// A new run. Where this fails, no folder is left, and a run that was to be replaced is as it was.
     ///
@@ -131,8 +139,7 @@ impl Run {
         make_absolute(&mut config)?;
         if let Err(error) = describe(&dir, &config, &gpt, &data) {
             // A folder with half a description is of no use to anybody.
-            dir.discard()?;
-            return Err(error);
+            return Err(discarded(dir, error));
         }
         let state = LoopState::fresh(data.source_hash.clone());
         Ok(Self { dir, config, data, engine, state, notices: Vec::new(), is_new: true })
@@ -185,12 +192,10 @@ impl Run {
     pub fn train(self, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<Outcome> {
         let Self { dir, config, data, mut engine, state, is_new, .. } = self;
         let trainer = Trainer { config: &config, data: &data, engine: engine.as_mut(), run: &dir, state };
-        let outcome = trainer.train(stop, on_event);
-        if outcome.is_err() && is_new && !dir.is_saved() {
+        trainer.train(stop, on_event).map_err(|error| {
             // Not saved even once: of no use to anybody, and a run that was to be overwritten comes back.
-            dir.discard()?;
-        }
-        outcome
+            if is_new && !dir.is_saved() { discarded(dir, error) } else { error }
+        })
     }
 
     /// The run's folder.

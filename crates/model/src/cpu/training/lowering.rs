@@ -60,6 +60,10 @@ const UNASSIGNED: usize = usize::MAX;
 impl Lowered {
     /// Lowers a network.
     pub(crate) fn new(net: &Network) -> Self {
+        // The gradients of tables are computed from that of the first operation's output.
+        let is_table = |op: &&Op| op.get().reads_table();
+        let tables = net.ops.iter().take_while(is_table).count();
+        assert!(!net.ops[tables..].iter().any(|op| is_table(&op)), "embeddings and positions come first in a network");
         let steps = fuse(net);
         let (values, value_buffers) = value_buffers(net, &steps);
         let (grads, mut grad_buffers) = grad_buffers(net);

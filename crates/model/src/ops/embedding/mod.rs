@@ -54,6 +54,10 @@ impl Operation for Embed {
         Box::new(self.clone())
     }
 
+    fn reads_table(&self) -> bool {
+        true
+    }
+
     fn add_table_grads(&self, layout: &ParamLayout, ids: &[u32], t: usize, dx: &[Rows], grads: &mut [f32]) {
         let Some(c) = dx.first().map(|x| x.cols) else { return };
         let grads = &mut grads[layout.range(self.table)];
