@@ -55,7 +55,7 @@ pub mod tokenizer;
 /// Where tensors live; of the one version of candle that this crate works with.
 pub use candle_core::Device;
 pub use checkpoint::{Checkpoint, GenerationDefaults, ModelFolder};
-pub use config::{Activation, GptConfig, MODEL_KEYS, Mlp, ModelKey, Precision};
+pub use config::{GptConfig, MODEL_KEYS, Mlp, ModelKey, Precision};
 pub use decode::{ContextPolicy, Decoder, Logits};
 pub use dropout::Dropout;
 pub use error::{ModelError, Result};

@@ -4,10 +4,11 @@
 use crate::common::{Random, lively_params, shape};
 use candle_core::{DType, Device, Tensor, Var};
 use tinygpt_model::{
-    Activation, Dropout, Gpt, GptConfig, Mlp, Precision,
+    Dropout, Gpt, GptConfig, Mlp, Precision,
     config::{LAYER_NORM_EPS, Norm, Position},
     dropout::MaskSource,
-    ops, param_specs,
+    ops::{self, Activation},
+    param_specs,
     params::to_tensors,
 };
 

@@ -5,11 +5,11 @@
 use crate::common::Random;
 use candle_core::{DType, Device, Tensor, Var};
 use tinygpt_model::{
-    Activation, ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Mlp, ModelError, Network, TensorDecoder,
+    ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Mlp, ModelError, Network, TensorDecoder,
     config::Heads,
     cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
     dropout::{DropoutSite, MaskSource},
-    ops::{OPERATION_NAMES, Tokens, cross_entropy},
+    ops::{Activation, OPERATION_NAMES, Tokens, cross_entropy},
     params::to_tensors,
     plan::{Init, NetworkBuilder, ParamSpec, Value},
 };

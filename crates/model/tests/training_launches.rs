@@ -5,9 +5,9 @@
 use crate::common::{Random, lively_params, shape};
 use candle_core::{DType, Device, Tensor, Var};
 use tinygpt_model::{
-    Activation, Dropout, Gpt, GptConfig, Precision,
+    Dropout, Gpt, GptConfig, Precision,
     dropout::MaskSource,
-    ops::{self, TensorAttention, Tokens, take_launches},
+    ops::{self, Activation, TensorAttention, Tokens, take_launches},
     params::to_tensors,
 };
 

@@ -4,10 +4,10 @@
 use crate::common::{Random, lively_params, shape};
 use candle_core::{D, DType, Device, Tensor, Var};
 use tinygpt_model::{
-    Activation, Dropout, Gpt, GptConfig, Precision,
+    Dropout, Gpt, GptConfig, Precision,
     config::LAYER_NORM_EPS,
     dropout::MaskSource,
-    ops::{self, TensorAttention, Tokens},
+    ops::{self, Activation, TensorAttention, Tokens},
     params::to_tensors,
 };
 

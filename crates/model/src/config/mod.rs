@@ -1,14 +1,87 @@
 //! The shape of a GPT.
 
-mod choices;
-mod keys;
+mod heads;
+mod precision;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelError, Result};
+use crate::{ModelError, Result, ops::Activation};
 
-pub use choices::{Activation, InitScheme, Mlp, Norm, Position, Precision};
-pub use keys::{MODEL_KEYS, ModelKey};
+pub use heads::Heads;
+pub use precision::Precision;
+
+/// The MLP of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mlp {
+    /// Two linear layers and the exact GELU between them (`gelu` in Hugging Face).
+    #[default]
+    Gelu,
+    /// As [`Mlp::Gelu`] with the tanh approximation of GPT-2 (`gelu_new` in Hugging Face).
+    GeluNew,
+    /// As [`Mlp::Gelu`] with the square of ReLU (So et al., 2021, "Primer").
+    Relu2,
+    /// A third linear layer gates the channels: `silu(gate) * up` (Shazeer, 2020, "GLU Variants Improve Transformer").
+    Swiglu,
+}
+
+impl Mlp {
+    /// The name, as configurations write it and, for GPT-2's, Hugging Face's `activation_function`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::GeluNew => "gelu_new",
+            Self::Relu2 => "relu2",
+            Self::Swiglu => "swiglu",
+        }
+    }
+
+    /// The function between its two linear layers; `None` where there are three.
+    pub fn activation(self) -> Option<Activation> {
+        match self {
+            Self::Gelu => Some(Activation::Gelu),
+            Self::GeluNew => Some(Activation::GeluNew),
+            Self::Relu2 => Some(Activation::Relu2),
+            Self::Swiglu => None,
+        }
+    }
+}
+
+/// The initial values of matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InitScheme {
+    /// Standard deviation 0.02, as in GPT-2.
+    #[default]
+    Gpt2,
+    /// Standard deviation `1 / sqrt(inputs)`, which keeps the variance of what goes through (LeCun et al., 1998,
+    /// "Efficient BackProp").
+    FanIn,
+}
+
+/// The norms of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// Layer norm, as in GPT-2.
+    #[default]
+    Layer,
+    /// RMSNorm, as in Llama: without a mean and without a bias.
+    Rms,
+}
+
+/// How the network knows positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Position {
+    /// A learned embedding of each position is added to the token's, as in GPT-2.
+    #[default]
+    Learned,
+    /// Queries and keys are rotated by angles proportional to the position, as in Llama.
+    Rope,
+}
 
 /// The shape of a GPT. The section `[model]` of a configuration file holds it, but for the vocabulary, which comes from the
 /// tokenizer; [`MODEL_KEYS`] documents its keys.
@@ -54,29 +127,80 @@ pub struct GptConfig {
     pub init: InitScheme,
 }
 
-/// The heads of attention. A position has queries, keys and values side by side: `(n_head + 2 n_kv_head) * head_size`
-/// channels.
+/// A key of the section `[model]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
-    /// Heads of queries.
-    pub n_head: usize,
-    /// Heads of keys and of values; divides `n_head`.
-    pub n_kv_head: usize,
-    /// The channels of a head.
-    pub head_size: usize,
+pub struct ModelKey {
+    /// With its section: `model.n_layer`.
+    pub key: &'static str,
+    /// The line that documents it, with its unit.
+    pub doc: &'static str,
+    /// The words that it takes, if it takes words.
+    pub choices: &'static [&'static str],
+    /// Whether the first version of the format lacked it: files of older runs do. Its default is what they were trained
+    /// with, which is GPT-2's.
+    pub later: bool,
 }
 
-impl Heads {
-    /// The channels of queries, keys and values.
-    pub fn qkv(self) -> [usize; 3] {
-        [self.n_head, self.n_kv_head, self.n_kv_head].map(|heads| heads * self.head_size)
-    }
-
-    /// The head of keys and values that a head of queries attends to.
-    pub fn kv_head(self, head: usize) -> usize {
-        head * self.n_kv_head / self.n_head
-    }
+const fn key(key: &'static str, doc: &'static str) -> ModelKey {
+    ModelKey { key, doc, choices: &[], later: false }
 }
+
+/// Every key of the section `[model]`, in the order of the file. Those that came `later` stand in the order in which they
+/// came, from which a run's missing keys are recognised: new ones go to the end.
+pub const MODEL_KEYS: &[ModelKey] = &[
+    key("model.block_size", "context length in tokens"),
+    key("model.n_layer", "transformer blocks"),
+    key("model.n_head", "attention heads; divides n_embd"),
+    key("model.n_embd", "channels of the residual stream"),
+    key("model.dropout", "probability of dropping a value in training, in [0, 1)"),
+    key("model.bias", "whether linear layers and norms have biases"),
+    ModelKey {
+        choices: &["gelu", "gelu_new", "relu2", "swiglu"],
+        ..key(
+            "model.mlp",
+            "\"gelu\" (exact), \"gelu_new\" (tanh approximation, as GPT-2), \"relu2\" (squared ReLU) or \"swiglu\" (gated, as Llama)",
+        )
+    },
+    ModelKey {
+        choices: &["layer", "rms"],
+        later: true,
+        ..key("model.norm", "\"layer\" (layer norm, as GPT-2) or \"rms\" (RMSNorm, as Llama: no mean, no bias)")
+    },
+    ModelKey {
+        choices: &["learned", "rope"],
+        later: true,
+        ..key("model.position", "\"learned\" (embeddings, as GPT-2) or \"rope\" (rotated queries and keys, as Llama)")
+    },
+    ModelKey { later: true, ..key("model.rope_theta", "base of the angles of \"rope\": larger ones reach further") },
+    ModelKey {
+        later: true,
+        ..key("model.tie_embeddings", "whether the head is the token embedding, as in GPT-2, or a matrix of its own")
+    },
+    ModelKey {
+        later: true,
+        ..key(
+            "model.mlp_hidden",
+            "channels inside the MLP; 0 is 4 n_embd, and for \"swiglu\" 8/3 n_embd rounded up to 32",
+        )
+    },
+    ModelKey {
+        later: true,
+        ..key("model.n_kv_head", "heads of keys and values, each shared by n_head / n_kv_head queries; 0 is n_head")
+    },
+    ModelKey {
+        later: true,
+        ..key("model.qk_norm", "whether each head's queries and keys go through an RMSNorm, as in Qwen3")
+    },
+    ModelKey {
+        later: true,
+        ..key("model.logit_cap", "logits become cap * tanh(logits / cap), as in Gemma 2; 0 is off")
+    },
+    ModelKey {
+        choices: &["gpt2", "fan_in"],
+        later: true,
+        ..key("model.init", "standard deviation of initial matrices: \"gpt2\" (0.02) or \"fan_in\" (1 / sqrt(inputs))")
+    },
+];
 
 impl Default for GptConfig {
     /// The shape of the default recipe, for a vocabulary of 65 characters.
@@ -205,55 +329,5 @@ impl GptConfig {
     /// The number of trainable parameters; a tied head's are the token embedding's.
     pub fn n_params(&self) -> usize {
         crate::param_specs(self).iter().map(|spec| spec.len()).sum()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn recipe(n_layer: usize, n_head: usize, n_embd: usize, block_size: usize) -> GptConfig {
-        GptConfig {
-            vocab_size: 65,
-            block_size,
-            n_layer,
-            n_head,
-            n_embd,
-            dropout: 0.0,
-            bias: false,
-            mlp: Mlp::Gelu,
-            ..GptConfig::default()
-        }
-    }
-
-    #[test]
-    fn the_recipes_have_the_published_parameter_counts() {
-        assert_eq!(recipe(4, 4, 128, 64).n_params(), 804_096);
-        assert_eq!(recipe(6, 6, 384, 256).n_params(), 10_745_088);
-    }
-
-    #[test]
-    fn the_parameters_of_gpt2_124m_are_counted_with_their_biases() {
-        let config = GptConfig { vocab_size: 50257, bias: true, ..recipe(12, 12, 768, 1024) };
-        assert_eq!(config.n_params(), 124_439_808);
-    }
-
-    #[test]
-    fn an_impossible_shape_is_refused_and_its_field_named() {
-        let good = recipe(4, 4, 128, 64);
-        assert!(good.validate().is_ok());
-        for (config, field) in [
-            (GptConfig { vocab_size: 0, ..good.clone() }, "vocab_size"),
-            (GptConfig { block_size: 0, ..good.clone() }, "block_size"),
-            (GptConfig { n_layer: 0, ..good.clone() }, "n_layer"),
-            (GptConfig { n_head: 0, ..good.clone() }, "n_head"),
-            (GptConfig { n_head: 3, ..good.clone() }, "n_embd"),
-            (GptConfig { n_embd: 1 << 30, ..good.clone() }, "n_embd"),
-            (GptConfig { dropout: 1.0, ..good.clone() }, "dropout"),
-            (GptConfig { dropout: f64::NAN, ..good.clone() }, "dropout"),
-        ] {
-            let message = config.validate().unwrap_err().to_string();
-            assert!(message.starts_with(&format!("model.{field} = ")), "{message}");
-        }
     }
 }

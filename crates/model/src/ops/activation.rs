@@ -11,7 +11,7 @@ use super::{
     custom_grad::{count_launch, with_gradient},
 };
 use crate::{
-    Activation, Result,
+    Result,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -21,6 +21,17 @@ use crate::{
     plan::{Network, NetworkBuilder, Value},
     tensors::Pass,
 };
+
+/// A function of each element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// The exact GELU, `x * Phi(x)` with the normal distribution function.
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluNew,
+    /// `max(x, 0)^2`.
+    Relu2,
+}
 
 /// Applies the activation to each element.
 #[derive(Debug, Clone)]

@@ -67,7 +67,7 @@ mod rms_norm;
 mod rope;
 mod swiglu;
 
-pub use activation::activate;
+pub use activation::{Activation, activate};
 pub use attention::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
 pub use custom_grad::{cat, count_launch, take_launches};
 pub use embedding::{DIRECT_VOCAB, Tokens, embedding};
