@@ -115,6 +115,14 @@ pub enum TrainError {
         /// The slot's name.
         name: String,
     },
+    /// An update was asked for with another number of slots of state than the optimizer has.
+    #[error("the update has {got} slots of state, and the optimizer {needed}")]
+    SlotCount {
+        /// How many it was given.
+        got: usize,
+        /// How many it has.
+        needed: usize,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,

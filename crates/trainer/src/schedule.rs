@@ -1,9 +1,11 @@
-//! The learning rate: linear warm-up, then a cosine down to the minimum.
+//! The learning rate: linear warm-up, then a decay to the minimum.
 
-use crate::config::TrainConfig;
+use crate::config::{Schedule, TrainConfig};
 
-/// The learning rate of update `step` (counted from 0): `lr (step + 1) / (warmup + 1)` while warming up, then a cosine
-/// from `lr` to `min_lr` that ends at `decay_steps`, then `min_lr`. The schedule of nanoGPT.
+/// The learning rate of update `step` (counted from 0): `lr (step + 1) / (warmup + 1)` while warming up, then that of
+/// `schedule`, then from `decay_steps` on `min_lr`. "cosine" falls from `lr` along a half cosine, as in nanoGPT; "linear" in
+/// a straight line; "wsd" stays at `lr` and falls in a straight line over the last `decay_fraction` of the `decay_steps`
+/// updates.
 pub fn learning_rate(config: &TrainConfig, step: u64) -> f64 {
     let TrainConfig { lr, min_lr, warmup_steps, decay_steps, .. } = *config;
     if step < warmup_steps {
@@ -13,30 +15,61 @@ pub fn learning_rate(config: &TrainConfig, step: u64) -> f64 {
         return min_lr;
     }
     let progress = (step - warmup_steps) as f64 / (decay_steps - warmup_steps) as f64;
-    min_lr + 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()) * (lr - min_lr)
+    let height = match config.schedule {
+        Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+        Schedule::Linear => 1.0 - progress,
+        Schedule::Wsd => ((decay_steps - step) as f64 / (decay_steps as f64 * config.decay_fraction)).min(1.0),
+    };
+    min_lr + height * (lr - min_lr)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn config(schedule: Schedule) -> TrainConfig {
+        let (lr, min_lr, warmup_steps, decay_steps) = (1e-3, 1e-4, 100, 2000);
+        TrainConfig { lr, min_lr, warmup_steps, decay_steps, schedule, ..TrainConfig::default() }
+    }
+
     #[test]
     fn the_rate_warms_up_peaks_falls_and_stays_at_the_minimum() {
-        let config =
-            TrainConfig { lr: 1e-3, min_lr: 1e-4, warmup_steps: 100, decay_steps: 2000, ..TrainConfig::default() };
+        for schedule in [Schedule::Cosine, Schedule::Linear] {
+            let config = config(schedule);
+            let at = |step| learning_rate(&config, step);
+            assert!((at(0) - 1e-3 / 101.0).abs() < 1e-15);
+            assert!((at(99) - 1e-3 * 100.0 / 101.0).abs() < 1e-15);
+            assert_eq!(at(100), 1e-3);
+            assert!((at(1050) - 5.5e-4).abs() < 1e-15, "half way down: {}", at(1050));
+            assert_eq!(at(2000), 1e-4);
+            assert_eq!(at(9999), 1e-4);
+            assert!((100..2000).all(|s| at(s + 1) < at(s)));
+        }
+        let [cosine, linear] =
+            [Schedule::Cosine, Schedule::Linear].map(|schedule| learning_rate(&config(schedule), 575));
+        assert!((linear - (1e-4 + 0.75 * 9e-4)).abs() < 1e-15, "a quarter of the way: {linear}");
+        assert!((cosine - (1e-4 + 0.5 * (1.0 + 0.5f64.sqrt()) * 9e-4)).abs() < 1e-15, "{cosine}");
+    }
+
+    #[test]
+    fn warm_up_stable_decay_stays_at_the_peak_and_falls_in_a_line_over_the_last_updates() {
+        let config = TrainConfig { decay_fraction: 0.2, ..config(Schedule::Wsd) };
         let at = |step| learning_rate(&config, step);
-        assert!((at(0) - 1e-3 / 101.0).abs() < 1e-15);
         assert!((at(99) - 1e-3 * 100.0 / 101.0).abs() < 1e-15);
-        assert_eq!(at(100), 1e-3);
-        assert!((at(1050) - 5.5e-4).abs() < 1e-15, "half way down: {}", at(1050));
-        assert_eq!(at(2000), 1e-4);
-        assert_eq!(at(9999), 1e-4);
-        assert!((100..2000).all(|s| at(s + 1) < at(s)));
+        assert!((100..=1600).all(|step| at(step) == 1e-3));
+        assert!((at(1700) - (1e-4 + 0.75 * 9e-4)).abs() < 1e-15, "{}", at(1700));
+        assert!((at(1999) - (1e-4 + 9e-4 / 400.0)).abs() < 1e-15, "{}", at(1999));
+        assert_eq!((at(2000), at(9999)), (1e-4, 1e-4));
+        // A decay that is longer than what follows the warm-up has begun when that ends.
+        let whole = TrainConfig { decay_fraction: 1.0, ..config.clone() };
+        assert!((learning_rate(&whole, 100) - (1e-4 + 0.95 * 9e-4)).abs() < 1e-15);
     }
 
     #[test]
     fn warm_up_and_decay_may_end_at_the_same_step() {
-        let config = TrainConfig { warmup_steps: 5, decay_steps: 5, ..TrainConfig::default() };
-        assert_eq!(learning_rate(&config, 5), config.min_lr);
+        for schedule in [Schedule::Cosine, Schedule::Linear, Schedule::Wsd] {
+            let config = TrainConfig { warmup_steps: 5, decay_steps: 5, schedule, ..TrainConfig::default() };
+            assert_eq!(learning_rate(&config, 5), config.min_lr);
+        }
     }
 }

@@ -10,9 +10,9 @@ use tinygpt_model::{
     init_params, param_specs,
 };
 use tinygpt_sampler::{RngDomain, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, TensorEngine};
+use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, RateFactors, TensorEngine};
 
-const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, rates: RateFactors::EQUAL };
 
 fn initial(config: &GptConfig, seed: u64) -> EngineState {
     let mut params = init_params(config, seed);

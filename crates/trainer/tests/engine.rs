@@ -8,10 +8,10 @@ use tinygpt_model::{GptConfig, Mlp, Precision, cpu::CpuPrecision, init_params, p
 use tinygpt_sampler::{RngDomain, philox_at};
 use tinygpt_trainer::{
     TrainError,
-    engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, TensorEngine},
+    engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, RateFactors, TensorEngine},
 };
 
-const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, rates: RateFactors::EQUAL };
 const LR: f64 = 3e-3;
 const CLIP: f64 = 1.0;
 

@@ -16,10 +16,10 @@ use tinygpt_model::{
     cpu::{CpuDecoder, WeightFormat},
     init_params, param_specs,
 };
-use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, Evaluator, TensorEngine};
+use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, Evaluator, RateFactors, TensorEngine};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.json");
-const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, rates: RateFactors::EQUAL };
 
 /// A shape with biases and dropout, and one whose sizes are no multiples of a vector or a tile.
 fn shapes() -> [(&'static str, GptConfig); 2] {

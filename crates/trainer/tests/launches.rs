@@ -2,9 +2,9 @@
 
 use candle_core::Device;
 use tinygpt_model::{GptConfig, Mlp, Precision, init_params, ops::take_launches};
-use tinygpt_trainer::engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, TensorEngine};
+use tinygpt_trainer::engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, RateFactors, TensorEngine};
 
-const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, rates: RateFactors::EQUAL };
 
 /// Of a batch, and of AdamW with clipping.
 fn launches(n_layer: usize, precision: Precision) -> (usize, usize) {

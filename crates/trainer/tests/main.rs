@@ -12,6 +12,7 @@ mod golden;
 mod interrupted;
 mod launches;
 mod mixed_precision;
+mod muon;
 mod optimizers;
 mod reference;
 mod run;

@@ -4,7 +4,7 @@
 
 use candle_core::Device;
 use tinygpt_model::{GptConfig, Mlp, Precision, init_params};
-use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, TensorEngine};
+use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, RateFactors, TensorEngine};
 
 fn resident_mib() -> f64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -27,7 +27,7 @@ fn memory_does_not_grow_with_updates() {
         mlp: Mlp::Gelu,
         ..GptConfig::default()
     };
-    let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+    let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, rates: RateFactors::EQUAL };
     let state = EngineState::fresh(init_params(&config, 1));
     let mut engine = TensorEngine::new(&config, Precision::F32, adamw, 1, &state, &Device::Cpu).unwrap();
     let ids: Vec<u32> = (0..8 * 64).map(|i| i * 7 % 32).collect();

@@ -3,9 +3,9 @@
 use candle_core::Device;
 use tinygpt_model::{GptConfig, Mlp, Precision, init_params, param_specs};
 use tinygpt_sampler::{RngDomain, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, LossScaling, TensorEngine};
+use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, LossScaling, RateFactors, TensorEngine};
 
-const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, rates: RateFactors::EQUAL };
 
 fn config() -> GptConfig {
     GptConfig {

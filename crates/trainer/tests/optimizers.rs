@@ -1,4 +1,5 @@
-//! Other optimizers than AdamW: whatever slots one has, a checkpoint carries them, and a run goes on with them.
+//! Other optimizers than AdamW: whatever slots one has, a checkpoint carries them, and a run goes on with them. Muon on both
+//! engines, and learning rates of their own for groups of parameters.
 
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use tinygpt_model::{GptConfig, Precision, cpu::CpuPrecision, init_params};
 use tinygpt_trainer::{
     Result, RunDir,
     engine::{
-        AdamW, Batch, CpuEngine, CpuUpdate, Engine, EngineState, Optimizer, StateSlot, TensorEngine, TensorStep,
-        TensorUpdate,
+        AdamW, Batch, CpuEngine, CpuUpdate, Engine, EngineState, Optimizer, RateFactors, StateSlot, TensorEngine,
+        TensorStep, TensorUpdate,
     },
     run::{IfExists, LoopState},
 };
@@ -24,7 +25,7 @@ impl Optimizer for Sgd {
         if self.momentum.is_some() { &["momentum"] } else { &[] }
     }
 
-    fn step_cpu(&self, update: CpuUpdate<'_>) {
+    fn step_cpu(&self, update: CpuUpdate<'_>) -> Result<()> {
         let CpuUpdate { params, grads, slots, lr, scale, .. } = update;
         for (i, (param, grad)) in params.iter_mut().zip(&mut *grads).enumerate() {
             let mut step = scale * f64::from(*grad);
@@ -35,6 +36,7 @@ impl Optimizer for Sgd {
             *param -= (lr * step) as f32;
             *grad = 0.0;
         }
+        Ok(())
     }
 
     fn step_tensors(&self, update: TensorUpdate<'_>) -> Result<TensorStep> {
@@ -102,7 +104,8 @@ fn a_checkpoint_carries_the_slots_of_any_optimizer_and_a_run_goes_on_to_the_same
 
 #[test]
 fn the_state_of_another_optimizer_is_refused() {
-    let adamw: Arc<dyn Optimizer> = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 }.into();
+    let adamw: Arc<dyn Optimizer> =
+        AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, rates: RateFactors::EQUAL }.into();
     let [plain, momentum] = optimizers();
     let start = EngineState::fresh(init_params(&config(), 1));
     let after_one = |optimizer: &Arc<dyn Optimizer>| {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use tinygpt_model::{GptConfig, Mlp, cpu::CpuPrecision, init_params};
-use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState};
+use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, RateFactors};
 
 /// The minor page faults of this process so far, as `getrusage` counts them.
 fn page_faults() -> u64 {
@@ -26,7 +26,7 @@ fn the_steady_state_has_no_page_faults() {
         mlp: Mlp::Gelu,
         ..GptConfig::default()
     };
-    let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+    let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, rates: RateFactors::EQUAL };
     let state = EngineState::fresh(init_params(&config, 1));
     let ids: Vec<u32> = (0..12 * 64).map(|i| i * 7 % 65).collect();
     let batch = Batch { targets: ids.clone(), ids, rows: 12, cols: 64 };

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tinygpt_model::{Gpt, GptConfig, Precision, config::Position, cpu::CpuPrecision, param_specs, params};
 use tinygpt_trainer::{
     config::TrainConfig,
-    engine::{AdamW, Batch, CpuEngine, Engine, EngineState, TensorEngine},
+    engine::{AdamW, Batch, CpuEngine, Engine, EngineState, RateFactors, TensorEngine},
     schedule::learning_rate,
 };
 
@@ -183,7 +183,7 @@ fn check_engine(label: &str, name: &str, build: Build<'_>) {
     let mut report = Report::default();
 
     // The gradients: with beta1 = 0 the first moment after an update is the gradient itself, in parameter order.
-    let plain = AdamW { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.0 };
+    let plain = AdamW { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.0, rates: RateFactors::EQUAL };
     let engine: &mut dyn Engine = &mut *build(config, plain, &fixture.start());
     let loss = engine.forward_backward(&batches[0], 0).unwrap().read().unwrap();
     report.add_loss("loss", loss, tensors["loss"][0]);

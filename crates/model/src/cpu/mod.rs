@@ -9,6 +9,7 @@ mod bf16;
 pub mod decode;
 pub(crate) mod matmul;
 pub(crate) mod operand;
+mod orthogonal;
 pub(crate) mod packed;
 mod precision;
 pub(crate) mod rows;
@@ -17,5 +18,6 @@ pub mod training;
 pub(crate) mod vectors;
 
 pub use decode::{CpuDecoder, WeightFormat};
+pub use orthogonal::{Orthogonalizer, POLAR_EXPRESS};
 pub use precision::CpuPrecision;
 pub use training::{BatchRef, CpuGpt, ParamLayout, RowDropout, TrainingFloats};

@@ -9,7 +9,7 @@ const FLOATS_PER_LINE: usize = 16;
 pub(crate) const READ_PADDING: usize = 32;
 
 /// A slice of four-byte elements that starts on a cache line.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Aligned<T = f32> {
     storage: Vec<T>,
     start: usize,
@@ -41,7 +41,7 @@ impl<T> std::ops::DerefMut for Aligned<T> {
 }
 
 /// A row-major matrix `(rows, cols)` with padded rows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Rows<T = f32> {
     /// `(rows, ld)`, and [`READ_PADDING`] more.
     data: Aligned<T>,
@@ -66,6 +66,16 @@ impl<T: Copy + Default> Rows<T> {
     /// Reuses the memory for rows of another length, whose contents are arbitrary.
     pub(crate) fn set_cols(&mut self, cols: usize) {
         (self.cols, self.ld) = (cols, leading_dimension(cols));
+    }
+
+    /// Makes a matrix of another shape of this one. Its contents are arbitrary. Memory is only allocated where the present
+    /// memory is too small.
+    pub(crate) fn reshape(&mut self, rows: usize, cols: usize) {
+        self.set_cols(cols);
+        let len = rows * self.ld + READ_PADDING;
+        if self.data.len() < len {
+            self.data = Aligned::zeros(len);
+        }
     }
 
     /// Row `i`, without its padding.

@@ -88,6 +88,31 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
     }
     #[inline(always)]
+    fn transpose(self, r: [__m512; LANES]) -> [__m512; LANES] {
+        unsafe {
+            // Within each quarter of a register: 2 x 2 blocks of lanes, then 4 x 4 blocks.
+            let pairs: [__m512; LANES] = std::array::from_fn(|i| {
+                let (a, b) = (r[i / 2 * 2], r[i / 2 * 2 + 1]);
+                if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+            });
+            let fours: [__m512; LANES] = std::array::from_fn(|i| {
+                let at = i / 4 * 4 + i % 4 / 2;
+                let (a, b) = (_mm512_castps_pd(pairs[at]), _mm512_castps_pd(pairs[at + 2]));
+                _mm512_castpd_ps(if i % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
+            });
+            // `fours[4 q + c]` has, in quarter p, column 4 p + c of rows 4 q to 4 q + 3. The quarters are transposed.
+            let halves: [__m512; LANES] = std::array::from_fn(|i| {
+                let (a, b) = (fours[i / 8 * 8 + i % 4], fours[i / 8 * 8 + i % 4 + 4]);
+                if i % 8 < 4 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xdd>(a, b) }
+            });
+            // `halves[8 h + c]` has columns c and c + 8 of the rows of half h, `halves[8 h + c + 4]` those 4 further on.
+            std::array::from_fn(|j| {
+                let (a, b) = (halves[j % 8], halves[j % 8 + 8]);
+                if j < 8 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xdd>(a, b) }
+            })
+        }
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_add_ps(a, b) }
     }

@@ -121,6 +121,15 @@ pub trait Simd: Sealed + Copy {
     fn compress_range(self, mask: u16, first: u32, to: &mut [u32; LANES]);
     /// [`Simd::compress`] of sixteen integers.
     fn compress_integers(self, mask: u16, from: &[u32; LANES], to: &mut [u32; LANES]);
+    /// Transposes sixteen vectors: lane j of vector i goes to lane i of vector j.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut lanes = [[0.0; LANES]; LANES];
+        for (row, lanes) in rows.into_iter().zip(&mut lanes) {
+            self.store(row, lanes);
+        }
+        std::array::from_fn(|j| self.load(&std::array::from_fn(|i| lanes[i][j])))
+    }
     /// Rounds two vectors to bf16 ([`to_bf16`]) and interleaves them: lane i has the bits of `low[i]` in its lower and
     /// those of `high[i]` in its upper half.
     #[inline(always)]
@@ -293,6 +302,12 @@ mod tests {
             push(pa);
             push(s.neighbours_bf16(va, vb));
             push(s.dot_bf16(pa, pb, va));
+            let rows = s.transpose(std::array::from_fn(|i| s.add(va, s.splat(i as f32))));
+            for row in rows {
+                let mut lanes = [0.0; LANES];
+                s.store(row, &mut lanes);
+                out.extend(lanes.map(f32::to_bits));
+            }
             out.push(u32::from(s.ge(va, vb)));
             out.push(u32::from(s.gt(va, vb)));
             let mut with_nan = a;
@@ -334,6 +349,10 @@ mod tests {
         for (i, &power) in bits[12 * 16..13 * 16].iter().enumerate() {
             let exact = ((200.0 - 63.0 * i as f64) / 8.0).exp2();
             assert!((f64::from(f32::from_bits(power)) / exact - 1.0).abs() < 6e-8);
+        }
+        let lane = |j: usize| (j as f32 - 7.3) * 1.7;
+        for (at, &bits) in bits[16 * 16..32 * 16].iter().enumerate() {
+            assert_eq!(f32::from_bits(bits), lane(at / LANES) + (at % LANES) as f32, "transposed, {at}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a configuration must fulfil: known keys, right types, values in their ranges.
 
-use tinygpt_model::{MODEL_KEYS, ModelError};
+use tinygpt_model::{MODEL_KEYS, ModelError, cpu::POLAR_EXPRESS};
 use toml::{Table, Value};
 
 use super::{
@@ -34,6 +34,8 @@ fn check_choice(key: &str, text: &str) -> Result<(), ConfigError> {
     let choices: &[&str] = match key {
         "data.tokenizer" => &["char", "bpe"],
         "train.precision" => &["f32", "bf16", "f16"],
+        "train.optimizer" => &["adamw", "muon"],
+        "train.schedule" => &["cosine", "linear", "wsd"],
         _ => MODEL_KEYS.iter().find(|model| model.key == key).map_or(&[], |model| model.choices),
     };
     if choices.is_empty() {
@@ -144,6 +146,9 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
             "must be at least 2: the layer norm of one channel is always zero",
         );
     }
+    if !(1..=POLAR_EXPRESS.len()).contains(&train.muon_steps) {
+        return refuse("train.muon_steps", &train.muon_steps, "must be between 1 and 5");
+    }
     let at_least_0 = |x: f64| x >= 0.0 && x.is_finite();
     for (key, value, good, reason) in [
         ("train.max_minutes", train.max_minutes, at_least_0(train.max_minutes), "must be at least 0"),
@@ -154,6 +159,25 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         ("train.beta2", train.beta2, (0.0..1.0).contains(&train.beta2), "must be at least 0 and below 1"),
         ("train.eps", train.eps, train.eps > 0.0 && train.eps.is_finite(), "must be larger than 0"),
         ("train.weight_decay", train.weight_decay, at_least_0(train.weight_decay), "must be at least 0"),
+        ("train.lr_matrices", train.lr_matrices, at_least_0(train.lr_matrices), "must be at least 0 (0 is train.lr)"),
+        (
+            "train.lr_embeddings",
+            train.lr_embeddings,
+            at_least_0(train.lr_embeddings),
+            "must be at least 0 (0 is train.lr)",
+        ),
+        (
+            "train.decay_fraction",
+            train.decay_fraction,
+            train.decay_fraction > 0.0 && train.decay_fraction <= 1.0,
+            "must be larger than 0 and at most 1",
+        ),
+        (
+            "train.muon_momentum",
+            train.muon_momentum,
+            (0.0..1.0).contains(&train.muon_momentum),
+            "must be at least 0 and below 1",
+        ),
         ("train.clip", train.clip, at_least_0(train.clip), "must be at least 0 (0 is off)"),
         ("generate.temperature", generate.temperature, at_least_0(generate.temperature), "must be at least 0"),
         ("generate.top_p", generate.top_p, (0.0..=1.0).contains(&generate.top_p), "must lie in [0, 1]"),

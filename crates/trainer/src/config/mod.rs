@@ -1,6 +1,7 @@
 //! The configuration of a run: what `train.toml` and the files in `configs/` hold.
 
 mod check;
+mod choices;
 mod load;
 mod recipes;
 mod schema;
@@ -10,6 +11,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use tinygpt_model::{GenerationDefaults, GptConfig, Precision};
 
+pub use choices::{OptimizerKind, Schedule};
 pub use load::{load, load_resolved};
 pub use recipes::{RECIPES, recipe};
 pub use schema::{ConfigError, Field, annotated_default, fields};
@@ -83,7 +85,7 @@ pub struct TrainConfig {
     pub min_lr: f64,
     /// Updates of linear warm-up.
     pub warmup_steps: u64,
-    /// The update at which the cosine decay ends; 0 means `max_steps`.
+    /// The update at which the decay ends; 0 means `max_steps`.
     pub decay_steps: u64,
     /// AdamW's decay of the first moment.
     pub beta1: f64,
@@ -103,6 +105,21 @@ pub struct TrainConfig {
     pub patience: u64,
     /// Updates between lines of `metrics.jsonl`.
     pub log_every: u64,
+    /// `adamw` or `muon`.
+    pub optimizer: OptimizerKind,
+    /// The learning rate of the matrices of linear layers after the warm-up, which has the shape of that of `lr`; 0 means
+    /// `lr`.
+    pub lr_matrices: f64,
+    /// The same of embeddings, positions and an untied head.
+    pub lr_embeddings: f64,
+    /// `cosine`, `linear` or `wsd`: how the learning rate decays.
+    pub schedule: Schedule,
+    /// The share of the updates up to `decay_steps`, at their end, in which `wsd` decays.
+    pub decay_fraction: f64,
+    /// Muon's decay of its momentum.
+    pub muon_momentum: f64,
+    /// Muon's Newton-Schulz iterations, at most 5.
+    pub muon_steps: usize,
 }
 
 /// Defaults of `tinygpt generate` for a run, kept in its `generation_config.json`.
@@ -166,6 +183,13 @@ impl Default for TrainConfig {
             eval_batches: 20,
             patience: 0,
             log_every: 10,
+            optimizer: OptimizerKind::default(),
+            lr_matrices: 0.0,
+            lr_embeddings: 0.0,
+            schedule: Schedule::default(),
+            decay_fraction: 0.8,
+            muon_momentum: 0.9,
+            muon_steps: 3,
         }
     }
 }

@@ -98,18 +98,25 @@ const TRAINING: &[Field] = fields! {
     "train.max_steps": "updates",
     "train.max_minutes": "stop after so many minutes of training; 0 is no limit",
     "train.lr": "learning rate after the warm-up",
-    "train.min_lr": "learning rate at the end of the cosine decay",
+    "train.min_lr": "learning rate at the end of the decay",
     "train.warmup_steps": "updates of linear warm-up",
     "train.decay_steps": "update at which the decay ends; 0 is max_steps",
     "train.beta1": "AdamW: decay of the first moment",
     "train.beta2": "AdamW: decay of the second moment",
     "train.eps": "AdamW: added to the root of the second moment",
-    "train.weight_decay": "AdamW: decoupled decay of matrices (never of biases and norms)",
+    "train.weight_decay": "decoupled decay of matrices (never of biases and norms), times their learning rate",
     "train.clip": "largest global norm of the gradient; 0 is off",
     "train.eval_every": "updates between evaluations, each of which also saves the run",
     "train.eval_batches": "batches of an evaluation during training, spread over the split; 0 is the whole split",
     "train.patience": "stop after so many evaluations without a new best; 0 is never",
     "train.log_every": "updates between lines of metrics.jsonl",
+    "train.optimizer": "\"adamw\", or \"muon\" (Muon for the matrices of linear layers, AdamW for all else)",
+    "train.lr_matrices": "learning rate of the matrices of linear layers, decaying as lr does; 0 is lr",
+    "train.lr_embeddings": "learning rate of embeddings, positions and an untied head, decaying as lr does; 0 is lr",
+    "train.schedule": "how lr decays: \"cosine\", \"linear\" or \"wsd\" (stable, then linear at the end)",
+    "train.decay_fraction": "\"wsd\": share of the updates up to decay_steps, at their end, in which lr decays, in (0, 1]",
+    "train.muon_momentum": "Muon: decay of the momentum",
+    "train.muon_steps": "Muon: Newton-Schulz iterations, 1 to 5",
     "generate.temperature": "default of `tinygpt generate`; 0 is greedy",
     "generate.top_k": "default of `tinygpt generate`: keep the k most probable tokens; 0 is off",
     "generate.top_p": "default of `tinygpt generate`: keep the smallest set of probability p; 1 is off",
@@ -126,8 +133,19 @@ pub fn fields() -> impl Iterator<Item = Field> {
 /// those that came after it was written, and their defaults are what it was trained with.
 pub(super) fn later_keys() -> Vec<&'static str> {
     let of_model = MODEL_KEYS.iter().filter(|key| key.later).map(|key| key.key);
-    ["train.precision"].into_iter().chain(of_model).collect()
+    ["train.precision"].into_iter().chain(of_model).chain(LATER_OF_TRAINING.iter().copied()).collect()
 }
+
+/// Those of them that came after all of the model's.
+const LATER_OF_TRAINING: &[&str] = &[
+    "train.optimizer",
+    "train.lr_matrices",
+    "train.lr_embeddings",
+    "train.schedule",
+    "train.decay_fraction",
+    "train.muon_momentum",
+    "train.muon_steps",
+];
 
 /// Keys under names that they had earlier, and have now.
 pub(super) const RENAMED: &[(&str, &str)] = &[("model.activation", "model.mlp")];

@@ -62,6 +62,11 @@ fn a_wrong_type_is_refused_and_both_types_named() {
         error("[train]\nprecision = \"f64\""),
         "`train.precision` must be \"f32\", \"bf16\" or \"f16\", not \"f64\""
     );
+    assert_eq!(error("[train]\noptimizer = \"sgd\""), "`train.optimizer` must be \"adamw\" or \"muon\", not \"sgd\"");
+    assert_eq!(
+        error("[train]\nschedule = \"step\""),
+        "`train.schedule` must be \"cosine\", \"linear\" or \"wsd\", not \"step\""
+    );
     assert!(error("[train]\nmax_steps = -5").contains("must not be negative"));
     assert!(error("[train\n").contains("not valid TOML"));
 }
@@ -79,6 +84,13 @@ fn a_value_out_of_range_is_refused_and_its_key_named() {
         ("[train]\nlr = nan", "train.lr"),
         ("[train]\nmin_lr = 1", "train.min_lr"),
         ("[train]\nbeta2 = 1", "train.beta2"),
+        ("[train]\nlr_matrices = -1", "train.lr_matrices"),
+        ("[train]\nlr_embeddings = inf", "train.lr_embeddings"),
+        ("[train]\ndecay_fraction = 0", "train.decay_fraction"),
+        ("[train]\ndecay_fraction = 1.5", "train.decay_fraction"),
+        ("[train]\nmuon_momentum = 1", "train.muon_momentum"),
+        ("[train]\nmuon_steps = 0", "train.muon_steps"),
+        ("[train]\nmuon_steps = 6", "train.muon_steps"),
         ("[generate]\ntop_p = 1.5", "generate.top_p"),
         ("[generate]\ntemperature = -1", "generate.temperature"),
     ] {
@@ -209,7 +221,7 @@ fn every_recipe_is_found_by_its_name_and_its_file_and_can_be_loaded() {
 #[test]
 fn a_resumed_run_refuses_what_would_change_its_updates() {
     assert!(load("", &["train.max_steps=9000".into()], true).is_ok());
-    for item in ["train.lr=1.0", "train.precision=bf16", "model.n_layer=1"] {
+    for item in ["train.lr=1.0", "train.precision=bf16", "train.optimizer=muon", "model.n_layer=1"] {
         let error = load("", &[item.into()], true).unwrap_err().to_string();
         assert!(error.contains("cannot change when a run is resumed"), "{error}");
     }

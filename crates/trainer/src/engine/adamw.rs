@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
-use tinygpt_model::{cpu::ParamLayout, ops::count_launch};
+use tinygpt_model::{ParamSpec, cpu::ParamLayout, ops::count_launch};
 use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
-use super::{CpuUpdate, Optimizer, TensorStep, TensorUpdate};
+use super::{CpuUpdate, Optimizer, RateFactors, TensorStep, TensorUpdate, lanes::by_lanes, optimizer::slot_count};
 use crate::{Result, config::TrainConfig};
 
 /// The hyper-parameters of AdamW (Loshchilov and Hutter, 2019).
@@ -22,11 +22,13 @@ pub struct AdamW {
     pub eps: f64,
     /// Decoupled weight decay of the matrices.
     pub weight_decay: f64,
+    /// What the learning rate is multiplied with, for each group of parameters.
+    pub rates: RateFactors,
 }
 
 impl From<&TrainConfig> for AdamW {
     fn from(c: &TrainConfig) -> Self {
-        Self { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay }
+        Self { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay, rates: c.into() }
     }
 }
 
@@ -42,21 +44,24 @@ impl Optimizer for AdamW {
         &["m", "v"]
     }
 
-    fn step_cpu(&self, update: CpuUpdate<'_>) {
+    fn step_cpu(&self, update: CpuUpdate<'_>) -> Result<()> {
         let CpuUpdate { level, layout, params, grads, slots, lr, scale, n } = update;
-        if let [m, v] = slots {
-            StepFactors::new(*self, lr, scale, n).apply(level, layout, params, grads, (m, v));
-        }
+        let [m, v] = slots else { return Err(slot_count(self, slots.len())) };
+        let params = split_params(layout, params, grads, (m, v));
+        let tasks: Vec<_> = params.into_iter().flat_map(|param| self.tasks(param, lr, scale, n)).collect();
+        tasks.into_par_iter().for_each(|task| level.run(task));
+        Ok(())
     }
 
     fn step_tensors(&self, update: TensorUpdate<'_>) -> Result<TensorStep> {
-        let TensorUpdate { grads, slots, lr, bias_corrected } = update;
+        let TensorUpdate { grads, slots, lr, bias_corrected, .. } = update;
+        let [m, v] = slots else { return Err(slot_count(self, slots.len())) };
         let Self { beta1, beta2, eps, .. } = *self;
         let old_and_new = |old: &Tensor, beta: f64, new: &Tensor| {
             count_launch(count_launch(old.affine(beta, 0.0))? + count_launch(new.affine(1.0 - beta, 0.0))?)
         };
-        let m = old_and_new(&slots[0], beta1, grads)?;
-        let v = old_and_new(&slots[1], beta2, &count_launch(grads.sqr())?)?;
+        let m = old_and_new(m, beta1, grads)?;
+        let v = old_and_new(v, beta2, &count_launch(grads.sqr())?)?;
         let root = count_launch(count_launch(bias_corrected(&v, beta2, 1.0)?.sqrt())?.affine(1.0, eps))?;
         let step = bias_corrected(&count_launch(m.div(&root))?, beta1, lr)?;
         Ok(TensorStep { slots: vec![m, v], step })
@@ -65,6 +70,61 @@ impl Optimizer for AdamW {
     fn weight_decay(&self) -> f64 {
         self.weight_decay
     }
+
+    fn rate_factors(&self) -> RateFactors {
+        self.rates
+    }
+}
+
+impl AdamW {
+    /// Step `n` (from 1) of a parameter, in tasks of [`TASK_LEN`] elements. Its gradient is to be multiplied with `scale`.
+    pub(super) fn tasks<'a>(
+        &self,
+        param: ParamMut<'a>,
+        lr: f64,
+        scale: f64,
+        n: u64,
+    ) -> impl Iterator<Item = AdamWKernel<'a>> + use<'a> {
+        let ParamMut { spec, p, g, m, v } = param;
+        let factors = StepFactors::new(*self, spec, lr, scale, n);
+        let blocks =
+            p.chunks_mut(TASK_LEN).zip(g.chunks_mut(TASK_LEN)).zip(m.chunks_mut(TASK_LEN)).zip(v.chunks_mut(TASK_LEN));
+        blocks.map(move |(((p, g), m), v)| AdamWKernel { factors, p, g, m, v })
+    }
+}
+
+/// A parameter, its gradient and its two slots of state.
+pub(super) struct ParamMut<'a> {
+    pub(super) spec: &'a ParamSpec,
+    pub(super) p: &'a mut [f32],
+    pub(super) g: &'a mut [f32],
+    pub(super) m: &'a mut [f32],
+    pub(super) v: &'a mut [f32],
+}
+
+/// Splits flat buffers into the parameters.
+pub(super) fn split_params<'a>(
+    layout: &'a ParamLayout,
+    params: &'a mut [f32],
+    grads: &'a mut [f32],
+    (m, v): (&'a mut [f32], &'a mut [f32]),
+) -> Vec<ParamMut<'a>> {
+    let mut rest = [params, grads, m, v];
+    let mut end = 0;
+    let param = |(spec, range): (&'a ParamSpec, &std::ops::Range<usize>)| {
+        let (skip, len) = (range.start - end, range.len());
+        end = range.end;
+        let [p, g, m, v] = rest.each_mut().map(|rest| split_off(rest, skip, len));
+        ParamMut { spec, p, g, m, v }
+    };
+    layout.specs.iter().zip(&layout.ranges).map(param).collect()
+}
+
+/// Removes the first `skip + len` elements of a slice and returns the last `len` of them.
+fn split_off<'a>(rest: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
+    let (this, behind) = std::mem::take(rest)[skip..].split_at_mut(len);
+    *rest = behind;
+    this
 }
 
 /// The elements of a task. Sums of squares are added task by task, so the last bits of a norm depend on it.
@@ -98,7 +158,7 @@ impl Kernel for Squares<'_> {
     }
 }
 
-/// The scalar factors of one AdamW step (Loshchilov and Hutter, 2019, algorithm 2).
+/// The scalar factors of one AdamW step of a parameter (Loshchilov and Hutter, 2019, algorithm 2).
 #[derive(Clone, Copy)]
 struct StepFactors {
     beta1: f32,
@@ -114,14 +174,15 @@ struct StepFactors {
     eps: f32,
     /// `lr / (1 - beta1^n)`.
     rate: f32,
-    /// The weight decay factor of matrices, `1 - lr * weight_decay`; 1 for vectors.
+    /// The weight decay factor, `1 - lr * weight_decay`; 1 for vectors.
     decay: f32,
 }
 
 impl StepFactors {
-    /// The factors of step `n` (from 1), with gradients that are to be multiplied with `scale`.
-    fn new(adamw: AdamW, lr: f64, scale: f64, n: u64) -> Self {
-        let AdamW { beta1, beta2, eps, weight_decay } = adamw;
+    /// The factors of step `n` (from 1), with a gradient that is to be multiplied with `scale`.
+    fn new(adamw: AdamW, spec: &ParamSpec, lr: f64, scale: f64, n: u64) -> Self {
+        let AdamW { beta1, beta2, eps, weight_decay, rates } = adamw;
+        let lr = lr * rates.of(spec.role);
         Self {
             beta1: beta1 as f32,
             beta2: beta2 as f32,
@@ -131,46 +192,13 @@ impl StepFactors {
             correction2: (1.0 / (1.0 - beta2.powf(n as f64))) as f32,
             eps: eps as f32,
             rate: (lr / (1.0 - beta1.powf(n as f64))) as f32,
-            decay: (1.0 - lr * weight_decay) as f32,
+            decay: if spec.decays() { (1.0 - lr * weight_decay) as f32 } else { 1.0 },
         }
-    }
-
-    /// Updates parameters and moments and zeroes the gradients, all flat with the same layout.
-    fn apply(
-        self,
-        level: SimdLevel,
-        layout: &ParamLayout,
-        params: &mut [f32],
-        grads: &mut [f32],
-        (m, v): (&mut [f32], &mut [f32]),
-    ) {
-        let mut tasks = Vec::new();
-        let mut rest = [params, grads, m, v];
-        let mut end = 0;
-        for (spec, range) in layout.specs.iter().zip(&layout.ranges) {
-            let decay = if spec.decays() { self.decay } else { 1.0 };
-            let (skip, len) = (range.start - end, range.len());
-            end = range.end;
-            let [p, g, m, v] = rest.each_mut().map(|rest| split_off(rest, skip, len));
-            let blocks = p
-                .chunks_mut(TASK_LEN)
-                .zip(g.chunks_mut(TASK_LEN))
-                .zip(m.chunks_mut(TASK_LEN))
-                .zip(v.chunks_mut(TASK_LEN));
-            tasks.extend(blocks.map(|(((p, g), m), v)| AdamWKernel { factors: Self { decay, ..self }, p, g, m, v }));
-        }
-        tasks.into_par_iter().for_each(|task| level.run(task));
     }
 }
 
-/// Removes the first `skip + len` elements of a slice and returns the last `len` of them.
-fn split_off<'a>(rest: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [f32] {
-    let (this, behind) = std::mem::take(rest)[skip..].split_at_mut(len);
-    *rest = behind;
-    this
-}
-
-struct AdamWKernel<'a> {
+/// The step of a block of elements: it updates parameters and moments and zeroes the gradients.
+pub(super) struct AdamWKernel<'a> {
     factors: StepFactors,
     p: &'a mut [f32],
     g: &'a mut [f32],
@@ -184,26 +212,7 @@ impl Kernel for AdamWKernel<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { factors, p, g, m, v } = self;
-        let (p, p_rest) = p.as_chunks_mut::<LANES>();
-        let (g, g_rest) = g.as_chunks_mut::<LANES>();
-        let (m, m_rest) = m.as_chunks_mut::<LANES>();
-        let (v, v_rest) = v.as_chunks_mut::<LANES>();
-        for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-            factors.lanes(s, p, g, m, v);
-        }
-        // The elements after the last whole vector, in padded vectors.
-        let n = p_rest.len();
-        if n > 0 {
-            let mut lanes = [[0.0; LANES]; 4];
-            for (lanes, rest) in lanes.iter_mut().zip([&*p_rest, g_rest, m_rest, v_rest]) {
-                lanes[..n].copy_from_slice(rest);
-            }
-            let [p, g, m, v] = &mut lanes;
-            factors.lanes(s, p, g, m, v);
-            for (rest, lanes) in [p_rest, g_rest, m_rest, v_rest].into_iter().zip(&lanes) {
-                rest.copy_from_slice(&lanes[..n]);
-            }
-        }
+        by_lanes([p, g, m, v], |[p, g, m, v]| factors.lanes(s, p, g, m, v));
     }
 }
 

@@ -134,9 +134,11 @@ impl Engine for CpuEngine {
         let norm = adamw::norm(*level, gpt.grads()) * mean;
         let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
         let (level, n) = (*level, *updates);
+        let mut done = Ok(());
         gpt.optimizer_step(|layout, params, grads| {
-            optimizer.step_cpu(CpuUpdate { level, layout, params, grads, slots, lr, scale, n });
+            done = optimizer.step_cpu(CpuUpdate { level, layout, params, grads, slots, lr, scale, n });
         });
+        done?;
         Ok(DeferredScalar::Known(norm))
     }
 

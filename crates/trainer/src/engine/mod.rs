@@ -3,6 +3,9 @@
 mod adamw;
 mod cpu;
 mod deferred;
+mod groups;
+mod lanes;
+mod muon;
 mod optimizer;
 mod tensors;
 
@@ -19,6 +22,8 @@ use crate::{Result, TrainError};
 pub use adamw::AdamW;
 pub use cpu::CpuEngine;
 pub use deferred::DeferredScalar;
+pub use groups::{ParameterGroup, RateFactors};
+pub use muon::Muon;
 pub use optimizer::{CpuUpdate, Optimizer, StateSlot, TensorStep, TensorUpdate};
 pub use tensors::{TensorEngine, TensorEvaluator};
 

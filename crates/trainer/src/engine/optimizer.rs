@@ -1,12 +1,12 @@
 //! The interface of optimizers: update rules whose state is kept in named slots.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, ops::Range};
 
 use candle_core::Tensor;
-use tinygpt_model::cpu::ParamLayout;
+use tinygpt_model::{ParamSpec, cpu::ParamLayout};
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::EngineState;
+use super::{EngineState, RateFactors};
 use crate::{Result, TrainError};
 
 /// A slot of an optimizer's state: a value for each parameter element, under the name that checkpoints use.
@@ -18,23 +18,31 @@ pub struct StateSlot {
     pub values: Vec<Vec<f32>>,
 }
 
-/// An update rule. The engine computes the mean and the clipping of gradients. On the CPU the rule applies weight decay
-/// itself; in tensor operations the engine does.
+/// An update rule. The engine computes the mean and the clipping of gradients. On the CPU the rule applies weight decay and
+/// the factors of the learning rate itself; in tensor operations the engine does.
 pub trait Optimizer: Debug + Send + Sync {
     /// The names of its slots. Each has a float for each parameter element, zero before the first step.
     fn slots(&self) -> &'static [&'static str];
 
     /// Performs one step on the CPU, in place, and zeroes the gradients.
-    fn step_cpu(&self, update: CpuUpdate<'_>);
+    ///
+    /// # Errors
+    /// [`TrainError::SlotCount`], before anything is changed.
+    fn step_cpu(&self, update: CpuUpdate<'_>) -> Result<()>;
 
     /// Computes one step in tensor operations, without reading anything back from the device.
     ///
     /// # Errors
-    /// When the device fails.
+    /// [`TrainError::SlotCount`], and when the device fails.
     fn step_tensors(&self, update: TensorUpdate<'_>) -> Result<TensorStep>;
 
     /// The decoupled weight decay of matrices, which is multiplied with the learning rate.
     fn weight_decay(&self) -> f64;
+
+    /// What the learning rate is multiplied with, for each group of parameters.
+    fn rate_factors(&self) -> RateFactors {
+        RateFactors::EQUAL
+    }
 }
 
 /// The arguments of a step on the CPU. All buffers are flat, with the same layout.
@@ -58,8 +66,12 @@ pub struct CpuUpdate<'a> {
     pub n: u64,
 }
 
-/// The arguments of a step in tensor operations. All tensors are flat, `(P)`.
+/// The arguments of a step in tensor operations. All tensors are flat, `(P)`, with zeros behind the last parameter.
 pub struct TensorUpdate<'a> {
+    /// The parameters.
+    pub specs: &'a [ParamSpec],
+    /// The range of each parameter's elements in a flat tensor.
+    pub ranges: &'a [Range<usize>],
     /// The clipped mean of the gradients.
     pub grads: &'a Tensor,
     /// The state, in the order of [`Optimizer::slots`].
@@ -76,8 +88,13 @@ pub struct TensorUpdate<'a> {
 pub struct TensorStep {
     /// The state after the step.
     pub slots: Vec<Tensor>,
-    /// The flat tensor to subtract from the parameters after weight decay.
+    /// The flat tensor to subtract from the parameters after weight decay, times their [`Optimizer::rate_factors`].
     pub step: Tensor,
+}
+
+/// The error of a step that got another number of slots than the optimizer has.
+pub(super) fn slot_count(optimizer: &dyn Optimizer, got: usize) -> TrainError {
+    TrainError::SlotCount { got, needed: optimizer.slots().len() }
 }
 
 /// Refuses the state of another optimizer: one that has slots which this one lacks.

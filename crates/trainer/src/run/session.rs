@@ -14,7 +14,7 @@ use crate::{
     Dataset, Result, TrainError,
     config::RunConfig,
     data::BUILTIN_CORPUS,
-    engine::{self, AdamW, Engine, EngineState},
+    engine::{self, Engine, EngineState},
     memory,
     token_cache::default_cache_dir,
     train::{METRICS_FILE, OnEvent, Outcome, Trainer, check_data},
@@ -230,7 +230,7 @@ impl Run {
 }
 
 fn open_engine(gpt: &GptConfig, config: &RunConfig, state: &EngineState, device: &Device) -> Result<Box<dyn Engine>> {
-    engine::open(gpt, config.train.precision, AdamW::from(&config.train), config.seed, state, device)
+    engine::open(gpt, config.train.precision, &config.train, config.seed, state, device)
 }
 
 /// Everything of a run's folder that is known before it is trained.

@@ -10,7 +10,9 @@ use tinygpt_model::{
     generate, init_params, param_specs,
 };
 use tinygpt_sampler::{RngDomain, Sampler, SamplingParams, philox_at};
-use tinygpt_trainer::engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, TensorEngine, check_precision};
+use tinygpt_trainer::engine::{
+    AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, RateFactors, TensorEngine, check_precision,
+};
 
 use super::check::{Check, largest_difference, of_numbers, of_tensors};
 
@@ -19,7 +21,7 @@ const SEED: u64 = 1337;
 const LR: f64 = 1e-3;
 /// The optimizer. With the usual epsilon its first step is nearly the sign of the gradient, and where that is 0 but for
 /// rounding any step is right; this epsilon makes the step a smooth function of the gradient.
-const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1 };
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1, rates: RateFactors::EQUAL };
 /// Updates whose losses are compared, after the one that is compared in full.
 const UPDATES: u64 = 10;
 /// The tolerance of logits, losses, gradients and moments, relative: floats are summed in another order.

@@ -18,6 +18,7 @@ use tinygpt_model::{
     Dropout, Gpt, GptConfig, ParamSpec, Precision,
     ops::{Tokens, count_launch},
     param_specs, params,
+    plan::Role,
 };
 
 use super::{
@@ -36,7 +37,6 @@ pub(super) const CPU_SHARDS: usize = 4;
 pub struct TensorEngine {
     precision: Precision,
     seed: u64,
-    specs: Vec<ParamSpec>,
     vars: Vec<Var>,
     /// The model over the variables, whose forward pass records a graph.
     training: Gpt,
@@ -67,12 +67,11 @@ impl TensorEngine {
         let vars = tensors(&state.params)?.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let detached: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
-        let specs = param_specs(config);
-        let flat = FlatParams::new(&specs, device)?;
+        let flat = FlatParams::new(param_specs(config), device)?;
         let rule = optimizer.into();
         check_slots(state, &*rule)?;
         let slot = |name: &&str| {
-            let values = slot_values(state, name, specs.iter().map(ParamSpec::len))?;
+            let values = slot_values(state, name, flat.specs.iter().map(ParamSpec::len))?;
             flat.join(&tensors(&values)?)
         };
         let slots = rule.slots().iter().map(slot).collect::<Result<Vec<_>>>()?;
@@ -83,7 +82,6 @@ impl TensorEngine {
             optimizer: DeviceOptimizer::new(rule, slots, state.updates, scaling, device)?,
             precision,
             seed,
-            specs,
             vars,
             flat,
             grads: None,
@@ -111,6 +109,7 @@ impl TensorEngine {
         let loss = count_launch(count_launch(loss.sum_all())?.affine(1.0 / tokens as f64, 0.0))?;
         let mut store = self.optimizer.scaled(&loss)?.backward()?;
         let grads = self
+            .flat
             .specs
             .iter()
             .zip(&self.vars)
@@ -143,7 +142,7 @@ impl TensorEngine {
         let scalars = DeferredScalar::read_all(&scalars)?;
         // A diverged loss has no meaningful gradients, and the training loop reports it.
         if scalars[0].is_finite() {
-            for (spec, &largest) in self.specs.iter().zip(&scalars[1..]) {
+            for (spec, &largest) in self.flat.specs.iter().zip(&scalars[1..]) {
                 if largest == 0.0 {
                     return Err(missing_gradient(spec, "an all-zero gradient"));
                 }
@@ -255,9 +254,18 @@ impl Engine for TensorEngine {
             Some(grads) => grads,
             None => self.flat.zeros()?,
         };
-        let (norm, step) = self.optimizer.step(&grads, mean, lr, clip)?;
-        let decay = self.optimizer.decay(lr)?;
-        for ((spec, var), step) in self.specs.iter().zip(&self.vars).zip(self.flat.parts(&step)?) {
+        let (norm, step) = self.optimizer.step(&self.flat, &grads, mean, lr, clip)?;
+        let rates = self.optimizer.rule.rate_factors();
+        let decay = self.optimizer.decay(lr * rates.matrices)?;
+        // Another factor is another launch in f16.
+        let of_embeddings = (rates.embeddings != rates.matrices).then(|| self.optimizer.decay(lr * rates.embeddings));
+        let of_embeddings = of_embeddings.transpose()?;
+        for ((spec, var), mut step) in self.flat.specs.iter().zip(&self.vars).zip(self.flat.parts(&step)?) {
+            let decay = if spec.role == Role::Matrix { &decay } else { of_embeddings.as_ref().unwrap_or(&decay) };
+            let rate = rates.of(spec.role);
+            if rate != 1.0 {
+                step = count_launch(step.affine(rate, 0.0))?;
+            }
             let param = var.as_detached_tensor();
             let param = if spec.decays() { decay.times(&param)? } else { param };
             let param = count_launch(param - step.reshape(var.shape())?)?;

@@ -22,6 +22,7 @@ const GROWTH_INTERVAL: f64 = 2000.0;
 /// The layout of a flat tensor `(P)` of all parameters in their order, padded with zeros to whole rows.
 #[derive(Debug)]
 pub(super) struct FlatParams {
+    pub(super) specs: Vec<ParamSpec>,
     /// The elements of each parameter.
     ranges: Vec<Range<usize>>,
     /// The zeros at the end.
@@ -29,7 +30,7 @@ pub(super) struct FlatParams {
 }
 
 impl FlatParams {
-    pub(super) fn new(specs: &[ParamSpec], device: &Device) -> Result<Self> {
+    pub(super) fn new(specs: Vec<ParamSpec>, device: &Device) -> Result<Self> {
         let mut len = 0;
         let ranges: Vec<Range<usize>> = specs
             .iter()
@@ -39,7 +40,7 @@ impl FlatParams {
             })
             .collect();
         let padding = Tensor::zeros(len.next_multiple_of(ROW) - len, DType::F32, device)?;
-        Ok(Self { ranges, padding })
+        Ok(Self { specs, ranges, padding })
     }
 
     pub(super) fn zeros(&self) -> Result<Tensor> {
@@ -136,7 +137,7 @@ impl DeviceOptimizer {
         Ok(Some(LossScaling { scale: numbers[0], good: numbers[1] as u64, skipped: numbers[2] as u64 }))
     }
 
-    /// The factor by which weight decay multiplies matrices in this step: 1 where it is skipped.
+    /// The factor by which weight decay multiplies matrices of a learning rate in this step: 1 where it is skipped.
     pub(super) fn decay(&self, lr: f64) -> Result<DeferredFactor> {
         let decay = lr * self.rule.weight_decay();
         Ok(match &self.scaling {
@@ -148,8 +149,15 @@ impl DeviceOptimizer {
     }
 
     /// Updates the state with the gradients `grads * mean`, clipped to the global norm `clip`. Returns their norm before
-    /// clipping, and what is to be subtracted from the parameters, flat.
-    pub(super) fn step(&mut self, grads: &Tensor, mean: f64, lr: f64, clip: f64) -> Result<(Tensor, Tensor)> {
+    /// clipping, and what is to be subtracted from the parameters, times the factors of their rates, flat.
+    pub(super) fn step(
+        &mut self,
+        flat: &FlatParams,
+        grads: &Tensor,
+        mean: f64,
+        lr: f64,
+        clip: f64,
+    ) -> Result<(Tensor, Tensor)> {
         self.updates += 1;
         let squares = count_launch(grads.sqr())?.reshape(((), ROW))?; // (P) to (P / ROW, ROW)
         let squares = count_launch(count_launch(squares.sum(1))?.sum_all())?;
@@ -176,7 +184,9 @@ impl DeviceOptimizer {
         let applied = self.scaling.as_mut().map(|scaling| scaling.advance(&norm)).transpose()?;
         let bias_corrected =
             |x: &Tensor, beta: f64, factor: f64| -> Result<Tensor> { Ok(self.corrected(beta, factor)?.times(x)?) };
-        let update = TensorUpdate { grads: &grads, slots: &self.slots, lr, bias_corrected: &bias_corrected };
+        let FlatParams { specs, ranges, .. } = flat;
+        let (slots, bias_corrected) = (&self.slots[..], &bias_corrected);
+        let update = TensorUpdate { specs, ranges, grads: &grads, slots, lr, bias_corrected };
         let TensorStep { slots, step } = self.rule.step_tensors(update)?;
         let Some((applied, reported)) = applied else {
             self.slots = slots;

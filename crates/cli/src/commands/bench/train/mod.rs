@@ -13,7 +13,7 @@ use tinygpt_trainer::{
     RunConfig,
     config::TokenizerKind,
     data::Split,
-    engine::{self, AdamW, DeferredScalar, Engine, EngineState},
+    engine::{self, DeferredScalar, Engine, EngineState},
     run::check_memory,
     schedule::learning_rate,
 };
@@ -143,8 +143,7 @@ impl<'a> Training<'a> {
         let tokens = Split::whole(random_tokens(gpt.vocab_size, config.seed).into(), None);
         tokens.check("random", gpt.block_size + 1)?;
         let state = EngineState::fresh(init_params(gpt, config.seed));
-        let engine =
-            engine::open(gpt, config.train.precision, AdamW::from(&config.train), config.seed, &state, device)?;
+        let engine = engine::open(gpt, config.train.precision, &config.train, config.seed, &state, device)?;
         Ok(Self { config, tokens, device, engine, step: 0 })
     }
 
