@@ -74,6 +74,16 @@ pub enum Norm {
     Rms,
 }
 
+impl Norm {
+    /// The name, as configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::Rms => "rms",
+        }
+    }
+}
+
 /// How the network knows positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,6 +93,16 @@ pub enum Position {
     Learned,
     /// Queries and keys are rotated by angles proportional to the position, as in Llama.
     Rope,
+}
+
+impl Position {
+    /// The name, as configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Learned => "learned",
+            Self::Rope => "rope",
+        }
+    }
 }
 
 /// What the operands of products are rounded to in training: those of linear layers and head, and on a GPU those of

@@ -1,5 +1,6 @@
 //! The shape of a GPT.
 
+mod architecture;
 mod choices;
 mod keys;
 
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ModelError, Result};
 
+pub use architecture::{Architecture, Blame, Obstacle};
 pub use choices::{Activation, InitScheme, Mlp, Norm, Position, Precision};
 pub use keys::{MODEL_KEYS, ModelKey};
 
@@ -165,16 +167,6 @@ impl GptConfig {
             return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");
         }
         Ok(())
-    }
-
-    /// Whether this is a GPT-2: whether every key that GPT-2 lacks, and has a meaning here, has its default.
-    pub fn is_gpt2(&self) -> bool {
-        let Self { norm, position, tie_embeddings, qk_norm, logit_cap, .. } = *self;
-        (norm, position, tie_embeddings) == (Norm::Layer, Position::Learned, true)
-            && matches!(self.mlp, Mlp::Gelu | Mlp::GeluNew)
-            && (self.hidden(), self.kv_heads()) == (4 * self.n_embd, self.n_head)
-            && !qk_norm
-            && logit_cap == 0.0
     }
 
     /// The channels inside the MLP: `mlp_hidden`, or where that is 0, `4 n_embd`, and for SwiGLU, whose three matrices then
