@@ -6,6 +6,7 @@ mod common;
 
 mod cache;
 mod checkpoint;
+mod elsewhere;
 mod formats;
 mod generation;
 mod gradients;
