@@ -9,6 +9,7 @@ mod checkpoint;
 mod elsewhere;
 mod formats;
 mod generation;
+mod gguf;
 mod gradients;
 mod operations;
 mod rows;

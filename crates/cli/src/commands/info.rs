@@ -17,6 +17,11 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
         TokenizerFamily::Bpe => "bpe",
         TokenizerFamily::Other => "other",
     };
+    let mut model = serde_json::to_value(&config)?;
+    // The folder of a GPT-2, a Qwen3 or a Llama does not tell the initial values, which are gone.
+    if let Some(keys) = model.as_object_mut() {
+        keys.remove("init");
+    }
     if args.json {
         let architecture = config.architecture();
         return print_json(&json!({
@@ -26,7 +31,7 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
             "parameters": config.n_params(),
             "vocab_size": config.vocab_size,
             "tokenizer": family,
-            "model": config,
+            "model": model,
         }));
     }
     let text = format!(
@@ -35,7 +40,7 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
         config.n_params(),
         config.vocab_size,
         where_it_opens(&config),
-        toml::to_string(&config)?
+        toml::to_string(&model)?
     );
     Ok(print_stdout(&text)?)
 }

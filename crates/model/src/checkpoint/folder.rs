@@ -78,7 +78,7 @@ impl ModelFolder {
         let mut tensors: HashMap<String, (Vec<usize>, Cow<'_, [f32]>)> = HashMap::new();
         for (spec, values) in specs.iter().zip(params) {
             for stored in stored_tensors(spec, Layout::of_folder(config)) {
-                let values = stored.from_param(values);
+                let values = stored.take_from(values);
                 tensors.insert(stored.name, (stored.shape, values));
             }
         }

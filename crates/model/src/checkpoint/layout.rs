@@ -113,14 +113,14 @@ fn foreign_names(own: &str, layout: Layout) -> Option<Vec<String>> {
 
 impl StoredTensor {
     /// The values of this tensor of the file, taken from the parameter `(in, columns)` that it is in.
-    pub(crate) fn from_param<'a>(&self, param: &'a [f32]) -> Cow<'a, [f32]> {
+    pub(crate) fn take_from<'a>(&self, param: &'a [f32]) -> Cow<'a, [f32]> {
         let (Some(columns), &[_, n_in]) = (&self.columns, &self.shape[..]) else { return param.into() };
         let width = param.len() / n_in;
         columns.clone().flat_map(|column| param.iter().skip(column).step_by(width).copied()).collect()
     }
 
     /// Puts the values of this tensor of the file into the parameter `(in, columns)` that it is in.
-    pub(crate) fn into_param(&self, values: &[f32], param: &mut [f32]) {
+    pub(crate) fn put_into(&self, values: &[f32], param: &mut [f32]) {
         let (Some(columns), &[_, n_in]) = (&self.columns, &self.shape[..]) else {
             return param.copy_from_slice(values);
         };
@@ -154,11 +154,11 @@ mod tests {
         assert_eq!(names, ["q", "k", "v"].map(|n| format!("model.layers.3.self_attn.{n}_proj.weight")));
         assert_eq!(tensors.iter().map(|t| t.shape.clone()).collect::<Vec<_>>(), [[3, 2], [1, 2], [1, 2]]);
         let param = [0., 1., 2., 3., 4., 10., 11., 12., 13., 14.];
-        let stored: Vec<Vec<f32>> = tensors.iter().map(|t| t.from_param(&param).into_owned()).collect();
+        let stored: Vec<Vec<f32>> = tensors.iter().map(|t| t.take_from(&param).into_owned()).collect();
         assert_eq!(stored, [vec![0., 10., 1., 11., 2., 12.], vec![3., 13.], vec![4., 14.]]);
         let mut back = [0.0; 10];
         for (tensor, values) in tensors.iter().zip(&stored) {
-            tensor.into_param(values, &mut back);
+            tensor.put_into(values, &mut back);
         }
         assert_eq!(back, param);
     }

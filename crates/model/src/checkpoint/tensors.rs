@@ -73,7 +73,7 @@ pub(super) fn read_params(path: &Path, config: &GptConfig, layout: Layout) -> Re
         }
         let mut param = vec![0.0; spec.len()];
         for tensor in &stored {
-            tensor.into_param(&tensors.get(&tensor.name, &tensor.shape)?, &mut param);
+            tensor.put_into(&tensors.get(&tensor.name, &tensor.shape)?, &mut param);
         }
         Ok(param)
     };

@@ -2,15 +2,12 @@
 //! Numbers are little-endian, strings have their length in front.
 
 use std::{
-    borrow::Cow,
     io::{BufWriter, Write},
     path::Path,
 };
 
-use crate::{
-    checkpoint::layout::StoredTensor,
-    files::{FileError, atomic},
-};
+use super::GgufTensor;
+use crate::files::{FileError, atomic};
 
 const MAGIC: &[u8] = b"GGUF";
 /// Version 2, which candle writes, has the same bytes behind this number.
@@ -39,12 +36,6 @@ mod types {
     pub(super) const BOOL: u32 = 7;
     pub(super) const STRING: u32 = 8;
     pub(super) const ARRAY: u32 = 9;
-}
-
-/// A tensor, whose values are computed when they are written: never more than one of them is in memory twice.
-pub(super) struct GgufTensor<'a> {
-    pub(super) stored: StoredTensor,
-    pub(super) data: Box<dyn Fn(&StoredTensor) -> Cow<'a, [f32]> + 'a>,
 }
 
 /// Writes the file atomically.
@@ -82,7 +73,7 @@ pub(super) fn write(
         let mut file = BufWriter::new(file);
         file.write_all(&header)?;
         for tensor in tensors {
-            let values = (tensor.data)(&tensor.stored);
+            let values = tensor.values();
             for value in values.iter() {
                 file.write_all(&value.to_le_bytes())?;
             }

@@ -9,7 +9,7 @@ mod tokenizer;
 
 use std::{borrow::Cow, path::Path};
 
-use self::file::{GgufTensor, GgufValue};
+use self::file::GgufValue;
 use crate::{
     GptConfig, ModelError, Result, Tokenizer,
     checkpoint::layout::{Layout, StoredTensor, stored_tensors},
@@ -47,22 +47,33 @@ pub fn write_gguf(
     let mut metadata = describe(config, architecture, name);
     metadata.extend(tokenizer::describe(tokenizer, config.vocab_size)?);
     let mut tensors = Vec::new();
-    for (spec, &values) in specs.iter().zip(params) {
+    for (spec, &param) in specs.iter().zip(params) {
         for stored in stored_tensors(spec, Layout::Gguf) {
-            let interleaved = architecture == Architecture::Llama
-                && ["attn_q.weight", "attn_k.weight"].iter().any(|name| stored.name.ends_with(name));
-            let head_size = config.head_size();
-            let data = move |stored: &StoredTensor| -> Cow<'_, [f32]> {
-                match (stored.from_param(values), &stored.shape[..]) {
-                    (rows, &[_, n_in]) if interleaved => interleave_pairs(&rows, n_in, head_size).into(),
-                    (rows, _) => rows,
-                }
-            };
-            tensors.push(GgufTensor { stored, data: Box::new(data) });
+            let rotated = ["attn_q.weight", "attn_k.weight"].iter().any(|name| stored.name.ends_with(name));
+            let interleaved = (rotated && architecture == Architecture::Llama).then_some(config.head_size());
+            tensors.push(GgufTensor { stored, param, interleaved });
         }
     }
     file::write(path, &metadata, &tensors)?;
     Ok(architecture)
+}
+
+/// A tensor of the file, and the parameter that it is in.
+struct GgufTensor<'a> {
+    stored: StoredTensor,
+    param: &'a [f32],
+    /// The size of the heads whose pairs lie interleaved.
+    interleaved: Option<usize>,
+}
+
+impl GgufTensor<'_> {
+    /// The values as they are stored. They are computed when they are written, so that only one tensor is in memory twice.
+    fn values(&self) -> Cow<'_, [f32]> {
+        match (self.stored.take_from(self.param), self.interleaved, &self.stored.shape[..]) {
+            (rows, Some(head_size), &[_, n_in]) => interleave_pairs(&rows, n_in, head_size).into(),
+            (rows, ..) => rows,
+        }
+    }
 }
 
 /// The shape of the model.
