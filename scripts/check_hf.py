@@ -34,11 +34,11 @@ def main():
     torch.set_num_threads(1)
     run = Path(sys.argv[1]).resolve()  # absolute, so that it is never taken for a name on the hub
     try:
-        if (kind := AutoConfig.from_pretrained(run).model_type) != "gpt2":
-            raise ValueError(f"its model_type is {kind}, not gpt2")
+        if (kind := AutoConfig.from_pretrained(run).model_type) not in ("gpt2", "qwen3", "llama"):
+            raise ValueError(f"its model_type is {kind}, not gpt2, qwen3 or llama")
         options = dict(output_loading_info=True, ignore_mismatched_sizes=True)  # they come back in info
         model, info = AutoModelForCausalLM.from_pretrained(run, dtype=torch.float32, **options)
-        size, vocab = model.config.n_positions, model.config.vocab_size
+        size, vocab = model.config.max_position_embeddings, model.config.vocab_size  # of a GPT-2 n_positions
         ids = tokenize(run, sys.argv[2]) if len(sys.argv) == 3 else list(range(min(size, vocab)))
     except Exception as error:  # whatever it is, this is its message
         sys.exit(f"check_hf: {run} does not load: {type(error).__name__}: {error}")

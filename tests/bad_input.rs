@@ -224,8 +224,8 @@ mod folders {
         let place = Place::new();
         place.write("thesis/chapter1.txt", "precious");
         let resume = |out: &str| failure(place.tinygpt().args(["train", "--resume", "--out", out]), 1);
-        insta::assert_snapshot!(resume("thesis").trim_end(), @"error: thesis is not a run or a GPT-2 model folder: it has no train.toml");
-        insta::assert_snapshot!(resume("nowhere").trim_end(), @"error: nowhere is not a run or a GPT-2 model folder: there is no such folder");
+        insta::assert_snapshot!(resume("thesis").trim_end(), @"error: thesis is not a run or a model folder: it has no train.toml");
+        insta::assert_snapshot!(resume("nowhere").trim_end(), @"error: nowhere is not a run or a model folder: there is no such folder");
         let message = failure(place.tinygpt().args(["train", "--resume"]), 1);
         assert!(message.contains("there is no run in runs/ yet"), "{message}");
         let message = failure(place.tinygpt().args(["train", "--resume", "--config", "small"]), 1);
@@ -239,9 +239,9 @@ mod folders {
         place.write("thesis/chapter1.txt", "precious").write("file", "x");
         let generate = |folder: &str| failure(place.tinygpt().args(["generate", "--checkpoint", folder]), 1);
         for (folder, reason) in [
-            ("nowhere", "nowhere is not a run or a GPT-2 model folder: there is no such folder"),
-            ("thesis", "thesis is not a run or a GPT-2 model folder: it has no config.json"),
-            ("file", "file is not a run or a GPT-2 model folder: "),
+            ("nowhere", "nowhere is not a run or a model folder: there is no such folder"),
+            ("thesis", "thesis is not a run or a model folder: it has no config.json"),
+            ("file", "file is not a run or a model folder: "),
         ] {
             let message = generate(folder);
             assert!(message.contains(reason), "{message}");

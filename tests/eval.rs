@@ -59,7 +59,7 @@ fn evaluation_refuses_what_it_cannot_evaluate() {
         assert!(error.contains(message), "{data}: {error}");
     }
     let error = failure(place.tinygpt().args(["eval", "nowhere"]), 1);
-    assert!(error.contains("nowhere is not a run or a GPT-2 model folder: there is no such folder"), "{error}");
+    assert!(error.contains("nowhere is not a run or a model folder: there is no such folder"), "{error}");
     failure(place.tinygpt().arg("eval"), 2);
 }
 

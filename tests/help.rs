@@ -13,6 +13,8 @@ fn help_lists_the_commands_and_where_to_start() {
       train     Train a model and write a run folder
       generate  Generate text from a trained model
       eval      The loss of a trained model on held-out text, or on any text
+      info      What a model is: its shape, its size, and what else opens it
+      export    Write a trained model as a file that other programs open
       sample    Draw from numbers: logits with every sampling rule, or weights
       bench     Measure what this program is made of
       devices   The devices of this machine: what --device can take here, and what the others need
@@ -74,6 +76,8 @@ fn every_command_has_a_help_text_and_the_version() {
     for command in [
         &["generate"][..],
         &["eval"],
+        &["info"],
+        &["export"],
         &["devices"],
         &["selftest"],
         &["data"],

@@ -12,6 +12,7 @@ mod damage;
 mod data;
 mod devices;
 mod docs;
+mod elsewhere;
 mod eval;
 mod generate;
 mod golden;

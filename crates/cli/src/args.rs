@@ -49,6 +49,16 @@ pub enum Command {
     Generate(GenerateArgs),
     /// The loss of a trained model on held-out text, or on any text.
     Eval(EvalArgs),
+    /// What a model is: its shape, its size, and what else opens it.
+    #[command(
+        after_help = "Examples:\n  tinygpt info runs/tiny-1\n  tinygpt info runs/tiny-1 --json\n\nA folder that opens in transformers is loaded there with\nAutoModelForCausalLM.from_pretrained(\"runs/tiny-1\"). Of one that opens here alone, the keys of [model] that stand in\nthe way are named."
+    )]
+    Info(InfoArgs),
+    /// Write a trained model as a file that other programs open.
+    #[command(
+        after_help = "Example:\n  tinygpt train --config tiny --set model.norm=rms --set model.position=rope --set model.mlp=swiglu \\\n    --set model.qk_norm=true --out runs/qwen\n  tinygpt export runs/qwen --gguf qwen.gguf\n\nGGUF is what llama.cpp opens. A model can be written that is a Qwen3 or a Llama (`tinygpt info RUN` says what it\nis), with a tokenizer of characters or a byte-level BPE. Weights are f32; llama.cpp's llama-quantize makes them smaller.\nText ends there at <|endoftext|> or, where the tokenizer has none, at a line break; --ignore-eos goes on."
+    )]
+    Export(ExportArgs),
     /// Draw from numbers: logits with every sampling rule, or weights.
     #[command(
         after_help = "Examples:\n  echo '{\"rows\": [[1, 2, 3, \"-inf\"]]}' | tinygpt sample --input - --top-p 0.9 --num-samples 1000\n  echo '{\"rows\": [[1, 2, 3]]}' | tinygpt sample --input - --kind weights --num-samples 2 --json\n\nA draw depends on the row, the rules and (seed, sequence, position) alone. A bad row is an error\nin its place; the others are drawn from, and the exit code is 1."
@@ -112,7 +122,7 @@ pub struct TrainArgs {
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// A run folder or a Hugging Face GPT-2 folder [default: the newest run in runs/].
+    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face [default: the newest run in runs/].
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
     /// The text to continue; it is printed too [default: a line break, not printed].
@@ -209,6 +219,34 @@ pub struct EvalArgs {
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face.
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A run folder, or a Qwen3 or Llama folder of Hugging Face.
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The file to write, in the format GGUF.
+    #[arg(long, value_name = "FILE")]
+    pub gguf: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub overwrite: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

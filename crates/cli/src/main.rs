@@ -65,6 +65,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Info(args) => commands::info::run(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
         Command::Bench { command } => commands::bench::run(&command),
         Command::Devices(args) => commands::devices::run(&args),

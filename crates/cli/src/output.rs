@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -52,6 +53,22 @@ fn harmless(text: &str) -> Cow<'_, str> {
 /// Writes a result as one line of JSON.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(print_stdout(&(serde_json::to_string(value)? + "\n"))?)
+}
+
+/// The file to write: one that does not exist yet, or with --overwrite a regular file; where it is a link, what it leads
+/// to. `flag` is the one that named it.
+pub fn new_or_replaced(file: &Path, overwrite: bool, flag: &str) -> anyhow::Result<PathBuf> {
+    let name = file.display();
+    match std::fs::symlink_metadata(file) {
+        Err(_) => Ok(file.to_owned()), // writing says what is wrong, if anything is
+        Ok(_) if !overwrite => {
+            anyhow::bail!("{name} exists already: give --overwrite to replace it, or another {flag}")
+        }
+        Ok(_) => match file.canonicalize() {
+            Ok(path) if path.is_file() => Ok(path),
+            _ => anyhow::bail!("{name} is not a regular file: give another {flag}"),
+        },
+    }
 }
 
 /// Whether the reader of our output has gone away.

@@ -97,11 +97,17 @@ pub enum ModelError {
     #[error("weights in int8 are for the CPU; on a GPU, use bf16 or f32")]
     Int8OnGpu,
     /// A folder that should hold a model does not.
-    #[error("{path} is not a run or a GPT-2 model folder: {reason}")]
+    #[error("{path} is not a run or a model folder: {reason}")]
     NotAModelFolder {
         /// The folder.
         path: PathBuf,
         /// What is missing.
+        reason: String,
+    },
+    /// A model that GGUF has no place for, or this program does not write there.
+    #[error("this model cannot be written as GGUF: {reason}")]
+    NoGguf {
+        /// What stands in the way.
         reason: String,
     },
     /// A file of a model cannot be read or written, or does not hold what it should.

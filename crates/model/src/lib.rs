@@ -22,7 +22,7 @@
 //! # let model = ModelFolder::new(folder.path());
 //! # model.write_description(&config, &tokenizer, &GenerationDefaults::default())?;
 //! # model.write_weights(&config, &init_params(&config, 1))?;
-//! let checkpoint = Checkpoint::open(&folder)?; // a run, or a GPT-2 folder of Hugging Face
+//! let checkpoint = Checkpoint::open(&folder)?; // a run, or a GPT-2, Qwen3 or Llama of Hugging Face
 //! let prompt = checkpoint.tokenizer().encode("Once")?;
 //! let mut decoder = checkpoint.decoder(ContextPolicy::Half, WeightFormat::F32, &Device::Cpu)?;
 //! let mut sampler = Sampler::new(SamplingParams { seed: 42, ..SamplingParams::default() })?;
@@ -45,6 +45,7 @@ pub mod dropout;
 mod error;
 pub mod files;
 pub mod generate;
+pub mod gguf;
 pub mod network;
 pub mod ops;
 pub mod params;
@@ -55,7 +56,7 @@ pub mod tokenizer;
 /// Where tensors live; of the one version of candle that this crate works with.
 pub use candle_core::Device;
 pub use checkpoint::{Checkpoint, GenerationDefaults, ModelFolder};
-pub use config::{GptConfig, MODEL_KEYS, Mlp, ModelKey, Precision};
+pub use config::{Architecture, GptConfig, MODEL_KEYS, Mlp, ModelKey, Precision};
 pub use decode::{ContextPolicy, Decoder, Logits};
 pub use dropout::Dropout;
 pub use error::{ModelError, Result};

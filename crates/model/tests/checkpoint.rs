@@ -64,7 +64,7 @@ fn a_folder_that_lacks_a_file_is_no_model_folder_and_the_file_is_named() {
         }
     }
     let message = Checkpoint::open("no/such/folder").unwrap_err().to_string();
-    assert_eq!(message, "no/such/folder is not a run or a GPT-2 model folder: there is no such folder");
+    assert_eq!(message, "no/such/folder is not a run or a model folder: there is no such folder");
 }
 
 #[test]

@@ -6,8 +6,10 @@ mod common;
 
 mod cache;
 mod checkpoint;
+mod elsewhere;
 mod formats;
 mod generation;
+mod gguf;
 mod gradients;
 mod operations;
 mod rows;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Read, stdin},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::Context;
@@ -16,7 +16,7 @@ use tinygpt_trainer::{
 
 use crate::{
     args::{AcceptArgs, FetchArgs, SynthArgs},
-    output::{Usage, print_json, print_stdout},
+    output::{Usage, new_or_replaced, print_json, print_stdout},
 };
 
 /// How many rejected stories are shown.
@@ -26,7 +26,7 @@ pub fn synth(args: &SynthArgs) -> anyhow::Result<()> {
     if args.bytes == 0 || args.bytes > 1 << 32 {
         return Err(Usage("--bytes must be at least 1, and at most 4 GiB".into()).into());
     }
-    let out = new_or_replaced(args)?;
+    let out = new_or_replaced(&args.out, args.overwrite, "--out")?;
     let corpus = StoryCorpus::synth(Grammar::builtin(), args.bytes, args.seed);
     atomic::write(&out, corpus.text.as_bytes())?;
     let (nats, per_char) = (corpus.surprisal(), corpus.nats_per_char());
@@ -42,22 +42,6 @@ pub fn synth(args: &SynthArgs) -> anyhow::Result<()> {
         "{}: {stories} stories, {bytes} bytes\nentropy {nats:.1} nats: {per_char:.5} nats/char, {bits_per_char:.5} bits/char\n",
         args.out.display()
     ))?)
-}
-
-/// The file to write: one that does not exist yet, or with --overwrite a regular file; where it is a link, what it leads
-/// to.
-fn new_or_replaced(args: &SynthArgs) -> anyhow::Result<PathBuf> {
-    let out = args.out.display();
-    match std::fs::symlink_metadata(&args.out) {
-        Err(_) => Ok(args.out.clone()), // writing says what is wrong, if anything is
-        Ok(_) if !args.overwrite => {
-            anyhow::bail!("{out} exists already: give --overwrite to replace it, or another --out")
-        }
-        Ok(_) => match args.out.canonicalize() {
-            Ok(path) if path.is_file() => Ok(path),
-            _ => anyhow::bail!("{out} is not a regular file: give another --out"),
-        },
-    }
 }
 
 pub fn accept(args: &AcceptArgs) -> anyhow::Result<()> {

@@ -17,7 +17,7 @@ use tinygpt_trainer::{
     train::{Outcome, StopReason},
 };
 
-use super::eval::describe;
+use super::{eval::describe, info::where_it_opens};
 use crate::{
     args::TrainArgs,
     config_file,
@@ -43,6 +43,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         run.gpt().vocab_size,
         if args.resume { resumed(run.state(), &config) } else { String::new() },
     );
+    // A GPT-2 is what nobody has to be told of.
+    if !run.gpt().is_gpt2() {
+        notice!("{}", where_it_opens(run.gpt()));
+    }
     let mut progress = Progress::new(&config, run.state().step)?;
     let outcome = run.train(&stop, &mut |event| {
         progress.on(event);

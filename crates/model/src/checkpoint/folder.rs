@@ -1,8 +1,9 @@
 //! The model folder: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`.
-//! A GPT-2's is Hugging Face's: `transformers` loads it, and this program loads GPT-2 folders that others wrote. A network
-//! that is no GPT-2 opens here alone.
+//! That of a GPT-2, a Qwen3 or a Llama is Hugging Face's: `transformers` loads it, and this program loads such folders that
+//! others wrote. Any other network opens here alone.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     path::{Path, PathBuf},
 };
@@ -11,20 +12,24 @@ use serde_json::{Value, json};
 
 use super::{
     CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format, config_json,
-    tensors::{read_weights, write_tensors},
+    layout::{Layout, stored_tensors},
+    tensors::{read_params, write_tensors},
 };
 use crate::{
     GptConfig, ModelError, Result,
     files::{FileError, atomic, read_json},
     param_specs,
     params::check_values,
+    plan::Role,
     tokenizer::{TOKENIZER_FILE, Tokenizer},
 };
 
+/// There where Hugging Face's weights are in several files.
+const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 const GENERATION: &str = "generation_config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
-/// A folder with a GPT-2 model.
+/// A folder with a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFolder {
     path: PathBuf,
@@ -70,16 +75,22 @@ impl ModelFolder {
     pub fn write_weights(&self, config: &GptConfig, params: &[Vec<f32>]) -> Result<()> {
         let specs = param_specs(config);
         check_values(&specs, params)?;
-        let mut tensors: HashMap<String, (Vec<usize>, &[f32])> =
-            specs.into_iter().zip(params).map(|(spec, values)| (spec.name, (spec.shape, values.as_slice()))).collect();
+        let mut tensors: HashMap<String, (Vec<usize>, Cow<'_, [f32]>)> = HashMap::new();
+        for (spec, values) in specs.iter().zip(params) {
+            for stored in stored_tensors(spec, Layout::of_folder(config)) {
+                let values = stored.take_from(values);
+                tensors.insert(stored.name, (stored.shape, values));
+            }
+        }
         let zeros = vec![0.0; 4 * config.n_embd];
         let with_biases = GptConfig { bias: config.bias || config.is_gpt2(), ..config.clone() };
-        for spec in param_specs(&with_biases) {
+        for spec in param_specs(&with_biases).into_iter().filter(|spec| spec.role == Role::Bias) {
             let n = spec.len();
-            tensors.entry(spec.name).or_insert_with(|| (spec.shape, &zeros[..n]));
+            tensors.entry(spec.name).or_insert_with(|| (spec.shape, zeros[..n].into()));
         }
         // `transformers` loads nothing without this format.
         let metadata = json!({ "format": "pt", FORMAT_KEY: MODEL_FORMAT.to_string() });
+        let tensors = tensors.iter().map(|(name, (shape, values))| (name.clone(), (shape.clone(), &**values)));
         Ok(write_tensors(&self.path.join(WEIGHTS_FILE), tensors, metadata)?)
     }
 
@@ -112,7 +123,10 @@ impl ModelFolder {
         }
         for name in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
             if !self.path.join(name).is_file() {
-                return Err(not_a_model(format!("it has no {name}")));
+                let in_parts = name == WEIGHTS_FILE && self.path.join(WEIGHTS_INDEX).is_file();
+                let why =
+                    if in_parts { "; its weights are in several files, this program reads them from one" } else { "" };
+                return Err(not_a_model(format!("it has no {name}{why}")));
             }
         }
         Ok(())
@@ -123,7 +137,7 @@ impl ModelFolder {
     /// # Errors
     /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
     pub fn read_weights(&self, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
-        read_weights(&self.path.join(WEIGHTS_FILE), config)
+        read_params(&self.path.join(WEIGHTS_FILE), config, Layout::of_folder(config))
     }
 
     /// Reads the shape of the model.

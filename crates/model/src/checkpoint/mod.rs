@@ -6,6 +6,7 @@ mod config_json;
 mod decoder;
 mod folder;
 mod generation;
+pub(crate) mod layout;
 pub mod tensors;
 mod weights;
 
@@ -41,7 +42,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads shape, tokenizer and defaults of a run or of any GPT-2 folder of Hugging Face, and maps its weights.
+    /// Reads shape, tokenizer and defaults of a run or of a GPT-2, Qwen3 or Llama folder of Hugging Face, and maps or
+    /// reads its weights.
     ///
     /// # Errors
     /// [`crate::ModelError::NotAModelFolder`] where a file is missing; when one is truncated or foreign, or a tensor is

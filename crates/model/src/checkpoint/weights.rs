@@ -4,9 +4,12 @@ use std::{fs::File, ops::Range, path::Path};
 
 use safetensors::{SafeTensors, tensor::Dtype};
 
-use super::tensors::{named, read_weights};
+use super::{
+    layout::{Layout, stored_tensors},
+    tensors::{named, read_params},
+};
 use crate::{
-    GptConfig, ParamSpec, Result,
+    GptConfig, Result,
     files::{FileError, MappedFile},
     param_specs,
 };
@@ -26,8 +29,8 @@ enum Source {
 }
 
 impl Weights {
-    /// Maps a safetensors file with Hugging Face's GPT-2 names; reads it where its numbers are not f32 as this processor
-    /// has them.
+    /// Maps the weights of a folder; reads them where they do not lie in the file as in memory: where its numbers are not
+    /// f32 as this processor has them, or its matrices are `(out, in)`, as Llama's and Qwen3's.
     ///
     /// # Errors
     /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
@@ -38,7 +41,7 @@ impl Weights {
         let map = File::open(path).and_then(|file| MappedFile::new(&file)).map_err(FileError::io("read", path))?;
         match in_place(&map, config).map_err(|reason| FileError::content(path, reason))? {
             Some(ranges) => Ok(Self(Source::Mapped { map, ranges })),
-            None => Ok(Self(Source::Read(read_weights(path, config)?))),
+            None => Ok(Self(Source::Read(read_params(path, config, Layout::of_folder(config))?))),
         }
     }
 
@@ -56,16 +59,19 @@ impl Weights {
 fn in_place(map: &[u8], config: &GptConfig) -> std::result::Result<Option<Vec<Range<usize>>>, String> {
     let tensors = SafeTensors::deserialize(map).map_err(|e| format!("truncated, or not a safetensors file: {e}"))?;
     let mut ranges = Vec::new();
-    for ParamSpec { name, shape, .. } in param_specs(config) {
-        let tensor = named(&name, &shape, |name| tensors.tensor(name).ok(), |tensor| tensor.shape())?;
-        let usable = tensor.dtype() == Dtype::F32
-            && cfg!(target_endian = "little")
-            && bytemuck::try_cast_slice::<u8, f32>(tensor.data()).is_ok();
-        if !usable {
-            return Ok(None);
+    let mut all_usable = true;
+    // Every tensor is looked at, so that one that is missing is told before anything is read.
+    for spec in param_specs(config) {
+        for stored in stored_tensors(&spec, Layout::of_folder(config)) {
+            let get = |name: &str| tensors.tensor(name).ok();
+            let tensor = named(&stored.name, &stored.shape, get, |tensor| tensor.shape())?;
+            all_usable &= stored.columns.is_none()
+                && tensor.dtype() == Dtype::F32
+                && cfg!(target_endian = "little")
+                && bytemuck::try_cast_slice::<u8, f32>(tensor.data()).is_ok();
+            let start = tensor.data().as_ptr() as usize - map.as_ptr() as usize;
+            ranges.push(start..start + tensor.data().len());
         }
-        let start = tensor.data().as_ptr() as usize - map.as_ptr() as usize;
-        ranges.push(start..start + tensor.data().len());
     }
-    Ok(Some(ranges))
+    Ok(all_usable.then_some(ranges))
 }

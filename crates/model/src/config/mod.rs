@@ -1,5 +1,6 @@
 //! The shape of a GPT.
 
+mod architecture;
 mod heads;
 mod precision;
 #[cfg(test)]
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ModelError, Result, ops::Activation};
 
+pub use architecture::{Architecture, Blame, Obstacle};
 pub use heads::Heads;
 pub use precision::Precision;
 
@@ -72,6 +74,16 @@ pub enum Norm {
     Rms,
 }
 
+impl Norm {
+    /// The name, as configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::Rms => "rms",
+        }
+    }
+}
+
 /// How the network knows positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +93,16 @@ pub enum Position {
     Learned,
     /// Queries and keys are rotated by angles proportional to the position, as in Llama.
     Rope,
+}
+
+impl Position {
+    /// The name, as configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Learned => "learned",
+            Self::Rope => "rope",
+        }
+    }
 }
 
 /// The shape of a GPT. The section `[model]` of a configuration file holds it, but for the vocabulary, which comes from the
@@ -289,16 +311,6 @@ impl GptConfig {
             return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");
         }
         Ok(())
-    }
-
-    /// Whether this is a GPT-2: whether every key that GPT-2 lacks, and has a meaning here, has its default.
-    pub fn is_gpt2(&self) -> bool {
-        let Self { norm, position, tie_embeddings, qk_norm, logit_cap, .. } = *self;
-        (norm, position, tie_embeddings) == (Norm::Layer, Position::Learned, true)
-            && matches!(self.mlp, Mlp::Gelu | Mlp::GeluNew)
-            && (self.hidden(), self.kv_heads()) == (4 * self.n_embd, self.n_head)
-            && !qk_norm
-            && logit_cap == 0.0
     }
 
     /// The channels inside the MLP: `mlp_hidden`, or where that is 0, `4 n_embd`, and for SwiGLU, whose three matrices then

@@ -17,9 +17,17 @@ const TEMPORARY: &str = ".writing-";
 /// # Errors
 /// When the folder cannot be written to or the disk is full; the old content is still there then.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write()`], of what a function writes.
+///
+/// # Errors
+/// As [`write()`], and that of the function.
+pub fn write_with(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), FileError> {
     let written = || {
         let mut file = NewFile::in_folder(folder_of(path), TEMPORARY, "")?;
-        file.file().write_all(bytes)?;
+        content(file.file())?;
         file.persist(path)
     };
     written().map_err(FileError::io("write", path))?;

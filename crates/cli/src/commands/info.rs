@@ -1,0 +1,54 @@
+//! `tinygpt info`.
+
+use serde_json::json;
+use tinygpt_model::{Architecture, GptConfig, ModelFolder, tokenizer::TokenizerFamily};
+
+use crate::{
+    args::InfoArgs,
+    output::{print_json, print_stdout},
+};
+
+pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
+    let folder = ModelFolder::new(&args.run);
+    let (config, _) = folder.map()?;
+    let tokenizer = folder.read_tokenizer()?;
+    let family = match tokenizer.kind() {
+        TokenizerFamily::Char => "char",
+        TokenizerFamily::Bpe => "bpe",
+        TokenizerFamily::Other => "other",
+    };
+    let mut model = serde_json::to_value(&config)?;
+    // The folder of a GPT-2, a Qwen3 or a Llama does not tell the initial values, which are gone.
+    if let Some(keys) = model.as_object_mut() {
+        keys.remove("init");
+    }
+    if args.json {
+        let architecture = config.architecture();
+        return print_json(&json!({
+            "run": args.run,
+            "architecture": architecture.as_ref().ok().map(|architecture| architecture.class()),
+            "blame": architecture.err().map(|blame| blame.to_string()),
+            "parameters": config.n_params(),
+            "vocab_size": config.vocab_size,
+            "tokenizer": family,
+            "model": model,
+        }));
+    }
+    let text = format!(
+        "{}: {} parameters, vocabulary {} ({family})\n{}\n\n[model]\n{}",
+        args.run.display(),
+        config.n_params(),
+        config.vocab_size,
+        where_it_opens(&config),
+        toml::to_string(&model)?
+    );
+    Ok(print_stdout(&text)?)
+}
+
+/// Whether a model opens in `transformers` too, and as what; or which keys keep it from that.
+pub fn where_it_opens(config: &GptConfig) -> String {
+    match config.architecture().as_ref().map(|architecture| Architecture::class(*architecture)) {
+        Ok(class) => format!("opens in transformers as {class}"),
+        Err(blame) => format!("opens here alone: {blame}"),
+    }
+}

@@ -1,0 +1,194 @@
+//! A tokenizer in GGUF's metadata: llama.cpp's byte-level BPE, of the model `gpt2` and the words `gpt-2`. A table of
+//! characters is one too, whose only merges are those of the bytes of one character.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::GgufValue;
+use crate::{
+    ModelError, Result, Tokenizer,
+    tokenizer::{TokenizerError, TokenizerFamily},
+};
+
+/// llama.cpp's `llama_token_type`: of text,
+const NORMAL: i32 = 1;
+/// of a token that is no text,
+const CONTROL: i32 = 3;
+/// of one that is found in a text before it is cut into words,
+const USER_DEFINED: i32 = 4;
+/// and of an id that stands for nothing.
+const UNUSED: i32 = 5;
+
+/// The vocabulary by id, and the merges, most frequent first, of byte-level BPE.
+#[derive(Debug, PartialEq)]
+struct Vocabulary {
+    tokens: Vec<String>,
+    types: Vec<i32>,
+    merges: Vec<String>,
+}
+
+/// The keys `tokenizer.ggml.*`, for a model of `vocab_size` tokens. Ids that the tokenizer lacks are unused tokens.
+///
+/// # Errors
+/// [`ModelError::NoGguf`] for a tokenizer of another kind, or one of more tokens than the model has.
+pub(super) fn describe(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(String, GgufValue)>> {
+    let no_gguf = |reason: &str| ModelError::NoGguf { reason: reason.into() };
+    if tokenizer.vocab_size() > vocab_size {
+        return Err(no_gguf("its tokenizer has more tokens than its embedding has rows"));
+    }
+    let json: Value = serde_json::from_slice(tokenizer.json())
+        .map_err(|e| TokenizerError::Malformed { origin: "tokenizer.json".into(), reason: e.to_string() })?;
+    let vocabulary = match tokenizer.kind() {
+        TokenizerFamily::Char => of_chars(&json, vocab_size),
+        TokenizerFamily::Bpe => of_bpe(&json, vocab_size),
+        TokenizerFamily::Other => {
+            return Err(no_gguf(
+                "its tokenizer is neither one of characters nor a byte-level BPE that cuts text into words as GPT-2 does",
+            ));
+        }
+    };
+    let Vocabulary { tokens, types, merges } =
+        vocabulary.ok_or_else(|| no_gguf("its tokenizer.json has tokens or merges that are not understood"))?;
+    let boundary = tokenizer.end_of_text().unwrap_or_else(|| tokenizer.start_token());
+    let keys = [
+        ("model", GgufValue::String("gpt2".into())),
+        ("pre", GgufValue::String("gpt-2".into())),
+        ("tokens", GgufValue::Strings(tokens)),
+        ("token_type", GgufValue::I32s(types)),
+        ("merges", GgufValue::Strings(merges)),
+        ("bos_token_id", GgufValue::U32(boundary)),
+        ("eos_token_id", GgufValue::U32(boundary)),
+        ("add_bos_token", GgufValue::Bool(false)),
+    ];
+    Ok(keys.map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).into())
+}
+
+impl Vocabulary {
+    fn unused(vocab_size: usize) -> Self {
+        let tokens = (0..vocab_size).map(|id| format!("[PAD{id}]")).collect();
+        Self { tokens, types: vec![UNUSED; vocab_size], merges: Vec::new() }
+    }
+
+    fn set(&mut self, id: &Value, token: String, kind: i32) -> Option<()> {
+        let id = usize::try_from(id.as_u64()?).ok()?;
+        *self.tokens.get_mut(id)? = token;
+        *self.types.get_mut(id)? = kind;
+        Some(())
+    }
+}
+
+/// A byte-level BPE: its tokens and merges are those of the file.
+fn of_bpe(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
+    let mut vocabulary = Vocabulary::unused(vocab_size);
+    for (token, id) in json["model"]["vocab"].as_object()? {
+        vocabulary.set(id, token.clone(), NORMAL)?;
+    }
+    for added in json["added_tokens"].as_array().into_iter().flatten() {
+        let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
+        vocabulary.set(&added["id"], added["content"].as_str()?.to_owned(), kind)?;
+    }
+    for merge in json["model"]["merges"].as_array()? {
+        // "a b", or ["a", "b"] in newer files.
+        vocabulary.merges.push(match merge {
+            Value::String(pair) => pair.clone(),
+            pair => format!("{} {}", pair[0].as_str()?, pair[1].as_str()?),
+        });
+    }
+    Some(vocabulary)
+}
+
+/// A table of characters. UTF-8 says where a character begins, so its bytes are merged with each other alone. The beginning
+/// of a character is no token itself, which llama.cpp does not ask for.
+fn of_chars(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
+    let mut vocabulary = Vocabulary::unused(vocab_size);
+    let mut known = HashSet::new();
+    for (char, id) in json["model"]["vocab"].as_object()? {
+        let bytes: Vec<char> = char.bytes().map(byte_char).collect();
+        for end in 1..bytes.len() {
+            let merge = format!("{} {}", bytes[..end].iter().collect::<String>(), bytes[end]);
+            if known.insert(merge.clone()) {
+                vocabulary.merges.push(merge);
+            }
+        }
+        vocabulary.set(id, bytes.into_iter().collect(), NORMAL)?;
+    }
+    Some(vocabulary)
+}
+
+/// The character that stands for a byte in byte-level BPE (`bytes_to_unicode` of GPT-2): itself where it is printed, and one
+/// behind the first 256 elsewhere.
+fn byte_char(byte: u8) -> char {
+    let printed = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if printed(&byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|byte| !printed(byte)).count() as u32;
+    char::from_u32(256 + before).unwrap_or(char::REPLACEMENT_CHARACTER) // all are characters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+    #[test]
+    fn bytes_have_the_characters_of_byte_level_bpe() {
+        let ours: HashSet<char> = (0..=u8::MAX).map(byte_char).collect();
+        assert_eq!(ours, ByteLevel::alphabet().into_iter().collect());
+        assert_eq!([b'a', b' ', b'\n', 0xC3].map(byte_char), ['a', 'Ġ', 'Ċ', 'Ã']);
+    }
+
+    fn value<'a>(keys: &'a [(String, GgufValue)], key: &str) -> &'a GgufValue {
+        &keys.iter().find(|(name, _)| name == &format!("tokenizer.ggml.{key}")).unwrap().1
+    }
+
+    fn strings(texts: &[&str]) -> GgufValue {
+        GgufValue::Strings(texts.iter().map(|&text| text.into()).collect())
+    }
+
+    #[test]
+    fn characters_are_their_bytes_merged_and_text_begins_and_ends_at_a_line_break() {
+        let tokenizer = Tokenizer::train_char([Ok::<_, TokenizerError>("a €ä\n")]).unwrap();
+        let keys = describe(&tokenizer, 6).unwrap();
+        assert_eq!(value(&keys, "tokens"), &strings(&["Ċ", "Ġ", "a", "Ã¤", "âĤ¬", "[PAD5]"]));
+        assert_eq!(value(&keys, "token_type"), &GgufValue::I32s(vec![1, 1, 1, 1, 1, 5]));
+        assert_eq!(value(&keys, "merges"), &strings(&["Ã ¤", "â Ĥ", "âĤ ¬"]));
+        assert_eq!(value(&keys, "eos_token_id"), &GgufValue::U32(0));
+        let message = describe(&tokenizer, 4).unwrap_err().to_string();
+        assert!(message.contains("more tokens than its embedding has rows"), "{message}");
+    }
+
+    #[test]
+    fn a_bpe_has_its_tokens_and_merges_and_special_tokens_are_no_text() {
+        let text = "low lower lowest low low lower";
+        let trained = Tokenizer::train_bpe([Ok::<_, TokenizerError>(text)], 260).unwrap();
+        let mut json: Value = serde_json::from_slice(trained.json()).unwrap();
+        let id = trained.vocab_size();
+        json["added_tokens"] = serde_json::json!([{
+            "id": id, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true
+        }]);
+        let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
+        let keys = describe(&tokenizer, tokenizer.vocab_size()).unwrap();
+        let (GgufValue::Strings(tokens), GgufValue::Strings(merges)) = (value(&keys, "tokens"), value(&keys, "merges"))
+        else {
+            panic!("not lists of texts")
+        };
+        assert_eq!((tokens.len(), tokens[id].as_str()), (id + 1, "<|endoftext|>"));
+        assert_eq!(merges.len(), id - 256);
+        assert!(merges.contains(&"l o".to_owned()), "{merges:?}");
+        let GgufValue::I32s(types) = value(&keys, "token_type") else { panic!("not numbers") };
+        assert_eq!((types[0], types[id]), (1, 3));
+        assert_eq!(value(&keys, "eos_token_id"), &GgufValue::U32(id as u32));
+    }
+
+    #[test]
+    fn another_tokenizer_is_refused_by_name() {
+        let json = br#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+            "pre_tokenizer":null,"post_processor":null,"decoder":null,
+            "model":{"type":"WordLevel","vocab":{"one":0,"two":1},"unk_token":"one"}}"#;
+        let message = describe(&Tokenizer::from_bytes(json).unwrap(), 2).unwrap_err().to_string();
+        assert!(message.contains("its tokenizer is neither one of characters nor a byte-level BPE"), "{message}");
+    }
+}
