@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Place, SMALL, json, stderr, stdout, trained};
+use crate::common::{Place, SMALL, failure, json, stderr, stdout, trained};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -354,4 +354,37 @@ fn a_model_that_is_no_gpt2_trains_resumes_and_generates_alike_in_every_format() 
             assert_eq!(text("1", "whole"), text("2", "parts"), "{format} {window}");
         }
     }
+}
+
+#[test]
+fn muon_says_what_it_updates_trains_and_goes_on_to_the_same_bytes() {
+    let place = Place::new();
+    let train = |out: &str, more: &[&str]| {
+        let mut command = place.train();
+        for key in ["train.decay_steps=6", "train.schedule=wsd", "train.weight_decay=0.01"].iter().chain(more) {
+            command.args(["--set", key]);
+        }
+        stderr(command.args(["--out", out]))
+    };
+    let muon = ["train.optimizer=muon", "train.lr_matrices=0.02", "train.lr_embeddings=0.005"];
+    let [whole, parts] = [["train.max_steps=6"], ["train.max_steps=3"]].map(|steps| [&muon[..], &steps].concat());
+    let told = train("whole", &whole);
+    assert!(told.contains("muon: 6 matrices, 3,072 parameters, lr 0.02; adamw: 2 embeddings, "), "{told}");
+    assert!(!train("plain", &["train.max_steps=6"]).contains("adamw"));
+    train("parts", &parts);
+    stdout(place.tinygpt().args([
+        "train",
+        "--resume",
+        "--out",
+        "parts",
+        "--set",
+        "train.max_steps=6",
+        "--threads",
+        "1",
+    ]));
+    assert!(place.read("whole/model.safetensors") == place.read("parts/model.safetensors"));
+    assert!(place.read("whole/model.safetensors") != place.read("plain/model.safetensors"));
+    let refused =
+        failure(place.tinygpt().args(["train", "--resume", "--out", "parts", "--set", "train.optimizer=adamw"]), 2);
+    assert!(refused.contains("`train.optimizer` cannot change when a run is resumed"), "{refused}");
 }

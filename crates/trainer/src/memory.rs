@@ -49,7 +49,7 @@ fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
     // f16, which the CPU has not, takes as much memory as bf16.
     let precision = CpuPrecision::of(config.train.precision).unwrap_or(CpuPrecision::Bf16);
     let floats = TrainingFloats::new(&config.gpt(vocab_size), precision);
-    // AdamW keeps two moments of each parameter.
+    // AdamW keeps two moments of each parameter, and Muon as many slots.
     let parameters = floats.weights + 2.0 * floats.parameters;
     // The activations of one sequence in flight, and what each window of the batch needs in addition.
     let activations = floats.sequence + config.train.batch_size as f64 * floats.window;

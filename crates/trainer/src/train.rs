@@ -217,7 +217,7 @@ impl Trainer<'_> {
         (step.is_multiple_of(train.eval_every) || over) && self.state.last_evaluation != Some(step)
     }
 
-    /// One update: the gradients of `grad_accum` batches, then AdamW.
+    /// One update: the gradients of `grad_accum` batches, then the optimizer.
     fn update(&mut self, stop: &AtomicBool) -> Result<Update> {
         let config = &self.config.train;
         let step = self.state.step;

@@ -8,11 +8,13 @@ use std::{
 
 use candle_core::Device;
 use serde_json::json;
-use tinygpt_model::{Checkpoint, ContextPolicy, Generation, cpu::WeightFormat, generate};
+use tinygpt_model::{Checkpoint, ContextPolicy, Generation, GptConfig, cpu::WeightFormat, generate, param_specs};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     RunConfig, RunDir,
+    config::OptimizerKind,
     data::BUILTIN_CORPUS,
+    engine::ParameterGroup,
     run::{IfExists, LoopState, RUNS, ResumeOptions, Run, StartOptions},
     train::{Outcome, StopReason},
 };
@@ -47,6 +49,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if !run.gpt().is_gpt2() {
         notice!("{}", where_it_opens(run.gpt()));
     }
+    if let Some(groups) = parameter_groups(run.gpt(), &config) {
+        notice!("{groups}");
+    }
     let mut progress = Progress::new(&config, run.state().step)?;
     let outcome = run.train(&stop, &mut |event| {
         progress.on(event);
@@ -60,6 +65,39 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         return Err(Interrupted(message).into());
     }
     show_result(args, &path, &config, &outcome, &device)
+}
+
+/// Which parameters go where, unless all have AdamW and the same learning rate.
+pub fn parameter_groups(gpt: &GptConfig, config: &RunConfig) -> Option<String> {
+    let groups = ParameterGroup::of(&param_specs(gpt), &config.train);
+    if groups.iter().all(|group| group.optimizer == OptimizerKind::Adamw && group.lr == config.train.lr) {
+        return None;
+    }
+    let mut text = String::new();
+    let mut last = None;
+    for ParameterGroup { optimizer, name, tensors, parameters, lr } in groups {
+        if last == Some(optimizer) {
+            text += ", and ";
+        } else {
+            text += &format!("{}{}: ", if last.is_some() { "; " } else { "" }, optimizer.name());
+        }
+        text += &format!("{tensors} {name}, {} parameters, lr {lr}", in_thousands(parameters));
+        last = Some(optimizer);
+    }
+    Some(text)
+}
+
+/// 1234567 as 1,234,567.
+fn in_thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 fn resumed(state: &LoopState, config: &RunConfig) -> String {
@@ -186,4 +224,31 @@ fn samples(run: &Path, config: &RunConfig, device: &Device) -> anyhow::Result<Ve
         ControlFlow::Continue(())
     })?;
     Ok(tokens.iter().map(|ids| tokenizer.decode(ids)).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_come_in_groups_of_three() {
+        let numbers = [0, 12, 999, 1000, 786_432, 1_234_567].map(in_thousands);
+        assert_eq!(numbers, ["0", "12", "999", "1,000", "786,432", "1,234,567"]);
+    }
+
+    #[test]
+    fn the_groups_of_parameters_are_told_where_they_differ() {
+        let gpt = GptConfig { vocab_size: 65, n_layer: 4, n_embd: 128, ..GptConfig::default() };
+        let told = |set: &[&str]| {
+            let set: Vec<_> = set.iter().map(|item| item.to_string()).collect();
+            parameter_groups(&gpt, &tinygpt_trainer::config::load("", &set, false).unwrap())
+        };
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&["train.lr_matrices=0.001"]), None);
+        let muon = told(&["train.optimizer=muon", "train.lr_matrices=0.02"]).unwrap();
+        assert!(muon.starts_with("muon: 24 matrices, 786,432 parameters, lr 0.02; adamw: 2 embeddings, "), "{muon}");
+        let rates = told(&["train.lr_embeddings=0.01"]).unwrap();
+        assert!(rates.starts_with("adamw: 24 matrices, 786,432 parameters, lr 0.001, and 2 embeddings, "), "{rates}");
+        assert!(rates.contains(" parameters, lr 0.01, and 9 norms and biases, 1,152 parameters, lr 0.001"), "{rates}");
+    }
 }

@@ -13,6 +13,16 @@ pub enum OptimizerKind {
     Muon,
 }
 
+impl OptimizerKind {
+    /// The name, as configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adamw => "adamw",
+            Self::Muon => "muon",
+        }
+    }
+}
+
 /// How the learning rate decays after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -76,6 +76,37 @@ impl Optimizer for AdamW {
     }
 }
 
+/// The elements of a task. Sums of squares are added task by task, so the last bits of a norm depend on it.
+const TASK_LEN: usize = 8192;
+
+/// The L2 norm of flat gradients.
+pub(super) fn norm(level: SimdLevel, grads: &[f32]) -> f64 {
+    let blocks: Vec<f64> = grads.par_chunks(TASK_LEN).map(|block| level.run(Squares { block })).collect();
+    blocks.iter().sum::<f64>().sqrt()
+}
+
+struct Squares<'a> {
+    block: &'a [f32],
+}
+
+impl Kernel for Squares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let (vectors, rest) = self.block.as_chunks::<LANES>();
+        let mut sums = [s.splat(0.0); 4];
+        for vectors in vectors.chunks(sums.len()) {
+            for (sum, x) in sums.iter_mut().zip(vectors) {
+                let x = s.load(x);
+                *sum = s.mul_add(x, x, *sum);
+            }
+        }
+        let sum = s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])));
+        f64::from(sum) + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
+    }
+}
+
 impl AdamW {
     /// Step `n` (from 1) of a parameter, in tasks of [`TASK_LEN`] elements. Its gradient is to be multiplied with `scale`.
     pub(super) fn tasks<'a>(
@@ -125,37 +156,6 @@ fn split_off<'a>(rest: &mut &'a mut [f32], skip: usize, len: usize) -> &'a mut [
     let (this, behind) = std::mem::take(rest)[skip..].split_at_mut(len);
     *rest = behind;
     this
-}
-
-/// The elements of a task. Sums of squares are added task by task, so the last bits of a norm depend on it.
-const TASK_LEN: usize = 8192;
-
-/// The L2 norm of flat gradients.
-pub(super) fn norm(level: SimdLevel, grads: &[f32]) -> f64 {
-    let blocks: Vec<f64> = grads.par_chunks(TASK_LEN).map(|block| level.run(Squares { block })).collect();
-    blocks.iter().sum::<f64>().sqrt()
-}
-
-struct Squares<'a> {
-    block: &'a [f32],
-}
-
-impl Kernel for Squares<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f64 {
-        let (vectors, rest) = self.block.as_chunks::<LANES>();
-        let mut sums = [s.splat(0.0); 4];
-        for vectors in vectors.chunks(sums.len()) {
-            for (sum, x) in sums.iter_mut().zip(vectors) {
-                let x = s.load(x);
-                *sum = s.mul_add(x, x, *sum);
-            }
-        }
-        let sum = s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])));
-        f64::from(sum) + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
-    }
 }
 
 /// The scalar factors of one AdamW step of a parameter (Loshchilov and Hutter, 2019, algorithm 2).

@@ -36,7 +36,7 @@ impl RateFactors {
 
 impl From<&TrainConfig> for RateFactors {
     fn from(c: &TrainConfig) -> Self {
-        // 0 is the rate of the others.
+        // 0 is the rate of norms and biases.
         let factor = |lr: f64| if lr > 0.0 { lr / c.lr } else { 1.0 };
         Self { matrices: factor(c.lr_matrices), embeddings: factor(c.lr_embeddings) }
     }
@@ -75,13 +75,14 @@ pub struct ParameterGroup {
 impl ParameterGroup {
     /// The groups of a model that is trained with a configuration, those without parameters left out.
     pub fn of(specs: &[ParamSpec], config: &TrainConfig) -> Vec<Self> {
-        let factors = RateFactors::from(config);
-        let roles: [(&str, &[Role]); 3] = [
-            ("matrices", &[Matrix]),
-            ("embeddings", &[Embedding, Position, Head]),
-            ("norms and biases", &[Norm, Bias]),
+        // 0 is the rate of norms and biases.
+        let or_lr = |lr: f64| if lr > 0.0 { lr } else { config.lr };
+        let groups: [(&str, &[Role], f64); 3] = [
+            ("matrices", &[Matrix], or_lr(config.lr_matrices)),
+            ("embeddings", &[Embedding, Position, Head], or_lr(config.lr_embeddings)),
+            ("norms and biases", &[Norm, Bias], config.lr),
         ];
-        let group = |(name, roles): (&'static str, &[Role])| {
+        let group = |(name, roles, lr): (&'static str, &[Role], f64)| {
             let of_roles = || specs.iter().filter(|spec| roles.contains(&spec.role));
             let matrices = roles == [Matrix];
             Self {
@@ -89,9 +90,9 @@ impl ParameterGroup {
                 name,
                 tensors: of_roles().map(|spec| if matrices { columns(spec).len() } else { 1 }).sum(),
                 parameters: of_roles().map(ParamSpec::len).sum(),
-                lr: config.lr * factors.of(roles[0]),
+                lr,
             }
         };
-        roles.map(group).into_iter().filter(|group| group.tensors > 0).collect()
+        groups.map(group).into_iter().filter(|group| group.tensors > 0).collect()
     }
 }
