@@ -1,15 +1,15 @@
-//! The engines against PyTorch: logits, loss, gradients, gradient norms and ten updates of AdamW with warm-up, cosine,
-//! weight decay and clipping. `scripts/make_reference.py` writes the fixtures, in f64 and from code of its own.
+//! The engines against PyTorch: logits, loss, gradients, gradient norms and ten updates of AdamW, and of Muon, with warm-up,
+//! cosine, weight decay and clipping. `scripts/make_reference.py` writes the fixtures, in f64 and from code of its own.
 #![allow(clippy::print_stdout, reason = "the table of errors, shown by --nocapture and when a test fails")]
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use tinygpt_model::{Gpt, GptConfig, Precision, config::Position, cpu::CpuPrecision, param_specs, params};
 use tinygpt_trainer::{
-    config::TrainConfig,
+    config::{OptimizerKind, TrainConfig},
     engine::{AdamW, Batch, CpuEngine, Engine, EngineState, RateFactors, TensorEngine},
     schedule::learning_rate,
 };
@@ -18,7 +18,7 @@ use tinygpt_trainer::{
 const TOLERANCE: f64 = 1e-4;
 
 /// The fixtures, and what is special about each.
-const FIXTURES: [(&str, &str); 7] = [
+const FIXTURES: [(&str, &str); 8] = [
     ("gelu, no biases", "reference_gelu_nobias"),
     ("gelu_new, biases", "reference_gelu_new_bias"),
     ("RMSNorm", "reference_rms_norm"),
@@ -26,11 +26,11 @@ const FIXTURES: [(&str, &str); 7] = [
     ("a head of its own", "reference_untied"),
     ("squared ReLU, capped logits", "reference_relu2_cap"),
     ("the network of Qwen3", "reference_qwen3"),
+    ("the network of Qwen3, Muon", "reference_muon"),
 ];
 
 /// The optimizer's settings, as the fixtures' metadata has them.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Training {
     lr: f64,
     min_lr: f64,
@@ -41,6 +41,17 @@ struct Training {
     eps: f64,
     weight_decay: f64,
     clip: f64,
+    #[serde(flatten)]
+    muon: Option<MuonSettings>,
+}
+
+/// Those of Muon, in the fixture that it updates.
+#[derive(Deserialize)]
+struct MuonSettings {
+    optimizer: OptimizerKind,
+    lr_matrices: f64,
+    muon_momentum: f64,
+    muon_steps: usize,
 }
 
 struct Fixture {
@@ -72,6 +83,12 @@ impl Fixture {
             weight_decay: t.weight_decay,
             clip: t.clip,
             ..TrainConfig::default()
+        };
+        let train = match t.muon {
+            Some(MuonSettings { optimizer, lr_matrices, muon_momentum, muon_steps }) => {
+                TrainConfig { optimizer, lr_matrices, muon_momentum, muon_steps, ..train }
+            }
+            None => train,
         };
 
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -174,7 +191,7 @@ impl Report {
 }
 
 /// Makes an engine that starts from a state.
-type Build<'a> = &'a dyn Fn(&GptConfig, AdamW, &EngineState) -> Box<dyn Engine>;
+type Build<'a> = &'a dyn Fn(&GptConfig, Arc<dyn Optimizer>, &EngineState) -> Box<dyn Engine>;
 
 /// Holds an engine to a fixture; it is asked for nothing but what [`Engine`] promises.
 fn check_engine(label: &str, name: &str, build: Build<'_>) {
@@ -184,7 +201,7 @@ fn check_engine(label: &str, name: &str, build: Build<'_>) {
 
     // The gradients: with beta1 = 0 the first moment after an update is the gradient itself, in parameter order.
     let plain = AdamW { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.0, rates: RateFactors::EQUAL };
-    let engine: &mut dyn Engine = &mut *build(config, plain, &fixture.start());
+    let engine: &mut dyn Engine = &mut *build(config, Arc::new(plain), &fixture.start());
     let loss = engine.forward_backward(&batches[0], 0).unwrap().read().unwrap();
     report.add_loss("loss", loss, tensors["loss"][0]);
     let tokens = (batches[0].rows * batches[0].cols) as f64;
@@ -193,7 +210,7 @@ fn check_engine(label: &str, name: &str, build: Build<'_>) {
     report.add_params(&fixture, "grad", engine.state_dict().unwrap().slot("m").unwrap());
 
     // Ten updates.
-    let engine: &mut dyn Engine = &mut *build(config, AdamW::from(train), &fixture.start());
+    let engine: &mut dyn Engine = &mut *build(config, train.into(), &fixture.start());
     let mut norms = Vec::new();
     for (step, batch) in batches.iter().enumerate() {
         let loss = engine.forward_backward(batch, step as u64).unwrap().read().unwrap();
@@ -209,8 +226,8 @@ fn check_engine(label: &str, name: &str, build: Build<'_>) {
     report.verdict(label);
 }
 
-fn tensors(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
-    Box::new(TensorEngine::new(config, Precision::F32, adamw, 0, state, &Device::Cpu).unwrap())
+fn tensors(config: &GptConfig, optimizer: Arc<dyn Optimizer>, state: &EngineState) -> Box<dyn Engine> {
+    Box::new(TensorEngine::new(config, Precision::F32, optimizer, 0, state, &Device::Cpu).unwrap())
 }
 
 #[test]
@@ -220,8 +237,8 @@ fn the_engine_of_tensors_agrees_with_pytorch() {
     }
 }
 
-fn cpu(config: &GptConfig, adamw: AdamW, state: &EngineState) -> Box<dyn Engine> {
-    Box::new(CpuEngine::new(config, CpuPrecision::F32, adamw, 0, state).unwrap())
+fn cpu(config: &GptConfig, optimizer: Arc<dyn Optimizer>, state: &EngineState) -> Box<dyn Engine> {
+    Box::new(CpuEngine::new(config, CpuPrecision::F32, optimizer, 0, state).unwrap())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The model of tensor operations on a device against the model written by hand for the CPU.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 use candle_core::{DType, Device};
 use tinygpt_model::{
@@ -11,7 +11,7 @@ use tinygpt_model::{
 };
 use tinygpt_sampler::{RngDomain, Sampler, SamplingParams, philox_at};
 use tinygpt_trainer::engine::{
-    AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, RateFactors, TensorEngine, check_precision,
+    AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, Muon, Optimizer, RateFactors, TensorEngine, check_precision,
 };
 
 use super::check::{Check, largest_difference, of_numbers, of_tensors};
@@ -37,6 +37,18 @@ struct Shape {
     name: &'static str,
     config: GptConfig,
     rows: usize,
+    /// Whether its matrices are trained by Muon.
+    muon: bool,
+}
+
+impl Shape {
+    fn new(name: &'static str, config: GptConfig, rows: usize) -> Self {
+        Self { name, config, rows, muon: false }
+    }
+
+    fn optimizer(&self) -> Arc<dyn Optimizer> {
+        if self.muon { Muon::new(ADAMW, 0.9, 3).into() } else { ADAMW.into() }
+    }
 }
 
 /// A shape that divides nothing evenly, the shape of a recipe, and those of networks that are no GPT-2. None has dropout: its
@@ -54,39 +66,38 @@ fn shapes() -> Vec<Shape> {
         ..GptConfig::default()
     };
     vec![
-        Shape { name: "an odd shape", config: shape(61, 23, 3, 33, true, Mlp::GeluNew), rows: 5 },
-        Shape { name: "a recipe's shape", config: shape(65, 64, 4, 128, false, Mlp::Gelu), rows: 12 },
+        Shape::new("an odd shape", shape(61, 23, 3, 33, true, Mlp::GeluNew), 5),
+        Shape::new("a recipe's shape", shape(65, 64, 4, 128, false, Mlp::Gelu), 12),
+        Shape::new("RMSNorm", GptConfig { norm: Norm::Rms, ..shape(31, 20, 2, 18, false, Mlp::Gelu) }, 3),
+        Shape::new(
+            "rotary positions",
+            GptConfig { position: Position::Rope, ..shape(37, 22, 3, 18, true, Mlp::GeluNew) },
+            3,
+        ),
+        Shape::new(
+            "a head of its own",
+            GptConfig { tie_embeddings: false, ..shape(41, 19, 2, 16, false, Mlp::Gelu) },
+            4,
+        ),
+        Shape::new(
+            "relu2, capped logits",
+            GptConfig { mlp_hidden: 37, logit_cap: 9.0, ..shape(29, 17, 2, 14, true, Mlp::Relu2) },
+            3,
+        ),
         Shape {
-            name: "RMSNorm",
-            config: GptConfig { norm: Norm::Rms, ..shape(31, 20, 2, 18, false, Mlp::Gelu) },
-            rows: 3,
-        },
-        Shape {
-            name: "rotary positions",
-            config: GptConfig { position: Position::Rope, ..shape(37, 22, 3, 18, true, Mlp::GeluNew) },
-            rows: 3,
-        },
-        Shape {
-            name: "a head of its own",
-            config: GptConfig { tie_embeddings: false, ..shape(41, 19, 2, 16, false, Mlp::Gelu) },
-            rows: 4,
-        },
-        Shape {
-            name: "relu2, capped logits",
-            config: GptConfig { mlp_hidden: 37, logit_cap: 9.0, ..shape(29, 17, 2, 14, true, Mlp::Relu2) },
-            rows: 3,
-        },
-        Shape {
-            name: "Qwen3 in small",
-            config: GptConfig {
-                norm: Norm::Rms,
-                position: Position::Rope,
-                qk_norm: true,
-                n_kv_head: 2,
-                init: InitScheme::FanIn,
-                ..shape(43, 21, 4, 24, false, Mlp::Swiglu)
-            },
-            rows: 3,
+            muon: true,
+            ..Shape::new(
+                "Qwen3, Muon",
+                GptConfig {
+                    norm: Norm::Rms,
+                    position: Position::Rope,
+                    qk_norm: true,
+                    n_kv_head: 2,
+                    init: InitScheme::FanIn,
+                    ..shape(43, 21, 4, 24, false, Mlp::Swiglu)
+                },
+                3,
+            )
         },
     ]
 }
@@ -184,9 +195,10 @@ fn half_precision(device: &Device) -> Precision {
 
 /// Compares losses, the gradient of every parameter, an update, and the losses of some more updates.
 fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Vec<Check>> {
-    let Shape { name, config, rows } = shape;
-    let mut tensors = TensorEngine::new(config, Precision::F32, ADAMW, SEED, state, device)?;
-    let mut cpu = CpuEngine::new(config, CpuPrecision::F32, ADAMW, SEED, state)?;
+    let Shape { name, config, rows, .. } = shape;
+    let optimizer = || shape.optimizer();
+    let mut tensors = TensorEngine::new(config, Precision::F32, optimizer(), SEED, state, device)?;
+    let mut cpu = CpuEngine::new(config, CpuPrecision::F32, optimizer(), SEED, state)?;
     let batch = |n: u32, rows: usize| {
         let cols = config.block_size;
         Batch {
@@ -219,7 +231,7 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
         |name| each(found.slot(name).unwrap_or_default(), expected.slot(name).unwrap_or_default(), &of_tensors);
     let (m, v) = (moments("m"), moments("v"));
     let half = half_precision(device);
-    let mut in_half = TensorEngine::new(config, half, ADAMW, SEED, &found, device)?;
+    let mut in_half = TensorEngine::new(config, half, optimizer(), SEED, &found, device)?;
     let (mut further, mut rounded) = (Vec::new(), Vec::new());
     for n in 2..2 + UPDATES {
         let batch = batch(n as u32 % 3, *rows);
