@@ -5,6 +5,8 @@ pub const RECIPES: &[(&str, &str)] = &[
     ("tiny", include_str!("../../configs/tiny.toml")),
     ("shakespeare-small-fast", include_str!("../../configs/shakespeare-small-fast.toml")),
     ("shakespeare-fast", include_str!("../../configs/shakespeare-fast.toml")),
+    ("shakespeare-fast-5min", include_str!("../../configs/shakespeare-fast-5min.toml")),
+    ("shakespeare-fast-30min", include_str!("../../configs/shakespeare-fast-30min.toml")),
     ("shakespeare-baby-fast", include_str!("../../configs/shakespeare-baby-fast.toml")),
     ("shakespeare-small", include_str!("../../configs/shakespeare-small.toml")),
     ("shakespeare-baby", include_str!("../../configs/shakespeare-baby.toml")),
