@@ -15,7 +15,7 @@ set -euo pipefail
 
 corpus=${1:?the corpus: stories, or a text file} folder=${2:?a folder for the runs}
 tinygpt=${TINYGPT:-target/release/tinygpt}
-config=$(dirname "$0")/../docs/scaling/recipe.toml
+config=$(dirname "$0")/../crates/trainer/data/scaling.toml
 val=111540 # tokens that are held out of a file: those of shakespeare-small
 
 # CHANNELSxLAYERS-TOKENS, and for repetition -UNIQUE. Heads have 32 channels.
