@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fits L(N, D) = E + A / N^alpha + B / D'^beta to the runs of scripts/scaling.sh (Hoffmann et al., 2022, "Training
+"""Fits L(N, D) = E + A / N^alpha + B / D^beta to the runs of scripts/scaling.sh (Hoffmann et al., 2022, "Training
 compute-optimal large language models", their third approach), and writes the constants to docs/scaling/laws.json.
 
     scripts/fit_scaling.py                       # needs numpy; reads docs/scaling/*.jsonl
@@ -7,8 +7,9 @@ compute-optimal large language models", their third approach), and writes the co
 
 N is the number of parameters but those of the embeddings, D the number of tokens that were trained on, L the validation loss
 in nats a token. As in the paper the Huber loss (delta = 1e-3) of log L is minimised, from a grid of starting points; here by
-Levenberg and Marquardt's method. D' is D but for text that is read more than once (Muennighoff et al., 2023, "Scaling
-data-constrained language models"): of U tokens that differ, D' = U + U R (1 - exp(-(D / U - 1) / R)).
+Levenberg and Marquardt's method. Where a text of U tokens is read more than once, a model begins to learn it by heart, and
+its validation loss rises: C (N / U)^gamma (D / U - 1)^delta is added, whose form is our own. (The effective tokens of Muennighoff
+et al., 2023, "Scaling data-constrained language models", level off, but never make a loss rise.)
 
 How well a law predicts is measured by one that does not know the runs with each size's largest number of tokens.
 """
@@ -23,9 +24,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "scaling"
 DELTA = 1e-3
-# What a law without repetition has for R: no run that it was fitted to repeats anything.
-NO_REPETITION = 15.0
-
 
 class Runs:
     """The runs of a corpus, a column each."""
@@ -48,18 +46,17 @@ class Runs:
         return np.array([w and d == self.d[whole & (self.n == n)].max() for n, d, w in zip(self.n, self.d, whole)])
 
 
-def effective_tokens(d, u, r):
-    return np.where(d > u, u + u * r * (1 - np.exp(-np.maximum(d / u - 1, 0) / r)), d)
-
-
 def log_loss(theta, runs, fixed_e=None):
-    """log L; theta = (log A, alpha, log B, beta, log E, log R), of which the last two may be missing."""
+    """log L; theta = (log A, alpha, log B, beta, log E, log C, gamma, delta), without log E where it is given, and without
+    the last three where nothing is repeated."""
     a, alpha, b, beta = theta[:4]
     rest = list(theta[4:])
     e = np.log(fixed_e) if fixed_e else rest.pop(0)
-    r = np.exp(rest.pop(0)) if rest else NO_REPETITION
-    d = effective_tokens(runs.d, runs.u, r)
-    terms = [a - alpha * np.log(runs.n), b - beta * np.log(d), np.full_like(d, e)]
+    terms = [a - alpha * np.log(runs.n), b - beta * np.log(runs.d), np.full_like(runs.d, e)]
+    if rest:
+        c, gamma, delta = rest
+        again = np.maximum(runs.d / runs.u - 1, 1e-9)
+        terms.append(c + gamma * np.log(runs.n / runs.u) + delta * np.log(again))
     return np.logaddexp.reduce(terms, axis=0)
 
 
@@ -101,7 +98,7 @@ def fit(runs, fixed_e=None):
     best = (np.inf, None)
     for start in starts:
         for e in [None] if fixed_e else [-0.7, 0.0, 0.4]:
-            theta = np.array([*start, *([] if e is None else [e]), *([np.log(10.0)] if repeats else [])])
+            theta = np.array([*start, *([] if e is None else [e]), *([-4.0, 1.0, 1.0] if repeats else [])])
             try:
                 best = min(best, minimise(theta, runs, fixed_e), key=lambda found: found[0])
             except np.linalg.LinAlgError:
@@ -109,11 +106,12 @@ def fit(runs, fixed_e=None):
     return best[1]
 
 
-def constants(theta, fixed_e, repeats):
+def constants(theta, fixed_e):
     a, alpha, b, beta = theta[:4]
-    e = fixed_e or np.exp(theta[4])
-    law = {"e": e, "a": np.exp(a), "alpha": alpha, "b": np.exp(b), "beta": beta}
-    law["repetition"] = np.exp(theta[-1]) if repeats else NO_REPETITION
+    rest = list(theta[4:])
+    e = fixed_e or np.exp(rest.pop(0))
+    c, gamma, delta = rest or (-np.inf, 1.0, 1.0)
+    law = {"e": e, "a": np.exp(a), "alpha": alpha, "b": np.exp(b), "beta": beta, "c": np.exp(c), "gamma": gamma, "delta": delta}
     return {key: float(f"{value:.5g}") for key, value in law.items()}
 
 
@@ -123,9 +121,8 @@ def errors(theta, runs, fixed_e):
 
 
 def report(corpus, runs, fixed_e=None):
-    repeats = (runs.d > 1.5 * runs.u).any()
     theta = fit(runs, fixed_e)
-    law = constants(theta, fixed_e, repeats)
+    law = constants(theta, fixed_e)
     text = " ".join(f"{key} {value:g}" for key, value in law.items())
     print(f"{corpus}: {len(runs.names)} runs{', E fixed at the floor' if fixed_e else ''}\n  {text}")
     rest = errors(theta, runs, fixed_e)

@@ -65,8 +65,7 @@ impl Size {
         let mut config = config::load(RECIPE, &[], false)?;
         let GptConfig { n_embd, n_layer, n_head, mlp_hidden, n_kv_head, .. } = &mut config.model;
         // Zeros: as many as the size asks for.
-        (*n_embd, *n_layer, *n_head, *mlp_hidden, *n_kv_head) =
-            (self.n_embd, self.n_layer, self.n_embd / HEAD, 0, 0);
+        (*n_embd, *n_layer, *n_head, *mlp_hidden, *n_kv_head) = (self.n_embd, self.n_layer, self.n_embd / HEAD, 0, 0);
         Ok(config.resolved()?)
     }
 }
@@ -149,7 +148,8 @@ pub struct Candidate {
     pub loss: f64,
     /// Whether the law was measured around there; else the loss is extrapolated.
     pub measured: bool,
-    /// Whether the text ends the run before the time does: it would be read more often than was measured.
+    /// Whether the text ends the run before the time does: to read it yet again would make the loss worse, or was not
+    /// measured.
     pub text_is_short: bool,
     /// The configuration; its corpus and name are the recipe's.
     #[serde(skip)]
@@ -185,8 +185,11 @@ fn candidate(size: Size, law: &ScalingLaw, speed: &Speed, budget: &Budget) -> Re
     let whole = held_out / per_update as f64;
     let evaluations = FORWARD * ((EVALUATIONS + 1) as f64 * whole.min(config.train.eval_batches as f64) + whole);
     let of_time = TRAINING * budget.seconds / seconds - evaluations;
-    let of_text = unique * law.measured.epochs.max(1.0) / per_update as f64;
-    let updates = of_time.min(of_text).floor().max(0.0) as u64;
+    let n = (gpt.n_params() - budget.vocab_size * gpt.n_embd) as f64;
+    let most = of_time.max(0.0) * per_update as f64;
+    // A plan reads a text no more often than was measured.
+    let of_text = law.best_tokens(n, unique, most.min(unique * law.measured.epochs.max(1.0)));
+    let updates = (of_text / per_update as f64) as u64;
     if updates < LEAST_UPDATES {
         return Ok(None);
     }
@@ -196,7 +199,6 @@ fn candidate(size: Size, law: &ScalingLaw, speed: &Speed, budget: &Budget) -> Re
     config.train.decay_steps = updates;
     config.train.eval_every = updates.div_ceil(EVALUATIONS);
     let tokens = updates * per_update as u64;
-    let n = (gpt.n_params() - budget.vocab_size * gpt.n_embd) as f64;
     Ok(Some(Candidate {
         size: size.to_string(),
         parameters: gpt.n_params(),
@@ -206,7 +208,7 @@ fn candidate(size: Size, law: &ScalingLaw, speed: &Speed, budget: &Budget) -> Re
         minutes: (updates as f64 + evaluations) * seconds / TRAINING / 60.0,
         loss: law.loss(n, tokens as f64, unique),
         measured: law.interpolates(n, tokens as f64, unique),
-        text_is_short: of_text < of_time,
+        text_is_short: of_text < most,
         config: config.resolved()?,
     }))
 }
