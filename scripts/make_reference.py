@@ -234,7 +234,8 @@ def run(cfg, train, initial, ids, targets, dtype):
     for it in range(STEPS):
         logits = forward(cfg, p, ids[it])
         loss = F.cross_entropy(logits.flatten(0, 1), targets[it].flatten())
-        optimizer.zero_grad()
+        for w in p.values():
+            w.grad = None
         loss.backward()
         if it == 0:
             out |= {"logits": logits.detach(), "loss": loss.detach().reshape(1)}

@@ -156,10 +156,10 @@ fn config_prints_a_configuration_that_training_takes() {
 #[test]
 fn config_prints_the_recipes_too() {
     let place = Place::new();
-    for name in ["tiny", "shakespeare-small", "shakespeare-baby.toml"] {
+    for name in ["tiny", "shakespeare-small-fast", "shakespeare-fast", "shakespeare-small", "shakespeare-baby.toml"] {
         let text = stdout(place.tinygpt().args(["config", name]));
         assert!(text.contains(&format!("name = \"{}\"", name.trim_end_matches(".toml"))), "{text}");
     }
     let message = failure(place.tinygpt().args(["config", "huge"]), 2);
-    assert!(message.contains("there is no recipe huge; the recipes are tiny, shakespeare-small, shakespeare-baby"));
+    assert!(message.contains("there is no recipe huge; the recipes are tiny, shakespeare-small-fast"));
 }

@@ -19,6 +19,9 @@ use serde_json::{Value, json};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/golden.json");
 
+/// The recipe `tiny` when it was a GPT-2.
+const TINY_GPT2: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tiny-gpt2.toml");
+
 /// Overrides of every run: a small corpus, a line of metrics for each update, short samples.
 const SHORT: [&str; 7] = [
     "data.stories_bytes=20000",
@@ -146,8 +149,42 @@ const BABY: [&str; 4] = ["model.n_layer=2", "model.block_size=48", "train.batch_
 
 #[test]
 fn tiny_with_its_subwords_trains_generates_and_evaluates_as_recorded() {
-    let (place, _) = check_run("tiny", "tiny", &["train.max_steps=8", "train.batch_size=4"]);
+    let (place, _) = check_run("tiny", TINY_GPT2, &["train.max_steps=8", "train.batch_size=4"]);
     recorded::check(FILE, "tiny, texts and losses", &of_texts_and_losses(&place, None));
+}
+
+/// What GPT-2 and AdamW have not, at odd sizes.
+const MODERN: [&str; 11] = [
+    "model.n_head=4",
+    "model.n_kv_head=2",
+    "model.n_embd=40",
+    "model.mlp_hidden=43",
+    "model.block_size=19",
+    "model.dropout=0.1",
+    "model.logit_cap=12",
+    "train.batch_size=5",
+    "train.grad_accum=2",
+    "train.max_steps=12",
+    "train.warmup_steps=2",
+];
+
+#[test]
+fn a_modern_network_with_muon_trains_generates_and_evaluates_as_recorded_with_any_number_of_threads() {
+    let (place, run) = check_run("modern", "shakespeare-small-fast", &MODERN);
+    recorded::check(FILE, "modern, texts and losses", &of_texts_and_losses(&place, None));
+    for threads in ["--threads=1", "--threads=3"] {
+        let other = Place::new();
+        let printed = train(&other, "shakespeare-small-fast", &MODERN, &[threads]);
+        assert_eq!(differences(&run, &of_run(&other, printed)), "", "{threads}");
+    }
+    // Interrupted on the way, with the schedule of all its updates.
+    let place = Place::new();
+    let most = [&MODERN[..], &["train.max_steps=8", "train.decay_steps=12"]].concat();
+    train(&place, "shakespeare-small-fast", &most, &[]);
+    let mut resume = tinygpt(&place);
+    resume.args(["train", "--resume", "--out", "run", "--device", "cpu", "--json", "--set", "train.max_steps=12"]);
+    let printed = json(&mut resume);
+    assert_eq!(differences(&run, &of_run(&place, printed)), "", "resumed");
 }
 
 #[test]
@@ -204,7 +241,8 @@ fn a_long_context_and_a_step_without_clipping_or_decay_train_as_recorded() {
 fn bf16_trains_as_recorded_where_the_processor_has_it() {
     let bf16 = ["train.precision=bf16"];
     for (case, recipe, set) in [
-        ("tiny, bf16", "tiny", &["train.max_steps=5", "train.batch_size=4"][..]),
+        ("tiny, bf16", TINY_GPT2, &["train.max_steps=5", "train.batch_size=4"][..]),
+        ("modern, bf16", "shakespeare-small-fast", &MODERN),
         ("odd, bf16", "shakespeare-small", &ODD),
         ("baby, bf16", "shakespeare-baby", &BABY),
     ] {

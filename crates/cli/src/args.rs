@@ -97,7 +97,7 @@ pub enum Command {
 /// Arguments of `train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// The configuration: a TOML file, here or in configs/, or a recipe: tiny, shakespeare-small, shakespeare-baby. With --resume it only says whose newest run to resume.
+    /// The configuration: a TOML file, here or in configs/, or a recipe: tiny, shakespeare-small-fast, shakespeare-fast, shakespeare-small, shakespeare-baby, shakespeare-baby-fast. With --resume it only says whose newest run to resume.
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     pub config: Option<PathBuf>,
     /// The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in one); overrides data.corpus.
@@ -323,7 +323,7 @@ pub struct AcceptArgs {
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// A recipe: tiny, shakespeare-small or shakespeare-baby [default: every key with its meaning and default].
+    /// A recipe: tiny, shakespeare-small-fast, shakespeare-fast, shakespeare-small, shakespeare-baby or shakespeare-baby-fast [default: every key with its meaning and default].
     #[arg(value_name = "RECIPE")]
     pub recipe: Option<String>,
 }

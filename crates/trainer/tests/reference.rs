@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tinygpt_model::{Gpt, GptConfig, Precision, config::Position, cpu::CpuPrecision, param_specs, params};
 use tinygpt_trainer::{
     config::{OptimizerKind, TrainConfig},
-    engine::{AdamW, Batch, CpuEngine, Engine, EngineState, RateFactors, TensorEngine},
+    engine::{AdamW, Batch, CpuEngine, Engine, EngineState, Optimizer, RateFactors, TensorEngine},
     schedule::learning_rate,
 };
 

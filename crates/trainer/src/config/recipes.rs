@@ -3,6 +3,9 @@
 /// The name and the text of every recipe.
 pub const RECIPES: &[(&str, &str)] = &[
     ("tiny", include_str!("../../configs/tiny.toml")),
+    ("shakespeare-small-fast", include_str!("../../configs/shakespeare-small-fast.toml")),
+    ("shakespeare-fast", include_str!("../../configs/shakespeare-fast.toml")),
+    ("shakespeare-baby-fast", include_str!("../../configs/shakespeare-baby-fast.toml")),
     ("shakespeare-small", include_str!("../../configs/shakespeare-small.toml")),
     ("shakespeare-baby", include_str!("../../configs/shakespeare-baby.toml")),
 ];

@@ -11,7 +11,8 @@ use tinygpt_model::{
 };
 use tinygpt_sampler::{RngDomain, Sampler, SamplingParams, philox_at};
 use tinygpt_trainer::engine::{
-    AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, Muon, Optimizer, RateFactors, TensorEngine, check_precision,
+    AdamW, Batch, CpuEngine, Engine, EngineState, Evaluator, Muon, Optimizer, RateFactors, TensorEngine,
+    check_precision,
 };
 
 use super::check::{Check, largest_difference, of_numbers, of_tensors};
@@ -143,7 +144,7 @@ fn decoders<'a>(
 
 /// Compares the logits `(rows, V)` behind a prompt, and behind single tokens after it until the window slides.
 fn of_logits(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Result<Check> {
-    let Shape { name, config, rows } = shape;
+    let Shape { name, config, rows, .. } = shape;
     let (mut tensors, mut cpu) = decoders(config, params, device)?;
     let prompt = tokens(config, 0, config.block_size - 3);
     let mut differences = vec![("the prompt".into(), {
