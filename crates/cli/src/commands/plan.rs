@@ -13,7 +13,7 @@ use tinygpt_trainer::{
     data::BUILTIN_CORPUS,
     fetch::DATASETS,
     run::check_memory,
-    scaling::{self, Budget, Candidate, ScalingLaw, Size, Speed, Timing},
+    scaling::{self, Budget, Candidate, LEAST_UPDATES, ScalingLaw, Size, Speed, Timing},
     token_cache::default_cache_dir,
     train::check_data,
 };
@@ -72,7 +72,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     note_debug_build();
 
     let text = read_text(&args.data)?;
-    let (speed, timed) = measure(text.vocab_size, &device)?;
+    let (speed, timed) = measure(args.minutes, text.vocab_size, &device)?;
     let tokens = text.characters.unwrap_or(STORIES);
     let budget = Budget { seconds: 60.0 * args.minutes, tokens, vocab_size: text.vocab_size };
     let mut candidates = scaling::candidates(&text.law, &speed, &budget)?;
@@ -157,21 +157,26 @@ fn set_corpus(candidate: &mut Candidate, text: &Text) {
     }
 }
 
-/// Times updates of some sizes on random tokens: some seconds in all.
-fn measure(vocab_size: usize, device: &Device) -> anyhow::Result<(Speed, Vec<Timed>)> {
-    let (mut timings, mut timed) = (Vec::new(), Vec::new());
+/// Times updates of some sizes on random tokens, which takes some seconds in all. A size that the time is far too short for is
+/// left out.
+fn measure(minutes: f64, vocab_size: usize, device: &Device) -> anyhow::Result<(Speed, Vec<Timed>)> {
+    let (mut timings, mut timed): (Vec<Timing>, Vec<Timed>) = Default::default();
     for size in TIMED {
         let config = size.config()?;
         let gpt = config.gpt(vocab_size);
-        check_memory(&config, vocab_size, device)?;
+        let flops = network(&gpt).flops_of_update(config.train.batch_size, gpt.block_size);
+        // A larger size has up to twice the rate.
+        let at_least = timings.last().map_or(0.0, |last| last.seconds * flops / last.flops / 2.0);
+        if at_least * LEAST_UPDATES as f64 > 60.0 * minutes || check_memory(&config, vocab_size, device).is_err() {
+            break;
+        }
         let (seconds, _) = Training::new(&config, &gpt, device)?.time_for(WARM_UP, TIMED_FOR, TIMED_LEAST)?;
         let seconds = median(seconds);
         notice!("timed {size}: {:.1} ms an update", 1e3 * seconds);
-        let flops = network(&gpt).flops_of_update(config.train.batch_size, gpt.block_size);
         timings.push(Timing { flops, seconds });
         timed.push(Timed { size: size.to_string(), ms_per_update: 1e3 * seconds });
     }
-    Ok((Speed::new(timings).context("no update could be timed")?, timed))
+    Ok((Speed::new(timings).context("no update could be timed: there is too little memory")?, timed))
 }
 
 /// The error for a time in which not even the smallest size can be trained, or for a text without enough of it.

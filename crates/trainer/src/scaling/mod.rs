@@ -4,4 +4,4 @@ mod law;
 mod plan;
 
 pub use law::{Measured, ScalingLaw};
-pub use plan::{Budget, Candidate, SIZES, Size, Speed, Timing, best, candidates};
+pub use plan::{Budget, Candidate, LEAST_UPDATES, SIZES, Size, Speed, Timing, best, candidates};

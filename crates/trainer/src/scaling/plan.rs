@@ -16,7 +16,7 @@ const RECIPE: &str = include_str!("../../data/scaling.toml");
 /// The channels of an attention head.
 const HEAD: usize = 32;
 /// Fewer updates than these are no training, and far from what was measured.
-const LEAST_UPDATES: u64 = 100;
+pub const LEAST_UPDATES: u64 = 100;
 /// The share of the time that is left to updates and evaluations; the rest is for reading the text, files and samples.
 const TRAINING: f64 = 0.96;
 /// Evaluations on the way, beside the one before the first update and that of the whole split at the end.
