@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod plan;
 mod rules;
 mod sample;
 
@@ -11,6 +12,7 @@ use tinygpt_model::{ContextPolicy, cpu::WeightFormat};
 
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
+    plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
 };
@@ -85,6 +87,11 @@ pub enum Command {
     },
     /// Print every configuration key with its meaning and default, or a recipe: a TOML file to start from.
     Config(ConfigArgs),
+    /// Propose a configuration for a time and a text: the size that is expected to end with the least loss.
+    #[command(
+        after_help = "Example:\n  tinygpt plan --minutes 5 --data my.txt --write my.toml\n  tinygpt train --config my.toml\n\nTimes some updates of three sizes on this machine, and takes the expected loss from a law that was fitted to\nruns on tinyshakespeare by characters. For any other text it is an estimate."
+    )]
+    Plan(PlanArgs),
 }
 
 /// Arguments of `train`.

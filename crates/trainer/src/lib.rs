@@ -40,6 +40,7 @@ pub mod memory;
 pub mod metrics;
 mod plot;
 pub mod run;
+pub mod scaling;
 pub mod schedule;
 pub mod stories;
 pub mod token_cache;

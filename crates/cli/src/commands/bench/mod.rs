@@ -3,7 +3,7 @@
 mod decode;
 mod limits;
 pub mod sampling;
-mod train;
+pub mod train;
 
 use std::fs;
 
@@ -43,14 +43,14 @@ fn flag_name(value: impl ValueEnum) -> String {
 }
 
 /// Said once by every benchmark.
-fn note_debug_build() {
+pub fn note_debug_build() {
     if cfg!(debug_assertions) {
         notice!("note: this is a debug build; only a release build's times say something");
     }
 }
 
 /// The middle of them; of an even number the mean of both.
-fn median(mut times: Vec<f64>) -> f64 {
+pub fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;
     match times.len() {

@@ -130,7 +130,7 @@ fn configuration(work: &Path) -> anyhow::Result<RunConfig> {
 }
 
 /// Training as the training loop does it, without evaluations and files.
-struct Training<'a> {
+pub struct Training<'a> {
     config: &'a RunConfig,
     tokens: Split,
     device: &'a Device,
@@ -139,7 +139,8 @@ struct Training<'a> {
 }
 
 impl<'a> Training<'a> {
-    fn new(config: &'a RunConfig, gpt: &GptConfig, device: &'a Device) -> anyhow::Result<Self> {
+    /// A fresh model of the shape `gpt`, and random tokens.
+    pub fn new(config: &'a RunConfig, gpt: &GptConfig, device: &'a Device) -> anyhow::Result<Self> {
         let tokens = Split::whole(random_tokens(gpt.vocab_size, config.seed).into(), None);
         tokens.check("random", gpt.block_size + 1)?;
         let state = EngineState::fresh(init_params(gpt, config.seed));
@@ -147,22 +148,27 @@ impl<'a> Training<'a> {
         Ok(Self { config, tokens, device, engine, step: 0 })
     }
 
-    /// The seconds of each update, and the loss of the last one.
+    /// The seconds of each of `iters` updates, or of as many as the default takes, and the loss of the last one.
     fn time(&mut self, iters: Option<u32>) -> anyhow::Result<(Vec<f64>, f64)> {
+        match (iters, DEFAULT) {
+            (Some(iters), _) => self.time_for(WARM_UP, Duration::ZERO, iters as usize),
+            (None, (long, least)) => self.time_for(WARM_UP, long, least),
+        }
+    }
+
+    /// The seconds of each update, at least `least` of them and for `long`, once updates were made for `warm_up`; and the
+    /// loss of the last one.
+    pub fn time_for(&mut self, warm_up: Duration, long: Duration, least: usize) -> anyhow::Result<(Vec<f64>, f64)> {
         let start = Instant::now();
         loop {
             self.update()?;
-            if start.elapsed() >= WARM_UP {
+            if start.elapsed() >= warm_up {
                 break;
             }
         }
         let (mut times, mut losses) = (Vec::new(), Vec::new());
         let start = Instant::now();
-        let over = |done| match (iters, DEFAULT) {
-            (Some(iters), _) => done >= iters as usize,
-            (None, (long, least)) => done >= least && start.elapsed() >= long,
-        };
-        while !over(times.len()) {
+        while times.len() < least || start.elapsed() < long {
             let start = Instant::now();
             losses = self.update()?;
             times.push(start.elapsed().as_secs_f64());
