@@ -8,9 +8,10 @@
 # parameters, those but the embeddings, training tokens and how many of them differ, updates, the validation loss over the
 # whole split in nats a token, and for the stories the floor of that split.
 #
-# On a file, some runs see only the last of what others see, again and again, and are judged by the same end: they measure what
-# repetition costs. (The first of it is less like the end, and measures that.) Both corpora together take 25 minutes of one core. Variables: TINYGPT (the program), NAMES (which runs, as
-# "64x4-250000"; default: all), ONLY_COLLECT=1 (print the lines of finished runs, and train nothing).
+# On a file, some runs see only a part of what others see, again and again, and are judged by the same end: they measure what
+# repetition costs. Both corpora together take 25 minutes of one core. Variables: TINYGPT (the program), NAMES (which runs, as
+# "64x4-250000"; default: all), ONLY_COLLECT=1 (print the lines of finished runs, and train nothing), PART (last, the default,
+# or first: which part; the first is less like the end, which docs/scaling/first/ shows).
 set -euo pipefail
 
 corpus=${1:?the corpus: stories, or a text file} folder=${2:?a folder for the runs}
@@ -50,9 +51,13 @@ for name in "${runs[@]}"; do
                 --set "model.n_head=$((channels / 32))" --set "train.max_steps=$(((tokens + 512) / 1024))"
                 --set "train.eval_every=$(((tokens + 512) / 1024))")
             if [ -n "$unique" ]; then
-                text=$folder/last-$unique.txt
+                text=$folder/${PART:-last}-$unique.txt
                 if [ ! -s "$text" ]; then
-                    tail -c "$((unique + val))" "$corpus" > "$text.new"
+                    case ${PART:-last} in
+                        last) tail -c "$((unique + val))" "$corpus" ;;
+                        first) head -c "$unique" "$corpus" && tail -c "$val" "$corpus" ;;
+                        *) echo "PART must be last or first" >&2 && exit 2 ;;
+                    esac > "$text.new"
                     mv "$text.new" "$text"
                 fi
                 how+=(--set "data.val_fraction=$(python3 -c "print($val / ($val + $unique))")")

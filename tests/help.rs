@@ -23,6 +23,8 @@ fn help_lists_the_commands_and_where_to_start() {
       data      Make, check and fetch corpora
       config    Print every configuration key with its meaning and default, or a recipe: a TOML file to
                 start from
+      plan      Propose a configuration for a time and a text: the size that is expected to end with the
+                least loss
       help      Print this message or the help of the given subcommand(s)
 
     Options:

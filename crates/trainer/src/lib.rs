@@ -2,7 +2,8 @@
 //!
 //! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
 //! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`run`] (starting, resuming,
-//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known.
+//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, and [`scaling`] says what a size is
+//! expected to reach.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use candle_core::Device;
 use serde::Serialize;
 use serde_json::json;
-use tinygpt_model::network;
+use tinygpt_model::{files::atomic, network};
 use tinygpt_trainer::{
     Dataset, RunConfig,
     corpus::Corpus,
@@ -83,8 +83,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let config = RunConfig { name: run_name(args.write.as_deref()), ..best.config.clone() };
     let command = args.write.as_deref().map(|file| command(file, args, &device));
     if let Some(file) = &file {
-        std::fs::write(file, toml(&config, best, &text)?)
-            .with_context(|| format!("cannot write {}: give another --write", file.display()))?;
+        atomic::write(file, toml(&config, best, &text)?.as_bytes())?;
     }
     if args.json {
         return print_json(&json!({

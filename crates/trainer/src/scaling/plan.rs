@@ -21,6 +21,8 @@ pub const LEAST_UPDATES: u64 = 100;
 const TRAINING: f64 = 0.96;
 /// Evaluations on the way, beside the one before the first update and that of the whole split at the end.
 const EVALUATIONS: u64 = 4;
+/// The batches of an evaluation on the way, as in other recipes.
+const EVAL_BATCHES: usize = 20;
 /// An evaluation computes a third of what an update does: the forward pass, and neither of two gradients.
 const FORWARD: f64 = 1.0 / 3.0;
 /// The most tokens that are held out: more say little more of a loss, and take long to evaluate.
@@ -175,6 +177,7 @@ pub fn best(candidates: &[Candidate]) -> Option<&Candidate> {
 
 fn candidate(size: Size, law: &ScalingLaw, speed: &Speed, budget: &Budget) -> Result<Option<Candidate>> {
     let mut config = size.config()?;
+    config.train.eval_batches = EVAL_BATCHES;
     let per_update = config.tokens_per_step();
     let gpt = config.gpt(budget.vocab_size);
     let seconds = speed.seconds(network(&gpt).flops_of_update(config.train.batch_size, gpt.block_size));
@@ -183,7 +186,7 @@ fn candidate(size: Size, law: &ScalingLaw, speed: &Speed, budget: &Budget) -> Re
     let unique = budget.tokens as f64 - held_out;
     // In updates: every evaluation on the way, and the last, of the whole split.
     let whole = held_out / per_update as f64;
-    let evaluations = FORWARD * ((EVALUATIONS + 1) as f64 * whole.min(config.train.eval_batches as f64) + whole);
+    let evaluations = FORWARD * ((EVALUATIONS + 1) as f64 * whole.min(EVAL_BATCHES as f64) + whole);
     let of_time = TRAINING * budget.seconds / seconds - evaluations;
     let n = (gpt.n_params() - budget.vocab_size * gpt.n_embd) as f64;
     let most = of_time.max(0.0) * per_update as f64;
