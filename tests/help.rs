@@ -48,9 +48,9 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
     Usage: tinygpt train [OPTIONS]
 
     Options:
-          --config <FILE>    The configuration: a TOML file, here or in configs/, or a recipe: tiny,
-                             shakespeare-small, shakespeare-baby. With --resume it only says whose
-                             newest run to resume
+          --config <FILE>    The configuration: a TOML file, here or in configs/, or a recipe, such as
+                             tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume
+                             it only says whose newest run to resume
           --data <PATH>      The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in
                              one); overrides data.corpus
           --out <DIR>        The run folder [default: a fresh runs/NAME-N]
