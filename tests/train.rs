@@ -321,7 +321,7 @@ fn the_recipes_are_built_in_and_a_file_of_the_same_name_wins() {
         place.tinygpt().args(["train", "--config", config]).args(&small).assert().success();
     }
     assert_eq!(place.names("runs"), ["tiny-1", "tiny-2", "tiny-3"]);
-    assert!(place.text("runs/tiny-1/train.toml").contains("lr = 0.03\n"), "the recipe's");
+    assert!(place.text("runs/tiny-1/train.toml").contains("lr = 0.02\n"), "the recipe's");
     place.write("tiny.toml", SMALL);
     place.tinygpt().args(["train", "--config", "tiny"]).args(&small).assert().success();
     assert!(place.text("runs/tiny-4/train.toml").contains("lr = 0.001"), "the file's");

@@ -323,7 +323,7 @@ pub struct AcceptArgs {
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// A recipe: tiny, shakespeare-small-fast, shakespeare-fast (-5min, -30min), shakespeare-small, shakespeare-baby or
+    /// A recipe: tiny, shakespeare-small-fast, shakespeare-fast (-5min, -10min), shakespeare-small, shakespeare-baby or
     /// shakespeare-baby-fast [default: every key with its meaning and default].
     #[arg(value_name = "RECIPE")]
     pub recipe: Option<String>,

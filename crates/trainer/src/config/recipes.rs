@@ -6,7 +6,7 @@ pub const RECIPES: &[(&str, &str)] = &[
     ("shakespeare-small-fast", include_str!("../../configs/shakespeare-small-fast.toml")),
     ("shakespeare-fast", include_str!("../../configs/shakespeare-fast.toml")),
     ("shakespeare-fast-5min", include_str!("../../configs/shakespeare-fast-5min.toml")),
-    ("shakespeare-fast-30min", include_str!("../../configs/shakespeare-fast-30min.toml")),
+    ("shakespeare-fast-10min", include_str!("../../configs/shakespeare-fast-10min.toml")),
     ("shakespeare-baby-fast", include_str!("../../configs/shakespeare-baby-fast.toml")),
     ("shakespeare-small", include_str!("../../configs/shakespeare-small.toml")),
     ("shakespeare-baby", include_str!("../../configs/shakespeare-baby.toml")),
