@@ -7,8 +7,9 @@ use tinygpt_model::cpu::{CpuPrecision, TrainingFloats};
 
 use crate::{
     Result, TrainError,
-    config::{RunConfig, TokenizerKind},
+    config::{OptimizerKind, RunConfig, TokenizerKind},
     data::BUILTIN_CORPUS,
+    engine::Muon,
 };
 
 const F32: f64 = 4.0;
@@ -49,8 +50,11 @@ fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
     // f16, which the CPU has not, takes as much memory as bf16.
     let precision = CpuPrecision::of(config.train.precision).unwrap_or(CpuPrecision::Bf16);
     let floats = TrainingFloats::new(&config.gpt(vocab_size), precision);
-    // AdamW keeps two moments of each parameter, and Muon as many slots.
-    let parameters = floats.weights + 2.0 * floats.parameters;
+    // AdamW keeps two moments of each parameter, and Muon as many slots, and works in copies of a matrix.
+    let muon = config.train.optimizer == OptimizerKind::Muon;
+    let parameters = floats.weights
+        + 2.0 * floats.parameters
+        + if muon { Muon::scratch_floats(&config.gpt(vocab_size), rayon::current_num_threads()) } else { 0.0 };
     // The activations of one sequence in flight, and what each window of the batch needs in addition.
     let activations = floats.sequence + config.train.batch_size as f64 * floats.window;
     let stories = if config.data.corpus == BUILTIN_CORPUS { config.data.stories_bytes as f64 } else { 0.0 };

@@ -160,7 +160,7 @@ fn both_engines_make_the_same_updates_with_muon() {
     updates(&mut cpu, 0..5);
     updates(&mut tensors, 0..5);
     let (cpu, tensors) = (cpu.state_dict().unwrap(), tensors.state_dict().unwrap());
-    for slot in ["m", "v"] {
+    for slot in ["momentum", "v"] {
         let error = largest_difference(cpu.slot(slot).unwrap(), &in_f64(tensors.slot(slot).unwrap()));
         assert!(error < 1e-4, "{slot}: {error}");
     }
@@ -267,7 +267,7 @@ fn a_step_that_overflows_in_f16_leaves_muon_as_it_was_and_the_next_is_made() {
     let skipped = engine.state_dict().unwrap();
     assert_eq!(skipped.loss_scaling.unwrap().skipped, 1);
     assert!(skipped.params == before.params);
-    assert!(["m", "v"].iter().all(|slot| skipped.slot(slot).unwrap().iter().flatten().all(|&x| x == 0.0)));
+    assert!(["momentum", "v"].iter().all(|slot| skipped.slot(slot).unwrap().iter().flatten().all(|&x| x == 0.0)));
     let good = LossScaling { scale: 1024.0, ..skipped.loss_scaling.unwrap() };
     let mut engine = tensors(muon(), Precision::F16, &EngineState { loss_scaling: Some(good), ..skipped });
     updates(&mut engine, 1..2);

@@ -35,7 +35,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     split.check("evaluated", 2)?;
     let report = evaluate(&config, params, &split, &tokenizer, args)?;
     if args.json {
-        return print_json(&json!({ "run": args.run, "data": args.data, "report": report }));
+        return print_json(&json!({ "run": args.run.display().to_string(), "data": args.data, "report": report }));
     }
     Ok(print_stdout(&describe(&report, args.data.is_none()))?)
 }

@@ -19,7 +19,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let parameters = config.n_params();
     if args.json {
         return print_json(&json!({
-            "gguf": args.gguf, "architecture": architecture.model_type(), "name": name, "parameters": parameters,
+            "gguf": args.gguf.display().to_string(), "architecture": architecture.model_type(), "name": name, "parameters": parameters,
         }));
     }
     Ok(print_stdout(&format!(

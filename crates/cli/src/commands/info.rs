@@ -25,7 +25,7 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
     if args.json {
         let architecture = config.architecture();
         return print_json(&json!({
-            "run": args.run,
+            "run": args.run.display().to_string(),
             "architecture": architecture.as_ref().ok().map(|architecture| architecture.class()),
             "blame": architecture.err().map(|blame| blame.to_string()),
             "parameters": config.n_params(),

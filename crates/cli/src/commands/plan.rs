@@ -77,7 +77,17 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let budget = Budget { seconds: 60.0 * args.minutes, tokens, vocab_size: text.vocab_size };
     let mut candidates = scaling::candidates(&text.law, &speed, &budget)?;
     candidates.iter_mut().for_each(|candidate| set_corpus(candidate, &text));
-    candidates.retain(|candidate| check_memory(&candidate.config, text.vocab_size, &device).is_ok());
+    let mut too_large = None;
+    candidates.retain(|candidate| match check_memory(&candidate.config, text.vocab_size, &device) {
+        Ok(()) => true,
+        Err(error) => {
+            too_large = Some(error);
+            false
+        }
+    });
+    if let (true, Some(error)) = (candidates.is_empty(), too_large) {
+        return Err(anyhow::Error::new(error).context("no size of this plan fits the memory: give fewer --minutes"));
+    }
     let Some(best) = scaling::best(&candidates) else { return Err(too_short(args.minutes, &budget, &text, &speed)?) };
 
     let config = RunConfig { name: run_name(args.write.as_deref()), ..best.config.clone() };
@@ -96,7 +106,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
             "candidates": candidates,
             "best": best,
             "config": config,
-            "written": args.write,
+            "written": args.write.as_ref().map(|file| file.display().to_string()),
             "command": command,
         }));
     }
@@ -180,12 +190,13 @@ fn measure(minutes: f64, vocab_size: usize, device: &Device) -> anyhow::Result<(
 
 /// The error for a time in which not even the smallest size can be trained, or for a text without enough of it.
 fn too_short(minutes: f64, budget: &Budget, text: &Text, speed: &Speed) -> anyhow::Result<anyhow::Error> {
-    let longer = std::iter::successors(Some(2.0 * minutes), |minutes| Some(2.0 * minutes)).take(40);
+    let longer = std::iter::successors(Some(2.0 * minutes), |minutes| Some(2.0 * minutes)).take(80);
     for enough in longer {
         let budget = Budget { seconds: 60.0 * enough, ..*budget };
         if !scaling::candidates(&text.law, speed, &budget)?.is_empty() {
             return Ok(anyhow!(
-                "--minutes {minutes} is too short for any size on this machine: give --minutes {enough:.2}, or more"
+                "--minutes {minutes} is too short for any size on this machine: give --minutes {}, or more",
+                (100.0 * enough).ceil() / 100.0
             ));
         }
     }
@@ -218,10 +229,15 @@ fn command(file: &Path, args: &PlanArgs, device: &Device) -> String {
     let file = file.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "-_./".contains(c);
     let file = if file.chars().all(plain) { file } else { format!("'{}'", file.replace('\'', r"'\''")) };
-    match args.device {
-        DeviceChoice::Auto => format!("tinygpt train --config {file}"),
-        _ => format!("tinygpt train --config {file} --device {}", device::name(device)),
-    }
+    let device = match args.device {
+        DeviceChoice::Auto => String::new(),
+        _ => format!(" --device {}", device::name(device)),
+    };
+    // With other threads the time would be another.
+    let n = rayon::current_num_threads();
+    let threads = (std::thread::available_parallelism().ok().map(usize::from) != Some(n)).then_some(n);
+    let threads = threads.map(|n| format!(" --threads {n}")).unwrap_or_default();
+    format!("tinygpt train --config {file}{device}{threads}")
 }
 
 fn law_in_words(text: &Text) -> String {

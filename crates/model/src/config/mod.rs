@@ -51,7 +51,7 @@ impl Mlp {
     }
 }
 
-/// The initial values of matrices.
+/// The initial values of the matrices of linear layers; embeddings and an untied head start with 0.02 in either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InitScheme {
@@ -145,7 +145,7 @@ pub struct GptConfig {
     pub qk_norm: bool,
     /// Logits become `cap * tanh(logits / cap)`; 0 is off.
     pub logit_cap: f64,
-    /// The initial values of matrices.
+    /// The initial values of the matrices of linear layers; embeddings and an untied head start with 0.02 in either.
     pub init: InitScheme,
 }
 
@@ -158,17 +158,17 @@ pub struct ModelKey {
     pub doc: &'static str,
     /// The words that it takes, if it takes words.
     pub choices: &'static [&'static str],
-    /// Whether the first version of the format lacked it: files of older runs do. Its default is what they were trained
-    /// with, which is GPT-2's.
-    pub later: bool,
+    /// The revision of the keys with which it came: 0 for those of the first, whose files lack all later ones. The default of
+    /// a later key is what older runs were trained with, which is GPT-2's.
+    pub since: u32,
 }
 
 const fn key(key: &'static str, doc: &'static str) -> ModelKey {
-    ModelKey { key, doc, choices: &[], later: false }
+    ModelKey { key, doc, choices: &[], since: 0 }
 }
 
-/// Every key of the section `[model]`, in the order of the file. Those that came `later` stand in the order in which they
-/// came, from which a run's missing keys are recognised: new ones go to the end.
+/// Every key of the section `[model]`, in the order of the file. A new key takes the number after the largest `since` of all
+/// keys, those of `[train]` included (`trainer/src/config/schema.rs`): by it a run's missing keys are recognised.
 pub const MODEL_KEYS: &[ModelKey] = &[
     key("model.block_size", "context length in tokens"),
     key("model.n_layer", "transformer blocks"),
@@ -185,42 +185,42 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     },
     ModelKey {
         choices: &["layer", "rms"],
-        later: true,
+        since: 2,
         ..key("model.norm", "\"layer\" (layer norm, as GPT-2) or \"rms\" (RMSNorm, as Llama: no mean, no bias)")
     },
     ModelKey {
         choices: &["learned", "rope"],
-        later: true,
+        since: 3,
         ..key("model.position", "\"learned\" (embeddings, as GPT-2) or \"rope\" (rotated queries and keys, as Llama)")
     },
-    ModelKey { later: true, ..key("model.rope_theta", "base of the angles of \"rope\": larger ones reach further") },
+    ModelKey { since: 3, ..key("model.rope_theta", "base of the angles of \"rope\": larger ones reach further") },
     ModelKey {
-        later: true,
+        since: 4,
         ..key("model.tie_embeddings", "whether the head is the token embedding, as in GPT-2, or a matrix of its own")
     },
     ModelKey {
-        later: true,
+        since: 5,
         ..key(
             "model.mlp_hidden",
             "channels inside the MLP; 0 is 4 n_embd, and for \"swiglu\" 8/3 n_embd rounded up to 32",
         )
     },
     ModelKey {
-        later: true,
+        since: 5,
         ..key("model.n_kv_head", "heads of keys and values, each shared by n_head / n_kv_head queries; 0 is n_head")
     },
     ModelKey {
-        later: true,
+        since: 5,
         ..key("model.qk_norm", "whether each head's queries and keys go through an RMSNorm, as in Qwen3")
     },
-    ModelKey {
-        later: true,
-        ..key("model.logit_cap", "logits become cap * tanh(logits / cap), as in Gemma 2; 0 is off")
-    },
+    ModelKey { since: 5, ..key("model.logit_cap", "logits become cap * tanh(logits / cap), as in Gemma 2; 0 is off") },
     ModelKey {
         choices: &["gpt2", "fan_in"],
-        later: true,
-        ..key("model.init", "standard deviation of initial matrices: \"gpt2\" (0.02) or \"fan_in\" (1 / sqrt(inputs))")
+        since: 5,
+        ..key(
+            "model.init",
+            "standard deviation of initial linear layers: \"gpt2\" (0.02) or \"fan_in\" (1 / sqrt(inputs))",
+        )
     },
 ];
 
@@ -304,8 +304,12 @@ impl GptConfig {
         if !(self.rope_theta >= 1.0 && self.rope_theta.is_finite()) {
             return bad("rope_theta", self.rope_theta.to_string(), "must be at least 1");
         }
-        if !(self.logit_cap >= 0.0 && self.logit_cap.is_finite()) {
-            return bad("logit_cap", self.logit_cap.to_string(), "must be at least 0 (0 is off)");
+        if self.logit_cap != 0.0 && !(0.01..=1e6).contains(&self.logit_cap) {
+            return bad(
+                "logit_cap",
+                self.logit_cap.to_string(),
+                "must be 0, which is off, or between 0.01 and 1,000,000",
+            );
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");
@@ -317,8 +321,9 @@ impl GptConfig {
     /// have about as many elements as the two of others, `8/3 n_embd` rounded up to a multiple of 32.
     pub fn hidden(&self) -> usize {
         match (self.mlp_hidden, self.mlp) {
-            (0, Mlp::Swiglu) => (8 * self.n_embd).div_ceil(3).next_multiple_of(32),
-            (0, _) => 4 * self.n_embd,
+            // Saturating, since it is asked before the range of `n_embd` is checked.
+            (0, Mlp::Swiglu) => self.n_embd.saturating_mul(8).div_ceil(3).div_ceil(32).saturating_mul(32),
+            (0, _) => self.n_embd.saturating_mul(4),
             (hidden, _) => hidden,
         }
     }

@@ -78,6 +78,11 @@ impl Orthogonalizer {
         }
     }
 
+    /// The floats that a matrix (rows, cols) takes: itself, its next value and its transpose, and four symmetric matrices.
+    pub fn floats(rows: usize, cols: usize) -> usize {
+        3 * rows * cols + 4 * rows.min(cols).pow(2)
+    }
+
     /// Row `i` of the matrix.
     pub fn row(&self, i: usize) -> &[f32] {
         self.x.row(i)

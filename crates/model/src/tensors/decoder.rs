@@ -41,7 +41,7 @@ impl TensorDecoder {
         let mut tensors = params::to_tensors(config, values, DType::F32, device)?;
         let net = network(config);
         for (spec, tensor) in net.params().iter().zip(&mut tensors) {
-            if matches!(spec.role, Role::Embedding | Role::Matrix) {
+            if matches!(spec.role, Role::Embedding | Role::Head | Role::Matrix) {
                 *tensor = tensor.to_dtype(weights)?;
             }
         }

@@ -1,6 +1,9 @@
 //! What a configuration must fulfil: known keys, right types, values in their ranges.
 
-use tinygpt_model::{MODEL_KEYS, ModelError, cpu::POLAR_EXPRESS};
+use tinygpt_model::{
+    MODEL_KEYS, ModelError,
+    cpu::{CpuPrecision, POLAR_EXPRESS, TrainingFloats},
+};
 use toml::{Table, Value};
 
 use super::{
@@ -135,9 +138,9 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         return refuse("train.batch_size", &train.batch_size, "times model.block_size must be at most 2^31 tokens");
     }
     let RunConfig { model, .. } = config;
-    let weights = 12 * model.n_layer as u128 * (model.n_embd as u128).pow(2);
-    if weights > 1 << 33 {
-        return refuse("model.n_embd", &model.n_embd, "and model.n_layer ask for more than 2^33 parameters");
+    if TrainingFloats::new(&config.gpt(1), CpuPrecision::F32).parameters > (1u64 << 33) as f64 {
+        let reason = "model.n_layer and model.mlp_hidden ask for more than 2^33 parameters";
+        return refuse("model.n_embd", &model.n_embd, &format!("with {reason}"));
     }
     if model.n_embd < 2 {
         return refuse(

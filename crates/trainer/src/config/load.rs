@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::{
     RunConfig,
     check::{check_table, kind, unknown},
-    schema::{ConfigError, FREE_ON_RESUME, RENAMED, defaults, fields, later_keys, lookup},
+    schema::{ConfigError, FREE_ON_RESUME, RENAMED, defaults, fields, later_keys, lookup, missing_key},
 };
 
 /// Reads a configuration from TOML text with `KEY=VALUE` overrides, fills in defaults and checks everything that can be
@@ -35,15 +35,8 @@ pub fn load(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig,
 pub fn load_resolved(text: &str) -> Result<RunConfig, ConfigError> {
     let config = load(text, &[], false)?;
     let table = parse(text)?;
-    let has = |key: &str| lookup(&table, key).is_some();
-    let later_keys = later_keys();
-    let newest = later_keys.iter().rposition(|key| has(key));
-    let was_written = |key: &str| match later_keys.iter().position(|later| *later == key) {
-        Some(at) => Some(at) <= newest,
-        None => true,
-    };
-    match fields().find(|field| was_written(field.key) && !has(field.key)) {
-        Some(field) => Err(ConfigError::Incomplete(field.key.into())),
+    match missing_key(&later_keys().collect::<Vec<_>>(), |key| lookup(&table, key).is_some()) {
+        Some(key) => Err(ConfigError::Incomplete(key.into())),
         None => Ok(config),
     }
 }

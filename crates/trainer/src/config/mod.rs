@@ -227,7 +227,6 @@ impl RunConfig {
         if self.train.decay_steps == 0 {
             self.train.decay_steps = self.train.max_steps;
         }
-        (self.model.mlp_hidden, self.model.n_kv_head) = (self.model.hidden(), self.model.kv_heads());
         // A short trial of a long recipe must not fail for its warm-up; it simply ends inside it.
         self.train.decay_steps = self.train.decay_steps.max(self.train.warmup_steps);
         check::validate(&self)?;

@@ -129,23 +129,32 @@ pub fn fields() -> impl Iterator<Item = Field> {
     GENERAL.iter().copied().chain(model).chain(TRAINING.iter().copied())
 }
 
-/// Keys that the first version of format 1 did not have, in the order in which they came. The file of an older run lacks
-/// those that came after it was written, and their defaults are what it was trained with.
-pub(super) fn later_keys() -> Vec<&'static str> {
-    let of_model = MODEL_KEYS.iter().filter(|key| key.later).map(|key| key.key);
-    ["train.precision"].into_iter().chain(of_model).chain(LATER_OF_TRAINING.iter().copied()).collect()
+/// Keys that the first version of format 1 did not have, each with the revision in which it came. The file of an older run
+/// lacks those of later revisions, and their defaults are what it was trained with.
+pub(super) fn later_keys() -> impl Iterator<Item = (&'static str, u32)> {
+    let of_model = MODEL_KEYS.iter().map(|key| (key.key, key.since));
+    of_model.chain(LATER_OF_TRAINING.iter().copied()).filter(|(_, since)| *since > 0)
 }
 
-/// Those of them that came after all of the model's.
-const LATER_OF_TRAINING: &[&str] = &[
-    "train.optimizer",
-    "train.lr_matrices",
-    "train.lr_embeddings",
-    "train.schedule",
-    "train.decay_fraction",
-    "train.muon_momentum",
-    "train.muon_steps",
+/// Those of `[train]`. A new key takes the number after the largest of all, those of [`MODEL_KEYS`] included.
+const LATER_OF_TRAINING: &[(&str, u32)] = &[
+    ("train.precision", 1),
+    ("train.optimizer", 5),
+    ("train.lr_matrices", 5),
+    ("train.lr_embeddings", 5),
+    ("train.schedule", 5),
+    ("train.decay_fraction", 5),
+    ("train.muon_momentum", 5),
+    ("train.muon_steps", 5),
 ];
+
+/// The first of all keys that a file should have and lacks. It was written with every key of its revision, which is the newest
+/// of the keys that it has.
+pub(super) fn missing_key(later: &[(&str, u32)], has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let since = |key: &str| later.iter().find(|(later, _)| *later == key).map_or(0, |(_, since)| *since);
+    let revision = fields().filter(|field| has(field.key)).map(|field| since(field.key)).max().unwrap_or(0);
+    fields().map(|field| field.key).find(|key| since(key) <= revision && !has(key))
+}
 
 /// Keys under names that they had earlier, and have now.
 pub(super) const RENAMED: &[(&str, &str)] = &[("model.activation", "model.mlp")];

@@ -230,7 +230,7 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
     let parameters = each(&found.params, &expected.params, &|a, b| largest_difference(a, b) / LR);
     let moments =
         |name| each(found.slot(name).unwrap_or_default(), expected.slot(name).unwrap_or_default(), &of_tensors);
-    let (m, v) = (moments("m"), moments("v"));
+    let (m, v) = (moments(if shape.muon { "momentum" } else { "m" }), moments("v"));
     let half = half_precision(device);
     let mut in_half = TensorEngine::new(config, half, optimizer(), SEED, &found, device)?;
     let (mut further, mut rounded) = (Vec::new(), Vec::new());

@@ -40,7 +40,7 @@ pub(super) fn parse(value: &Value) -> Result<GptConfig, String> {
     ] {
         check_supported(value, key, &supported)?;
     }
-    if value["n_inner"].as_u64() != value["n_embd"].as_u64().map(|n| 4 * n) {
+    if value["n_inner"].as_u64() != value["n_embd"].as_u64().and_then(|n| n.checked_mul(4)) {
         check_supported(value, "n_inner", &Value::Null)?;
     }
     let mlp = match value["activation_function"].as_str() {

@@ -67,7 +67,8 @@ impl Kernel for CapAlone<'_> {
     }
 }
 
-/// `tanh(x) = (1 - e) / (1 + e)` with `e = exp(-2 |x|)`, of the sign of `x`. NaN stays NaN.
+/// `tanh(x) = (1 - e) / (1 + e)` with `e = exp(-2 |x|)`, of the sign of `x`; where that would cancel, the first terms of its
+/// series. NaN stays NaN.
 #[inline(always)]
 fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let (zero, one) = (s.splat(0.0), s.splat(1.0));
@@ -76,6 +77,11 @@ fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let size = s.div(s.sub(one, e), s.add(one, e));
     let negative = s.gt(zero, x);
     let signed = s.add(s.keep(negative, s.sub(zero, size)), s.keep(!negative, size));
+    let square = s.mul(x, x);
+    // x - x^3 / 3 + 2 x^5 / 15, which is exact to 6e-9 of x below 0.1.
+    let series = s.mul(x, s.mul_add(square, s.mul_add(square, s.splat(2.0 / 15.0), s.splat(-1.0 / 3.0)), one));
+    let near = s.gt(s.splat(0.1), abs);
+    let signed = s.add(s.keep(near, series), s.keep(!near, signed));
     // Neither the maximum nor `exp` propagates a NaN.
     let nan = s.unordered(x, x);
     s.add(s.keep(nan, x), s.keep(!nan, signed))
@@ -96,7 +102,8 @@ mod tests {
             assert_eq!(y, alone);
             for ((&x, &y), &dy) in xs.iter().zip(&y).zip(&dy) {
                 let tanh = (f64::from(x) / 15.0).tanh();
-                assert!((f64::from(y) - 15.0 * tanh).abs() < 3e-6, "{level:?}: {y} at {x}");
+                let error = (f64::from(y) - 15.0 * tanh).abs();
+                assert!(error <= 1e-6 * (15.0 * tanh).abs(), "{level:?}: {y} at {x}");
                 assert!((f64::from(dy) - (1.0 - tanh * tanh)).abs() < 1e-6, "{level:?}: derivative {dy} at {x}");
             }
             let bits = y.iter().chain(&dy).map(|x| x.to_bits()).collect();

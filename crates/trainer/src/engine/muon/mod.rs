@@ -6,9 +6,14 @@ mod tensors;
 
 use std::sync::Arc;
 
-use tinygpt_model::cpu::POLAR_EXPRESS;
+use tinygpt_model::{
+    GptConfig, ParamSpec,
+    cpu::{Orthogonalizer, POLAR_EXPRESS},
+    param_specs,
+    plan::Role,
+};
 
-use super::{AdamW, CpuUpdate, Optimizer, RateFactors, TensorStep, TensorUpdate};
+use super::{AdamW, CpuUpdate, Optimizer, RateFactors, TensorStep, TensorUpdate, groups::columns};
 use crate::{Result, config::TrainConfig};
 use cpu::Memory;
 
@@ -36,6 +41,19 @@ impl Muon {
     }
 }
 
+impl Muon {
+    /// The floats that a step on the CPU works in, beside the state: for each of `threads` threads, but at most one for each
+    /// matrix, what its largest matrix takes.
+    pub(crate) fn scratch_floats(config: &GptConfig, threads: usize) -> f64 {
+        // Every block has the same matrices.
+        let specs = param_specs(&GptConfig { n_layer: 1, ..config.clone() });
+        let matrices = || specs.iter().filter(|spec| spec.role == Role::Matrix);
+        let floats = |spec: &ParamSpec| columns(spec).iter().map(|&n| Orthogonalizer::floats(spec.shape[0], n)).max();
+        let largest = matrices().filter_map(floats).max().unwrap_or(0);
+        threads.min(config.n_layer * matrices().count()) as f64 * largest as f64
+    }
+}
+
 impl From<&TrainConfig> for Muon {
     fn from(c: &TrainConfig) -> Self {
         Self::new(AdamW::from(c), c.muon_momentum, c.muon_steps)
@@ -54,9 +72,10 @@ fn shape_factor(n_in: usize, n_out: usize) -> f64 {
 }
 
 impl Optimizer for Muon {
-    /// Those of AdamW. The momentum of a matrix is in `m`, and its `v` stays zero.
+    /// The momenta of matrices and the first moments of all else; the second moments, which stay zero for matrices. The first
+    /// has a name of its own, so that a checkpoint of AdamW is not taken for one of Muon.
     fn slots(&self) -> &'static [&'static str] {
-        self.adamw.slots()
+        &["momentum", "v"]
     }
 
     fn step_cpu(&self, update: CpuUpdate<'_>) -> Result<()> {
