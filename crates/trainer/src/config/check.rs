@@ -1,7 +1,7 @@
 //! What a configuration must fulfil: known keys, right types, values in their ranges.
 
 use tinygpt_model::{
-    MODEL_KEYS, ModelError,
+    GptConfig, MODEL_KEYS, ModelError,
     cpu::{CpuPrecision, POLAR_EXPRESS, TrainingFloats},
 };
 use toml::{Table, Value};
@@ -138,7 +138,9 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         return refuse("train.batch_size", &train.batch_size, "times model.block_size must be at most 2^31 tokens");
     }
     let RunConfig { model, .. } = config;
-    if TrainingFloats::new(&config.gpt(1), CpuPrecision::F32).parameters > (1u64 << 33) as f64 {
+    // Without embeddings: what they take is of the memory, which is checked when the text is known.
+    let blocks = GptConfig { block_size: 1, ..config.gpt(1) };
+    if TrainingFloats::new(&blocks, CpuPrecision::F32).parameters > (1u64 << 33) as f64 {
         let reason = "model.n_layer and model.mlp_hidden ask for more than 2^33 parameters";
         return refuse("model.n_embd", &model.n_embd, &format!("with {reason}"));
     }
