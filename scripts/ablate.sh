@@ -5,7 +5,7 @@
 #
 # CORPUS is tinyshakespeare (`tinygpt data fetch tinyshakespeare`). Each run is a folder below FOLDER; a run that is finished is
 # not made again, and one that was interrupted goes on. Prints the whole-split validation loss of each step over three seeds,
-# and the milliseconds an update took. Variables: TINYGPT (the program), SEEDS (default: 1337 1 2), RUNGS (which, default all).
+# and the milliseconds that an update took in the run, evaluations included. Variables: TINYGPT (the program), SEEDS (default: 1337 1 2), RUNGS (which, default all).
 set -euo pipefail
 
 corpus=${1:?the corpus} folder=${2:?a folder for the runs}

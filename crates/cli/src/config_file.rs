@@ -1,6 +1,7 @@
 //! A configuration named on the command line: a file or a recipe.
 
 use std::{
+    ffi::OsStr,
     fs::read_to_string,
     path::{Path, PathBuf},
 };
@@ -34,12 +35,7 @@ pub fn read(path: &Path, mut overrides: Vec<String>) -> anyhow::Result<RunConfig
     let named = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("name"));
     if !named && let Some(stem) = found.file_stem() {
         // A file without a name is named for itself.
-        let name: String = stem
-            .to_string_lossy()
-            .chars()
-            .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' })
-            .collect();
-        overrides.insert(0, format!("name=\"{name}\""));
+        overrides.insert(0, format!("name=\"{}\"", run_name(stem)));
     }
     let config = config::load(&text, &overrides, false).map_err(|e| match e {
         ConfigError::InOverride { .. } | ConfigError::Override(_) => Usage(e.to_string()),
@@ -54,4 +50,9 @@ fn no_config(path: &Path) -> Usage {
         "there is no configuration {} here or in configs/, and the recipes are {recipes}; `tinygpt config` prints one",
         path.display()
     ))
+}
+
+/// The name of the runs of a configuration that is named for its file.
+pub fn run_name(stem: &OsStr) -> String {
+    stem.to_string_lossy().chars().map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect()
 }

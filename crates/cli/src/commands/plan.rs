@@ -21,6 +21,7 @@ use tinygpt_trainer::{
 use super::bench::{median, note_debug_build, train::Training};
 use crate::{
     args::PlanArgs,
+    config_file::run_name,
     device::{self, DeviceChoice},
     output::{Usage, new_or_replaced, print_json, print_stdout},
 };
@@ -90,7 +91,10 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     }
     let Some(best) = scaling::best(&candidates) else { return Err(too_short(args.minutes, &budget, &text, &speed)?) };
 
-    let config = RunConfig { name: run_name(args.write.as_deref()), ..best.config.clone() };
+    let config = RunConfig {
+        name: args.write.as_deref().and_then(Path::file_stem).map_or_else(|| "plan".into(), run_name),
+        ..best.config.clone()
+    };
     let command = args.write.as_deref().map(|file| command(file, args, &device));
     if let Some(file) = &file {
         atomic::write(file, toml(&config, best, &text)?.as_bytes())?;
@@ -206,13 +210,6 @@ fn too_short(minutes: f64, budget: &Budget, text: &Text, speed: &Speed) -> anyho
     ))
 }
 
-/// The name of the runs of a configuration: that of its file.
-fn run_name(file: Option<&Path>) -> String {
-    let stem = file.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let name: String = stem.chars().map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect();
-    if name.is_empty() { "plan".into() } else { name }
-}
-
 /// The file of a configuration: what was expected of it, and every key.
 fn toml(config: &RunConfig, best: &Candidate, text: &Text) -> anyhow::Result<String> {
     let Candidate { size, parameters, minutes, loss, .. } = best;
@@ -307,10 +304,9 @@ mod tests {
 
     #[test]
     fn a_run_is_named_for_its_file() {
-        for (file, name) in [("my.toml", "my"), ("a/b c.toml", "b-c"), ("", "plan")] {
-            assert_eq!(run_name(Some(Path::new(file))), name);
+        for (file, name) in [("my.toml", "my"), ("a/b c.toml", "b-c")] {
+            assert_eq!(run_name(Path::new(file).file_stem().unwrap()), name);
         }
-        assert_eq!(run_name(None), "plan");
     }
 
     #[test]

@@ -257,18 +257,32 @@ fn gelu<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
 fn gelu_new<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     const TWICE_ROOT: f32 = 1.595_769_2; // 2 sqrt(2 / pi)
     const CUBIC: f32 = 0.044_715;
-    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    let one = s.splat(1.0);
     let square = s.mul(x, x);
     let u = s.mul(s.mul(x, s.splat(TWICE_ROOT)), s.mul_add(square, s.splat(CUBIC), one)); // 2 u
-    // Of exp(2u) and exp(-2u) the one that is at most 1.
-    let e = exp(s, s.sub(zero, s.max(u, s.sub(zero, u))));
-    let small = s.div(e, s.add(one, e)); // sigmoid(-|2u|)
-    let negative = s.gt(zero, u);
-    let large = s.sub(one, small);
-    let sigmoid = s.add(s.keep(negative, small), s.keep(!negative, large));
+    let Sigmoid { value: sigmoid, small, large } = sigmoid(s, u);
     let du = s.mul(s.splat(TWICE_ROOT), s.mul_add(square, s.splat(3.0 * CUBIC), one));
     let act_grad = s.mul_add(s.mul(x, s.mul(small, large)), du, sigmoid);
     (s.mul(x, sigmoid), act_grad)
+}
+
+/// `1 / (1 + exp(-x))`, and the smaller and the larger of it and its complement.
+pub(super) struct Sigmoid<V> {
+    pub(super) value: V,
+    pub(super) small: V,
+    pub(super) large: V,
+}
+
+/// The sigmoid of each lane.
+#[inline(always)]
+pub(super) fn sigmoid<S: Simd>(s: S, x: S::V) -> Sigmoid<S::V> {
+    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    // Of exp(x) and exp(-x) the one that is at most 1.
+    let e = exp(s, s.sub(zero, s.max(x, s.sub(zero, x))));
+    let small = s.div(e, s.add(one, e)); // sigmoid(-|x|)
+    let negative = s.gt(zero, x);
+    let large = s.sub(one, small);
+    Sigmoid { value: s.add(s.keep(negative, small), s.keep(!negative, large)), small, large }
 }
 
 /// `max(x, 0)^2` and `2 max(x, 0)`.

@@ -1,10 +1,11 @@
 //! The gate of SwiGLU: `silu(gate) * up` with `silu(x) = x sigmoid(x)` (Shazeer, 2020, "GLU Variants Improve Transformer").
 
 use candle_core::{D, Tensor};
-use tinygpt_sampler::simd::{Kernel, Simd, exp};
+use tinygpt_sampler::simd::{Kernel, Simd};
 
 use super::{
     Operation,
+    activation::{Sigmoid, sigmoid as sigmoid_lanes},
     custom_grad::{cat_last, count_launch, with_gradient},
 };
 use crate::{
@@ -175,15 +176,9 @@ impl Kernel for Backward<'_> {
 /// `x sigmoid(x)`, and its derivative `sigmoid(x) + x sigmoid(x) (1 - sigmoid(x))`.
 #[inline(always)]
 fn silu<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
-    let (zero, one) = (s.splat(0.0), s.splat(1.0));
-    // Of exp(x) and exp(-x) the one that is at most 1.
-    let e = exp(s, s.sub(zero, s.max(x, s.sub(zero, x))));
-    let small = s.div(e, s.add(one, e)); // sigmoid(-|x|)
-    let negative = s.gt(zero, x);
-    let large = s.sub(one, small);
-    let sigmoid = s.add(s.keep(negative, small), s.keep(!negative, large));
-    let silu = s.mul(x, sigmoid);
-    (silu, s.mul_add(s.mul(x, small), large, sigmoid))
+    let Sigmoid { value, small, large } = sigmoid_lanes(s, x);
+    let silu = s.mul(x, value);
+    (silu, s.mul_add(s.mul(x, small), large, value))
 }
 
 #[cfg(test)]
