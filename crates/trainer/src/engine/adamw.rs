@@ -8,7 +8,11 @@ use rayon::prelude::*;
 use tinygpt_model::{ParamSpec, cpu::ParamLayout, ops::count_launch};
 use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
-use super::{CpuUpdate, Optimizer, RateFactors, TensorStep, TensorUpdate, lanes::by_lanes, optimizer::slot_count};
+use super::{
+    CpuUpdate, Optimizer, RateFactors, TensorStep, TensorUpdate,
+    lanes::{LaneOp, by_lanes},
+    optimizer::slot_count,
+};
 use crate::{Result, config::TrainConfig};
 
 /// The hyper-parameters of AdamW (Loshchilov and Hutter, 2019).
@@ -212,13 +216,13 @@ impl Kernel for AdamWKernel<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { factors, p, g, m, v } = self;
-        by_lanes([p, g, m, v], |[p, g, m, v]| factors.lanes(s, p, g, m, v));
+        by_lanes(s, &factors, [p, g, m, v]);
     }
 }
 
-impl StepFactors {
+impl LaneOp<4> for StepFactors {
     #[inline(always)]
-    fn lanes<S: Simd>(&self, s: S, p: &mut Lanes, g: &mut Lanes, m: &mut Lanes, v: &mut Lanes) {
+    fn lanes<S: Simd>(&self, s: S, [p, g, m, v]: [&mut Lanes; 4]) {
         let grad = s.load(g);
         let scaled = s.mul(grad, s.splat(self.scale));
         let new_m = s.mul_add(s.load(m), s.splat(self.beta1), s.mul(grad, s.splat(self.into_m)));

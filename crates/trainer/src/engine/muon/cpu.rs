@@ -7,7 +7,7 @@ use std::{
 
 use rayon::prelude::*;
 use tinygpt_model::{cpu::Orthogonalizer, plan::Role};
-use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel};
+use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
 use super::{Muon, shape_factor};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         CpuUpdate,
         adamw::{AdamWKernel, ParamMut, split_params},
         groups::columns,
-        lanes::by_lanes,
+        lanes::{LaneOp, by_lanes},
         optimizer::slot_count,
     },
 };
@@ -142,16 +142,21 @@ impl Kernel for Momentum<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { part, factors, g, m, to } = self;
-        let (momentum, into_m) = (s.splat(factors.momentum), s.splat(factors.into_m));
         for i in 0..part.rows {
-            by_lanes([part.row(g, i), part.row(m, i), to.row_mut(i)], |[g, m, u]| {
-                let scaled = s.mul(s.load(g), into_m);
-                let new = s.mul_add(s.load(m), momentum, scaled);
-                s.store(new, m);
-                s.store(s.mul_add(new, momentum, scaled), u);
-                *g = [0.0; LANES];
-            });
+            by_lanes(s, &factors, [part.row(g, i), part.row(m, i), to.row_mut(i)]);
         }
+    }
+}
+
+impl LaneOp<3> for Factors {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, s: S, [g, m, u]: [&mut Lanes; 3]) {
+        let momentum = s.splat(self.momentum);
+        let scaled = s.mul(s.load(g), s.splat(self.into_m));
+        let new = s.mul_add(s.load(m), momentum, scaled);
+        s.store(new, m);
+        s.store(s.mul_add(new, momentum, scaled), u);
+        *g = [0.0; LANES];
     }
 }
 
@@ -170,11 +175,21 @@ impl Kernel for Subtract<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { part, rate, decay, p, step } = self;
-        let (rate, decay) = (s.splat(rate), s.splat(decay));
         for i in 0..part.rows {
-            by_lanes([part.row(p, i), step.row_mut(i)], |[p, x]| {
-                s.store(s.sub(s.mul(s.load(p), decay), s.mul(s.load(x), rate)), p);
-            });
+            by_lanes(s, &DecayedStep { rate, decay }, [part.row(p, i), step.row_mut(i)]);
         }
+    }
+}
+
+/// `p = decay p - rate x`.
+struct DecayedStep {
+    rate: f32,
+    decay: f32,
+}
+
+impl LaneOp<2> for DecayedStep {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, s: S, [p, x]: [&mut Lanes; 2]) {
+        s.store(s.sub(s.mul(s.load(p), s.splat(self.decay)), s.mul(s.load(x), s.splat(self.rate))), p);
     }
 }
