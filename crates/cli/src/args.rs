@@ -58,7 +58,7 @@ pub enum Command {
     Info(InfoArgs),
     /// Write a trained model as a file that other programs open.
     #[command(
-        after_help = "Example:\n  tinygpt train --config tiny --set model.norm=rms --set model.position=rope --set model.mlp=swiglu \\\n    --set model.qk_norm=true --out runs/qwen\n  tinygpt export runs/qwen --gguf qwen.gguf\n\nGGUF is what llama.cpp opens. A model can be written that is a Qwen3 or a Llama (`tinygpt info RUN` says what it\nis), with a tokenizer of characters or a byte-level BPE. Weights are f32; llama.cpp's llama-quantize makes them smaller.\nText ends there at <|endoftext|> or, where the tokenizer has none, at a line break; --ignore-eos goes on."
+        after_help = "Example:\n  tinygpt train --config tiny --out runs/tiny\n  tinygpt export runs/tiny --gguf tiny.gguf\n\nGGUF is what llama.cpp opens. A model can be written that is a Qwen3 or a Llama (`tinygpt info RUN` says what it\nis), with a tokenizer of characters or a byte-level BPE. Weights are f32; llama.cpp's llama-quantize makes them smaller.\nText ends there at <|endoftext|> or, where the tokenizer has none, at a line break; --ignore-eos goes on."
     )]
     Export(ExportArgs),
     /// Draw from numbers: logits with every sampling rule, or weights.

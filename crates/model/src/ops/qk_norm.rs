@@ -5,9 +5,9 @@ use candle_core::Tensor;
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
-    Operation, RMS_NORM_EPS,
+    Operation,
     custom_grad::{cat_last, count_launch},
-    rms_norm,
+    rms_norm::{normalize_row, rms_norm, weight_grad_row},
 };
 use crate::{
     Result,
@@ -91,7 +91,7 @@ impl Operation for QkNorm {
         let normed = (n_head + n_kv_head) * head_size;
         Box::new(QkNormTape {
             op: self.clone(),
-            normed: Rows::zeros(setup.block_size, normed),
+            inputs: Rows::zeros(setup.block_size, normed),
             rrms: Rows::zeros(setup.block_size, n_head + n_kv_head),
             dw: [vec![0.0; head_size], vec![0.0; head_size]],
         })
@@ -101,6 +101,7 @@ impl Operation for QkNorm {
         Some(Box::new(DecodeQkNorm {
             op: self.clone(),
             weights: self.parts().map(|(_, weight)| setup.param(weight)),
+            input: vec![0.0; (self.heads.n_head + self.heads.n_kv_head) * self.heads.head_size],
             rrms: vec![0.0; self.heads.n_head + self.heads.n_kv_head],
         }))
     }
@@ -110,8 +111,8 @@ impl Operation for QkNorm {
 #[derive(Debug)]
 struct QkNormTape {
     op: QkNorm,
-    /// Queries and keys of mean square 1, before the weights, `(block_size, (nh + nkv) hs)`.
-    normed: Rows,
+    /// Queries and keys, which the outputs overwrite, `(block_size, (nh + nkv) hs)`.
+    inputs: Rows,
     /// The reciprocal root mean square of each head, `(block_size, nh + nkv)`.
     rrms: Rows,
     /// The gradients of both weights, `(hs)` each, summed over the sequence.
@@ -123,8 +124,8 @@ impl TrainOp for QkNormTape {
         let weights = self.op.parts().map(|(_, weight)| pass.weights.param(weight));
         let x = pass.values.rows_mut(self.op.y, &mut pass.scratch.rows);
         for i in 0..pass.t {
-            let (x, normed, rrms) = (x.row_mut(i), self.normed.row_mut(i), self.rrms.row_mut(i));
-            forward(pass.level, &self.op, weights, x, rrms, Some(normed));
+            let (input, rrms) = (self.inputs.row_mut(i), self.rrms.row_mut(i));
+            forward(pass.level, &self.op, weights, x.row_mut(i), input, rrms);
         }
     }
 
@@ -134,13 +135,13 @@ impl TrainOp for QkNormTape {
         let dx = pass.grads.rows_mut(self.op.y, &mut pass.scratch.rows);
         self.dw.iter_mut().for_each(|dw| dw.fill(0.0));
         for i in 0..pass.t {
-            let (mut dx, mut normed, mut rrms) = (dx.row_mut(i), self.normed.row(i), self.rrms.row(i));
+            let (mut dx, mut x, mut rrms) = (dx.row_mut(i), self.inputs.row(i), self.rrms.row(i));
             for (((heads, _), w), dw) in self.op.parts().into_iter().zip(weights).zip(&mut self.dw) {
-                let (dx_part, z, r);
+                let (dx_part, x_part, r);
                 (dx_part, dx) = dx.split_at_mut(heads * hs);
-                (z, normed) = normed.split_at(heads * hs);
+                (x_part, x) = x.split_at(heads * hs);
                 (r, rrms) = rrms.split_at(heads);
-                pass.level.run(Backward { w, dw, dx: dx_part, normed: z, rrms: r });
+                pass.level.run(Backward { w, dw, dx: dx_part, x: x_part, rrms: r });
             }
         }
     }
@@ -156,6 +157,8 @@ impl TrainOp for QkNormTape {
 struct DecodeQkNorm<'a> {
     op: QkNorm,
     weights: [&'a [f32]; 2],
+    /// `((nh + nkv) hs)`.
+    input: Vec<f32>,
     /// `(nh + nkv)`.
     rrms: Vec<f32>,
 }
@@ -164,41 +167,39 @@ impl DecodeOp for DecodeQkNorm<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
         let x = step.values.rows_mut(self.op.y);
         for i in 0..step.n {
-            forward(step.level, &self.op, self.weights, x.row_mut(i), &mut self.rrms, None);
+            forward(step.level, &self.op, self.weights, x.row_mut(i), &mut self.input, &mut self.rrms);
         }
     }
 }
 
-/// Overwrites the queries and keys of one position with their norms. `rrms (nh + nkv)` gets the reciprocal root mean
-/// squares, `normed ((nh + nkv) hs)` the norms before the weights.
+/// Overwrites the queries and keys of one position with their norms. `input ((nh + nkv) hs)` gets what they were, and
+/// `rrms (nh + nkv)` the reciprocal root mean squares.
 fn forward(
     level: SimdLevel,
     op: &QkNorm,
     weights: [&[f32]; 2],
     mut x: &mut [f32],
+    mut input: &mut [f32],
     mut rrms: &mut [f32],
-    mut normed: Option<&mut [f32]>,
 ) {
     for ((heads, _), w) in op.parts().into_iter().zip(weights) {
         let n = heads * op.heads.head_size;
-        let (x_part, r);
+        let (x_part, input_part, r);
         (x_part, x) = x.split_at_mut(n);
+        (input_part, input) = input.split_at_mut(n);
         (r, rrms) = rrms.split_at_mut(heads);
-        level.run(Forward { w, x: x_part, rrms: r });
-        if let Some(rest) = normed.take() {
-            let (z, behind) = rest.split_at_mut(n);
-            z.copy_from_slice(x_part);
-            normed = Some(behind);
-        }
-        level.run(Weigh { w, x: x_part });
+        input_part.copy_from_slice(x_part);
+        level.run(Forward { w, x: input_part, y: x_part, rrms: r });
     }
 }
 
-/// Divides each head by its root mean square.
+/// Normalizes each head.
 struct Forward<'a> {
     w: &'a [f32],
     /// `(heads, hs)`.
-    x: &'a mut [f32],
+    x: &'a [f32],
+    /// `(heads, hs)`.
+    y: &'a mut [f32],
     /// `(heads)`.
     rrms: &'a mut [f32],
 }
@@ -209,38 +210,8 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let hs = self.w.len();
-        for (x, rrms) in self.x.chunks_exact_mut(hs).zip(self.rrms) {
-            let mut squares = s.splat(0.0);
-            for v in 0..vectors::count(x) {
-                let x = vectors::get(s, x, v);
-                squares = s.mul_add(x, x, squares);
-            }
-            *rrms = 1.0 / (s.sum(squares) / hs as f32 + RMS_NORM_EPS as f32).sqrt();
-            for v in 0..vectors::count(x) {
-                let normed = s.mul(vectors::get(s, x, v), s.splat(*rrms));
-                vectors::set(s, x, v, normed);
-            }
-        }
-    }
-}
-
-/// Multiplies each head with the weight.
-struct Weigh<'a> {
-    w: &'a [f32],
-    /// `(heads, hs)`.
-    x: &'a mut [f32],
-}
-
-impl Kernel for Weigh<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for x in self.x.chunks_exact_mut(self.w.len()) {
-            for v in 0..vectors::count(x) {
-                let weighed = s.mul(vectors::get(s, x, v), vectors::get(s, self.w, v));
-                vectors::set(s, x, v, weighed);
-            }
+        for ((x, y), rrms) in self.x.chunks_exact(hs).zip(self.y.chunks_exact_mut(hs)).zip(self.rrms) {
+            *rrms = normalize_row(s, x, self.w, y);
         }
     }
 }
@@ -252,7 +223,7 @@ struct Backward<'a> {
     /// The gradients of the outputs, overwritten with those of the inputs, `(heads, hs)`.
     dx: &'a mut [f32],
     /// `(heads, hs)`.
-    normed: &'a [f32],
+    x: &'a [f32],
     /// `(heads)`.
     rrms: &'a [f32],
 }
@@ -263,23 +234,14 @@ impl Kernel for Backward<'_> {
     /// With `g = dy w` and `z` the normed head: `dx = rrms (g - z mean(g z))`.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { w, dw, dx, normed, rrms } = self;
+        let Self { w, dw, dx, x, rrms } = self;
         let hs = w.len();
-        let scale = 1.0 / hs as f32;
-        for ((dx, z), &rrms) in dx.chunks_exact_mut(hs).zip(normed.chunks_exact(hs)).zip(rrms) {
+        for ((dx, x), &rrms) in dx.chunks_exact_mut(hs).zip(x.chunks_exact(hs)).zip(rrms) {
+            let mean_gz = s.splat(weight_grad_row(s, x, rrms, w, dx, dw));
             let rrms = s.splat(rrms);
-            let mut product = s.splat(0.0);
-            for v in 0..vectors::count(z) {
-                let (grad, z) = (vectors::get(s, dx, v), vectors::get(s, z, v));
-                let sum = s.mul_add(grad, z, vectors::get(s, dw, v));
-                vectors::set(s, dw, v, sum);
-                let g = s.mul(grad, vectors::get(s, w, v));
-                vectors::set(s, dx, v, g);
-                product = s.mul_add(g, z, product);
-            }
-            let mean_gz = s.splat(s.sum(product) * scale);
-            for v in 0..vectors::count(z) {
-                let across = s.sub(vectors::get(s, dx, v), s.mul(vectors::get(s, z, v), mean_gz));
+            for v in 0..vectors::count(x) {
+                let z = s.mul(vectors::get(s, x, v), rrms);
+                let across = s.sub(vectors::get(s, dx, v), s.mul(z, mean_gz));
                 vectors::set(s, dx, v, s.mul(across, rrms));
             }
         }

@@ -169,21 +169,41 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let cols = self.x.cols as f32;
         for (i, rrms) in self.rrms.iter_mut().enumerate().take(self.n) {
-            let (x, y) = (self.x.row(i), self.y.row_mut(i));
-            let mut squares = s.splat(0.0);
-            for v in 0..vectors::count(x) {
-                let x = vectors::get(s, x, v);
-                squares = s.mul_add(x, x, squares);
-            }
-            *rrms = 1.0 / (s.sum(squares) / cols + RMS_NORM_EPS as f32).sqrt();
-            for v in 0..vectors::count(x) {
-                let normed = s.mul(vectors::get(s, x, v), s.splat(*rrms));
-                vectors::set(s, y, v, s.mul(normed, vectors::get(s, self.w, v)));
-            }
+            *rrms = normalize_row(s, self.x.row(i), self.w, self.y.row_mut(i));
         }
     }
+}
+
+/// Normalizes a row `(C)` into `y (C)`, and returns its reciprocal root mean square.
+#[inline(always)]
+pub(super) fn normalize_row<S: Simd>(s: S, x: &[f32], w: &[f32], y: &mut [f32]) -> f32 {
+    let mut squares = s.splat(0.0);
+    for v in 0..vectors::count(x) {
+        let x = vectors::get(s, x, v);
+        squares = s.mul_add(x, x, squares);
+    }
+    let rrms = 1.0 / (s.sum(squares) / x.len() as f32 + RMS_NORM_EPS as f32).sqrt();
+    for v in 0..vectors::count(x) {
+        let normed = s.mul(vectors::get(s, x, v), s.splat(rrms));
+        vectors::set(s, y, v, s.mul(normed, vectors::get(s, w, v)));
+    }
+    rrms
+}
+
+/// With `z` the normed row: adds `dy z` to `dw (C)`, overwrites `dy (C)` with `g = dy w`, and returns the mean of `g z`.
+#[inline(always)]
+pub(super) fn weight_grad_row<S: Simd>(s: S, x: &[f32], rrms: f32, w: &[f32], dy: &mut [f32], dw: &mut [f32]) -> f32 {
+    let rrms = s.splat(rrms);
+    let mut product = s.splat(0.0);
+    for v in 0..vectors::count(x) {
+        let (grad, z) = (vectors::get(s, dy, v), s.mul(vectors::get(s, x, v), rrms));
+        vectors::set(s, dw, v, s.mul_add(grad, z, vectors::get(s, dw, v)));
+        let g = s.mul(grad, vectors::get(s, w, v));
+        vectors::set(s, dy, v, g);
+        product = s.mul_add(g, z, product);
+    }
+    s.sum(product) * (1.0 / x.len() as f32)
 }
 
 struct Backward<'a> {
@@ -204,19 +224,10 @@ impl Kernel for Backward<'_> {
     /// With `g = dy w` and `z` the normed row: `dx = rrms (g - z mean(g z))`.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let scale = 1.0 / self.x.cols as f32;
         for (i, &rrms) in self.rrms.iter().enumerate().take(self.n) {
             let (x, dy, dx) = (self.x.row(i), self.dy.row_mut(i), self.dx.row_mut(i));
+            let mean_gz = s.splat(weight_grad_row(s, x, rrms, self.w, dy, self.dw));
             let rrms = s.splat(rrms);
-            let mut product = s.splat(0.0);
-            for v in 0..vectors::count(x) {
-                let (grad, z) = (vectors::get(s, dy, v), s.mul(vectors::get(s, x, v), rrms));
-                vectors::set(s, self.dw, v, s.mul_add(grad, z, vectors::get(s, self.dw, v)));
-                let g = s.mul(grad, vectors::get(s, self.w, v));
-                vectors::set(s, dy, v, g);
-                product = s.mul_add(g, z, product);
-            }
-            let mean_gz = s.splat(s.sum(product) * scale);
             for v in 0..vectors::count(x) {
                 let z = s.mul(vectors::get(s, x, v), rrms);
                 let across = s.sub(vectors::get(s, dy, v), s.mul(z, mean_gz));

@@ -82,10 +82,7 @@ impl Gpt {
 
     /// Caps logits of any shape, if the network does.
     fn capped(&self, logits: Tensor) -> Result<Tensor> {
-        Ok(match self.net.head.cap {
-            Some(cap) => cap.apply(&logits)?,
-            None => logits,
-        })
+        Ok(ops::LogitCap::apply_to(self.net.head.cap, logits)?)
     }
 
     /// An empty cache of this model for `rows` sequences.

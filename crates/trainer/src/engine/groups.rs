@@ -36,10 +36,14 @@ impl RateFactors {
 
 impl From<&TrainConfig> for RateFactors {
     fn from(c: &TrainConfig) -> Self {
-        // 0 is the rate of norms and biases.
-        let factor = |lr: f64| if lr > 0.0 { lr / c.lr } else { 1.0 };
+        let factor = |lr: f64| or_lr(lr, c) / c.lr;
         Self { matrices: factor(c.lr_matrices), embeddings: factor(c.lr_embeddings) }
     }
+}
+
+/// The learning rate of a group: where it is 0, that of norms and biases.
+fn or_lr(lr: f64, config: &TrainConfig) -> f64 {
+    if lr > 0.0 { lr } else { config.lr }
 }
 
 /// The optimizer that a configuration asks for.
@@ -75,11 +79,9 @@ pub struct ParameterGroup {
 impl ParameterGroup {
     /// The groups of a model that is trained with a configuration, those without parameters left out.
     pub fn of(specs: &[ParamSpec], config: &TrainConfig) -> Vec<Self> {
-        // 0 is the rate of norms and biases.
-        let or_lr = |lr: f64| if lr > 0.0 { lr } else { config.lr };
         let groups: [(&str, &[Role], f64); 3] = [
-            ("matrices", &[Matrix], or_lr(config.lr_matrices)),
-            ("embeddings", &[Embedding, Position, Head], or_lr(config.lr_embeddings)),
+            ("matrices", &[Matrix], or_lr(config.lr_matrices, config)),
+            ("embeddings", &[Embedding, Position, Head], or_lr(config.lr_embeddings, config)),
             ("norms and biases", &[Norm, Bias], config.lr),
         ];
         let group = |(name, roles, lr): (&'static str, &[Role], f64)| {

@@ -1,4 +1,4 @@
-//! A run is a folder. Its top level is the model's folder, that of Hugging Face for a GPT-2; beside that lie `train.toml` (the
+//! A run is a folder. Its top level is the model's folder (`tinygpt_model::checkpoint`); beside that lie `train.toml` (the
 //! configuration as resolved), `metrics.jsonl`, `loss.svg`, and `last/` (everything needed to go on).
 
 mod last;

@@ -65,9 +65,8 @@ impl Size {
     /// Never for sizes with a multiple of 32 channels.
     pub fn config(self) -> Result<RunConfig> {
         let mut config = config::load(RECIPE, &[], false)?;
-        let GptConfig { n_embd, n_layer, n_head, mlp_hidden, n_kv_head, .. } = &mut config.model;
-        // Zeros: as many as the size asks for.
-        (*n_embd, *n_layer, *n_head, *mlp_hidden, *n_kv_head) = (self.n_embd, self.n_layer, self.n_embd / HEAD, 0, 0);
+        let GptConfig { n_embd, n_layer, n_head, .. } = &mut config.model;
+        (*n_embd, *n_layer, *n_head) = (self.n_embd, self.n_layer, self.n_embd / HEAD);
         Ok(config.resolved()?)
     }
 }

@@ -11,8 +11,13 @@ pub(crate) struct LogitCap(pub(crate) f64);
 
 impl LogitCap {
     /// Caps logits of any shape on candle tensors, with candle's own gradient.
-    pub(crate) fn apply(self, logits: &Tensor) -> candle_core::Result<Tensor> {
+    fn apply(self, logits: &Tensor) -> candle_core::Result<Tensor> {
         count_launch(count_launch(count_launch(logits.affine(1.0 / self.0, 0.0))?.tanh())?.affine(self.0, 0.0))
+    }
+
+    /// [`LogitCap::apply`], if there is a cap.
+    pub(crate) fn apply_to(cap: Option<Self>, logits: Tensor) -> candle_core::Result<Tensor> {
+        cap.map_or(Ok(logits.clone()), |cap| cap.apply(&logits))
     }
 
     /// The derivative at capped logits, `1 - (capped / cap)^2`.
@@ -22,18 +27,14 @@ impl LogitCap {
 
     /// Caps a row of logits in place. With `derivative`, a row as long, it writes the derivatives there.
     pub(crate) fn apply_cpu(self, level: SimdLevel, logits: &mut [f32], derivative: Option<&mut [f32]>) {
-        let cap = self.0 as f32;
-        match derivative {
-            Some(derivative) => level.run(Cap { cap, logits, derivative }),
-            None => level.run(CapAlone { cap, logits }),
-        }
+        level.run(Cap { cap: self.0 as f32, logits, derivative });
     }
 }
 
 struct Cap<'a> {
     cap: f32,
     logits: &'a mut [f32],
-    derivative: &'a mut [f32],
+    derivative: Option<&'a mut [f32]>,
 }
 
 impl Kernel for Cap<'_> {
@@ -41,28 +42,14 @@ impl Kernel for Cap<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let Self { cap, logits, mut derivative } = self;
         let (one, zero) = (s.splat(1.0), s.splat(0.0));
-        for v in 0..vectors::count(self.logits) {
-            let tanh = tanh(s, s.mul(vectors::get(s, self.logits, v), s.splat(1.0 / self.cap)));
-            vectors::set(s, self.logits, v, s.mul(tanh, s.splat(self.cap)));
-            vectors::set(s, self.derivative, v, s.mul_add(s.sub(zero, tanh), tanh, one));
-        }
-    }
-}
-
-struct CapAlone<'a> {
-    cap: f32,
-    logits: &'a mut [f32],
-}
-
-impl Kernel for CapAlone<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for v in 0..vectors::count(self.logits) {
-            let tanh = tanh(s, s.mul(vectors::get(s, self.logits, v), s.splat(1.0 / self.cap)));
-            vectors::set(s, self.logits, v, s.mul(tanh, s.splat(self.cap)));
+        for v in 0..vectors::count(logits) {
+            let tanh = tanh(s, s.mul(vectors::get(s, logits, v), s.splat(1.0 / cap)));
+            vectors::set(s, logits, v, s.mul(tanh, s.splat(cap)));
+            if let Some(derivative) = &mut derivative {
+                vectors::set(s, derivative, v, s.mul_add(s.sub(zero, tanh), tanh, one));
+            }
         }
     }
 }

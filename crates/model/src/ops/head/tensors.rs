@@ -41,8 +41,7 @@ pub(crate) fn capped_head_loss(
         let (x, w) = (to_operand(&x.detach(), precision)?, to_operand(&w.detach(), precision)?);
         let losses = chunks().map(|(from, len)| {
             let logits = upcast(&count_launch(x.narrow(0, from, len)?.matmul(&w.t()?))?, dtype)?; // (n, V)
-            let logits = cap.map_or_else(|| Ok(logits.clone()), |cap| cap.apply(&logits))?;
-            cross_entropy(&logits, &targets.narrow(0, from, len)?)
+            cross_entropy(&LogitCap::apply_to(cap, logits)?, &targets.narrow(0, from, len)?)
         });
         cat(&losses.collect::<Result<Vec<_>>>()?)?
     };
@@ -54,14 +53,14 @@ pub(crate) fn capped_head_loss(
         for (from, len) in chunks() {
             let x = x.narrow(0, from, len)?;
             let logits = upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?; // (n, V)
-            let capped = cap.map(|cap| cap.apply(&logits)).transpose()?;
-            let p = softmax(capped.as_ref().unwrap_or(&logits))?; // (n, V)
+            let logits = LogitCap::apply_to(cap, logits)?;
+            let p = softmax(&logits)?; // (n, V)
             let targets = targets.narrow(0, from, len)?.reshape((len, 1))?;
             let ones = count_launch(count_launch(targets.broadcast_eq(&tokens))?.to_dtype(dtype))?; // (n, V)
             let d_losses = d_losses.narrow(0, from, len)?.reshape((len, 1))?;
             let mut d_logits = count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses))?;
-            if let (Some(cap), Some(capped)) = (cap, &capped) {
-                d_logits = count_launch(d_logits.mul(&cap.derivative(capped)?))?;
+            if let Some(cap) = cap {
+                d_logits = count_launch(d_logits.mul(&cap.derivative(&logits)?))?;
             }
             let d_logits = to_operand(&d_logits, precision)?;
             dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
