@@ -55,6 +55,8 @@ mod distribution;
 mod error;
 mod gumbel;
 mod host;
+#[doc(hidden)]
+pub mod kernels;
 mod multinomial;
 pub mod oracle;
 mod params;

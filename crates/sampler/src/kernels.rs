@@ -1,0 +1,263 @@
+//! Launches of the project's own CUDA kernels, which all crates share.
+//!
+//! A kernel is CUDA C++ in `crates/*/kernels/*.cu`. `scripts/cuda/kernels.sh` compiles it to PTX, which is committed beside it
+//! and becomes part of the program, so that building needs no CUDA. Each kernel stands beside tensor operations that compute
+//! the same; those run where [`Kernels::of`] gives nothing: on the CPU, on Metal, on cards before compute capability 8.0, and
+//! everywhere with `TINYGPT_KERNELS=off`.
+
+use std::cell::Cell;
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+
+/// A source file of kernels, compiled.
+#[derive(Debug, Clone, Copy)]
+pub struct Module {
+    /// The file's name without its ending.
+    pub name: &'static str,
+    /// The PTX.
+    pub ptx: &'static str,
+}
+
+/// The blocks and threads of a launch.
+#[derive(Debug, Clone, Copy)]
+pub struct Grid {
+    /// Blocks in x, y and z.
+    pub blocks: (u32, u32, u32),
+    /// The threads of a block, in x.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+}
+
+impl Grid {
+    /// `blocks` blocks of `threads` threads, without dynamic shared memory.
+    pub fn new(blocks: usize, threads: u32) -> Self {
+        Self { blocks: (blocks as u32, 1, 1), threads, shared: 0 }
+    }
+
+    /// Enough blocks of `threads` threads for `n` elements, one each.
+    pub fn over(n: usize, threads: u32) -> Self {
+        Self::new(n.div_ceil(threads as usize), threads)
+    }
+}
+
+/// An argument of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub enum Arg<'a> {
+    /// The address of the first element of a contiguous tensor, which the kernel reads, writes, or both.
+    Tensor(&'a Tensor),
+    /// A null pointer, in the place of a tensor that is not there.
+    Null,
+    /// `unsigned`.
+    U32(u32),
+    /// `unsigned long long`.
+    U64(u64),
+    /// `float`.
+    F32(f32),
+}
+
+impl<'a> Arg<'a> {
+    /// The address of a tensor, null without one.
+    pub fn optional(tensor: Option<&'a Tensor>) -> Self {
+        tensor.map_or(Self::Null, Self::Tensor)
+    }
+}
+
+thread_local! {
+    static OFF: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` with this thread's kernels off, so that tensor operations compute in their place: what each kernel is compared with.
+pub fn without_kernels<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            OFF.set(self.0);
+        }
+    }
+    let _restore = Restore(OFF.replace(true));
+    f()
+}
+
+#[cfg(feature = "cuda")]
+pub use cuda::Kernels;
+#[cfg(not(feature = "cuda"))]
+pub use none::Kernels;
+
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+mod cuda {
+    use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::LazyLock};
+
+    use candle_core::{
+        CudaDevice, Storage, bail,
+        cuda_backend::{
+            CudaStorageSlice, WrapErr,
+            cudarc::driver::{CudaFunction, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys},
+        },
+    };
+
+    use super::{Arg, DType, Device, Grid, Module, OFF, Result, Shape, Tensor};
+
+    /// A device that runs the project's kernels.
+    #[derive(Debug, Clone)]
+    pub struct Kernels(CudaDevice);
+
+    /// Whether kernels are wanted: not with `TINYGPT_KERNELS=off`.
+    static WANTED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("TINYGPT_KERNELS").is_none_or(|v| v != "off"));
+
+    thread_local! {
+        /// Kernels by device, module and name; `None` is the device's own answer to whether it runs any.
+        static FUNCTIONS: RefCell<HashMap<(candle_core::cuda_backend::DeviceId, &'static str, &'static str), Rc<CudaFunction>>> =
+            RefCell::default();
+        static CAPABLE: RefCell<HashMap<candle_core::cuda_backend::DeviceId, bool>> = RefCell::default();
+    }
+
+    /// The least compute capability, that of the committed PTX.
+    const LEAST_CAPABILITY: (i32, i32) = (8, 0);
+
+    impl Kernels {
+        /// The kernels of a device, if it runs them and they are not off.
+        pub fn of(device: &Device) -> Option<Self> {
+            let Device::Cuda(cuda) = device else { return None };
+            if OFF.get() || !*WANTED {
+                return None;
+            }
+            let ask = || cuda.cuda_stream().context().compute_capability().is_ok_and(|c| c >= LEAST_CAPABILITY);
+            let capable = CAPABLE.with_borrow_mut(|known| *known.entry(cuda.id()).or_insert_with(ask));
+            capable.then(|| Self(cuda.clone()))
+        }
+
+        /// A tensor whose elements a kernel has yet to write, all of them.
+        ///
+        /// # Errors
+        /// When the device is out of memory.
+        pub fn output(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+            // SAFETY: the kernel that gets the tensor writes each element before anything reads one, which the emulated
+            // device watches over.
+            unsafe { Tensor::empty(shape, dtype, &Device::Cuda(self.0.clone())) }
+        }
+
+        /// Queues a kernel.
+        ///
+        /// The caller answers for the kernel: that it takes these arguments, and stays within its tensors.
+        ///
+        /// # Errors
+        /// When a tensor is not contiguous or not on this device, or the driver refuses the launch.
+        pub fn launch(&self, module: Module, name: &'static str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
+            let stream = self.0.cuda_stream();
+            // Held until the kernel is queued: a tensor's memory is then freed behind it, in the order of the stream.
+            let mut tensors = Vec::with_capacity(args.len());
+            for arg in args {
+                if let Arg::Tensor(tensor) = arg {
+                    let (storage, layout) = tensor.storage_and_layout();
+                    if !layout.is_contiguous() {
+                        bail!("{name}: a tensor {:?} is not contiguous", layout.shape())
+                    }
+                    tensors.push((storage, layout.start_offset() * tensor.dtype().size_in_bytes()));
+                }
+            }
+            let mut tensors = tensors.iter();
+            let mut words = Vec::with_capacity(args.len());
+            for arg in args {
+                words.push(match arg {
+                    Arg::Tensor(_) => match tensors.next().map(|(storage, offset)| (&**storage, *offset)) {
+                        Some((Storage::Cuda(cuda), offset)) => {
+                            Word::Wide(address(&cuda.slice, &stream)? + offset as u64)
+                        }
+                        _ => bail!("{name}: a tensor is not on the device"),
+                    },
+                    Arg::Null => Word::Wide(0),
+                    Arg::U32(x) => Word::Narrow(*x),
+                    Arg::U64(x) => Word::Wide(*x),
+                    Arg::F32(x) => Word::Float(*x),
+                });
+            }
+            let function = self.function(module, name, grid.shared)?;
+            let mut builder = stream.launch_builder(&function);
+            for word in &words {
+                match word {
+                    Word::Wide(x) => builder.arg(x),
+                    Word::Narrow(x) => builder.arg(x),
+                    Word::Float(x) => builder.arg(x),
+                };
+            }
+            let config =
+                LaunchConfig { grid_dim: grid.blocks, block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared };
+            // SAFETY: the caller gives the arguments that the kernel's source declares; addresses are those of tensors that
+            // live until their memory is freed on this same stream, behind the kernel.
+            unsafe { builder.launch(config) }.w()?;
+            Ok(())
+        }
+
+        fn function(&self, module: Module, name: &'static str, shared: u32) -> Result<Rc<CudaFunction>> {
+            let key = (self.0.id(), module.name, name);
+            if let Some(function) = FUNCTIONS.with_borrow(|known| known.get(&key).cloned()) {
+                return Ok(function);
+            }
+            let function = self.0.get_or_load_custom_func(name, module.name, module.ptx)?.into_cuda_function();
+            if shared > 48 << 10 {
+                let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                function.set_attribute(most, shared as i32).w()?;
+            }
+            let function = Rc::new(function);
+            FUNCTIONS.with_borrow_mut(|known| known.insert(key, Rc::clone(&function)));
+            Ok(function)
+        }
+    }
+
+    /// An argument as the driver gets it.
+    enum Word {
+        Wide(u64),
+        Narrow(u32),
+        Float(f32),
+    }
+
+    fn address(slice: &CudaStorageSlice, stream: &CudaStream) -> Result<u64> {
+        Ok(match slice {
+            CudaStorageSlice::U8(s) => s.device_ptr(stream).0,
+            CudaStorageSlice::U32(s) => s.device_ptr(stream).0,
+            CudaStorageSlice::I64(s) => s.device_ptr(stream).0,
+            CudaStorageSlice::BF16(s) => s.device_ptr(stream).0,
+            CudaStorageSlice::F16(s) => s.device_ptr(stream).0,
+            CudaStorageSlice::F32(s) => s.device_ptr(stream).0,
+            CudaStorageSlice::F64(s) => s.device_ptr(stream).0,
+            _ => bail!("no kernel takes tensors of this type"),
+        })
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod none {
+    use std::convert::Infallible;
+
+    use super::{Arg, DType, Device, Grid, Module, OFF, Result, Shape, Tensor};
+
+    /// A device that runs the project's kernels: there is none in a program without CUDA.
+    #[derive(Debug, Clone)]
+    pub struct Kernels(Infallible);
+
+    impl Kernels {
+        /// Nothing.
+        pub fn of(_: &Device) -> Option<Self> {
+            let _ = &OFF;
+            None
+        }
+
+        /// A tensor whose elements a kernel has yet to write.
+        ///
+        /// # Errors
+        /// None: never called.
+        pub fn output(&self, _: impl Into<Shape>, _: DType) -> Result<Tensor> {
+            match self.0 {}
+        }
+
+        /// Queues a kernel.
+        ///
+        /// # Errors
+        /// None: never called.
+        pub fn launch(&self, _: Module, _: &'static str, _: Grid, _: &[Arg<'_>]) -> Result<()> {
+            match self.0 {}
+        }
+    }
+}
