@@ -12,7 +12,7 @@ use tinygpt_sampler::{
 
 use crate::{
     Result,
-    ops::custom_grad::{count_launch, with_gradient},
+    ops::{launches::count_launch, tape},
 };
 
 /// The generator of a mask's bits.
@@ -87,9 +87,10 @@ impl Dropout {
         }
         // The mask is kept for the backward pass as one byte per element.
         let keep = self.keep(site, 0, x.shape(), x.device())?;
-        let y = count_launch(x.detach().mul(&self.scaled(&keep, x.dtype())?))?;
+        let y = count_launch(x.mul(&self.scaled(&keep, x.dtype())?))?;
         let dropout = self.clone();
-        Ok(with_gradient("dropout", x, y, move |x, _, dy| count_launch(dy.mul(&dropout.scaled(&keep, x.dtype())?)))?)
+        tape::record("dropout", [x], &y, move |dy| Ok([count_launch(dy.mul(&dropout.scaled(&keep, dy.dtype())?))?]));
+        Ok(y)
     }
 
     /// The mask of a site, whose elements are 0 or `1 / (1 - p)`.

@@ -3,13 +3,13 @@
 //! by position; on shapes that include 1, odd sizes and no multiples of a vector.
 
 use crate::common::Random;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
     ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Mlp, ModelError, Network, TensorDecoder,
     config::Heads,
     cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
     dropout::{DropoutSite, MaskSource},
-    ops::{Activation, OPERATION_NAMES, Tokens, cross_entropy},
+    ops::{Activation, OPERATION_NAMES, Tape, Tokens, cross_entropy},
     params::to_tensors,
     plan::{Init, NetworkBuilder, ParamSpec, Value},
 };
@@ -196,23 +196,30 @@ impl Case {
 
     /// The mean loss, with dropout.
     fn loss(&self, params: &[Tensor]) -> Tensor {
+        self.losses(params).mean_all().unwrap()
+    }
+
+    /// The losses `(B * T)`, with dropout.
+    fn losses(&self, params: &[Tensor]) -> Tensor {
         let gpt = Gpt::over(self.net.clone(), params).unwrap();
         let tokens = Tokens::new(&self.ids, self.rows, self.t, self.config.vocab_size, &CPU).unwrap();
         let targets = Tensor::from_slice(&self.targets, self.rows * self.t, &CPU).unwrap();
-        gpt.losses(&tokens, &targets, Some(&self.dropout())).unwrap().mean_all().unwrap()
+        gpt.losses(&tokens, &targets, Some(&self.dropout())).unwrap()
     }
 
     /// The mean loss and every gradient, by the tensor composition.
     fn by_tensors(&self, dtype: DType) -> (f64, Vec<Vec<f64>>) {
-        let vars: Vec<Var> = self.tensors(dtype).iter().map(|tensor| Var::from_tensor(tensor).unwrap()).collect();
-        let tracked: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-        let loss = self.loss(&tracked);
-        let grads = loss.backward().unwrap();
+        let params = self.tensors(dtype);
+        let (losses, tape) = Tape::record(&params, || self.losses(&params));
+        let n = losses.elem_count();
+        let dy = losses.ones_like().unwrap().affine(1.0 / n as f64, 0.0).unwrap();
+        let mut grads = tape.backward(&losses, dy).unwrap();
         let flat = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-        let of = |(var, spec): (&Var, &ParamSpec)| {
-            flat(grads.get(var).unwrap_or_else(|| panic!("{} has no gradient: {}", spec.name, self.label)))
+        let of = |(param, spec): (&Tensor, &ParamSpec)| {
+            flat(&grads.take(param).unwrap_or_else(|| panic!("{} has no gradient: {}", spec.name, self.label)))
         };
-        (loss.to_dtype(DType::F64).unwrap().to_scalar().unwrap(), vars.iter().zip(self.net.params()).map(of).collect())
+        let loss = losses.mean_all().unwrap().to_dtype(DType::F64).unwrap().to_scalar().unwrap();
+        (loss, params.iter().zip(self.net.params()).map(of).collect())
     }
 }
 

@@ -1,7 +1,11 @@
 //! The operations of training, whose gradients are written by hand, against plain compositions with candle's own
 //! gradients, on random shapes: in f64, where both agree to rounding, and in bf16 and f16 within what these round.
 
-use crate::common::{Random, lively_params, shape};
+use crate::common::{
+    Random,
+    gradients::{Weighed, weighed},
+    lively_params, shape,
+};
 use candle_core::{D, DType, Device, Tensor, Var};
 use tinygpt_model::{
     Dropout, Gpt, GptConfig, Precision,
@@ -76,6 +80,13 @@ fn flat(t: &Tensor) -> Vec<f64> {
 
 /// The value of an operation, and its gradients for the sum of its elements by fixed weights.
 fn with_gradients(inputs: &[Tensor], op: &dyn Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f64>> {
+    let Weighed { y, gradients, .. } = weighed(inputs, op);
+    let gradients = gradients.iter().map(|gradient| flat(gradient.as_ref().unwrap()));
+    [flat(&y)].into_iter().chain(gradients).collect()
+}
+
+/// [`with_gradients`] of plain tensor code, by candle's autograd.
+fn with_candle_gradients(inputs: &[Tensor], op: &dyn Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f64>> {
     let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
     let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let y = op(&tracked);
@@ -93,8 +104,12 @@ fn compare(
     ours: &dyn Fn(&[Tensor]) -> Tensor,
     theirs: &dyn Fn(&[Tensor]) -> Tensor,
 ) {
-    let (ours, theirs) = (with_gradients(inputs, ours), with_gradients(inputs, theirs));
-    for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+    let (ours, theirs) = (with_gradients(inputs, ours), with_candle_gradients(inputs, theirs));
+    compare_each(label, tolerance, &ours, &theirs);
+}
+
+fn compare_each(label: &str, tolerance: f64, ours: &[Vec<f64>], theirs: &[Vec<f64>]) {
+    for (i, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
         assert_eq!(ours.len(), theirs.len(), "{label}");
         let largest = theirs.iter().fold(0.0f64, |a, x| a.max(x.abs()));
         let off = ours.iter().zip(theirs).fold(0.0f64, |a, (x, y)| if (x - y).abs() <= a { a } else { (x - y).abs() });
@@ -157,7 +172,7 @@ fn the_linear_layer_equals_the_plain_product_transposed_weights_too() {
         compare(&label, ROUNDING, &inputs, &ours(Precision::F32), &theirs);
         for (precision, tolerance) in [(Precision::F32, 1e-5), ROUNDED[0], ROUNDED[1]] {
             compare(&label, tolerance, &f32s(&inputs), &ours(precision), &theirs);
-            let ours = |x: &[Tensor]| ops::linear(&x[0], &x[1].t().unwrap(), None, precision).unwrap();
+            let ours = |x: &[Tensor]| ops::linear(&x[0], &ops::transpose(&x[1]).unwrap(), None, precision).unwrap();
             let theirs = |x: &[Tensor]| plain::linear(&x[0], &x[1].t().unwrap()).unwrap();
             compare(&label, tolerance, &f32s(&turned), &ours, &theirs);
         }
@@ -242,8 +257,8 @@ fn losses_are_those_of_the_logits() {
         let ours = |p: &[Tensor]| Gpt::new(&config, p).unwrap().losses(&tokens, &targets, Some(&dropout)).unwrap();
         let theirs = |p: &[Tensor]| {
             let logits = Gpt::new(&config, p).unwrap().forward(&ids, Some(&dropout)).unwrap();
-            ops::cross_entropy(&logits.flatten_to(1).unwrap(), &targets).unwrap()
+            ops::cross_entropy(&ops::reshape(&logits, (21, v)).unwrap(), &targets).unwrap()
         };
-        compare(&format!("V {v}"), ROUNDING, &values, &ours, &theirs);
+        compare_each(&format!("V {v}"), ROUNDING, &with_gradients(&values, &ours), &with_gradients(&values, &theirs));
     }
 }

@@ -6,10 +6,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use candle_core::Tensor;
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel, exp};
 
-use super::{
-    Operation,
-    custom_grad::{count_launch, with_gradient},
-};
+use super::{Operation, launches::count_launch, tape};
 use crate::{
     Result,
     cpu::{
@@ -115,41 +112,44 @@ const CUBE: f64 = 0.044_715;
 /// # Errors
 /// When the device is out of memory.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    Ok(match activation {
-        Activation::Gelu => with_gradient("gelu", x, count_launch(x.detach().gelu_erf())?, |x, _, dy| {
-            // The derivative of x Phi(x) is Phi(x) + x phi(x).
+    let y = match activation {
+        Activation::Gelu => count_launch(x.gelu_erf())?,
+        Activation::GeluNew => count_launch(x.mul(&count_launch(gelu_new_tanh(x)?.affine(0.5, 0.5))?))?,
+        Activation::Relu2 => count_launch(count_launch(x.relu())?.sqr())?,
+    };
+    let input = x.clone();
+    tape::record("activation", [x], &y, move |dy| Ok([count_launch(dy.mul(&derivative(&input, activation)?))?]));
+    Ok(y)
+}
+
+/// The derivative of an activation at each element.
+fn derivative(x: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
+    match activation {
+        // The derivative of x Phi(x) is Phi(x) + x phi(x).
+        Activation::Gelu => {
             let phi = count_launch(count_launch(count_launch(x.sqr())?.affine(-0.5, -0.5 * (2.0 * PI).ln()))?.exp())?;
             let phi = count_launch(x.mul(&phi))?;
             let cdf = count_launch(count_launch(count_launch(x.affine(FRAC_1_SQRT_2, 0.0))?.erf())?.affine(0.5, 0.5))?;
-            count_launch(dy.mul(&count_launch(cdf + phi)?))
-        })?,
+            count_launch(cdf + phi)
+        }
+        // 0.5 (1 + tanh(u)) + 0.5 x (1 - tanh(u)^2) sqrt(2/pi) (1 + 3 * 0.044715 x^2)
         Activation::GeluNew => {
-            // 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3)
-            let gate = |x: &Tensor| {
-                let inner = count_launch(x.mul(&count_launch(count_launch(x.sqr())?.affine(CUBE, 1.0))?))?;
-                count_launch(count_launch(inner.affine((2.0 / PI).sqrt(), 0.0))?.tanh())
-            };
-            let detached = x.detach();
-            let y = count_launch(detached.mul(&count_launch(gate(&detached)?.affine(0.5, 0.5))?))?;
-            with_gradient("gelu_new", x, y, move |x, _, dy| {
-                // 0.5 (1 + tanh(u)) + 0.5 x (1 - tanh(u)^2) sqrt(2/pi) (1 + 3 * 0.044715 x^2)
-                let tanh = gate(x)?;
-                let d_tanh = count_launch(
-                    count_launch(x.sqr())?.affine(1.5 * CUBE * (2.0 / PI).sqrt(), 0.5 * (2.0 / PI).sqrt()),
-                )?;
-                let d_tanh = count_launch(
-                    count_launch(x.mul(&d_tanh))?.mul(&count_launch(count_launch(tanh.sqr())?.affine(-1.0, 1.0))?),
-                )?;
-                count_launch(dy.mul(&count_launch(count_launch(tanh.affine(0.5, 0.5))? + d_tanh)?))
-            })?
+            let tanh = gelu_new_tanh(x)?;
+            let d_tanh =
+                count_launch(count_launch(x.sqr())?.affine(1.5 * CUBE * (2.0 / PI).sqrt(), 0.5 * (2.0 / PI).sqrt()))?;
+            let d_tanh = count_launch(
+                count_launch(x.mul(&d_tanh))?.mul(&count_launch(count_launch(tanh.sqr())?.affine(-1.0, 1.0))?),
+            )?;
+            count_launch(count_launch(tanh.affine(0.5, 0.5))? + d_tanh)
         }
-        Activation::Relu2 => {
-            let y = count_launch(count_launch(x.detach().relu())?.sqr())?;
-            with_gradient("relu2", x, y, |x, _, dy| {
-                count_launch(dy.mul(&count_launch(count_launch(x.relu())?.affine(2.0, 0.0))?))
-            })?
-        }
-    })
+        Activation::Relu2 => count_launch(count_launch(x.relu())?.affine(2.0, 0.0)),
+    }
+}
+
+/// `tanh(u)` with `u = sqrt(2/pi) (x + 0.044715 x^3)`: GPT-2's GELU is `0.5 x (1 + tanh(u))`.
+fn gelu_new_tanh(x: &Tensor) -> candle_core::Result<Tensor> {
+    let inner = count_launch(x.mul(&count_launch(count_launch(x.sqr())?.affine(CUBE, 1.0))?))?;
+    count_launch(count_launch(inner.affine((2.0 / PI).sqrt(), 0.0))?.tanh())
 }
 
 /// Overwrites the first `n` rows of `x (n, channels)` with their activations, and writes the derivatives to `act_grad`.

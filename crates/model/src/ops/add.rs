@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{Operation, count_launch};
+use super::{Operation, tape};
 use crate::{
     Result,
     cpu::{
@@ -39,7 +39,7 @@ impl Operation for Add {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        Ok(count_launch(pass.value(self.x)? + pass.value(self.y)?)?)
+        Ok(tape::add(&pass.value(self.x)?, &pass.value(self.y)?)?)
     }
 
     fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {

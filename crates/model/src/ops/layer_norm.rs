@@ -5,8 +5,9 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    custom_grad::{count_launch, mean, with_gradients},
-    linear::add_bias,
+    launches::{count_launch, mean},
+    linear::{add_bias, sum_rows},
+    tape,
 };
 use crate::{
     Result,
@@ -154,17 +155,19 @@ impl DecodeOp for DecodeLayerNorm<'_> {
 /// # Errors
 /// On a shape mismatch.
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = count_launch(Normalized::new(&x.detach())?.z.broadcast_mul(&w.detach()))?;
-    let y = with_gradients("layer norm", (x, w), y, |(x, w), _, dy| {
-        let c = x.dim(D::Minus1)?;
+    let y = count_launch(Normalized::new(x)?.z.broadcast_mul(w))?;
+    let inputs = (x.clone(), w.clone());
+    tape::record_adding("layer norm", &[x, w], &y, move |dy, before| {
+        let (x, w) = (&inputs.0, &inputs.1);
         let Normalized { z, rstd } = Normalized::new(x)?;
-        let dw = count_launch(count_launch(dy.mul(&z))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
+        let dw = sum_rows(&count_launch(dy.mul(&z))?, x.dim(D::Minus1)?)?;
         // dx = (g - mean(g) - z mean(g z)) rstd with g = dy * w
         let g = count_launch(dy.broadcast_mul(w))?;
         let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
         let centred = count_launch(g.broadcast_sub(&mean(&g)?))?;
-        Ok((count_launch(count_launch(centred - along)?.broadcast_mul(&rstd))?, dw))
-    })?;
+        let dx = count_launch(count_launch(centred - along)?.broadcast_mul(&rstd))?;
+        Ok(vec![tape::plus(before, dx)?, dw])
+    });
     add_bias(y, b)
 }
 

@@ -4,8 +4,9 @@ use candle_core::Tensor;
 
 use super::{
     Add, ApplyDropout, Operation,
-    custom_grad::{count_launch, to_operand, upcast, with_gradients},
     dropout::DropoutMask,
+    launches::{count_launch, to_operand, upcast},
+    tape,
 };
 use crate::{
     Precision, Result,
@@ -221,16 +222,18 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, precision: Precision) 
     let mut shape = x.dims().to_vec();
     shape.pop();
     shape.push(n_out);
-    let y = product(&x.detach(), &w.detach(), precision)?.reshape(shape)?; // (N, out) to (.., out)
-    let y = with_gradients("linear", (x, w), y, move |(x, w), _, dy| {
+    let y = product(x, w, precision)?.reshape(shape)?; // (N, out) to (.., out)
+    let inputs = (x.clone(), w.clone());
+    tape::record("linear", [x, w], &y, move |dy| {
+        let (x, w) = (&inputs.0, &inputs.1);
         let (n_in, dtype) = (w.dim(0)?, x.dtype());
         let w = &to_operand_view(w, precision)?;
         let x_rows = &to_operand(&x.reshape(((), n_in))?, precision)?; // (.., in) to (N, in)
         let dy = &to_operand(&dy.reshape(((), n_out))?, precision)?; // (.., out) to (N, out)
         let dx = upcast(&count_launch(dy.matmul(&w.t()?))?, dtype)?.reshape(x.shape())?; // (N, in) to (.., in)
         let dw = upcast(&count_launch(x_rows.t()?.matmul(dy))?, dtype)?; // (in, out)
-        Ok((dx, dw))
-    })?;
+        Ok([dx, dw])
+    });
     add_bias(y, b)
 }
 
@@ -261,10 +264,20 @@ pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
     add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)
 }
 
+/// The sum of all rows of `x (.., C)`: `(C)`.
+pub(super) fn sum_rows(x: &Tensor, c: usize) -> candle_core::Result<Tensor> {
+    count_launch(x.reshape(((), c))?.sum(0)) // (.., C) to (N, C) to (C)
+}
+
 /// Adds a bias `(out)` to each row of `y (.., out)`.
 pub(super) fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(match b {
-        Some(b) => count_launch(y.broadcast_add(b))?,
+        Some(b) => {
+            let sum = count_launch(y.broadcast_add(b))?;
+            let channels = b.dim(0)?;
+            tape::record("bias", [&y, b], &sum, move |dy| Ok([dy.clone(), sum_rows(dy, channels)?]));
+            sum
+        }
         None => y,
     })
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Operation, count_launch};
+use super::{Operation, count_launch, tape};
 use crate::{
     Result,
     cpu::{
@@ -51,8 +51,15 @@ impl Operation for AddPositions {
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let x = pass.value(self.x)?; // (B, T, C)
         let table = pass.param(self.table);
-        let positions = table.narrow(0, pass.past(), x.dim(1)?)?; // (T, C)
-        Ok(count_launch(x.to_dtype(table.dtype())?.broadcast_add(&positions))?)
+        let (past, t, rows) = (pass.past(), x.dim(1)?, table.dim(0)?);
+        let y = count_launch(x.broadcast_add(&table.narrow(0, past, t)?))?; // (B, T, C) + (T, C)
+        tape::record("positions", [&x, table], &y, move |dy| {
+            let d_rows = count_launch(dy.sum(0))?; // (B, T, C) to (T, C)
+            let d_table =
+                if t < rows { count_launch(d_rows.pad_with_zeros(0, past, rows - past - t))? } else { d_rows };
+            Ok([dy.clone(), d_table])
+        });
+        Ok(y)
     }
 
     fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {

@@ -6,8 +6,9 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    custom_grad::{cat_last, count_launch},
-    rms_norm::{normalize_row, rms_norm, weight_grad_row},
+    launches::{cat_last, count_launch},
+    rms_norm::{self, normalize_row, weight_grad_row},
+    tape,
 };
 use crate::{
     Result,
@@ -73,17 +74,22 @@ impl Operation for QkNorm {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let qkv = pass.value(self.x)?; // (B, T, (nh + 2 nkv) hs)
-        let (b, t, _) = qkv.dims3()?;
-        let hs = self.heads.head_size;
-        let [q, k, v] = self.heads.qkv();
-        let mut parts = Vec::with_capacity(3);
-        for (from, (heads, weight)) in [0, q].into_iter().zip(self.parts()) {
-            let part = count_launch(qkv.narrow(2, from, heads * hs)?.contiguous())?.reshape((b, t, heads, hs))?;
-            // (B, T, heads, hs) to (B, T, heads * hs)
-            parts.push(rms_norm(&part, pass.param(weight))?.reshape((b, t, heads * hs))?);
-        }
-        parts.push(count_launch(qkv.narrow(2, q + k, v)?.contiguous())?);
-        Ok(cat_last(&parts)?)
+        let weights = self.parts().map(|(_, weight)| pass.param(weight));
+        let heads = self.heads;
+        let y = by_head(&qkv, heads, |i, part| rms_norm::value(part, weights[i]))?;
+        let (input, held) = (qkv.clone(), weights.map(Tensor::clone));
+        tape::record("qk norm", [&qkv, weights[0], weights[1]], &y, move |dy| {
+            let x = split(&input, heads)?;
+            let mut d_weights = Vec::with_capacity(2);
+            let dx = by_head(dy, heads, |i, dy| {
+                let [dx, dw] = rms_norm::gradients(&x[i], &held[i], dy)?;
+                d_weights.push(dw);
+                Ok(dx)
+            })?;
+            let [dq, dk] = [0, 1].map(|i| d_weights[i].clone());
+            Ok([dx, dq, dk])
+        });
+        Ok(y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
@@ -105,6 +111,32 @@ impl Operation for QkNorm {
             rrms: vec![0.0; self.heads.n_head + self.heads.n_kv_head],
         }))
     }
+}
+
+/// Queries and keys of `qkv (B, T, (nh + 2 nkv) hs)` by heads, `(B, T, heads, hs)` each.
+fn split(qkv: &Tensor, heads: Heads) -> candle_core::Result<[Tensor; 2]> {
+    let (b, t, _) = qkv.dims3()?;
+    let (hs, [q, k, _]) = (heads.head_size, heads.qkv());
+    let part = |from: usize, cols: usize| {
+        count_launch(qkv.narrow(2, from, cols)?.contiguous())?.reshape((b, t, cols / hs, hs)) // (B, T, heads * hs) to (B, T, heads, hs)
+    };
+    Ok([part(0, q)?, part(q, k)?])
+}
+
+/// Applies `f` to the heads of queries (0) and of keys (1), `(B, T, heads, hs)`, and leaves values as they are.
+fn by_head(
+    qkv: &Tensor,
+    heads: Heads,
+    mut f: impl FnMut(usize, &Tensor) -> candle_core::Result<Tensor>,
+) -> candle_core::Result<Tensor> {
+    let [q, k, v] = heads.qkv();
+    let mut parts = Vec::with_capacity(3);
+    for (i, (part, cols)) in split(qkv, heads)?.iter().zip([q, k]).enumerate() {
+        let (b, t, _) = qkv.dims3()?;
+        parts.push(f(i, part)?.reshape((b, t, cols))?); // (B, T, heads, hs) to (B, T, heads * hs)
+    }
+    parts.push(count_launch(qkv.narrow(2, q + k, v)?.contiguous())?);
+    cat_last(&parts)
 }
 
 /// QK-norm with its tape of one sequence.

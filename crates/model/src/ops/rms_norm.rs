@@ -5,7 +5,9 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    custom_grad::{count_launch, mean, with_gradients},
+    launches::{count_launch, mean},
+    linear::sum_rows,
+    tape,
 };
 use crate::{
     Result,
@@ -81,16 +83,27 @@ impl Operation for RmsNorm {
 /// # Errors
 /// On a shape mismatch.
 pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let y = count_launch(normed(&x.detach())?.0.broadcast_mul(&w.detach()))?;
-    Ok(with_gradients("rms norm", (x, w), y, |(x, w), _, dy| {
-        let c = x.dim(D::Minus1)?;
-        let (z, rrms) = normed(x)?;
-        let dw = count_launch(count_launch(dy.mul(&z))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
-        // dx = rrms (g - z mean(g z)) with g = dy * w
-        let g = count_launch(dy.broadcast_mul(w))?;
-        let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
-        Ok((count_launch(count_launch(g - along)?.broadcast_mul(&rrms))?, dw))
-    })?)
+    let y = value(x, w)?;
+    let inputs = (x.clone(), w.clone());
+    tape::record_adding("rms norm", &[x, w], &y, move |dy, before| {
+        let [dx, dw] = gradients(&inputs.0, &inputs.1, dy)?;
+        Ok(vec![tape::plus(before, dx)?, dw])
+    });
+    Ok(y)
+}
+
+/// [`rms_norm`], unrecorded.
+pub(super) fn value(x: &Tensor, w: &Tensor) -> candle_core::Result<Tensor> {
+    count_launch(normed(x)?.0.broadcast_mul(w))
+}
+
+/// The gradients of `x (.., C)` and `w (C)`: `dx = rrms (g - z mean(g z))` with `g = dy * w` and `z` the normed rows.
+pub(super) fn gradients(x: &Tensor, w: &Tensor, dy: &Tensor) -> candle_core::Result<[Tensor; 2]> {
+    let (z, rrms) = normed(x)?;
+    let dw = sum_rows(&count_launch(dy.mul(&z))?, x.dim(D::Minus1)?)?;
+    let g = count_launch(dy.broadcast_mul(w))?;
+    let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
+    Ok([count_launch(count_launch(g - along)?.broadcast_mul(&rrms))?, dw])
 }
 
 /// Normalized rows of mean square 1, `(.., C)`, and the reciprocal root mean squares, `(.., 1)`.

@@ -6,7 +6,8 @@ use tinygpt_sampler::simd::{Kernel, Simd};
 use super::{
     Operation,
     activation::{Sigmoid, sigmoid as sigmoid_lanes},
-    custom_grad::{cat_last, count_launch, with_gradient},
+    launches::{cat_last, count_launch},
+    tape,
 };
 use crate::{
     Result,
@@ -69,20 +70,22 @@ impl Operation for Swiglu {
 /// When the last dimension is odd, or the device is out of memory.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     let y = {
-        let (gate, up) = halves(&x.detach())?;
+        let (gate, up) = halves(x)?;
         let silu = count_launch(gate.mul(&sigmoid(&gate)?))?;
         count_launch(silu.mul(&up))?
     };
-    Ok(with_gradient("swiglu", x, y, |x, _, dy| {
-        let (gate, up) = halves(x)?;
+    let input = x.clone();
+    tape::record("swiglu", [x], &y, move |dy| {
+        let (gate, up) = halves(&input)?;
         let sigmoid = sigmoid(&gate)?;
         let silu = count_launch(gate.mul(&sigmoid))?;
         // The derivative of silu is sigmoid + silu (1 - sigmoid).
         let d_silu = count_launch(silu.mul(&count_launch(sigmoid.affine(-1.0, 1.0))?))?;
         let d_silu = count_launch(sigmoid + d_silu)?;
         let d_gate = count_launch(count_launch(dy.mul(&up))?.mul(&d_silu))?;
-        cat_last(&[d_gate, count_launch(dy.mul(&silu))?])
-    })?)
+        Ok([cat_last(&[d_gate, count_launch(dy.mul(&silu))?])?])
+    });
+    Ok(y)
 }
 
 /// The two halves of the last dimension, contiguous.

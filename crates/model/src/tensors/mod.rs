@@ -70,6 +70,11 @@ impl Gpt {
         self.net.config()
     }
 
+    /// All parameters, in parameter order.
+    pub fn params(&self) -> &[Tensor] {
+        &self.params
+    }
+
     /// The device of its parameters.
     pub fn device(&self) -> &Device {
         self.params[0].device()
@@ -99,7 +104,7 @@ impl Gpt {
     /// When `T` is 0 or larger than `block_size`.
     pub fn forward(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let x = self.hidden_full(&Tokens::on_device(ids), dropout)?;
-        self.capped(ops::linear(&x, &self.head().t()?, None, self.precision)?)
+        self.capped(ops::linear(&x, &ops::transpose(self.head())?, None, self.precision)?)
     }
 
     /// The cross-entropies `(B * T)`, in nats, of `tokens (B, T)` and the `targets (B * T)` that follow them, with dropout
@@ -108,7 +113,8 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::forward`]; when a target is outside the vocabulary (unnoticed on a GPU: check before).
     pub fn losses(&self, tokens: &Tokens, targets: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let x = self.hidden_full(tokens, dropout)?.flatten_to(1)?; // (B, T, C) to (B * T, C)
+        let x = self.hidden_full(tokens, dropout)?;
+        let x = ops::reshape(&x, (x.elem_count() / x.dim(2)?, x.dim(2)?))?; // (B, T, C) to (B * T, C)
         let head = (&x, self.head(), self.net.head.cap);
         ops::capped_head_loss(head, targets, self.precision, ops::LOGIT_BYTES)
     }

@@ -11,6 +11,8 @@ use tinygpt_model::{
 };
 use tinygpt_sampler::{RngDomain, philox_at, unit_f64};
 
+pub(crate) mod gradients;
+
 /// Random numbers of a test: the same on every run and machine.
 pub(crate) struct Random {
     seed: u64,

@@ -7,7 +7,10 @@ use candle_core::{D, DType, Device, Tensor};
 use crate::{
     Dropout, KvCache, Precision, Result,
     config::Heads,
-    ops::custom_grad::{cat, cat_last, count_launch, to_operand, upcast, with_gradient},
+    ops::{
+        launches::{cat, cat_last, count_launch, to_operand, upcast},
+        tape,
+    },
 };
 
 /// The most bytes of f32 scores in one chunk: large enough that launches are a small part of its time, small enough for any
@@ -64,9 +67,10 @@ impl TensorAttention {
     /// # Errors
     /// On a shape mismatch, or when the device is out of memory.
     pub fn apply(&self, qkv: &Tensor) -> Result<Tensor> {
-        let y = self.forward(&qkv.detach())?;
-        let attention = self.clone();
-        Ok(with_gradient("attention", qkv, y, move |qkv, y, dy| attention.backward(qkv, y, dy))?)
+        let y = self.forward(qkv)?;
+        let (attention, input, output) = (self.clone(), qkv.clone(), y.clone());
+        tape::record("attention", [qkv], &y, move |dy| Ok([attention.backward(&input, &output, dy)?]));
+        Ok(y)
     }
 
     fn chunks(&self, all: &Qkv) -> candle_core::Result<Vec<Chunk>> {
@@ -230,12 +234,19 @@ pub(super) fn repeat_kv(qkv: &Tensor, heads: Heads) -> candle_core::Result<Tenso
         return Ok(qkv.clone());
     }
     let (b, t, _) = qkv.dims3()?;
-    let [q, k, v] = heads.qkv();
+    let (group, [q, k, v]) = (n_head / n_kv_head, heads.qkv());
     let queries = count_launch(qkv.narrow(2, 0, q)?.contiguous())?;
     let kv = qkv.narrow(2, q, k + v)?.reshape((b, t, 2 * n_kv_head, 1, hs))?;
-    let kv = count_launch(kv.broadcast_as((b, t, 2 * n_kv_head, n_head / n_kv_head, hs))?.contiguous())?;
+    let kv = count_launch(kv.broadcast_as((b, t, 2 * n_kv_head, group, hs))?.contiguous())?;
     // (B, T, 2 nkv, nh / nkv, hs) to (B, T, 2C)
-    cat_last(&[queries, kv.reshape((b, t, 2 * q))?])
+    let y = cat_last(&[queries, kv.reshape((b, t, 2 * q))?])?;
+    tape::record("repeat kv", [qkv], &y, move |dy| {
+        let dq = count_launch(dy.narrow(2, 0, q)?.contiguous())?;
+        // (B, T, 2C) to (B, T, 2 nkv, nh / nkv, hs)
+        let d_kv = count_launch(dy.narrow(2, q, 2 * q)?.contiguous())?.reshape((b, t, 2 * n_kv_head, group, hs))?;
+        Ok([cat_last(&[dq, count_launch(d_kv.sum(3))?.reshape((b, t, k + v))?])?]) // (B, T, 2 nkv, hs)
+    });
+    Ok(y)
 }
 
 /// Attention of new positions `qkv (B, T, (nh + 2 nkv) hs)` to the cached positions of a layer and to themselves: `(B, T, C)`. Appends
@@ -279,8 +290,7 @@ pub(super) fn attend_cached(
 /// # Errors
 /// When the device is out of memory.
 pub fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
-    // Softmax does not change when a row is shifted, so the maximum needs no gradient.
-    let max = count_launch(x.detach().max_keepdim(D::Minus1))?;
+    let max = count_launch(x.max_keepdim(D::Minus1))?;
     let e = count_launch(count_launch(x.broadcast_sub(&max))?.exp())?;
     // Multiplied by the reciprocal, since the backward pass of a quotient reads the row twice more.
     count_launch(e.broadcast_mul(&count_launch(count_launch(e.sum_keepdim(D::Minus1))?.recip())?))

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     ModelError, Result,
-    ops::custom_grad::{count_launch, with_gradient},
+    ops::{launches::count_launch, tape},
 };
 
 /// The largest vocabulary whose gradient is one product with a one-hot matrix `(V, N)`, which takes `V` multiply-adds for
@@ -60,15 +60,16 @@ pub fn embedding(table: &Tensor, tokens: &Tokens) -> Result<Tensor> {
     let (v, c) = table.dims2()?;
     let (b, t) = tokens.ids.dims2()?;
     let ids = tokens.ids.flatten_all()?;
-    let y = count_launch(table.detach().index_select(&ids, 0))?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
+    let y = count_launch(table.index_select(&ids, 0))?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
     let segmented_sum = tokens.segmented_sum.clone();
-    Ok(with_gradient("embedding", table, y, move |_, _, dy| {
+    tape::record("embedding", [table], &y, move |dy| {
         let dy = dy.reshape(((), c))?; // (B, T, C) to (N, C)
-        match &segmented_sum {
-            Some(segmented_sum) => segmented_sum.sum(&dy),
-            None => one_hot_product(&ids, &dy, v, ONE_HOT_BYTES),
-        }
-    })?)
+        Ok([match &segmented_sum {
+            Some(segmented_sum) => segmented_sum.sum(&dy)?,
+            None => one_hot_product(&ids, &dy, v, ONE_HOT_BYTES)?,
+        }])
+    });
+    Ok(y)
 }
 
 /// The sums `(V, C)` over the rows of `dy (N, C)` of each id in `ids (N)`, by products with one-hot matrices of at most

@@ -3,16 +3,23 @@
 use candle_core::Tensor;
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel, exp};
 
-use crate::{cpu::vectors, ops::custom_grad::count_launch};
+use crate::{
+    cpu::vectors,
+    ops::{launches::count_launch, tape},
+};
 
 /// What logits are capped at: a number above 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LogitCap(pub(crate) f64);
 
 impl LogitCap {
-    /// Caps logits of any shape on candle tensors, with candle's own gradient.
+    /// Caps logits of any shape on candle tensors.
     fn apply(self, logits: &Tensor) -> candle_core::Result<Tensor> {
-        count_launch(count_launch(count_launch(logits.affine(1.0 / self.0, 0.0))?.tanh())?.affine(self.0, 0.0))
+        let capped =
+            count_launch(count_launch(count_launch(logits.affine(1.0 / self.0, 0.0))?.tanh())?.affine(self.0, 0.0))?;
+        let output = capped.clone();
+        tape::record("logit cap", [logits], &capped, move |dy| Ok([count_launch(dy.mul(&self.derivative(&output)?))?]));
+        Ok(capped)
     }
 
     /// [`LogitCap::apply`], if there is a cap.

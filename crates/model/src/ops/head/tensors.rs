@@ -1,13 +1,13 @@
 //! The head with its loss on candle tensors, in chunks of a batch's logits.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::LogitCap;
 use crate::{
     Precision, Result,
     ops::{
-        custom_grad::{cat, count_launch, to_operand, upcast, with_gradients},
-        softmax,
+        launches::{cat, count_launch, to_operand, upcast},
+        softmax, tape,
     },
 };
 
@@ -38,27 +38,24 @@ pub(crate) fn capped_head_loss(
     let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
 
     let losses = {
-        let (x, w) = (to_operand(&x.detach(), precision)?, to_operand(&w.detach(), precision)?);
+        let (x, w) = (to_operand(x, precision)?, to_operand(w, precision)?);
         let losses = chunks().map(|(from, len)| {
             let logits = upcast(&count_launch(x.narrow(0, from, len)?.matmul(&w.t()?))?, dtype)?; // (n, V)
             cross_entropy(&LogitCap::apply_to(cap, logits)?, &targets.narrow(0, from, len)?)
         });
         cat(&losses.collect::<Result<Vec<_>>>()?)?
     };
-    let targets = targets.clone();
-    Ok(with_gradients("head loss", (x, w), losses, move |(x, w), _, d_losses| {
-        let (x, w) = (to_operand(x, precision)?, to_operand(w, precision)?);
-        let tokens = count_launch(Tensor::arange(0, v as u32, x.device()))?.reshape((1, v))?;
+    let (inputs, targets) = ((x.clone(), w.clone()), targets.clone());
+    tape::record("head loss", [x, w], &losses, move |d_losses| {
+        let (x, w) = (to_operand(&inputs.0, precision)?, to_operand(&inputs.1, precision)?);
+        let tokens = all_tokens(v, x.device())?;
         let (mut dx, mut dw) = (Vec::new(), None::<Tensor>);
         for (from, len) in chunks() {
             let x = x.narrow(0, from, len)?;
             let logits = upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?; // (n, V)
             let logits = LogitCap::apply_to(cap, logits)?;
-            let p = softmax(&logits)?; // (n, V)
-            let targets = targets.narrow(0, from, len)?.reshape((len, 1))?;
-            let ones = count_launch(count_launch(targets.broadcast_eq(&tokens))?.to_dtype(dtype))?; // (n, V)
-            let d_losses = d_losses.narrow(0, from, len)?.reshape((len, 1))?;
-            let mut d_logits = count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses))?;
+            let part = (&targets.narrow(0, from, len)?, &d_losses.narrow(0, from, len)?);
+            let mut d_logits = cross_entropy_gradient(&logits, part, &tokens)?;
             if let Some(cap) = cap {
                 d_logits = count_launch(d_logits.mul(&cap.derivative(&logits)?))?;
             }
@@ -71,8 +68,9 @@ pub(crate) fn capped_head_loss(
             });
         }
         let dw = dw.map_or_else(|| w.zeros_like()?.to_dtype(dtype), Ok)?;
-        Ok((upcast(&cat(&dx)?, dtype)?, dw))
-    })?)
+        Ok([upcast(&cat(&dx)?, dtype)?, dw])
+    });
+    Ok(losses)
 }
 
 /// The cross-entropy of each prediction, in nats: logits `(N, V)` and targets `(N)` to losses `(N)`.
@@ -80,9 +78,31 @@ pub(crate) fn capped_head_loss(
 /// # Errors
 /// On a shape mismatch, or a target outside the vocabulary.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let max = count_launch(logits.detach().max_keepdim(D::Minus1))?; // (N, 1)
+    let max = count_launch(logits.max_keepdim(D::Minus1))?; // (N, 1)
     let shifted = count_launch(logits.broadcast_sub(&max))?;
     let log_sum = count_launch(count_launch(count_launch(shifted.exp())?.sum_keepdim(D::Minus1))?.log())?; // (N, 1)
     let picked = count_launch(shifted.gather(&targets.unsqueeze(1)?, 1))?; // (N, 1)
-    Ok(count_launch(log_sum - picked)?.squeeze(1)?)
+    let losses = count_launch(log_sum - picked)?.squeeze(1)?;
+    let (input, targets) = (logits.clone(), targets.clone());
+    tape::record("cross-entropy", [logits], &losses, move |d_losses| {
+        let tokens = all_tokens(input.dim(1)?, input.device())?;
+        Ok([cross_entropy_gradient(&input, (&targets, d_losses), &tokens)?])
+    });
+    Ok(losses)
+}
+
+/// All tokens of a vocabulary, `(1, V)`.
+fn all_tokens(v: usize, device: &Device) -> candle_core::Result<Tensor> {
+    count_launch(Tensor::arange(0, v as u32, device))?.reshape((1, v))
+}
+
+/// The gradient of logits `(N, V)`, the probabilities less 1 at the target, times the losses' gradients `(N)`.
+fn cross_entropy_gradient(
+    logits: &Tensor,
+    (targets, d_losses): (&Tensor, &Tensor),
+    tokens: &Tensor,
+) -> candle_core::Result<Tensor> {
+    let p = softmax(logits)?; // (N, V)
+    let ones = count_launch(count_launch(targets.unsqueeze(1)?.broadcast_eq(tokens))?.to_dtype(logits.dtype()))?; // (N, V)
+    count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses.unsqueeze(1)?))
 }

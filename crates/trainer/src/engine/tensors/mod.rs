@@ -16,7 +16,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use tinygpt_model::{
     Dropout, Gpt, GptConfig, ParamSpec, Precision,
-    ops::{Tokens, count_launch},
+    ops::{Tape, Tokens, count_launch},
     param_specs, params,
     plan::Role,
 };
@@ -31,17 +31,15 @@ use optimizer::{DeviceOptimizer, FlatParams};
 /// The number of shards of a batch on the CPU. Results depend on it to the last bit, so it is not the number of cores.
 pub(super) const CPU_SHARDS: usize = 4;
 
-/// The model in candle operations, with gradients by candle's autograd and optimizer steps in tensor operations. On a GPU it
+/// The model in candle operations, with gradients by a [`Tape`] and optimizer steps in tensor operations. On a GPU it
 /// must always be used from the same thread, since candle's streams belong to threads.
 #[derive(Debug)]
 pub struct TensorEngine {
     precision: Precision,
     seed: u64,
     vars: Vec<Var>,
-    /// The model over the variables, whose forward pass records a graph.
-    training: Gpt,
-    /// The model over the same storage, detached, so that no graph is recorded.
-    evaluation: TensorEvaluator,
+    /// The model over the variables' storage.
+    model: TensorEvaluator,
     flat: FlatParams,
     optimizer: DeviceOptimizer,
     /// The sum of the gradients of `batches` batches, flat, `(P)`.
@@ -65,7 +63,6 @@ impl TensorEngine {
     ) -> Result<Self> {
         let tensors = |values: &[Vec<f32>]| params::to_tensors(config, values, DType::F32, device);
         let vars = tensors(&state.params)?.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
-        let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let detached: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
         let flat = FlatParams::new(param_specs(config), device)?;
         let rule = optimizer.into();
@@ -77,8 +74,7 @@ impl TensorEngine {
         let slots = rule.slots().iter().map(slot).collect::<Result<Vec<_>>>()?;
         let scaling = (precision == Precision::F16).then(|| state.loss_scaling.unwrap_or_default());
         Ok(Self {
-            training: Gpt::new(config, &tracked)?.with_precision(precision),
-            evaluation: TensorEvaluator { gpt: Gpt::new(config, &detached)?.with_precision(precision) },
+            model: TensorEvaluator { gpt: Gpt::new(config, &detached)?.with_precision(precision) },
             optimizer: DeviceOptimizer::new(rule, slots, state.updates, scaling, device)?,
             precision,
             seed,
@@ -103,24 +99,16 @@ impl TensorEngine {
 
     /// Computes a shard's contribution to the mean loss of `tokens` tokens, and its gradients, flat.
     fn shard(&self, batch: &Batch, micro_step: u64, tokens: usize) -> Result<(Tensor, Tensor)> {
-        let gpt = &self.training;
+        let gpt = &self.model.gpt;
         let dropout = Dropout::new(gpt.config().dropout, self.seed, micro_step, gpt.device());
-        let loss = losses(gpt, batch, Some(&dropout))?;
-        let loss = count_launch(count_launch(loss.sum_all())?.affine(1.0 / tokens as f64, 0.0))?;
-        let mut store = self.optimizer.scaled(&loss)?.backward()?;
-        let grads = self
-            .flat
-            .specs
-            .iter()
-            .zip(&self.vars)
-            .map(|(spec, var)| {
-                let grad = store.remove(var.as_tensor()).ok_or_else(|| missing_gradient(spec, "no gradient"))?;
-                // candle records a graph for gradients too; undetached, the moments would keep all activations of all steps
-                // alive.
-                Ok(grad.detach())
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok((loss.detach(), self.flat.join(&grads)?))
+        let (losses, tape) = Tape::record(gpt.params(), || losses(gpt, batch, Some(&dropout)));
+        let losses = losses?; // (N)
+        let loss = count_launch(count_launch(losses.sum_all())?.affine(1.0 / tokens as f64, 0.0))?;
+        let d_losses = self.optimizer.loss_gradient(1.0 / tokens as f64, &losses)?;
+        let mut gradients = tape.backward(&losses, d_losses)?;
+        let gradient = |(spec, param)| gradients.take(param).ok_or_else(|| missing_gradient(spec, "no gradient"));
+        let grads = self.flat.specs.iter().zip(gpt.params()).map(gradient).collect::<Result<Vec<_>>>()?;
+        Ok((loss, self.flat.join(&grads)?))
     }
 
     /// Adds flat gradients to those since the last optimizer step.
@@ -215,17 +203,17 @@ impl Evaluator for TensorEvaluator {
 
 impl Evaluator for TensorEngine {
     fn config(&self) -> &GptConfig {
-        self.training.config()
+        self.model.gpt.config()
     }
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
-        self.evaluation.eval(batch)
+        self.model.eval(batch)
     }
 }
 
 impl Engine for TensorEngine {
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
-        let (tokens, device) = (batch.rows * batch.cols, self.training.device());
+        let (tokens, device) = (batch.rows * batch.cols, self.model.gpt.device());
         // Each shard has its own masks.
         let masks = |index: usize| micro_step * n_shards(device) as u64 + index as u64;
         // All shards are computed before any gradient is added, so that an error leaves the accumulated gradients unchanged.
@@ -288,7 +276,7 @@ impl Engine for TensorEngine {
     }
 
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
-        let (config, device) = (self.training.config().clone(), self.training.device().clone());
+        let (config, device) = (self.model.gpt.config().clone(), self.model.gpt.device().clone());
         let rule = Arc::clone(&self.optimizer.rule);
         *self = Self::new(&config, self.precision, rule, self.seed, state, &device)?;
         Ok(())

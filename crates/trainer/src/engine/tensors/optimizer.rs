@@ -122,11 +122,12 @@ impl DeviceOptimizer {
         Ok(Self { rule, slots, updates, scaling: scaling.transpose()? })
     }
 
-    /// The loss times its scale, from which the backward pass starts.
-    pub(super) fn scaled(&self, loss: &Tensor) -> Result<Tensor> {
+    /// The gradient of each of `losses (N)`, `each` times the loss scale, from which the backward pass starts: `(N)`.
+    pub(super) fn loss_gradient(&self, each: f64, losses: &Tensor) -> Result<Tensor> {
+        let gradient = count_launch(Tensor::full(each as f32, losses.dims(), losses.device()))?;
         match &self.scaling {
-            Some(scaling) => Ok(count_launch(loss.broadcast_mul(&scaling.scale))?),
-            None => Ok(loss.clone()),
+            Some(scaling) => Ok(count_launch(gradient.broadcast_mul(&scaling.scale))?),
+            None => Ok(gradient),
         }
     }
 
