@@ -1,5 +1,5 @@
-// Layer norm and RMSNorm over rows, forward and backward: `y = (x - mean) / sqrt(var + eps) * w`, and `x / sqrt(mean(x^2) + eps) * w`.
-// A warp takes a row. A row is read once from memory and again from the cache.
+// Layer norm and RMSNorm over rows, forward and backward: `y = (x - mean) / sqrt(var + eps) * w + b`, and
+// `y = x / sqrt(mean(x^2) + eps) * w`. A warp takes a row; it reads the row once from memory, and again from the cache.
 #include "reduce.cuh"
 
 namespace {
@@ -24,26 +24,35 @@ __device__ __forceinline__ Stats row_stats(const float *x, unsigned c, unsigned 
     return {mean, 1.0f / sqrtf(warp_sum(squares) / c + eps)};
 }
 
+// `x (n, c)`, `w (c)`, `b (c)` or null, `y (n, c)`.
 template <bool RMS>
-__device__ __forceinline__ void forward(const float *x, const float *w, float *y, unsigned n, unsigned c, float eps) {
+__device__ __forceinline__ void forward(const float *x, const float *w, const float *b, float *y, unsigned n, unsigned c, float eps) {
     const unsigned lane = threadIdx.x % 32;
     const unsigned long long row = (unsigned long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (row >= n) return;
     x += row * c;
     y += row * c;
     const Stats s = row_stats<RMS>(x, c, lane, eps);
-    for (unsigned i = lane; i < c; i += 32) y[i] = (x[i] - s.mean) * s.rstd * w[i];
+    for (unsigned i = lane; i < c; i += 32) {
+        const float z = (x[i] - s.mean) * s.rstd * w[i];
+        y[i] = b ? z + b[i] : z;
+    }
 }
 
-// With `g = dy w` and `z` the normed row: `dx = rstd (g - mean(g) - z mean(g z))`, plus `also`, the gradient that `x` has from its
-// other readers, if there is one. A block takes `rows` rows and leaves the sum of their `dy z` in a row of `dw_parts (blocks, C)`.
+// With `g = dy w` and `z` the normed row: `dx = rstd (g - mean(g) - z mean(g z))`, plus `before (n, c)`, the gradient that `x` has
+// from its other readers, where there is one. A block takes `rows` rows. It leaves the sums of their `dy z`, the gradient of the
+// weight, in its row of `sums_out (blocks, c)`, and with `bias` behind it that of `dy`: `(blocks, 2 c)`.
 template <bool RMS>
-__device__ __forceinline__ void backward(const float *x, const float *w, const float *dy, const float *also, float *dx,
-                                         float *dw_parts, unsigned n, unsigned c, unsigned rows, float eps) {
-    extern __shared__ float sums[];  // (warps, C)
-    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    float *dw = sums + warp * c;
-    for (unsigned i = lane; i < c; i += 32) dw[i] = 0.0f;
+__device__ __forceinline__ void backward(const float *x, const float *w, const float *dy, const float *before, float *dx,
+                                         float *sums_out, unsigned n, unsigned c, unsigned rows, unsigned bias, float eps) {
+    extern __shared__ float sums[];  // (warps, c), with a bias (warps, 2 c)
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, width = bias ? 2 * c : c;
+    // A lane has columns of its own, so that no two write the same place.
+    float *dw = sums + warp * width, *db = dw + c;
+    for (unsigned i = lane; i < c; i += 32) {
+        dw[i] = 0.0f;
+        if (bias) db[i] = 0.0f;
+    }
     const unsigned long long first = (unsigned long long)blockIdx.x * rows;
     for (unsigned long long row = first + warp; row < first + rows && row < n; row += warps) {
         const float *xr = x + row * c, *dyr = dy + row * c;
@@ -54,49 +63,59 @@ __device__ __forceinline__ void backward(const float *x, const float *w, const f
             g_sum += g;
             gz_sum += g * z;
             dw[i] += dyr[i] * z;
+            if (bias) db[i] += dyr[i];
         }
         const float mean_g = RMS ? 0.0f : warp_sum(g_sum) / c;
         const float mean_gz = warp_sum(gz_sum) / c;
         for (unsigned i = lane; i < c; i += 32) {
             const float z = (xr[i] - s.mean) * s.rstd, g = dyr[i] * w[i];
             const float d = (g - mean_g - z * mean_gz) * s.rstd;
-            dx[row * c + i] = also ? also[row * c + i] + d : d;
+            dx[row * c + i] = before ? before[row * c + i] + d : d;
         }
     }
     __syncthreads();
-    for (unsigned i = threadIdx.x; i < c; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < width; i += blockDim.x) {
         float sum = 0.0f;
-        for (unsigned k = 0; k < warps; k++) sum += sums[k * c + i];
-        dw_parts[(unsigned long long)blockIdx.x * c + i] = sum;
+        for (unsigned k = 0; k < warps; k++) sum += sums[k * width + i];
+        sums_out[(unsigned long long)blockIdx.x * width + i] = sum;
     }
 }
 
 }  // namespace
 
-#define NORM(NAME, RMS)                                                                                                       \
-    extern "C" __global__ void NAME##_forward(const float *x, const float *w, float *y, unsigned n, unsigned c, float eps) { \
-        forward<RMS>(x, w, y, n, c, eps);                                                                                     \
-    }                                                                                                                         \
-    extern "C" __global__ void NAME##_backward(const float *x, const float *w, const float *dy, const float *also, float *dx, \
-                                               float *dw_parts, unsigned n, unsigned c, unsigned rows, float eps) {           \
-        backward<RMS>(x, w, dy, also, dx, dw_parts, n, c, rows, eps);                                                         \
-    }
+extern "C" __global__ void layer_norm_forward(const float *x, const float *w, const float *b, float *y, unsigned n, unsigned c,
+                                              float eps) {
+    forward<false>(x, w, b, y, n, c, eps);
+}
 
-NORM(layer_norm, false)
-NORM(rms_norm, true)
+extern "C" __global__ void rms_norm_forward(const float *x, const float *w, const float *b, float *y, unsigned n, unsigned c,
+                                            float eps) {
+    forward<true>(x, w, b, y, n, c, eps);
+}
 
-// Sums the columns of `x (n, c)`: a warp for 32 columns would read 128 bytes at a time; here a block of 8 warps takes 32 columns,
-// each warp every eighth row.
-extern "C" __global__ void sum_rows(const float *x, float *y, unsigned n, unsigned c) {
+extern "C" __global__ void layer_norm_backward(const float *x, const float *w, const float *dy, const float *before, float *dx,
+                                               float *sums, unsigned n, unsigned c, unsigned rows, unsigned bias, float eps) {
+    backward<false>(x, w, dy, before, dx, sums, n, c, rows, bias, eps);
+}
+
+extern "C" __global__ void rms_norm_backward(const float *x, const float *w, const float *dy, const float *before, float *dx,
+                                             float *sums, unsigned n, unsigned c, unsigned rows, unsigned bias, float eps) {
+    backward<true>(x, w, dy, before, dx, sums, n, c, rows, bias, eps);
+}
+
+// Sums of the columns of `x (n, c)`: block (i, j) takes 32 columns of the `rows` rows from `j rows` on, each of its 8 warps every
+// eighth row, and writes row j of `y (parts, c)`.
+extern "C" __global__ void sum_rows(const float *x, float *y, unsigned n, unsigned c, unsigned rows) {
     __shared__ float sums[8][32];
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+    const unsigned long long first = (unsigned long long)blockIdx.y * rows;
     float sum = 0.0f;
     if (column < c)
-        for (unsigned row = warp; row < n; row += 8) sum += x[(unsigned long long)row * c + column];
+        for (unsigned long long row = first + warp; row < first + rows && row < n; row += 8) sum += x[row * c + column];
     sums[warp][lane] = sum;
     __syncthreads();
     if (warp == 0 && column < c) {
         for (unsigned k = 1; k < 8; k++) sum += sums[k][lane];
-        y[column] = sum;
+        y[(unsigned long long)blockIdx.y * c + column] = sum;
     }
 }

@@ -12,7 +12,11 @@ use tinygpt_sampler::{
 
 use crate::{
     Result,
-    ops::{launches::count_launch, tape},
+    ops::{
+        kernels::{elementwise, kernels_for},
+        launches::count_launch,
+        tape,
+    },
 };
 
 /// The generator of a mask's bits.
@@ -85,6 +89,16 @@ impl Dropout {
         if self.p == 0.0 {
             return Ok(x.clone());
         }
+        if self.source == MaskSource::Hash
+            && let Some(kernels) = kernels_for(&[x])
+        {
+            let y = elementwise::dropout(&kernels, x, self, site)?;
+            let dropout = self.clone();
+            tape::record("dropout", [x], &y, move |dy| {
+                Ok([elementwise::dropout(&kernels, &dy.contiguous()?, &dropout, site)?])
+            });
+            return Ok(y);
+        }
         // The mask is kept for the backward pass as one byte per element.
         let keep = self.keep(site, 0, x.shape(), x.device())?;
         let y = count_launch(x.mul(&self.scaled(&keep, x.dtype())?))?;
@@ -115,8 +129,13 @@ impl Dropout {
     }
 
     /// The Philox block of this seed, step and site.
-    fn site_words(&self, site: u32) -> [u32; 4] {
+    pub(crate) fn site_words(&self, site: u32) -> [u32; 4] {
         philox_at(self.seed, RngDomain::Dropout, self.step, site)
+    }
+
+    /// The probability of [`MaskSource::Hash`] as a multiple of 1 / 65521.
+    pub(crate) fn hash_threshold(&self) -> u32 {
+        (self.p * f64::from(HASH_PRIME)) as u32
     }
 
     /// The factor of a kept value.
@@ -177,7 +196,7 @@ impl Dropout {
         let linear = count_launch(coefficients.get(2)?.broadcast_mul(&x))?; // (rows, cols)
         let linear = modulo(count_launch(linear.broadcast_add(&coefficients.get(1)?))?)?;
         let hash = count_launch(count_launch(linear.broadcast_mul(&x))?.broadcast_add(&coefficients.get(0)?))?;
-        let threshold = constant((self.p * f64::from(HASH_PRIME)) as u32)?;
+        let threshold = constant(self.hash_threshold())?;
         let keep = count_launch(modulo(hash)?.broadcast_ge(&threshold))?;
         keep.flatten_all()?.narrow(0, ahead, n)?.reshape(shape)
     }

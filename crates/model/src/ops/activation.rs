@@ -6,7 +6,12 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use candle_core::Tensor;
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel, exp};
 
-use super::{Operation, launches::count_launch, tape};
+use super::{
+    Operation,
+    kernels::{elementwise, kernels_for},
+    launches::count_launch,
+    tape,
+};
 use crate::{
     Result,
     cpu::{
@@ -112,6 +117,14 @@ const CUBE: f64 = 0.044_715;
 /// # Errors
 /// When the device is out of memory.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if let Some(kernels) = kernels_for(&[x]) {
+        let y = elementwise::activate(&kernels, x, activation)?;
+        let input = x.clone();
+        tape::record("activation", [x], &y, move |dy| {
+            Ok([elementwise::activate_backward(&kernels, &input, activation, &dy.contiguous()?)?])
+        });
+        return Ok(y);
+    }
     let y = match activation {
         Activation::Gelu => count_launch(x.gelu_erf())?,
         Activation::GeluNew => count_launch(x.mul(&count_launch(gelu_new_tanh(x)?.affine(0.5, 0.5))?))?,

@@ -1,10 +1,14 @@
 //! Layer norm over a row: `(x - mean) / sqrt(var + eps) * w + b`, with the biased variance (Ba et al., 2016).
 
 use candle_core::{D, Tensor};
-use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
+use tinygpt_sampler::{
+    kernels::Kernels,
+    simd::{Kernel, Simd, SimdLevel},
+};
 
 use super::{
     Operation,
+    kernels::{kernels_for, norm::NormKernels},
     launches::{count_launch, mean},
     linear::{add_bias, sum_rows},
     tape,
@@ -155,6 +159,9 @@ impl DecodeOp for DecodeLayerNorm<'_> {
 /// # Errors
 /// On a shape mismatch.
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    if let Some(kernels) = kernels_for(&[x, w]) {
+        return Ok(norm_by_kernels(kernels, NormKernels::layer_norm(LAYER_NORM_EPS), x, w, b)?);
+    }
     let y = count_launch(Normalized::new(x)?.z.broadcast_mul(w))?;
     let inputs = (x.clone(), w.clone());
     tape::record_adding("layer norm", &[x, w], &y, move |dy, before| {
@@ -169,6 +176,23 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> 
         Ok(vec![tape::plus(before, dx)?, dw])
     });
     add_bias(y, b)
+}
+
+/// A norm over the last dimension by kernels, recorded.
+pub(super) fn norm_by_kernels(
+    kernels: Kernels,
+    norm: NormKernels,
+    x: &Tensor,
+    w: &Tensor,
+    b: Option<&Tensor>,
+) -> candle_core::Result<Tensor> {
+    let y = norm.forward(&kernels, x, w, b)?;
+    let (of_x, of_w, bias) = (x.clone(), w.clone(), b.is_some());
+    let inputs: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
+    tape::record_adding("norm", &inputs, &y, move |dy, before| {
+        norm.backward(&kernels, (&of_x, &of_w, bias), &dy.contiguous()?, before.as_ref())
+    });
+    Ok(y)
 }
 
 /// Normalized rows, and the reciprocal standard deviations.

@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use super::{
     Add, ApplyDropout, Operation,
     dropout::DropoutMask,
+    kernels::{kernels_for, norm},
     launches::{count_launch, to_operand, upcast},
     tape,
 };
@@ -266,7 +267,11 @@ pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
 
 /// The sum of all rows of `x (.., C)`: `(C)`.
 pub(super) fn sum_rows(x: &Tensor, c: usize) -> candle_core::Result<Tensor> {
-    count_launch(x.reshape(((), c))?.sum(0)) // (.., C) to (N, C) to (C)
+    let x = x.reshape(((), c))?; // (.., C) to (N, C)
+    match kernels_for(&[&x]) {
+        Some(kernels) => norm::sum_rows(&kernels, &x),
+        None => count_launch(x.sum(0)),
+    }
 }
 
 /// Adds a bias `(out)` to each row of `y (.., out)`.

@@ -58,6 +58,7 @@ mod attention;
 mod dropout;
 mod embedding;
 mod head;
+pub(crate) mod kernels;
 pub(crate) mod launches;
 mod layer_norm;
 mod linear;

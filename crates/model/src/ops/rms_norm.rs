@@ -5,7 +5,9 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
+    kernels::{kernels_for, norm::NormKernels},
     launches::{count_launch, mean},
+    layer_norm::norm_by_kernels,
     linear::sum_rows,
     tape,
 };
@@ -83,6 +85,9 @@ impl Operation for RmsNorm {
 /// # Errors
 /// On a shape mismatch.
 pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if let Some(kernels) = kernels_for(&[x, w]) {
+        return Ok(norm_by_kernels(kernels, NormKernels::rms_norm(RMS_NORM_EPS), x, w, None)?);
+    }
     let y = value(x, w)?;
     let inputs = (x.clone(), w.clone());
     tape::record_adding("rms norm", &[x, w], &y, move |dy, before| {

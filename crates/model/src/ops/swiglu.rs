@@ -6,6 +6,7 @@ use tinygpt_sampler::simd::{Kernel, Simd};
 use super::{
     Operation,
     activation::{Sigmoid, sigmoid as sigmoid_lanes},
+    kernels::{elementwise, kernels_for},
     launches::{cat_last, count_launch},
     tape,
 };
@@ -69,6 +70,16 @@ impl Operation for Swiglu {
 /// # Errors
 /// When the last dimension is odd, or the device is out of memory.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+    if x.dim(D::Minus1)?.is_multiple_of(2)
+        && let Some(kernels) = kernels_for(&[x])
+    {
+        let y = elementwise::swiglu(&kernels, x)?;
+        let input = x.clone();
+        tape::record("swiglu", [x], &y, move |dy| {
+            Ok([elementwise::swiglu_backward(&kernels, &input, &dy.contiguous()?)?])
+        });
+        return Ok(y);
+    }
     let y = {
         let (gate, up) = halves(x)?;
         let silu = count_launch(gate.mul(&sigmoid(&gate)?))?;

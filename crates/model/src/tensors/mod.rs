@@ -13,7 +13,7 @@ use crate::{
 
 pub use decoder::TensorDecoder;
 pub use kv_cache::KvCache;
-pub(crate) use pass::{Mode, Pass};
+pub(crate) use pass::{CausalMask, Mode, Pass};
 
 /// A GPT over tensors on one device.
 #[derive(Debug, Clone)]
@@ -123,7 +123,7 @@ impl Gpt {
     fn hidden_full(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
         let t = tokens.ids.dim(1)?;
         self.check_positions(t)?;
-        let mask = ops::causal_mask(t, 0, self.dtype, self.device())?;
+        let mask = CausalMask::default();
         self.hidden(tokens, Mode::FullSequence { dropout, mask, precision: self.precision })
     }
 

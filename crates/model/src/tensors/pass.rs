@@ -1,11 +1,11 @@
 //! The context of one forward pass on candle tensors, which operations read.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::KvCache;
 use crate::{
     Dropout, Precision, Result,
-    ops::Tokens,
+    ops::{Tokens, causal_mask},
     plan::{ParamId, Value},
 };
 
@@ -15,8 +15,8 @@ pub(crate) enum Mode<'a> {
     FullSequence {
         /// The dropout masks, in training.
         dropout: Option<&'a Dropout>,
-        /// The [causal mask](crate::ops::causal_mask) of all positions, `(T, T)`.
-        mask: Tensor,
+        /// The mask of all positions.
+        mask: CausalMask,
         /// The precision to which the operands of products are rounded.
         precision: Precision,
     },
@@ -29,13 +29,28 @@ pub(crate) enum Mode<'a> {
     },
 }
 
+/// The [causal mask](causal_mask) of all positions, `(T, T)`, which is made when an operation first asks for it.
+#[derive(Debug, Default)]
+pub(crate) struct CausalMask(Option<Tensor>);
+
+impl CausalMask {
+    /// The mask of `t` positions, the same number in every call.
+    pub(crate) fn of(&mut self, t: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+        let mask = match self.0.take() {
+            Some(mask) => mask,
+            None => causal_mask(t, 0, dtype, device)?,
+        };
+        Ok(self.0.insert(mask).clone())
+    }
+}
+
 /// One forward pass, with the values that later operations read.
 pub(crate) struct Pass<'a> {
     pub(crate) mode: Mode<'a>,
     /// The tokens, `(B, T)`.
     pub(crate) tokens: &'a Tokens,
     pub(super) params: &'a [Tensor],
-    pub(super) dtype: DType,
+    pub(crate) dtype: DType,
     pub(super) values: Vec<Option<Tensor>>,
 }
 

@@ -15,9 +15,12 @@ use self::{
     decode::{SequenceKvCache, decode_attention},
     training::{AttentionDropout, AttentionShape},
 };
-use super::{KeepBits, Operation};
+use super::{
+    KeepBits, Operation,
+    kernels::{attention::AttentionKernels, kernels_for},
+};
 use crate::{
-    Result,
+    Precision, Result,
     config::Heads,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep, Positions},
@@ -85,14 +88,24 @@ impl Operation for Attention {
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let qkv = pass.value(self.qkv)?; // (B, T, (nh + 2 nkv) hs)
         match &mut pass.mode {
-            Mode::FullSequence { dropout, mask, precision } => TensorAttention {
-                n_head: self.heads.n_head,
-                mask: mask.clone(),
-                dropout: dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), self.site.id())),
-                precision: *precision,
-                score_bytes: SCORE_BYTES,
+            Mode::FullSequence { dropout, mask, precision } => {
+                let dropout =
+                    dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), self.site.id()));
+                if *precision == Precision::F32
+                    && let Some(kernels) = kernels_for(&[&qkv])
+                    && let Some(attention) = AttentionKernels::new(kernels, self.heads, dropout.as_ref())
+                {
+                    return Ok(attention.apply(&qkv)?);
+                }
+                let attention = TensorAttention {
+                    n_head: self.heads.n_head,
+                    mask: mask.of(qkv.dim(1)?, pass.dtype, qkv.device())?,
+                    dropout,
+                    precision: *precision,
+                    score_bytes: SCORE_BYTES,
+                };
+                attention.apply(&tensors::repeat_kv(&qkv, self.heads)?)
             }
-            .apply(&tensors::repeat_kv(&qkv, self.heads)?),
             Mode::Cached { cache, mask } => tensors::attend_cached(self.heads, self.layer, &qkv, cache, mask.as_ref()),
         }
     }

@@ -2,10 +2,13 @@
 
 use candle_core::{D, DType, Device, Tensor};
 
+use tinygpt_sampler::kernels::Kernels;
+
 use super::LogitCap;
 use crate::{
     Precision, Result,
     ops::{
+        kernels::{cross_entropy, kernels_for},
         launches::{cat, count_launch, to_operand, upcast},
         softmax, tape,
     },
@@ -33,6 +36,9 @@ pub(crate) fn capped_head_loss(
     precision: Precision,
     logit_bytes: usize,
 ) -> Result<Tensor> {
+    if let Some(kernels) = kernels_for(&[x, w]) {
+        return head_loss_by_kernels(kernels, (x, w, cap), targets, precision, logit_bytes);
+    }
     let (n, v, dtype) = (x.dim(0)?, w.dim(0)?, x.dtype());
     let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
     let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
@@ -49,7 +55,7 @@ pub(crate) fn capped_head_loss(
     tape::record("head loss", [x, w], &losses, move |d_losses| {
         let (x, w) = (to_operand(&inputs.0, precision)?, to_operand(&inputs.1, precision)?);
         let tokens = all_tokens(v, x.device())?;
-        let (mut dx, mut dw) = (Vec::new(), None::<Tensor>);
+        let (mut dx, mut dw) = (Vec::new(), None);
         for (from, len) in chunks() {
             let x = x.narrow(0, from, len)?;
             let logits = upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?; // (n, V)
@@ -62,13 +68,51 @@ pub(crate) fn capped_head_loss(
             let d_logits = to_operand(&d_logits, precision)?;
             dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
             let part = upcast(&count_launch(d_logits.t()?.matmul(&x))?, dtype)?; // (V, C)
-            dw = Some(match dw {
-                Some(sum) => count_launch(sum + part)?,
-                None => part,
-            });
+            dw = Some(tape::plus(dw, part)?);
         }
         let dw = dw.map_or_else(|| w.zeros_like()?.to_dtype(dtype), Ok)?;
         Ok([upcast(&cat(&dx)?, dtype)?, dw])
+    });
+    Ok(losses)
+}
+
+/// [`capped_head_loss`] with the loss and the gradient of the logits by kernels.
+fn head_loss_by_kernels(
+    kernels: Kernels,
+    (x, w, cap): (&Tensor, &Tensor, Option<LogitCap>),
+    targets: &Tensor,
+    precision: Precision,
+    logit_bytes: usize,
+) -> Result<Tensor> {
+    let (n, v) = (x.dim(0)?, w.dim(0)?);
+    let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
+    let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
+    let logits = |x: &Tensor, w: &Tensor| upcast(&count_launch(x.matmul(&w.t()?))?, DType::F32); // (n, V)
+
+    let (mut losses, mut log_sums) = (Vec::new(), Vec::new());
+    {
+        let (x, w) = (to_operand(x, precision)?, to_operand(w, precision)?);
+        for (from, len) in chunks() {
+            let logits = logits(&x.narrow(0, from, len)?, &w)?;
+            let (loss, log_sum) = cross_entropy::forward(&kernels, &logits, &targets.narrow(0, from, len)?, cap)?;
+            losses.push(loss);
+            log_sums.push(log_sum);
+        }
+    }
+    let losses = cat(&losses)?;
+    let (inputs, targets) = ((x.clone(), w.clone()), targets.clone());
+    tape::record("head loss", [x, w], &losses, move |d_losses| {
+        let (x, w) = (to_operand(&inputs.0, precision)?, to_operand(&inputs.1, precision)?);
+        let (mut dx, mut dw) = (Vec::new(), None);
+        for ((from, len), log_sums) in chunks().zip(&log_sums) {
+            let x = x.narrow(0, from, len)?;
+            let part = (&targets.narrow(0, from, len)?, log_sums, &d_losses.narrow(0, from, len)?);
+            let d_logits = to_operand(&cross_entropy::backward(&kernels, logits(&x, &w)?, part, cap)?, precision)?;
+            dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
+            dw = Some(tape::plus(dw, upcast(&count_launch(d_logits.t()?.matmul(&x))?, DType::F32)?)?); // (V, C)
+        }
+        let dw = dw.map_or_else(|| inputs.1.zeros_like(), Ok)?;
+        Ok([upcast(&cat(&dx)?, DType::F32)?, dw])
     });
     Ok(losses)
 }

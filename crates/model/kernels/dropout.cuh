@@ -1,0 +1,39 @@
+// Dropout masks as functions of the element's number, as `MaskSource::Hash` of src/dropout.rs defines them.
+#pragma once
+
+// Of a seed, a step and a site: the key and the upper half of the counters of Philox; `p` as a multiple of 1/65521; 1/(1 - p).
+struct Dropout {
+    unsigned key0, key1, word2, word3, threshold;
+    float scale;
+};
+
+// The coefficients of the polynomial of a block of 16384 elements.
+struct HashPolynomial {
+    unsigned c0, c1, c2;
+};
+
+static constexpr unsigned HASH_PRIME = 65521, HASH_BLOCK_BITS = 14;
+
+// Philox4x32-10 of the block's number (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3").
+__device__ __forceinline__ HashPolynomial hash_polynomial(const Dropout &dropout, unsigned long long block) {
+    unsigned a = (unsigned)block, b = (unsigned)(block >> 32), c = dropout.word2, d = dropout.word3;
+    unsigned k0 = dropout.key0, k1 = dropout.key1;
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        const unsigned high0 = __umulhi(0xD2511F53u, a), low0 = 0xD2511F53u * a;
+        const unsigned high1 = __umulhi(0xCD9E8D57u, c), low1 = 0xCD9E8D57u * c;
+        a = high1 ^ b ^ k0;
+        b = low1;
+        c = high0 ^ d ^ k1;
+        d = low0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return {a % HASH_PRIME, b % HASH_PRIME, c % HASH_PRIME};
+}
+
+// Whether the element `x` of the polynomial's block is kept.
+__device__ __forceinline__ bool is_kept(const Dropout &dropout, const HashPolynomial &p, unsigned x) {
+    const unsigned linear = (p.c2 * x + p.c1) % HASH_PRIME;
+    return (linear * x + p.c0) % HASH_PRIME >= dropout.threshold;
+}

@@ -1,0 +1,34 @@
+//! The operations of training as CUDA kernels: `crates/model/kernels/*.cu`, called from the operations whose tensor compositions
+//! they equal. `tinygpt selftest` holds each to its composition on the device itself.
+
+use candle_core::{DType, Tensor};
+use tinygpt_sampler::kernels::{Arg, Kernels};
+
+use crate::Dropout;
+
+pub(crate) mod attention;
+pub(crate) mod cross_entropy;
+pub(crate) mod elementwise;
+pub(crate) mod norm;
+
+/// The device's kernels for these tensors: they take contiguous ones in f32.
+pub(crate) fn kernels_for(tensors: &[&Tensor]) -> Option<Kernels> {
+    let suits = |x: &&Tensor| x.dtype() == DType::F32 && x.is_contiguous();
+    tensors.iter().all(suits).then(|| Kernels::of(tensors[0].device())).flatten()
+}
+
+/// Dropout as kernels take it: the key and the words of its masks, the threshold and the scale.
+fn dropout_args(dropout: Option<(&Dropout, u32)>) -> [Arg<'static>; 6] {
+    let Some((dropout, site)) = dropout else {
+        return [Arg::U32(0), Arg::U32(0), Arg::U32(0), Arg::U32(0), Arg::U32(0), Arg::F32(1.0)];
+    };
+    let [k0, k1, w2, w3] = dropout.site_words(site);
+    [
+        Arg::U32(k0),
+        Arg::U32(k1),
+        Arg::U32(w2),
+        Arg::U32(w3),
+        Arg::U32(dropout.hash_threshold()),
+        Arg::F32(dropout.scale()),
+    ]
+}
