@@ -87,12 +87,17 @@ pub use none::Kernels;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 mod cuda {
-    use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::LazyLock};
+    use std::{
+        cell::{Cell, RefCell},
+        collections::HashMap,
+        rc::Rc,
+        sync::LazyLock,
+    };
 
     use candle_core::{
         CudaDevice, Storage, bail,
         cuda_backend::{
-            CudaStorageSlice, WrapErr,
+            CudaStorageSlice, DeviceId, WrapErr,
             cudarc::driver::{CudaFunction, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys},
         },
     };
@@ -106,11 +111,13 @@ mod cuda {
     /// Whether kernels are wanted: not with `TINYGPT_KERNELS=off`.
     static WANTED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("TINYGPT_KERNELS").is_none_or(|v| v != "off"));
 
+    /// A device, a module and a kernel.
+    type Key = (DeviceId, &'static str, &'static str);
+
     thread_local! {
-        /// Kernels by device, module and name; `None` is the device's own answer to whether it runs any.
-        static FUNCTIONS: RefCell<HashMap<(candle_core::cuda_backend::DeviceId, &'static str, &'static str), Rc<CudaFunction>>> =
-            RefCell::default();
-        static CAPABLE: RefCell<HashMap<candle_core::cuda_backend::DeviceId, bool>> = RefCell::default();
+        static FUNCTIONS: RefCell<HashMap<Key, Rc<Loaded>>> = RefCell::default();
+        /// Whether a device runs the committed PTX.
+        static CAPABLE: RefCell<HashMap<DeviceId, bool>> = RefCell::default();
     }
 
     /// The least compute capability, that of the committed PTX.
@@ -174,7 +181,7 @@ mod cuda {
                 });
             }
             let function = self.function(module, name, grid.shared)?;
-            let mut builder = stream.launch_builder(&function);
+            let mut builder = stream.launch_builder(&function.function);
             for word in &words {
                 match word {
                     Word::Wide(x) => builder.arg(x),
@@ -190,21 +197,53 @@ mod cuda {
             Ok(())
         }
 
-        fn function(&self, module: Module, name: &'static str, shared: u32) -> Result<Rc<CudaFunction>> {
+        /// The address of the first element of a contiguous tensor, for a table that a kernel reads. It holds as long as the
+        /// tensor lives.
+        ///
+        /// # Errors
+        /// When the tensor is not contiguous or not on a CUDA device.
+        pub fn address(&self, tensor: &Tensor) -> Result<u64> {
+            let (storage, layout) = tensor.storage_and_layout();
+            match &*storage {
+                Storage::Cuda(cuda) if layout.is_contiguous() => {
+                    let offset = layout.start_offset() * tensor.dtype().size_in_bytes();
+                    Ok(address(&cuda.slice, &self.0.cuda_stream())? + offset as u64)
+                }
+                _ => bail!("no address: a tensor {:?} is not contiguous on the device", layout.shape()),
+            }
+        }
+
+        fn function(&self, module: Module, name: &'static str, shared: u32) -> Result<Rc<Loaded>> {
             let key = (self.0.id(), module.name, name);
-            if let Some(function) = FUNCTIONS.with_borrow(|known| known.get(&key).cloned()) {
-                return Ok(function);
-            }
-            let function = self.0.get_or_load_custom_func(name, module.name, module.ptx)?.into_cuda_function();
-            if shared > 48 << 10 {
+            let known = FUNCTIONS.with_borrow(|known| known.get(&key).cloned());
+            let loaded = match known {
+                Some(loaded) => loaded,
+                None => {
+                    let function = self.0.get_or_load_custom_func(name, module.name, module.ptx)?.into_cuda_function();
+                    let loaded = Rc::new(Loaded { function, shared: Cell::new(DEFAULT_SHARED) });
+                    FUNCTIONS.with_borrow_mut(|known| known.insert(key, Rc::clone(&loaded)));
+                    loaded
+                }
+            };
+            if shared > loaded.shared.get() {
                 let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                function.set_attribute(most, shared as i32).w()?;
+                loaded.function.set_attribute(most, shared as i32).w()?;
+                loaded.shared.set(shared);
             }
-            let function = Rc::new(function);
-            FUNCTIONS.with_borrow_mut(|known| known.insert(key, Rc::clone(&function)));
-            Ok(function)
+            Ok(loaded)
         }
     }
+
+    /// A kernel on a device.
+    #[derive(Debug)]
+    struct Loaded {
+        function: CudaFunction,
+        /// The bytes of dynamic shared memory that its launches may ask for.
+        shared: Cell<u32>,
+    }
+
+    /// The bytes of dynamic shared memory that a launch gets without having been announced.
+    const DEFAULT_SHARED: u32 = 48 << 10;
 
     /// An argument as the driver gets it.
     enum Word {
@@ -249,6 +288,14 @@ mod none {
         /// # Errors
         /// None: never called.
         pub fn output(&self, _: impl Into<Shape>, _: DType) -> Result<Tensor> {
+            match self.0 {}
+        }
+
+        /// The address of a tensor.
+        ///
+        /// # Errors
+        /// None: never called.
+        pub fn address(&self, _: &Tensor) -> Result<u64> {
             match self.0 {}
         }
 

@@ -71,6 +71,10 @@ impl Optimizer for AdamW {
         Ok(TensorStep { slots: vec![m, v], step })
     }
 
+    fn as_adamw(&self) -> Option<&AdamW> {
+        Some(self)
+    }
+
     fn weight_decay(&self) -> f64 {
         self.weight_decay
     }

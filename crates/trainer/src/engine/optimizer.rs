@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use tinygpt_model::{ParamSpec, cpu::ParamLayout};
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::{EngineState, RateFactors};
+use super::{AdamW, EngineState, RateFactors};
 use crate::{Result, TrainError};
 
 /// A slot of an optimizer's state: a value for each parameter element, under the name that checkpoints use.
@@ -35,6 +35,11 @@ pub trait Optimizer: Debug + Send + Sync {
     /// # Errors
     /// [`TrainError::SlotCount`], and when the device fails.
     fn step_tensors(&self, update: TensorUpdate<'_>) -> Result<TensorStep>;
+
+    /// The rule, if it is AdamW for every parameter, for which there are kernels.
+    fn as_adamw(&self) -> Option<&AdamW> {
+        None
+    }
 
     /// The decoupled weight decay of matrices, which is multiplied with the learning rate.
     fn weight_decay(&self) -> f64;

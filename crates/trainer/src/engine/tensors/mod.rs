@@ -8,6 +8,7 @@
 //! one thread, and gradients are added in the order of the shards. So the result does not depend on the number of threads,
 //! and threads do not synchronise within every small operation.
 
+mod kernels;
 mod optimizer;
 
 use std::sync::Arc;
@@ -20,12 +21,14 @@ use tinygpt_model::{
     param_specs, params,
     plan::Role,
 };
+use tinygpt_sampler::kernels::Kernels;
 
 use super::{
     Batch, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, missing_gradient,
     optimizer::{check_slots, slot_values},
 };
 use crate::Result;
+use kernels::AdamWStep;
 use optimizer::{DeviceOptimizer, FlatParams};
 
 /// The number of shards of a batch on the CPU. Results depend on it to the last bit, so it is not the number of cores.
@@ -42,8 +45,8 @@ pub struct TensorEngine {
     model: TensorEvaluator,
     flat: FlatParams,
     optimizer: DeviceOptimizer,
-    /// The sum of the gradients of `batches` batches, flat, `(P)`.
-    grads: Option<Tensor>,
+    /// The sums of the gradients of `batches` batches, in parameter order; none before the first.
+    grads: Vec<Tensor>,
     batches: usize,
     gradients_checked: bool,
 }
@@ -80,7 +83,7 @@ impl TensorEngine {
             seed,
             vars,
             flat,
-            grads: None,
+            grads: Vec::new(),
             batches: 0,
             // A resumed run has passed the check.
             gradients_checked: state.updates > 0,
@@ -94,11 +97,11 @@ impl TensorEngine {
     /// When the device fails.
     #[doc(hidden)]
     pub fn gradients(&self) -> Result<Vec<Vec<f32>>> {
-        self.grads.as_ref().map_or_else(|| Ok(Vec::new()), |grads| self.flat.read(grads))
+        if self.grads.is_empty() { Ok(Vec::new()) } else { self.flat.read(&self.flat.join(&self.grads)?) }
     }
 
-    /// Computes a shard's contribution to the mean loss of `tokens` tokens, and its gradients, flat.
-    fn shard(&self, batch: &Batch, micro_step: u64, tokens: usize) -> Result<(Tensor, Tensor)> {
+    /// Computes a shard's contribution to the mean loss of `tokens` tokens, and its gradients.
+    fn shard(&self, batch: &Batch, micro_step: u64, tokens: usize) -> Result<(Tensor, Vec<Tensor>)> {
         let gpt = &self.model.gpt;
         let dropout = Dropout::new(gpt.config().dropout, self.seed, micro_step, gpt.device());
         let (losses, tape) = Tape::record(gpt.params(), || losses(gpt, batch, Some(&dropout)));
@@ -108,24 +111,25 @@ impl TensorEngine {
         let mut gradients = tape.backward(&losses, d_losses)?;
         let gradient = |(spec, param)| gradients.take(param).ok_or_else(|| missing_gradient(spec, "no gradient"));
         let grads = self.flat.specs.iter().zip(gpt.params()).map(gradient).collect::<Result<Vec<_>>>()?;
-        Ok((loss, self.flat.join(&grads)?))
+        Ok((loss, grads))
     }
 
-    /// Adds flat gradients to those since the last optimizer step.
-    fn add_grads(&mut self, grads: Tensor) -> Result<()> {
-        self.grads = Some(match self.grads.take() {
-            Some(sum) => count_launch(sum + grads)?,
-            None => grads,
-        });
+    /// Adds gradients to those since the last optimizer step.
+    fn add_grads(&mut self, grads: Vec<Tensor>) -> Result<()> {
+        if self.grads.is_empty() {
+            self.grads = grads;
+            return Ok(());
+        }
+        for (sum, grad) in self.grads.iter_mut().zip(grads) {
+            *sum = count_launch(&*sum + grad)?;
+        }
         Ok(())
     }
 
     /// Refuses a parameter whose gradient is all zeros: candle silently drops gradients where an operation has no backward
     /// pass. Waits for the device once.
     fn check_gradients(&self, loss: &DeferredScalar) -> Result<()> {
-        let Some(grads) = &self.grads else { return Ok(()) };
-        let largest =
-            self.flat.parts(grads)?.into_iter().map(|grad| Ok(DeferredScalar::OnDevice(grad.abs()?.max_all()?)));
+        let largest = self.grads.iter().map(|grad| Ok(DeferredScalar::OnDevice(grad.abs()?.max_all()?)));
         let scalars = [Ok(loss.clone())].into_iter().chain(largest).collect::<Result<Vec<_>>>()?;
         let scalars = DeferredScalar::read_all(&scalars)?;
         // A diverged loss has no meaningful gradients, and the training loop reports it.
@@ -238,10 +242,28 @@ impl Engine for TensorEngine {
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
         let mean = 1.0 / self.batches.max(1) as f64;
         self.batches = 0;
-        let grads = match self.grads.take() {
-            Some(grads) => grads,
-            None => self.flat.zeros()?,
-        };
+        let grads = std::mem::take(&mut self.grads);
+        let device = self.model.gpt.device();
+        if let Some(rule) = self.optimizer.rule.as_adamw()
+            && self.precision != Precision::F16
+            && !grads.is_empty()
+            && let Some(kernels) = Kernels::of(device)
+        {
+            self.optimizer.updates += 1;
+            let step = AdamWStep {
+                rule,
+                flat: &self.flat,
+                params: self.model.gpt.params(),
+                grads: &grads,
+                slots: &self.optimizer.slots,
+                n: self.optimizer.updates,
+                lr,
+                mean,
+                clip,
+            };
+            return Ok(DeferredScalar::OnDevice(step.run(&kernels, device)?));
+        }
+        let grads = if grads.is_empty() { self.flat.zeros()? } else { self.flat.join(&grads)? };
         let (norm, step) = self.optimizer.step(&self.flat, &grads, mean, lr, clip)?;
         let rates = self.optimizer.rule.rate_factors();
         let decay = self.optimizer.decay(lr * rates.matrices)?;

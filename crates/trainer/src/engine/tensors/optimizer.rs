@@ -43,6 +43,11 @@ impl FlatParams {
         Ok(Self { specs, ranges, padding })
     }
 
+    /// The parameters, with the ranges of their elements in a flat tensor.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ParamSpec, &Range<usize>)> {
+        self.specs.iter().zip(&self.ranges)
+    }
+
     pub(super) fn zeros(&self) -> Result<Tensor> {
         let len = self.ranges.last().map_or(0, |range| range.end) + self.padding.elem_count();
         Ok(Tensor::zeros(len, DType::F32, self.padding.device())?)

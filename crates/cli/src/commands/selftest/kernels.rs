@@ -1,0 +1,194 @@
+//! The project's CUDA kernels against the tensor operations that they stand in for, both on the same device.
+
+use candle_core::{DType, Device, Tensor};
+use tinygpt_model::{
+    Dropout, Gpt, GptConfig, Mlp, Precision,
+    config::{Norm, Position},
+    dropout::MaskSource,
+    init_params,
+    ops::{self, Activation, Tape, Tokens},
+    params::to_tensors,
+};
+use tinygpt_sampler::{
+    RngDomain,
+    kernels::{Kernels, without_kernels},
+    philox_at, unit_f64,
+};
+
+use super::check::{Check, of_tensors};
+
+/// The tolerance, relative to the largest element: both sum in f32, in another order.
+const ROUNDING: f64 = 2e-5;
+
+/// The tolerance of whole networks, of which each operation adds its own.
+const OF_NETWORKS: f64 = 1e-4;
+
+/// Makes the checks of all kernels; none on a device that has none.
+pub fn checks(device: &Device) -> anyhow::Result<Vec<Check>> {
+    if Kernels::of(device).is_none() {
+        return Ok(Vec::new());
+    }
+    let mut checks = Vec::new();
+    for (rows, c) in [(1, 1), (3, 2), (7, 33), (130, 65), (300, 384), (5, 1600)] {
+        let of = format!("({rows}, {c})");
+        let inputs = [values(1, &[rows, c], 2.0), values(2, &[c], 1.0), values(3, &[c], 1.0)];
+        let mut add = |kernel, inputs: &[Values], op: &Op<'_>| -> anyhow::Result<()> {
+            checks.push(compare(kernel, &of, ROUNDING, inputs, op, device)?);
+            Ok(())
+        };
+        // A norm of one element, and a layer norm of two, are the same whatever these were: there is no gradient to compare.
+        if c > 2 {
+            add("layer norm", &inputs, &|x| Ok(ops::layer_norm(&x[0], &x[1], Some(&x[2]))?))?;
+            add("layer norm, no bias", &inputs[..2], &|x| Ok(ops::layer_norm(&x[0], &x[1], None)?))?;
+        }
+        if c > 1 {
+            add("RMSNorm", &inputs[..2], &|x| Ok(ops::rms_norm(&x[0], &x[1])?))?;
+        }
+        for (kernel, activation) in
+            [("gelu", Activation::Gelu), ("gelu_new", Activation::GeluNew), ("relu2", Activation::Relu2)]
+        {
+            add(kernel, &inputs[..1], &|x| Ok(ops::activate(&x[0], activation)?))?;
+        }
+        let pairs = [values(4, &[rows, 2 * c], 2.0)];
+        add("swiglu", &pairs, &|x| Ok(ops::swiglu(&x[0])?))?;
+        let dropout = Dropout { p: 0.3, seed: 5, step: 6, source: MaskSource::Hash };
+        add("dropout", &inputs[..1], &|x| Ok(dropout.apply(7, &x[0])?))?;
+        let weight = values(5, &[3, c], 1.0);
+        let biased = [values(6, &[rows, 3], 1.0), weight, values(7, &[c], 1.0)];
+        add("sums of rows", &biased, &|x| Ok(ops::linear(&x[0], &x[1], Some(&x[2]), Precision::F32)?))?;
+    }
+    for (rows, v, at_once) in [(1, 1, 1), (7, 2, 7), (13, 65, 5), (9, 257, 9), (3, 5003, 2)] {
+        let targets = tokens(8, rows, v);
+        let inputs = [values(9, &[rows, 6], 2.0), values(10, &[v, 6], 1.0)];
+        let op: &Op<'_> = &|x| {
+            let targets = Tensor::from_slice(&targets, rows, device)?;
+            Ok(ops::head_loss(&x[0], &x[1], &targets, Precision::F32, 4 * v * at_once)?)
+        };
+        checks.push(compare("cross-entropy", &format!("({rows}, {v})"), ROUNDING, &inputs, op, device)?);
+    }
+    for shape in networks() {
+        checks.push(of_network(&shape, device)?);
+    }
+    Ok(checks)
+}
+
+/// Numbers and their shape.
+struct Values {
+    values: Vec<f32>,
+    shape: Vec<usize>,
+}
+
+type Op<'a> = dyn Fn(&[Tensor]) -> anyhow::Result<Tensor> + 'a;
+
+/// Numbers between `-size` and `size`, another sequence for each `stream`.
+fn values(stream: u32, shape: &[usize], size: f64) -> Values {
+    let value = |i: usize| {
+        let [low, high, ..] = philox_at(0, RngDomain::Noise, i as u64, stream);
+        ((2.0 * unit_f64(low, high) - 1.0) * size) as f32
+    };
+    Values { values: (0..shape.iter().product()).map(value).collect(), shape: shape.to_vec() }
+}
+
+fn tokens(stream: u32, n: usize, v: usize) -> Vec<u32> {
+    (0..n).map(|i| philox_at(0, RngDomain::Noise, i as u64, stream)[0] % v as u32).collect()
+}
+
+/// Holds the value of an operation and the gradients of all its inputs to those without kernels.
+fn compare(
+    kernel: &'static str,
+    of: &str,
+    tolerance: f64,
+    inputs: &[Values],
+    op: &Op<'_>,
+    device: &Device,
+) -> anyhow::Result<Check> {
+    let tensor = |x: &Values| Tensor::from_slice(&x.values, x.shape.as_slice(), device);
+    let inputs = inputs.iter().map(tensor).collect::<candle_core::Result<Vec<_>>>()?;
+    let run = || -> anyhow::Result<Vec<Vec<f32>>> {
+        let (y, tape) = Tape::record(&inputs, || op(&inputs));
+        let y = y?;
+        let weights = values(11, y.dims(), 1.0);
+        let mut gradients = tape.backward(&y, Tensor::from_slice(&weights.values, y.dims(), device)?)?;
+        let mut found = vec![y.flatten_all()?.to_vec1::<f32>()?];
+        for input in &inputs {
+            let gradient =
+                gradients.take(input).ok_or_else(|| anyhow::anyhow!("{kernel}: an input has no gradient"))?;
+            found.push(gradient.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(found)
+    };
+    let (found, expected) = (run()?, without_kernels(run)?);
+    let name = |i: usize| if i == 0 { "the result".into() } else { format!("the gradient of input {}", i - 1) };
+    let off = found.iter().zip(&expected).enumerate().map(|(i, (a, b))| (name(i), of_tensors(a, b)));
+    Ok(Check::new(kernel, of, tolerance, off))
+}
+
+/// Networks whose attention has heads of many sizes, more positions than a tile, and groups of heads.
+fn networks() -> Vec<(GptConfig, usize)> {
+    let shape = |n_head, n_kv_head, head_size: usize, block_size, dropout| GptConfig {
+        vocab_size: 11,
+        block_size,
+        n_layer: 1,
+        n_head,
+        n_kv_head,
+        n_embd: n_head * head_size,
+        dropout,
+        ..GptConfig::default()
+    };
+    let qwen = |config: GptConfig| GptConfig {
+        norm: Norm::Rms,
+        position: Position::Rope,
+        qk_norm: true,
+        mlp: Mlp::Swiglu,
+        ..config
+    };
+    vec![
+        (shape(1, 1, 3, 1, 0.0), 2),
+        (shape(2, 2, 5, 70, 0.2), 2),
+        (GptConfig { bias: true, mlp: Mlp::GeluNew, ..shape(3, 3, 32, 64, 0.0) }, 1),
+        (qwen(shape(4, 2, 34, 65, 0.1)), 1),
+        (shape(3, 1, 64, 131, 0.2), 1),
+        (qwen(shape(2, 1, 100, 33, 0.0)), 2),
+        (GptConfig { logit_cap: 8.0, ..shape(1, 1, 128, 40, 0.5) }, 2),
+        // Masks that begin in the middle of a block of the hash.
+        (shape(2, 2, 8, 257, 0.3), 1),
+    ]
+}
+
+/// The losses and the gradients of all parameters of a network of `rows` windows.
+fn of_network((config, rows): &(GptConfig, usize), device: &Device) -> anyhow::Result<Check> {
+    let (rows, t) = (*rows, config.block_size);
+    let params: Vec<Vec<f32>> = init_params(config, 1)
+        .into_iter()
+        .zip(12u32..)
+        .map(|(param, stream)| {
+            let noise = values(stream, &[param.len()], 0.3);
+            param.iter().zip(noise.values).map(|(x, noise)| x + noise).collect()
+        })
+        .collect();
+    let gpt = Gpt::new(config, &to_tensors(config, &params, DType::F32, device)?)?;
+    let ids = tokens(50, rows * t, config.vocab_size);
+    let targets = Tensor::from_slice(&tokens(51, rows * t, config.vocab_size), rows * t, device)?;
+    let dropout = Dropout { p: config.dropout, seed: 1, step: 2, source: MaskSource::Hash };
+    let run = || -> anyhow::Result<Vec<Vec<f32>>> {
+        let (losses, tape) = Tape::record(gpt.params(), || -> anyhow::Result<Tensor> {
+            let tokens = Tokens::new(&ids, rows, t, config.vocab_size, device)?;
+            Ok(gpt.losses(&tokens, &targets, Some(&dropout))?)
+        });
+        let losses = losses?;
+        let weights = values(52, losses.dims(), 1.0);
+        let mut gradients = tape.backward(&losses, Tensor::from_slice(&weights.values, losses.dims(), device)?)?;
+        let mut found = vec![losses.to_vec1::<f32>()?];
+        for param in gpt.params() {
+            let gradient = gradients.take(param).ok_or_else(|| anyhow::anyhow!("a parameter has no gradient"))?;
+            found.push(gradient.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(found)
+    };
+    let (found, expected) = (run()?, without_kernels(run)?);
+    let specs = tinygpt_model::param_specs(config);
+    let name = |i: usize| if i == 0 { "the losses".into() } else { specs[i - 1].name.clone() };
+    let off = found.iter().zip(&expected).enumerate().map(|(i, (a, b))| (name(i), of_tensors(a, b)));
+    let of = format!("{} heads of {}", config.n_head, config.n_embd / config.n_head);
+    Ok(Check::new("a network's kernels", &of, OF_NETWORKS, off))
+}
