@@ -6,6 +6,9 @@ use candle_core::{Device, DeviceLocation};
 
 use crate::output::Usage;
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// A choice of device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -79,6 +82,7 @@ pub fn name(device: &Device) -> String {
 }
 
 /// What candle says went wrong, without the trace of calls that RUST_BACKTRACE adds to it.
+#[cfg(any(feature = "cuda", feature = "metal"))]
 fn reason(error: candle_core::Error) -> String {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => reason(*inner),
@@ -87,12 +91,24 @@ fn reason(error: candle_core::Error) -> String {
 }
 
 /// A CUDA device, or why there is none.
+#[cfg(feature = "cuda")]
 pub fn cuda(number: usize) -> Result<Device, String> {
-    if cfg!(feature = "cuda") {
-        // `cuda_is_available` only says what was compiled in, so ask for the device itself.
-        Device::new_cuda(number).map_err(reason)
-    } else {
-        Err("this program was built without CUDA; build it with `cargo build --release --features cuda`".into())
+    // `cuda_is_available` only says what was compiled in, so ask for the device itself.
+    cuda::open(number).map_err(reason)
+}
+
+/// A CUDA device, or why there is none.
+#[cfg(not(feature = "cuda"))]
+pub fn cuda(_: usize) -> Result<Device, String> {
+    Err("this program was built without CUDA; build it with `cargo build --release --features cuda`".into())
+}
+
+/// The most MiB that tensors have held at a time on a GPU since it was opened; `None` where the device does not count them.
+pub fn peak_memory_mib(device: &Device) -> anyhow::Result<Option<f64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Ok(cuda::peak_bytes(device)?.map(|bytes| bytes as f64 / f64::from(1 << 20))),
+        _ => Ok(None),
     }
 }
 

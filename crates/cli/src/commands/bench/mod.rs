@@ -68,6 +68,12 @@ fn peak_memory_mib() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
+/// The lines of a report about memory: of the process, and of the tensors on a GPU.
+fn peak_memory(process_mib: Option<f64>, device_mib: Option<f64>) -> String {
+    let line = |name, mib: Option<f64>| mib.map_or(String::new(), |mib| format!("{name}{mib:.0} MiB\n"));
+    line("peak memory  ", process_mib) + &line("on device    ", device_mib)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
