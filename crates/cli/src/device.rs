@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use candle_core::{Device, DeviceLocation};
+use candle_core::Device;
+pub use tinygpt_model::device::name;
 
 use crate::output::Usage;
 
@@ -69,15 +70,6 @@ pub fn auto() -> (Device, String) {
     match metal() {
         Ok(device) => (device, format!("Metal goes before the CPU; CUDA: {no_cuda}")),
         Err(no_metal) => (Device::Cpu, format!("CUDA: {no_cuda}; Metal: {no_metal}")),
-    }
-}
-
-/// The name of a device, as `--device` takes it.
-pub fn name(device: &Device) -> String {
-    match device.location() {
-        DeviceLocation::Cpu => "cpu".into(),
-        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        DeviceLocation::Metal { .. } => "metal".into(),
     }
 }
 

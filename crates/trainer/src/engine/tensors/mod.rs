@@ -25,11 +25,18 @@ use super::{
     Batch, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, missing_gradient,
     optimizer::{check_slots, slot_values},
 };
-use crate::Result;
+use crate::{Result, TrainError};
 use optimizer::{DeviceOptimizer, FlatParams};
 
 /// The number of shards of a batch on the CPU. Results depend on it to the last bit, so it is not the number of cores.
 pub(super) const CPU_SHARDS: usize = 4;
+
+/// What helps where training has filled a GPU. The precision is not among it: what is kept for the backward pass is f32.
+const TRAIN_IN_LESS_MEMORY: &str = "lower train.batch_size and raise train.grad_accum by the same factor, which makes the \
+                                    same updates, or take a smaller model.block_size or model";
+
+/// What helps where an evaluation does not fit a GPU.
+const EVALUATE_ELSEWHERE: &str = "evaluate on the CPU (--device cpu)";
 
 /// The model in candle operations, with gradients by candle's autograd and optimizer steps in tensor operations. On a GPU it
 /// must always be used from the same thread, since candle's streams belong to threads.
@@ -63,12 +70,23 @@ impl TensorEngine {
         state: &EngineState,
         device: &Device,
     ) -> Result<Self> {
+        Self::load(config, precision, optimizer.into(), seed, state, device)
+            .map_err(|error| error.on(device, TRAIN_IN_LESS_MEMORY))
+    }
+
+    fn load(
+        config: &GptConfig,
+        precision: Precision,
+        rule: Arc<dyn Optimizer>,
+        seed: u64,
+        state: &EngineState,
+        device: &Device,
+    ) -> Result<Self> {
         let tensors = |values: &[Vec<f32>]| params::to_tensors(config, values, DType::F32, device);
         let vars = tensors(&state.params)?.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let detached: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
         let flat = FlatParams::new(param_specs(config), device)?;
-        let rule = optimizer.into();
         check_slots(state, &*rule)?;
         let slot = |name: &&str| {
             let values = slot_values(state, name, flat.specs.iter().map(ParamSpec::len))?;
@@ -123,6 +141,58 @@ impl TensorEngine {
         Ok((loss.detach(), self.flat.join(&grads)?))
     }
 
+    /// Adds the gradients of a batch, computed shard by shard, and returns its loss.
+    fn add_batch(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
+        let (tokens, device) = (batch.rows * batch.cols, self.training.device());
+        // Each shard has its own masks.
+        let masks = |index: usize| micro_step * n_shards(device) as u64 + index as u64;
+        // All shards are computed before any gradient is added, so that an error leaves the accumulated gradients unchanged.
+        let results = map_shards(batch, device, |index, shard| self.shard(shard, masks(index), tokens))?;
+        let mut loss: Option<Tensor> = None;
+        for (part, grads) in results {
+            loss = Some(match loss {
+                Some(loss) => count_launch(loss + part)?,
+                None => part,
+            });
+            self.add_grads(grads)?;
+        }
+        self.batches += 1;
+        let loss = loss.map_or(DeferredScalar::Known(0.0), DeferredScalar::OnDevice);
+        if !self.gradients_checked {
+            self.check_gradients(&loss)?;
+            self.gradients_checked = true;
+        }
+        Ok(loss)
+    }
+
+    /// Subtracts a step of the optimizer from the parameters, and returns the norm of the gradients.
+    fn apply_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
+        let mean = 1.0 / self.batches.max(1) as f64;
+        self.batches = 0;
+        let grads = match self.grads.take() {
+            Some(grads) => grads,
+            None => self.flat.zeros()?,
+        };
+        let (norm, step) = self.optimizer.step(&self.flat, &grads, mean, lr, clip)?;
+        let rates = self.optimizer.rule.rate_factors();
+        let decay = self.optimizer.decay(lr * rates.matrices)?;
+        // Another factor is another launch in f16.
+        let of_embeddings = (rates.embeddings != rates.matrices).then(|| self.optimizer.decay(lr * rates.embeddings));
+        let of_embeddings = of_embeddings.transpose()?;
+        for ((spec, var), mut step) in self.flat.specs.iter().zip(&self.vars).zip(self.flat.parts(&step)?) {
+            let decay = if spec.role == Role::Matrix { &decay } else { of_embeddings.as_ref().unwrap_or(&decay) };
+            let rate = rates.of(spec.role);
+            if rate != 1.0 {
+                step = count_launch(step.affine(rate, 0.0))?;
+            }
+            let param = var.as_detached_tensor();
+            let param = if spec.decays() { decay.times(&param)? } else { param };
+            let param = count_launch(param - step.reshape(var.shape())?)?;
+            count_launch(var.set(&param).map(|()| param))?; // a copy
+        }
+        Ok(DeferredScalar::OnDevice(norm))
+    }
+
     /// Adds flat gradients to those since the last optimizer step.
     fn add_grads(&mut self, grads: Tensor) -> Result<()> {
         self.grads = Some(match self.grads.take() {
@@ -164,7 +234,8 @@ impl TensorEvaluator {
     /// # Errors
     /// When the values do not match the configuration or the device is out of memory.
     pub fn new(config: &GptConfig, params: &[Vec<f32>], device: &Device) -> Result<Self> {
-        Ok(Self { gpt: Gpt::new(config, &params::to_tensors(config, params, DType::F32, device)?)? })
+        let gpt = params::to_tensors(config, params, DType::F32, device).and_then(|params| Gpt::new(config, &params));
+        Ok(Self { gpt: gpt.map_err(|error| TrainError::from(error).on(device, EVALUATE_ELSEWHERE))? })
     }
 }
 
@@ -204,7 +275,8 @@ impl Evaluator for TensorEvaluator {
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
         let gpt = &self.gpt;
-        let shards = map_shards(batch, gpt.device(), |_, shard| Ok(losses(gpt, shard, None)?.to_vec1::<f32>()?))?;
+        let shards = map_shards(batch, gpt.device(), |_, shard| Ok(losses(gpt, shard, None)?.to_vec1::<f32>()?))
+            .map_err(|error| error.on(gpt.device(), EVALUATE_ELSEWHERE))?;
         let mut sum = 0.0;
         for shard in shards {
             sum += shard.into_iter().map(f64::from).sum::<f64>();
@@ -225,53 +297,13 @@ impl Evaluator for TensorEngine {
 
 impl Engine for TensorEngine {
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
-        let (tokens, device) = (batch.rows * batch.cols, self.training.device());
-        // Each shard has its own masks.
-        let masks = |index: usize| micro_step * n_shards(device) as u64 + index as u64;
-        // All shards are computed before any gradient is added, so that an error leaves the accumulated gradients unchanged.
-        let results = map_shards(batch, device, |index, shard| self.shard(shard, masks(index), tokens))?;
-        let mut loss: Option<Tensor> = None;
-        for (part, grads) in results {
-            loss = Some(match loss {
-                Some(loss) => count_launch(loss + part)?,
-                None => part,
-            });
-            self.add_grads(grads)?;
-        }
-        self.batches += 1;
-        let loss = loss.map_or(DeferredScalar::Known(0.0), DeferredScalar::OnDevice);
-        if !self.gradients_checked {
-            self.check_gradients(&loss)?;
-            self.gradients_checked = true;
-        }
-        Ok(loss)
+        let loss = self.add_batch(batch, micro_step);
+        loss.map_err(|error| error.on(self.training.device(), TRAIN_IN_LESS_MEMORY))
     }
 
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
-        let mean = 1.0 / self.batches.max(1) as f64;
-        self.batches = 0;
-        let grads = match self.grads.take() {
-            Some(grads) => grads,
-            None => self.flat.zeros()?,
-        };
-        let (norm, step) = self.optimizer.step(&self.flat, &grads, mean, lr, clip)?;
-        let rates = self.optimizer.rule.rate_factors();
-        let decay = self.optimizer.decay(lr * rates.matrices)?;
-        // Another factor is another launch in f16.
-        let of_embeddings = (rates.embeddings != rates.matrices).then(|| self.optimizer.decay(lr * rates.embeddings));
-        let of_embeddings = of_embeddings.transpose()?;
-        for ((spec, var), mut step) in self.flat.specs.iter().zip(&self.vars).zip(self.flat.parts(&step)?) {
-            let decay = if spec.role == Role::Matrix { &decay } else { of_embeddings.as_ref().unwrap_or(&decay) };
-            let rate = rates.of(spec.role);
-            if rate != 1.0 {
-                step = count_launch(step.affine(rate, 0.0))?;
-            }
-            let param = var.as_detached_tensor();
-            let param = if spec.decays() { decay.times(&param)? } else { param };
-            let param = count_launch(param - step.reshape(var.shape())?)?;
-            count_launch(var.set(&param).map(|()| param))?; // a copy
-        }
-        Ok(DeferredScalar::OnDevice(norm))
+        let norm = self.apply_step(lr, clip);
+        norm.map_err(|error| error.on(self.training.device(), TRAIN_IN_LESS_MEMORY))
     }
 
     fn state_dict(&self) -> Result<EngineState> {
