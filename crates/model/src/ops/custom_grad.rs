@@ -72,6 +72,15 @@ pub(crate) fn mean(x: &Tensor) -> Result<Tensor> {
     count_launch(count_launch(x.mean_keepdim(D::Minus1)))
 }
 
+/// The sum `(C)` of the rows of a contiguous `x (.., C)`, as a product with ones: on CUDA candle's own sum over anything but the
+/// last dimension is one block for each column, whose threads read addresses that are `C` apart.
+pub(crate) fn sum_rows(x: &Tensor) -> Result<Tensor> {
+    let c = x.dim(D::Minus1)?;
+    let rows = x.reshape(((), c))?; // (.., C) to (N, C)
+    let ones = count_launch(Tensor::ones((1, rows.dim(0)?), x.dtype(), x.device()))?;
+    count_launch(ones.matmul(&rows))?.squeeze(0) // (1, C) to (C)
+}
+
 /// Rounds `x` to the precision of a product's operands, contiguous.
 pub(crate) fn to_operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
     match precision.dtype() {

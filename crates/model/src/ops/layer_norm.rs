@@ -1,11 +1,11 @@
 //! Layer norm over a row: `(x - mean) / sqrt(var + eps) * w + b`, with the biased variance (Ba et al., 2016).
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    custom_grad::{count_launch, mean, with_gradients},
+    custom_grad::{count_launch, mean, sum_rows, with_gradients},
     linear::add_bias,
 };
 use crate::{
@@ -156,9 +156,8 @@ impl DecodeOp for DecodeLayerNorm<'_> {
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let y = count_launch(Normalized::new(&x.detach())?.z.broadcast_mul(&w.detach()))?;
     let y = with_gradients("layer norm", (x, w), y, |(x, w), _, dy| {
-        let c = x.dim(D::Minus1)?;
         let Normalized { z, rstd } = Normalized::new(x)?;
-        let dw = count_launch(count_launch(dy.mul(&z))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
+        let dw = sum_rows(&count_launch(dy.mul(&z))?)?;
         // dx = (g - mean(g) - z mean(g z)) rstd with g = dy * w
         let g = count_launch(dy.broadcast_mul(w))?;
         let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{
     Add, ApplyDropout, Operation,
-    custom_grad::{count_launch, to_operand, upcast, with_gradients},
+    custom_grad::{count_launch, sum_rows, to_operand, upcast, with_gradients},
     dropout::DropoutMask,
 };
 use crate::{
@@ -264,7 +264,10 @@ pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
 /// Adds a bias `(out)` to each row of `y (.., out)`.
 pub(super) fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(match b {
-        Some(b) => count_launch(y.broadcast_add(b))?,
+        Some(b) => {
+            let sum = count_launch(y.detach().broadcast_add(&b.detach()))?;
+            with_gradients("bias", (&y, b), sum, |_, _, dy| Ok((dy.clone(), sum_rows(&dy.contiguous()?)?)))?
+        }
         None => y,
     })
 }

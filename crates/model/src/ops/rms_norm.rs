@@ -1,11 +1,11 @@
 //! RMSNorm over a row: `x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich, 2019, "Root Mean Square Layer Normalization").
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    custom_grad::{count_launch, mean, with_gradients},
+    custom_grad::{count_launch, mean, sum_rows, with_gradients},
 };
 use crate::{
     Result,
@@ -83,9 +83,8 @@ impl Operation for RmsNorm {
 pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let y = count_launch(normed(&x.detach())?.0.broadcast_mul(&w.detach()))?;
     Ok(with_gradients("rms norm", (x, w), y, |(x, w), _, dy| {
-        let c = x.dim(D::Minus1)?;
         let (z, rrms) = normed(x)?;
-        let dw = count_launch(count_launch(dy.mul(&z))?.reshape(((), c))?.sum(0))?; // (.., C) to (N, C) to (C)
+        let dw = sum_rows(&count_launch(dy.mul(&z))?)?;
         // dx = rrms (g - z mean(g z)) with g = dy * w
         let g = count_launch(dy.broadcast_mul(w))?;
         let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
