@@ -8,9 +8,10 @@ pub mod train;
 use std::fs;
 
 use clap::ValueEnum;
+use tinygpt_model::GptConfig;
 use tinygpt_trainer::{
     RunConfig,
-    config::{self, recipe},
+    config::{self, TokenizerKind, recipe},
 };
 
 use crate::args::BenchCommand;
@@ -35,6 +36,14 @@ fn named_recipe(name: &str) -> Option<anyhow::Result<RunConfig>> {
         _ => return None,
     };
     Some(config::load(text, &[], false).map_err(Into::into))
+}
+
+/// The shape of a configuration's model before any text is read.
+pub fn without_a_text(config: &RunConfig) -> GptConfig {
+    config.gpt(match config.data.tokenizer {
+        TokenizerKind::Char => CHARACTERS,
+        TokenizerKind::Bpe => config.data.vocab_size,
+    })
 }
 
 /// The name of a flag's value, as the flag takes it.

@@ -11,7 +11,6 @@ use tinygpt_model::{GptConfig, Precision, init_params, network};
 use tinygpt_sampler::philox4x32_10;
 use tinygpt_trainer::{
     RunConfig,
-    config::TokenizerKind,
     data::Split,
     engine::{self, DeferredScalar, Engine, EngineState},
     run::check_memory,
@@ -19,9 +18,8 @@ use tinygpt_trainer::{
 };
 
 use super::{
-    CHARACTERS,
     limits::{ARITHMETIC, Looks, Threads, f32_peak},
-    median, named_recipe, note_debug_build, peak_memory, peak_memory_mib,
+    median, named_recipe, note_debug_build, peak_memory, peak_memory_mib, without_a_text,
 };
 use crate::{
     args::BenchTrainArgs,
@@ -89,10 +87,7 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
     }
     let device = args.device.open()?;
     note_debug_build();
-    let gpt = config.gpt(match config.data.tokenizer {
-        TokenizerKind::Char => CHARACTERS,
-        TokenizerKind::Bpe => config.data.vocab_size,
-    });
+    let gpt = without_a_text(&config);
     check_memory(&config, gpt.vocab_size, &device)?;
     // A look before the updates and one after them, and if they do not agree, more of them.
     let mut looks = Looks::new(ARITHMETIC);
