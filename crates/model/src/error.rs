@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
 use tinygpt_sampler::{SamplingError, TensorSamplingError};
 
-use crate::{files::FileError, tokenizer::TokenizerError};
+use crate::{
+    device::{self, is_out_of_memory},
+    files::FileError,
+    tokenizer::TokenizerError,
+};
 
 /// The result of a model operation.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
@@ -96,6 +101,15 @@ pub enum ModelError {
     /// Weights of 8 bits on a device that has no products of them here.
     #[error("weights in int8 are for the CPU; on a GPU, use bf16 or f32")]
     Int8OnGpu,
+    /// A GPU has no memory left for generation.
+    #[error(
+        "{device} is out of memory: generate fewer sequences at once, store the weights in bf16 (--weights bf16), or use the \
+         CPU"
+    )]
+    OutOfMemory {
+        /// The device, as [`crate::device::name`] has it.
+        device: String,
+    },
     /// A folder that should hold a model does not.
     #[error("{path} is not a run or a model folder: {reason}")]
     NotAModelFolder {
@@ -119,9 +133,19 @@ pub enum ModelError {
     /// A sampling rule was refused, or a row of logits was not finite.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
-    /// An error of candle: a shape mismatch, or the device ran out of memory.
+    /// An error of candle: a shape mismatch, or the device failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    /// The same error of a device, or [`ModelError::OutOfMemory`] where that is what candle's error says.
+    pub(crate) fn on(self, device: &Device) -> Self {
+        match self {
+            Self::Tensor(error) if is_out_of_memory(&error) => Self::OutOfMemory { device: device::name(device) },
+            error => error,
+        }
+    }
 }
 
 impl From<TensorSamplingError> for ModelError {

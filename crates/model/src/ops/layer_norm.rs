@@ -1,6 +1,6 @@
 //! Layer norm over a row: `(x - mean) / sqrt(var + eps) * w + b`, with the biased variance (Ba et al., 2016).
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use tinygpt_sampler::{
     kernels::Kernels,
     simd::{Kernel, Simd, SimdLevel},
@@ -9,8 +9,8 @@ use tinygpt_sampler::{
 use super::{
     Operation,
     kernels::{kernels_for, norm::NormKernels},
-    launches::{count_launch, mean},
-    linear::{add_bias, sum_rows},
+    launches::{count_launch, mean, sum_rows},
+    linear::add_bias,
     tape,
 };
 use crate::{
@@ -167,7 +167,7 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> 
     tape::record_adding("layer norm", &[x, w], &y, move |dy, before| {
         let (x, w) = (&inputs.0, &inputs.1);
         let Normalized { z, rstd } = Normalized::new(x)?;
-        let dw = sum_rows(&count_launch(dy.mul(&z))?, x.dim(D::Minus1)?)?;
+        let dw = sum_rows(&count_launch(dy.mul(&z))?)?;
         // dx = (g - mean(g) - z mean(g z)) rstd with g = dy * w
         let g = count_launch(dy.broadcast_mul(w))?;
         let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;

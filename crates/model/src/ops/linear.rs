@@ -5,8 +5,7 @@ use candle_core::Tensor;
 use super::{
     Add, ApplyDropout, Operation,
     dropout::DropoutMask,
-    kernels::{kernels_for, norm},
-    launches::{count_launch, to_operand, upcast},
+    launches::{count_launch, sum_rows, to_operand, upcast},
     tape,
 };
 use crate::{
@@ -265,22 +264,12 @@ pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
     add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)
 }
 
-/// The sum of all rows of `x (.., C)`: `(C)`.
-pub(super) fn sum_rows(x: &Tensor, c: usize) -> candle_core::Result<Tensor> {
-    let x = x.reshape(((), c))?; // (.., C) to (N, C)
-    match kernels_for(&[&x]) {
-        Some(kernels) => norm::sum_rows(&kernels, &x),
-        None => count_launch(x.sum(0)),
-    }
-}
-
 /// Adds a bias `(out)` to each row of `y (.., out)`.
 pub(super) fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(match b {
         Some(b) => {
             let sum = count_launch(y.broadcast_add(b))?;
-            let channels = b.dim(0)?;
-            tape::record("bias", [&y, b], &sum, move |dy| Ok([dy.clone(), sum_rows(dy, channels)?]));
+            tape::record("bias", [&y, b], &sum, |dy| Ok([dy.clone(), sum_rows(dy)?]));
             sum
         }
         None => y,

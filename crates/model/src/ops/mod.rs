@@ -17,8 +17,8 @@
 //! | operation | f32 | 16 bits |
 //! | --- | --- | --- |
 //! | [`linear()`], without bias | 1, 2 | 4, 7 |
-//! | [`layer_norm()`], without bias | 11, 22 | as f32 |
-//! | [`rms_norm()`] | 8, 16 | as f32 |
+//! | [`layer_norm()`], without bias | 11, 23 | as f32 |
+//! | [`rms_norm()`] | 8, 17 | as f32 |
 //! | rotary positions | 15, 15 | as f32 |
 //! | [`activate`], `gelu` | 1, 9 | as f32 |
 //! | [`activate`], `gelu_new` | 7, 14 | as f32 |
@@ -27,8 +27,8 @@
 //! | dropout with the masks of a GPU | 18, 3 | as f32 |
 //! | [`TensorAttention`], one chunk | 13, 26 | 16, 34 |
 //! | [`TensorAttention`], three chunks | 34, 63 | 41, 79 |
-//! | [`TensorAttention`] with dropout, one chunk | 29, 44 | 33, 53 |
-//! | [`TensorAttention`] with dropout, three chunks | 82, 115 | 90, 132 |
+//! | [`TensorAttention`] with dropout, one chunk | 30, 45 | 34, 54 |
+//! | [`TensorAttention`] with dropout, three chunks | 85, 118 | 93, 135 |
 //! | [`embedding()`], up to [`DIRECT_VOCAB`] tokens | 1, 4 | as f32 |
 //! | [`embedding()`], more; one, two, three levels of sums | 1, 6 or 10 or 14 | as f32 |
 //! | [`head_loss`], one chunk | 8, 14 | 11, 20 |

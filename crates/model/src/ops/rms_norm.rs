@@ -1,14 +1,13 @@
 //! RMSNorm over a row: `x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich, 2019, "Root Mean Square Layer Normalization").
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
     kernels::{kernels_for, norm::NormKernels},
-    launches::{count_launch, mean},
+    launches::{count_launch, mean, sum_rows},
     layer_norm::norm_by_kernels,
-    linear::sum_rows,
     tape,
 };
 use crate::{
@@ -105,7 +104,7 @@ pub(super) fn value(x: &Tensor, w: &Tensor) -> candle_core::Result<Tensor> {
 /// The gradients of `x (.., C)` and `w (C)`: `dx = rrms (g - z mean(g z))` with `g = dy * w` and `z` the normed rows.
 pub(super) fn gradients(x: &Tensor, w: &Tensor, dy: &Tensor) -> candle_core::Result<[Tensor; 2]> {
     let (z, rrms) = normed(x)?;
-    let dw = sum_rows(&count_launch(dy.mul(&z))?, x.dim(D::Minus1)?)?;
+    let dw = sum_rows(&count_launch(dy.mul(&z))?)?;
     let g = count_launch(dy.broadcast_mul(w))?;
     let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
     Ok([count_launch(count_launch(g - along)?.broadcast_mul(&rrms))?, dw])

@@ -20,8 +20,8 @@ pub struct TensorDecoder {
     cache: KvCache,
     /// The tokens in the context of each row, from which the cache is computed anew when the context is full.
     rows: Vec<Vec<u32>>,
-    /// `(rows, V)`
-    logits: Tensor,
+    /// `(rows, V)`, after the first step.
+    logits: Option<Tensor>,
 }
 
 impl TensorDecoder {
@@ -38,6 +38,16 @@ impl TensorDecoder {
         weights: DType,
         device: &Device,
     ) -> Result<Self> {
+        Self::load(config, values, policy, weights, device).map_err(|error| error.on(device))
+    }
+
+    fn load(
+        config: &GptConfig,
+        values: &[Vec<f32>],
+        policy: ContextPolicy,
+        weights: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let mut tensors = params::to_tensors(config, values, DType::F32, device)?;
         let net = network(config);
         for (spec, tensor) in net.params().iter().zip(&mut tensors) {
@@ -47,14 +57,28 @@ impl TensorDecoder {
         }
         let gpt = Gpt::over(net, &tensors)?;
         let cache = gpt.new_cache(1)?;
-        let logits = Tensor::zeros((0, config.vocab_size), DType::F32, device)?;
-        Ok(Self { gpt, policy, cache, rows: Vec::new(), logits })
+        Ok(Self { gpt, policy, cache, rows: Vec::new(), logits: None })
     }
 
     /// Computes the logits `(rows, V)` after new tokens `(rows, T)`, which it appends to the cache.
     fn forward(&mut self, ids: &[u32], rows: usize) -> Result<Tensor> {
         let ids = Tensor::from_slice(ids, (rows, ids.len() / rows), self.gpt.device())?;
         self.gpt.forward_last(&ids, &mut self.cache)
+    }
+
+    /// The logits `(rows, V)` after a prompt, of which every row has a copy.
+    fn prompt_logits(&mut self, context: &[u32], rows: usize) -> Result<Tensor> {
+        // All rows have the same prompt, which is computed once.
+        self.cache = self.gpt.new_cache(1)?;
+        let logits = self.forward(context, 1)?; // (1, V)
+        self.cache = self.cache.repeat(rows)?;
+        Ok(logits.broadcast_as((rows, logits.dim(1)?))?.contiguous()?) // (1, V) to (rows, V)
+    }
+
+    /// Keeps logits, and lends them.
+    fn lend(&mut self, logits: Result<Tensor>) -> Result<Logits<'_>> {
+        let logits = logits.map_err(|error| error.on(self.gpt.device()))?;
+        Ok(Logits::Device(self.logits.insert(logits)))
     }
 }
 
@@ -65,21 +89,17 @@ impl Decoder for TensorDecoder {
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
         let context = crop_prompt(self.gpt.config(), prompt, rows)?;
-        // All rows have the same prompt, which is computed once.
-        self.cache = self.gpt.new_cache(1)?;
-        let logits = self.forward(context, 1)?; // (1, V)
-        self.cache = self.cache.repeat(rows)?;
         self.rows = vec![context.to_vec(); rows];
-        self.logits = logits.broadcast_as((rows, logits.dim(1)?))?.contiguous()?; // (rows, V)
-        Ok(Logits::Device(&self.logits))
+        let logits = self.prompt_logits(context, rows);
+        self.lend(logits)
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
         append_tokens(self.gpt.config(), &mut self.rows, tokens)?;
         let rows = tokens.len();
         if self.cache.len() < self.gpt.config().block_size {
-            self.logits = self.forward(tokens, rows)?;
-            return Ok(Logits::Device(&self.logits));
+            let logits = self.forward(tokens, rows);
+            return self.lend(logits);
         }
         let kept = self.policy.kept(self.gpt.config().block_size);
         for row in &mut self.rows {
@@ -87,7 +107,7 @@ impl Decoder for TensorDecoder {
         }
         self.cache.clear();
         let windows = self.rows.concat(); // rows * kept
-        self.logits = self.forward(&windows, rows)?;
-        Ok(Logits::Device(&self.logits))
+        let logits = self.forward(&windows, rows);
+        self.lend(logits)
     }
 }
