@@ -56,7 +56,8 @@ kernels() {
     if [[ $source == "$candle"/* ]]; then
         flags+=(-w)
     else
-        flags+=(-Wall -Wextra -Wno-unknown-pragmas -Wno-unused-function -Wno-unused-parameter -Wno-sign-compare)
+        # A thread has a stack of 64 KiB.
+        flags+=(-Werror=frame-larger-than=32768 -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-function -Wno-unused-parameter -Wno-sign-compare)
     fi
     {
         echo "#line 1 \"$source\""
