@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::kernels::{kernels_for, norm};
+use super::kernels::{kernels_for_values, norm};
 use crate::Precision;
 
 thread_local! {
@@ -65,8 +65,8 @@ pub(crate) fn mean(x: &Tensor) -> Result<Tensor> {
 pub(crate) fn sum_rows(x: &Tensor) -> Result<Tensor> {
     let c = x.dim(D::Minus1)?;
     let rows = x.contiguous()?.reshape(((), c))?; // (.., C) to (N, C)
-    if let Some(kernels) = kernels_for(&[&rows]) {
-        return norm::sum_rows(&kernels, &rows);
+    if let Some((kernels, element)) = kernels_for_values(&rows) {
+        return norm::sum_rows(&kernels, &rows, element);
     }
     let ones = count_launch(Tensor::ones((1, rows.dim(0)?), x.dtype(), x.device()))?;
     count_launch(ones.matmul(&rows))?.squeeze(0) // (1, C) to (C)

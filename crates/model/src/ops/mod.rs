@@ -87,7 +87,7 @@ pub(crate) use dropout::{ApplyDropout, KeepBits};
 pub(crate) use embedding::Embed;
 pub(crate) use head::{Head, LogitCap, capped_head_loss, training as head_training};
 pub(crate) use layer_norm::LayerNorm;
-pub(crate) use linear::{Linear, ResidualLinear};
+pub(crate) use linear::{Linear, ResidualLinear, round_matrices};
 pub(crate) use positions::AddPositions;
 pub(crate) use qk_norm::QkNorm;
 pub(crate) use rms_norm::RmsNorm;

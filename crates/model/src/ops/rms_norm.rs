@@ -1,6 +1,6 @@
 //! RMSNorm over a row: `x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich, 2019, "Root Mean Square Layer Normalization").
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
@@ -62,7 +62,7 @@ impl Operation for RmsNorm {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        rms_norm(&pass.value(self.x)?, pass.param(self.weight))
+        rms_norm_to(&pass.value(self.x)?, pass.param(self.weight), pass.operand_dtype())
     }
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
@@ -84,8 +84,14 @@ impl Operation for RmsNorm {
 /// # Errors
 /// On a shape mismatch.
 pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    rms_norm_to(x, w, w.dtype())
+}
+
+/// [`rms_norm`] whose kernels write values of a narrower type, bf16, where products alone read them.
+fn rms_norm_to(x: &Tensor, w: &Tensor, dtype: DType) -> Result<Tensor> {
+    let x = &tape::cast(x, w.dtype())?;
     if let Some(kernels) = kernels_for(&[x, w]) {
-        return Ok(norm_by_kernels(kernels, NormKernels::rms_norm(RMS_NORM_EPS), x, w, None)?);
+        return Ok(norm_by_kernels(kernels, NormKernels::rms_norm(RMS_NORM_EPS), (x, w, None), dtype)?);
     }
     let y = value(x, w)?;
     let inputs = (x.clone(), w.clone());

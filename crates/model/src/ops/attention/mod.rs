@@ -9,7 +9,7 @@ mod decode;
 mod tensors;
 mod training;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use self::{
     decode::{SequenceKvCache, decode_attention},
@@ -17,7 +17,8 @@ use self::{
 };
 use super::{
     KeepBits, Operation,
-    kernels::{attention::AttentionKernels, kernels_for},
+    kernels::{attention::AttentionKernels, kernels_for_values},
+    tape,
 };
 use crate::{
     Precision, Result,
@@ -91,8 +92,8 @@ impl Operation for Attention {
             Mode::FullSequence { dropout, mask, precision } => {
                 let dropout =
                     dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), self.site.id()));
-                if *precision == Precision::F32
-                    && let Some(kernels) = kernels_for(&[&qkv])
+                if let Some(kernels) = kernels_for_values(&qkv)
+                    && (*precision == Precision::F32 || qkv.dtype() == DType::BF16)
                     && let Some(attention) = AttentionKernels::new(kernels, self.heads, dropout.as_ref())
                 {
                     return Ok(attention.apply(&qkv)?);
@@ -104,7 +105,8 @@ impl Operation for Attention {
                     precision: *precision,
                     score_bytes: SCORE_BYTES,
                 };
-                attention.apply(&tensors::repeat_kv(&qkv, self.heads)?)
+                let repeated = tensors::repeat_kv(&tape::cast(&qkv, pass.dtype)?, self.heads)?;
+                Ok(tape::cast(&attention.apply(&repeated)?, qkv.dtype())?)
             }
             Mode::Cached { cache, mask } => tensors::attend_cached(self.heads, self.layer, &qkv, cache, mask.as_ref()),
         }
