@@ -4,7 +4,8 @@
 #
 #   (no flag)  compiles the kernels and gives a release program to copy to a machine with a GPU, in
 #              target/cuda/release/tinygpt. Downloads CUDA's compiler from PyPI (270 MB on disk) into target/cuda-toolkit.
-#              For a GPU of the compute capability CUDA_COMPUTE_CAP, of 9.0 (H100, H200) if not set.
+#              For GPUs of compute capability 8.0 (A100) and all later ones; CUDA_COMPUTE_CAP=90 makes a program for H100
+#              and H200 alone.
 #   --fast     checks and links the Rust code alone, with an empty file in the place of each kernel, in target/cuda-fast:
 #              a few minutes instead of a quarter of an hour, and nothing that may ever run on a GPU. Dependencies that do
 #              not know of CUDA are those that `cargo test` has built (with Cargo 1.91 or newer).
@@ -29,7 +30,10 @@ for tool in cargo cc c++ ar; do command -v $tool >/dev/null || fail "needs $tool
 # A driver of the 580 series knows CUDA 13.0, and refuses kernels of a newer compiler.
 toolkit_version=13.0.2
 export CUDARC_CUDA_VERSION=13000
-export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
+# Kernels are in the program as PTX for this capability, which a driver compiles for the card that it has: any later one, unless
+# it is 90 or more, which candle's build makes 90a, 100a and so on, and their PTX loads on no other.
+export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
+[ "$CUDA_COMPUTE_CAP" -ge 80 ] || fail "CUDA_COMPUTE_CAP=$CUDA_COMPUTE_CAP: candle has its kernels for bf16 from 80 on alone"
 CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
 export CUDAFORGE_THREADS
 

@@ -37,6 +37,9 @@ pub enum ModelError {
     /// Products of f16 on the CPU.
     #[error("f16 is for GPUs without bf16; on the CPU, use f32 or bf16")]
     NoF16,
+    /// Products of tf32 on the CPU.
+    #[error("tf32 is for CUDA GPUs; on the CPU, use f32 or bf16")]
+    NoTf32,
     /// The given tensors do not match the parameters of the configuration.
     #[error("parameter {name}: expected shape {expected:?}, got {got:?}")]
     ParamShape {

@@ -155,7 +155,7 @@ impl Gpt {
     /// When the new positions do not fit the cache, or the cache has another number of rows than `ids`.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?;
-        self.capped(ops::linear_by_row(&x, &self.head().t()?, None)?)
+        self.capped(ops::logits_by_row(&x, self.head())?)
     }
 
     /// [`Gpt::forward_cached`] with the logits of the last position only, `(B, V)`, which is all that generation needs.
@@ -165,7 +165,7 @@ impl Gpt {
     pub fn forward_last(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?; // (B, T, C)
         let last = x.narrow(1, x.dim(1)? - 1, 1)?; // (B, 1, C)
-        Ok(self.capped(ops::linear_by_row(&last, &self.head().t()?, None)?)?.squeeze(1)?)
+        Ok(self.capped(ops::logits_by_row(&last, self.head())?)?.squeeze(1)?)
     }
 
     fn check_positions(&self, positions: usize) -> Result<()> {

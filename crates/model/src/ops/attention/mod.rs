@@ -9,7 +9,7 @@ mod decode;
 mod tensors;
 mod training;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use self::{
     decode::{SequenceKvCache, decode_attention},
@@ -93,7 +93,7 @@ impl Operation for Attention {
                 let dropout =
                     dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), self.site.id()));
                 if let Some(kernels) = kernels_for_values(&qkv)
-                    && (*precision == Precision::F32 || qkv.dtype() == DType::BF16)
+                    && *precision != Precision::F16
                     && let Some(attention) = AttentionKernels::new(kernels, self.heads, dropout.as_ref())
                 {
                     return Ok(attention.apply(&qkv)?);

@@ -10,6 +10,7 @@
 
 mod kernels;
 mod optimizer;
+mod tf32;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use super::{
 use crate::{Result, TrainError};
 use kernels::AdamWStep;
 use optimizer::{DeviceOptimizer, FlatParams};
+use tf32::ProductsOfF32;
 
 /// The number of shards of a batch on the CPU. Results depend on it to the last bit, so it is not the number of cores.
 pub(super) const CPU_SHARDS: usize = 4;
@@ -134,6 +136,7 @@ impl TensorEngine {
 
     /// Adds the gradients of a batch, computed shard by shard, and returns its loss.
     fn add_batch(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
+        let _products = ProductsOfF32::of(self.precision);
         let (tokens, device) = (batch.rows * batch.cols, self.model.gpt.device());
         // Each shard has its own masks.
         let masks = |index: usize| micro_step * n_shards(device) as u64 + index as u64;
@@ -158,6 +161,7 @@ impl TensorEngine {
 
     /// Subtracts a step of the optimizer from the parameters, and returns the norm of the gradients.
     fn apply_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
+        let _products = ProductsOfF32::of(self.precision);
         let mean = 1.0 / self.batches.max(1) as f64;
         self.batches = 0;
         let grads = std::mem::take(&mut self.grads);
@@ -301,6 +305,7 @@ impl Evaluator for TensorEngine {
     }
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        let _products = ProductsOfF32::of(self.precision);
         self.model.eval(batch)
     }
 }

@@ -220,6 +220,12 @@ impl DeviceOptimizer {
     }
 }
 
+/// One of two scalars. They get a dimension for it: candle uploads the dimensions of what it selects from, and a device without
+/// memory pools refuses to allocate nothing.
+fn select(condition: &Tensor, yes: &Tensor, no: &Tensor) -> candle_core::Result<Tensor> {
+    count_launch(condition.reshape(1)?.where_cond(&yes.reshape(1)?, &no.reshape(1)?))?.reshape(())
+}
+
 impl DeviceLossScaling {
     /// Returns whether a step with this norm is applied (a U8 scalar), and the norm to report: 0 for a skipped step, except
     /// at scale 1, where the gradients themselves overflow.
@@ -231,7 +237,7 @@ impl DeviceLossScaling {
         let applied = count_launch(good.to_dtype(DType::F32))?;
         let excused = count_launch(self.scale.gt(1f32))?;
         let zero = norm.zeros_like()?;
-        let reported = count_launch(good.where_cond(norm, &count_launch(excused.where_cond(&zero, norm))?))?;
+        let reported = select(&good, norm, &select(&excused, &zero, norm)?)?;
 
         let run = count_launch(count_launch(self.good.affine(1.0, 1.0))?.mul(&applied))?;
         let full = count_launch(count_launch(run.ge(GROWTH_INTERVAL as f32))?.to_dtype(DType::F32))?;
