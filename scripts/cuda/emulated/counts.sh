@@ -5,7 +5,7 @@
 #   counts.sh --record PROGRAM DEVICE   writes counts.csv
 #
 # A row is what lies between two moments at which the host waits: for a token its read-back, for an update the wait of
-# `tinygpt bench train`, which does what training does. Of six such moments the most frequent difference counts. Numbers of launches do not depend on widths, so the models are narrow, but
+# `tinygpt bench train`, which does what training does. Of a few such moments the most frequent difference counts. Numbers of launches do not depend on widths, so the models are narrow, but
 # for tokens of the 124M shape.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -23,11 +23,11 @@ unset "${!EMULATED_@}"
 export TINYGPT_CACHE=$work/cache
 columns=(launches products uploads read_backs device_copies memsets allocations events)
 
-# measure ROW COMMAND...: a line of the table: the most frequent difference between two moments, and the peak of memory in KiB.
+# measure ROW MOMENTS COMMAND...: a line of the table: the most frequent difference between two moments, and the peak of memory in KiB.
 measure() {
-    local row=$1 marks=$work/$1.marks counts=$work/$1.json
-    shift
-    LD_LIBRARY_PATH=$device EMULATED_MARKS=$marks EMULATED_MARKS_WANTED=6 EMULATED_COUNTS=$counts EMULATED_STRICT=1 \
+    local row=$1 moments=$2 marks=$work/$1.marks counts=$work/$1.json
+    shift 2
+    LD_LIBRARY_PATH=$device EMULATED_MARKS=$marks EMULATED_MARKS_WANTED=$moments EMULATED_COUNTS=$counts EMULATED_STRICT=1 \
         "$program" "$@" --device cuda --threads 1 --json >"$work/$row.log" 2>&1 || { cat "$work/$row.log" >&2; return 1; }
     awk -v wanted="${columns[*]}" '
         NR == 1 { n = split(wanted, name, " "); for (i = 1; i <= NF; i++) place[$i] = i; next }
@@ -38,14 +38,16 @@ measure() {
         }
         { for (i = 1; i <= NF; i++) before[i] = $i }
         END { for (line in times) if (times[line] > most || times[line] == most && line > best) { most = times[line]; best = line }
+              # Once may be anything: the start of the program, or its end.
+              if (most < 2) { print "counts.sh: no two moments have as much between them" > "/dev/stderr"; exit 1 }
               printf "%s", best }' "$marks" | sed "s/^/$row/" >"$work/$row.csv"
     awk -F '[:,]' '/^"peak_bytes"/ { printf ",%d\n", $2 / 1024 }' "$counts" >>"$work/$row.csv"
 }
 
-# update ROW PRECISION VALUE...: of a model with these values in its configuration.
+# update ROW PRECISION MODEL: of a configuration below.
 update() {
     local row=$1 precision=$2 model=$3
-    measure "$row" bench train "$work/$model.toml" --precision "$precision" --iters 100
+    measure "$row" 7 bench train "$work/$model.toml" --precision "$precision" --iters 100
 }
 
 # Of each recipe what its launches depend on. Batches are small, and fewer channels are.
@@ -121,9 +123,9 @@ start() {
     pids+=($!)
 }
 for weights in f32 bf16; do
-    start measure "token-tiny-$weights" bench decode "$work/run" --tokens 3 --weights $weights
-    start measure "token-baby-$weights" bench decode baby --tokens 3 --weights $weights
-    start measure "token-gpt2-$weights" bench decode gpt2 --tokens 3 --weights $weights
+    start measure "token-tiny-$weights" 6 bench decode "$work/run" --tokens 3 --weights $weights
+    start measure "token-baby-$weights" 6 bench decode baby --tokens 3 --weights $weights
+    start measure "token-gpt2-$weights" 6 bench decode gpt2 --tokens 3 --weights $weights
 done
 for precision in f32 bf16 f16; do
     for model in tiny baby gpt2; do start update "update-$model-$precision" $precision $model; done
