@@ -46,8 +46,10 @@ measure() {
 
 # update ROW PRECISION MODEL: of a configuration below.
 update() {
-    local row=$1 precision=$2 model=$3
-    measure "$row" 7 bench train "$work/$model.toml" --precision "$precision" --iters 100
+    local row=$1 precision=$2 model=$3 moments=4
+    # Whether the device has the precision is tried first, and read back.
+    [ "$precision" = f32 ] || moments=6
+    measure "$row" $moments bench train "$work/$model.toml" --precision "$precision" --iters 100
 }
 
 # Of each recipe what its launches depend on. Batches are small, and fewer channels are.
