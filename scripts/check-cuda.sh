@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# check-cuda.sh [--fast]: builds the program for CUDA on a machine that needs neither a GPU nor CUDA, and checks that what
+# check-cuda.sh [--fast | --run | --record]: builds the program for CUDA on a machine that needs neither a GPU nor CUDA, and checks that what
 # comes out starts there, says what is missing, and trains on the CPU.
 #
 #   (no flag)  compiles the kernels and gives a release program to copy to a machine with a GPU, in
@@ -9,18 +9,22 @@
 #   --fast     checks and links the Rust code alone, with an empty file in the place of each kernel, in target/cuda-fast:
 #              a few minutes instead of a quarter of an hour, and nothing that may ever run on a GPU. Dependencies that do
 #              not know of CUDA are those that `cargo test` has built (with Cargo 1.91 or newer).
+#   --run      as --fast, and then runs the program on the emulated device, with all kernels (scripts/cuda/emulated).
+#   --record   as --fast, and then records what a token and an update launch there, in scripts/cuda/emulated/counts.csv.
 #
 # Needs Rust, a C and C++ compiler, x86-64 Linux, and without --fast python3 with pip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 
+then=${1-}
+
 fail() { printf 'check-cuda.sh: %s\n' "$*" >&2; exit 1; }
-usage() { printf 'check-cuda.sh: %s; the only argument is --fast\n' "$*" >&2; exit 2; }
+usage() { printf 'check-cuda.sh: %s; the arguments are --fast, --run and --record\n' "$*" >&2; exit 2; }
 
 [ $# -le 1 ] || usage "too many arguments"
 case ${1-} in
-    --fast) tier=fast ;;
+    --fast | --run | --record) tier=fast ;;
     '') tier=full ;;
     *) usage "unknown argument $1" ;;
 esac
@@ -99,3 +103,16 @@ grep -q '^error: --device cuda:0: ' "$work/named.log" || fail "--device cuda doe
 ! grep -q panicked "$work"/*.log || fail "a panic reached the user"
 [ ! -e "$work/named" ] || fail "--device cuda without a GPU left a run behind"
 echo "CUDA build checked ($tier); no GPU was used"
+
+emulated=$root/target/emulated
+case $then in
+    --run)
+        scripts/cuda/emulated/build.sh "$emulated"
+        scripts/cuda/emulated/check.sh
+        scripts/cuda/emulated/run.sh "$tinygpt" "$emulated"
+        ;;
+    --record)
+        scripts/cuda/emulated/build.sh "$emulated"
+        scripts/cuda/emulated/counts.sh --record "$tinygpt" "$emulated"
+        ;;
+esac
