@@ -65,8 +65,8 @@ pub mod rng;
 mod rules;
 pub mod simd;
 mod temperature_schedule;
-#[cfg(test)]
-mod test_rows;
+#[doc(hidden)]
+pub mod test_rows;
 
 #[doc(hidden)]
 pub use device::DeviceCost;
