@@ -6,8 +6,8 @@
 
 #include "block.cuh"
 
-// Logits of a row that a block takes at once: four of each thread.
-constexpr unsigned TILE = 4 * THREADS;
+// Logits of a row that a block takes at once, and those of them that a thread takes.
+constexpr unsigned PER_THREAD = 4, TILE = PER_THREAD * THREADS;
 // Bins of a row's logits, by their distance from the largest.
 constexpr unsigned BINS = 2 * THREADS;
 // No token, no bin, not yet.
@@ -94,6 +94,7 @@ __device__ __forceinline__ float patched(float x, const Rules *rules, const Patc
         const double wide = x, repeated = x > 0.0f ? wide / rules->repetition : __dmul_rn(wide, rules->repetition);
         x = (float)(repeated - __dmul_rn(rules->frequency, patch->count) - rules->presence);
     }
+#pragma unroll 1
     for (const Patch *bias = patch; bias < end && bias->token == patch->token; bias++) x += bias->bias;
     return x;
 }
@@ -114,13 +115,16 @@ __device__ __forceinline__ unsigned first_patch(const Patch *patches, unsigned b
 __device__ __forceinline__ void load_tile(float *tile, const Logits &logits, Rules *rules, const Row *row, unsigned index) {
     const unsigned first = index * TILE, type = rules->type;
     __syncthreads();
-    for (unsigned i = threadIdx.x; i < TILE; i += THREADS)
+    for (unsigned n = 0; n < PER_THREAD; n++) {
+        const unsigned i = n * THREADS + threadIdx.x;
         tile[i] = first + i < rules->vocab ? logits.at(type, first + i) : -INFINITY;
+    }
     __syncthreads();
     if (row->patches == row->patches_end) return;
     const Patch *patches = patches_of(rules);
     const unsigned begin = first_patch(patches, row->patches, row->patches_end, first);
     const unsigned end = first_patch(patches, begin, row->patches_end, first + TILE);
+#pragma unroll 1
     for (unsigned i = begin + threadIdx.x; i < end; i += THREADS)
         if (i == begin || patches[i - 1].token != patches[i].token) {
             float *x = &tile[patches[i].token - first];

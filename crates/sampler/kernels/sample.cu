@@ -68,6 +68,7 @@ struct Task {
 
     __device__ __forceinline__ void find_largest(Shared &shared) const {
         if (searches(rules))
+#pragma unroll 1
             for (unsigned i = part * THREADS + threadIdx.x; i < BINS; i += rules->blocks * THREADS)
                 memory.bin_weights[i] = memory.bin_counts[i] = 0;
         u64 best = 0;
@@ -75,9 +76,9 @@ struct Task {
         const Tiles tiles(rules, part);
         for (unsigned t = tiles.begin; t < tiles.end; t++) {
             load_tile(shared.tile, logits, rules, row, t);
-            for (unsigned i = threadIdx.x; i < TILE; i += THREADS) {
+            for (unsigned n = 0; n < PER_THREAD; n++) {
+                const unsigned i = n * THREADS + threadIdx.x, token = t * TILE + i;
                 const float x = shared.tile[i];
-                const unsigned token = t * TILE + i;
                 if (x != x) {
                     first_nan = min(first_nan, token);
                 } else if (x == INFINITY) {
@@ -110,17 +111,18 @@ struct Task {
     __device__ __forceinline__ void find_bins(Shared &shared) const {
         if (is_answered(row)) return;
         auto &bins = shared.bins;
-        for (unsigned i = threadIdx.x; i < BINS; i += THREADS) {
-            bins.weights.clear(i);
-            bins.counts[i] = 0;
+#pragma unroll 1
+        for (unsigned bin = threadIdx.x; bin < BINS; bin += THREADS) {
+            bins.weights.clear(bin);
+            bins.counts[bin] = 0;
         }
         const Scale scale(row);
         const bool by_count = rules->top_k > 0, by_weight = rules->top_p < ONE;
         const Tiles tiles(rules, part);
         for (unsigned t = tiles.begin; t < tiles.end; t++) {
             load_tile(shared.tile, logits, rules, row, t);
-            for (unsigned i = threadIdx.x; i < TILE; i += THREADS) {
-                const float exponent = scale.exponent(shared.tile[i]);
+            for (unsigned n = 0; n < PER_THREAD; n++) {
+                const float exponent = scale.exponent(shared.tile[n * THREADS + threadIdx.x]);
                 if (!scale.has_weight(exponent)) continue;
                 const unsigned bin = scale.bin(exponent);
                 if (by_count) atomicAdd(&bins.counts[bin], 1u);
@@ -128,9 +130,10 @@ struct Task {
             }
         }
         __syncthreads();
-        for (unsigned i = threadIdx.x; i < BINS; i += THREADS) {
-            if (by_count && bins.counts[i]) atomicAdd(&memory.bin_counts[i], bins.counts[i]);
-            if (by_weight && bins.weights.at(i)) atomicAdd(&memory.bin_weights[i], bins.weights.at(i));
+#pragma unroll 1
+        for (unsigned bin = threadIdx.x; bin < BINS; bin += THREADS) {
+            if (by_count && bins.counts[bin]) atomicAdd(&memory.bin_counts[bin], bins.counts[bin]);
+            if (by_weight && bins.weights.at(bin)) atomicAdd(&memory.bin_weights[bin], bins.weights.at(bin));
         }
         if (is_last_block(&row->finished[1], rules->blocks, &shared.is_last)) find_cuts(shared);
     }
@@ -204,8 +207,9 @@ struct Task {
             load_tile(shared.tile, logits, rules, row, t);
             u64 weight = 0;
             unsigned count = 0;
-            u64 candidates[TILE / THREADS];
-            for (unsigned i = threadIdx.x; i < TILE; i += THREADS) {
+            u64 candidates[PER_THREAD];
+            for (unsigned n = 0; n < PER_THREAD; n++) {
+                const unsigned i = n * THREADS + threadIdx.x;
                 const float x = shared.tile[i], exponent = scale.exponent(x);
                 if (!scale.has_weight(exponent)) continue;
                 const unsigned bin = scale.bin(exponent);
@@ -238,6 +242,7 @@ struct Task {
             const auto is_in_bin = [&](u64 candidate) { return scale.bin(scale.exponent(logit_of(candidate))) == k_bin; };
             last = select(candidates, n, row->k_left, [&](u64 candidate) { return (u64)is_in_bin(candidate); }, shared.selection);
             u64 weight = 0;
+#pragma unroll 1
             for (unsigned i = threadIdx.x; i < n; i += THREADS)
                 if (candidates[i] >= last && is_in_bin(candidates[i])) weight += weight_of(candidates[i], scale);
             kept += block_prefix_sum(weight, shared.of_warps).total;
@@ -247,6 +252,7 @@ struct Task {
             const auto mass = [&](u64 candidate) { return candidate >= k_last ? weight_of(candidate, scale) : 0; };
             last = select(candidates, n, target, mass, shared.selection);
         }
+#pragma unroll 1
         for (unsigned i = threadIdx.x; i < n; i += THREADS) {
             const u64 candidate = candidates[i];
             if (candidate >= last && scale.reaches_min_p(logit_of(candidate)))
@@ -265,6 +271,7 @@ struct Task {
     __device__ __forceinline__ void draw_token(u64 last, const Scale &scale, Shared &shared) const {
         const unsigned tiles = tiles_of(rules);
         u64 weight = 0;
+#pragma unroll 1
         for (unsigned t = threadIdx.x; t < tiles; t += THREADS) weight += memory.tile_weights[t];
         const u64 total = block_prefix_sum(weight, shared.of_warps).total;
         if (total <= rules->adaptive) {
@@ -287,15 +294,15 @@ struct Task {
         __syncthreads();
         const unsigned tile = shared.found;
         load_tile(shared.tile, logits, rules, row, tile);
-        const unsigned own = TILE / THREADS * threadIdx.x;
-        u64 weights[TILE / THREADS], sum = 0;
-        for (unsigned i = 0; i < TILE / THREADS; i++) {
+        const unsigned own = PER_THREAD * threadIdx.x;
+        u64 weights[PER_THREAD], sum = 0;
+        for (unsigned i = 0; i < PER_THREAD; i++) {
             const float x = shared.tile[own + i], exponent = scale.exponent(x);
             const bool is_kept = scale.has_weight(exponent) && scale.reaches_min_p(x) && order_of(x, tile * TILE + own + i) >= last;
             sum += weights[i] = is_kept ? scale.weight(exponent) : 0;
         }
         u64 through = shared.found_before + block_prefix_sum(sum, shared.of_warps).before;
-        for (unsigned i = 0; i < TILE / THREADS; i++) {
+        for (unsigned i = 0; i < PER_THREAD; i++) {
             if (through <= target && target < through + weights[i]) set_answer(TOKEN, tile * TILE + own + i);
             through += weights[i];
         }

@@ -15,6 +15,7 @@ template <class Mass>
 __device__ __forceinline__ u64 select(const u64 *candidates, unsigned n, u64 target, Mass mass, Selection &shared) {
     const u64 first = candidates[0];
     u64 differing = 0;
+#pragma unroll 1
     for (unsigned i = threadIdx.x; i < n; i += THREADS) differing |= candidates[i] ^ first;
     differing = block_reduce(differing, shared.of_warps, [](u64 a, u64 b) { return a | b; });
 
@@ -27,6 +28,7 @@ __device__ __forceinline__ u64 select(const u64 *candidates, unsigned n, u64 tar
         }
         if (threadIdx.x < 256) shared.masses.clear(threadIdx.x);
         __syncthreads();
+#pragma unroll 1
         for (unsigned i = threadIdx.x; i < n; i += THREADS) {
             const u64 candidate = candidates[i];
             if (shift == 56 || candidate >> (shift + 8) == prefix)

@@ -1,5 +1,5 @@
-//! The device path: drawing tokens where the logits are, by candle's tensor operations alone and without a copy of the
-//! logits to the host.
+//! The device path: drawing tokens where the logits are, without a copy of the logits to the host, by candle's tensor
+//! operations alone or, on CUDA, by kernels that draw the same tokens (`fused`).
 //!
 //! [`DeviceSampler`] draws the tokens that [`Sampler`] draws for the same `(seed, sequence, position)`, except where a
 //! boundary of the definition is nearer than `2^-20` and the device rounds `exp` differently.
@@ -20,7 +20,11 @@
 //!   form one batch. **Adaptive** takes the first of the largest logits where the total shows that it is probable
 //!   enough.
 //!
-//! # What a step costs
+//! # What a step costs by kernels
+//! One upload, one read-back and, for every rule, at most three kernels and three reads of the logits (`fused`). What
+//! follows is of tensor operations.
+//!
+//! # What a step costs by tensor operations
 //! Counted by [`DeviceSampler::sample_counted`], for batches of B rows of V logits. Work is in units of B x V elements;
 //! each operation counts all elements that it touches. Memory is that beside the logits, in units of the logits in f32.
 //!
