@@ -280,7 +280,7 @@ struct Task {
         }
         const u64 target = fraction_of(total, row->uniform);
         u64 passed = 0;
-        for (unsigned first = 0;; first += THREADS) {
+        for (unsigned first = 0; first < tiles && passed <= target; first += THREADS) {
             const unsigned t = first + threadIdx.x;
             const u64 here = t < tiles ? memory.tile_weights[t] : 0;
             const Prefix sum = block_prefix_sum(here, shared.of_warps);
@@ -289,7 +289,6 @@ struct Task {
                 shared.found_before = passed + sum.before;
             }
             passed += sum.total;
-            if (target < passed) break;
         }
         __syncthreads();
         const unsigned tile = shared.found;

@@ -75,18 +75,19 @@ impl<'a> FusedDraw<'a> {
         let of_row = if searches { tiles + BINS + BINS / 2 + vocab } else { tiles };
         let memory = kernels.output(rows.len() * of_row, DType::I64)?;
         let answers = kernels.output((rows.len(), 2), DType::U32)?;
-        let names: &[&'static str] = match () {
-            () if rows.iter().all(is_greedy) => &["sample_largest"],
-            () if *blocks == 1 => &["sample_rows"],
-            () if searches => &["sample_largest", "sample_bins", "sample_draw"],
-            () => &["sample_largest", "sample_draw"],
+        // Each with its reads of the logits.
+        let launches: &[(&'static str, usize)] = match () {
+            () if rows.iter().all(is_greedy) => &[("sample_largest", 1)],
+            () if *blocks == 1 => &[("sample_rows", 2 + usize::from(searches))],
+            () if searches => &[("sample_largest", 1), ("sample_bins", 1), ("sample_draw", 1)],
+            () => &[("sample_largest", 1), ("sample_draw", 1)],
         };
-        let reads = if *blocks == 1 && names.len() == 1 { 2 + usize::from(searches) } else { 1 };
-        for name in names {
+        for &(name, reads) in launches {
             let grid = Grid::new(rows.len() * blocks, THREADS);
             let args = [Arg::Tensor(logits), Arg::Tensor(&words), Arg::Tensor(&memory), Arg::Tensor(&answers)];
             ops.launch(kernels, MODULE, name, grid, &args, reads * rows.len() * vocab)?;
         }
+        // Of each row its kind, an `Answer` of `sample.cu`, and a token.
         let answers = ops.read_u32(&answers)?;
         let answer = |(row, (error, answer)): (usize, (Option<SamplingError>, &[u32]))| match (error, answer) {
             (Some(error), _) => Ok(Err(error)),
