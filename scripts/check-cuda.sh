@@ -70,6 +70,8 @@ else
     profile=(--profile release) folder=release
 fi
 
+# The PTX that becomes part of the program is that of the kernels' sources.
+scripts/cuda/kernels.sh --check
 scripts/cuda/shims.sh "$libraries"
 scripts/cuda/check-shims.sh "$libraries"
 # Cargo does not see it when these libraries change: link again, by deleting the program under all its names.
