@@ -10,7 +10,7 @@ use crate::{
         training::{TrainOp, TrainPass, TrainSetup},
     },
     plan::{NetworkBuilder, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// The sum of the residual stream `x` and the output `y` of a sublayer.
@@ -40,6 +40,10 @@ impl Operation for Add {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         Ok(tape::add(&pass.value(self.x)?, &pass.value(self.y)?)?)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.add(self.x, self.y, self.sum)
     }
 
     fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {
