@@ -233,14 +233,14 @@ __device__ __forceinline__ void logits(const Input &input, const T *w, float *y,
         load<1>(element, table + (unsigned long long)tokens[i / c] * c + i % c);                                     \
         y[i] = positions ? element[0] + positions[(unsigned long long)position * c + i % c] : element[0];            \
     }
-// In the names: `_any` where the inner dimension is no multiple of four, `_rows` for more than one row.
-#define DECODE_KERNELS(T)              \
-    PRODUCT(decode_product, T, 4, 1)          \
-    PRODUCT(decode_product_rows, T, 4, 4)     \
-    PRODUCT(decode_product_any, T, 1, 1)      \
-    PRODUCT(decode_product_any_rows, T, 1, 4) \
-    LOGITS(decode_logits, T, 4, 1)            \
-    LOGITS(decode_logits_rows, T, 4, 4)       \
-    LOGITS(decode_logits_any, T, 1, 1)        \
-    LOGITS(decode_logits_any_rows, T, 1, 4)   \
-    EMBED(decode_embed, T)
+// In the names: the type of the matrix, `_any` where the inner dimension is no multiple of four, `_rows` for more than one row.
+#define DECODE_KERNELS(TYPE, T)                        \
+    PRODUCT(decode_product_##TYPE, T, 4, 1)            \
+    PRODUCT(decode_product_##TYPE##_rows, T, 4, 4)     \
+    PRODUCT(decode_product_##TYPE##_any, T, 1, 1)      \
+    PRODUCT(decode_product_##TYPE##_any_rows, T, 1, 4) \
+    LOGITS(decode_logits_##TYPE, T, 4, 1)              \
+    LOGITS(decode_logits_##TYPE##_rows, T, 4, 4)       \
+    LOGITS(decode_logits_##TYPE##_any, T, 1, 1)        \
+    LOGITS(decode_logits_##TYPE##_any_rows, T, 1, 4)   \
+    EMBED(decode_embed_##TYPE, T)

@@ -2,4 +2,4 @@
 extern __shared__ float shared[];
 #include "decode.cuh"
 
-DECODE_KERNELS(__nv_bfloat16)
+DECODE_KERNELS(bf16, __nv_bfloat16)

@@ -2,4 +2,4 @@
 extern __shared__ float shared[];
 #include "decode.cuh"
 
-DECODE_KERNELS(__half)
+DECODE_KERNELS(f16, __half)

@@ -2,4 +2,4 @@
 extern __shared__ float shared[];
 #include "decode.cuh"
 
-DECODE_KERNELS(float)
+DECODE_KERNELS(f32, float)

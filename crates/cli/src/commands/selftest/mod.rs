@@ -1,6 +1,7 @@
 //! `tinygpt selftest`: whether a device computes what the CPU does.
 
 mod check;
+mod decoding;
 mod kernels;
 mod model;
 mod sampler;
@@ -18,7 +19,9 @@ use check::Check;
 pub fn run(args: &SelftestArgs) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let name = device::name(&device);
-    let checks = [kernels::checks(&device)?, model::checks(&device)?, sampler::checks(&device)?].concat();
+    let checks =
+        [kernels::checks(&device)?, decoding::checks(&device)?, model::checks(&device)?, sampler::checks(&device)?]
+            .concat();
     let failed = checks.iter().filter(|check| !check.passed).count();
     if args.json {
         print_json(&json!({ "work": "selftest", "device": name, "passed": failed == 0, "checks": checks }))?;

@@ -10,9 +10,55 @@ use crate::{
     ops::{Activation, LogitCap, RMS_NORM_EPS, launches::count_launch},
 };
 
-const F32: Module = Module { name: "decode_f32", ptx: include_str!("../../../kernels/decode_f32.ptx") };
-const BF16: Module = Module { name: "decode_bf16", ptx: include_str!("../../../kernels/decode_bf16.ptx") };
-const F16: Module = Module { name: "decode_f16", ptx: include_str!("../../../kernels/decode_f16.ptx") };
+/// The kernels for matrices of a type. Of four names the first two are for four elements at a time, the others for any number;
+/// of two the first is for one row, the other for several.
+#[derive(Debug)]
+struct MatrixKernels {
+    module: Module,
+    embed: &'static str,
+    product: [&'static str; 4],
+    logits: [&'static str; 4],
+}
+
+macro_rules! matrix_kernels {
+    ($type:literal) => {
+        MatrixKernels {
+            module: Module {
+                name: concat!("decode_", $type),
+                ptx: include_str!(concat!("../../../kernels/decode_", $type, ".ptx")),
+            },
+            embed: concat!("decode_embed_", $type),
+            product: [
+                concat!("decode_product_", $type),
+                concat!("decode_product_", $type, "_rows"),
+                concat!("decode_product_", $type, "_any"),
+                concat!("decode_product_", $type, "_any_rows"),
+            ],
+            logits: [
+                concat!("decode_logits_", $type),
+                concat!("decode_logits_", $type, "_rows"),
+                concat!("decode_logits_", $type, "_any"),
+                concat!("decode_logits_", $type, "_any_rows"),
+            ],
+        }
+    };
+}
+
+static F32: MatrixKernels = matrix_kernels!("f32");
+static BF16: MatrixKernels = matrix_kernels!("bf16");
+static F16: MatrixKernels = matrix_kernels!("f16");
+
+impl MatrixKernels {
+    fn of(weight: &Tensor) -> Result<&'static Self> {
+        Ok(match weight.dtype() {
+            DType::F32 => &F32,
+            DType::BF16 => &BF16,
+            DType::F16 => &F16,
+            other => bail!("no kernel multiplies with a matrix of {other:?}"),
+        })
+    }
+}
+
 const ATTENTION: Module =
     Module { name: "decode_attention", ptx: include_str!("../../../kernels/decode_attention.ptx") };
 
@@ -72,17 +118,7 @@ pub(crate) struct Product<'a> {
     pub(crate) y: &'a Tensor,
 }
 
-/// The kernels for matrices of a type.
-fn module(weight: &Tensor) -> Result<Module> {
-    Ok(match weight.dtype() {
-        DType::F32 => F32,
-        DType::BF16 => BF16,
-        DType::F16 => F16,
-        other => bail!("no kernel multiplies with a matrix of {other:?}"),
-    })
-}
-
-/// Picks a name: for four elements at a time or one, for one row or several.
+/// Picks a name from those of [`MatrixKernels`].
 fn pick(names: [&'static str; 4], fours: bool, several: bool) -> &'static str {
     names[2 * usize::from(!fours) + usize::from(several)]
 }
@@ -147,10 +183,10 @@ pub(crate) fn product(kernels: &Kernels, product: Product<'_>) -> Result<()> {
         Arg::U32(n_out as u32),
         Arg::U32(code),
     ];
-    let names = ["decode_product", "decode_product_rows", "decode_product_any", "decode_product_any_rows"];
-    let name = pick(names, n_out.is_multiple_of(4), rows.several);
+    let of_type = MatrixKernels::of(weight)?;
+    let name = pick(of_type.product, n_out.is_multiple_of(4), rows.several);
     let grid = rows.grid(n_out, PRODUCT_COLS, PRODUCT_THREADS);
-    count_launch(kernels.launch(module(weight)?, name, grid, &[&input[..], &rest].concat()))
+    count_launch(kernels.launch(of_type.module, name, grid, &[&input[..], &rest].concat()))
 }
 
 /// The logits `(rows, V)` of hidden states `x (rows, C)` by a head `(V, C)`.
@@ -164,10 +200,10 @@ pub(crate) fn logits(
     let (input, rows) = input_args(x, norm, 0)?;
     let cap = cap.map_or(0.0, |LogitCap(cap)| cap as f32);
     let rest = [Arg::Tensor(weight), Arg::Tensor(&y), Arg::U32(v as u32), Arg::F32(cap)];
-    let names = ["decode_logits", "decode_logits_rows", "decode_logits_any", "decode_logits_any_rows"];
-    let name = pick(names, c.is_multiple_of(4), rows.several);
+    let of_type = MatrixKernels::of(weight)?;
+    let name = pick(of_type.logits, c.is_multiple_of(4), rows.several);
     let grid = rows.grid(v, HEAD_COLS, HEAD_THREADS);
-    count_launch(kernels.launch(module(weight)?, name, grid, &[&input[..], &rest].concat()))?;
+    count_launch(kernels.launch(of_type.module, name, grid, &[&input[..], &rest].concat()))?;
     Ok(y)
 }
 
@@ -191,7 +227,8 @@ pub(crate) fn embed(
         Arg::U32(c as u32),
         Arg::U32(position.map_or(0, |(_, row)| row as u32)),
     ];
-    count_launch(kernels.launch(module(table)?, "decode_embed", Grid::over(n, 256), &args))
+    let of_type = MatrixKernels::of(table)?;
+    count_launch(kernels.launch(of_type.module, of_type.embed, Grid::over(n, 256), &args))
 }
 
 /// What the splits of attention leave for the last of them.
