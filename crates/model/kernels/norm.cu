@@ -1,29 +1,9 @@
 // Layer norm and RMSNorm over rows, forward and backward: `y = (x - mean) / sqrt(var + eps) * w + b`, and
 // `y = x / sqrt(mean(x^2) + eps) * w`. A warp takes a row; it reads the row once from memory, and again from the cache.
 #include "element.cuh"
-#include "reduce.cuh"
+#include "row_stats.cuh"
 
 namespace {
-
-struct Stats {
-    float mean, rstd;
-};
-
-// Of the `c` elements of a row. An RMSNorm is a layer norm whose mean is taken to be 0.
-template <bool RMS>
-__device__ __forceinline__ Stats row_stats(const float *x, unsigned c, unsigned lane, float eps) {
-    float mean = 0.0f;
-    if (!RMS) {
-        for (unsigned i = lane; i < c; i += 32) mean += x[i];
-        mean = warp_sum(mean) / c;
-    }
-    float squares = 0.0f;
-    for (unsigned i = lane; i < c; i += 32) {
-        const float centred = x[i] - mean;
-        squares += centred * centred;
-    }
-    return {mean, 1.0f / sqrtf(warp_sum(squares) / c + eps)};
-}
 
 // `x (n, c)`, `w (c)`, `b (c)` or null, `y (n, c)`.
 template <bool RMS, class T>

@@ -8,7 +8,7 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel, exp};
 
 use super::{
     Operation,
-    kernels::{elementwise, kernels_for_values},
+    kernels::{decode::Epilogue, elementwise, kernels_for_values},
     launches::count_launch,
     tape,
 };
@@ -21,7 +21,7 @@ use crate::{
         vectors,
     },
     plan::{Network, NetworkBuilder, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// A function of each element.
@@ -70,6 +70,10 @@ impl Operation for Activate {
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
         t * net.cols(self.y)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.epilogue(self.x, Epilogue::Activation(self.activation), self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {

@@ -17,7 +17,7 @@ use crate::{
     },
     dropout::MaskSource,
     plan::{NetworkBuilder, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// The sum of the residual stream `x` and the output `y` of a sublayer.
@@ -51,6 +51,10 @@ impl Operation for Add {
             Some(kernels) => Ok(masked_sum(kernels, &x, &y, None)?),
             None => Ok(tape::add(&x, &tape::cast(&y, x.dtype())?)?),
         }
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.add(self.x, self.y, self.sum)
     }
 
     fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {

@@ -14,7 +14,7 @@ use crate::{
     },
     dropout::DropoutSite,
     plan::{Network, NetworkBuilder, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// Dropout at a site of the network.
@@ -56,6 +56,10 @@ impl Operation for ApplyDropout {
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
         if net.config.dropout > 0.0 { t * net.cols(self.y).div_ceil(2 * LANES) } else { 0 }
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.identity(self.x, self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {

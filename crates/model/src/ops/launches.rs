@@ -24,7 +24,7 @@ pub fn take_launches() -> usize {
 /// # Errors
 /// Returns the operation's own error.
 #[doc(hidden)]
-pub fn count_launch(result: Result<Tensor>) -> Result<Tensor> {
+pub fn count_launch<T>(result: Result<T>) -> Result<T> {
     LAUNCHES.set(LAUNCHES.get() + 1);
     result
 }

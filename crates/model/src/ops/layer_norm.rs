@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Result,
-    config::LAYER_NORM_EPS,
+    config::{LAYER_NORM_EPS, Norm},
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -23,7 +23,7 @@ use crate::{
         vectors,
     },
     plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
-    tensors::Pass,
+    tensors::{Fusion, InputNorm, Pass},
 };
 
 /// Layer norm of each row.
@@ -72,6 +72,11 @@ impl Operation for LayerNorm {
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
         2 * t + (1 + usize::from(self.bias.is_some())) * net.cols(self.y)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        let norm = InputNorm { kind: Norm::Layer, weight: self.weight, bias: self.bias };
+        fusion.norm(self.x, norm, self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {

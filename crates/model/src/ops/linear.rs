@@ -17,7 +17,7 @@ use crate::{
         training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
     },
     plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// A linear layer.
@@ -72,6 +72,10 @@ impl Operation for Linear {
             Some(precision) => linear_rounded(&x, (w, pass.operand(self.weight)), b, precision),
             None => linear_by_row(&x, w, b),
         }
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.product(self.x, self.weight, self.bias, self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {

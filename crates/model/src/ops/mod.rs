@@ -49,7 +49,7 @@ use crate::{
         training::{ParamLayout, TrainOp, TrainSetup},
     },
     plan::{Network, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 mod activation;
@@ -91,7 +91,7 @@ pub(crate) use linear::{Linear, ResidualLinear, round_matrices};
 pub(crate) use positions::AddPositions;
 pub(crate) use qk_norm::QkNorm;
 pub(crate) use rms_norm::RmsNorm;
-pub(crate) use rope::Rope;
+pub(crate) use rope::{Angles, Rope};
 pub(crate) use swiglu::Swiglu;
 
 /// The interface of an operation.
@@ -141,6 +141,12 @@ pub(crate) trait Operation: Debug + Send + Sync {
 
     /// Computes the output `(B, T, channels)` on candle tensors, on any device and with a gradient.
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor>;
+
+    /// Adds its launch to those of a decoded token on a GPU, or joins the one before or behind it. Nothing where it can do
+    /// neither: tensor operations then compute the token.
+    fn fuse(&self, _: &mut Fusion<'_>) -> Option<()> {
+        None
+    }
 
     /// Builds its form in CPU training, for one sequence.
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp>;

@@ -12,7 +12,7 @@ use crate::{
         training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
     },
     plan::{Init, NetworkBuilder, ParamId, Role, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// The addition of position embeddings.
@@ -60,6 +60,10 @@ impl Operation for AddPositions {
             Ok([dy.clone(), d_table])
         });
         Ok(y)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.add_positions(self.x, self.table, self.y)
     }
 
     fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {

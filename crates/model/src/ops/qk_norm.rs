@@ -20,7 +20,7 @@ use crate::{
         vectors,
     },
     plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// RMSNorm of each head's queries and keys; values are unchanged.
@@ -91,6 +91,10 @@ impl Operation for QkNorm {
             Ok([dx, dq, dk])
         });
         Ok(tape::cast(&y, x.dtype())?)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.qk_norm(self.x, self.parts().map(|(_, weight)| weight), self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Result,
+    config::Norm,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -19,7 +20,7 @@ use crate::{
         vectors,
     },
     plan::{Init, Network, NetworkBuilder, ParamId, Role, Value},
-    tensors::Pass,
+    tensors::{Fusion, InputNorm, Pass},
 };
 
 /// The epsilon of every RMSNorm, as in Llama and Qwen.
@@ -67,6 +68,10 @@ impl Operation for RmsNorm {
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
         t + net.cols(self.y)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.norm(self.x, InputNorm { kind: Norm::Rms, weight: self.weight, bias: None }, self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {

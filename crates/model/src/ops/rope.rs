@@ -22,12 +22,12 @@ use crate::{
         vectors,
     },
     plan::{NetworkBuilder, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// The cosines and sines of all angles, computed when the first is asked for: a network that is only measured has none.
 #[derive(Debug)]
-struct Angles {
+pub(crate) struct Angles {
     block_size: usize,
     theta: f64,
     /// `hs / 2`.
@@ -54,6 +54,13 @@ impl Angles {
             let table = |f: fn(f64) -> f64| (0..block_size * pairs).map(|i| f(angle(i)) as f32).collect();
             Tables { cos: table(f64::cos), sin: table(f64::sin) }
         })
+    }
+
+    /// The tables on a device, `(block_size, hs / 2)` each.
+    pub(crate) fn on_device(&self, device: &Device) -> candle_core::Result<[Tensor; 2]> {
+        let Tables { cos, sin } = self.tables();
+        let shape = (self.block_size, self.pairs);
+        Ok([Tensor::from_slice(cos, shape, device)?, Tensor::from_slice(sin, shape, device)?])
     }
 
     /// The cosines and sines of a position, `(hs / 2)` each.
@@ -108,6 +115,10 @@ impl Operation for Rope {
         // Angles times values would lose what bf16 does not hold.
         let y = self.tensors(&tape::cast(&x, pass.dtype())?, past)?;
         Ok(tape::cast(&y, x.dtype())?)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.rope(self.x, Arc::clone(&self.angles), self.y)
     }
 
     fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {

@@ -6,7 +6,7 @@ use tinygpt_sampler::simd::{Kernel, Simd};
 use super::{
     Operation,
     activation::{Sigmoid, sigmoid as sigmoid_lanes},
-    kernels::{elementwise, kernels_for_values},
+    kernels::{decode::Epilogue, elementwise, kernels_for_values},
     launches::{cat_last, count_launch},
     tape,
 };
@@ -19,7 +19,7 @@ use crate::{
         vectors,
     },
     plan::{NetworkBuilder, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 /// Gates channels with others.
@@ -54,6 +54,10 @@ impl Operation for Swiglu {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         swiglu(&pass.value(self.x)?)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.epilogue(self.x, Epilogue::Swiglu, self.y)
     }
 
     fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {

@@ -2,6 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use tinygpt_sampler::kernels::Kernels;
+
+use super::fused::FusedDecoder;
 use crate::{
     ContextPolicy, Decoder, Gpt, GptConfig, KvCache, Logits, Result,
     decode::{append_tokens, crop_prompt},
@@ -11,11 +14,14 @@ use crate::{
 
 /// The [`Decoder`] on candle tensors, on any device.
 ///
-/// A step uploads one token for each row (and the angles of rotary positions, where there are any) and reads nothing back. Position embeddings are a view of their table, and a single
-/// new position needs no mask.
+/// A step uploads one token for each row and reads nothing back. On CUDA it is five launches a block and two beside them, by
+/// kernels; elsewhere it is tensor operations, as prompts and windows that slide are everywhere. Those upload the angles of
+/// rotary positions, where there are any.
 #[derive(Debug)]
 pub struct TensorDecoder {
     gpt: Gpt,
+    /// Where kernels compute single positions.
+    fused: Option<FusedDecoder>,
     policy: ContextPolicy,
     cache: KvCache,
     /// The tokens in the context of each row, from which the cache is computed anew when the context is full.
@@ -26,8 +32,8 @@ pub struct TensorDecoder {
 
 impl TensorDecoder {
     /// Creates a decoder of the model with these parameter values (in parameter order). Matrices are stored in the type
-    /// `weights` (f32, bf16 or f16), to which their products' operands are rounded too. Position embeddings, biases, norms,
-    /// attention with its cache, the residual stream and the logits are f32.
+    /// `weights` (f32, bf16 or f16), to which tensor operations round the other operand of their products too; kernels do not.
+    /// Position embeddings, biases, norms, attention with its cache, the residual stream and the logits are f32.
     ///
     /// # Errors
     /// When the configuration is invalid, the values do not match it or the device is out of memory.
@@ -57,13 +63,17 @@ impl TensorDecoder {
         }
         let gpt = Gpt::over(net, &tensors)?;
         let cache = gpt.new_cache(1)?;
-        Ok(Self { gpt, policy, cache, rows: Vec::new(), logits: None })
+        let fused = FusedDecoder::new(&gpt);
+        Ok(Self { gpt, fused, policy, cache, rows: Vec::new(), logits: None })
     }
 
     /// Computes the logits `(rows, V)` after new tokens `(rows, T)`, which it appends to the cache.
     fn forward(&mut self, ids: &[u32], rows: usize) -> Result<Tensor> {
         let ids = Tensor::from_slice(ids, (rows, ids.len() / rows), self.gpt.device())?;
-        self.gpt.forward_last(&ids, &mut self.cache)
+        match (&mut self.fused, Kernels::of(self.gpt.device())) {
+            (Some(fused), Some(kernels)) if ids.dim(1)? == 1 => fused.step(&kernels, &self.gpt, &ids, &mut self.cache),
+            _ => self.gpt.forward_last(&ids, &mut self.cache),
+        }
     }
 
     /// The logits `(rows, V)` after a prompt, of which every row has a copy.

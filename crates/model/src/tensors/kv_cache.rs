@@ -76,6 +76,13 @@ impl KvCache {
         Ok((cache.k.narrow(2, 0, self.len + new)?, cache.v.narrow(2, 0, self.len + new)?))
     }
 
+    /// The keys and values of a layer, `(B, nkv, block_size, hs)` each, for a kernel that reads the filled positions and writes
+    /// the next. [`KvCache::advance`] is called after the last layer.
+    pub(crate) fn layer(&self, layer: usize) -> [&Tensor; 2] {
+        let LayerKeyValues { k, v } = &self.layers[layer];
+        [k, v]
+    }
+
     /// The causal mask of `n` new positions after the filled ones, `(n, len + n)`; a single one needs none.
     pub(crate) fn mask(&mut self, n: usize, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
         if n == 1 {

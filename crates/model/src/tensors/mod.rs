@@ -1,6 +1,7 @@
 //! The network on candle tensors: the reference implementation, which also runs on a GPU.
 
 mod decoder;
+mod fused;
 mod kv_cache;
 mod pass;
 
@@ -13,6 +14,7 @@ use crate::{
 };
 
 pub use decoder::TensorDecoder;
+pub(crate) use fused::{Fusion, InputNorm};
 pub use kv_cache::KvCache;
 pub(crate) use pass::{CausalMask, Mode, Pass};
 

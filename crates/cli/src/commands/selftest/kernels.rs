@@ -94,7 +94,8 @@ fn values(stream: u32, shape: &[usize], size: f64) -> Values {
     Values { values: (0..shape.iter().product()).map(value).collect(), shape: shape.to_vec() }
 }
 
-fn tokens(stream: u32, n: usize, v: usize) -> Vec<u32> {
+/// Tokens of a vocabulary of `v`, another sequence for each `stream`.
+pub(super) fn tokens(stream: u32, n: usize, v: usize) -> Vec<u32> {
     (0..n).map(|i| philox_at(0, RngDomain::Noise, i as u64, stream)[0] % v as u32).collect()
 }
 
@@ -160,6 +161,15 @@ fn networks() -> Vec<(GptConfig, usize)> {
     ]
 }
 
+/// The initial parameters, each moved, so that none is of no account.
+pub(super) fn moved_params(config: &GptConfig) -> Vec<Vec<f32>> {
+    let moved = |(param, stream): (Vec<f32>, u32)| {
+        let noise = values(stream, &[param.len()], 0.3);
+        param.iter().zip(noise.values).map(|(x, noise)| x + noise).collect()
+    };
+    init_params(config, 1).into_iter().zip(12..).map(moved).collect()
+}
+
 /// The losses and the gradients of all parameters of a network of `rows` windows.
 fn of_network(
     (config, rows): &(GptConfig, usize),
@@ -168,14 +178,7 @@ fn of_network(
     device: &Device,
 ) -> anyhow::Result<Check> {
     let (rows, t) = (*rows, config.block_size);
-    let params: Vec<Vec<f32>> = init_params(config, 1)
-        .into_iter()
-        .zip(12u32..)
-        .map(|(param, stream)| {
-            let noise = values(stream, &[param.len()], 0.3);
-            param.iter().zip(noise.values).map(|(x, noise)| x + noise).collect()
-        })
-        .collect();
+    let params = moved_params(config);
     let gpt = Gpt::new(config, &to_tensors(config, &params, DType::F32, device)?)?.with_precision(precision);
     let ids = tokens(50, rows * t, config.vocab_size);
     let targets = Tensor::from_slice(&tokens(51, rows * t, config.vocab_size), rows * t, device)?;

@@ -1,6 +1,7 @@
 //! `tinygpt selftest`: whether a device computes what the CPU does.
 
 mod check;
+mod decoding;
 mod kernels;
 mod model;
 mod operations;
@@ -22,9 +23,9 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<()> {
         return Err(Usage("no GPU was found to check; --device cpu checks tensor operations on the CPU".into()).into());
     }
     let name = device::name(&device);
-    let checks =
-        [kernels::checks(&device)?, model::checks(&device)?, operations::checks(&device)?, sampler::checks(&device)?];
-    let checks = checks.concat();
+    let checks = [kernels::checks, decoding::checks, model::checks, operations::checks, sampler::checks]
+        .map(|checks| checks(&device));
+    let checks = checks.into_iter().collect::<anyhow::Result<Vec<_>>>()?.concat();
     let failed = checks.iter().filter(|check| !check.passed).count();
     if args.json {
         print_json(&json!({ "work": "selftest", "device": name, "passed": failed == 0, "checks": checks }))?;

@@ -1,11 +1,11 @@
 //! Operations whose course depends on the size of a batch, which no small model reaches: dropout, and chunks of attention and of
 //! the head. A device against the same tensor operations on the CPU, which the library's tests hold to plain ones.
 
-use candle_core::{DType, Device, Shape, Tensor, Var};
+use candle_core::{DType, Device, Shape, Tensor};
 use tinygpt_model::{
     Dropout, Precision,
     dropout::MaskSource,
-    ops::{LOGIT_BYTES, SCORE_BYTES, TensorAttention, causal_mask, head_loss},
+    ops::{LOGIT_BYTES, SCORE_BYTES, Tape, TensorAttention, causal_mask, head_loss},
 };
 use tinygpt_sampler::{RngDomain, philox_at};
 
@@ -43,24 +43,22 @@ fn numbers(place: u32, n: usize) -> Vec<f32> {
     (0..n).map(|i| philox_at(SEED, RngDomain::Noise, i as u64, place)[1] as f32 / (u32::MAX / 2) as f32 - 1.0).collect()
 }
 
-/// The result of an operation on variables of these shapes, and the gradients of its sum, weighted.
+/// The result of an operation on tensors of these shapes, and the gradients of its sum, weighted.
 fn with_gradients(
     device: &Device,
     shapes: &[&[usize]],
     op: &dyn Fn(&[Tensor]) -> anyhow::Result<Tensor>,
 ) -> anyhow::Result<Vec<Vec<f32>>> {
-    let var = |(place, &shape): (u32, &&[usize])| {
-        let values = numbers(place, shape.iter().product());
-        Var::from_tensor(&Tensor::from_vec(values, shape, device)?)
-    };
-    let vars = (100..).zip(shapes).map(var).collect::<candle_core::Result<Vec<_>>>()?;
-    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let y = op(&tensors)?;
+    let tensor =
+        |(place, &shape): (u32, &&[usize])| Tensor::from_vec(numbers(place, shape.iter().product()), shape, device);
+    let tensors = (100..).zip(shapes).map(tensor).collect::<candle_core::Result<Vec<_>>>()?;
+    let (y, tape) = Tape::record(&tensors, || op(&tensors));
+    let y = y?;
     let weights = Tensor::from_vec(numbers(99, y.elem_count()), y.shape(), device)?;
-    let mut gradients = y.mul(&weights)?.sum_all()?.backward()?;
+    let mut gradients = tape.backward(&y, weights)?;
     let mut all = vec![y.flatten_all()?.to_vec1()?];
-    for var in &tensors {
-        let gradient = gradients.remove(var).ok_or_else(|| anyhow::anyhow!("an argument got no gradient"))?;
+    for tensor in &tensors {
+        let gradient = gradients.take(tensor).ok_or_else(|| anyhow::anyhow!("an argument got no gradient"))?;
         all.push(gradient.flatten_all()?.to_vec1()?);
     }
     Ok(all)

@@ -29,7 +29,7 @@ use crate::{
     },
     dropout::DropoutSite,
     plan::{Network, NetworkBuilder, Value},
-    tensors::{Mode, Pass},
+    tensors::{Fusion, Mode, Pass},
 };
 
 pub use tensors::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
@@ -110,6 +110,10 @@ impl Operation for Attention {
             }
             Mode::Cached { cache, mask } => tensors::attend_cached(self.heads, self.layer, &qkv, cache, mask.as_ref()),
         }
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.attention(self.qkv, self.heads, self.layer, self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {

@@ -14,7 +14,7 @@ use crate::{
         training::{ParamLayout, TrainOp, TrainPass, TrainSetup},
     },
     plan::{Init, NetworkBuilder, ParamId, Role, Value},
-    tensors::Pass,
+    tensors::{Fusion, Pass},
 };
 
 pub use tensors::{DIRECT_VOCAB, Tokens, embedding};
@@ -48,6 +48,10 @@ impl Operation for Embed {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         Ok(embedding(pass.param(self.table), pass.tokens)?.to_dtype(pass.dtype())?)
+    }
+
+    fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
+        fusion.embed(self.table, self.y)
     }
 
     fn training(&self, _: &TrainSetup<'_>) -> Box<dyn TrainOp> {

@@ -1,4 +1,4 @@
-//! The operations of training as CUDA kernels: `crates/model/kernels/*.cu`, called from the operations whose tensor compositions
+//! The operations of training and decoding as CUDA kernels: `crates/model/kernels/*.cu`, called from the operations whose tensor compositions
 //! they equal. `tinygpt selftest` holds each to its composition on the device itself.
 
 use candle_core::{DType, Tensor};
@@ -8,6 +8,7 @@ use crate::Dropout;
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
+pub(crate) mod decode;
 pub(crate) mod elementwise;
 pub(crate) mod norm;
 

@@ -1,0 +1,246 @@
+// Decoding: one new position of each of a few rows. A matrix is read once for up to four rows, in f32 or 16 bits; everything
+// else, sums too, is f32. What a row gets is the same bits in whatever batch it is: no sum's order depends on the number of rows.
+//
+// A source for each type of matrices includes this, behind the declaration of the shared memory: `extern __shared__ float shared[]`.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "activation.cuh"
+#include "row_stats.cuh"
+
+namespace {
+
+// What is done with the input rows of a product: `ops/kernels/decode.rs` has the same numbers.
+enum InputNorm : unsigned { NO_NORM, LAYER_NORM, RMS_NORM };
+
+// What is done with the sums of a product.
+enum Epilogue : unsigned { NO_EPILOGUE, GELU, GELU_NEW, RELU2, SWIGLU };
+
+// `VEC` consecutive numbers of a matrix, as f32: four are one load.
+template <int VEC>
+__device__ __forceinline__ void load(float (&to)[VEC], const float *from) {
+    if constexpr (VEC == 4) {
+        const float4 x = __ldg(reinterpret_cast<const float4 *>(from));
+        to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+    } else {
+        to[0] = __ldg(from);
+    }
+}
+
+template <int VEC>
+__device__ __forceinline__ void load(float (&to)[VEC], const __nv_bfloat16 *from) {
+    // A bf16 is the upper half of an f32.
+    if constexpr (VEC == 4) {
+        const uint2 x = __ldg(reinterpret_cast<const uint2 *>(from));
+        to[0] = __uint_as_float(x.x << 16), to[1] = __uint_as_float(x.x & 0xffff0000u);
+        to[2] = __uint_as_float(x.y << 16), to[3] = __uint_as_float(x.y & 0xffff0000u);
+    } else {
+        to[0] = __bfloat162float(*from);
+    }
+}
+
+template <int VEC>
+__device__ __forceinline__ void load(float (&to)[VEC], const __half *from) {
+    if constexpr (VEC == 4) {
+        const uint2 x = __ldg(reinterpret_cast<const uint2 *>(from));
+        const unsigned short halves[4] = {(unsigned short)x.x, (unsigned short)(x.x >> 16), (unsigned short)x.y,
+                                          (unsigned short)(x.y >> 16)};
+#pragma unroll
+        for (int i = 0; i < 4; i++) to[i] = __half2float(__ushort_as_half(halves[i]));
+    } else {
+        to[0] = __half2float(*from);
+    }
+}
+
+// The input rows of a product, `x (rows, n_in)`, with a norm over each: its kind, weight `(n_in)` and bias `(n_in)` or null.
+struct Input {
+    const float *x, *norm_weight, *norm_bias;
+    unsigned norm, rows, n_in;
+    float eps;
+
+    // Floats from one staged row to the next: rows begin at 16 bytes.
+    __device__ __forceinline__ unsigned stride() const { return (n_in + 3) / 4 * 4; }
+
+    // Brings `ROWS` rows from `first` on into shared memory, normed; those beyond the last are zeros. A norm is one warp's.
+    template <int ROWS>
+    __device__ __forceinline__ void stage(float *staged, unsigned first) const {
+        for (unsigned r = 0; r < ROWS; r++)
+            for (unsigned i = threadIdx.x; i < n_in; i += blockDim.x)
+                staged[r * stride() + i] = first + r < rows ? x[(unsigned long long)(first + r) * n_in + i] : 0.0f;
+        __syncthreads();
+        if (norm == NO_NORM) return;
+        const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        if (warp < ROWS) {
+            float *row = staged + warp * stride();
+            const Stats s = norm == RMS_NORM ? row_stats<true>(row, n_in, lane, eps) : row_stats<false>(row, n_in, lane, eps);
+            // No lane changes an element before all have summed it: the sum of a warp is a barrier of its lanes.
+            for (unsigned i = lane; i < n_in; i += 32) {
+                const float z = (row[i] - s.mean) * s.rstd * norm_weight[i];
+                row[i] = norm_bias ? z + norm_bias[i] : z;
+            }
+        }
+        __syncthreads();
+    }
+};
+
+// The threads of a block of `product`, and the outputs that it computes.
+constexpr unsigned THREADS = 512, WARPS = THREADS / 32, COLS = 16;
+
+// `y = residual + epilogue(norm(x) w + bias)` for `w (n_in, parts n_out)`, `bias (parts n_out)` or null, `residual (rows, n_out)`
+// or null, `y (rows, n_out)`; two parts, gates and what they gate, for SwiGLU.
+//
+// A block takes `COLS` outputs of `ROWS` rows. `COLS / VEC` threads share a row of the matrix, of which the block reads
+// `THREADS VEC / COLS` at a time; the sums of its threads are added in a tree in the warp, and then in the order of warps.
+template <class T, int VEC, int ROWS>
+__device__ __forceinline__ void product(const Input &input, const T *w, const float *bias, const float *residual, float *y,
+                                        unsigned n_out, unsigned epilogue) {
+    constexpr unsigned LANES = COLS / VEC, STEP = THREADS / LANES;
+    // Loads of a thread that are under way at a time.
+    constexpr int LOADS = VEC == 1 ? 2 : sizeof(T) == 4 ? 4 : 8;
+    float *const staged = shared, *const sums = shared + ROWS * input.stride();  // (ROWS, n_in), (WARPS, ROWS, COLS)
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const unsigned parts = epilogue == SWIGLU ? 2 : 1, n_in = input.n_in;
+    const unsigned first_row = blockIdx.x * ROWS;
+    const unsigned column = blockIdx.y * COLS + threadIdx.x % LANES * VEC, from = threadIdx.x / LANES;
+
+    float weights[LOADS][VEC];
+    // Of the rows of the matrix `k`, `k + STEP`, ..; 0 beyond its ends.
+    const auto read = [&](unsigned part, unsigned k) {
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            const unsigned row = k + i * STEP;
+            if (row < n_in && column < n_out) {
+                load<VEC>(weights[i], w + (unsigned long long)row * (parts * n_out) + part * n_out + column);
+            } else {
+#pragma unroll
+                for (int v = 0; v < VEC; v++) weights[i][v] = 0.0f;
+            }
+        }
+    };
+    // The first weights are on their way while the input is made ready.
+    read(0, from);
+    input.stage<ROWS>(staged, first_row);
+
+    float total = 0.0f, gated = 0.0f;
+    for (unsigned part = 0; part < parts; part++) {
+        float partial[ROWS][VEC] = {};
+        for (unsigned k = from; k < n_in; k += LOADS * STEP) {
+            if (part > 0 || k > from) read(part, k);
+#pragma unroll
+            for (int i = 0; i < LOADS; i++) {
+                const unsigned row = k + i * STEP;
+                if (row >= n_in) continue;
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    const float x = staged[r * input.stride() + row];
+#pragma unroll
+                    for (int v = 0; v < VEC; v++) partial[r][v] = fmaf(x, weights[i][v], partial[r][v]);
+                }
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int v = 0; v < VEC; v++) {
+#pragma unroll
+                for (unsigned other = LANES; other < 32; other *= 2)
+                    partial[r][v] += __shfl_xor_sync(0xffffffffu, partial[r][v], other);
+                if (lane < LANES) sums[(warp * ROWS + r) * COLS + lane * VEC + v] = partial[r][v];
+            }
+        __syncthreads();
+        if (threadIdx.x < ROWS * COLS) {
+            float sum = 0.0f;
+            for (unsigned k = 0; k < WARPS; k++) sum += sums[k * ROWS * COLS + threadIdx.x];
+            if (part == 0) total = sum;
+            else gated = sum;
+        }
+        __syncthreads();
+    }
+
+    const unsigned r = threadIdx.x / COLS, out = blockIdx.y * COLS + threadIdx.x % COLS;
+    if (r >= ROWS || first_row + r >= input.rows || out >= n_out) return;
+    float value = bias ? total + bias[out] : total;
+    if (epilogue == GELU) value = Gelu::value(value);
+    if (epilogue == GELU_NEW) value = GeluNew::value(value);
+    if (epilogue == RELU2) value = Relu2::value(value);
+    if (epilogue == SWIGLU) value = value * sigmoid(value) * (bias ? gated + bias[n_out + out] : gated);
+    const unsigned long long at = (unsigned long long)(first_row + r) * n_out + out;
+    y[at] = residual ? residual[at] + value : value;
+}
+
+// The threads of a block of `logits`, the outputs that a warp computes at a time, and those of a block.
+constexpr unsigned HEAD_THREADS = 256, EACH = 4, HEAD_COLS = 64;
+
+// `y = norm(x) w^T`, capped as `cap tanh(y / cap)` unless the cap is 0, for `w (n_out, n_in)`, `y (rows, n_out)`. A warp takes
+// `EACH` rows of the matrix at a time.
+template <class T, int VEC, int ROWS>
+__device__ __forceinline__ void logits(const Input &input, const T *w, float *y, unsigned n_out, float cap) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_in = input.n_in;
+    const unsigned first_row = blockIdx.x * ROWS;
+    input.stage<ROWS>(shared, first_row);  // (ROWS, n_in)
+    for (unsigned done = warp * EACH; done < HEAD_COLS; done += HEAD_THREADS / 32 * EACH) {
+        const unsigned out = blockIdx.y * HEAD_COLS + done;
+        if (out >= n_out) return;
+        float sums[ROWS][EACH] = {};
+#pragma unroll 2
+        for (unsigned k = lane * VEC; k < n_in; k += 32 * VEC) {
+            float weights[EACH][VEC];
+#pragma unroll
+            for (int e = 0; e < EACH; e++) load<VEC>(weights[e], w + (unsigned long long)min(out + e, n_out - 1) * n_in + k);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+                for (int v = 0; v < VEC; v++) {
+                    const float x = shared[r * input.stride() + k + v];
+#pragma unroll
+                    for (int e = 0; e < EACH; e++) sums[r][e] = fmaf(x, weights[e][v], sums[r][e]);
+                }
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int e = 0; e < EACH; e++) {
+                const float sum = warp_sum(sums[r][e]);
+                if (lane == r * EACH + e && first_row + r < input.rows && out + e < n_out)
+                    y[(unsigned long long)(first_row + r) * n_out + out + e] = cap > 0.0f ? cap * tanhf(sum / cap) : sum;
+            }
+    }
+}
+
+}  // namespace
+
+#define INPUT                                                                                                     \
+    const float *x, const float *norm_weight, const float *norm_bias, unsigned norm, unsigned rows, unsigned n_in, \
+        float eps
+#define PRODUCT(NAME, T, VEC, ROWS)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1)                                         \
+        NAME(INPUT, const T *w, const float *bias, const float *residual, float *y, unsigned n_out, unsigned epilogue) { \
+        product<T, VEC, ROWS>({x, norm_weight, norm_bias, norm, rows, n_in, eps}, w, bias, residual, y, n_out, epilogue); \
+    }
+#define LOGITS(NAME, T, VEC, ROWS)                                                                                   \
+    extern "C" __global__ void __launch_bounds__(HEAD_THREADS) NAME(INPUT, const T *w, float *y, unsigned n_out, float cap) { \
+        logits<T, VEC, ROWS>({x, norm_weight, norm_bias, norm, rows, n_in, eps}, w, y, n_out, cap);                  \
+    }
+// The embeddings of tokens, rows of `table (V, c)`, and of their position, row `position` of `positions` or null: `y (n / c, c)`.
+#define EMBED(NAME, T)                                                                                               \
+    extern "C" __global__ void NAME(const unsigned *tokens, const T *table, const float *positions, float *y,        \
+                                    unsigned long long n, unsigned c, unsigned position) {                           \
+        const unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;                      \
+        if (i >= n) return;                                                                                          \
+        float element[1];                                                                                            \
+        load<1>(element, table + (unsigned long long)tokens[i / c] * c + i % c);                                     \
+        y[i] = positions ? element[0] + positions[(unsigned long long)position * c + i % c] : element[0];            \
+    }
+// In the names: the type of the matrix, `_any` where the inner dimension is no multiple of four, `_rows` for more than one row.
+#define DECODE_KERNELS(TYPE, T)                        \
+    PRODUCT(decode_product_##TYPE, T, 4, 1)            \
+    PRODUCT(decode_product_##TYPE##_rows, T, 4, 4)     \
+    PRODUCT(decode_product_##TYPE##_any, T, 1, 1)      \
+    PRODUCT(decode_product_##TYPE##_any_rows, T, 1, 4) \
+    LOGITS(decode_logits_##TYPE, T, 4, 1)              \
+    LOGITS(decode_logits_##TYPE##_rows, T, 4, 4)       \
+    LOGITS(decode_logits_##TYPE##_any, T, 1, 1)        \
+    LOGITS(decode_logits_##TYPE##_any_rows, T, 1, 4)   \
+    EMBED(decode_embed_##TYPE, T)
