@@ -46,9 +46,9 @@ measure() {
 
 # update ROW PRECISION MODEL: of a configuration below.
 update() {
-    local row=$1 precision=$2 model=$3 moments=4
+    local row=$1 precision=$2 model=$3 moments=6
     # Whether the device has the precision is tried first, and read back.
-    [ "$precision" = f32 ] || moments=6
+    [ "$precision" = f32 ] || moments=8
     measure "$row" $moments bench train "$work/$model.toml" --precision "$precision" --iters 100
 }
 
@@ -125,9 +125,9 @@ start() {
     pids+=($!)
 }
 for weights in f32 bf16; do
-    start measure "token-tiny-$weights" 6 bench decode "$work/run" --tokens 3 --weights $weights
-    start measure "token-baby-$weights" 6 bench decode baby --tokens 3 --weights $weights
-    start measure "token-gpt2-$weights" 6 bench decode gpt2 --tokens 3 --weights $weights
+    start measure "token-tiny-$weights" 8 bench decode "$work/run" --tokens 3 --weights $weights
+    start measure "token-baby-$weights" 8 bench decode baby --tokens 3 --weights $weights
+    start measure "token-gpt2-$weights" 8 bench decode gpt2 --tokens 3 --weights $weights
 done
 for precision in f32 bf16 f16; do
     for model in tiny baby gpt2; do start update "update-$model-$precision" $precision $model; done
