@@ -1,7 +1,6 @@
 //! Generation on candle tensors.
 
 use candle_core::{DType, Device, Tensor};
-
 use tinygpt_sampler::kernels::Kernels;
 
 use super::fused::FusedDecoder;
@@ -15,8 +14,8 @@ use crate::{
 /// The [`Decoder`] on candle tensors, on any device.
 ///
 /// A step uploads one token for each row and reads nothing back. On CUDA it is five launches a block and two beside them, by
-/// kernels; elsewhere it is tensor operations, as prompts and windows that slide are everywhere. Those upload the angles of
-/// rotary positions, where there are any.
+/// kernels; elsewhere it is tensor operations, as prompts and windows that slide are everywhere, of which each layer uploads the
+/// angles of rotary positions.
 #[derive(Debug)]
 pub struct TensorDecoder {
     gpt: Gpt,
@@ -26,8 +25,8 @@ pub struct TensorDecoder {
     cache: KvCache,
     /// The tokens in the context of each row, from which the cache is computed anew when the context is full.
     rows: Vec<Vec<u32>>,
-    /// `(rows, V)`
-    logits: Tensor,
+    /// The logits given last, `(rows, V)`.
+    logits: Option<Tensor>,
 }
 
 impl TensorDecoder {
@@ -53,9 +52,8 @@ impl TensorDecoder {
         }
         let gpt = Gpt::over(net, &tensors)?;
         let cache = gpt.new_cache(1)?;
-        let logits = Tensor::zeros((0, config.vocab_size), DType::F32, device)?;
         let fused = FusedDecoder::new(&gpt);
-        Ok(Self { gpt, fused, policy, cache, rows: Vec::new(), logits })
+        Ok(Self { gpt, fused, policy, cache, rows: Vec::new(), logits: None })
     }
 
     /// Computes the logits `(rows, V)` after new tokens `(rows, T)`, which it appends to the cache.
@@ -80,16 +78,16 @@ impl Decoder for TensorDecoder {
         let logits = self.forward(context, 1)?; // (1, V)
         self.cache = self.cache.repeat(rows)?;
         self.rows = vec![context.to_vec(); rows];
-        self.logits = logits.broadcast_as((rows, logits.dim(1)?))?.contiguous()?; // (rows, V)
-        Ok(Logits::Device(&self.logits))
+        let logits = logits.broadcast_as((rows, logits.dim(1)?))?.contiguous()?; // (rows, V)
+        Ok(Logits::Device(self.logits.insert(logits)))
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
         append_tokens(self.gpt.config(), &mut self.rows, tokens)?;
         let rows = tokens.len();
         if self.cache.len() < self.gpt.config().block_size {
-            self.logits = self.forward(tokens, rows)?;
-            return Ok(Logits::Device(&self.logits));
+            let logits = self.forward(tokens, rows)?;
+            return Ok(Logits::Device(self.logits.insert(logits)));
         }
         let kept = self.policy.kept(self.gpt.config().block_size);
         for row in &mut self.rows {
@@ -97,7 +95,7 @@ impl Decoder for TensorDecoder {
         }
         self.cache.clear();
         let windows = self.rows.concat(); // rows * kept
-        self.logits = self.forward(&windows, rows)?;
-        Ok(Logits::Device(&self.logits))
+        let logits = self.forward(&windows, rows)?;
+        Ok(Logits::Device(self.logits.insert(logits)))
     }
 }

@@ -106,7 +106,17 @@ impl Operation for Attention {
                 };
                 attention.apply(&tensors::repeat_kv(&qkv, self.heads)?)
             }
-            Mode::Cached { cache, mask } => tensors::attend_cached(self.heads, self.layer, &qkv, cache, mask.as_ref()),
+            Mode::Cached { cache, mask } => {
+                // A prompt attends to itself alone, as a sequence in training does.
+                if cache.is_empty()
+                    && let Some(kernels) = kernels_for(&[&qkv])
+                    && let Some(attention) = AttentionKernels::new(kernels, self.heads, None)
+                {
+                    tensors::append_to_cache(self.heads, self.layer, &qkv, cache)?;
+                    return Ok(attention.apply(&qkv)?);
+                }
+                tensors::attend_cached(self.heads, self.layer, &qkv, cache, mask.as_ref())
+            }
         }
     }
 
