@@ -220,7 +220,8 @@ __device__ __forceinline__ void logits(const Input &input, const T *w, float *y,
         product<T, VEC, ROWS>({x, norm_weight, norm_bias, norm, rows, n_in, eps}, w, bias, residual, y, n_out, epilogue); \
     }
 #define LOGITS(NAME, T, VEC, ROWS)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(HEAD_THREADS) NAME(INPUT, const T *w, float *y, unsigned n_out, float cap) { \
+    extern "C" __global__ void __launch_bounds__(HEAD_THREADS, ROWS == 1 ? 6 : 3)                                     \
+        NAME(INPUT, const T *w, float *y, unsigned n_out, float cap) {                                               \
         logits<T, VEC, ROWS>({x, norm_weight, norm_bias, norm, rows, n_in, eps}, w, y, n_out, cap);                  \
     }
 // The embeddings of tokens, rows of `table (V, c)`, and of their position, row `position` of `positions` or null: `y (n / c, c)`.

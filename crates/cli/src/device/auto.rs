@@ -40,10 +40,10 @@ pub enum Place {
 
 /// Seconds that the host takes for a launch.
 const LAUNCH: f64 = 4e-6;
-/// Launches of a step of generation with its draw: of a block, and beside the blocks.
-const STEP_LAUNCHES: (f64, f64) = (40.0, 75.0);
-/// Launches of a batch of training, candle's own among them: of a layer, and beside the layers.
-const BATCH_LAUNCHES: (f64, f64) = (175.0, 300.0);
+/// Launches of a step of generation with its draw: of a block, and beside the blocks. Metal has no kernels of this project.
+const STEP_LAUNCHES: (f64, f64) = if cfg!(feature = "metal") { (40.0, 75.0) } else { (5.0, 12.0) };
+/// Launches and products of a batch of training with its update: of a layer, and beside the layers.
+const BATCH_LAUNCHES: (f64, f64) = if cfg!(feature = "metal") { (175.0, 300.0) } else { (32.0, 40.0) };
 /// Bytes and floating-point operations a second of a GPU for consumers.
 const GPU: (f64, f64) = (1e12, 2e13);
 /// Floating-point operations a second of a core in products, half of its peak.

@@ -1,7 +1,6 @@
 //! Generation on candle tensors.
 
 use candle_core::{DType, Device, Tensor};
-
 use tinygpt_sampler::kernels::Kernels;
 
 use super::fused::FusedDecoder;
@@ -15,8 +14,8 @@ use crate::{
 /// The [`Decoder`] on candle tensors, on any device.
 ///
 /// A step uploads one token for each row and reads nothing back. On CUDA it is five launches a block and two beside them, by
-/// kernels; elsewhere it is tensor operations, as prompts and windows that slide are everywhere. Those upload the angles of
-/// rotary positions, where there are any.
+/// kernels; elsewhere it is tensor operations, as prompts and windows that slide are everywhere, of which each layer uploads the
+/// angles of rotary positions.
 #[derive(Debug)]
 pub struct TensorDecoder {
     gpt: Gpt,
@@ -26,7 +25,7 @@ pub struct TensorDecoder {
     cache: KvCache,
     /// The tokens in the context of each row, from which the cache is computed anew when the context is full.
     rows: Vec<Vec<u32>>,
-    /// `(rows, V)`, after the first step.
+    /// The logits given last, `(rows, V)`.
     logits: Option<Tensor>,
 }
 

@@ -108,7 +108,17 @@ impl Operation for Attention {
                 let repeated = tensors::repeat_kv(&tape::cast(&qkv, pass.dtype)?, self.heads)?;
                 Ok(tape::cast(&attention.apply(&repeated)?, qkv.dtype())?)
             }
-            Mode::Cached { cache, mask } => tensors::attend_cached(self.heads, self.layer, &qkv, cache, mask.as_ref()),
+            Mode::Cached { cache, mask } => {
+                // A prompt attends to itself alone, as a sequence in training does.
+                if cache.is_empty()
+                    && let Some(kernels) = kernels_for_values(&qkv)
+                    && let Some(attention) = AttentionKernels::new(kernels, self.heads, None)
+                {
+                    tensors::append_to_cache(self.heads, self.layer, &qkv, cache)?;
+                    return Ok(attention.apply(&qkv)?);
+                }
+                tensors::attend_cached(self.heads, self.layer, &qkv, cache, mask.as_ref())
+            }
         }
     }
 

@@ -251,6 +251,26 @@ pub(super) fn repeat_kv(qkv: &Tensor, heads: Heads) -> candle_core::Result<Tenso
     Ok(y)
 }
 
+/// Channels `from .. from + cols` of `qkv (B, T, (nh + 2 nkv) hs)` by heads, `(B, heads, T, hs)`.
+fn by_head(qkv: &Tensor, from: usize, cols: usize, hs: usize) -> candle_core::Result<Tensor> {
+    let (b, t, _) = qkv.dims3()?;
+    // (B, T, heads * hs) to (B, T, heads, hs) to (B, heads, T, hs)
+    qkv.narrow(2, from, cols)?.reshape((b, t, cols / hs, hs))?.transpose(1, 2)?.contiguous()
+}
+
+/// Appends the keys and values of new positions `qkv (B, T, (nh + 2 nkv) hs)` to those of a layer, and returns those of all
+/// positions, `(B, nkv, past + T, hs)` each.
+pub(super) fn append_to_cache(
+    heads: Heads,
+    layer: usize,
+    qkv: &Tensor,
+    cache: &mut KvCache,
+) -> Result<(Tensor, Tensor)> {
+    let [q, kv, _] = heads.qkv();
+    let part = |from: usize| by_head(qkv, from, kv, heads.head_size);
+    cache.append(layer, &part(q)?, &part(q + kv)?)
+}
+
 /// Attention of new positions `qkv (B, T, (nh + 2 nkv) hs)` to the cached positions of a layer and to themselves: `(B, T, C)`. Appends
 /// their keys and values to the cache.
 pub(super) fn attend_cached(
@@ -262,12 +282,7 @@ pub(super) fn attend_cached(
 ) -> Result<Tensor> {
     let (b, t, _) = qkv.dims3()?;
     let Heads { n_head, n_kv_head, head_size: hs } = heads;
-    let [q, kv, _] = heads.qkv();
-    let split = |from: usize, cols: usize| -> candle_core::Result<Tensor> {
-        // (B, T, heads * hs) to (B, T, heads, hs) to (B, heads, T, hs)
-        qkv.narrow(2, from, cols)?.reshape((b, t, cols / hs, hs))?.transpose(1, 2)?.contiguous()
-    };
-    let (k, v) = cache.append(layer, &split(q, kv)?, &split(q + kv, kv)?)?; // (B, nkv, past + T, hs)
+    let (k, v) = append_to_cache(heads, layer, qkv, cache)?; // (B, nkv, past + T, hs)
     let repeated = |x: Tensor| -> candle_core::Result<Tensor> {
         let (group, positions) = (n_head / n_kv_head, x.dim(2)?);
         if group == 1 {
@@ -277,7 +292,7 @@ pub(super) fn attend_cached(
         x.reshape((b, n_head, positions, hs)) // (B, nkv, nh / nkv, past + T, hs) to (B, nh, past + T, hs)
     };
     let (k, v) = (repeated(k)?, repeated(v)?);
-    let q = split(0, q)?.affine(1.0 / (hs as f64).sqrt(), 0.0)?;
+    let q = by_head(qkv, 0, n_head * hs, hs)?.affine(1.0 / (hs as f64).sqrt(), 0.0)?;
     let scores = q.matmul(&k.transpose(2, 3)?)?; // (B, nh, T, past + T)
     let scores = match mask {
         Some(mask) => scores.broadcast_add(mask)?,
