@@ -135,7 +135,11 @@ memory() {
     exec nvidia-smi --id="$gpu" --query-gpu=memory.used --format=csv,noheader,nounits -lms 100 >"$work/$1.memory"
 }
 
-# step NAME COMMAND...: runs it, for two minutes and until the deadline at most, and records it. If it fails the last line
+# The seconds of a step at most. A rehearsal may be on a machine that has other work.
+longest=120
+[ -z "$rehearse" ] || longest=600
+
+# step NAME COMMAND...: runs it, for that long and until the deadline at most, and records it. If it fails the last line
 # that it wrote to standard error is the note.
 step() {
     local name=$1 code=0 start=$SECONDS left=$((deadline - SECONDS)) held='' note='' ms rate tensors
@@ -150,7 +154,7 @@ step() {
         memory "$name" 2>/dev/null &
         poller=$!
     fi
-    timeout --foreground -k 10 $((left < 120 ? left : 120)) "$@" >"$printed/$name.stdout" 2>"$printed/$name.log" || code=$?
+    timeout --foreground -k 10 $((left < longest ? left : longest)) "$@" >"$printed/$name.stdout" 2>"$printed/$name.log" || code=$?
     if [ -n "$poller" ]; then
         kill "$poller" 2>/dev/null || true
         wait "$poller" 2>/dev/null || true

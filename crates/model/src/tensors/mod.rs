@@ -219,7 +219,9 @@ impl Gpt {
         if let (Op::ApplyDropout(drop), Some(Op::Add(add))) = (op, self.net.ops.get(at + 1))
             && add.y == drop.y
             && self.last_readers[drop.y.0] == at + 1
-            && let Some(sum) = add.forward_after_dropout(drop, pass)?
+            && let Some(dropout) = pass.dropout().filter(|dropout| dropout.p > 0.0)
+            && let Some(sum) =
+                ops::kernels::residual_sum(&pass.value(add.x)?, &pass.value(drop.x)?, Some((dropout, drop.site.id())))?
         {
             pass.values[add.sum.0] = Some(sum);
             return Ok(2);

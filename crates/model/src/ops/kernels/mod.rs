@@ -11,6 +11,9 @@ pub(crate) mod cross_entropy;
 pub(crate) mod decode;
 pub(crate) mod elementwise;
 pub(crate) mod norm;
+mod residual;
+
+pub(crate) use residual::residual_sum;
 
 /// The device's kernels for these tensors: they take contiguous ones in f32.
 pub(crate) fn kernels_for(tensors: &[&Tensor]) -> Option<Kernels> {
