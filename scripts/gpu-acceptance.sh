@@ -97,6 +97,7 @@ trap 'exit 130' INT
 export TINYGPT_CACHE=$work/cache
 python=${PYTHON:-python3}
 deadline=$((SECONDS + 480))
+[ -z "$rehearse" ] || deadline=$((SECONDS + 1800))
 
 # The libraries of CUDA where the system does not find them: a toolkit's, or those that came with PyTorch.
 for folder in /usr/local/cuda-13*/lib64 /usr/local/cuda/lib64 \
