@@ -1,25 +1,30 @@
 #!/usr/bin/env bash
-# check-cuda.sh [--fast]: builds the program for CUDA on a machine that needs neither a GPU nor CUDA, and checks that what
+# check-cuda.sh [--fast | --run | --record]: builds the program for CUDA on a machine that needs neither a GPU nor CUDA, and checks that what
 # comes out starts there, says what is missing, and trains on the CPU.
 #
 #   (no flag)  compiles the kernels and gives a release program to copy to a machine with a GPU, in
 #              target/cuda/release/tinygpt. Downloads CUDA's compiler from PyPI (270 MB on disk) into target/cuda-toolkit.
-#              For a GPU of the compute capability CUDA_COMPUTE_CAP, of 9.0 (H100, H200) if not set.
+#              For GPUs of compute capability 8.0 (A100) and all later ones; CUDA_COMPUTE_CAP=90 makes a program for H100
+#              and H200 alone.
 #   --fast     checks and links the Rust code alone, with an empty file in the place of each kernel, in target/cuda-fast:
 #              a few minutes instead of a quarter of an hour, and nothing that may ever run on a GPU. Dependencies that do
 #              not know of CUDA are those that `cargo test` has built (with Cargo 1.91 or newer).
+#   --run      as --fast, and then runs the program on the emulated device, with all kernels (scripts/cuda/emulated).
+#   --record   as --fast, and then records what a token and an update launch there, in scripts/cuda/emulated/counts.csv.
 #
 # Needs Rust, a C and C++ compiler, x86-64 Linux, and without --fast python3 with pip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 
+then=${1-}
+
 fail() { printf 'check-cuda.sh: %s\n' "$*" >&2; exit 1; }
-usage() { printf 'check-cuda.sh: %s; the only argument is --fast\n' "$*" >&2; exit 2; }
+usage() { printf 'check-cuda.sh: %s; the arguments are --fast, --run and --record\n' "$*" >&2; exit 2; }
 
 [ $# -le 1 ] || usage "too many arguments"
 case ${1-} in
-    --fast) tier=fast ;;
+    --fast | --run | --record) tier=fast ;;
     '') tier=full ;;
     *) usage "unknown argument $1" ;;
 esac
@@ -29,7 +34,10 @@ for tool in cargo cc c++ ar; do command -v $tool >/dev/null || fail "needs $tool
 # A driver of the 580 series knows CUDA 13.0, and refuses kernels of a newer compiler.
 toolkit_version=13.0.2
 export CUDARC_CUDA_VERSION=13000
-export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
+# Kernels are in the program as PTX for this capability, which a driver compiles for the card that it has: any later one, unless
+# it is 90 or more, which candle's build makes 90a, 100a and so on, and their PTX loads on no other.
+export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
+[ "$CUDA_COMPUTE_CAP" -ge 80 ] || fail "CUDA_COMPUTE_CAP=$CUDA_COMPUTE_CAP: candle has its kernels for bf16 from 80 on alone"
 CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
 export CUDAFORGE_THREADS
 
@@ -62,6 +70,8 @@ else
     profile=(--profile release) folder=release
 fi
 
+# The PTX that becomes part of the program is that of the kernels' sources.
+scripts/cuda/kernels.sh --check
 scripts/cuda/shims.sh "$libraries"
 scripts/cuda/check-shims.sh "$libraries"
 # Cargo does not see it when these libraries change: link again, by deleting the program under all its names.
@@ -95,3 +105,16 @@ grep -q '^error: --device cuda:0: ' "$work/named.log" || fail "--device cuda doe
 ! grep -q panicked "$work"/*.log || fail "a panic reached the user"
 [ ! -e "$work/named" ] || fail "--device cuda without a GPU left a run behind"
 echo "CUDA build checked ($tier); no GPU was used"
+
+emulated=$root/target/emulated
+case $then in
+    --run)
+        scripts/cuda/emulated/build.sh "$emulated"
+        scripts/cuda/emulated/check.sh
+        scripts/cuda/emulated/run.sh "$tinygpt" "$emulated"
+        ;;
+    --record)
+        scripts/cuda/emulated/build.sh "$emulated"
+        scripts/cuda/emulated/counts.sh --record "$tinygpt" "$emulated"
+        ;;
+esac

@@ -8,7 +8,10 @@
 #
 # The machine with the GPU needs bash 4 and GNU's coreutils, no network and no Rust; PyTorch is measured where python3 (or
 # $PYTHON) has it. DIR gets acceptance.json, acceptance.md and in steps/ what each step printed. Each step is in both, with its
-# result or the reason why it was not made. The exit code is 1 if any failed, or there was no time for it.
+# result or the reason why it was not made. All of it is in DIR.tgz too, to send back. The exit code is 1 if any failed, or
+# there was no time for it.
+#
+# N of cuda:N counts the GPUs as nvidia-smi does, or, where CUDA_VISIBLE_DEVICES is set, those that it names.
 set -euo pipefail
 if ((BASH_VERSINFO[0] < 4)) || ! timeout --version >/dev/null 2>&1; then
     echo "gpu-acceptance.sh: needs bash 4 and GNU's coreutils" >&2
@@ -17,7 +20,7 @@ fi
 here=$(cd "$(dirname "$0")" && pwd)
 # In the repository the program is where check-cuda.sh puts it; in a packed folder it lies beside this script.
 binary=$here/tinygpt
-[ -x "$binary" ] || binary=$here/../target/cuda/release/tinygpt
+[ -e "$binary" ] || binary=$here/../target/cuda/release/tinygpt
 device=cuda:0 out=acceptance-out pack='' rehearse=''
 
 fail() { printf 'gpu-acceptance.sh: %s\n' "$*" >&2; exit 2; }
@@ -30,7 +33,7 @@ while (($#)); do
         --binary) binary=$2; shift ;;
         --pack) pack=$2; shift ;;
         --rehearse) rehearse=yes device=cpu ;;
-        --help | -h) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit ;;
+        --help | -h) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit ;;
         *) fail "unknown argument $1; the head of this file lists them" ;;
     esac
     shift
@@ -39,8 +42,16 @@ case $device in
     cpu | cuda | cuda:[0-9] | metal) ;;
     *) fail "--device $device: must be cuda, cuda:N, metal or cpu" ;;
 esac
-[[ -f $binary && -x $binary ]] || fail "no program at $binary; scripts/check-cuda.sh builds it"
+[ -f "$binary" ] || fail "no program at $binary; scripts/check-cuda.sh builds it"
+# Not every way to copy a file keeps its mode.
+[ -x "$binary" ] || chmod +x "$binary" 2>/dev/null || fail "$binary is not executable: chmod +x $binary"
 binary=$(realpath "$binary")
+
+# The C library that the program needs at least, and the one that is here.
+needed_glibc=$(grep -aoE 'GLIBC_2\.[0-9]+' "$binary" | sort -uV | tail -n 1 | cut -d _ -f 2)
+glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d ' ' -f 2 || true)
+[ -z "$glibc" ] || [ "$(printf '%s\n' "$needed_glibc" "$glibc" | sort -V | tail -n 1)" = "$glibc" ] ||
+    fail "$binary needs glibc $needed_glibc, and this machine has $glibc: build it on an older system"
 
 if [ -n "$pack" ]; then
     "$binary" devices --json | grep -q '"name":"cuda","compiled":true' ||
@@ -52,18 +63,32 @@ if [ -n "$pack" ]; then
     cp "$binary" "$pack/tinygpt"
     size=$(du -sm "$pack" | cut -f 1)
     [ "$size" -le 60 ] || fail "$pack has $size MiB, and 60 is the most"
-    echo "packed $size MiB in $pack; on the machine with the GPU: $(basename "$pack")/gpu-acceptance.sh"
+    echo "packed $size MiB in $pack; on the machine with the GPU, which needs glibc $needed_glibc or newer and a driver of" \
+        "series 580 or newer: bash $(basename "$pack")/gpu-acceptance.sh"
     exit
 fi
 
-# The number that nvidia-smi wants.
-[ "$device" != cuda ] || device=cuda:0
+# All steps see one GPU, which is cuda:0 then, so that the program, PyTorch and nvidia-smi mean the same one.
+asked=$device gpu=''
+if [[ $device == cuda* ]]; then
+    number=${device#cuda} number=${number#:} number=${number:-0}
+    gpu=$number
+    if [ -n "${CUDA_VISIBLE_DEVICES-}" ]; then
+        IFS=, read -ra visible <<<"$CUDA_VISIBLE_DEVICES"
+        gpu=${visible[number]-}
+        [ -n "$gpu" ] || fail "--device $device: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has no number $number"
+    fi
+    export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=$gpu
+    device=cuda:0
+fi
 mkdir -p "$out"
 out=$(realpath "$out")
 # What each step printed; nothing of an earlier run is to be taken for this one's, and nothing else is to be lost.
 printed=$out/steps
 mkdir -p "$printed"
-rm -f "$printed"/*.{stdout,log} "$out"/acceptance.{json,md}
+rm -f "$printed"/*.{stdout,log} "$out"/acceptance.{json,md} "$out.tgz"
+# What the driver compiles for the card: the folder that it would take in the home may not be there, or not be writable.
+export CUDA_CACHE_PATH=$out/jit-cache
 work=$(mktemp -d)
 poller=''
 trap '[ -z "$poller" ] || kill "$poller" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -75,7 +100,7 @@ deadline=$((SECONDS + 480))
 
 # The libraries of CUDA where the system does not find them: a toolkit's, or those that came with PyTorch.
 for folder in /usr/local/cuda-13*/lib64 /usr/local/cuda/lib64 \
-    $("$python" -c 'import site; [print(p + "/nvidia/*/lib") for p in site.getsitepackages()]' 2>/dev/null || true); do
+    $("$python" -c 'import sys; [print(p + "/nvidia/*/lib") for p in sys.path if p]' 2>/dev/null || true); do
     if compgen -G "$folder/libcu*.so.*" >/dev/null; then
         export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
     fi
@@ -92,14 +117,14 @@ quoted() { printf '"%s"' "$(tr -d '\000-\037' <<<"$1" | sed 's/\\/\\\\/g; s/"/\\
 # number KEY FILE: the first number of that name in a file of JSON.
 number() { grep -oE "\"$1\": ?-?[0-9.]+(e-?[0-9]+)?" "$2" 2>/dev/null | head -n 1 | cut -d : -f 2 || true; }
 
-# record NAME STATUS NOTE MS TOKENS_PER_S MEMORY SECONDS: a step's line in both tables; what it printed is its result.
+# record NAME STATUS NOTE MS TOKENS_PER_S MEMORY TENSORS SECONDS: a step's line in both tables; what it printed is its result.
 record() {
     local name=$1 status=$2 note=$3 result
     result=$(tail -n 1 "$printed/$name.stdout" 2>/dev/null | grep '^{' || echo null)
-    printf '{"step":"%s","status":"%s","note":%s,"seconds":%s,"device_memory_mib":%s,"result":%s}\n' \
-        "$name" "$status" "$(quoted "$note")" "${7:-0}" "${6:-null}" "$result" >>"$work/steps.json"
-    printf '| %s | %s | %s | %s | %s | %s | %s |\n' \
-        "$name" "$status" "${4:--}" "${5:--}" "${6:--}" "${7:--}" "$note" | tee -a "$work/table.md"
+    printf '{"step":"%s","status":"%s","note":%s,"seconds":%s,"device_memory_mib":%s,"tensor_memory_mib":%s,"result":%s}\n' \
+        "$name" "$status" "$(quoted "$note")" "${8:-0}" "${6:-null}" "${7:-null}" "$result" >>"$work/steps.json"
+    printf '| %s | %s | %s | %s | %s | %s | %s | %s |\n' \
+        "$name" "$status" "${4:--}" "${5:--}" "${6:--}" "${7:--}" "${8:--}" "$note" | tee -a "$work/table.md"
     [ "$status" != FAILED ] || failed=$((failed + 1))
 }
 
@@ -107,13 +132,13 @@ skip() { record "$1" skipped "$2"; }
 
 # memory NAME: notes what the GPU holds, until it is killed.
 memory() {
-    exec nvidia-smi --id="${device#cuda:}" --query-gpu=memory.used --format=csv,noheader,nounits -lms 100 >"$work/$1.memory"
+    exec nvidia-smi --id="$gpu" --query-gpu=memory.used --format=csv,noheader,nounits -lms 100 >"$work/$1.memory"
 }
 
 # step NAME COMMAND...: runs it, for two minutes and until the deadline at most, and records it. If it fails the last line
 # that it wrote to standard error is the note.
 step() {
-    local name=$1 code=0 start=$SECONDS left=$((deadline - SECONDS)) held='' note='' ms rate
+    local name=$1 code=0 start=$SECONDS left=$((deadline - SECONDS)) held='' note='' ms rate tensors
     shift
     poller=''
     if ((left <= 0)); then
@@ -133,17 +158,19 @@ step() {
         held=$(sort -n "$work/$name.memory" | tail -n 1 | tr -dc 0-9)
     fi
     ms=$(number median_ms "$printed/$name.stdout") rate=$(number tokens_per_s "$printed/$name.stdout")
+    tensors=$(number device_peak_memory_mib "$printed/$name.stdout")
     milliseconds[$name]=$ms
     if [ "$code" = 0 ] && [[ $name != same-* && ! -s $printed/$name.stdout ]]; then
         code=1
         echo "it printed nothing" >>"$printed/$name.log"
     fi
     if [ "$code" = 0 ]; then
-        record "$name" passed "$(against "$name")" "${ms:+$(printf %.3f "$ms")}" "${rate:+$(printf %.0f "$rate")}" "$held" $((SECONDS - start))
+        record "$name" passed "$(against "$name")" "${ms:+$(printf %.3f "$ms")}" "${rate:+$(printf %.0f "$rate")}" "$held" \
+            "${tensors:+$(printf %.1f "$tensors")}" $((SECONDS - start))
     else
         note=$(tail -n 1 "$printed/$name.log")
         [ "$code" != 124 ] || note="took too long"
-        record "$name" FAILED "${note:-exit code $code}" '' '' "$held" $((SECONDS - start))
+        record "$name" FAILED "${note:-exit code $code}" '' '' "$held" '' $((SECONDS - start))
     fi
 }
 
@@ -168,12 +195,23 @@ near_losses() {
             print "losses " a " and " b > "/dev/stderr"; exit 1 }
         print "{\"device\":" a ",\"cpu\":" b "}" }'
 }
+# `devices` lists what there is, and does not mind if that is only the CPU.
+has_device() {
+    local listed
+    listed=$("$1" devices --json)
+    echo "$listed"
+    grep -q "\"device\":\"$2\"" <<<"$listed" || {
+        echo "no $2: $(grep -oE "\"name\":\"${2%%:*}\".*" <<<"$listed" |
+            grep -oE '"problem":"([^"\\]|\\.)*"' | head -n 1 | cut -d : -f 2- | tr -d '\\')" >&2
+        return 1
+    }
+}
 # `timeout` runs programs, not functions.
-export -f same_bytes near_losses number
+export -f same_bytes near_losses has_device number
 
 check() {
     local generate=(generate --checkpoint "$one" --prompt Once --seed 42 --top-p 0.9 --num-samples 3 --max-new-tokens 100)
-    step devices "$binary" devices --json
+    step devices bash -c 'has_device "$@"' - "$binary" "$device"
     step selftest "$binary" selftest --device "$device" --json
     step train "$binary" train "${tiny[@]}" --device "$device" --out "$one" --json
     step train-again "$binary" train "${tiny[@]}" --device "$device" --out "$two" --json
@@ -244,24 +282,25 @@ if sys.argv[1].startswith("cuda") and not torch.cuda.is_available():
 # ---- what is written ----
 
 : >"$work/steps.json"
-echo "acceptance on $device${rehearse:+, a rehearsal}; what each step prints is in $printed"
+echo "acceptance on $asked${gpu:+ (GPU $gpu of nvidia-smi)}${rehearse:+, a rehearsal}; what each step prints is in $printed"
 check
 measure
 
 {
-    printf '{"work":"acceptance","device":"%s","rehearsal":%s,"date":"%s","failed":%s,"steps":[\n' \
-        "$device" "$([ -n "$rehearse" ] && echo true || echo false)" "$(date -u +%FT%TZ)" $failed
+    printf '{"work":"acceptance","device":"%s","gpu":%s,"rehearsal":%s,"date":"%s","failed":%s,"steps":[\n' \
+        "$asked" "$([ -n "$gpu" ] && quoted "$gpu" || echo null)" "$([ -n "$rehearse" ] && echo true || echo false)" "$(date -u +%FT%TZ)" $failed
     sed '$!s/$/,/' "$work/steps.json"
     echo ']}'
 } >"$out/acceptance.json"
 {
-    echo "# Acceptance on $device${rehearse:+ (a rehearsal: the figures mean nothing)}"
-    printf '\n| step | status | ms | tokens/s | GPU MiB | seconds | note |\n| --- | --- | --- | --- | --- | --- | --- |\n'
+    echo "# Acceptance on $asked${rehearse:+ (a rehearsal: the figures mean nothing)}"
+    printf '\n| step | status | ms | tokens/s | GPU MiB | tensors MiB | seconds | note |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n'
     cat "$work/table.md"
     printf '\n| rule | rows | sampler | device | us a row |\n| --- | --- | --- | --- | --- |\n'
     grep -oE '\{"contender":[^}]*\}' "$printed/sampling.stdout" | sed -E \
         's/.*"contender":"([^"]*)","device":"([^"]*)","rows":([0-9]+),.*"rule":"([^"]*)","us_per_row":([0-9]+\.?[0-9]{0,2}).*/| \4 | \3 | \1 | \2 | \5 |/' || true
 } >"$out/acceptance.md"
 
-echo "$failed steps failed; the tables are $out/acceptance.md and $out/acceptance.json"
+tar -C "$(dirname "$out")" -czf "$out.tgz" --exclude=jit-cache "$(basename "$out")"
+echo "$failed steps failed; the tables are $out/acceptance.md and $out/acceptance.json; all of it, to send back: $out.tgz"
 [ $failed = 0 ]

@@ -55,7 +55,20 @@ fn the_tensor_operations_on_the_cpu_compute_what_its_own_code_does() {
     let value = json(place.tinygpt().args(["selftest", "--device", "cpu", "--json"]));
     assert_eq!((&value["device"], &value["passed"]), (&Value::from("cpu"), &Value::from(true)));
     let checks = value["checks"].as_array().unwrap();
-    for name in ["logits", "sampled text", "losses", "gradients", "parameters updated", "draws on the device"] {
+    for name in [
+        "logits",
+        "sampled text",
+        "losses",
+        "gradients",
+        "parameters updated",
+        "losses in bf16",
+        "losses in f16",
+        "resumed, one update",
+        "dropout masks",
+        "attention",
+        "head with its loss",
+        "draws on the device",
+    ] {
         assert!(checks.iter().any(|check| check["check"] == name), "{name}");
     }
     for check in checks {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# kernels.sh [--check]: the project's own CUDA kernels, crates/*/kernels/*.cu, compiled to the PTX that is committed beside them.
+# kernels.sh [--check | --usage]: the project's own CUDA kernels, crates/*/kernels/*.cu, compiled to the PTX that is committed beside them.
 #
-#   (no flag)  compiles each source whose PTX is older in content, with CUDA's compiler, which it downloads from PyPI (270 MB on
+#   (no flag)  compiles each source whose PTX is of another source, with CUDA's compiler, which it downloads from PyPI (270 MB on
 #              disk) into target/cuda-toolkit if it is not there.
 #   --check    says whether each PTX is that of its source; needs no compiler.
 #   --usage    prints registers, shared memory and spills of each kernel for compute capability 8.0 and 9.0, by ptxas.
@@ -14,7 +14,7 @@ toolkit_version=13.0.2
 
 fail() { printf 'kernels.sh: %s\n' "$*" >&2; exit 1; }
 
-# hash SOURCE: of the source with the headers of its folder and of scripts/cuda/device.
+# hash_of SOURCE: of the source with the headers of its folder.
 hash_of() {
     local folder
     folder=$(dirname "$1")

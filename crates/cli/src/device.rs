@@ -1,15 +1,23 @@
 //! `--device`: where the tensors live.
 
-use std::str::FromStr;
+use std::{num::NonZeroUsize, str::FromStr, thread};
 
-use candle_core::{Device, DeviceLocation};
+use candle_core::Device;
+pub use tinygpt_model::device::name;
 
 use crate::output::Usage;
+
+mod auto;
+#[cfg(feature = "cuda")]
+mod cuda;
+
+use auto::Place;
+pub use auto::Work;
 
 /// A choice of device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// CUDA where it works, else Metal, else the CPU.
+    /// CUDA where it works, else Metal, else the CPU; and the CPU for work that it is faster in.
     Auto,
     /// The CPU.
     Cpu,
@@ -47,17 +55,38 @@ impl DeviceChoice {
             Self::Metal => metal().map_err(|reason| Usage(format!("--device metal: {reason}")).into()),
             Self::Auto => {
                 let (device, reason) = auto();
-                // Silent in the default build: without a GPU compiled in there was no choice to speak of.
-                if cfg!(any(feature = "cuda", feature = "metal")) {
-                    notice!("device: {} ({reason})", name(&device));
-                }
+                tell(&device, &reason);
                 Ok(device)
             }
         }
     }
+
+    /// The device for some work, which is asked for only where `auto` has a choice.
+    pub fn open_for(self, work: impl FnOnce() -> anyhow::Result<Work>) -> anyhow::Result<Device> {
+        if self != Self::Auto {
+            return self.open();
+        }
+        let (gpu, reason) = auto();
+        if gpu.is_cpu() {
+            tell(&gpu, &reason);
+            return Ok(gpu);
+        }
+        let (place, why) = work()?.place(thread::available_parallelism().map_or(1, NonZeroUsize::get));
+        let device = if place == Place::Cpu { Device::Cpu } else { gpu.clone() };
+        let other = if place == Place::Cpu { &gpu } else { &Device::Cpu };
+        tell(&device, &format!("{why}; --device {} chooses the other", name(other)));
+        Ok(device)
+    }
 }
 
-/// What `auto` takes, and why.
+/// Says what `auto` chose, but in the default build: without a GPU compiled in there was no choice to speak of.
+fn tell(device: &Device, reason: &str) {
+    if cfg!(any(feature = "cuda", feature = "metal")) {
+        notice!("device: {} ({reason})", name(device));
+    }
+}
+
+/// What `auto` takes where the work is none that the CPU is faster in, and why.
 pub fn auto() -> (Device, String) {
     let no_cuda = match cuda(0) {
         Ok(device) => return (device, "the first CUDA device; CUDA goes before Metal and the CPU".into()),
@@ -69,16 +98,8 @@ pub fn auto() -> (Device, String) {
     }
 }
 
-/// The name of a device, as `--device` takes it.
-pub fn name(device: &Device) -> String {
-    match device.location() {
-        DeviceLocation::Cpu => "cpu".into(),
-        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        DeviceLocation::Metal { .. } => "metal".into(),
-    }
-}
-
 /// What candle says went wrong, without the trace of calls that RUST_BACKTRACE adds to it.
+#[cfg(any(feature = "cuda", feature = "metal"))]
 fn reason(error: candle_core::Error) -> String {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => reason(*inner),
@@ -87,12 +108,24 @@ fn reason(error: candle_core::Error) -> String {
 }
 
 /// A CUDA device, or why there is none.
+#[cfg(feature = "cuda")]
 pub fn cuda(number: usize) -> Result<Device, String> {
-    if cfg!(feature = "cuda") {
-        // `cuda_is_available` only says what was compiled in, so ask for the device itself.
-        Device::new_cuda(number).map_err(reason)
-    } else {
-        Err("this program was built without CUDA; build it with `cargo build --release --features cuda`".into())
+    // `cuda_is_available` only says what was compiled in, so ask for the device itself.
+    cuda::open(number).map_err(reason)
+}
+
+/// A CUDA device, or why there is none.
+#[cfg(not(feature = "cuda"))]
+pub fn cuda(_: usize) -> Result<Device, String> {
+    Err("this program was built without CUDA; build it with `cargo build --release --features cuda`".into())
+}
+
+/// The most MiB that tensors have held at a time on a GPU since it was opened; `None` where the device does not count them.
+pub fn peak_memory_mib(device: &Device) -> anyhow::Result<Option<f64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Ok(cuda::peak_bytes(device)?.map(|bytes| bytes as f64 / f64::from(1 << 20))),
+        _ => Ok(None),
     }
 }
 

@@ -6,18 +6,12 @@
 //
 // A block has 256 threads, 16 x 16: thread (ty, tx) has rows `ty + 16 i` of a tile of scores and columns `tx + 16 j`; of a tile of
 // outputs it has the same rows and channels `tx + 16 j`. So a row of scores belongs to 16 neighbouring lanes.
-#include "dropout.cuh"
+#include "attention.cuh"
 #include "reduce.cuh"
 
 namespace {
 
 constexpr unsigned SIDE = 16, THREADS = SIDE * SIDE;
-
-struct Shape {
-    unsigned t, n_head, n_kv_head, head_size;
-
-    __device__ __forceinline__ unsigned columns() const { return (n_head + 2 * n_kv_head) * head_size; }
-};
 
 // Rows of a tile are padded by four floats, so that reads of 16 rows at one column meet different banks.
 template <int COLS>
@@ -93,34 +87,6 @@ __device__ __forceinline__ float row_sum(float x) {
     for (int lane = SIDE / 2; lane > 0; lane /= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);
     return x;
 }
-
-// The polynomials of the dropout masks of a tile: its row `r` has those of two blocks of the hash, that of its first column and the
-// next. 64 columns do not reach a third.
-struct TileMask {
-    HashPolynomial (*polynomials)[2];
-    Dropout dropout;
-    unsigned long long head;  // b * nh + h
-    unsigned t;
-
-    __device__ __forceinline__ unsigned long long element(unsigned query, unsigned key) const {
-        return (head * t + query) * t + key;
-    }
-
-    // For queries `query ..` (as many as `rows`) and keys from `key` on.
-    __device__ __forceinline__ void prepare(unsigned query, unsigned key, unsigned rows) const {
-        for (unsigned i = threadIdx.x; i < 2 * rows; i += THREADS)
-            polynomials[i / 2][i % 2] = hash_polynomial(dropout, (element(query + i / 2, key) >> HASH_BLOCK_BITS) + i % 2);
-    }
-
-    // Whether the score of row `row` of the tile and `key` is kept, for a tile whose first query and key are these.
-    __device__ __forceinline__ bool kept(unsigned row, unsigned first_query, unsigned first_key, unsigned key) const {
-        const unsigned long long first = element(first_query + row, first_key), at = element(first_query + row, key);
-        const unsigned block = (unsigned)((at >> HASH_BLOCK_BITS) - (first >> HASH_BLOCK_BITS));
-        return is_kept(dropout, polynomials[row][block], (unsigned)at & ((1u << HASH_BLOCK_BITS) - 1));
-    }
-};
-
-constexpr unsigned MASK_ROWS = 64;
 
 // A block takes BR queries of a head. `y (B, T, nh hs)`; `log_sums (B nh, T)`, the logarithms of the sums of a row's exponentials.
 template <int HS, int BR, int BC>

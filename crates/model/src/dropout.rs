@@ -13,7 +13,7 @@ use tinygpt_sampler::{
 use crate::{
     Result,
     ops::{
-        kernels::{elementwise, kernels_for},
+        kernels::{elementwise, kernels_for_values},
         launches::count_launch,
         tape,
     },
@@ -90,12 +90,12 @@ impl Dropout {
             return Ok(x.clone());
         }
         if self.source == MaskSource::Hash
-            && let Some(kernels) = kernels_for(&[x])
+            && let Some((kernels, element)) = kernels_for_values(x)
         {
-            let y = elementwise::dropout(&kernels, x, self, site)?;
+            let y = elementwise::masked_sum(&kernels, None, (x, element), Some((self, site)))?;
             let dropout = self.clone();
             tape::record("dropout", [x], &y, move |dy| {
-                Ok([elementwise::dropout(&kernels, &dy.contiguous()?, &dropout, site)?])
+                Ok([elementwise::masked_sum_backward(&kernels, element, &dy.contiguous()?, Some((&dropout, site)))?])
             });
             return Ok(y);
         }

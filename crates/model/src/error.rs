@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
 use tinygpt_sampler::{SamplingError, TensorSamplingError};
 
-use crate::{files::FileError, tokenizer::TokenizerError};
+use crate::{
+    device::{self, is_out_of_memory},
+    files::FileError,
+    tokenizer::TokenizerError,
+};
 
 /// The result of a model operation.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
@@ -32,6 +37,9 @@ pub enum ModelError {
     /// Products of f16 on the CPU.
     #[error("f16 is for GPUs without bf16; on the CPU, use f32 or bf16")]
     NoF16,
+    /// Products of tf32 on the CPU.
+    #[error("tf32 is for CUDA GPUs; on the CPU, use f32 or bf16")]
+    NoTf32,
     /// The given tensors do not match the parameters of the configuration.
     #[error("parameter {name}: expected shape {expected:?}, got {got:?}")]
     ParamShape {
@@ -96,6 +104,15 @@ pub enum ModelError {
     /// Weights of 8 bits on a device that has no products of them here.
     #[error("weights in int8 are for the CPU; on a GPU, use bf16 or f32")]
     Int8OnGpu,
+    /// A GPU has no memory left for generation.
+    #[error(
+        "{device} is out of memory: generate fewer sequences at once, store the weights in bf16 (--weights bf16), or use the \
+         CPU"
+    )]
+    OutOfMemory {
+        /// The device, as [`crate::device::name`] has it.
+        device: String,
+    },
     /// A folder that should hold a model does not.
     #[error("{path} is not a run or a model folder: {reason}")]
     NotAModelFolder {
@@ -119,9 +136,19 @@ pub enum ModelError {
     /// A sampling rule was refused, or a row of logits was not finite.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
-    /// An error of candle: a shape mismatch, or the device ran out of memory.
+    /// An error of candle: a shape mismatch, or the device failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    /// The same error of a device, or [`ModelError::OutOfMemory`] where that is what candle's error says.
+    pub(crate) fn on(self, device: &Device) -> Self {
+        match self {
+            Self::Tensor(error) if is_out_of_memory(&error) => Self::OutOfMemory { device: device::name(device) },
+            error => error,
+        }
+    }
 }
 
 impl From<TensorSamplingError> for ModelError {

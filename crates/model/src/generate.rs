@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use tinygpt_sampler::{DeviceRow, DeviceSampler, Sampler};
 
-use crate::{Decoder, Logits, Result};
+use crate::{Decoder, Logits, ModelError, Result};
 
 /// A request for generated sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub fn generate(
             Logits::Device(logits) => {
                 let row = |(row, history)| DeviceRow { history, sequence: first_sequence + row as u64, position };
                 let rows: Vec<_> = histories.iter().map(Vec::as_slice).enumerate().map(row).collect();
-                on_device.sample(logits, &rows)?
+                on_device.sample(logits, &rows).map_err(|error| ModelError::from(error).on(logits.device()))?
             }
         };
         for (row, history) in histories.iter_mut().enumerate() {

@@ -41,6 +41,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod cpu;
 pub mod decode;
+pub mod device;
 pub mod dropout;
 mod error;
 pub mod files;

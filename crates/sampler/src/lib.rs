@@ -30,6 +30,7 @@
 //! | the uniform number of a draw | `rng.rs` ([`rng`]) |
 //! | the fast path on the CPU | `host/mod.rs` ([`Sampler`]), then `host/selection.rs`: one SIMD pass, no sort of the row |
 //! | the fast path on a GPU | `device/mod.rs` ([`DeviceSampler`]), then `device/program.rs`: tensor operations alone |
+//! | the same by CUDA kernels | `device/fused.rs`, then `kernels/sample.cu` |
 //! | what a draw is made from | `distribution.rs` ([`Distribution`]) |
 //! | draws from weights, as `torch.multinomial` | `multinomial/` ([`multinomial()`]) |
 //! | draws by noise, and Gumbel-softmax | `gumbel.rs` ([`gumbel_max`], [`gumbel_top_k`], [`gumbel_softmax`]) |
@@ -65,8 +66,8 @@ pub mod rng;
 mod rules;
 pub mod simd;
 mod temperature_schedule;
-#[cfg(test)]
-mod test_rows;
+#[doc(hidden)]
+pub mod test_rows;
 
 #[doc(hidden)]
 pub use device::DeviceCost;

@@ -1,35 +1,38 @@
-//! Random rows and rules, by which both fast paths are tested against the definition.
+//! Random rows and rules, by which all fast paths are tested against the definition: here, and by `tinygpt selftest` on a
+//! device.
 
 use crate::SamplingParams;
 use crate::rng::uniform;
 
 /// The [`Outcome::margin`](crate::oracle::Outcome::margin) below which sums in another order may give another answer.
-pub(crate) const BOUNDARY: f64 = 1.0 / 1_048_576.0;
+pub const BOUNDARY: f64 = 1.0 / 1_048_576.0;
 
 /// The random numbers of one test case.
-pub(crate) struct TestRng {
+#[derive(Debug)]
+pub struct TestRng {
     case: u64,
     count: u64,
 }
 
 impl TestRng {
-    pub(crate) fn new(case: u64) -> Self {
+    /// Those of the case of this number.
+    pub fn new(case: u64) -> Self {
         Self { case, count: 0 }
     }
 
     /// A uniform number in `[0, 1)`.
-    pub(crate) fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         self.count += 1;
         uniform(0xD1CE, self.case, self.count)
     }
 
     /// A uniform integer below `n`.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.unit() * n as f64) as usize
     }
 
     /// A standard normal number (Box-Muller).
-    pub(crate) fn normal(&mut self) -> f64 {
+    pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
@@ -37,7 +40,7 @@ impl TestRng {
 
 /// A row of at most `max_size` logits, of one of many shapes: spread, tied, peaked, flat, nearly flat, mostly -inf,
 /// extreme.
-pub(crate) fn random_row(rng: &mut TestRng, max_size: usize) -> Vec<f32> {
+pub fn random_row(rng: &mut TestRng, max_size: usize) -> Vec<f32> {
     let size = (max_size as f64).powf(rng.unit()).ceil() as usize;
     let shape = rng.below(10);
     let spread = 10f64.powf(rng.unit() * 3.0 - 1.5);
@@ -63,8 +66,29 @@ pub(crate) fn random_row(rng: &mut TestRng, max_size: usize) -> Vec<f32> {
     row
 }
 
+/// A batch of rows of one length, of which one in eight has a NaN or an infinity.
+pub fn random_batch(rng: &mut TestRng, rows: usize, max_size: usize) -> Vec<Vec<f32>> {
+    let first = random_row(rng, max_size);
+    let size = first.len();
+    let mut batch = vec![first];
+    while batch.len() < rows {
+        let mut row = random_row(rng, max_size);
+        row.truncate(size);
+        row.resize(size, 0.25);
+        batch.push(row);
+    }
+    for row in &mut batch {
+        if rng.unit() < 0.125 {
+            let poison = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][rng.below(3)];
+            let at = rng.below(size);
+            row[at] = poison;
+        }
+    }
+    batch
+}
+
 /// Parameters of mixed rules, and a history for their penalties.
-pub(crate) fn random_rules(rng: &mut TestRng, vocab: usize) -> (SamplingParams, Vec<u32>) {
+pub fn random_rules(rng: &mut TestRng, vocab: usize) -> (SamplingParams, Vec<u32>) {
     let mut params = SamplingParams { seed: rng.case, ..Default::default() };
     if rng.unit() < 0.6 {
         params.temperature = 10f64.powf(rng.unit() * 3.0 - 2.0);

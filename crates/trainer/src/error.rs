@@ -2,7 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use tinygpt_model::{ModelError, Precision, TokenizerError, files::FileError};
+use candle_core::Device;
+use tinygpt_model::{
+    ModelError, Precision, TokenizerError,
+    device::{self, is_out_of_memory},
+    files::FileError,
+};
 
 use crate::{
     config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError, train::CallbackError,
@@ -81,6 +86,14 @@ pub enum TrainError {
         bytes: f64,
         /// The keys to lower.
         keys: &'static str,
+    },
+    /// A GPU has no memory left.
+    #[error("{device} is out of memory: {remedy}")]
+    OutOfMemory {
+        /// The device, as [`tinygpt_model::device::name`] has it.
+        device: String,
+        /// What needs less of it.
+        remedy: &'static str,
     },
     /// The loss is not a number any more.
     #[error(
@@ -190,6 +203,16 @@ impl TrainError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let error = FileError::io(action, path);
         move |source| Self::File(error(source))
+    }
+
+    /// The same error of a device, or [`TrainError::OutOfMemory`] where that is what candle's error says.
+    pub(crate) fn on(self, device: &Device, remedy: &'static str) -> Self {
+        match self {
+            Self::Tensor(error) | Self::Model(ModelError::Tensor(error)) if is_out_of_memory(&error) => {
+                Self::OutOfMemory { device: device::name(device), remedy }
+            }
+            error => error,
+        }
     }
 
     /// A file that does not hold what it should.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh DIR [SOURCE.cu ...]: the emulated device in DIR, for LD_LIBRARY_PATH: stand-ins of libcuda, libcublas and libcurand, and
+# build.sh [--without-candle] DIR [SOURCE.cu ...]: the emulated device in DIR, for LD_LIBRARY_PATH: stand-ins of libcuda, libcublas and libcurand, and
 # the kernels that they run. These are candle's and those of the sources given; without any, those of the project,
 # crates/*/kernels/*.cu. README.md has more.
 #
@@ -12,7 +12,12 @@ root=$(cd "$here/../../.." && pwd)
 
 fail() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
 
-[ $# -ge 1 ] || { echo "build.sh: where to? build.sh DIR [SOURCE.cu ...]" >&2; exit 2; }
+without_candle=''
+if [ "${1-}" = --without-candle ]; then
+    without_candle=yes
+    shift
+fi
+[ $# -ge 1 ] || { echo "build.sh: where to? build.sh [--without-candle] DIR [SOURCE.cu ...]" >&2; exit 2; }
 out=$1
 shift
 if [ $# = 0 ]; then
@@ -24,7 +29,8 @@ version=$(grep -A 1 '^name = "candle-kernels"$' "$root/Cargo.lock" | tail -n 1 |
 candle=$(echo "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"candle-kernels-$version/src")
 [ -d "$candle" ] || fail "no candle-kernels $version in cargo's registry; run: cargo fetch --locked"
 # Not candle's quantized kernels and mixtures of experts, which the program has no use for.
-sources=("$candle"/{affine,binary,cast,conv,fill,indexing,reduce,sort,ternary,unary}.cu "$@")
+sources=("$@")
+[ -n "$without_candle" ] || sources+=("$candle"/{affine,binary,cast,conv,fill,indexing,reduce,sort,ternary,unary}.cu)
 
 # AVX2 for speed, and its fused products with sums, which nvcc makes as well (-fmad=true). No other liberty with floats.
 common=(-std=gnu++17 -O2 -march=x86-64-v3 -ffp-contract=fast -fPIC -fvisibility=hidden)
@@ -51,12 +57,13 @@ kernels() {
     name=$(basename "$source" .cu)
     rewritten=$out/sources/$name.cu
     # Kernels read floats as pairs of 16-bit ones. Integers wrap.
-    flags=("${common[@]}" -fno-strict-aliasing -fwrapv -fno-gnu-unique -x c++ -D__CUDA_ARCH__="${CUDA_COMPUTE_CAP:-80}0"
+    flags=("${common[@]}" -fno-strict-aliasing -fwrapv -fno-gnu-unique -x c++ -D__CUDA_ARCH__=800
         -I"$(dirname "$source")" -I"$here/include" -include "$here/include/emulated.h")
     if [[ $source == "$candle"/* ]]; then
         flags+=(-w)
     else
-        flags+=(-Wall -Wextra -Wno-unknown-pragmas -Wno-unused-function -Wno-unused-parameter -Wno-sign-compare)
+        # A thread has a stack of 64 KiB.
+        flags+=(-Werror=frame-larger-than=32768 -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-function -Wno-unused-parameter -Wno-sign-compare)
     fi
     {
         echo "#line 1 \"$source\""

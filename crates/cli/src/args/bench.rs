@@ -70,6 +70,8 @@ pub struct BenchTrainArgs {
 pub enum PrecisionArg {
     /// Not rounded.
     F32,
+    /// 11 bits of precision in the products of f32, on CUDA alone.
+    Tf32,
     /// 16 bits, 8 of them of precision.
     Bf16,
     /// 16 bits, 11 of them of precision, with a scaled loss; for GPUs without bf16.
@@ -80,6 +82,7 @@ impl From<PrecisionArg> for Precision {
     fn from(precision: PrecisionArg) -> Self {
         match precision {
             PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Tf32 => Self::Tf32,
             PrecisionArg::Bf16 => Self::Bf16,
             PrecisionArg::F16 => Self::F16,
         }

@@ -14,6 +14,7 @@ use tinygpt_trainer::{RunDir, run::RUNS};
 
 use crate::{
     args::{GenerateArgs, ScheduleArg},
+    device::Work,
     output::{Usage, print_json, print_stdout},
 };
 
@@ -47,7 +48,8 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let plan = plan(args, &defaults, tokenizer)?;
     refuse_unknown_biases(&rules, checkpoint.config().vocab_size)?;
     let mut sampler = scheduled(sampler, args, &plan)?;
-    let device = args.device.open()?;
+    let rows = ROWS.min(args.num_samples) as usize;
+    let device = args.device.open_for(|| Ok(Work::generation(checkpoint.config(), args.weights.into(), rows)))?;
     if args.seed.is_none() && (rules.temperature > 0.0 || args.temperature_end.is_some()) {
         notice!("seed {}", rules.seed);
     }

@@ -19,10 +19,11 @@ use tinygpt_trainer::{
     train::{Outcome, StopReason},
 };
 
-use super::{eval::describe, info::where_it_opens};
+use super::{bench::without_a_text, eval::describe, info::where_it_opens};
 use crate::{
     args::TrainArgs,
     config_file,
+    device::Work,
     output::{Interrupted, Usage, print_json, print_stdout},
     progress::{Progress, human_time},
 };
@@ -31,7 +32,7 @@ use crate::{
 const SAMPLES: usize = 3;
 
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let device = args.device.open()?;
+    let device = args.device.open_for(|| work(args))?;
     let run = if args.resume { resume(args, &device)? } else { start(args, &device)? };
     let stop = stop_on_signals()?;
 
@@ -109,6 +110,23 @@ fn resumed(state: &LoopState, config: &RunConfig) -> String {
         Some(StopReason::MaxMinutes) => finished("max_minutes"),
         Some(StopReason::Patience) => finished("patience"),
     }
+}
+
+/// The updates of the run that is to be started or resumed.
+fn work(args: &TrainArgs) -> anyhow::Result<Work> {
+    let (config, gpt) = match &args.config {
+        Some(path) if !args.resume => {
+            let config = read_config(path, args)?.resolved()?;
+            let gpt = without_a_text(&config);
+            (config, gpt)
+        }
+        _ => {
+            let run = RunDir::open(&run_to_resume(args)?)?;
+            (run.read_config(&args.overrides)?, run.model().read_config()?)
+        }
+    };
+    gpt.validate()?;
+    Ok(Work::training(&config, &gpt))
 }
 
 fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Run> {

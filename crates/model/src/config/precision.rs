@@ -11,6 +11,9 @@ pub enum Precision {
     /// Not rounded.
     #[default]
     F32,
+    /// The operands of all f32 products are rounded to 11 bits of precision by the tensor cores of a CUDA GPU, which read and
+    /// write f32.
+    Tf32,
     /// The upper half of an f32: 8 bits of precision, and twice the speed where the processor multiplies pairs of them.
     Bf16,
     /// 11 bits of precision, but numbers between 6e-8 and 65504 alone: for GPUs without bf16. The loss is scaled up, so
@@ -23,6 +26,7 @@ impl Precision {
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Tf32 => "tf32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
         }
@@ -31,7 +35,7 @@ impl Precision {
     /// The type of the operands of products, where it is not that of everything else.
     pub fn dtype(self) -> Option<DType> {
         match self {
-            Self::F32 => None,
+            Self::F32 | Self::Tf32 => None,
             Self::Bf16 => Some(DType::BF16),
             Self::F16 => Some(DType::F16),
         }

@@ -4,7 +4,7 @@ use tinygpt_sampler::simd::SimdLevel;
 
 use crate::{ModelError, Precision, Result};
 
-/// The precision to which CPU training rounds the operands of linear layers and head. f16 is not implemented on the CPU.
+/// The precision to which CPU training rounds the operands of linear layers and head. The CPU has neither f16 nor tf32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CpuPrecision {
     /// f32, not rounded.
@@ -17,7 +17,7 @@ impl CpuPrecision {
     /// Converts a [`Precision`] that this processor is fast in.
     ///
     /// # Errors
-    /// [`ModelError::NoBf16`] or [`ModelError::NoF16`].
+    /// [`ModelError::NoBf16`], [`ModelError::NoF16`] or [`ModelError::NoTf32`].
     pub fn of(precision: Precision) -> Result<Self> {
         Self::on(precision, SimdLevel::detect())
     }
@@ -28,6 +28,7 @@ impl CpuPrecision {
             Precision::Bf16 if level.has_bf16() => Ok(Self::Bf16),
             Precision::Bf16 => Err(ModelError::NoBf16),
             Precision::F16 => Err(ModelError::NoF16),
+            Precision::Tf32 => Err(ModelError::NoTf32),
         }
     }
 }
@@ -43,6 +44,7 @@ mod tests {
             assert_eq!(refusal(Precision::F32, level), None);
             assert_eq!(refusal(Precision::Bf16, level).is_none(), level.has_bf16(), "{level:?}");
             assert!(refusal(Precision::F16, level).unwrap().contains("f16 is for GPUs"));
+            assert_eq!(refusal(Precision::Tf32, level).unwrap(), "tf32 is for CUDA GPUs; on the CPU, use f32 or bf16");
         }
         let without = SimdLevel::available().pop().unwrap();
         assert!(refusal(Precision::Bf16, without).unwrap().starts_with("bf16 needs a CPU with AVX512-BF16"));

@@ -8,7 +8,7 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel, exp};
 
 use super::{
     Operation,
-    kernels::{decode::Epilogue, elementwise, kernels_for},
+    kernels::{decode::Epilogue, elementwise, kernels_for_values},
     launches::count_launch,
     tape,
 };
@@ -121,11 +121,11 @@ const CUBE: f64 = 0.044_715;
 /// # Errors
 /// When the device is out of memory.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    if let Some(kernels) = kernels_for(&[x]) {
-        let y = elementwise::activate(&kernels, x, activation)?;
+    if let Some((kernels, element)) = kernels_for_values(x) {
+        let y = elementwise::activate(&kernels, (x, element), activation)?;
         let input = x.clone();
         tape::record("activation", [x], &y, move |dy| {
-            Ok([elementwise::activate_backward(&kernels, &input, activation, &dy.contiguous()?)?])
+            Ok([elementwise::activate_backward(&kernels, (&input, element), activation, &dy.contiguous()?)?])
         });
         return Ok(y);
     }

@@ -2,13 +2,20 @@
 
 use candle_core::Tensor;
 
-use super::{Operation, tape};
+use tinygpt_sampler::kernels::Kernels;
+
+use super::{
+    ApplyDropout, Operation,
+    kernels::{Element, elementwise, kernels_for},
+    tape,
+};
 use crate::{
-    Result,
+    Dropout, Result,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         training::{TrainOp, TrainPass, TrainSetup},
     },
+    dropout::MaskSource,
     plan::{NetworkBuilder, Value},
     tensors::{Fusion, Pass},
 };
@@ -39,7 +46,11 @@ impl Operation for Add {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        Ok(tape::add(&pass.value(self.x)?, &pass.value(self.y)?)?)
+        let (x, y) = (pass.value(self.x)?, pass.value(self.y)?);
+        match kernels_for(&[&x]) {
+            Some(kernels) => Ok(masked_sum(kernels, &x, &y, None)?),
+            None => Ok(tape::add(&x, &tape::cast(&y, x.dtype())?)?),
+        }
     }
 
     fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
@@ -53,6 +64,44 @@ impl Operation for Add {
     fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
         Some(Box::new(self.clone()))
     }
+}
+
+impl Add {
+    /// Dropout and the addition after it as one kernel; nothing where there is no kernel or no dropout.
+    pub(crate) fn forward_after_dropout(&self, drop: &ApplyDropout, pass: &Pass<'_>) -> Result<Option<Tensor>> {
+        let (x, y) = (pass.value(self.x)?, pass.value(drop.x)?);
+        let dropout = pass.dropout().filter(|dropout| dropout.p > 0.0 && dropout.source == MaskSource::Hash);
+        match (dropout, kernels_for(&[&x])) {
+            (Some(dropout), Some(kernels)) => {
+                Ok(Some(masked_sum(kernels, &x, &y, Some((dropout.clone(), drop.site.id())))?))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// `x + y * mask` by a kernel, recorded.
+fn masked_sum(
+    kernels: Kernels,
+    x: &Tensor,
+    y: &Tensor,
+    dropout: Option<(Dropout, u32)>,
+) -> candle_core::Result<Tensor> {
+    fn borrowed(dropout: &Option<(Dropout, u32)>) -> Option<(&Dropout, u32)> {
+        dropout.as_ref().map(|(dropout, site)| (dropout, *site))
+    }
+    let y = y.contiguous()?;
+    let Some(element) = Element::of(&y) else { candle_core::bail!("a sublayer's output is {:?}", y.dtype()) };
+    let sum = elementwise::masked_sum(&kernels, Some(x), (&y, element), borrowed(&dropout))?;
+    tape::record("masked sum", [x, &y], &sum, move |d_sum| {
+        let dy = if dropout.is_none() && element == Element::F32 {
+            d_sum.clone()
+        } else {
+            elementwise::masked_sum_backward(&kernels, element, &d_sum.contiguous()?, borrowed(&dropout))?
+        };
+        Ok([d_sum.clone(), dy])
+    });
+    Ok(sum)
 }
 
 /// An addition after a linear layer is fused with it instead ([`super::ResidualLinear`]).

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use candle_core::{D, DType, Result, Tensor};
 
+use super::kernels::{kernels_for_values, norm};
 use crate::Precision;
 
 thread_local! {
@@ -57,6 +58,18 @@ pub(crate) fn cat_last(tensors: &[Tensor]) -> Result<Tensor> {
 /// The mean over the last dimension, which is kept. candle launches a sum and a product for it.
 pub(crate) fn mean(x: &Tensor) -> Result<Tensor> {
     count_launch(count_launch(x.mean_keepdim(D::Minus1)))
+}
+
+/// The sum `(C)` of the rows of `x (.., C)`: by a kernel, else as a product with ones. On CUDA candle's own sum over anything but
+/// the last dimension is one block for each column, whose threads read addresses that are `C` apart.
+pub(crate) fn sum_rows(x: &Tensor) -> Result<Tensor> {
+    let c = x.dim(D::Minus1)?;
+    let rows = x.contiguous()?.reshape(((), c))?; // (.., C) to (N, C)
+    if let Some((kernels, element)) = kernels_for_values(&rows) {
+        return norm::sum_rows(&kernels, &rows, element);
+    }
+    let ones = count_launch(Tensor::ones((1, rows.dim(0)?), x.dtype(), x.device()))?;
+    count_launch(ones.matmul(&rows))?.squeeze(0) // (1, C) to (C)
 }
 
 /// Rounds `x` to the precision of a product's operands, contiguous.

@@ -1,6 +1,6 @@
 //! Layer norm over a row: `(x - mean) / sqrt(var + eps) * w + b`, with the biased variance (Ba et al., 2016).
 
-use candle_core::{D, Tensor};
+use candle_core::{DType, Tensor};
 use tinygpt_sampler::{
     kernels::Kernels,
     simd::{Kernel, Simd, SimdLevel},
@@ -8,9 +8,9 @@ use tinygpt_sampler::{
 
 use super::{
     Operation,
-    kernels::{kernels_for, norm::NormKernels},
-    launches::{count_launch, mean},
-    linear::{add_bias, sum_rows},
+    kernels::{Element, kernels_for, norm::NormKernels},
+    launches::{count_launch, mean, sum_rows},
+    linear::add_bias,
     tape,
 };
 use crate::{
@@ -66,7 +66,8 @@ impl Operation for LayerNorm {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        layer_norm(&pass.value(self.x)?, pass.param(self.weight), self.bias.map(|bias| pass.param(bias)))
+        let bias = self.bias.map(|bias| pass.param(bias));
+        layer_norm_to(&pass.value(self.x)?, pass.param(self.weight), bias, pass.operand_dtype())
     }
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
@@ -164,15 +165,21 @@ impl DecodeOp for DecodeLayerNorm<'_> {
 /// # Errors
 /// On a shape mismatch.
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    layer_norm_to(x, w, b, w.dtype())
+}
+
+/// [`layer_norm`] whose kernels write values of a narrower type, bf16, where products alone read them.
+fn layer_norm_to(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Result<Tensor> {
+    let x = &tape::cast(x, w.dtype())?;
     if let Some(kernels) = kernels_for(&[x, w]) {
-        return Ok(norm_by_kernels(kernels, NormKernels::layer_norm(LAYER_NORM_EPS), x, w, b)?);
+        return Ok(norm_by_kernels(kernels, NormKernels::layer_norm(LAYER_NORM_EPS), (x, w, b), dtype)?);
     }
     let y = count_launch(Normalized::new(x)?.z.broadcast_mul(w))?;
     let inputs = (x.clone(), w.clone());
     tape::record_adding("layer norm", &[x, w], &y, move |dy, before| {
         let (x, w) = (&inputs.0, &inputs.1);
         let Normalized { z, rstd } = Normalized::new(x)?;
-        let dw = sum_rows(&count_launch(dy.mul(&z))?, x.dim(D::Minus1)?)?;
+        let dw = sum_rows(&count_launch(dy.mul(&z))?)?;
         // dx = (g - mean(g) - z mean(g z)) rstd with g = dy * w
         let g = count_launch(dy.broadcast_mul(w))?;
         let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
@@ -183,15 +190,15 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> 
     add_bias(y, b)
 }
 
-/// A norm over the last dimension by kernels, recorded.
+/// A norm over the last dimension by kernels, to values of a type, recorded.
 pub(super) fn norm_by_kernels(
     kernels: Kernels,
     norm: NormKernels,
-    x: &Tensor,
-    w: &Tensor,
-    b: Option<&Tensor>,
+    (x, w, b): (&Tensor, &Tensor, Option<&Tensor>),
+    dtype: DType,
 ) -> candle_core::Result<Tensor> {
-    let y = norm.forward(&kernels, x, w, b)?;
+    let element = if dtype == DType::BF16 { Element::Bf16 } else { Element::F32 };
+    let y = norm.forward(&kernels, (x, w, b), element)?;
     let (of_x, of_w, bias) = (x.clone(), w.clone(), b.is_some());
     let inputs: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
     tape::record_adding("norm", &inputs, &y, move |dy, before| {

@@ -1,12 +1,12 @@
 //! The linear layer, `y = x w + b`, alone and fused with the addition to the residual stream.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::{
     Add, ApplyDropout, Operation,
     dropout::DropoutMask,
-    kernels::{kernels_for, norm},
-    launches::{count_launch, to_operand, upcast},
+    kernels::{elementwise, kernels_for, kernels_for_values},
+    launches::{count_launch, sum_rows, to_operand, upcast},
     tape,
 };
 use crate::{
@@ -69,7 +69,7 @@ impl Operation for Linear {
         let (x, w) = (pass.value(self.x)?, pass.param(self.weight));
         let b = self.bias.map(|bias| pass.param(bias));
         match pass.precision() {
-            Some(precision) => linear(&x, w, b, precision),
+            Some(precision) => linear_rounded(&x, (w, pass.operand(self.weight)), b, precision),
             None => linear_by_row(&x, w, b),
         }
     }
@@ -223,12 +223,23 @@ impl TrainOp for ResidualLinear {
 /// # Errors
 /// On a shape mismatch.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
+    linear_rounded(x, (w, None), b, precision)
+}
+
+/// [`linear()`] with the matrix as an operand of products, where the caller has it rounded already.
+pub(super) fn linear_rounded(
+    x: &Tensor,
+    (w, rounded): (&Tensor, Option<&Tensor>),
+    b: Option<&Tensor>,
+    precision: Precision,
+) -> Result<Tensor> {
     let n_out = w.dim(1)?;
     let mut shape = x.dims().to_vec();
     shape.pop();
     shape.push(n_out);
-    let y = product(x, w, precision)?.reshape(shape)?; // (N, out) to (.., out)
-    let inputs = (x.clone(), w.clone());
+    let operand = rounded.unwrap_or(w);
+    let y = product(x, operand, precision)?.reshape(shape)?; // (N, out) to (.., out)
+    let (inputs, of_weight) = ((x.clone(), operand.clone()), w.dtype());
     tape::record("linear", [x, w], &y, move |dy| {
         let (x, w) = (&inputs.0, &inputs.1);
         let (n_in, dtype) = (w.dim(0)?, x.dtype());
@@ -236,7 +247,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, precision: Precision) 
         let x_rows = &to_operand(&x.reshape(((), n_in))?, precision)?; // (.., in) to (N, in)
         let dy = &to_operand(&dy.reshape(((), n_out))?, precision)?; // (.., out) to (N, out)
         let dx = upcast(&count_launch(dy.matmul(&w.t()?))?, dtype)?.reshape(x.shape())?; // (N, in) to (.., in)
-        let dw = upcast(&count_launch(x_rows.t()?.matmul(dy))?, dtype)?; // (in, out)
+        let dw = upcast(&count_launch(x_rows.t()?.matmul(dy))?, of_weight)?; // (in, out)
         Ok([dx, dw])
     });
     add_bias(y, b)
@@ -269,12 +280,14 @@ pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
     add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)
 }
 
-/// The sum of all rows of `x (.., C)`: `(C)`.
-pub(super) fn sum_rows(x: &Tensor, c: usize) -> candle_core::Result<Tensor> {
-    let x = x.reshape(((), c))?; // (.., C) to (N, C)
-    match kernels_for(&[&x]) {
-        Some(kernels) => norm::sum_rows(&kernels, &x),
-        None => count_launch(x.sum(0)),
+/// f32 matrices as operands of products in bf16, rounded in one launch; nothing where there are no kernels for values in bf16.
+///
+/// # Errors
+/// When the device is out of memory.
+pub(crate) fn round_matrices(matrices: &[&Tensor]) -> Result<Option<Vec<Tensor>>> {
+    match kernels_for(matrices) {
+        Some(kernels) => Ok(Some(elementwise::round_matrices(&kernels, matrices)?)),
+        None => Ok(None),
     }
 }
 
@@ -282,9 +295,13 @@ pub(super) fn sum_rows(x: &Tensor, c: usize) -> candle_core::Result<Tensor> {
 pub(super) fn add_bias(y: Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(match b {
         Some(b) => {
-            let sum = count_launch(y.broadcast_add(b))?;
-            let channels = b.dim(0)?;
-            tape::record("bias", [&y, b], &sum, move |dy| Ok([dy.clone(), sum_rows(dy, channels)?]));
+            let sum = match kernels_for_values(&y) {
+                Some((kernels, element)) if b.dtype() == DType::F32 => {
+                    elementwise::add_bias(&kernels, (&y, element), &b.contiguous()?)?
+                }
+                _ => count_launch(y.broadcast_add(b))?,
+            };
+            tape::record("bias", [&y, b], &sum, |dy| Ok([dy.clone(), sum_rows(dy)?]));
             sum
         }
         None => y,

@@ -18,8 +18,8 @@
 //! | operation | f32 | 16 bits |
 //! | --- | --- | --- |
 //! | [`linear()`], without bias | 1, 2 | 4, 7 |
-//! | [`layer_norm()`], without bias | 11, 22 | as f32 |
-//! | [`rms_norm()`] | 8, 16 | as f32 |
+//! | [`layer_norm()`], without bias | 11, 23 | as f32 |
+//! | [`rms_norm()`] | 8, 17 | as f32 |
 //! | rotary positions | 15, 15 | as f32 |
 //! | [`activate`], `gelu` | 1, 9 | as f32 |
 //! | [`activate`], `gelu_new` | 7, 14 | as f32 |
@@ -28,8 +28,8 @@
 //! | dropout with the masks of a GPU | 18, 3 | as f32 |
 //! | [`TensorAttention`], one chunk | 13, 26 | 16, 34 |
 //! | [`TensorAttention`], three chunks | 34, 63 | 41, 79 |
-//! | [`TensorAttention`] with dropout, one chunk | 29, 44 | 33, 53 |
-//! | [`TensorAttention`] with dropout, three chunks | 82, 115 | 90, 132 |
+//! | [`TensorAttention`] with dropout, one chunk | 30, 45 | 34, 54 |
+//! | [`TensorAttention`] with dropout, three chunks | 85, 118 | 93, 135 |
 //! | [`embedding()`], up to [`DIRECT_VOCAB`] tokens | 1, 4 | as f32 |
 //! | [`embedding()`], more; one, two, three levels of sums | 1, 6 or 10 or 14 | as f32 |
 //! | [`head_loss`], one chunk | 8, 14 | 11, 20 |
@@ -86,9 +86,9 @@ pub(crate) use add::Add;
 pub(crate) use attention::{Attention, AttentionScratch};
 pub(crate) use dropout::{ApplyDropout, KeepBits};
 pub(crate) use embedding::Embed;
-pub(crate) use head::{Head, LogitCap, capped_head_loss, training as head_training};
+pub(crate) use head::{Head, LogitCap, capped_head_loss, logits_by_row, training as head_training};
 pub(crate) use layer_norm::LayerNorm;
-pub(crate) use linear::{Linear, ResidualLinear};
+pub(crate) use linear::{Linear, ResidualLinear, round_matrices};
 pub(crate) use positions::AddPositions;
 pub(crate) use qk_norm::QkNorm;
 pub(crate) use rms_norm::RmsNorm;

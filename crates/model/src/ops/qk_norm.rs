@@ -73,7 +73,8 @@ impl Operation for QkNorm {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let qkv = pass.value(self.x)?; // (B, T, (nh + 2 nkv) hs)
+        let x = pass.value(self.x)?; // (B, T, (nh + 2 nkv) hs)
+        let qkv = tape::cast(&x, pass.dtype())?;
         let weights = self.parts().map(|(_, weight)| pass.param(weight));
         let heads = self.heads;
         let y = by_head(&qkv, heads, |i, part| rms_norm::value(part, weights[i]))?;
@@ -89,7 +90,7 @@ impl Operation for QkNorm {
             let [dq, dk] = [0, 1].map(|i| d_weights[i].clone());
             Ok([dx, dq, dk])
         });
-        Ok(y)
+        Ok(tape::cast(&y, x.dtype())?)
     }
 
     fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {

@@ -1,14 +1,13 @@
 //! RMSNorm over a row: `x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich, 2019, "Root Mean Square Layer Normalization").
 
-use candle_core::{D, Tensor};
+use candle_core::{DType, Tensor};
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
     kernels::{kernels_for, norm::NormKernels},
-    launches::{count_launch, mean},
+    launches::{count_launch, mean, sum_rows},
     layer_norm::norm_by_kernels,
-    linear::sum_rows,
     tape,
 };
 use crate::{
@@ -64,7 +63,7 @@ impl Operation for RmsNorm {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        rms_norm(&pass.value(self.x)?, pass.param(self.weight))
+        rms_norm_to(&pass.value(self.x)?, pass.param(self.weight), pass.operand_dtype())
     }
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
@@ -90,8 +89,14 @@ impl Operation for RmsNorm {
 /// # Errors
 /// On a shape mismatch.
 pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    rms_norm_to(x, w, w.dtype())
+}
+
+/// [`rms_norm`] whose kernels write values of a narrower type, bf16, where products alone read them.
+fn rms_norm_to(x: &Tensor, w: &Tensor, dtype: DType) -> Result<Tensor> {
+    let x = &tape::cast(x, w.dtype())?;
     if let Some(kernels) = kernels_for(&[x, w]) {
-        return Ok(norm_by_kernels(kernels, NormKernels::rms_norm(RMS_NORM_EPS), x, w, None)?);
+        return Ok(norm_by_kernels(kernels, NormKernels::rms_norm(RMS_NORM_EPS), (x, w, None), dtype)?);
     }
     let y = value(x, w)?;
     let inputs = (x.clone(), w.clone());
@@ -110,7 +115,7 @@ pub(super) fn value(x: &Tensor, w: &Tensor) -> candle_core::Result<Tensor> {
 /// The gradients of `x (.., C)` and `w (C)`: `dx = rrms (g - z mean(g z))` with `g = dy * w` and `z` the normed rows.
 pub(super) fn gradients(x: &Tensor, w: &Tensor, dy: &Tensor) -> candle_core::Result<[Tensor; 2]> {
     let (z, rrms) = normed(x)?;
-    let dw = sum_rows(&count_launch(dy.mul(&z))?, x.dim(D::Minus1)?)?;
+    let dw = sum_rows(&count_launch(dy.mul(&z))?)?;
     let g = count_launch(dy.broadcast_mul(w))?;
     let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
     Ok([count_launch(count_launch(g - along)?.broadcast_mul(&rrms))?, dw])

@@ -111,7 +111,10 @@ impl Operation for Rope {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let past = pass.past();
-        Ok(self.tensors(&pass.value(self.x)?, past)?)
+        let x = pass.value(self.x)?;
+        // Angles times values would lose what bf16 does not hold.
+        let y = self.tensors(&tape::cast(&x, pass.dtype())?, past)?;
+        Ok(tape::cast(&y, x.dtype())?)
     }
 
     fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {

@@ -6,7 +6,7 @@ use tinygpt_sampler::simd::{Kernel, Simd};
 use super::{
     Operation,
     activation::{Sigmoid, sigmoid as sigmoid_lanes},
-    kernels::{decode::Epilogue, elementwise, kernels_for},
+    kernels::{decode::Epilogue, elementwise, kernels_for_values},
     launches::{cat_last, count_launch},
     tape,
 };
@@ -75,12 +75,12 @@ impl Operation for Swiglu {
 /// When the last dimension is odd, or the device is out of memory.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     if x.dim(D::Minus1)?.is_multiple_of(2)
-        && let Some(kernels) = kernels_for(&[x])
+        && let Some((kernels, element)) = kernels_for_values(x)
     {
-        let y = elementwise::swiglu(&kernels, x)?;
+        let y = elementwise::swiglu(&kernels, (x, element))?;
         let input = x.clone();
         tape::record("swiglu", [x], &y, move |dy| {
-            Ok([elementwise::swiglu_backward(&kernels, &input, &dy.contiguous()?)?])
+            Ok([elementwise::swiglu_backward(&kernels, (&input, element), &dy.contiguous()?)?])
         });
         return Ok(y);
     }

@@ -13,7 +13,7 @@ use std::{
     fmt,
 };
 
-use candle_core::{Result, Shape, Tensor, TensorId};
+use candle_core::{DType, Result, Shape, Tensor, TensorId};
 
 use super::launches::count_launch;
 
@@ -170,6 +170,17 @@ pub fn reshape(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
 pub fn transpose(x: &Tensor) -> Result<Tensor> {
     let y = x.t()?;
     record("transpose", [x], &y, |dy| Ok([count_launch(dy.t()?.contiguous())?]));
+    Ok(y)
+}
+
+/// `x` in another type, recorded; `x` itself where it has it.
+pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if x.dtype() == dtype {
+        return Ok(x.clone());
+    }
+    let y = count_launch(x.to_dtype(dtype))?;
+    let of_x = x.dtype();
+    record("cast", [x], &y, move |dy| Ok([count_launch(dy.to_dtype(of_x))?]));
     Ok(y)
 }
 

@@ -43,6 +43,16 @@ impl TensorDecoder {
         weights: DType,
         device: &Device,
     ) -> Result<Self> {
+        Self::load(config, values, policy, weights, device).map_err(|error| error.on(device))
+    }
+
+    fn load(
+        config: &GptConfig,
+        values: &[Vec<f32>],
+        policy: ContextPolicy,
+        weights: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let mut tensors = params::to_tensors(config, values, DType::F32, device)?;
         let net = network(config);
         for (spec, tensor) in net.params().iter().zip(&mut tensors) {
@@ -64,6 +74,21 @@ impl TensorDecoder {
             _ => self.gpt.forward_last(&ids, &mut self.cache),
         }
     }
+
+    /// The logits `(rows, V)` after a prompt, of which every row has a copy.
+    fn prompt_logits(&mut self, context: &[u32], rows: usize) -> Result<Tensor> {
+        // All rows have the same prompt, which is computed once.
+        self.cache = self.gpt.new_cache(1)?;
+        let logits = self.forward(context, 1)?; // (1, V)
+        self.cache = self.cache.repeat(rows)?;
+        Ok(logits.broadcast_as((rows, logits.dim(1)?))?.contiguous()?) // (1, V) to (rows, V)
+    }
+
+    /// Keeps logits, and lends them.
+    fn lend(&mut self, logits: Result<Tensor>) -> Result<Logits<'_>> {
+        let logits = logits.map_err(|error| error.on(self.gpt.device()))?;
+        Ok(Logits::Device(self.logits.insert(logits)))
+    }
 }
 
 impl Decoder for TensorDecoder {
@@ -73,21 +98,17 @@ impl Decoder for TensorDecoder {
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {
         let context = crop_prompt(self.gpt.config(), prompt, rows)?;
-        // All rows have the same prompt, which is computed once.
-        self.cache = self.gpt.new_cache(1)?;
-        let logits = self.forward(context, 1)?; // (1, V)
-        self.cache = self.cache.repeat(rows)?;
         self.rows = vec![context.to_vec(); rows];
-        let logits = logits.broadcast_as((rows, logits.dim(1)?))?.contiguous()?; // (rows, V)
-        Ok(Logits::Device(self.logits.insert(logits)))
+        let logits = self.prompt_logits(context, rows);
+        self.lend(logits)
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Logits<'_>> {
         append_tokens(self.gpt.config(), &mut self.rows, tokens)?;
         let rows = tokens.len();
         if self.cache.len() < self.gpt.config().block_size {
-            let logits = self.forward(tokens, rows)?;
-            return Ok(Logits::Device(self.logits.insert(logits)));
+            let logits = self.forward(tokens, rows);
+            return self.lend(logits);
         }
         let kept = self.policy.kept(self.gpt.config().block_size);
         for row in &mut self.rows {
@@ -95,7 +116,7 @@ impl Decoder for TensorDecoder {
         }
         self.cache.clear();
         let windows = self.rows.concat(); // rows * kept
-        let logits = self.forward(&windows, rows)?;
-        Ok(Logits::Device(self.logits.insert(logits)))
+        let logits = self.forward(&windows, rows);
+        self.lend(logits)
     }
 }

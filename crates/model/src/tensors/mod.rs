@@ -9,7 +9,8 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Dropout, GptConfig, ModelError, Network, ParamSpec, Precision, Result, network,
-    ops::{self, Tokens},
+    ops::{self, Op, Tokens},
+    plan::Role,
 };
 
 pub use decoder::TensorDecoder;
@@ -105,7 +106,7 @@ impl Gpt {
     /// # Errors
     /// When `T` is 0 or larger than `block_size`.
     pub fn forward(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let x = self.hidden_full(&Tokens::on_device(ids), dropout)?;
+        let x = self.hidden_full(&Tokens::on_device(ids), dropout, &[])?;
         self.capped(ops::linear(&x, &ops::transpose(self.head())?, None, self.precision)?)
     }
 
@@ -115,18 +116,39 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::forward`]; when a target is outside the vocabulary (unnoticed on a GPU: check before).
     pub fn losses(&self, tokens: &Tokens, targets: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let x = self.hidden_full(tokens, dropout)?;
+        let operands = self.rounded_matrices()?;
+        let x = self.hidden_full(tokens, dropout, &operands)?;
         let x = ops::reshape(&x, (x.elem_count() / x.dim(2)?, x.dim(2)?))?; // (B, T, C) to (B * T, C)
-        let head = (&x, self.head(), self.net.head.cap);
+        let rounded = operands.get(self.net.head.weight.0).and_then(Option::as_ref);
+        let head = (&x, (self.head(), rounded), self.net.head.cap);
         ops::capped_head_loss(head, targets, self.precision, ops::LOGIT_BYTES)
     }
 
+    /// The matrices of products rounded to bf16, by parameter, in one launch; empty where operands are not rounded to bf16 or
+    /// there are no kernels for values in it.
+    fn rounded_matrices(&self) -> Result<Vec<Option<Tensor>>> {
+        if self.precision != Precision::Bf16 || self.dtype != DType::F32 {
+            return Ok(Vec::new());
+        }
+        let head = self.net.head.weight.0;
+        let is_operand = |i: usize| self.net.params()[i].role == Role::Matrix || i == head;
+        let (places, matrices): (Vec<usize>, Vec<&Tensor>) =
+            self.params.iter().enumerate().filter(|(i, _)| is_operand(*i)).unzip();
+        Ok(ops::round_matrices(&matrices)?.map_or_else(Vec::new, |rounded| {
+            let mut operands = vec![None; self.params.len()];
+            for (place, matrix) in places.into_iter().zip(rounded) {
+                operands[place] = Some(matrix);
+            }
+            operands
+        }))
+    }
+
     /// The hidden states `(B, T, C)` of every position of a batch, without a cache.
-    fn hidden_full(&self, tokens: &Tokens, dropout: Option<&Dropout>) -> Result<Tensor> {
+    fn hidden_full(&self, tokens: &Tokens, dropout: Option<&Dropout>, operands: &[Option<Tensor>]) -> Result<Tensor> {
         let t = tokens.ids.dim(1)?;
         self.check_positions(t)?;
         let mask = CausalMask::default();
-        self.hidden(tokens, Mode::FullSequence { dropout, mask, precision: self.precision })
+        self.hidden(tokens, Mode::FullSequence { dropout, mask, precision: self.precision }, operands)
     }
 
     /// Logits `(B, T, V)` for `T` new positions of every row, `ids (B, T)`, after those in the cache, which it extends.
@@ -135,7 +157,7 @@ impl Gpt {
     /// When the new positions do not fit the cache, or the cache has another number of rows than `ids`.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?;
-        self.capped(ops::linear_by_row(&x, &self.head().t()?, None)?)
+        self.capped(ops::logits_by_row(&x, self.head())?)
     }
 
     /// [`Gpt::forward_cached`] with the logits of the last position only, `(B, V)`, which is all that generation needs.
@@ -145,7 +167,7 @@ impl Gpt {
     pub fn forward_last(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let x = self.hidden_cached(ids, cache)?; // (B, T, C)
         let last = x.narrow(1, x.dim(1)? - 1, 1)?; // (B, 1, C)
-        Ok(self.capped(ops::linear_by_row(&last, &self.head().t()?, None)?)?.squeeze(1)?)
+        Ok(self.capped(ops::logits_by_row(&last, self.head())?)?.squeeze(1)?)
     }
 
     fn check_positions(&self, positions: usize) -> Result<()> {
@@ -165,26 +187,45 @@ impl Gpt {
         self.check_positions(t)?;
         cache.check_room(t)?;
         let mask = cache.mask(t, self.dtype, self.device())?;
-        let x = self.hidden(&Tokens::on_device(ids), Mode::Cached { cache: &mut *cache, mask })?;
+        let x = self.hidden(&Tokens::on_device(ids), Mode::Cached { cache: &mut *cache, mask }, &[])?;
         cache.advance(t);
         Ok(x)
     }
 
     /// Runs all operations up to the head: tokens `(B, T)` to hidden states `(B, T, C)`. Values are freed after their last
     /// reader.
-    fn hidden(&self, tokens: &Tokens, mode: Mode<'_>) -> Result<Tensor> {
-        let mut pass =
-            Pass { mode, tokens, params: &self.params, dtype: self.dtype, values: vec![None; self.net.cols.len()] };
-        for (at, op) in self.net.ops.iter().enumerate() {
-            let op = op.get();
-            let output = op.forward(&mut pass)?;
-            pass.values[op.output().0] = Some(output);
-            for input in op.inputs() {
-                if self.last_readers[input.0] == at {
-                    pass.values[input.0] = None;
+    fn hidden(&self, tokens: &Tokens, mode: Mode<'_>, operands: &[Option<Tensor>]) -> Result<Tensor> {
+        let values = vec![None; self.net.cols.len()];
+        let mut pass = Pass { mode, tokens, params: &self.params, dtype: self.dtype, operands, values };
+        let ops = &self.net.ops;
+        let mut at = 0;
+        while at < ops.len() {
+            let end = at + self.step(at, &mut pass)?;
+            for (at, op) in (at..end).zip(&ops[at..end]) {
+                for input in op.get().inputs() {
+                    if self.last_readers[input.0] == at {
+                        pass.values[input.0] = None;
+                    }
                 }
             }
+            at = end;
         }
         pass.value(self.net.head.x)
+    }
+
+    /// Runs the operation at an index, or it and the next as one, and returns how many it ran.
+    fn step(&self, at: usize, pass: &mut Pass<'_>) -> Result<usize> {
+        let op = &self.net.ops[at];
+        if let (Op::ApplyDropout(drop), Some(Op::Add(add))) = (op, self.net.ops.get(at + 1))
+            && add.y == drop.y
+            && self.last_readers[drop.y.0] == at + 1
+            && let Some(sum) = add.forward_after_dropout(drop, pass)?
+        {
+            pass.values[add.sum.0] = Some(sum);
+            return Ok(2);
+        }
+        let output = op.get().forward(pass)?;
+        pass.values[op.get().output().0] = Some(output);
+        Ok(1)
     }
 }

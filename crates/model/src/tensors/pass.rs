@@ -51,6 +51,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) tokens: &'a Tokens,
     pub(super) params: &'a [Tensor],
     pub(crate) dtype: DType,
+    /// The matrices rounded to bf16, by parameter; empty where each product rounds its own operands.
+    pub(super) operands: &'a [Option<Tensor>],
     pub(super) values: Vec<Option<Tensor>>,
 }
 
@@ -65,6 +67,17 @@ impl<'a> Pass<'a> {
     /// A parameter.
     pub(crate) fn param(&self, param: ParamId) -> &'a Tensor {
         &self.params[param.0]
+    }
+
+    /// The type of values that products read: bf16 where operands are rounded to it and there are kernels that read and write
+    /// it, else that of activations, which each product rounds.
+    pub(crate) fn operand_dtype(&self) -> DType {
+        if self.operands.is_empty() { self.dtype } else { DType::BF16 }
+    }
+
+    /// A matrix as an operand of products, if the pass has it rounded.
+    pub(crate) fn operand(&self, param: ParamId) -> Option<&Tensor> {
+        self.operands.get(param.0).and_then(Option::as_ref)
     }
 
     /// The type of activations.

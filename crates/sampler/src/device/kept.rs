@@ -109,10 +109,8 @@ impl KeptTokens {
         first: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let Some(threshold) = self.adaptive else { return Ok(token) };
-        // The largest integer below the quotient; a threshold of 0 is always exceeded. The total of a row without a
-        // token to draw is below `MAX_WEIGHT`.
-        let max_total = ((MAX_WEIGHT / threshold).ceil() - 1.0).min(62f64.exp2());
-        let is_greedy = ops.binary_scalar(Binary::Le, total, max_total)?;
+        // The total of a row without a token to draw is below `MAX_WEIGHT`.
+        let is_greedy = ops.binary_scalar(Binary::Le, total, max_greedy_total(threshold))?;
         let is_greedy = ops.binary(Binary::Mul, &is_greedy, &ops.binary_scalar(Binary::Ge, total, MAX_WEIGHT)?)?;
         let is_max = ops.binary(Binary::Eq, &self.logits, &largest(&self.logits)?)?;
         let first = first(&ops.where_or(&is_max, &positions()?, f64::from(NO_TOKEN))?)?;
@@ -134,4 +132,10 @@ impl KeptTokens {
         let logits = ops.read_f32(&self.logits)?;
         Ok(tokens.into_iter().zip(logits).filter(|&(token, _)| token != NO_TOKEN).collect())
     }
+}
+
+/// The largest total of the weights of a row whose largest probability exceeds the adaptive threshold: the largest integer
+/// below `MAX_WEIGHT / threshold`. A threshold of 0 is always exceeded.
+pub(super) fn max_greedy_total(threshold: f64) -> f64 {
+    ((MAX_WEIGHT / threshold).ceil() - 1.0).min(62f64.exp2())
 }

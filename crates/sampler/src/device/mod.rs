@@ -1,5 +1,5 @@
-//! The device path: drawing tokens where the logits are, by candle's tensor operations alone and without a copy of the
-//! logits to the host.
+//! The device path: drawing tokens where the logits are, without a copy of the logits to the host, by candle's tensor
+//! operations alone or, on CUDA, by kernels that draw the same tokens (`fused`).
 //!
 //! [`DeviceSampler`] draws the tokens that [`Sampler`] draws for the same `(seed, sequence, position)`, except where a
 //! boundary of the definition is nearer than `2^-20` and the device rounds `exp` differently.
@@ -20,7 +20,11 @@
 //!   form one batch. **Adaptive** takes the first of the largest logits where the total shows that it is probable
 //!   enough.
 //!
-//! # What a step costs
+//! # What a step costs by kernels
+//! One upload, one read-back and, for every rule, at most three kernels and three reads of the logits (`fused`). What
+//! follows is of tensor operations.
+//!
+//! # What a step costs by tensor operations
 //! Counted by [`DeviceSampler::sample_counted`], for batches of B rows of V logits. Work is in units of B x V elements;
 //! each operation counts all elements that it touches. Memory is that beside the logits, in units of the logits in f32.
 //!
@@ -55,6 +59,7 @@
 mod chunked_cdf;
 mod constants;
 mod fraction;
+mod fused;
 mod kept;
 mod limbs;
 mod ops;
@@ -69,6 +74,7 @@ use crate::rules::Rules;
 use crate::{Distribution, Sampler, SamplingError, SamplingParams, TensorSamplingError, uniform};
 use candle_core::{DType, Tensor};
 use constants::{NEEDS_SEARCH, NO_TOKEN};
+use fused::FusedDraw;
 use ops::Ops;
 use program::BatchProgram;
 use std::cmp::Ordering;
@@ -141,9 +147,13 @@ impl DeviceSampler {
         rows: &[DeviceRow<'_>],
     ) -> Result<(Rows<u32>, DeviceCost), TensorSamplingError> {
         let rules = self.rules.clone();
-        let Some((ops, logits, errors)) = self.begin(logits, rows)? else {
+        let Some((ops, logits)) = self.begin(logits, rows)? else {
             return Ok((empty_rows(&rules.params, logits, rows)?, DeviceCost::default()));
         };
+        if let Some(draw) = FusedDraw::of(ops, &logits, &rules, rows)? {
+            return Ok((draw.sample()?, ops.cost()));
+        }
+        let (logits, errors) = penalties::apply_on_device(ops, &logits, &rules.params, rows)?;
         let uniforms: Vec<f64> =
             rows.iter().map(|row| uniform(rules.params.seed, row.sequence, row.position)).collect();
         let mut tokens: Rows<u32> = errors.into_iter().map(|error| error.map_or(Ok(NO_TOKEN), Err)).collect();
@@ -186,9 +196,10 @@ impl DeviceSampler {
         rows: &[DeviceRow<'_>],
     ) -> Result<Rows<Distribution>, TensorSamplingError> {
         let rules = self.rules.clone();
-        let Some((ops, logits, errors)) = self.begin(logits, rows)? else {
+        let Some((ops, logits)) = self.begin(logits, rows)? else {
             return empty_rows(&rules.params, logits, rows);
         };
+        let (logits, errors) = penalties::apply_on_device(ops, &logits, &rules.params, rows)?;
         let mut distributions = Vec::with_capacity(rows.len());
         for (row, error) in errors.into_iter().enumerate() {
             let params = at_temperature(&rules, rows[row].position);
@@ -212,14 +223,13 @@ impl DeviceSampler {
         Ok(distributions)
     }
 
-    /// Checks the arguments and applies the penalties. Returns the operations on the device, the penalised logits, and
-    /// the errors of penalties; None if the tensor has no elements.
-    #[allow(clippy::type_complexity)]
+    /// Checks the arguments. Returns the operations on the device and the logits, contiguous; None if the tensor has no
+    /// elements.
     fn begin(
         &mut self,
         logits: &Tensor,
         rows: &[DeviceRow<'_>],
-    ) -> Result<Option<(&Ops, Tensor, Vec<Option<SamplingError>>)>, TensorSamplingError> {
+    ) -> Result<Option<(&Ops, Tensor)>, TensorSamplingError> {
         let refuse = |field, value, allowed| Err(SamplingError::Parameter { field, value, allowed }.into());
         let &[batch, vocab] = logits.dims() else {
             return refuse("logits", format!("of shape {:?}", logits.dims()), "of two dimensions: rows and vocabulary");
@@ -243,8 +253,7 @@ impl DeviceSampler {
         if !logits.is_contiguous() || (logits.device().is_metal() && logits.layout().start_offset() > 0) {
             logits = ops.copy(&logits)?;
         }
-        let (logits, errors) = penalties::apply_on_device(ops, &logits, &self.rules.params, rows)?;
-        Ok(Some((ops, logits, errors)))
+        Ok(Some((ops, logits)))
     }
 }
 

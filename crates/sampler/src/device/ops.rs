@@ -5,6 +5,7 @@
 //! nothing.
 
 use super::limbs::{LIMBS, limb_divisors, limbs};
+use crate::kernels::{Arg, Grid, Kernels, Module};
 use candle_core::{D, DType, Device, Result, Tensor, WithDType};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -334,6 +335,26 @@ impl Ops {
     pub(super) fn upload(&self, values: Vec<f64>, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let host = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?;
         self.counted(host.to_device(&self.device))
+    }
+
+    /// Uploads the words of the arguments of kernels, `(n,)` u32.
+    pub(super) fn upload_words(&self, words: Vec<u32>) -> Result<Tensor> {
+        let count = words.len();
+        self.counted(Tensor::from_vec(words, count, &self.device))
+    }
+
+    /// Queues one of the project's own kernels, which reads so many elements.
+    pub(super) fn launch(
+        &self,
+        kernels: &Kernels,
+        module: Module,
+        name: &'static str,
+        grid: Grid,
+        args: &[Arg<'_>],
+        elements: usize,
+    ) -> Result<()> {
+        self.count(1, elements);
+        kernels.launch(module, name, grid, args)
     }
 
     /// A copy of `x`, `(B, n)`, with these values, `(B, m)`, at the indices of each row, `(B, m)` u32.

@@ -186,8 +186,7 @@ impl BatchProgram<'_> {
         let ops = self.ops;
         // Each step frees its operand, which is as large as the logits.
         let mut weights = distance;
-        // The reciprocal of a tiny temperature would be infinite in f32.
-        weights = ops.mul_scalar(&weights, (1.0 / self.params.temperature).min(f64::from(f32::MAX)))?;
+        weights = ops.mul_scalar(&weights, inverse_temperature(self.params.temperature))?;
         weights = ops.exp(&weights)?;
         weights = ops.mul_scalar(&weights, MAX_WEIGHT)?;
         weights = ops.cast(&weights, DType::I64)?;
@@ -275,15 +274,26 @@ impl BatchProgram<'_> {
     fn apply_min_p(&self, kept: &mut KeptTokens, largest: &Tensor) -> Result<()> {
         let Self { ops, params, .. } = *self;
         if params.min_p > 0.0 {
-            // Compares exponents, in which the logits are exact. A quotient that rounds to 1 in f64 counts as 1.
-            let bound = (params.min_p.ln() - f64::EPSILON / 4.0) * params.temperature;
-            // Not a constant: with a schedule each position has another bound.
-            let bound = ops.upload(vec![bound], &[1], DType::F32)?;
+            // Not a constant: with a schedule each position has another distance.
+            let bound = ops.upload(vec![min_p_distance(params)], &[1], DType::F32)?;
             let distance = ops.binary(Binary::Sub, &kept.logits, largest)?;
             kept.keep(ops, ops.binary(Binary::Ge, &distance, &bound)?)?;
         }
         Ok(())
     }
+}
+
+/// What a distance of logits is multiplied with, before `exp`. The reciprocal of a tiny temperature would be infinite in
+/// f32.
+pub(super) fn inverse_temperature(temperature: f64) -> f64 {
+    (1.0 / temperature).min(f64::from(f32::MAX))
+}
+
+/// The least distance `x - max`, at most 0, of a logit that min-p keeps; -inf without min-p.
+///
+/// It compares exponents, in which the logits are exact. A quotient that rounds to 1 in f64 counts as 1.
+pub(super) fn min_p_distance(params: &SamplingParams) -> f64 {
+    (params.min_p.ln() - f64::EPSILON / 4.0) * params.temperature
 }
 
 /// The size and the stride of pooling windows that cover a row exactly, overlapping by as little as possible.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::test_rows::{BOUNDARY, TestRng, random_row, random_rules};
+use crate::test_rows::{BOUNDARY, TestRng, random_batch, random_rules};
 use crate::{Row, Sampler, Schedule, oracle};
 use candle_core::Device;
 
@@ -51,22 +51,8 @@ fn compare(batches: std::ops::Range<u64>, max_size: usize, sorts: Sorts) {
     let mut near = 0;
     for case in batches {
         let mut rng = TestRng::new(case);
-        let first = random_row(&mut rng, max_size);
-        let size = first.len();
-        let mut rows = vec![first];
-        while rows.len() < 3 {
-            let mut row = random_row(&mut rng, max_size);
-            row.truncate(size);
-            row.resize(size, 0.25);
-            rows.push(row);
-        }
-        for row in &mut rows {
-            if rng.unit() < 0.125 {
-                let poison = [f32::NAN, INF, -INF][rng.below(3)];
-                let at = rng.below(size);
-                row[at] = poison;
-            }
-        }
+        let rows = random_batch(&mut rng, 3, max_size);
+        let size = rows[0].len();
         let (params, history) = random_rules(&mut rng, size);
         let places: Vec<_> = (0..3).map(|sequence| DeviceRow { history: &history, sequence, position: 7 }).collect();
         let mut sampler = sampler(&params, sorts);

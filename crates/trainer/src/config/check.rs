@@ -36,7 +36,7 @@ pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> 
 fn check_choice(key: &str, text: &str) -> Result<(), ConfigError> {
     let choices: &[&str] = match key {
         "data.tokenizer" => &["char", "bpe"],
-        "train.precision" => &["f32", "bf16", "f16"],
+        "train.precision" => &["f32", "tf32", "bf16", "f16"],
         "train.optimizer" => &["adamw", "muon"],
         "train.schedule" => &["cosine", "linear", "wsd"],
         _ => MODEL_KEYS.iter().find(|model| model.key == key).map_or(&[], |model| model.choices),

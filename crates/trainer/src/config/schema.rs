@@ -94,7 +94,7 @@ const GENERAL: &[Field] = fields! {
 const TRAINING: &[Field] = fields! {
     "train.batch_size": "windows of block_size tokens in a batch",
     "train.grad_accum": "batches averaged into one update",
-    "train.precision": "\"f32\", \"bf16\" (faster; products in bf16; needs a CPU with AVX512-BF16 or a GPU) or \"f16\" (GPUs without bf16)",
+    "train.precision": "\"f32\", \"tf32\" (CUDA alone: products of f32 on tensor cores), \"bf16\" (faster; products in bf16; needs a CPU with AVX512-BF16 or a GPU) or \"f16\" (GPUs without bf16)",
     "train.max_steps": "updates",
     "train.max_minutes": "stop after so many minutes of training; 0 is no limit",
     "train.lr": "learning rate after the warm-up",

@@ -66,7 +66,7 @@ fn a_wrong_type_is_refused_and_both_types_named() {
     assert_eq!(error("[data]\ntokenizer = \"word\""), "`data.tokenizer` must be \"char\" or \"bpe\", not \"word\"");
     assert_eq!(
         error("[train]\nprecision = \"f64\""),
-        "`train.precision` must be \"f32\", \"bf16\" or \"f16\", not \"f64\""
+        "`train.precision` must be \"f32\", \"tf32\", \"bf16\" or \"f16\", not \"f64\""
     );
     assert_eq!(error("[train]\noptimizer = \"sgd\""), "`train.optimizer` must be \"adamw\" or \"muon\", not \"sgd\"");
     assert_eq!(

@@ -147,14 +147,17 @@ pub trait Engine: Evaluator {
 /// Checks that a device can train in a precision.
 ///
 /// # Errors
-/// [`TrainError::PrecisionOfDevice`]; on the CPU [`tinygpt_model::ModelError::NoBf16`] or
-/// [`tinygpt_model::ModelError::NoF16`].
+/// [`TrainError::PrecisionOfDevice`]; on the CPU [`tinygpt_model::ModelError::NoBf16`],
+/// [`tinygpt_model::ModelError::NoF16`] or [`tinygpt_model::ModelError::NoTf32`].
 pub fn check_precision(precision: Precision, device: &Device) -> Result<()> {
     if device.is_cpu() { Ok(CpuPrecision::of(precision).map(drop)?) } else { try_precision(precision, device) }
 }
 
 /// Computes one product in a precision: the only way to find out whether a GPU, and candle's kernels for it, have the type.
 fn try_precision(precision: Precision, device: &Device) -> Result<()> {
+    if precision == Precision::Tf32 {
+        return tf32_of(device).map_err(|reason| TrainError::PrecisionOfDevice { precision, reason });
+    }
     let Some(dtype) = precision.dtype() else { return Ok(()) };
     let product = || -> candle_core::Result<Vec<f32>> {
         let two = Tensor::full(2f32, (16, 16), device)?.to_dtype(dtype)?;
@@ -164,6 +167,19 @@ fn try_precision(precision: Precision, device: &Device) -> Result<()> {
         Ok(product) if product.iter().all(|&x| x == 64.0) => Ok(()),
         Ok(_) => Err(TrainError::PrecisionOfDevice { precision, reason: "a product comes out wrong".into() }),
         Err(error) => Err(TrainError::PrecisionOfDevice { precision, reason: error.to_string() }),
+    }
+}
+
+/// Whether a device has products in TF32: cuBLAS computes in f32 where it has none, without a word.
+fn tf32_of(device: &Device) -> std::result::Result<(), String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => match cuda.cuda_stream().context().compute_capability() {
+            Ok((major, _)) if major >= 8 => Ok(()),
+            Ok((major, minor)) => Err(format!("its compute capability is {major}.{minor}, and TF32 needs 8.0")),
+            Err(error) => Err(error.to_string()),
+        },
+        _ => Err("TF32 is a type of CUDA GPUs".into()),
     }
 }
 
@@ -216,5 +232,7 @@ mod tests {
         }
         let error = check_precision(Precision::F16, &Device::Cpu).unwrap_err();
         assert_eq!(error.to_string(), "f16 is for GPUs without bf16; on the CPU, use f32 or bf16");
+        let error = check_precision(Precision::Tf32, &Device::Cpu).unwrap_err();
+        assert_eq!(error.to_string(), "tf32 is for CUDA GPUs; on the CPU, use f32 or bf16");
     }
 }

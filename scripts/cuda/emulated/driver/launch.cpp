@@ -79,7 +79,7 @@ bool use_arguments(const Kernel &kernel, void **arguments) {
     memcpy(&address, arguments[i], sizeof address);
     if (!address) continue;
     if (!use(kernel.name, address, 0, !parameter.read_only)) return false;
-    size_t bytes = parameter.holds_addresses && parameter.read_only ? reach(address) : 0;
+    size_t bytes = parameter.holds_addresses ? reach(address) : 0;
     if (bytes <= max_table) use_addresses(kernel.name, reinterpret_cast<void *>(address), bytes);
   }
   return true;

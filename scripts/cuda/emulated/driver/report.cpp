@@ -21,6 +21,7 @@ struct Tally {
 };
 // Like everything here, never destroyed: operations of a program that ends may come late.
 auto &by_name = *new std::map<std::pair<int, std::string>, Tally>;
+uint64_t times[kinds];  // of each kind
 auto &complaints = *new std::map<std::string, uint64_t>;
 auto &remarks = *new std::map<std::string, uint64_t>;
 
@@ -47,6 +48,18 @@ std::string quoted(const std::string &text) {
     result += c < ' ' && c >= 0 ? ' ' : c;
   }
   return result + '"';
+}
+
+// How often each kind was asked for until now, in one line: what was asked for between two moments is the difference.
+void write_mark() {
+  static FILE *file = settings().marks.empty() ? nullptr : fopen(settings().marks.c_str(), "w");
+  if (!file) return;
+  if (ftell(file) == 0)
+    for (const char *name : plural) fprintf(file, "%s%c", name, name == plural[kinds - 1] ? '\n' : ' ');
+  for (int kind = 0; kind < kinds; kind++) fprintf(file, "%lu%c", times[kind], kind == kinds - 1 ? '\n' : ' ');
+  fflush(file);
+  static uint64_t marks;
+  if (++marks == settings().marks_wanted) exit(0);
 }
 
 // Counts by kind are a line each, for readers without a parser of JSON.
@@ -99,6 +112,8 @@ void count(Kind kind, const std::string &name, size_t bytes) {
   Tally &tally = by_name[{static_cast<int>(kind), name}];
   tally.times++;
   tally.bytes += bytes;
+  times[static_cast<int>(kind)]++;
+  if (kind == Kind::read_back || kind == Kind::wait) write_mark();
   if (trace()) fprintf(trace(), "%s %s %zu\n", plural[static_cast<int>(kind)], name.c_str(), bytes);
 }
 

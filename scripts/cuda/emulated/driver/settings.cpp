@@ -63,6 +63,8 @@ const Settings &settings() {
       flag("EMULATED_QUIET", false),
       flag("EMULATED_SUMMARY", false),
       text("EMULATED_COUNTS"),
+      text("EMULATED_MARKS"),
+      number("EMULATED_MARKS_WANTED", 0),
       text("EMULATED_TRACE"),
   };
   return read;

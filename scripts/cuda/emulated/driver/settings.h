@@ -20,6 +20,8 @@ struct Settings {
   bool quiet;
   bool summary;             // counts as text to standard error at exit
   std::string counts;       // counts as JSON to this file at exit; %p in it is the process
+  std::string marks;        // counts until each read-back and each wait of the host, a line each, to this file
+  uint64_t marks_wanted;    // after so many lines of them the program ends; 0 for never
   std::string trace;        // every operation to this file
 };
 

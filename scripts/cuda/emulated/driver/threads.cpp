@@ -26,13 +26,13 @@ __asm__(
 namespace emulated {
 namespace {
 
-constexpr size_t page = 4096, stack_bytes = 64 << 10;
+// More than a kernel's local memory takes: build.sh refuses a function with half as much.
+constexpr size_t stack_bytes = 64 << 10;
 // Between the tops of two stacks, so that these do not fall on the same few lines of a cache.
 constexpr size_t stagger = 320, staggered = 64;
 
 struct Fiber {
   void *stack_pointer = nullptr;
-  char *stack = nullptr;
   unsigned thread = 0;  // of the block, once it waits
 };
 
@@ -49,7 +49,17 @@ struct Warp {
   void *brought[warp_size];
   Combine combine[warp_size];
   uint32_t mask[warp_size];
-  uint32_t waiting;  // a bit for each lane
+  uint32_t waiting;      // a bit for each lane
+  uint32_t common_mask;  // of those that wait, unless `several_masks`
+  bool several_masks;
+
+  uint32_t waiting_with(uint32_t of) const {
+    if (!several_masks) return common_mask == of ? waiting : 0;
+    uint32_t group = 0;
+    for (unsigned lane = 0; lane < warp_size; lane++)
+      if (waiting >> lane & 1 && mask[lane] == of) group |= 1u << lane;
+    return group;
+  }
 };
 
 // Fibers that can go on: a ring.
@@ -57,11 +67,14 @@ struct Ready {
   Fiber *fiber[max_threads];
   unsigned first, size;
   void push(Fiber *f) { fiber[(first + size++) % max_threads] = f; }
-  Fiber *take(unsigned i) {
-    std::swap(fiber[(first + i) % max_threads], fiber[first]);
+  Fiber *take_first() {
     Fiber *f = fiber[first];
     first = (first + 1) % max_threads, size--;
     return f;
+  }
+  Fiber *take(unsigned i) {
+    std::swap(fiber[(first + i) % max_threads], fiber[first]);
+    return take_first();
   }
 };
 
@@ -77,6 +90,7 @@ Warp warps[max_warps];
 Fault fault;
 std::string fault_text;
 bool in_kernel;
+Order order;
 
 [[noreturn]] void end_block(Fault kind, const std::string &what) {
   fault = kind, fault_text = what;
@@ -109,13 +123,23 @@ void run_fiber() {
   }
 }
 
-void make_stack(Fiber &f) {
-  void *stack = mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (stack == MAP_FAILED || mprotect(stack, page, PROT_NONE)) {
-    perror("emulated device: a stack");
-    abort();
+// Stacks lie beside each other in large pages: one in a small page of its own would miss the TLB at each switch.
+char *new_stack() {
+  constexpr size_t large_page = 2 << 20, bytes = max_threads * stack_bytes;
+  static char *next, *end;
+  if (next == end) {
+    void *stacks = mmap(nullptr, bytes + large_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stacks == MAP_FAILED) {
+      perror("emulated device: stacks");
+      abort();
+    }
+    next = static_cast<char *>(stacks) + (large_page - reinterpret_cast<uintptr_t>(stacks) % large_page);
+    end = next + bytes;
+    madvise(next, bytes, MADV_HUGEPAGE);
   }
-  f.stack = static_cast<char *>(stack);
+  char *stack = next;
+  next += stack_bytes;
+  return stack;
 }
 
 Fiber *fresh_fiber() {
@@ -126,8 +150,7 @@ Fiber *fresh_fiber() {
   }
   static unsigned made;
   auto *f = new Fiber;
-  make_stack(*f);
-  auto **top = reinterpret_cast<void **>(f->stack + page + stack_bytes - made++ % staggered * stagger);
+  auto **top = reinterpret_cast<void **>(new_stack() + stack_bytes - made++ % staggered * stagger);
   *--top = nullptr;  // for the alignment of a stack after a call
   *--top = reinterpret_cast<void *>(run_fiber);
   for (int i = 0; i < 6; i++) *--top = nullptr;
@@ -138,16 +161,15 @@ Fiber *fresh_fiber() {
 // Who runs next. Usually whoever was woken first, so that few stacks are in use where warps wait for themselves alone.
 Fiber *next_fiber() {
   bool starts = block->started < block->threads;
-  Order order = settings().order;
-  if (starts && (!ready.size || order == Order::reverse || (order == Order::random && random_below(2)))) return fresh_fiber();
+  if (order == Order::normal) return ready.size ? ready.take_first() : starts ? fresh_fiber() : nullptr;
+  if (starts && (!ready.size || order == Order::reverse || random_below(2))) return fresh_fiber();
   if (!ready.size) return nullptr;
-  return ready.take(order == Order::random ? random_below(ready.size) : order == Order::reverse ? ready.size - 1 : 0);
+  return ready.take(order == Order::random ? random_below(ready.size) : ready.size - 1);
 }
 
 // The running fiber waits; others run until it is woken.
 void wait_until_woken() {
   Fiber *self = running, *next = next_fiber();
-  self->thread = block->current;
   if (next != self) {
     if (next) running = next;
     emulated_switch_stack(&self->stack_pointer, next ? next->stack_pointer : scheduler);
@@ -174,10 +196,8 @@ void open_barrier() {
 void open_warp(unsigned index, uint32_t mask) {
   Warp &warp = warps[index];
   unsigned lanes = std::min(warp_size, block->threads - index * warp_size);
-  uint32_t exist = lanes == warp_size ? ~0u : (1u << lanes) - 1;
-  uint32_t group = 0;
-  for (unsigned lane = 0; lane < warp_size; lane++)
-    if (warp.waiting >> lane & 1 && warp.mask[lane] == mask) group |= 1u << lane;
+  uint32_t exist = ~0u >> (warp_size - lanes);
+  uint32_t group = warp.waiting_with(mask);
   if (!group || group != (mask & exist & ~block->ended_lanes[index])) return;
   void *brought[warp_size];
   Combine combine = nullptr;
@@ -191,6 +211,7 @@ void open_warp(unsigned index, uint32_t mask) {
   }
   combine(brought);
   warp.waiting &= ~group;
+  if (!warp.waiting) warp.several_masks = false;
   for (unsigned lane = 0; lane < warp_size; lane++)
     if (group >> lane & 1) ready.push(warp.fiber[lane]), block->waiting--;
 }
@@ -200,8 +221,6 @@ void open_warp(unsigned index, uint32_t mask) {
   auto address = reinterpret_cast<uint64_t>(info->si_addr);
   if (number == SIGFPE) end_block(Fault::launch_failed, text + "integer division by zero");
   if (number == SIGILL) end_block(Fault::launch_failed, text + "the compiler found that this cannot be reached");
-  auto stack = reinterpret_cast<uint64_t>(running->stack);
-  if (address >= stack && address < stack + page) end_block(Fault::launch_failed, text + "more than 64 KiB of local memory");
   char hex[32];
   snprintf(hex, sizeof hex, "%p", info->si_addr);
   end_block(Fault::illegal_address, text + "an access to " + hex + ", " + describe(address));
@@ -224,7 +243,7 @@ void handle(int number, siginfo_t *info, void *context) {
 }  // namespace
 
 Fault run_block(const Kernel &of, Block &with, std::string &what) {
-  kernel = &of, block = &with;
+  kernel = &of, block = &with, order = settings().order;
   block->started = block->waiting = block->ended = 0;
   std::fill_n(block->ended_lanes, max_warps, 0);
   fault = Fault::none;
@@ -275,8 +294,8 @@ unsigned emulated_block_barrier(unsigned line, bool predicate) {
   if (barrier.waiting && barrier.line != line) barrier.several_lines = true;
   barrier.line = line;
   barrier.count += predicate;
-  barrier.fiber[barrier.waiting++] = running;
   running->thread = block->current;
+  barrier.fiber[barrier.waiting++] = running;
   block->waiting++;
   if (barrier.waiting == block->threads - block->ended) open_barrier();
   wait_until_woken();
@@ -287,9 +306,11 @@ void emulated_warp_rendezvous(uint32_t mask, Combine combine, void *mine) {
   unsigned index = block->current / warp_size, lane = block->current % warp_size;
   Warp &warp = warps[index];
   if (!(mask >> lane & 1)) emulated_trap("it is not in the mask of its own operation");
-  warp.fiber[lane] = running, warp.brought[lane] = mine, warp.combine[lane] = combine, warp.mask[lane] = mask;
-  warp.waiting |= 1u << lane;
   running->thread = block->current;
+  warp.fiber[lane] = running, warp.brought[lane] = mine, warp.combine[lane] = combine, warp.mask[lane] = mask;
+  if (warp.waiting && warp.common_mask != mask) warp.several_masks = true;
+  warp.common_mask = mask;
+  warp.waiting |= 1u << lane;
   block->waiting++;
   open_warp(index, mask);
   wait_until_woken();

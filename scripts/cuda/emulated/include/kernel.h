@@ -5,7 +5,7 @@ namespace emulated {
 
 template <class T>
 constexpr bool may_hold_addresses =
-    std::is_pointer_v<T> || std::is_class_v<T> || (std::is_integral_v<T> && sizeof(T) == 8) || std::is_void_v<T>;
+    std::is_pointer_v<T> || std::is_class_v<T> || std::is_void_v<T> || (std::is_integral_v<T> && sizeof(std::conditional_t<std::is_void_v<T>, char, T>) == 8);
 
 template <class T>
 constexpr Parameter parameter() {

@@ -8,9 +8,10 @@ pub mod train;
 use std::fs;
 
 use clap::ValueEnum;
+use tinygpt_model::GptConfig;
 use tinygpt_trainer::{
     RunConfig,
-    config::{self, recipe},
+    config::{self, TokenizerKind, recipe},
 };
 
 use crate::args::BenchCommand;
@@ -35,6 +36,14 @@ fn named_recipe(name: &str) -> Option<anyhow::Result<RunConfig>> {
         _ => return None,
     };
     Some(config::load(text, &[], false).map_err(Into::into))
+}
+
+/// The shape of a configuration's model before any text is read.
+pub fn without_a_text(config: &RunConfig) -> GptConfig {
+    config.gpt(match config.data.tokenizer {
+        TokenizerKind::Char => CHARACTERS,
+        TokenizerKind::Bpe => config.data.vocab_size,
+    })
 }
 
 /// The name of a flag's value, as the flag takes it.
@@ -66,6 +75,12 @@ fn peak_memory_mib() -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
+}
+
+/// The lines of a report about memory: of the process, and of the tensors on a GPU.
+fn peak_memory(process_mib: Option<f64>, device_mib: Option<f64>) -> String {
+    let line = |name, mib: Option<f64>| mib.map_or(String::new(), |mib| format!("{name}{mib:.0} MiB\n"));
+    line("peak memory  ", process_mib) + &line("on device    ", device_mib)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod check;
 mod decoding;
 mod kernels;
 mod model;
+mod operations;
 mod sampler;
 
 use anyhow::bail;
@@ -11,17 +12,20 @@ use serde_json::json;
 
 use crate::{
     args::SelftestArgs,
-    device,
-    output::{print_json, print_stdout},
+    device::{self, DeviceChoice},
+    output::{Usage, print_json, print_stdout},
 };
 use check::Check;
 
 pub fn run(args: &SelftestArgs) -> anyhow::Result<()> {
     let device = args.device.open()?;
+    if cfg!(any(feature = "cuda", feature = "metal")) && args.device == DeviceChoice::Auto && device.is_cpu() {
+        return Err(Usage("no GPU was found to check; --device cpu checks tensor operations on the CPU".into()).into());
+    }
     let name = device::name(&device);
-    let checks =
-        [kernels::checks(&device)?, decoding::checks(&device)?, model::checks(&device)?, sampler::checks(&device)?]
-            .concat();
+    let checks = [kernels::checks, decoding::checks, model::checks, operations::checks, sampler::checks]
+        .map(|checks| checks(&device));
+    let checks = checks.into_iter().collect::<anyhow::Result<Vec<_>>>()?.concat();
     let failed = checks.iter().filter(|check| !check.passed).count();
     if args.json {
         print_json(&json!({ "work": "selftest", "device": name, "passed": failed == 0, "checks": checks }))?;

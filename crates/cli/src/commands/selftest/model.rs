@@ -7,7 +7,9 @@ use tinygpt_model::{
     ContextPolicy, Decoder, Generation, GptConfig, Mlp, Precision, TensorDecoder,
     config::{InitScheme, Norm, Position},
     cpu::{CpuDecoder, CpuPrecision, WeightFormat},
-    generate, init_params, param_specs,
+    generate, init_params,
+    ops::DIRECT_VOCAB,
+    param_specs,
 };
 use tinygpt_sampler::{RngDomain, Sampler, SamplingParams, philox_at};
 use tinygpt_trainer::engine::{
@@ -17,7 +19,7 @@ use tinygpt_trainer::engine::{
 
 use super::check::{Check, largest_difference, of_numbers, of_tensors};
 
-const SEED: u64 = 1337;
+pub const SEED: u64 = 1337;
 /// The learning rate of the updates.
 const LR: f64 = 1e-3;
 /// The optimizer. With the usual epsilon its first step is nearly the sign of the gradient, and where that is 0 but for
@@ -26,12 +28,12 @@ const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0
 /// Updates whose losses are compared, after the one that is compared in full.
 const UPDATES: u64 = 10;
 /// The tolerance of logits, losses, gradients and moments, relative: floats are summed in another order.
-const ROUNDING: f64 = 1e-4;
+pub const ROUNDING: f64 = 1e-4;
 /// The tolerance of parameters after an update, in learning rates.
 const OF_A_STEP: f64 = 1e-2;
 
-/// The tolerance of losses where the operands of products are rounded to 16 bits, relative.
-const OF_HALVES: f64 = 1e-2;
+/// The tolerance of losses where the operands of products are rounded, relative.
+const OF_ROUNDED: f64 = 1e-2;
 
 /// A shape, and how many windows make a batch.
 struct Shape {
@@ -40,11 +42,13 @@ struct Shape {
     rows: usize,
     /// Whether its matrices are trained by Muon.
     muon: bool,
+    /// Whether it is trained in f16 and tf32 as well as in bf16, and resumed.
+    all_precisions: bool,
 }
 
 impl Shape {
     fn new(name: &'static str, config: GptConfig, rows: usize) -> Self {
-        Self { name, config, rows, muon: false }
+        Self { name, config, rows, muon: false, all_precisions: false }
     }
 
     fn optimizer(&self) -> Arc<dyn Optimizer> {
@@ -52,8 +56,9 @@ impl Shape {
     }
 }
 
-/// A shape that divides nothing evenly, the shape of a recipe, and those of networks that are no GPT-2. None has dropout: its
-/// masks are drawn for the shards of a batch, of which there is one on a GPU and four on the CPU.
+/// A shape that divides nothing evenly, the shape of a recipe, one whose embeddings are summed by sorted tokens, and those of
+/// networks that are no GPT-2. None has dropout: its masks are drawn for the shards of a batch, of which there is one on a GPU
+/// and four on the CPU.
 fn shapes() -> Vec<Shape> {
     let shape = |vocab_size, block_size, n_head, n_embd, bias, mlp| GptConfig {
         vocab_size,
@@ -67,8 +72,9 @@ fn shapes() -> Vec<Shape> {
         ..GptConfig::default()
     };
     vec![
-        Shape::new("an odd shape", shape(61, 23, 3, 33, true, Mlp::GeluNew), 5),
+        Shape { all_precisions: true, ..Shape::new("an odd shape", shape(61, 23, 3, 33, true, Mlp::GeluNew), 5) },
         Shape::new("a recipe's shape", shape(65, 64, 4, 128, false, Mlp::Gelu), 12),
+        Shape::new("sorted tokens", shape(301, 50, 2, 16, false, Mlp::Gelu), 8),
         Shape::new("RMSNorm", GptConfig { norm: Norm::Rms, ..shape(31, 20, 2, 18, false, Mlp::Gelu) }, 3),
         Shape::new(
             "rotary positions",
@@ -126,9 +132,13 @@ fn parameters(config: &GptConfig) -> Vec<Vec<f32>> {
     params
 }
 
-/// `n` tokens of the vocabulary, the same for the same place.
+/// `n` tokens of the vocabulary, the same for the same place. In a vocabulary whose gradient is summed by sorted tokens every
+/// second one is the same: more than a tile of rows, whose sums are added by a further level.
 fn tokens(config: &GptConfig, place: u32, n: usize) -> Vec<u32> {
-    let token = |i| philox_at(SEED, RngDomain::Noise, i as u64, place)[0] % config.vocab_size as u32;
+    let token = |i| match philox_at(SEED, RngDomain::Noise, i as u64, place) {
+        [_, odd, ..] if config.vocab_size > DIRECT_VOCAB && odd % 2 == 1 => 7,
+        [word, ..] => word % config.vocab_size as u32,
+    };
     (0..n).map(token).collect()
 }
 
@@ -188,10 +198,59 @@ fn of_text(shape: &Shape, params: &[Vec<f32>], device: &Device) -> anyhow::Resul
     Ok(Check::new("sampled text", name, 0.0, differences))
 }
 
-/// The 16 bits that a device multiplies in; the tensor operations of the CPU know both.
-fn half_precision(device: &Device) -> Precision {
-    let bf16 = device.is_cpu() || check_precision(Precision::Bf16, device).is_ok();
-    if bf16 { Precision::Bf16 } else { Precision::F16 }
+/// The precisions besides f32 in which a shape is trained on a device. All have bf16 and f16 but Metal, where older systems lack
+/// bf16; TF32 is CUDA's.
+fn precisions(shape: &Shape, device: &Device) -> Vec<Precision> {
+    let mut precisions = vec![Precision::Bf16];
+    if device.is_metal() && check_precision(Precision::Bf16, device).is_err() {
+        notice!("note: bf16 is not checked, for this Metal device has none");
+        precisions.clear();
+    }
+    if shape.all_precisions {
+        precisions.push(Precision::F16);
+        precisions.extend(device.is_cuda().then_some(Precision::Tf32));
+    }
+    precisions
+}
+
+/// The losses of updates in a precision beside those of f32 on the CPU.
+struct Rounded {
+    check: &'static str,
+    engine: TensorEngine,
+    losses: Vec<(String, f64)>,
+}
+
+impl Rounded {
+    fn new(precision: Precision, shape: &Shape, state: &EngineState, device: &Device) -> anyhow::Result<Self> {
+        // The tensor operations of the CPU have them all.
+        if !device.is_cpu() {
+            check_precision(precision, device)?;
+        }
+        let check = match precision {
+            Precision::F32 => "losses in f32",
+            Precision::Tf32 => "losses in tf32",
+            Precision::Bf16 => "losses in bf16",
+            Precision::F16 => "losses in f16",
+        };
+        let engine = TensorEngine::new(&shape.config, precision, shape.optimizer(), SEED, state, device)?;
+        Ok(Self { check, engine, losses: Vec::new() })
+    }
+}
+
+/// Compares an engine that trains in f16 with one that is resumed from its state, after an update of both: the parameters have
+/// the same bits.
+fn of_resuming(shape: &Shape, mut engine: TensorEngine, batch: &Batch, device: &Device) -> anyhow::Result<Check> {
+    let Shape { name, config, .. } = shape;
+    let state = engine.state_dict()?;
+    let mut resumed = TensorEngine::new(config, Precision::F16, shape.optimizer(), SEED, &state, device)?;
+    for engine in [&mut engine, &mut resumed] {
+        engine.forward_backward(batch, 99)?;
+        engine.optimizer_step(LR, 1.0)?;
+    }
+    let (found, expected) = (resumed.state_dict()?, engine.state_dict()?);
+    let pairs = param_specs(config).into_iter().zip(found.params.iter().zip(&expected.params));
+    let differences = pairs.map(|(spec, (found, expected))| (spec.name, largest_difference(found, expected)));
+    Ok(Check::new("resumed, one update", name, 0.0, differences))
 }
 
 /// Compares losses, the gradient of every parameter, an update, and the losses of some more updates.
@@ -231,23 +290,23 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
     let moments =
         |name| each(found.slot(name).unwrap_or_default(), expected.slot(name).unwrap_or_default(), &of_tensors);
     let (m, v) = (moments(if shape.muon { "momentum" } else { "m" }), moments("v"));
-    let half = half_precision(device);
-    let mut in_half = TensorEngine::new(config, half, optimizer(), SEED, &found, device)?;
-    let (mut further, mut rounded) = (Vec::new(), Vec::new());
+    let rounded = precisions(shape, device).into_iter().map(|precision| Rounded::new(precision, shape, &found, device));
+    let mut rounded = rounded.collect::<anyhow::Result<Vec<_>>>()?;
+    let mut further = Vec::new();
     for n in 2..2 + UPDATES {
         let batch = batch(n as u32 % 3, *rows);
         let expected = cpu.forward_backward(&batch, n)?.read()?;
         further.push((format!("update {n}"), of_numbers(tensors.forward_backward(&batch, n)?.read()?, expected)));
-        rounded.push((format!("update {n}"), of_numbers(in_half.forward_backward(&batch, n)?.read()?, expected)));
-        for engine in [&mut tensors as &mut dyn Engine, &mut in_half, &mut cpu] {
+        for engine in [&mut tensors as &mut dyn Engine, &mut cpu] {
+            engine.optimizer_step(LR, 1.0)?.read()?;
+        }
+        for Rounded { engine, losses, .. } in &mut rounded {
+            let loss = engine.forward_backward(&batch, n)?.read()?;
+            losses.push((format!("update {n}"), of_numbers(loss, expected)));
             engine.optimizer_step(LR, 1.0)?.read()?;
         }
     }
-    let in_half = match half {
-        Precision::F16 => "losses in f16",
-        _ => "losses in bf16",
-    };
-    Ok(vec![
+    let mut checks = vec![
         Check::new("losses", name, ROUNDING, losses),
         Check::new("gradients", name, ROUNDING, gradients),
         Check::new("norm of the gradients", name, ROUNDING, [("the norm".into(), norm)]),
@@ -256,6 +315,13 @@ fn of_training(shape: &Shape, state: &EngineState, device: &Device) -> anyhow::R
         // Squares have twice the relative error.
         Check::new("second moments", name, 2.0 * ROUNDING, v),
         Check::new("losses of more updates", name, ROUNDING, further),
-        Check::new(in_half, name, OF_HALVES, rounded),
-    ])
+    ];
+    for Rounded { check, engine, losses } in rounded {
+        checks.push(Check::new(check, name, OF_ROUNDED, losses));
+        if check == "losses in f16" {
+            // Resuming in f16 has the scale of the loss to restore too.
+            checks.push(of_resuming(shape, engine, &batch(3, *rows), device)?);
+        }
+    }
+    Ok(checks)
 }

@@ -17,7 +17,8 @@ use self::{
 };
 use super::{
     KeepBits, Operation,
-    kernels::{attention::AttentionKernels, kernels_for},
+    kernels::{attention::AttentionKernels, kernels_for_values},
+    tape,
 };
 use crate::{
     Precision, Result,
@@ -91,8 +92,8 @@ impl Operation for Attention {
             Mode::FullSequence { dropout, mask, precision } => {
                 let dropout =
                     dropout.filter(|dropout| dropout.p > 0.0).map(|dropout| (dropout.clone(), self.site.id()));
-                if *precision == Precision::F32
-                    && let Some(kernels) = kernels_for(&[&qkv])
+                if let Some(kernels) = kernels_for_values(&qkv)
+                    && *precision != Precision::F16
                     && let Some(attention) = AttentionKernels::new(kernels, self.heads, dropout.as_ref())
                 {
                     return Ok(attention.apply(&qkv)?);
@@ -104,12 +105,13 @@ impl Operation for Attention {
                     precision: *precision,
                     score_bytes: SCORE_BYTES,
                 };
-                attention.apply(&tensors::repeat_kv(&qkv, self.heads)?)
+                let repeated = tensors::repeat_kv(&tape::cast(&qkv, pass.dtype)?, self.heads)?;
+                Ok(tape::cast(&attention.apply(&repeated)?, qkv.dtype())?)
             }
             Mode::Cached { cache, mask } => {
                 // A prompt attends to itself alone, as a sequence in training does.
                 if cache.is_empty()
-                    && let Some(kernels) = kernels_for(&[&qkv])
+                    && let Some(kernels) = kernels_for_values(&qkv)
                     && let Some(attention) = AttentionKernels::new(kernels, self.heads, None)
                 {
                     tensors::append_to_cache(self.heads, self.layer, &qkv, cache)?;

@@ -122,7 +122,8 @@ impl TensorAttention {
         // The index of the chunk's first element in the whole mask, (B, nh, T, T).
         let first = (heads.start * t + queries.start) * t;
         let keep = dropout.keep(*site, first as u64, &(heads.len(), queries.len(), t).into(), device)?;
-        Ok(Some(keep.narrow(2, 0, queries.end)?))
+        let keep = keep.narrow(2, 0, queries.end)?;
+        Ok(Some(if keep.is_contiguous() { keep } else { count_launch(keep.contiguous())? }))
     }
 
     fn forward(&self, qkv: &Tensor) -> candle_core::Result<Tensor> {
@@ -133,7 +134,7 @@ impl TensorAttention {
         for chunk in self.chunks(&all)? {
             let operands = ChunkOperands::new(&all, &chunk)?;
             let p = self.probabilities(&operands.q, &operands.k, &chunk.queries)?;
-            let p = masked(p, self.keep(&chunk, qkv.device())?.as_ref())?;
+            let [p] = masked([p], self.keep(&chunk, qkv.device())?.as_ref())?;
             outputs.push(count_launch(to_operand(&p, self.precision)?.matmul(&operands.v))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
         }
         let y = cat(&outputs)?.reshape((b, nh, t, hs))?; // (H * T, hs) to (B, nh, T, hs)
@@ -157,7 +158,7 @@ impl TensorAttention {
             let p = self.probabilities(&operands.q, &operands.k, &chunk.queries)?;
             let dp = upcast(&count_launch(d_out.matmul(&operands.v.t()?))?, dtype)?; // (h, r, keys)
             let keep = self.keep(&chunk, qkv.device())?;
-            let (dp, kept) = (masked(dp, keep.as_ref())?, masked(p.clone(), keep.as_ref())?);
+            let [dp, kept] = masked([dp, p.clone()], keep.as_ref())?;
             let ds = to_operand(&count_launch(p.mul(&count_launch(dp.broadcast_sub(&rows))?))?, self.precision)?;
             dq.push(count_launch(ds.matmul(&operands.k))?.reshape(((), hs))?); // (h, r, hs) to (h * r, hs)
             let key_parts = [
@@ -181,15 +182,16 @@ fn scaled(x: Tensor, scale: f64) -> candle_core::Result<Tensor> {
     if scale == 1.0 { Ok(x) } else { count_launch(x.affine(scale, 0.0)) }
 }
 
-/// Zeroes the elements that are not kept. The scale of dropout is a factor of the values instead.
-fn masked(x: Tensor, keep: Option<&Tensor>) -> candle_core::Result<Tensor> {
-    match keep {
-        Some(keep) => {
-            let zero = Tensor::zeros((), x.dtype(), x.device())?.broadcast_as(x.shape())?;
-            count_launch(keep.where_cond(&x, &zero))
+/// Zeroes the elements that are not kept, of tensors of one shape. The scale of dropout is a factor of the values instead.
+fn masked<const N: usize>(mut xs: [Tensor; N], keep: Option<&Tensor>) -> candle_core::Result<[Tensor; N]> {
+    if let Some(keep) = keep {
+        // As large as a chunk: where any operand broadcasts, CUDA computes the strided index of each of the three.
+        let zeros = count_launch(xs[0].zeros_like())?;
+        for x in &mut xs {
+            *x = count_launch(keep.where_cond(x, &zeros))?;
         }
-        None => Ok(x),
     }
+    Ok(xs)
 }
 
 /// Adds a chunk's gradient of keys or values, `(h, keys, hs)`, to that of its heads: to the last one in `sums` where the

@@ -3,15 +3,17 @@
 //! in Gemma 2).
 //!
 //! `tensors.rs` computes it on candle tensors, `training.rs` in CPU training, both in chunks of a batch's logits. In decoding
-//! it is a product with `w (V, C)` (`cpu/decode/`).
+//! it is a product with `w (V, C)` (`logits.rs` on candle tensors, `cpu/decode/`).
 
 mod cap;
+mod logits;
 mod tensors;
 pub(crate) mod training;
 
 use crate::plan::{Init, Network, NetworkBuilder, ParamId, Role, Value};
 
 pub(crate) use cap::LogitCap;
+pub(crate) use logits::logits_by_row;
 pub(crate) use tensors::capped_head_loss;
 pub use tensors::{LOGIT_BYTES, cross_entropy, head_loss};
 

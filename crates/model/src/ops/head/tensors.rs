@@ -8,7 +8,7 @@ use super::LogitCap;
 use crate::{
     Precision, Result,
     ops::{
-        kernels::{cross_entropy, kernels_for},
+        kernels::{Element, cross_entropy, kernels_for_values},
         launches::{cat, count_launch, to_operand, upcast},
         softmax, tape,
     },
@@ -26,18 +26,20 @@ pub const LOGIT_BYTES: usize = 256 << 20;
 /// # Errors
 /// On a shape mismatch, or a target outside the vocabulary.
 pub fn head_loss(x: &Tensor, w: &Tensor, targets: &Tensor, precision: Precision, logit_bytes: usize) -> Result<Tensor> {
-    capped_head_loss((x, w, None), targets, precision, logit_bytes)
+    capped_head_loss((x, (w, None), None), targets, precision, logit_bytes)
 }
 
-/// [`head_loss`] of logits that are capped.
+/// [`head_loss`] of logits that are capped, with the head as an operand of products where the caller has it rounded already.
 pub(crate) fn capped_head_loss(
-    (x, w, cap): (&Tensor, &Tensor, Option<LogitCap>),
+    (x, (w, rounded), cap): (&Tensor, (&Tensor, Option<&Tensor>), Option<LogitCap>),
     targets: &Tensor,
     precision: Precision,
     logit_bytes: usize,
 ) -> Result<Tensor> {
-    if let Some(kernels) = kernels_for(&[x, w]) {
-        return head_loss_by_kernels(kernels, (x, w, cap), targets, precision, logit_bytes);
+    if w.dtype() == DType::F32
+        && let Some((kernels, _)) = kernels_for_values(x)
+    {
+        return head_loss_by_kernels(kernels, (x, (w, rounded), cap), targets, precision, logit_bytes);
     }
     let (n, v, dtype) = (x.dim(0)?, w.dim(0)?, x.dtype());
     let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
@@ -79,7 +81,7 @@ pub(crate) fn capped_head_loss(
 /// [`capped_head_loss`] with the loss and the gradient of the logits by kernels.
 fn head_loss_by_kernels(
     kernels: Kernels,
-    (x, w, cap): (&Tensor, &Tensor, Option<LogitCap>),
+    (x, (w, rounded), cap): (&Tensor, (&Tensor, Option<&Tensor>), Option<LogitCap>),
     targets: &Tensor,
     precision: Precision,
     logit_bytes: usize,
@@ -87,22 +89,27 @@ fn head_loss_by_kernels(
     let (n, v) = (x.dim(0)?, w.dim(0)?);
     let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
     let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
-    let logits = |x: &Tensor, w: &Tensor| upcast(&count_launch(x.matmul(&w.t()?))?, DType::F32); // (n, V)
+    // Values in bf16 have logits in bf16, as they have other products; operands that are rounded here have them in f32.
+    let dtype = x.dtype();
+    let operands = (to_operand(x, precision)?, to_operand(rounded.unwrap_or(w), precision)?);
+    let logits = move |x: &Tensor, w: &Tensor| -> candle_core::Result<_> {
+        let logits = upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?; // (n, V)
+        let element = Element::of(&logits).ok_or_else(|| candle_core::Error::msg("logits are neither f32 nor bf16"))?;
+        Ok((logits, element))
+    };
 
     let (mut losses, mut log_sums) = (Vec::new(), Vec::new());
-    {
-        let (x, w) = (to_operand(x, precision)?, to_operand(w, precision)?);
-        for (from, len) in chunks() {
-            let logits = logits(&x.narrow(0, from, len)?, &w)?;
-            let (loss, log_sum) = cross_entropy::forward(&kernels, &logits, &targets.narrow(0, from, len)?, cap)?;
-            losses.push(loss);
-            log_sums.push(log_sum);
-        }
+    for (from, len) in chunks() {
+        let (logits, element) = logits(&operands.0.narrow(0, from, len)?, &operands.1)?;
+        let targets = targets.narrow(0, from, len)?;
+        let (loss, log_sum) = cross_entropy::forward(&kernels, (&logits, element), &targets, cap)?;
+        losses.push(loss);
+        log_sums.push(log_sum);
     }
     let losses = cat(&losses)?;
-    let (inputs, targets) = ((x.clone(), w.clone()), targets.clone());
+    let targets = targets.clone();
     tape::record("head loss", [x, w], &losses, move |d_losses| {
-        let (x, w) = (to_operand(&inputs.0, precision)?, to_operand(&inputs.1, precision)?);
+        let (x, w) = operands;
         let (mut dx, mut dw) = (Vec::new(), None);
         for ((from, len), log_sums) in chunks().zip(&log_sums) {
             let x = x.narrow(0, from, len)?;
@@ -111,8 +118,8 @@ fn head_loss_by_kernels(
             dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
             dw = Some(tape::plus(dw, upcast(&count_launch(d_logits.t()?.matmul(&x))?, DType::F32)?)?); // (V, C)
         }
-        let dw = dw.map_or_else(|| inputs.1.zeros_like(), Ok)?;
-        Ok([upcast(&cat(&dx)?, DType::F32)?, dw])
+        let dw = dw.map_or_else(|| w.zeros_like()?.to_dtype(DType::F32), Ok)?;
+        Ok([upcast(&cat(&dx)?, dtype)?, dw])
     });
     Ok(losses)
 }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use tinygpt_sampler::kernels::{Arg, Grid, Kernels, Module};
 
-use super::dropout_args;
+use super::{Element, dropout_args};
 use crate::{
     Dropout,
     config::Heads,
@@ -11,9 +11,10 @@ use crate::{
     ops::{launches::count_launch, tape},
 };
 
-const MODULE: Module = Module { name: "attention", ptx: include_str!("../../../kernels/attention.ptx") };
+const F32: Module = Module { name: "attention", ptx: include_str!("../../../kernels/attention.ptx") };
+const BF16: Module = Module { name: "attention_bf16", ptx: include_str!("../../../kernels/attention_bf16.ptx") };
 
-/// The kernels for head sizes up to one, and their tiles of scores, as the source has them.
+/// The kernels for head sizes up to one, and their tiles of scores, as the sources have them.
 #[derive(Debug)]
 struct Tiles {
     head_size: usize,
@@ -23,7 +24,8 @@ struct Tiles {
     names: [&'static str; 3],
 }
 
-static TILES: [Tiles; 3] = [
+/// `attention.cu`.
+static F32_TILES: [Tiles; 3] = [
     Tiles {
         head_size: 32,
         forward: (64, 64),
@@ -44,20 +46,54 @@ static TILES: [Tiles; 3] = [
     },
 ];
 
-/// Blocks over heads and the tiles of their positions.
-fn grid(positions: usize, tile: usize, heads: usize, floats: usize) -> Grid {
-    Grid { blocks: (heads as u32, positions.div_ceil(tile) as u32, 1), threads: 256, shared: (4 * floats) as u32 }
-}
+/// `attention_bf16.cu`.
+static BF16_TILES: [Tiles; 2] = [
+    Tiles {
+        head_size: 64,
+        forward: (64, 64),
+        backward: (64, 32),
+        names: ["attention_bf16_forward_64", "attention_bf16_backward_queries_64", "attention_bf16_backward_keys_64"],
+    },
+    Tiles {
+        head_size: 128,
+        forward: (64, 32),
+        backward: (64, 32),
+        names: [
+            "attention_bf16_forward_128",
+            "attention_bf16_backward_queries_128",
+            "attention_bf16_backward_keys_128",
+        ],
+    },
+];
 
-/// The floats of a tile of `rows` rows, which are padded by four.
-fn tile(rows: usize, cols: usize) -> usize {
-    rows * (cols + 4)
+impl Tiles {
+    /// The bytes of shared memory of the kernels, in the order of their names.
+    fn shared(&self, element: Element) -> [usize; 3] {
+        let (hs, (rows, cols), (back_rows, back_cols)) = (self.head_size, self.forward, self.backward);
+        match element {
+            // Rows are padded by four floats.
+            Element::F32 => {
+                let tile = |rows: usize, cols: usize| 4 * rows * (cols + 4);
+                let inputs = 2 * tile(back_rows, hs) + 2 * tile(back_cols, hs);
+                let scores = tile(back_rows, back_cols);
+                [tile(rows, hs) + 2 * tile(cols, hs) + tile(rows, cols), inputs + scores, inputs + 2 * scores]
+            }
+            // Rows are padded by eight elements of two bytes.
+            Element::Bf16 => {
+                let tile = |rows: usize, cols: usize| 2 * rows * (cols + 8);
+                let inputs = 2 * tile(back_rows, hs) + 2 * tile(back_cols, hs);
+                let transposed = tile(hs, back_cols);
+                [tile(rows, hs) + tile(cols, hs) + tile(hs, cols), inputs + transposed, inputs + 2 * transposed]
+            }
+        }
+    }
 }
 
 /// Attention over a batch's queries, keys and values, `(B, T, (nh + 2 nkv) hs)`.
 #[derive(Debug, Clone)]
 pub(crate) struct AttentionKernels {
     kernels: Kernels,
+    element: Element,
     heads: Heads,
     tiles: &'static Tiles,
     dropout: Option<(Dropout, u32)>,
@@ -65,10 +101,24 @@ pub(crate) struct AttentionKernels {
 
 impl AttentionKernels {
     /// Nothing where no kernel is made for heads of this size or masks of this source.
-    pub(crate) fn new(kernels: Kernels, heads: Heads, dropout: Option<&(Dropout, u32)>) -> Option<Self> {
+    pub(crate) fn new(
+        (kernels, element): (Kernels, Element),
+        heads: Heads,
+        dropout: Option<&(Dropout, u32)>,
+    ) -> Option<Self> {
         let masks = dropout.is_none_or(|(dropout, _)| dropout.source == MaskSource::Hash);
-        let tiles = TILES.iter().find(|tiles| heads.head_size <= tiles.head_size)?;
-        masks.then(|| Self { kernels, heads, tiles, dropout: dropout.cloned() })
+        let tiles = element.pick([&F32_TILES[..], &BF16_TILES]).iter();
+        let tiles = tiles.into_iter().find(|tiles| heads.head_size <= tiles.head_size)?;
+        masks.then(|| Self { kernels, element, heads, tiles, dropout: dropout.cloned() })
+    }
+
+    /// Queues kernel `which` of the tiles, whose blocks take `rows` of the `t` positions of each of `heads` heads.
+    fn launch(&self, which: usize, (heads, t, rows): (usize, usize, usize), args: &[Arg<'_>]) -> Result<()> {
+        let threads = self.element.pick([256, 128]);
+        let shared = self.tiles.shared(self.element)[which] as u32;
+        let grid = Grid { blocks: (heads as u32, t.div_ceil(rows) as u32, 1), threads, shared };
+        let args = [args, &self.shape_args(t)].concat();
+        self.kernels.launch(self.element.pick([F32, BF16]), self.tiles.names[which], grid, &args)
     }
 
     /// [`TensorAttention::apply`](crate::ops::TensorAttention::apply).
@@ -93,29 +143,23 @@ impl AttentionKernels {
     fn forward(&self, qkv: &Tensor) -> Result<(Tensor, Tensor)> {
         let (b, t, _) = qkv.dims3()?;
         let Heads { n_head, head_size, .. } = self.heads;
-        let &Tiles { head_size: hs, forward: (rows, cols), names, .. } = self.tiles;
-        let y = self.kernels.output((b, t, n_head * head_size), DType::F32)?;
+        let y = self.kernels.output((b, t, n_head * head_size), qkv.dtype())?;
         let log_sums = self.kernels.output((b * n_head, t), DType::F32)?;
-        let floats = tile(rows, hs) + 2 * tile(cols, hs) + tile(rows, cols);
-        let args = [&[Arg::Tensor(qkv), Arg::Tensor(&y), Arg::Tensor(&log_sums)][..], &self.shape_args(t)].concat();
-        let launched = self.kernels.launch(MODULE, names[0], grid(t, rows, b * n_head, floats), &args);
-        count_launch(launched.map(|()| y)).map(|y| (y, log_sums))
+        let args = [qkv, &y, &log_sums].map(Arg::Tensor);
+        let queued = self.launch(0, (b * n_head, t, self.tiles.forward.0), &args);
+        count_launch(queued.map(|()| y)).map(|y| (y, log_sums))
     }
 
     /// The gradient of `qkv`.
     fn backward(&self, qkv: &Tensor, y: &Tensor, log_sums: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let (b, t, _) = qkv.dims3()?;
         let Heads { n_head, n_kv_head, .. } = self.heads;
-        let &Tiles { head_size: hs, backward: (rows, cols), names, .. } = self.tiles;
-        let d_qkv = self.kernels.output(qkv.shape(), DType::F32)?;
+        let rows = self.tiles.backward.0;
+        let d_qkv = self.kernels.output(qkv.shape(), qkv.dtype())?;
         let d_sums = self.kernels.output(log_sums.shape(), DType::F32)?;
-        let inputs = 2 * tile(rows, hs) + 2 * tile(cols, hs);
-        let [queries, keys] = [(n_head, inputs + tile(rows, cols)), (n_kv_head, inputs + 2 * tile(rows, cols))]
-            .map(|(heads, floats)| grid(t, rows, b * heads, floats));
-        let [qkv, y, dy, log_sums, of_qkv, of_sums] = [qkv, y, dy, log_sums, &d_qkv, &d_sums].map(Arg::Tensor);
-        let args = [&[qkv, y, dy, log_sums, of_qkv, of_sums][..], &self.shape_args(t)].concat();
-        count_launch(self.kernels.launch(MODULE, names[1], queries, &args).map(|()| d_sums.clone()))?;
-        let args = [&[qkv, dy, log_sums, of_sums, of_qkv][..], &self.shape_args(t)].concat();
-        count_launch(self.kernels.launch(MODULE, names[2], keys, &args).map(|()| d_qkv.clone()))
+        let args = [qkv, y, dy, log_sums, &d_qkv, &d_sums].map(Arg::Tensor);
+        count_launch(self.launch(1, (b * n_head, t, rows), &args).map(|()| d_sums.clone()))?;
+        let args = [qkv, dy, log_sums, &d_sums, &d_qkv].map(Arg::Tensor);
+        count_launch(self.launch(2, (b * n_kv_head, t, rows), &args).map(|()| d_qkv.clone()))
     }
 }

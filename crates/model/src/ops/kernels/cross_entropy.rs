@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use tinygpt_sampler::kernels::{Arg, Grid, Kernels, Module};
 
+use super::Element;
 use crate::ops::{LogitCap, launches::count_launch};
 
 const MODULE: Module = Module { name: "cross_entropy", ptx: include_str!("../../../kernels/cross_entropy.ptx") };
@@ -16,7 +17,7 @@ fn cap_arg(cap: Option<LogitCap>) -> Arg<'static> {
 /// The losses of logits `(N, V)` at targets `(N)`, and the logarithms of the sums of their exponentials: `(N)` each.
 pub(crate) fn forward(
     kernels: &Kernels,
-    logits: &Tensor,
+    (logits, element): (&Tensor, Element),
     targets: &Tensor,
     cap: Option<LogitCap>,
 ) -> Result<(Tensor, Tensor)> {
@@ -30,14 +31,15 @@ pub(crate) fn forward(
         Arg::U32(v as u32),
         cap_arg(cap),
     ];
-    let launched = kernels.launch(MODULE, "cross_entropy_forward", Grid::new(n, THREADS), &args);
+    let name = element.pick(["cross_entropy_forward_float", "cross_entropy_forward_bf16"]);
+    let launched = kernels.launch(MODULE, name, Grid::new(n, THREADS), &args);
     count_launch(launched.map(|()| losses)).map(|losses| (losses, log_sums))
 }
 
 /// Overwrites logits `(N, V)`, which nothing else reads, with their gradient from those of the losses, `(N)`.
 pub(crate) fn backward(
     kernels: &Kernels,
-    logits: Tensor,
+    (logits, element): (Tensor, Element),
     (targets, log_sums, d_losses): (&Tensor, &Tensor, &Tensor),
     cap: Option<LogitCap>,
 ) -> Result<Tensor> {
@@ -50,6 +52,7 @@ pub(crate) fn backward(
         Arg::U32(v as u32),
         cap_arg(cap),
     ];
-    let launched = kernels.launch(MODULE, "cross_entropy_backward", Grid::new(n, THREADS), &args);
+    let name = element.pick(["cross_entropy_backward_float", "cross_entropy_backward_bf16"]);
+    let launched = kernels.launch(MODULE, name, Grid::new(n, THREADS), &args);
     count_launch(launched.map(|()| logits))
 }

@@ -18,6 +18,37 @@ pub(crate) fn kernels_for(tensors: &[&Tensor]) -> Option<Kernels> {
     tensors.iter().all(suits).then(|| Kernels::of(tensors[0].device())).flatten()
 }
 
+/// The device's kernels for values in f32 or in bf16, contiguous ones, and which of the two.
+pub(crate) fn kernels_for_values(x: &Tensor) -> Option<(Kernels, Element)> {
+    let element = Element::of(x)?;
+    x.is_contiguous().then(|| Kernels::of(x.device())).flatten().map(|kernels| (kernels, element))
+}
+
+/// The type of values in memory; all kernels compute in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    F32,
+    Bf16,
+}
+
+impl Element {
+    pub(crate) fn of(x: &Tensor) -> Option<Self> {
+        match x.dtype() {
+            DType::F32 => Some(Self::F32),
+            DType::BF16 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    /// The kernel for this type, of those for f32 and bf16.
+    fn pick<T>(self, [f32, bf16]: [T; 2]) -> T {
+        match self {
+            Self::F32 => f32,
+            Self::Bf16 => bf16,
+        }
+    }
+}
+
 /// Dropout as kernels take it: the key and the words of its masks, the threshold and the scale.
 fn dropout_args(dropout: Option<(&Dropout, u32)>) -> [Arg<'static>; 6] {
     let Some((dropout, site)) = dropout else {

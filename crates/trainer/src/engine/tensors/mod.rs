@@ -10,6 +10,7 @@
 
 mod kernels;
 mod optimizer;
+mod tf32;
 
 use std::sync::Arc;
 
@@ -27,12 +28,20 @@ use super::{
     Batch, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, missing_gradient,
     optimizer::{check_slots, slot_values},
 };
-use crate::Result;
+use crate::{Result, TrainError};
 use kernels::AdamWStep;
 use optimizer::{DeviceOptimizer, FlatParams};
+use tf32::ProductsOfF32;
 
 /// The number of shards of a batch on the CPU. Results depend on it to the last bit, so it is not the number of cores.
 pub(super) const CPU_SHARDS: usize = 4;
+
+/// What helps where training has filled a GPU. The precision is not among it: what is kept for the backward pass is f32.
+const TRAIN_IN_LESS_MEMORY: &str = "lower train.batch_size and raise train.grad_accum by the same factor, which makes the \
+                                    same updates, or take a smaller model.block_size or model";
+
+/// What helps where an evaluation does not fit a GPU.
+const EVALUATE_ELSEWHERE: &str = "evaluate on the CPU (--device cpu)";
 
 /// The model in candle operations, with gradients by a [`Tape`] and optimizer steps in tensor operations. On a GPU it
 /// must always be used from the same thread, since candle's streams belong to threads.
@@ -64,11 +73,22 @@ impl TensorEngine {
         state: &EngineState,
         device: &Device,
     ) -> Result<Self> {
+        Self::load(config, precision, optimizer.into(), seed, state, device)
+            .map_err(|error| error.on(device, TRAIN_IN_LESS_MEMORY))
+    }
+
+    fn load(
+        config: &GptConfig,
+        precision: Precision,
+        rule: Arc<dyn Optimizer>,
+        seed: u64,
+        state: &EngineState,
+        device: &Device,
+    ) -> Result<Self> {
         let tensors = |values: &[Vec<f32>]| params::to_tensors(config, values, DType::F32, device);
         let vars = tensors(&state.params)?.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let detached: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
         let flat = FlatParams::new(param_specs(config), device)?;
-        let rule = optimizer.into();
         check_slots(state, &*rule)?;
         let slot = |name: &&str| {
             let values = slot_values(state, name, flat.specs.iter().map(ParamSpec::len))?;
@@ -114,109 +134,9 @@ impl TensorEngine {
         Ok((loss, grads))
     }
 
-    /// Adds gradients to those since the last optimizer step.
-    fn add_grads(&mut self, grads: Vec<Tensor>) -> Result<()> {
-        if self.grads.is_empty() {
-            self.grads = grads;
-            return Ok(());
-        }
-        for (sum, grad) in self.grads.iter_mut().zip(grads) {
-            *sum = count_launch(&*sum + grad)?;
-        }
-        Ok(())
-    }
-
-    /// Refuses a parameter whose gradient is all zeros: candle silently drops gradients where an operation has no backward
-    /// pass. Waits for the device once.
-    fn check_gradients(&self, loss: &DeferredScalar) -> Result<()> {
-        let largest = self.grads.iter().map(|grad| Ok(DeferredScalar::OnDevice(grad.abs()?.max_all()?)));
-        let scalars = [Ok(loss.clone())].into_iter().chain(largest).collect::<Result<Vec<_>>>()?;
-        let scalars = DeferredScalar::read_all(&scalars)?;
-        // A diverged loss has no meaningful gradients, and the training loop reports it.
-        if scalars[0].is_finite() {
-            for (spec, &largest) in self.flat.specs.iter().zip(&scalars[1..]) {
-                if largest == 0.0 {
-                    return Err(missing_gradient(spec, "an all-zero gradient"));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The model in candle operations, for losses only.
-#[derive(Debug)]
-pub struct TensorEvaluator {
-    gpt: Gpt,
-}
-
-impl TensorEvaluator {
-    /// Creates a model with these parameter values, in parameter order.
-    ///
-    /// # Errors
-    /// When the values do not match the configuration or the device is out of memory.
-    pub fn new(config: &GptConfig, params: &[Vec<f32>], device: &Device) -> Result<Self> {
-        Ok(Self { gpt: Gpt::new(config, &params::to_tensors(config, params, DType::F32, device)?)? })
-    }
-}
-
-/// The cross-entropies of a batch, `(B * T)`, in nats.
-fn losses(gpt: &Gpt, batch: &Batch, dropout: Option<&Dropout>) -> Result<Tensor> {
-    // A GPU does not detect a target outside the vocabulary.
-    gpt.config().check_tokens(&batch.targets)?;
-    let tokens = Tokens::new(&batch.ids, batch.rows, batch.cols, gpt.config().vocab_size, gpt.device())?;
-    let targets = count_launch(Tensor::from_slice(&batch.targets, batch.rows * batch.cols, gpt.device()))?;
-    Ok(gpt.losses(&tokens, &targets, dropout)?)
-}
-
-/// The number of shards of a batch: one on a GPU.
-fn n_shards(device: &Device) -> usize {
-    if device.is_cpu() { CPU_SHARDS } else { 1 }
-}
-
-/// Calls `compute(index, shard)` for each shard of a batch, in parallel. A single shard is computed on the calling thread, as
-/// a GPU requires.
-fn map_shards<T: Send>(
-    batch: &Batch,
-    device: &Device,
-    compute: impl Fn(usize, &Batch) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    let shards: Vec<Batch> = batch.shards(n_shards(device)).collect();
-    if let [whole] = &shards[..] {
-        return Ok(vec![compute(0, whole)?]);
-    }
-    let results: Vec<Result<T>> = shards.par_iter().enumerate().map(|(i, shard)| compute(i, shard)).collect();
-    results.into_iter().collect()
-}
-
-impl Evaluator for TensorEvaluator {
-    fn config(&self) -> &GptConfig {
-        self.gpt.config()
-    }
-
-    fn eval(&mut self, batch: &Batch) -> Result<f64> {
-        let gpt = &self.gpt;
-        let shards = map_shards(batch, gpt.device(), |_, shard| Ok(losses(gpt, shard, None)?.to_vec1::<f32>()?))?;
-        let mut sum = 0.0;
-        for shard in shards {
-            sum += shard.into_iter().map(f64::from).sum::<f64>();
-        }
-        Ok(sum)
-    }
-}
-
-impl Evaluator for TensorEngine {
-    fn config(&self) -> &GptConfig {
-        self.model.gpt.config()
-    }
-
-    fn eval(&mut self, batch: &Batch) -> Result<f64> {
-        self.model.eval(batch)
-    }
-}
-
-impl Engine for TensorEngine {
-    fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
+    /// Adds the gradients of a batch, computed shard by shard, and returns its loss.
+    fn add_batch(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
+        let _products = ProductsOfF32::of(self.precision);
         let (tokens, device) = (batch.rows * batch.cols, self.model.gpt.device());
         // Each shard has its own masks.
         let masks = |index: usize| micro_step * n_shards(device) as u64 + index as u64;
@@ -239,7 +159,9 @@ impl Engine for TensorEngine {
         Ok(loss)
     }
 
-    fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
+    /// Subtracts a step of the optimizer from the parameters, and returns the norm of the gradients.
+    fn apply_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
+        let _products = ProductsOfF32::of(self.precision);
         let mean = 1.0 / self.batches.max(1) as f64;
         self.batches = 0;
         let grads = std::mem::take(&mut self.grads);
@@ -282,6 +204,121 @@ impl Engine for TensorEngine {
             count_launch(var.set(&param).map(|()| param))?; // a copy
         }
         Ok(DeferredScalar::OnDevice(norm))
+    }
+
+    /// Adds gradients to those since the last optimizer step.
+    fn add_grads(&mut self, grads: Vec<Tensor>) -> Result<()> {
+        if self.grads.is_empty() {
+            self.grads = grads;
+            return Ok(());
+        }
+        for (sum, grad) in self.grads.iter_mut().zip(grads) {
+            *sum = count_launch(&*sum + grad)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a parameter whose gradient is all zeros: candle silently drops gradients where an operation has no backward
+    /// pass. Waits for the device once.
+    fn check_gradients(&self, loss: &DeferredScalar) -> Result<()> {
+        let largest = self.grads.iter().map(|grad| Ok(DeferredScalar::OnDevice(grad.abs()?.max_all()?)));
+        let scalars = [Ok(loss.clone())].into_iter().chain(largest).collect::<Result<Vec<_>>>()?;
+        let scalars = DeferredScalar::read_all(&scalars)?;
+        // A diverged loss has no meaningful gradients, and the training loop reports it.
+        if scalars[0].is_finite() {
+            for (spec, &largest) in self.flat.specs.iter().zip(&scalars[1..]) {
+                if largest == 0.0 {
+                    return Err(missing_gradient(spec, "an all-zero gradient"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The model in candle operations, for losses only.
+#[derive(Debug)]
+pub struct TensorEvaluator {
+    gpt: Gpt,
+}
+
+impl TensorEvaluator {
+    /// Creates a model with these parameter values, in parameter order.
+    ///
+    /// # Errors
+    /// When the values do not match the configuration or the device is out of memory.
+    pub fn new(config: &GptConfig, params: &[Vec<f32>], device: &Device) -> Result<Self> {
+        let gpt = params::to_tensors(config, params, DType::F32, device).and_then(|params| Gpt::new(config, &params));
+        Ok(Self { gpt: gpt.map_err(|error| TrainError::from(error).on(device, EVALUATE_ELSEWHERE))? })
+    }
+}
+
+/// The cross-entropies of a batch, `(B * T)`, in nats.
+fn losses(gpt: &Gpt, batch: &Batch, dropout: Option<&Dropout>) -> Result<Tensor> {
+    // A GPU does not detect a target outside the vocabulary.
+    gpt.config().check_tokens(&batch.targets)?;
+    let tokens = Tokens::new(&batch.ids, batch.rows, batch.cols, gpt.config().vocab_size, gpt.device())?;
+    let targets = count_launch(Tensor::from_slice(&batch.targets, batch.rows * batch.cols, gpt.device()))?;
+    Ok(gpt.losses(&tokens, &targets, dropout)?)
+}
+
+/// The number of shards of a batch: one on a GPU.
+fn n_shards(device: &Device) -> usize {
+    if device.is_cpu() { CPU_SHARDS } else { 1 }
+}
+
+/// Calls `compute(index, shard)` for each shard of a batch, in parallel. A single shard is computed on the calling thread, as
+/// a GPU requires.
+fn map_shards<T: Send>(
+    batch: &Batch,
+    device: &Device,
+    compute: impl Fn(usize, &Batch) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let shards: Vec<Batch> = batch.shards(n_shards(device)).collect();
+    if let [whole] = &shards[..] {
+        return Ok(vec![compute(0, whole)?]);
+    }
+    let results: Vec<Result<T>> = shards.par_iter().enumerate().map(|(i, shard)| compute(i, shard)).collect();
+    results.into_iter().collect()
+}
+
+impl Evaluator for TensorEvaluator {
+    fn config(&self) -> &GptConfig {
+        self.gpt.config()
+    }
+
+    fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        let gpt = &self.gpt;
+        let shards = map_shards(batch, gpt.device(), |_, shard| Ok(losses(gpt, shard, None)?.to_vec1::<f32>()?))
+            .map_err(|error| error.on(gpt.device(), EVALUATE_ELSEWHERE))?;
+        let mut sum = 0.0;
+        for shard in shards {
+            sum += shard.into_iter().map(f64::from).sum::<f64>();
+        }
+        Ok(sum)
+    }
+}
+
+impl Evaluator for TensorEngine {
+    fn config(&self) -> &GptConfig {
+        self.model.gpt.config()
+    }
+
+    fn eval(&mut self, batch: &Batch) -> Result<f64> {
+        let _products = ProductsOfF32::of(self.precision);
+        self.model.eval(batch)
+    }
+}
+
+impl Engine for TensorEngine {
+    fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
+        let loss = self.add_batch(batch, micro_step);
+        loss.map_err(|error| error.on(self.model.gpt.device(), TRAIN_IN_LESS_MEMORY))
+    }
+
+    fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
+        let norm = self.apply_step(lr, clip);
+        norm.map_err(|error| error.on(self.model.gpt.device(), TRAIN_IN_LESS_MEMORY))
     }
 
     fn state_dict(&self) -> Result<EngineState> {

@@ -25,8 +25,10 @@ pub(super) struct FlatParams {
     pub(super) specs: Vec<ParamSpec>,
     /// The elements of each parameter.
     ranges: Vec<Range<usize>>,
-    /// The zeros at the end.
-    padding: Tensor,
+    /// The zeros at the end; none where the parameters fill whole rows, since a device without memory pools refuses to
+    /// allocate nothing.
+    padding: Option<Tensor>,
+    device: Device,
 }
 
 impl FlatParams {
@@ -39,8 +41,11 @@ impl FlatParams {
                 len - spec.len()..len
             })
             .collect();
-        let padding = Tensor::zeros(len.next_multiple_of(ROW) - len, DType::F32, device)?;
-        Ok(Self { specs, ranges, padding })
+        let padding = match len.next_multiple_of(ROW) - len {
+            0 => None,
+            zeros => Some(Tensor::zeros(zeros, DType::F32, device)?),
+        };
+        Ok(Self { specs, ranges, padding, device: device.clone() })
     }
 
     /// The parameters, with the ranges of their elements in a flat tensor.
@@ -49,16 +54,14 @@ impl FlatParams {
     }
 
     pub(super) fn zeros(&self) -> Result<Tensor> {
-        let len = self.ranges.last().map_or(0, |range| range.end) + self.padding.elem_count();
-        Ok(Tensor::zeros(len, DType::F32, self.padding.device())?)
+        let len = self.ranges.last().map_or(0, |range| range.end).next_multiple_of(ROW);
+        Ok(Tensor::zeros(len, DType::F32, &self.device)?)
     }
 
     /// Concatenates tensors in parameter order to a flat one, with a copy of each.
     pub(super) fn join(&self, tensors: &[Tensor]) -> Result<Tensor> {
         let mut parts = tensors.iter().map(Tensor::flatten_all).collect::<candle_core::Result<Vec<_>>>()?;
-        if self.padding.elem_count() > 0 {
-            parts.push(self.padding.clone());
-        }
+        parts.extend(self.padding.clone());
         Ok(cat(&parts)?)
     }
 
@@ -217,6 +220,12 @@ impl DeviceOptimizer {
     }
 }
 
+/// One of two scalars. They get a dimension for it: candle uploads the dimensions of what it selects from, and a device without
+/// memory pools refuses to allocate nothing.
+fn select(condition: &Tensor, yes: &Tensor, no: &Tensor) -> candle_core::Result<Tensor> {
+    count_launch(condition.reshape(1)?.where_cond(&yes.reshape(1)?, &no.reshape(1)?))?.reshape(())
+}
+
 impl DeviceLossScaling {
     /// Returns whether a step with this norm is applied (a U8 scalar), and the norm to report: 0 for a skipped step, except
     /// at scale 1, where the gradients themselves overflow.
@@ -228,7 +237,7 @@ impl DeviceLossScaling {
         let applied = count_launch(good.to_dtype(DType::F32))?;
         let excused = count_launch(self.scale.gt(1f32))?;
         let zero = norm.zeros_like()?;
-        let reported = count_launch(good.where_cond(norm, &count_launch(excused.where_cond(&zero, norm))?))?;
+        let reported = select(&good, norm, &select(&excused, &zero, norm)?)?;
 
         let run = count_launch(count_launch(self.good.affine(1.0, 1.0))?.mul(&applied))?;
         let full = count_launch(count_launch(run.ge(GROWTH_INTERVAL as f32))?.to_dtype(DType::F32))?;
@@ -238,5 +247,26 @@ impl DeviceLossScaling {
         self.skipped = count_launch(&self.skipped + count_launch(applied.affine(-1.0, 1.0))?)?;
         self.applied = applied;
         Ok((good, reported))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tinygpt_model::{GptConfig, param_specs};
+
+    use super::*;
+
+    #[test]
+    fn a_flat_tensor_has_whole_rows_and_no_empty_padding() {
+        let mut specs = param_specs(&GptConfig::default());
+        specs.truncate(1);
+        for (len, padding) in [(1, Some(1023)), (1023, Some(1)), (1024, None), (2048, None), (1025, Some(1023))] {
+            specs[0].shape = vec![len];
+            let flat = FlatParams::new(specs.clone(), &Device::Cpu).unwrap();
+            assert_eq!(flat.padding.as_ref().map(Tensor::elem_count), padding, "{len}");
+            let joined = flat.join(&[Tensor::ones(len, DType::F32, &Device::Cpu).unwrap()]).unwrap();
+            assert_eq!(joined.dims(), flat.zeros().unwrap().dims());
+            assert_eq!(flat.read(&joined).unwrap(), [vec![1.0; len]]);
+        }
     }
 }

@@ -20,7 +20,7 @@ use tinygpt_sampler::{Sampler, SamplingParams};
 use super::{
     CHARACTERS, flag_name,
     limits::{Memory, READING, Threads, agree},
-    median, named_recipe, note_debug_build, peak_memory_mib,
+    median, named_recipe, note_debug_build, peak_memory, peak_memory_mib,
 };
 use crate::{
     args::BenchDecodeArgs,
@@ -59,6 +59,8 @@ struct Report {
     reading: Option<Reading>,
     /// The most memory that the process held; what a GPU holds is not in it.
     peak_memory_mib: Option<f64>,
+    /// The most memory that tensors held on the device, where it counts them.
+    device_peak_memory_mib: Option<f64>,
     /// What rounding costs, where the weights are rounded.
     #[serde(flatten)]
     losses: Option<Losses>,
@@ -104,7 +106,7 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     let mut steps = Steps::new(decoder.as_mut(), args.rows as usize, tokens)?;
     steps.round()?;
     // Of the process until now: what follows is the same again, and what it is compared with.
-    let peak_memory_mib = peak_memory_mib();
+    let (peak_memory_mib, device_peak_memory_mib) = (peak_memory_mib(), device::peak_memory_mib(&device)?);
     let memory = device.is_cpu().then(Memory::new);
     let stretches = steps.time(|| memory.as_ref().map(|memory| memory.read_rate(Threads::All)))?;
     drop(memory);
@@ -128,6 +130,7 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
         tokens_per_s: f64::from(args.rows) / median_s,
         reading,
         peak_memory_mib,
+        device_peak_memory_mib,
         losses,
     };
     if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report, &config))?) }
@@ -281,7 +284,7 @@ impl<'a> Steps<'a> {
 fn describe(report: &Report, config: &GptConfig) -> String {
     let GptConfig { n_layer, n_head, n_embd, block_size, vocab_size, .. } = config;
     let Report { work, device, weights, threads, rows, tokens, rounds, median_ms, min_ms, tokens_per_s, .. } = report;
-    let Report { reading, peak_memory_mib, losses, .. } = report;
+    let Report { reading, peak_memory_mib, device_peak_memory_mib, losses, .. } = report;
     let mut text = format!(
         "{work}: {n_layer} layers, {n_head} heads, {n_embd} channels, context {block_size}, vocabulary {vocab_size}; \
          {rows} rows, {tokens} tokens each, weights {weights}, {device}, {threads} threads\n\
@@ -301,10 +304,7 @@ fn describe(report: &Report, config: &GptConfig) -> String {
              that f32 drew)\n"
         );
     }
-    if let Some(mib) = peak_memory_mib {
-        text += &format!("peak memory  {mib:.0} MiB\n");
-    }
-    text
+    text + &peak_memory(*peak_memory_mib, *device_peak_memory_mib)
 }
 
 #[cfg(test)]

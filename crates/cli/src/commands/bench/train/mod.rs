@@ -11,7 +11,6 @@ use tinygpt_model::{GptConfig, Precision, init_params, network};
 use tinygpt_sampler::philox4x32_10;
 use tinygpt_trainer::{
     RunConfig,
-    config::TokenizerKind,
     data::Split,
     engine::{self, DeferredScalar, Engine, EngineState},
     run::check_memory,
@@ -19,9 +18,8 @@ use tinygpt_trainer::{
 };
 
 use super::{
-    CHARACTERS,
     limits::{ARITHMETIC, Looks, Threads, f32_peak},
-    median, named_recipe, note_debug_build, peak_memory_mib,
+    median, named_recipe, note_debug_build, peak_memory, peak_memory_mib, without_a_text,
 };
 use crate::{
     args::BenchTrainArgs,
@@ -55,6 +53,8 @@ struct Report {
     peak: Peak,
     /// The most memory that the process held; what a GPU holds is not in it.
     peak_memory_mib: Option<f64>,
+    /// The most memory that tensors held on the device, where it counts them.
+    device_peak_memory_mib: Option<f64>,
 }
 
 /// The arithmetic peak, and the share of it that updates reach.
@@ -87,10 +87,7 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
     }
     let device = args.device.open()?;
     note_debug_build();
-    let gpt = config.gpt(match config.data.tokenizer {
-        TokenizerKind::Char => CHARACTERS,
-        TokenizerKind::Bpe => config.data.vocab_size,
-    });
+    let gpt = without_a_text(&config);
     check_memory(&config, gpt.vocab_size, &device)?;
     // A look before the updates and one after them, and if they do not agree, more of them.
     let mut looks = Looks::new(ARITHMETIC);
@@ -117,6 +114,7 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
         gflop_per_update: flop / 1e9,
         peak: Peak::new(flop / median_s, peak),
         peak_memory_mib: peak_memory_mib(),
+        device_peak_memory_mib: device::peak_memory_mib(&device)?,
     };
     if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report, &gpt, device.is_cpu()))?) }
 }
@@ -205,7 +203,7 @@ fn random_tokens(vocab_size: usize, seed: u64) -> Vec<u32> {
 fn describe(report: &Report, gpt: &GptConfig, on_cpu: bool) -> String {
     let GptConfig { n_layer, n_head, n_embd, block_size, vocab_size, dropout, .. } = gpt;
     let Report { work, device, precision, threads, batch, iters, median_ms, min_ms, tokens_per_s, loss, .. } = report;
-    let Report { gflop_per_update, peak, peak_memory_mib, .. } = report;
+    let Report { gflop_per_update, peak, peak_memory_mib, device_peak_memory_mib, .. } = report;
     let share = match *peak {
         Peak { share_of_peak: Some(share), peak_gflops: Some(peak) } => {
             format!("{:.1}% of the peak of {peak:.1}; ", 100.0 * share)
@@ -213,7 +211,7 @@ fn describe(report: &Report, gpt: &GptConfig, on_cpu: bool) -> String {
         _ if on_cpu => "the peak cannot be measured now, as something else runs on this machine; ".into(),
         _ => String::new(),
     };
-    let mut text = format!(
+    let text = format!(
         "{work}: {n_layer} layers, {n_head} heads, {n_embd} channels, context {block_size}, vocabulary {vocab_size}, \
          dropout {dropout}; batch {batch}, {}, {device}, {threads} threads\n\
          update       {median_ms:.2} ms (median of {iters}; fastest {min_ms:.2})\n\
@@ -223,10 +221,7 @@ fn describe(report: &Report, gpt: &GptConfig, on_cpu: bool) -> String {
         precision.name(),
         1e3 * gflop_per_update / median_ms,
     );
-    if let Some(mib) = peak_memory_mib {
-        text += &format!("peak memory  {mib:.0} MiB\n");
-    }
-    text
+    text + &peak_memory(*peak_memory_mib, *device_peak_memory_mib)
 }
 
 #[cfg(test)]
