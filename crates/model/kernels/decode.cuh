@@ -97,8 +97,8 @@ template <class T, int VEC, int ROWS>
 __device__ __forceinline__ void product(const Input &input, const T *w, const float *bias, const float *residual, float *y,
                                         unsigned n_out, unsigned epilogue) {
     constexpr unsigned LANES = COLS / VEC, STEP = THREADS / LANES;
-    // Loads of a thread that are under way at a time.
-    constexpr int LOADS = VEC == 1 ? 2 : sizeof(T) == 4 ? 4 : 8;
+    // Loads of a thread that are under way at a time: as many as leave registers for two blocks on a multiprocessor.
+    constexpr int LOADS = VEC == 1 ? 2 : ROWS == 1 ? 8 : 4;
     float *const staged = shared, *const sums = shared + ROWS * input.stride();  // (ROWS, n_in), (WARPS, ROWS, COLS)
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const unsigned parts = epilogue == SWIGLU ? 2 : 1, n_in = input.n_in;
