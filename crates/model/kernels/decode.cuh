@@ -74,10 +74,11 @@ struct Input {
         if (warp < ROWS) {
             float *row = staged + warp * stride();
             const Stats s = norm == RMS_NORM ? row_stats<true>(row, n_in, lane, eps) : row_stats<false>(row, n_in, lane, eps);
-            // No lane changes an element before all have summed it: the sum of a warp is a barrier of its lanes.
+            // No lane changes an element before all have summed it: the sum of a warp is a barrier of its lanes. Which product
+            // and sum become one is not left to the compiler, which could decide otherwise for another number of rows.
             for (unsigned i = lane; i < n_in; i += 32) {
-                const float z = (row[i] - s.mean) * s.rstd * norm_weight[i];
-                row[i] = norm_bias ? z + norm_bias[i] : z;
+                const float z = __fmul_rn(row[i] - s.mean, s.rstd);
+                row[i] = norm_bias ? fmaf(z, norm_weight[i], norm_bias[i]) : __fmul_rn(z, norm_weight[i]);
             }
         }
         __syncthreads();
@@ -96,8 +97,8 @@ template <class T, int VEC, int ROWS>
 __device__ __forceinline__ void product(const Input &input, const T *w, const float *bias, const float *residual, float *y,
                                         unsigned n_out, unsigned epilogue) {
     constexpr unsigned LANES = COLS / VEC, STEP = THREADS / LANES;
-    // Loads of a thread that are under way at a time.
-    constexpr int LOADS = VEC == 1 ? 2 : sizeof(T) == 4 ? 4 : 8;
+    // Loads of a thread that are under way at a time: as many as leave registers for two blocks on a multiprocessor.
+    constexpr int LOADS = VEC == 1 ? 2 : ROWS == 1 ? 8 : 4;
     float *const staged = shared, *const sums = shared + ROWS * input.stride();  // (ROWS, n_in), (WARPS, ROWS, COLS)
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const unsigned parts = epilogue == SWIGLU ? 2 : 1, n_in = input.n_in;
@@ -160,13 +161,13 @@ __device__ __forceinline__ void product(const Input &input, const T *w, const fl
 
     const unsigned r = threadIdx.x / COLS, out = blockIdx.y * COLS + threadIdx.x % COLS;
     if (r >= ROWS || first_row + r >= input.rows || out >= n_out) return;
-    float value = bias ? total + bias[out] : total;
+    float value = bias ? __fadd_rn(total, bias[out]) : total;
     if (epilogue == GELU) value = Gelu::value(value);
     if (epilogue == GELU_NEW) value = GeluNew::value(value);
     if (epilogue == RELU2) value = Relu2::value(value);
-    if (epilogue == SWIGLU) value = value * sigmoid(value) * (bias ? gated + bias[n_out + out] : gated);
+    if (epilogue == SWIGLU) value = value * sigmoid(value) * (bias ? __fadd_rn(gated, bias[n_out + out]) : gated);
     const unsigned long long at = (unsigned long long)(first_row + r) * n_out + out;
-    y[at] = residual ? residual[at] + value : value;
+    y[at] = residual ? __fadd_rn(residual[at], value) : value;
 }
 
 // The threads of a block of `logits`, the outputs that a warp computes at a time, and those of a block.

@@ -17,7 +17,7 @@ __device__ __forceinline__ Stats row_stats(const float *x, unsigned c, unsigned 
     float squares = 0.0f;
     for (unsigned i = lane; i < c; i += 32) {
         const float centred = x[i] - mean;
-        squares += centred * centred;
+        squares = fmaf(centred, centred, squares);
     }
     return {mean, 1.0f / sqrtf(warp_sum(squares) / c + eps)};
 }

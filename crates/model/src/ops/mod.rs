@@ -5,6 +5,7 @@
 //!   gradient on a [`Tape`]. `tests/training_ops.rs` holds it against plain tensor code with candle's own gradients.
 //!   `candle_nn`'s fused `LayerNorm`, `softmax_last_dim` and `sdpa` are not used: their results have no backward pass, and
 //!   the parameters upstream would silently get no gradient;
+//! - its place in the launches of a **decoded token on CUDA** (`Operation::fuse`; `tensors/fused/`);
 //! - its form in **CPU training** (`TrainOp`): a forward pass, and a backward pass from the tape of a sequence;
 //! - its form in **CPU decoding** (`DecodeOp`).
 //!
