@@ -136,7 +136,7 @@ __device__ __forceinline__ void forward(const float *qkv, float *y, float *log_s
                 if (key > query || key >= shape.t) s[i][j] = -INFINITY;
                 now = fmaxf(now, s[i][j]);
             }
-            // Every row has seen its first key, so its maximum is finite (or NaN, which stays).
+            // Every row has seen its first key, so its maximum is finite, for finite scores. A NaN comes through by the sum.
             now = row_max(now);
             const float shrink = expf(max[i] - now);
             max[i] = now;

@@ -199,7 +199,7 @@ __device__ __forceinline__ void forward(const bf16 *qkv, bf16 *y, float *log_sum
                     x = key > query || key >= shape.t ? -INFINITY : x * scale;
                     now = fmaxf(now, x);
                 }
-            // Every row has seen its first key, so its maximum is finite (or NaN, which stays).
+            // Every row has seen its first key, so its maximum is finite, for finite scores. A NaN comes through by the sum.
             now = row_max(now);
             const float shrink = expf(max[half] - now);
             max[half] = now;

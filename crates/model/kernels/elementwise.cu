@@ -41,7 +41,7 @@ __device__ __forceinline__ void swiglu_backward(const T *x, const T *dy, T *dx, 
 }
 
 // `y = before + x * mask`, the mask that of `dropout` from its first element on (none where its threshold is 0), without `before`
-// where it is null. The gradient of `x` is the same of `dy`, without a sum.
+// where it is null. What is dropped is 0, a NaN too. The gradient of `x` is the same of `dy`, without a sum.
 template <class X, class Y>
 __device__ __forceinline__ void masked_sum(const X *x, const float *before, Y *y, unsigned long long n, const Dropout &dropout) {
     // The 1024 elements of a block lie within one block of the hash.

@@ -80,13 +80,13 @@ NORM(layer_norm, false, bf16)
 NORM(rms_norm, true, float)
 NORM(rms_norm, true, bf16)
 
-// Sums of the columns of `x (n, c)`: block (i, j) takes 32 columns of the `rows` rows from `j rows` on, each of its 8 warps every
+// Sums of the columns of `x (n, c)`: block (j, i) takes 32 columns of the `rows` rows from `j rows` on, each of its 8 warps every
 // eighth row, and writes row j of `y (parts, c)`.
 template <class T>
 __device__ __forceinline__ void sum_rows(const T *x, float *y, unsigned n, unsigned c, unsigned rows) {
     __shared__ float sums[8][32];
-    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
-    const unsigned long long first = (unsigned long long)blockIdx.y * rows;
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y * 32 + lane;
+    const unsigned long long first = (unsigned long long)blockIdx.x * rows;
     float sum = 0.0f;
     if (column < c)
         for (unsigned long long row = first + warp; row < first + rows && row < n; row += 8) sum += to_float(x[row * c + column]);
@@ -94,7 +94,7 @@ __device__ __forceinline__ void sum_rows(const T *x, float *y, unsigned n, unsig
     __syncthreads();
     if (warp == 0 && column < c) {
         for (unsigned k = 1; k < 8; k++) sum += sums[k][lane];
-        y[(unsigned long long)blockIdx.y * c + column] = sum;
+        y[(unsigned long long)blockIdx.x * c + column] = sum;
     }
 }
 

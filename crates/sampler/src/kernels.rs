@@ -3,7 +3,7 @@
 //! A kernel is CUDA C++ in `crates/*/kernels/*.cu`. `scripts/cuda/kernels.sh` compiles it to PTX, which is committed beside it
 //! and becomes part of the program, so that building needs no CUDA. Each kernel stands beside tensor operations that compute
 //! the same; those run where [`Kernels::of`] gives nothing: on the CPU, on Metal, on cards before compute capability 8.0, and
-//! everywhere with `TINYGPT_KERNELS=off`.
+//! everywhere with `TINYGPT_KERNELS=off`. A device whose events are on, which may have several streams, gives nothing either.
 
 use std::cell::Cell;
 
@@ -114,8 +114,11 @@ mod cuda {
     /// A device, a module and a kernel.
     type Key = (DeviceId, &'static str, &'static str);
 
+    /// The bytes of dynamic shared memory that launches of a kernel may ask for, where they were raised.
+    static SHARED_LIMITS: LazyLock<Mutex<HashMap<Key, u32>>> = LazyLock::new(Mutex::default);
+
     thread_local! {
-        static FUNCTIONS: RefCell<HashMap<Key, Rc<Loaded>>> = RefCell::default();
+        static FUNCTIONS: RefCell<HashMap<Key, Rc<CudaFunction>>> = RefCell::default();
         /// Whether a device runs the committed PTX.
         static CAPABLE: RefCell<HashMap<DeviceId, bool>> = RefCell::default();
     }
@@ -128,6 +131,10 @@ mod cuda {
         pub fn of(device: &Device) -> Option<Self> {
             let Device::Cuda(cuda) = device else { return None };
             if OFF.get() || !*WANTED {
+                return None;
+            }
+            // With events a kernel would have to record its writes; without them the device has one stream, whose order suffices.
+            if cuda.is_event_tracking() {
                 return None;
             }
             let ask = || cuda.cuda_stream().context().compute_capability().is_ok_and(|c| c >= LEAST_CAPABILITY);
@@ -181,7 +188,7 @@ mod cuda {
                 });
             }
             let function = self.function(module, name, grid.shared)?;
-            let mut builder = stream.launch_builder(&function.function);
+            let mut builder = stream.launch_builder(&function);
             for word in &words {
                 match word {
                     Word::Wide(x) => builder.arg(x),
@@ -213,33 +220,28 @@ mod cuda {
             }
         }
 
-        fn function(&self, module: Module, name: &'static str, shared: u32) -> Result<Rc<Loaded>> {
+        fn function(&self, module: Module, name: &'static str, shared: u32) -> Result<Rc<CudaFunction>> {
             let key = (self.0.id(), module.name, name);
             let known = FUNCTIONS.with_borrow(|known| known.get(&key).cloned());
-            let loaded = match known {
-                Some(loaded) => loaded,
+            let function = match known {
+                Some(function) => function,
                 None => {
                     let function = self.0.get_or_load_custom_func(name, module.name, module.ptx)?.into_cuda_function();
-                    let loaded = Rc::new(Loaded { function, shared: Cell::new(DEFAULT_SHARED) });
-                    FUNCTIONS.with_borrow_mut(|known| known.insert(key, Rc::clone(&loaded)));
-                    loaded
+                    let function = Rc::new(function);
+                    FUNCTIONS.with_borrow_mut(|known| known.insert(key, Rc::clone(&function)));
+                    function
                 }
             };
-            if shared > loaded.shared.get() {
+            // The limit is the kernel's, whichever thread raised it.
+            let mut limits = SHARED_LIMITS.lock().unwrap_or_else(PoisonError::into_inner);
+            let limit = limits.entry(key).or_insert(DEFAULT_SHARED);
+            if shared > *limit {
                 let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                loaded.function.set_attribute(most, shared as i32).w()?;
-                loaded.shared.set(shared);
+                function.set_attribute(most, shared as i32).w()?;
+                *limit = shared;
             }
-            Ok(loaded)
+            Ok(function)
         }
-    }
-
-    /// A kernel on a device.
-    #[derive(Debug)]
-    struct Loaded {
-        function: CudaFunction,
-        /// The bytes of dynamic shared memory that its launches may ask for.
-        shared: Cell<u32>,
     }
 
     /// The bytes of dynamic shared memory that a launch gets without having been announced.
@@ -270,7 +272,7 @@ mod cuda {
 mod none {
     use std::convert::Infallible;
 
-    use super::{Arg, DType, Device, Grid, Module, OFF, Result, Shape, Tensor};
+    use super::{Arg, DType, Device, Grid, Module, Result, Shape, Tensor};
 
     /// A device that runs the project's kernels: there is none in a program without CUDA.
     #[derive(Debug, Clone)]
@@ -279,7 +281,6 @@ mod none {
     impl Kernels {
         /// Nothing.
         pub fn of(_: &Device) -> Option<Self> {
-            let _ = &OFF;
             None
         }
 

@@ -8,14 +8,13 @@ namespace {
 
 constexpr unsigned THREADS = 256, ELEMENTS = 1024;
 
-// A row of the table. The host (src/engine/tensors/kernels.rs) writes the same eight words.
+// A row of the table. The host (src/engine/tensors/kernels.rs) writes the same seven words.
 struct Parameter {
     unsigned long long param, grad;  // addresses of floats
     unsigned long long first_block;  // of this launch
     unsigned long long elements;
     unsigned long long slot;         // its first element in flat slots
     unsigned long long decay, rate;  // the bits of floats: what it is multiplied with first, what its step is multiplied with
-    unsigned long long unused;
 };
 
 // The parameter of a block: the last whose first block is not behind it.
@@ -75,10 +74,11 @@ extern "C" __global__ void clip_factor(const float *sums, float *norm_and_factor
     norm_and_factor[1] = clip > 0.0f ? mean * fminf(1.0f, clip / norm) : mean;
 }
 
-// AdamW (Loshchilov and Hutter, 2019). `m` and `v` are flat; `step_scale` is the learning rate over `1 - beta1^n`, `v_scale` 1 over
+// AdamW (Loshchilov and Hutter, 2019). `m` and `v` are flat; `rest1` is `1 - beta1`, of which a float of beta1
+// has lost digits; `step_scale` is the learning rate over `1 - beta1^n`, `v_scale` 1 over
 // `1 - beta2^n`.
 extern "C" __global__ void adamw(const Parameter *table, unsigned parameters, const float *norm_and_factor, float *m, float *v,
-                                 float beta1, float beta2, float eps, float step_scale, float v_scale) {
+                                 float beta1, float beta2, float rest1, float rest2, float eps, float step_scale, float v_scale) {
     const Parameter *p = parameter_of(table, parameters, blockIdx.x);
     float *param = reinterpret_cast<float *>(p->param);
     const float *grad = reinterpret_cast<const float *>(p->grad);
@@ -89,7 +89,7 @@ extern "C" __global__ void adamw(const Parameter *table, unsigned parameters, co
         const unsigned long long i = first + k * THREADS + threadIdx.x, slot = p->slot + i;
         if (i >= p->elements) continue;
         const float g = grad[i] * factor;
-        const float m_new = beta1 * m[slot] + (1.0f - beta1) * g, v_new = beta2 * v[slot] + (1.0f - beta2) * (g * g);
+        const float m_new = beta1 * m[slot] + rest1 * g, v_new = beta2 * v[slot] + rest2 * (g * g);
         m[slot] = m_new;
         v[slot] = v_new;
         param[i] = param[i] * decay - m_new / (sqrtf(v_new * v_scale) + eps) * scale;

@@ -3,8 +3,8 @@
 //! A GPU waits for the host to launch one kernel after another, whatever their size, so a small model takes as long as a larger
 //! one. `docs/gpu.md` has the launches, and where the rates are from.
 
-use tinygpt_model::{GptConfig, cpu::WeightFormat, network};
-use tinygpt_trainer::RunConfig;
+use tinygpt_model::{GptConfig, config::Position, cpu::WeightFormat, network};
+use tinygpt_trainer::{RunConfig, config::OptimizerKind};
 
 /// What a command is going to compute over and over.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,7 +20,8 @@ pub enum Work {
     },
     /// An update of training.
     Update {
-        n_layer: usize,
+        /// Launches and products of a batch and its update.
+        launches: f64,
         /// Sequences of a batch.
         rows: usize,
         batches: usize,
@@ -44,6 +45,8 @@ const LAUNCH: f64 = 4e-6;
 const STEP_LAUNCHES: (f64, f64) = if cfg!(feature = "metal") { (40.0, 75.0) } else { (5.0, 12.0) };
 /// Launches and products of a batch of training with its update: of a layer, and beside the layers.
 const BATCH_LAUNCHES: (f64, f64) = if cfg!(feature = "metal") { (175.0, 300.0) } else { (32.0, 40.0) };
+/// The same with Muon, rotary positions or QK-norm, which are tensor operations everywhere.
+const MODERN_BATCH_LAUNCHES: (f64, f64) = (220.0, 300.0);
 /// Bytes and floating-point operations a second of a GPU for consumers.
 const GPU: (f64, f64) = (1e12, 2e13);
 /// Floating-point operations a second of a core in products, half of its peak.
@@ -74,8 +77,10 @@ impl Work {
         if tinygpt_trainer::engine::check_precision(train.precision, &candle_core::Device::Cpu).is_err() {
             return Self::Only(Place::Gpu, "this CPU does not train in the run's precision");
         }
+        let modern = train.optimizer != OptimizerKind::Adamw || gpt.position == Position::Rope || gpt.qk_norm;
+        let of_layers = if modern { MODERN_BATCH_LAUNCHES } else { BATCH_LAUNCHES };
         Self::Update {
-            n_layer: gpt.n_layer,
+            launches: of_layers.0 * gpt.n_layer as f64 + of_layers.1,
             rows: train.batch_size,
             batches: train.grad_accum,
             flop: train.grad_accum as f64 * network(gpt).flops_of_update(train.batch_size, gpt.block_size),
@@ -95,11 +100,10 @@ impl Work {
                 let texts = if rows == 1.0 { "one text".into() } else { format!("{rows} texts") };
                 (format!("a step of {texts}"), cpu, gpu)
             }
-            Self::Update { n_layer, rows, batches, flop } => {
+            Self::Update { launches, rows, batches, flop } => {
                 // A sequence is one thread's.
                 let cpu = flop / (CORE_FLOP * cores.min(rows.max(1)) as f64);
-                let launches = batches as f64 * (BATCH_LAUNCHES.0 * n_layer as f64 + BATCH_LAUNCHES.1);
-                ("an update".into(), cpu, LAUNCH * launches + flop / GPU.1)
+                ("an update".into(), cpu, LAUNCH * batches as f64 * launches + flop / GPU.1)
             }
         };
         let place = if cpu < gpu { Place::Cpu } else { Place::Gpu };

@@ -8,7 +8,10 @@ use tinygpt_sampler::{
 
 use super::{
     Operation,
-    kernels::{Element, kernels_for, norm::NormKernels},
+    kernels::{
+        Element, kernels_for,
+        norm::{self, NormKernels},
+    },
     launches::{count_launch, mean, sum_rows},
     linear::add_bias,
     tape,
@@ -171,7 +174,10 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> 
 /// [`layer_norm`] whose kernels write values of a narrower type, bf16, where products alone read them.
 fn layer_norm_to(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Result<Tensor> {
     let x = &tape::cast(x, w.dtype())?;
-    if let Some(kernels) = kernels_for(&[x, w]) {
+    let inputs: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
+    if norm::fits(w.elem_count(), b.is_some())
+        && let Some(kernels) = kernels_for(&inputs)
+    {
         return Ok(norm_by_kernels(kernels, NormKernels::layer_norm(LAYER_NORM_EPS), (x, w, b), dtype)?);
     }
     let y = count_launch(Normalized::new(x)?.z.broadcast_mul(w))?;
@@ -202,7 +208,12 @@ pub(super) fn norm_by_kernels(
     let (of_x, of_w, bias) = (x.clone(), w.clone(), b.is_some());
     let inputs: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
     tape::record_adding("norm", &inputs, &y, move |dy, before| {
-        norm.backward(&kernels, (&of_x, &of_w, bias), &dy.contiguous()?, before.as_ref())
+        norm.backward(
+            &kernels,
+            (&of_x, &of_w, bias),
+            &dy.contiguous()?,
+            before.map(|before| before.contiguous()).transpose()?.as_ref(),
+        )
     });
     Ok(y)
 }

@@ -5,7 +5,10 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
-    kernels::{kernels_for, norm::NormKernels},
+    kernels::{
+        kernels_for,
+        norm::{self, NormKernels},
+    },
     launches::{count_launch, mean, sum_rows},
     layer_norm::norm_by_kernels,
     tape,
@@ -95,7 +98,9 @@ pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
 /// [`rms_norm`] whose kernels write values of a narrower type, bf16, where products alone read them.
 fn rms_norm_to(x: &Tensor, w: &Tensor, dtype: DType) -> Result<Tensor> {
     let x = &tape::cast(x, w.dtype())?;
-    if let Some(kernels) = kernels_for(&[x, w]) {
+    if norm::fits(w.elem_count(), false)
+        && let Some(kernels) = kernels_for(&[x, w])
+    {
         return Ok(norm_by_kernels(kernels, NormKernels::rms_norm(RMS_NORM_EPS), (x, w, None), dtype)?);
     }
     let y = value(x, w)?;

@@ -20,7 +20,7 @@ use crate::{
 pub const LOGIT_BYTES: usize = 256 << 20;
 
 /// The cross-entropy of each prediction, in nats: `x (N, C)`, a head `w (V, C)` and targets `(N)` to losses `(N)`.
-/// Equals [`cross_entropy`] of `x @ w^T`, whose operands are rounded to `precision`, but computes the logits once more
+/// Equals [`cross_entropy()`] of `x @ w^T`, whose operands are rounded to `precision`, but computes the logits once more
 /// in the backward pass, chunk by chunk of at most `logit_bytes`, instead of keeping them.
 ///
 /// # Errors
@@ -37,6 +37,7 @@ pub(crate) fn capped_head_loss(
     logit_bytes: usize,
 ) -> Result<Tensor> {
     if w.dtype() == DType::F32
+        && targets.dtype() == DType::U32
         && let Some((kernels, _)) = kernels_for_values(x)
     {
         return head_loss_by_kernels(kernels, (x, (w, rounded), cap), targets, precision, logit_bytes);

@@ -17,6 +17,14 @@ const ROWS: usize = 32;
 /// The rows that one block of [`sum_rows`] takes.
 const SUMMED_ROWS: usize = 256;
 
+/// The bytes of sums that the warps of a block share at most, which every card has.
+const SHARED: usize = 96 << 10;
+
+/// Whether the kernels take rows of `c` channels: a warp's sums have to be in shared memory.
+pub(crate) fn fits(c: usize, bias: bool) -> bool {
+    4 * c * (1 + usize::from(bias)) <= SHARED
+}
+
 /// A norm's forward and backward kernel, and its epsilon.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NormKernels {
@@ -69,9 +77,7 @@ impl NormKernels {
         let c = x.dim(D::Minus1)?;
         let n = x.elem_count() / c;
         let width = if bias { 2 * c } else { c };
-        // The sums of all warps share 96 KiB at most, which every card has.
-        let warps = (96 << 10) / (4 * width).max(1);
-        let warps = warps.clamp(1, WARPS);
+        let warps = (SHARED / (4 * width).max(1)).clamp(1, WARPS);
         let blocks = n.div_ceil(ROWS);
         let Some(element) = Element::of(dy) else { bail!("norm: the gradient is neither f32 nor bf16") };
         let dx = kernels.output(x.shape(), DType::F32)?;
@@ -105,7 +111,7 @@ pub(crate) fn sum_rows(kernels: &Kernels, x: &Tensor, element: Element) -> Resul
     let (n, c) = x.dims2()?;
     let parts = n.div_ceil(SUMMED_ROWS).max(1);
     let y = kernels.output((parts, c), DType::F32)?;
-    let grid = Grid { blocks: (c.div_ceil(32) as u32, parts as u32, 1), threads: 256, shared: 0 };
+    let grid = Grid { blocks: (parts as u32, c.div_ceil(32) as u32, 1), threads: 256, shared: 0 };
     let args = [Arg::Tensor(x), Arg::Tensor(&y), Arg::U32(n as u32), Arg::U32(c as u32), Arg::U32(SUMMED_ROWS as u32)];
     let y = count_launch(
         kernels.launch(MODULE, element.pick(["sum_rows_float", "sum_rows_bf16"]), grid, &args).map(|()| y),

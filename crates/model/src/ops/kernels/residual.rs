@@ -10,11 +10,11 @@ use crate::{Dropout, dropout::MaskSource, ops::tape};
 pub(crate) fn residual_sum(x: &Tensor, y: &Tensor, dropout: Option<(&Dropout, u32)>) -> Result<Option<Tensor>> {
     let masks = dropout.is_none_or(|(dropout, _)| dropout.source == MaskSource::Hash);
     let Some(kernels) = masks.then(|| kernels_for(&[x])).flatten() else { return Ok(None) };
-    let y = y.contiguous()?;
-    let Some(element) = Element::of(&y) else { bail!("a sublayer's output is {:?}", y.dtype()) };
-    let sum = elementwise::masked_sum(&kernels, Some(x), (&y, element), dropout)?;
+    let in_order = y.contiguous()?;
+    let Some(element) = Element::of(y) else { bail!("a sublayer's output is {:?}", y.dtype()) };
+    let sum = elementwise::masked_sum(&kernels, Some(x), (&in_order, element), dropout)?;
     let dropout = dropout.map(|(dropout, site)| (dropout.clone(), site));
-    tape::record("residual sum", [x, &y], &sum, move |d_sum| {
+    tape::record("residual sum", [x, y], &sum, move |d_sum| {
         let dy = if dropout.is_none() && element == Element::F32 {
             d_sum.clone()
         } else {

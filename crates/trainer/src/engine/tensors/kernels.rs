@@ -16,7 +16,7 @@ const MODULE: Module = Module { name: "optimizer", ptx: include_str!("../../../k
 const ELEMENTS: usize = 1024;
 
 /// The words of a parameter in the table that the kernels read.
-const WORDS: usize = 8;
+const WORDS: usize = 7;
 
 /// A step of AdamW.
 pub(super) struct AdamWStep<'a> {
@@ -40,8 +40,9 @@ impl AdamWStep<'_> {
     /// Queues the step, and returns the norm of the gradients before clipping.
     pub(super) fn run(&self, kernels: &Kernels, device: &Device) -> Result<Tensor> {
         let [m, v] = self.slots else { return Err(slot_count(self.rule, self.slots.len())) };
-        // Kernels read gradients from the first element on, one after the other.
-        let grads = self.grads.iter().map(Tensor::contiguous).collect::<candle_core::Result<Vec<_>>>()?;
+        // The kernels read floats, one after the other.
+        let in_order = |grad: &Tensor| grad.to_dtype(DType::F32)?.contiguous();
+        let grads = self.grads.iter().map(in_order).collect::<candle_core::Result<Vec<_>>>()?;
         let (table, blocks) = self.table(kernels, &grads)?;
         let parameters = table.len() / WORDS;
         let table = count_launch(Tensor::from_vec(table, parameters * WORDS, device))?;
@@ -65,7 +66,8 @@ impl AdamWStep<'_> {
 
         let AdamW { beta1, beta2, eps, .. } = *self.rule;
         let correction = |beta: f64| 1.0 / (1.0 - beta.powf(self.n as f64));
-        let numbers = [beta1, beta2, eps, self.lr * correction(beta1), correction(beta2)].map(|x| Arg::F32(x as f32));
+        let scales = [self.lr * correction(beta1), correction(beta2)];
+        let numbers = [beta1, beta2, 1.0 - beta1, 1.0 - beta2, eps, scales[0], scales[1]].map(|x| Arg::F32(x as f32));
         let state = [Arg::Tensor(&norm_and_factor), Arg::Tensor(m), Arg::Tensor(v)];
         let args = [&rows[..], &state, &numbers].concat();
         let queued = kernels.launch(MODULE, "adamw", Grid::new(blocks, 256), &args);
@@ -88,7 +90,6 @@ impl AdamWStep<'_> {
                 range.start as u64,
                 u64::from((decay as f32).to_bits()),
                 u64::from((rate as f32).to_bits()),
-                0,
             ]);
             blocks += range.len().div_ceil(ELEMENTS);
         }

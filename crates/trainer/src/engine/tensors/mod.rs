@@ -36,15 +36,15 @@ use tf32::ProductsOfF32;
 /// The number of shards of a batch on the CPU. Results depend on it to the last bit, so it is not the number of cores.
 pub(super) const CPU_SHARDS: usize = 4;
 
-/// What helps where training has filled a GPU. The precision is not among it: what is kept for the backward pass is f32.
+/// What helps where training has filled a GPU.
 const TRAIN_IN_LESS_MEMORY: &str = "lower train.batch_size and raise train.grad_accum by the same factor, which makes the \
-                                    same updates, or take a smaller model.block_size or model";
+                                    same updates, train in bf16 on CUDA, or take a smaller model.block_size or model";
 
 /// What helps where an evaluation does not fit a GPU.
 const EVALUATE_ELSEWHERE: &str = "evaluate on the CPU (--device cpu)";
 
-/// The model in candle operations, with gradients by a [`Tape`] and optimizer steps in tensor operations. On a GPU it
-/// must always be used from the same thread, since candle's streams belong to threads.
+/// The model in candle operations, with gradients by a [`Tape`] and optimizer steps in tensor operations. On a GPU
+/// it is for a device with one stream, as the program opens it: batches and updates follow each other there.
 #[derive(Debug)]
 pub struct TensorEngine {
     precision: Precision,
@@ -218,8 +218,8 @@ impl TensorEngine {
         Ok(())
     }
 
-    /// Refuses a parameter whose gradient is all zeros: candle silently drops gradients where an operation has no backward
-    /// pass. Waits for the device once.
+    /// Refuses a parameter whose gradient is all zeros, as that of an operation that records nothing for it. Waits for the device
+    /// once.
     fn check_gradients(&self, loss: &DeferredScalar) -> Result<()> {
         let largest = self.grads.iter().map(|grad| Ok(DeferredScalar::OnDevice(grad.abs()?.max_all()?)));
         let scalars = [Ok(loss.clone())].into_iter().chain(largest).collect::<Result<Vec<_>>>()?;
