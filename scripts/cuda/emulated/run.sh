@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # run.sh PROGRAM DEVICE: what the CUDA build of the program has to do right on the emulated device in the folder DEVICE: train,
-# resume, generate, draw, pass its selftest in each order of threads and with each guard, go through the acceptance run, and launch
+# resume, generate, draw, pass its selftest in each order of threads, with each guard and without the project's kernels, go through the acceptance run, and launch
 # no more than counts.csv says. What the device complains of is an error.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,6 +32,10 @@ acceptance() {
 selftest() {
     quietly "selftest-$1" on_device env EMULATED_ORDER="$1" EMULATED_GUARD="$2" "$program" selftest --device cuda
     passed "selftest, threads in $1 order, guards at the $2"
+}
+without_kernels() {
+    quietly without-kernels on_device env TINYGPT_KERNELS=off "$program" selftest --device cuda
+    passed "selftest, of tensor operations alone"
 }
 counts() {
     quietly counts "$here/counts.sh" "$program" "$device"
@@ -65,7 +69,7 @@ training() {
     passed "texts and draws of the CPU"
 }
 
-parts=(acceptance "selftest random start" "selftest reverse end" counts training)
+parts=(acceptance "selftest random start" "selftest reverse end" without_kernels counts training)
 pids=()
 for part in "${parts[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
