@@ -88,10 +88,10 @@ pub use none::Kernels;
 #[allow(unsafe_code)]
 mod cuda {
     use std::{
-        cell::{Cell, RefCell},
+        cell::RefCell,
         collections::HashMap,
         rc::Rc,
-        sync::LazyLock,
+        sync::{LazyLock, Mutex, PoisonError},
     };
 
     use candle_core::{
