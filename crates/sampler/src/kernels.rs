@@ -160,27 +160,10 @@ mod cuda {
         /// When a tensor is not contiguous or not on this device, or the driver refuses the launch.
         pub fn launch(&self, module: Module, name: &'static str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
             let stream = self.0.cuda_stream();
-            // Held until the kernel is queued: a tensor's memory is then freed behind it, in the order of the stream.
-            let mut tensors = Vec::with_capacity(args.len());
-            for arg in args {
-                if let Arg::Tensor(tensor) = arg {
-                    let (storage, layout) = tensor.storage_and_layout();
-                    if !layout.is_contiguous() {
-                        bail!("{name}: a tensor {:?} is not contiguous", layout.shape())
-                    }
-                    tensors.push((storage, layout.start_offset() * tensor.dtype().size_in_bytes()));
-                }
-            }
-            let mut tensors = tensors.iter();
             let mut words = Vec::with_capacity(args.len());
             for arg in args {
                 words.push(match arg {
-                    Arg::Tensor(_) => match tensors.next().map(|(storage, offset)| (&**storage, *offset)) {
-                        Some((Storage::Cuda(cuda), offset)) => {
-                            Word::Wide(address(&cuda.slice, &stream)? + offset as u64)
-                        }
-                        _ => bail!("{name}: a tensor is not on the device"),
-                    },
+                    Arg::Tensor(tensor) => Word::Wide(self.address(tensor).map_err(|error| error.context(name))?),
                     Arg::Null => Word::Wide(0),
                     Arg::U32(x) => Word::Narrow(*x),
                     Arg::U64(x) => Word::Wide(*x),

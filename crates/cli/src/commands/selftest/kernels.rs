@@ -1,23 +1,27 @@
 //! The project's CUDA kernels against the tensor operations that they stand in for, both on the same device.
 
+use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
     Dropout, Gpt, GptConfig, Mlp, Precision,
     config::{Norm, Position},
     dropout::MaskSource,
     init_params,
-    ops::{self, Activation, Tape, Tokens},
+    ops::{self, Activation, Tokens},
     params::to_tensors,
 };
 use tinygpt_sampler::{
     RngDomain,
     kernels::{Kernels, without_kernels},
-    philox_at, unit_f64,
+    philox_at,
 };
 
 use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, RateFactors, TensorEngine};
 
-use super::check::{Check, of_tensors};
+use super::{
+    check::{Check, of_tensors},
+    gradients::{numbers, with_gradients},
+};
 
 /// The tolerance, relative to the largest element: both sum in f32, in another order.
 const ROUNDING: f64 = 2e-5;
@@ -89,12 +93,9 @@ struct Values {
 type Op<'a> = dyn Fn(&[Tensor]) -> anyhow::Result<Tensor> + 'a;
 
 /// Numbers between `-size` and `size`, another sequence for each `stream`.
-fn values(stream: u32, shape: &[usize], size: f64) -> Values {
-    let value = |i: usize| {
-        let [low, high, ..] = philox_at(0, RngDomain::Noise, i as u64, stream);
-        ((2.0 * unit_f64(low, high) - 1.0) * size) as f32
-    };
-    Values { values: (0..shape.iter().product()).map(value).collect(), shape: shape.to_vec() }
+fn values(stream: u32, shape: &[usize], size: f32) -> Values {
+    let values = numbers(stream, shape.iter().product()).into_iter().map(|x| x * size).collect();
+    Values { values, shape: shape.to_vec() }
 }
 
 /// Tokens of a vocabulary of `v`, another sequence for each `stream`.
@@ -113,19 +114,7 @@ fn compare(
 ) -> anyhow::Result<Check> {
     let tensor = |x: &Values| Tensor::from_slice(&x.values, x.shape.as_slice(), device);
     let inputs = inputs.iter().map(tensor).collect::<candle_core::Result<Vec<_>>>()?;
-    let run = || -> anyhow::Result<Vec<Vec<f32>>> {
-        let (y, tape) = Tape::record(&inputs, || op(&inputs));
-        let y = y?;
-        let weights = values(11, y.dims(), 1.0);
-        let mut gradients = tape.backward(&y, Tensor::from_slice(&weights.values, y.dims(), device)?)?;
-        let mut found = vec![y.flatten_all()?.to_vec1::<f32>()?];
-        for input in &inputs {
-            let gradient =
-                gradients.take(input).ok_or_else(|| anyhow::anyhow!("{kernel}: an input has no gradient"))?;
-            found.push(gradient.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Ok(found)
-    };
+    let run = || with_gradients(&inputs, || op(&inputs)).context(kernel);
     let (found, expected) = (run()?, without_kernels(run)?);
     let name = |i: usize| if i == 0 { "the result".into() } else { format!("the gradient of input {}", i - 1) };
     let off = found.iter().zip(&expected).enumerate().map(|(i, (a, b))| (name(i), of_tensors(a, b)));
@@ -218,20 +207,11 @@ fn of_network(
     let ids = tokens(50, rows * t, config.vocab_size);
     let targets = Tensor::from_slice(&tokens(51, rows * t, config.vocab_size), rows * t, device)?;
     let dropout = Dropout { p: config.dropout, seed: 1, step: 2, source: MaskSource::Hash };
-    let run = || -> anyhow::Result<Vec<Vec<f32>>> {
-        let (losses, tape) = Tape::record(gpt.params(), || -> anyhow::Result<Tensor> {
+    let run = || {
+        with_gradients(gpt.params(), || {
             let tokens = Tokens::new(&ids, rows, t, config.vocab_size, device)?;
             Ok(gpt.losses(&tokens, &targets, Some(&dropout))?)
-        });
-        let losses = losses?;
-        let weights = values(52, losses.dims(), 1.0);
-        let mut gradients = tape.backward(&losses, Tensor::from_slice(&weights.values, losses.dims(), device)?)?;
-        let mut found = vec![losses.to_vec1::<f32>()?];
-        for param in gpt.params() {
-            let gradient = gradients.take(param).ok_or_else(|| anyhow::anyhow!("a parameter has no gradient"))?;
-            found.push(gradient.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Ok(found)
+        })
     };
     let (found, expected) = (run()?, without_kernels(run)?);
     let specs = tinygpt_model::param_specs(config);

@@ -2,6 +2,7 @@
 
 mod check;
 mod decoding;
+mod gradients;
 mod kernels;
 mod model;
 mod operations;

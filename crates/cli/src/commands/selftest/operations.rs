@@ -5,12 +5,12 @@ use candle_core::{DType, Device, Shape, Tensor};
 use tinygpt_model::{
     Dropout, Precision,
     dropout::MaskSource,
-    ops::{LOGIT_BYTES, SCORE_BYTES, Tape, TensorAttention, causal_mask, head_loss},
+    ops::{LOGIT_BYTES, SCORE_BYTES, TensorAttention, causal_mask, head_loss},
 };
-use tinygpt_sampler::{RngDomain, philox_at};
 
 use super::{
     check::{Check, of_tensors},
+    gradients::{numbers, with_gradients},
     model::{ROUNDING, SEED},
 };
 
@@ -38,13 +38,8 @@ fn of_masks(device: &Device) -> anyhow::Result<Check> {
     Ok(Check::new("dropout masks", "hash", 0.0, differences))
 }
 
-/// `n` numbers from -1 to 1, the same for the same place.
-fn numbers(place: u32, n: usize) -> Vec<f32> {
-    (0..n).map(|i| philox_at(SEED, RngDomain::Noise, i as u64, place)[1] as f32 / (u32::MAX / 2) as f32 - 1.0).collect()
-}
-
-/// The result of an operation on tensors of these shapes, and the gradients of its sum, weighted.
-fn with_gradients(
+/// [`with_gradients`] of an operation on tensors of these shapes.
+fn of_shapes(
     device: &Device,
     shapes: &[&[usize]],
     op: &dyn Fn(&[Tensor]) -> anyhow::Result<Tensor>,
@@ -52,16 +47,7 @@ fn with_gradients(
     let tensor =
         |(place, &shape): (u32, &&[usize])| Tensor::from_vec(numbers(place, shape.iter().product()), shape, device);
     let tensors = (100..).zip(shapes).map(tensor).collect::<candle_core::Result<Vec<_>>>()?;
-    let (y, tape) = Tape::record(&tensors, || op(&tensors));
-    let y = y?;
-    let weights = Tensor::from_vec(numbers(99, y.elem_count()), y.shape(), device)?;
-    let mut gradients = tape.backward(&y, weights)?;
-    let mut all = vec![y.flatten_all()?.to_vec1()?];
-    for tensor in &tensors {
-        let gradient = gradients.take(tensor).ok_or_else(|| anyhow::anyhow!("an argument got no gradient"))?;
-        all.push(gradient.flatten_all()?.to_vec1()?);
-    }
-    Ok(all)
+    with_gradients(&tensors, || op(&tensors))
 }
 
 /// The differences of a result and its gradients.
@@ -75,7 +61,7 @@ fn differences(found: &[Vec<f32>], expected: &[Vec<f32>], of: &str) -> Vec<(Stri
 fn of_attention(device: &Device) -> anyhow::Result<Check> {
     let (b, t, nh, hs) = (2, 40, 3, 8);
     let attention = |device: &Device, score_bytes: usize| {
-        with_gradients(device, &[&[b, t, 3 * nh * hs]], &|x| {
+        of_shapes(device, &[&[b, t, 3 * nh * hs]], &|x| {
             let mask = causal_mask(t, 0, DType::F32, device)?;
             let dropout = Some((DROPOUT, 1));
             let attention = TensorAttention { n_head: nh, mask, dropout, precision: Precision::F32, score_bytes };
@@ -94,7 +80,7 @@ fn of_attention(device: &Device) -> anyhow::Result<Check> {
 fn of_head(device: &Device) -> anyhow::Result<Check> {
     let (n, c, v) = (50, 16, 300);
     let head = |device: &Device, logit_bytes: usize| {
-        with_gradients(device, &[&[n, c], &[v, c]], &|x| {
+        of_shapes(device, &[&[n, c], &[v, c]], &|x| {
             let targets: Vec<u32> = (0..n as u32).map(|i| i * 7 % v as u32).collect();
             let targets = Tensor::from_vec(targets, n, device)?;
             Ok(head_loss(&x[0], &x[1], &targets, Precision::F32, logit_bytes)?)

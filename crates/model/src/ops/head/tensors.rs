@@ -1,7 +1,6 @@
 //! The head with its loss on candle tensors, in chunks of a batch's logits.
 
 use candle_core::{D, DType, Device, Tensor};
-
 use tinygpt_sampler::kernels::Kernels;
 
 use super::LogitCap;
@@ -43,8 +42,7 @@ pub(crate) fn capped_head_loss(
         return head_loss_by_kernels(kernels, (x, (w, rounded), cap), targets, precision, logit_bytes);
     }
     let (n, v, dtype) = (x.dim(0)?, w.dim(0)?, x.dtype());
-    let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
-    let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
+    let chunks = move || chunks(n, v, logit_bytes);
 
     let losses = {
         let (x, w) = (to_operand(x, precision)?, to_operand(w, precision)?);
@@ -79,6 +77,12 @@ pub(crate) fn capped_head_loss(
     Ok(losses)
 }
 
+/// The first row and the length of each chunk of `n` rows, whose logits of `v` tokens take at most `logit_bytes` in f32.
+fn chunks(n: usize, v: usize, logit_bytes: usize) -> impl Iterator<Item = (usize, usize)> {
+    let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
+    (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)))
+}
+
 /// [`capped_head_loss`] with the loss and the gradient of the logits by kernels.
 fn head_loss_by_kernels(
     kernels: Kernels,
@@ -88,8 +92,7 @@ fn head_loss_by_kernels(
     logit_bytes: usize,
 ) -> Result<Tensor> {
     let (n, v) = (x.dim(0)?, w.dim(0)?);
-    let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
-    let chunks = move || (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)));
+    let chunks = move || chunks(n, v, logit_bytes);
     // Values in bf16 have logits in bf16, as they have other products; operands that are rounded here have them in f32.
     let dtype = x.dtype();
     let operands = (to_operand(x, precision)?, to_operand(rounded.unwrap_or(w), precision)?);
