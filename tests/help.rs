@@ -25,6 +25,7 @@ fn help_lists_the_commands_and_where_to_start() {
                 start from
       plan      Propose a configuration for a time and a text: the size that is expected to end with the
                 least loss
+      sweep     Train every combination of some values, and compare
       help      Print this message or the help of the given subcommand(s)
 
     Options:

@@ -4,6 +4,7 @@ mod bench;
 mod plan;
 mod rules;
 mod sample;
+mod sweep;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
@@ -15,6 +16,7 @@ pub use self::{
     plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
+    sweep::SweepArgs,
 };
 use crate::device::DeviceChoice;
 
@@ -95,6 +97,11 @@ pub enum Command {
         after_help = "Example:\n  tinygpt plan --minutes 5 --data my.txt --write my.toml\n  tinygpt train --config my.toml\n\nTimes some updates of three sizes on this machine, and takes the expected loss from a law that was fitted to\nruns on tinyshakespeare by characters. For any other text it is an estimate."
     )]
     Plan(PlanArgs),
+    /// Train every combination of some values, and compare.
+    #[command(
+        after_help = "Examples:\n  tinygpt sweep --config tiny --set train.max_steps=300 --set train.lr=1e-3,3e-3,1e-2 --seeds 3\n  tinygpt sweep --config tiny --set model.n_layer=1,2,4 --set model.dropout=0,0.1 --jobs 2\n\nEach run is a run folder like any other, below --out, named by its values. Ctrl-C saves, and the same command goes\non; what has ended is not trained again, also when values are added. A run that diverges is a result."
+    )]
+    Sweep(SweepArgs),
 }
 
 /// Arguments of `train`.

@@ -78,6 +78,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),
         Command::Config(args) => commands::config::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::Sweep(args) => commands::sweep::run(&args),
     }
 }
 

@@ -177,6 +177,18 @@ pub enum TrainError {
         /// The corpus as configured.
         corpus: String,
     },
+    /// A sweep has a run of this name with another configuration.
+    #[error("{run} was trained with another configuration than this sweep asks for: give another --out")]
+    SweptOtherwise {
+        /// The run's folder.
+        run: PathBuf,
+    },
+    /// Two runs of a sweep would have one folder.
+    #[error("two runs of the sweep would both be called {run}: give values that differ in more than punctuation")]
+    SameRunTwice {
+        /// The name.
+        run: String,
+    },
     /// There is no run to continue or to generate from.
     #[error("there is no run {wanted} yet: train one with `tinygpt train --config tiny`")]
     NoRun {

@@ -11,4 +11,5 @@ pub mod info;
 pub mod plan;
 pub mod sample;
 pub mod selftest;
+pub mod sweep;
 pub mod train;

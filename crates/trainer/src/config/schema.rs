@@ -43,6 +43,12 @@ pub enum ConfigError {
     /// An override that is not `KEY=VALUE`.
     #[error("`--set {0}` is not KEY=VALUE; for example --set train.max_steps=100")]
     Override(String),
+    /// A sweep that would train the same run twice.
+    #[error("--set {what} is there twice: each value of a sweep once, a key with all its values in one --set")]
+    SweptTwice {
+        /// The key, or the key with its value.
+        what: String,
+    },
     /// What is wrong comes from an override, not from the text.
     #[error("--set {item}: {source}")]
     InOverride {

@@ -21,6 +21,7 @@ use crate::{
 };
 
 pub use last::{Best, LAST_FORMAT, Last, LoopState};
+pub(crate) use session::make_absolute;
 pub use session::{Notice, ResumeOptions, Run, StartOptions, check_memory};
 
 /// Where runs go, and where they are looked for.

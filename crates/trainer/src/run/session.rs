@@ -252,7 +252,7 @@ fn notices(dir: &RunDir, config: &RunConfig, state: &LoopState) -> Vec<Notice> {
 }
 
 /// The corpus is to be found again from any folder.
-fn make_absolute(config: &mut RunConfig) -> Result<()> {
+pub(crate) fn make_absolute(config: &mut RunConfig) -> Result<()> {
     let corpus = Path::new(&config.data.corpus);
     if config.data.corpus != BUILTIN_CORPUS && corpus.exists() {
         let absolute = std::path::absolute(corpus).map_err(TrainError::io("find", corpus))?;
