@@ -357,7 +357,7 @@ fn a_plot_is_a_png_where_its_name_says_so_and_no_other_name_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let plot = |name: &str| {
         let path = dir.path().join(name);
-        (sample("[[1, 2, 3]]", &["--plot", path.to_str().unwrap()]), path)
+        (sample(r#"{"rows": [[1, 2, 3]]}"#, &["--plot", path.to_str().unwrap()]), path)
     };
     let (output, path) = plot("plot.png");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -31,15 +31,15 @@ pub(super) const GRID: Ink = ink("grid", 0xE4_E7_EB, 0x2C_32_3A);
 const NEUTRAL: Ink = ink("neutral", 0x6B_72_80, 0x9A_A4_B0);
 const FAINT: Ink = ink("faint", 0xC4_CA_D1, 0x4A_52_5C);
 
-/// The colours of Okabe and Ito (<https://jfly.uni-koeln.de/color/>) but yellow, which cannot be seen on white; the light ones
-/// darker and the blue lighter where they would not stand out against the background.
+/// The hues of Okabe and Ito (<https://jfly.uni-koeln.de/color/>) but yellow, which cannot be seen on white; moved until all
+/// stand out against the background and the least distance between two, to anyone, was largest.
 const SERIES: [Ink; Color::COUNT] = [
-    ink("blue", 0x00_72_B2, 0x45_A5_E6),
-    ink("vermillion", 0xD5_5E_00, 0xEE_7B_2C),
-    ink("green", 0x00_8F_68, 0x1F_B8_8C),
-    ink("purple", 0xB8_5C_90, 0xD9_90_B7),
-    ink("orange", 0xB8_80_00, 0xF0_B4_29),
-    ink("sky", 0x3A_9B_D5, 0xA5_D8_F7),
+    ink("blue", 0x3C_36_ED, 0x6C_70_FF),
+    ink("vermillion", 0xA8_22_00, 0xE8_5D_33),
+    ink("green", 0x00_6F_52, 0x07_E3_8D),
+    ink("purple", 0xC0_77_B0, 0xD9_6C_9D),
+    ink("orange", 0xD9_7F_00, 0xFF_C3_2C),
+    ink("sky", 0x1A_98_FF, 0xAA_CD_FF),
     ink("black", 0x00_00_00, 0xFF_FF_FF),
 ];
 
@@ -217,7 +217,8 @@ mod tests {
                 let labs = SERIES.map(|ink| lab(times(*seen, linear(of(&ink)))));
                 for (a, b) in (0..SERIES.len()).flat_map(|b| (0..b).map(move |a| (a, b))) {
                     let distance = labs[a].iter().zip(labs[b]).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
-                    println!("{blindness} {} {} {distance:.1}", SERIES[a].name, SERIES[b].name);
+                    let names = (SERIES[a].name, SERIES[b].name);
+                    assert!(distance > 25.0, "{names:?}, blindness {blindness}: {distance:.1}");
                 }
             }
         }
