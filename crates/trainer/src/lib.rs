@@ -38,6 +38,7 @@ pub mod engine;
 mod error;
 pub mod evaluate;
 pub mod fetch;
+pub mod lab;
 pub mod memory;
 pub mod metrics;
 mod plot;
