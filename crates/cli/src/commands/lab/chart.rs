@@ -15,7 +15,10 @@ pub fn figure(reports: &[StrategyReport]) -> Figure {
     let diversity = Panel::new("diversity", Axis::categories("", names()), Axis::linear("share").range(0.0, 1.0))
         .mark(Mark::bars("distinct words", values(|report| report.distinct_1)))
         .mark(Mark::bars("distinct pairs of words", values(|report| report.distinct_2)))
-        .mark(Mark::bars("new 4-grams of a text", values(|report| report.repeated_4_grams.map(|share| 1.0 - share))));
+        .mark(Mark::bars(
+            "4-grams that are new to their text",
+            values(|report| report.repeated_4_grams.map(|share| 1.0 - share)),
+        ));
     let judged = reports.iter().any(|report| report.accepted.is_some());
     let (title, axis, y) = if judged {
         let axis = Axis::linear("stories accepted").range(0.0, 1.05);
@@ -24,8 +27,9 @@ pub fn figure(reports: &[StrategyReport]) -> Figure {
         let axis = Axis::log("perplexity under the model");
         ("diversity and perplexity", axis, values(|report| Some(report.perplexity)))
     };
-    let points = values(|report| report.distinct_2).into_iter().zip(y).collect();
-    let trade_off =
-        Panel::new(title, Axis::linear("distinct pairs of words"), axis).mark(Mark::points("", points).labels(names()));
-    Figure::new(vec![diversity, trade_off]).columns(1).panel_size(1100, 420)
+    // Points with colours and shapes of their own, named in the legend: beside them, the names of close ones would overlap.
+    let points = values(|report| report.distinct_2).into_iter().zip(y);
+    let trade_off = Panel::new(title, Axis::linear("distinct pairs of words").range(0.0, 1.0), axis)
+        .marks(names().zip(points).map(|(name, point)| Mark::points(name, vec![point])));
+    Figure::new(vec![diversity, trade_off]).columns(1).panel_size(1100, 440)
 }
