@@ -10,7 +10,8 @@ use tinygpt_model::{
 };
 
 use crate::{
-    config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError, train::CallbackError,
+    chart::ChartError, config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError,
+    train::CallbackError,
 };
 
 /// The result of a trainer operation.
@@ -202,6 +203,9 @@ pub enum TrainError {
     /// A file of a run cannot be read or written, or does not hold what it should.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The losses of a run could not be drawn.
+    #[error(transparent)]
+    Chart(#[from] ChartError),
     /// An error of candle.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -41,7 +41,6 @@ pub mod fetch;
 pub mod lab;
 pub mod memory;
 pub mod metrics;
-mod plot;
 pub mod run;
 pub mod scaling;
 pub mod schedule;
