@@ -176,7 +176,7 @@ fn what_cannot_be_compared_is_refused_before_any_work() {
         (&["--config", "both.toml"], "beam stands alone"),
         (&["--config", "range.toml"], "strategy `a`: min_p is 2"),
         (&["--config", "none.toml"], "`tinygpt lab --print-config` prints a file to start from"),
-        (&["--plot", "lab.pdf"], "--plot: lab.pdf: a plot is written as .svg or .png"),
+        (&["--plot", "lab.pdf"], "lab.pdf: a plot is written as .svg or .png"),
         (&["--print-config"], "--print-config"),
     ] {
         let error = failure(&mut lab(&place, args), 2);

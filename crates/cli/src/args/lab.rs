@@ -30,8 +30,8 @@ pub struct LabArgs {
     /// The seed of the draws.
     #[arg(long, value_name = "S", default_value_t = 1337)]
     pub seed: u64,
-    /// Write a chart as .svg or .png: bars of diversity, and diversity against acceptance or perplexity.
-    #[arg(long, value_name = "FILE")]
+    /// Write a chart: bars of diversity, and diversity against acceptance or perplexity.
+    #[arg(long, value_name = "FILE.svg|FILE.png", value_parser = super::plot_path())]
     pub plot: Option<PathBuf>,
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]

@@ -10,7 +10,6 @@ use serde::Serialize;
 use tinygpt_model::{Checkpoint, ContextPolicy, cpu::WeightFormat, open_language_model};
 use tinygpt_trainer::{
     RunDir,
-    chart::check_path,
     data::BUILTIN_CORPUS,
     lab::{DEFAULT_STRATEGIES, Lab, Prompt, Strategy, StrategyReport, TemperatureSchedule, parse_strategies},
     run::TRAIN_TOML,
@@ -50,9 +49,6 @@ pub fn run(args: &LabArgs) -> anyhow::Result<()> {
         return Ok(print_stdout(DEFAULT_STRATEGIES)?);
     }
     let strategies = strategies(args.config.as_deref())?;
-    if let Some(path) = &args.plot {
-        check_path(path).map_err(|e| Usage(format!("--plot: {e}")))?;
-    }
     let path = match &args.run {
         Some(path) => path.clone(),
         None => newest_run()?,
