@@ -2,8 +2,8 @@
 //!
 //! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
 //! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`run`] (starting, resuming,
-//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, and [`scaling`] says what a size is
-//! expected to reach.
+//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`scaling`] says what a size is
+//! expected to reach, and [`lab`] compares sampling strategies.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;

@@ -12,7 +12,7 @@ pub struct LabArgs {
     /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face [default: the newest run in runs/].
     #[arg(value_name = "RUN")]
     pub run: Option<PathBuf>,
-    /// The strategies: a TOML file of [[strategy]] tables [default: what --print-config prints].
+    /// The strategies, a TOML file [default: what --print-config prints].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print the strategies that are compared by default, as a file to start from, and do nothing else.

@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use candle_core::DType;
 use tinygpt_model::{
-    ContextPolicy, Device, Generation, TokenizerError, Windows,
+    ContextPolicy, Device, Generation, TensorDecoder, TokenizerError, Windows,
     checkpoint::open_decoder,
     cpu::WeightFormat,
     generate, init_params,
@@ -54,6 +55,11 @@ impl Small {
     fn decoder(&self) -> Box<dyn Decoder + '_> {
         let params: Vec<&[f32]> = self.params.iter().map(Vec::as_slice).collect();
         open_decoder(&self.config, &params, ContextPolicy::Slide, WeightFormat::F32, &Device::Cpu).unwrap()
+    }
+
+    /// The decoder of any device, here on the CPU: its logits are tensors.
+    fn tensor_decoder(&self) -> TensorDecoder {
+        TensorDecoder::new(&self.config, &self.params, ContextPolicy::Slide, DType::F32, &Device::Cpu).unwrap()
     }
 
     fn lab<'a>(&'a self, strategies: &'a [Strategy], prompts: &'a [Prompt], samples: usize) -> Lab<'a> {
@@ -115,6 +121,29 @@ fn every_completion_is_the_text_that_generate_gives_whatever_else_is_in_the_batc
     assert_eq!(order, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]);
     let alone = small.run(small.lab(&strategies[5..6], &prompts, 3));
     assert_eq!(alone[0], reports[5], "nothing depends on what else is compared");
+}
+
+#[test]
+fn logits_on_a_device_give_the_texts_that_generate_draws_there() {
+    let small = Small::chars(16);
+    let (strategies, prompts) = (strategies(), small.prompts(["ab"]));
+    let reports = small
+        .lab(&strategies, &prompts, 2)
+        .run(&mut small.tensor_decoder(), small.model().as_mut(), &mut |_, _| Ok(()))
+        .unwrap();
+    for (strategy, report) in strategies.iter().zip(&reports).filter(|(strategy, _)| strategy.beam.is_none()) {
+        let prompt = &prompts[0].tokens;
+        let mut sampler = strategy.sampler(5, prompt.len(), 12).unwrap();
+        let request = Generation { prompt, first_sequence: 0, rows: 2, max_new_tokens: 12 };
+        let mut texts = [Vec::new(), Vec::new()];
+        generate(&mut small.tensor_decoder(), &mut sampler, request, |row, token| {
+            texts[row].push(token);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let told: Vec<_> = report.completions.iter().map(|completion| completion.tokens.clone()).collect();
+        assert_eq!(told, texts, "{}", strategy.name);
+    }
 }
 
 #[test]
@@ -194,6 +223,10 @@ fn a_beam_of_all_texts_finds_the_most_probable_and_a_beam_of_one_is_greedy() {
     assert_eq!(texts[3], best);
     assert!(logprob(texts[3]) >= logprob(texts[2]) && logprob(texts[2]) >= logprob(texts[1]));
     assert!((reports[3].perplexity - (-logprob(&best) / 4.0).exp()).abs() < 1e-5);
+    // Beyond the context both see its last tokens.
+    let small = Small::chars(8);
+    let reports = small.run(small.lab(&strategies[..2], &prompts, 1));
+    assert_eq!(reports[0].completions[0].tokens, reports[1].completions[0].tokens);
 }
 
 #[test]
