@@ -17,6 +17,7 @@ mod eval;
 mod generate;
 mod golden;
 mod help;
+mod lab;
 mod plan;
 mod resume;
 mod sample;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod lab;
 mod plan;
 mod rules;
 mod sample;
@@ -17,6 +18,7 @@ use tinygpt_trainer::chart;
 
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
+    lab::LabArgs,
     plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
@@ -65,6 +67,11 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt eval\n  tinygpt eval runs/tiny-1 --data other.txt\n  tinygpt eval runs/tiny-1 --stride 1\n\nEvery token but the first is predicted once, from the tokens before it in a window of --context tokens. With\n--stride S each window counts its last S predictions, so that all see at least context - S tokens: the smaller\nS, the lower the loss and the longer it takes. Without it windows do not overlap, as in training's report."
     )]
     Eval(EvalArgs),
+    /// Compare sampling strategies side by side: diversity, loops, perplexity, acceptance.
+    #[command(
+        after_help = "Examples:\n  tinygpt lab\n  tinygpt lab runs/tiny-1 --prompt \"Once\" --samples 50 --plot lab.svg\n  tinygpt lab --print-config > lab.toml\n  tinygpt lab --config lab.toml --json\n\nCompletion i of a strategy is the text of tinygpt generate --first-sample i with the same seed and rules, which --json\nnames as flags. Beam search, of which greedy is the one of width 1, is here alone: it shows what the most probable\ntext is like."
+    )]
+    Lab(LabArgs),
     /// What a model is: its shape, its size, and what else opens it.
     #[command(
         after_help = "Examples:\n  tinygpt info runs/tiny-1\n  tinygpt info runs/tiny-1 --json\n\nA folder that opens in transformers is loaded there with\nAutoModelForCausalLM.from_pretrained(\"runs/tiny-1\"). Of one that opens here alone, the keys of [model] that stand in\nthe way are named."

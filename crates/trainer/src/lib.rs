@@ -1,9 +1,10 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
-//! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
-//! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`run`] (starting, resuming,
-//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`scaling`] says what a size is
-//! expected to reach, and [`sweep`] trains a grid of runs.
+//! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches), [`engine`]
+//! (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`run`]
+//! (starting, resuming, and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`scaling`]
+//! says what a size is expected to reach, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, and [`chart`]
+//! draws.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -38,6 +39,7 @@ pub mod engine;
 mod error;
 pub mod evaluate;
 pub mod fetch;
+pub mod lab;
 pub mod memory;
 pub mod metrics;
 pub mod run;

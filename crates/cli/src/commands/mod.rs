@@ -8,6 +8,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod info;
+pub mod lab;
 pub mod plan;
 pub mod sample;
 pub mod selftest;
