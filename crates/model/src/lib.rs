@@ -65,5 +65,5 @@ pub use generate::{Generation, generate};
 pub use network::network;
 pub use params::{init_params, param_specs};
 pub use plan::{Network, ParamSpec};
-pub use tensors::{Gpt, KvCache, TensorDecoder};
+pub use tensors::{Gpt, Inspection, KvCache, ParamSpread, Spread, TensorDecoder, ValueSpread};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -82,11 +82,22 @@ impl Tape {
     /// # Errors
     /// When an operation fails, of memory for one.
     pub fn backward(self, y: &Tensor, dy: Tensor) -> Result<Gradients> {
+        self.backward_seen_by(y, dy, |_, _| {})
+    }
+
+    /// [`Tape::backward`] that shows each result of an operation, by its id, with its whole gradient.
+    pub(crate) fn backward_seen_by(
+        self,
+        y: &Tensor,
+        dy: Tensor,
+        mut see: impl FnMut(TensorId, &Tensor),
+    ) -> Result<Gradients> {
         let mut grads = HashMap::from([(y.id(), dy)]);
         let Self { mut entries, tracked } = self;
         while let Some(Entry { name, inputs, output, adds, backward }) = entries.pop() {
             // A result that nothing reads has no gradient.
             let Some(dy) = grads.remove(&output) else { continue };
+            see(output, &dy);
             let before = if adds { grads.remove(&inputs[0]) } else { None };
             let found = backward(dy, before)?;
             debug_assert_eq!(found.len(), inputs.len(), "{name}");

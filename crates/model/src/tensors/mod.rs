@@ -2,6 +2,7 @@
 
 mod decoder;
 mod fused;
+mod inspect;
 mod kv_cache;
 mod pass;
 
@@ -15,6 +16,7 @@ use crate::{
 
 pub use decoder::TensorDecoder;
 pub(crate) use fused::{Fusion, InputNorm};
+pub use inspect::{Inspection, ParamSpread, Spread, ValueSpread};
 pub use kv_cache::KvCache;
 pub(crate) use pass::{CausalMask, Mode, Pass};
 

@@ -36,9 +36,9 @@ impl NetworkBuilder {
 
     /// Ends the network with logits `x w^T`, `(T, V)`, for a matrix `(V, C)`.
     pub fn head(self, x: Value, weight: ParamId) -> Network {
-        let Self { config, params, ops, cols } = self;
+        let Self { config, params, ops, param_ends, cols } = self;
         let cap = (config.logit_cap > 0.0).then_some(LogitCap(config.logit_cap));
-        Network { config, params, ops, head: Head { x, weight, cap }, cols }
+        Network { config, params, ops, param_ends, head: Head { x, weight, cap }, cols }
     }
 }
 
