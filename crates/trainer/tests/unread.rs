@@ -8,7 +8,7 @@ use std::{
 
 use crate::common::{Prepared, assert_same_weights, prepare};
 use candle_core::{Device, Tensor};
-use tinygpt_model::{GptConfig, Precision};
+use tinygpt_model::{ContextPolicy, Decoder, GptConfig, Precision};
 use tinygpt_trainer::{
     Result, RunDir, TrainError,
     engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, Evaluator, TensorEngine},
@@ -49,6 +49,10 @@ impl Engine for Poisoned {
         let norm = self.engine.optimizer_step(lr, clip)?;
         self.updates += 1;
         Ok(if self.norm == Some(self.updates) { not_a_number() } else { norm })
+    }
+
+    fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>> {
+        self.engine.decoder(window)
     }
 
     fn state_dict(&self) -> Result<EngineState> {

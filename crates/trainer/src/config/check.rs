@@ -117,6 +117,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         ("train.max_steps", train.max_steps),
         ("train.eval_every", train.eval_every),
         ("train.log_every", train.log_every),
+        ("train.sample_tokens", train.sample_tokens as u64),
     ] {
         if value == 0 {
             return refuse(key, &value, "must be at least 1");
@@ -128,6 +129,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         ("train.batch_size", train.batch_size),
         ("train.grad_accum", train.grad_accum),
         ("train.eval_batches", train.eval_batches),
+        ("train.sample_tokens", train.sample_tokens),
         ("data.vocab_size", data.vocab_size),
     ] {
         if value > MOST {

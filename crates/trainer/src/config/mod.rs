@@ -120,6 +120,12 @@ pub struct TrainConfig {
     pub muon_momentum: f64,
     /// Muon's Newton-Schulz iterations, at most 5.
     pub muon_steps: usize,
+    /// Updates between samples, which go to `samples.jsonl`; 0 is never.
+    pub sample_every: u64,
+    /// The tokens of a sample after its prompt.
+    pub sample_tokens: usize,
+    /// The text that samples continue; an empty one is the start token.
+    pub sample_prompt: String,
 }
 
 /// Defaults of `tinygpt generate` for a run, kept in its `generation_config.json`.
@@ -190,6 +196,9 @@ impl Default for TrainConfig {
             decay_fraction: 0.8,
             muon_momentum: 0.9,
             muon_steps: 3,
+            sample_every: 0,
+            sample_tokens: 100,
+            sample_prompt: String::new(),
         }
     }
 }

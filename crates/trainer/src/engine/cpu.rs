@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tinygpt_model::{
-    Dropout, GptConfig, ParamSpec,
-    cpu::{BatchRef, CpuGpt, CpuPrecision, RowDropout},
+    ContextPolicy, Decoder, Dropout, GptConfig, ParamSpec,
+    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
     dropout::MaskSource,
 };
 use tinygpt_sampler::simd::SimdLevel;
@@ -140,6 +140,11 @@ impl Engine for CpuEngine {
         });
         done?;
         Ok(DeferredScalar::Known(norm))
+    }
+
+    fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>> {
+        let params: Vec<&[f32]> = self.gpt.layout().ranges.iter().map(|at| &self.gpt.params()[at.clone()]).collect();
+        Ok(Box::new(CpuDecoder::new(self.gpt.config(), &params, window, WeightFormat::F32)?))
     }
 
     fn state_dict(&self) -> Result<EngineState> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use tinygpt_model::{
-    GptConfig, ParamSpec, Precision,
+    ContextPolicy, Decoder, GptConfig, ParamSpec, Precision,
     cpu::{CpuGpt, CpuPrecision},
 };
 
@@ -130,6 +130,12 @@ pub trait Engine: Evaluator {
     /// # Errors
     /// When the device fails.
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar>;
+
+    /// A decoder of the weights as they are now, in f32 and on the engine's device. They are lent to it, not copied.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>>;
 
     /// Copies parameters and optimizer state, in parameter order.
     ///

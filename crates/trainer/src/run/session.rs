@@ -174,6 +174,7 @@ impl Run {
         let tokenizer = dir.model().read_tokenizer()?;
         let data =
             Dataset::load_same(&config.data, config.seed, Some(tokenizer), &cache_dir, Some(&state.source_hash))?;
+        check_data(&config, &data)?;
         let engine = open_engine(&gpt, &config, &dir.last().read_engine(&gpt, &state)?, &device)?;
         let notices = notices(&dir, &config, &state);
         if config != dir.read_config(&[])? {

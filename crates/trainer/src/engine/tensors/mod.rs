@@ -17,7 +17,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use tinygpt_model::{
-    Dropout, Gpt, GptConfig, ParamSpec, Precision,
+    ContextPolicy, Decoder, Dropout, Gpt, GptConfig, ParamSpec, Precision, TensorDecoder,
     ops::{Tape, Tokens, count_launch},
     param_specs, params,
     plan::Role,
@@ -319,6 +319,10 @@ impl Engine for TensorEngine {
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
         let norm = self.apply_step(lr, clip);
         norm.map_err(|error| error.on(self.model.gpt.device(), TRAIN_IN_LESS_MEMORY))
+    }
+
+    fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>> {
+        Ok(Box::new(TensorDecoder::over(self.model.gpt.config(), self.model.gpt.params(), window)?))
     }
 
     fn state_dict(&self) -> Result<EngineState> {
