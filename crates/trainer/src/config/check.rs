@@ -7,7 +7,7 @@ use tinygpt_model::{
 use toml::{Table, Value};
 
 use super::{
-    CONFIG_FORMAT, RunConfig, TokenizerKind,
+    CONFIG_FORMAT, PriorKind, RunConfig, TokenizerKind,
     schema::{ConfigError, fields},
 };
 
@@ -39,6 +39,7 @@ fn check_choice(key: &str, text: &str) -> Result<(), ConfigError> {
         "train.precision" => &["f32", "tf32", "bf16", "f16"],
         "train.optimizer" => &["adamw", "muon"],
         "train.schedule" => &["cosine", "linear", "wsd"],
+        "train.prior" => &["none", "l2", "l1"],
         _ => MODEL_KEYS.iter().find(|model| model.key == key).map_or(&[], |model| model.choices),
     };
     if choices.is_empty() {
@@ -184,6 +185,13 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
             train.muon_momentum,
             (0.0..1.0).contains(&train.muon_momentum),
             "must be at least 0 and below 1",
+        ),
+        ("train.prior_weight", train.prior_weight, at_least_0(train.prior_weight), "must be at least 0"),
+        (
+            "train.prior_weight",
+            train.prior_weight,
+            (train.prior == PriorKind::None) == (train.prior_weight == 0.0),
+            "must be larger than 0 with a train.prior, and 0 with \"none\"",
         ),
         ("train.clip", train.clip, at_least_0(train.clip), "must be at least 0 (0 is off)"),
         ("generate.temperature", generate.temperature, at_least_0(generate.temperature), "must be at least 0"),

@@ -10,7 +10,8 @@ use tinygpt_model::{
 use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
-    Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, adamw, missing_gradient,
+    Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Objective, Optimizer, Prior, StateSlot, adamw,
+    missing_gradient,
     optimizer::{check_slots, slot_values},
     tensors::CPU_SHARDS,
 };
@@ -22,6 +23,7 @@ pub struct CpuEngine {
     gpt: CpuGpt,
     level: SimdLevel,
     optimizer: Arc<dyn Optimizer>,
+    prior: Prior,
     seed: u64,
     /// The optimizer's state, flat, with the layout of the parameters.
     slots: Vec<Vec<f32>>,
@@ -56,6 +58,7 @@ impl CpuEngine {
             gpt,
             level: SimdLevel::detect(),
             optimizer,
+            prior: Prior::default(),
             seed,
             updates: state.updates,
             batches: 0,
@@ -106,6 +109,11 @@ impl Evaluator for CpuEngine {
 }
 
 impl Engine for CpuEngine {
+    fn set_objective(&mut self, objective: &Objective) -> Result<()> {
+        self.prior = objective.prior;
+        Ok(())
+    }
+
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
         let (p, seed) = (self.gpt.config().dropout, self.seed);
         // The tensor engine draws masks for each shard of a batch; these are the same.
@@ -127,9 +135,13 @@ impl Engine for CpuEngine {
     }
 
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
-        let mean = 1.0 / self.batches.max(1) as f64;
+        let (batches, prior) = (self.batches.max(1), self.prior);
+        let mean = 1.0 / batches as f64;
         self.batches = 0;
         self.updates += 1;
+        if !prior.is_none() {
+            self.gpt.add_to_grads(|layout, params, grads| prior.add_to(layout, params, grads, batches));
+        }
         let Self { gpt, level, optimizer, slots, updates, .. } = self;
         let norm = adamw::norm(*level, gpt.grads()) * mean;
         let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
@@ -160,7 +172,8 @@ impl Engine for CpuEngine {
 
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
         let (config, optimizer) = (self.gpt.config().clone(), Arc::clone(&self.optimizer));
-        *self = Self::new(&config, self.gpt.precision(), optimizer, self.seed, state)?;
+        let loaded = Self::new(&config, self.gpt.precision(), optimizer, self.seed, state)?;
+        *self = Self { prior: self.prior, ..loaded };
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ mod deferred;
 mod groups;
 mod lanes;
 mod muon;
+mod objective;
 mod optimizer;
 mod tensors;
 
@@ -21,6 +22,7 @@ pub use cpu::CpuEngine;
 pub use deferred::DeferredScalar;
 pub use groups::{ParameterGroup, RateFactors};
 pub use muon::Muon;
+pub use objective::{Objective, Prior};
 pub use optimizer::{CpuUpdate, Optimizer, StateSlot, TensorStep, TensorUpdate};
 pub use tensors::{TensorEngine, TensorEvaluator};
 
@@ -113,6 +115,12 @@ pub trait Evaluator {
 /// A model in training: it owns the parameters, their gradients and the optimizer's state. The training loop uses it only
 /// through this interface.
 pub trait Engine: Evaluator {
+    /// Sets what is minimised beside the cross-entropy; nothing until then. It stays when a state is loaded.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn set_objective(&mut self, objective: &Objective) -> Result<()>;
+
     /// Computes the mean cross-entropy of a batch, in nats per token, and adds its gradients to those of earlier batches
     /// since the last optimizer step. `micro_step` is the number of the batch in the run, which selects the dropout masks.
     ///

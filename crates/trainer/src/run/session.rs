@@ -14,7 +14,7 @@ use crate::{
     Dataset, Result, TrainError,
     config::RunConfig,
     data::BUILTIN_CORPUS,
-    engine::{self, Engine, EngineState},
+    engine::{self, Engine, EngineState, Objective},
     memory,
     token_cache::default_cache_dir,
     train::{METRICS_FILE, OnEvent, Outcome, Trainer, check_data},
@@ -231,7 +231,9 @@ impl Run {
 }
 
 fn open_engine(gpt: &GptConfig, config: &RunConfig, state: &EngineState, device: &Device) -> Result<Box<dyn Engine>> {
-    engine::open(gpt, config.train.precision, &config.train, config.seed, state, device)
+    let mut engine = engine::open(gpt, config.train.precision, &config.train, config.seed, state, device)?;
+    engine.set_objective(&Objective { prior: (&config.train).into() })?;
+    Ok(engine)
 }
 
 /// Everything of a run's folder that is known before it is trained.

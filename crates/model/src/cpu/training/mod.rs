@@ -142,6 +142,12 @@ impl CpuGpt {
         self.weights.pack(self.level);
     }
 
+    /// Runs `add(layout, params, grads)`, which adds to the accumulated gradients.
+    pub fn add_to_grads(&mut self, add: impl FnOnce(&ParamLayout, &[f32], &mut [f32])) {
+        self.make_grads();
+        add(&self.weights.layout, &self.weights.flat, &mut self.grads);
+    }
+
     /// Allocates the gradients, zeros, if there are none.
     fn make_grads(&mut self) {
         if self.grads.is_empty() {

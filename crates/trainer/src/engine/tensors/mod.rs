@@ -25,7 +25,7 @@ use tinygpt_model::{
 use tinygpt_sampler::kernels::Kernels;
 
 use super::{
-    Batch, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, missing_gradient,
+    Batch, DeferredScalar, Engine, EngineState, Evaluator, Objective, Optimizer, Prior, StateSlot, missing_gradient,
     optimizer::{check_slots, slot_values},
 };
 use crate::{Result, TrainError};
@@ -54,6 +54,7 @@ pub struct TensorEngine {
     model: TensorEvaluator,
     flat: FlatParams,
     optimizer: DeviceOptimizer,
+    prior: Prior,
     /// The sums of the gradients of `batches` batches, in parameter order; none before the first.
     grads: Vec<Tensor>,
     batches: usize,
@@ -99,6 +100,7 @@ impl TensorEngine {
         Ok(Self {
             model: TensorEvaluator { gpt: Gpt::new(config, &detached)?.with_precision(precision) },
             optimizer: DeviceOptimizer::new(rule, slots, state.updates, scaling, device)?,
+            prior: Prior::default(),
             precision,
             seed,
             vars,
@@ -162,9 +164,13 @@ impl TensorEngine {
     /// Subtracts a step of the optimizer from the parameters, and returns the norm of the gradients.
     fn apply_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
         let _products = ProductsOfF32::of(self.precision);
-        let mean = 1.0 / self.batches.max(1) as f64;
+        let batches = self.batches.max(1);
+        let mean = 1.0 / batches as f64;
         self.batches = 0;
-        let grads = std::mem::take(&mut self.grads);
+        let mut grads = std::mem::take(&mut self.grads);
+        if !self.prior.is_none() {
+            self.add_prior(&mut grads, batches)?;
+        }
         let device = self.model.gpt.device();
         if let Some(rule) = self.optimizer.rule.as_adamw()
             && self.precision != Precision::F16
@@ -204,6 +210,18 @@ impl TensorEngine {
             count_launch(var.set(&param).map(|()| param))?; // a copy
         }
         Ok(DeferredScalar::OnDevice(norm))
+    }
+
+    /// Adds the gradient of the prior to the sums of the gradients of so many batches.
+    fn add_prior(&self, grads: &mut [Tensor], batches: usize) -> Result<()> {
+        for ((spec, param), grad) in self.flat.specs.iter().zip(self.model.gpt.params()).zip(grads) {
+            if spec.decays()
+                && let Some(of_prior) = self.prior.gradient(param, batches)?
+            {
+                *grad = count_launch(&*grad + self.optimizer.scaled(of_prior)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds gradients to those since the last optimizer step.
@@ -311,6 +329,11 @@ impl Evaluator for TensorEngine {
 }
 
 impl Engine for TensorEngine {
+    fn set_objective(&mut self, objective: &Objective) -> Result<()> {
+        self.prior = objective.prior;
+        Ok(())
+    }
+
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
         let loss = self.add_batch(batch, micro_step);
         loss.map_err(|error| error.on(self.model.gpt.device(), TRAIN_IN_LESS_MEMORY))
@@ -341,7 +364,8 @@ impl Engine for TensorEngine {
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
         let (config, device) = (self.model.gpt.config().clone(), self.model.gpt.device().clone());
         let rule = Arc::clone(&self.optimizer.rule);
-        *self = Self::new(&config, self.precision, rule, self.seed, state, &device)?;
+        let loaded = Self::new(&config, self.precision, rule, self.seed, state, &device)?;
+        *self = Self { prior: self.prior, ..loaded };
         Ok(())
     }
 }
