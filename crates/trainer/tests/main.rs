@@ -18,4 +18,5 @@ mod optimizers;
 mod reference;
 mod run;
 mod samples;
+mod sliding;
 mod unread;
