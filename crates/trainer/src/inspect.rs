@@ -16,11 +16,11 @@ use crate::{Dataset, Result, config::RunConfig, engine, run::check_memory, train
 pub fn inspect(config: RunConfig, cache_dir: &Path, device: &Device) -> Result<(GptConfig, Inspection)> {
     let config = config.resolved()?;
     engine::check_precision(config.train.precision, device)?;
-    check_memory(&config, 1, device)?;
+    check_memory(&config, 1, None, device)?;
     let data = Dataset::load(&config.data, config.seed, None, cache_dir)?;
     check_data(&config, &data)?;
     let gpt = config.gpt(data.tokenizer.vocab_size());
-    check_memory(&config, gpt.vocab_size, device)?;
+    check_memory(&config, gpt.vocab_size, None, device)?;
     let batch = data.train.random_batch(config.train.batch_size, gpt.block_size, config.seed, 0)?;
     let weights = params::to_tensors(&gpt, &init_params(&gpt, config.seed), DType::F32, device)?;
     let model = Gpt::new(&gpt, &weights)?.with_precision(config.train.precision);

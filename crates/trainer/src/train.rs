@@ -105,6 +105,7 @@ impl LoopState {
             last_evaluation: None,
             seconds: 0.0,
             source_hash,
+            reference_hash: None,
         }
     }
 

@@ -288,6 +288,23 @@ impl GptConfig {
         }
     }
 
+    /// Checks that a model of this shape can be kept near one of the shape of `reference`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`], when that has another vocabulary or a shorter context.
+    pub fn check_reference(&self, reference: &Self) -> Result<()> {
+        let refused = |field, value: usize, reason| Err(ModelError::Config { field, value: value.to_string(), reason });
+        if self.vocab_size != reference.vocab_size {
+            let reason = format!("must be that of the reference, {}", reference.vocab_size);
+            return refused("vocab_size", self.vocab_size, reason);
+        }
+        if self.block_size > reference.block_size {
+            let reason = format!("must be at most that of the reference, {}", reference.block_size);
+            return refused("block_size", self.block_size, reason);
+        }
+        Ok(())
+    }
+
     /// Checks every field.
     ///
     /// # Errors

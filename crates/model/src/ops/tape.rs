@@ -202,6 +202,13 @@ pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     Ok(sum)
 }
 
+/// `x + factor y`, for two tensors of one shape, recorded.
+pub(crate) fn add_scaled(x: &Tensor, y: &Tensor, factor: f64) -> Result<Tensor> {
+    let sum = count_launch(x + count_launch(y.affine(factor, 0.0))?)?;
+    record("add scaled", [x, y], &sum, move |dy| Ok([dy.clone(), count_launch(dy.affine(factor, 0.0))?]));
+    Ok(sum)
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;

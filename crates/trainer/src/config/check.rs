@@ -193,6 +193,13 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
             (train.prior == PriorKind::None) == (train.prior_weight == 0.0),
             "must be larger than 0 with a train.prior, and 0 with \"none\"",
         ),
+        ("train.kl_weight", train.kl_weight, at_least_0(train.kl_weight), "must be at least 0"),
+        (
+            "train.kl_weight",
+            train.kl_weight,
+            train.kl_weight == 0.0 || !train.reference.is_empty(),
+            "needs a train.reference to stay near",
+        ),
         ("train.clip", train.clip, at_least_0(train.clip), "must be at least 0 (0 is off)"),
         ("generate.temperature", generate.temperature, at_least_0(generate.temperature), "must be at least 0"),
         ("generate.top_p", generate.top_p, (0.0..=1.0).contains(&generate.top_p), "must lie in [0, 1]"),

@@ -124,6 +124,10 @@ pub struct TrainConfig {
     pub prior: PriorKind,
     /// The weight of the prior in the loss.
     pub prior_weight: f64,
+    /// A run, or another model folder, that training keeps the model near; an empty one is none.
+    pub reference: String,
+    /// The weight of the divergence from the reference in the loss.
+    pub kl_weight: f64,
     /// Updates between samples, which go to `samples.jsonl`; 0 is never.
     pub sample_every: u64,
     /// The tokens of a sample after its prompt.
@@ -202,6 +206,8 @@ impl Default for TrainConfig {
             muon_steps: 3,
             prior: PriorKind::default(),
             prior_weight: 0.0,
+            reference: String::new(),
+            kl_weight: 0.0,
             sample_every: 0,
             sample_tokens: 100,
             sample_prompt: String::new(),

@@ -101,6 +101,8 @@ fn a_value_out_of_range_is_refused_and_its_key_named() {
         ("[train]\nprior_weight = -1", "train.prior_weight"),
         ("[train]\nprior_weight = 0.1", "train.prior_weight"),
         ("[train]\nprior = \"l2\"", "train.prior_weight"),
+        ("[train]\nkl_weight = -1\nreference = \"a\"", "train.kl_weight"),
+        ("[train]\nkl_weight = 0.5", "train.kl_weight"),
         ("[train]\nsample_tokens = 0", "train.sample_tokens"),
         ("[generate]\ntop_p = 1.5", "generate.top_p"),
         ("[generate]\ntemperature = -1", "generate.temperature"),

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use tinygpt_model::{
     ContextPolicy, Decoder, Dropout, GptConfig, ParamSpec,
-    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
+    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, CpuReference, RowDropout, WeightFormat},
     dropout::MaskSource,
 };
 use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
-    Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Objective, Optimizer, Prior, StateSlot, adamw,
-    missing_gradient,
+    Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Objective, Optimizer, Prior, Reference,
+    StateSlot, adamw, missing_gradient,
     optimizer::{check_slots, slot_values},
     tensors::CPU_SHARDS,
 };
@@ -110,6 +110,11 @@ impl Evaluator for CpuEngine {
 
 impl Engine for CpuEngine {
     fn set_objective(&mut self, objective: &Objective) -> Result<()> {
+        let precision = self.gpt.precision();
+        let reference = |of: &Reference| -> Result<CpuReference> {
+            Ok(CpuReference { gpt: CpuGpt::new(&of.config, precision, &of.params)?, weight: of.weight as f32 })
+        };
+        self.gpt.stay_near(objective.reference.as_ref().map(reference).transpose()?)?;
         self.prior = objective.prior;
         Ok(())
     }
@@ -172,7 +177,8 @@ impl Engine for CpuEngine {
 
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
         let (config, optimizer) = (self.gpt.config().clone(), Arc::clone(&self.optimizer));
-        let loaded = Self::new(&config, self.gpt.precision(), optimizer, self.seed, state)?;
+        let mut loaded = Self::new(&config, self.gpt.precision(), optimizer, self.seed, state)?;
+        loaded.gpt.stay_near(self.gpt.stay_near(None)?)?;
         *self = Self { prior: self.prior, ..loaded };
         Ok(())
     }

@@ -22,7 +22,7 @@ pub use cpu::CpuEngine;
 pub use deferred::DeferredScalar;
 pub use groups::{ParameterGroup, RateFactors};
 pub use muon::Muon;
-pub use objective::{Objective, Prior};
+pub use objective::{Objective, Prior, Reference};
 pub use optimizer::{CpuUpdate, Optimizer, StateSlot, TensorStep, TensorUpdate};
 pub use tensors::{TensorEngine, TensorEvaluator};
 
@@ -118,7 +118,7 @@ pub trait Engine: Evaluator {
     /// Sets what is minimised beside the cross-entropy; nothing until then. It stays when a state is loaded.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the reference does not match the model or its parameters, or the device fails; nothing changes then.
     fn set_objective(&mut self, objective: &Objective) -> Result<()>;
 
     /// Computes the mean cross-entropy of a batch, in nats per token, and adds its gradients to those of earlier batches

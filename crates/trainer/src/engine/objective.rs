@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 use rayon::prelude::*;
-use tinygpt_model::{cpu::ParamLayout, ops::count_launch};
+use tinygpt_model::{GptConfig, cpu::ParamLayout, ops::count_launch};
 
 use crate::config::{PriorKind, TrainConfig};
 
@@ -12,6 +12,26 @@ use crate::config::{PriorKind, TrainConfig};
 pub struct Objective {
     /// The prior of the parameters.
     pub prior: Prior,
+    /// A model to stay near.
+    pub reference: Option<Reference>,
+}
+
+/// A model that training keeps another near: the loss gets `weight` times `KL(reference || model)`, the mean over positions of
+/// the divergences of their next-token distributions.
+///
+/// Of the two directions it is the one whose mean is over the reference, as that of the cross-entropy is over the text: what
+/// the reference holds probable must stay probable, and the gradient of the logits, `weight (model - reference)`, is that of
+/// learning from the reference's distributions beside the text's tokens (Hinton et al., 2015, "Distilling the Knowledge in a
+/// Neural Network"; Li and Hoiem, 2016, "Learning without Forgetting"). The other direction lets the model drop what the
+/// reference knows, and belongs where contexts are drawn from the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    /// Its shape: the vocabulary of the model, and a context at least as long.
+    pub config: GptConfig,
+    /// Its parameters, in parameter order.
+    pub params: Vec<Vec<f32>>,
+    /// The weight of the divergence in the loss.
+    pub weight: f64,
 }
 
 /// A prior of the parameters that weight decay covers: the negative logarithm of their density is added to the loss, but for a

@@ -3,6 +3,7 @@
 //! needed to go on).
 
 mod last;
+mod reference;
 mod session;
 
 use std::{
