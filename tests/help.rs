@@ -63,6 +63,8 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
           --resume           Go on with the run in --out (or the newest of the configuration's name, or
                              the newest of all)
           --overwrite        Replace the run in --out
+          --inspect          Train nothing and write no run: print how activations, weights and their
+                             gradients are spread at the start, by layer
           --json             Print the result as one JSON object
           --threads <N>      Threads to use [default: all cores]. The results do not depend on it
       -h, --help             Print help
@@ -72,6 +74,7 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
       tinygpt train --config tiny
       tinygpt train --config tiny --data my.txt --set train.max_steps=500
       tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000
+      tinygpt train --config tiny --set model.init=he --inspect
     "##);
 }
 

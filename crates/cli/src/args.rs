@@ -54,7 +54,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a model and write a run folder.
     #[command(
-        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000"
+        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect"
     )]
     Train(TrainArgs),
     /// Generate text from a trained model.
@@ -147,6 +147,9 @@ pub struct TrainArgs {
     /// Replace the run in --out.
     #[arg(long, requires = "out")]
     pub overwrite: bool,
+    /// Train nothing and write no run: print how activations, weights and their gradients are spread at the start, by layer.
+    #[arg(long, conflicts_with_all = ["resume", "out"])]
+    pub inspect: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

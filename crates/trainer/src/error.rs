@@ -84,6 +84,14 @@ pub enum TrainError {
         /// The device's error.
         reason: String,
     },
+    /// A model that cannot be stayed near.
+    #[error("train.reference = {path}: {reason}")]
+    Reference {
+        /// Its folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A run that the machine has no memory for.
     #[error(
         "training needs at least {} of memory, and {} is there: {} for {what}; lower {keys}",
