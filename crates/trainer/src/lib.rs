@@ -2,8 +2,8 @@
 //!
 //! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
 //! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`run`] (starting, resuming,
-//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, and [`scaling`] says what a size is
-//! expected to reach.
+//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`ngram`] trains what a network is
+//! compared with, and [`scaling`] says what a size is expected to reach.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -39,6 +39,7 @@ pub mod evaluate;
 pub mod fetch;
 pub mod memory;
 pub mod metrics;
+pub mod ngram;
 mod plot;
 pub mod run;
 pub mod scaling;
