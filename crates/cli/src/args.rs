@@ -50,6 +50,9 @@ pub enum Command {
     )]
     Generate(GenerateArgs),
     /// The loss of a trained model on held-out text, or on any text.
+    #[command(
+        after_help = "Examples:\n  tinygpt eval\n  tinygpt eval runs/tiny-1 --data other.txt\n  tinygpt eval runs/tiny-1 --stride 1\n\nEvery token but the first is predicted once, from the tokens before it in a window of --context tokens. With\n--stride S each window counts its last S predictions, so that all see at least context - S tokens: the smaller\nS, the lower the loss and the longer it takes. Without it windows do not overlap, as in training's report."
+    )]
     Eval(EvalArgs),
     /// What a model is: its shape, its size, and what else opens it.
     #[command(
@@ -217,12 +220,18 @@ impl From<WindowArg> for ContextPolicy {
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// The run folder.
+    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face [default: the newest run in runs/].
     #[arg(value_name = "RUN")]
-    pub run: PathBuf,
+    pub run: Option<PathBuf>,
     /// Evaluate on this text instead of the run's validation split: a UTF-8 file, a folder or a glob.
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
+    /// The tokens of a window: the most that a prediction sees [default: the model's block_size].
+    #[arg(long, value_name = "C")]
+    pub context: Option<usize>,
+    /// How far a window lies behind the one before; every token is counted once [default: the context].
+    #[arg(long, value_name = "S")]
+    pub stride: Option<usize>,
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,

@@ -13,8 +13,10 @@ mod args;
 mod commands;
 mod config_file;
 mod device;
+mod measured;
 mod output;
 mod progress;
+mod progress_bar;
 mod signals;
 mod threads;
 

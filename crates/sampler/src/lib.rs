@@ -32,6 +32,7 @@
 //! | the fast path on a GPU | `device/mod.rs` ([`DeviceSampler`]), then `device/program.rs`: tensor operations alone |
 //! | the same by CUDA kernels | `device/fused.rs`, then `kernels/sample.cu` |
 //! | what a draw is made from | `distribution.rs` ([`Distribution`]) |
+//! | entropy, cross-entropy, divergences | `information.rs` ([`entropy()`], [`kl_divergence`]) |
 //! | draws from weights, as `torch.multinomial` | `multinomial/` ([`multinomial()`]) |
 //! | draws by noise, and Gumbel-softmax | `gumbel.rs` ([`gumbel_max`], [`gumbel_top_k`], [`gumbel_softmax`]) |
 //! | what can go wrong | `error.rs` ([`SamplingError`], [`TensorSamplingError`]), [`MultinomialError`] |
@@ -56,6 +57,7 @@ mod distribution;
 mod error;
 mod gumbel;
 mod host;
+mod information;
 #[doc(hidden)]
 pub mod kernels;
 mod multinomial;
@@ -72,12 +74,13 @@ pub mod test_rows;
 #[doc(hidden)]
 pub use device::DeviceCost;
 pub use device::{DeviceRow, DeviceSampler};
-pub use distribution::{Distribution, entropy};
+pub use distribution::Distribution;
 pub use error::{SamplingError, TensorSamplingError};
 pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
 #[doc(hidden)]
 pub use host::one_read;
 pub use host::{Row, Sampler};
+pub use information::{cross_entropy, entropy, jensen_shannon, kl_divergence};
 pub use multinomial::{MultinomialError, MultinomialOptions, multinomial, multinomial_row};
 pub use params::SamplingParams;
 pub use rng::{RngDomain, box_muller, philox_at, philox4x32_10, philox4x32_10_batch, uniform, unit_f64};

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::Path, sync::Arc};
 
-use tinygpt_model::Tokenizer;
+use tinygpt_model::{Tokenizer, tokenizer::TokenizerFamily};
 use tinygpt_sampler::{RngDomain, philox_at};
 
 use crate::{
@@ -251,16 +251,39 @@ impl Split {
     /// When a token is not one of the tokenizer's.
     pub fn predicted_bytes(&self, tokenizer: &Tokenizer) -> Result<u64> {
         let mut bytes = 0;
+        self.each_predicted(|id| {
+            bytes += tokenizer.token_bytes(id)? as u64;
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// The number of characters of the text of all tokens but the first. A part of a character at either end is one.
+    ///
+    /// # Errors
+    /// When a token is not one of the tokenizer's.
+    pub fn predicted_chars(&self, tokenizer: &Tokenizer) -> Result<u64> {
+        if tokenizer.kind() == TokenizerFamily::Char {
+            return Ok(self.len.saturating_sub(1) as u64);
+        }
+        let (mut chars, mut text) = (0, tokenizer.text_stream());
+        self.each_predicted(|id| {
+            chars += text.push(id)?.chars().count() as u64;
+            Ok(())
+        })?;
+        Ok(chars + text.finish()?.chars().count() as u64)
+    }
+
+    /// Calls `f` with all tokens but the first, in order.
+    fn each_predicted(&self, mut f: impl FnMut(u32) -> Result<()>) -> Result<()> {
         let mut chunk = vec![0; 1 << 16];
         let mut at = 1;
         while at < self.len {
             let n = chunk.len().min(self.len - at);
             self.read(at, &mut chunk[..n])?;
-            for &id in &chunk[..n] {
-                bytes += tokenizer.token_bytes(id)? as u64;
-            }
+            chunk[..n].iter().try_for_each(|&id| f(id))?;
             at += n;
         }
-        Ok(bytes)
+        Ok(())
     }
 }

@@ -57,6 +57,19 @@ pub enum TrainError {
         /// How many it needs.
         needed: usize,
     },
+    /// Windows that count a token twice or never, or that the model has no positions for.
+    #[error(
+        "a context of {context} tokens every {stride}: the context must be from 1 to {block_size}, the model's block_size, and \
+         the stride from 1 to the context"
+    )]
+    Sliding {
+        /// The tokens of a window.
+        context: usize,
+        /// How far a window lies behind the one before.
+        stride: usize,
+        /// The most tokens that the model sees.
+        block_size: usize,
+    },
     /// There is nothing to learn from one distinct token.
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]
     NothingToPredict(usize),

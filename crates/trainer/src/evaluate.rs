@@ -1,6 +1,9 @@
 //! The loss on held-out text.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    f64::consts::LN_2,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tinygpt_model::Tokenizer;
 
@@ -94,8 +97,12 @@ pub struct Report {
     pub loss: f64,
     /// `exp(loss)`.
     pub perplexity: f64,
+    /// The loss in bits a token.
+    pub bits_per_token: f64,
     /// The loss in bits per byte of UTF-8 text; comparable between tokenizers.
     pub bits_per_byte: f64,
+    /// The loss in bits per character; comparable between tokenizers.
+    pub bits_per_char: f64,
     /// Tokens predicted.
     pub tokens: u64,
     /// The entropy of the text in nats a token, where it is known.
@@ -107,23 +114,25 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report of a whole-split evaluation.
+    /// The report of an evaluation of a whole split.
     ///
     /// # Errors
     /// When a token of the split is not one of the tokenizer's.
     pub fn new(evaluation: Evaluation, split: &Split, tokenizer: &Tokenizer) -> Result<Self> {
         let Evaluation { loss, floor, tokens } = evaluation;
-        let bytes = split.predicted_bytes(tokenizer)?;
-        let bits_per_byte = |nats: f64| nats * tokens as f64 / std::f64::consts::LN_2 / bytes as f64;
+        let (bytes, chars) = (split.predicted_bytes(tokenizer)?, split.predicted_chars(tokenizer)?);
+        let bits_per = |units: u64, nats: f64| nats * tokens as f64 / LN_2 / units as f64;
         let gap = floor.map(|floor| loss - floor);
         Ok(Self {
             loss,
             perplexity: loss.exp(),
-            bits_per_byte: bits_per_byte(loss),
+            bits_per_token: loss / LN_2,
+            bits_per_byte: bits_per(bytes, loss),
+            bits_per_char: bits_per(chars, loss),
             tokens,
             floor,
             gap,
-            gap_bits_per_byte: gap.map(bits_per_byte),
+            gap_bits_per_byte: gap.map(|gap| bits_per(bytes, gap)),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
 //! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
-//! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`run`] (starting, resuming,
+//! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`run`] (starting, resuming,
 //! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`ngram`] trains what a network is
 //! compared with, and [`scaling`] says what a size is expected to reach.
 //!
@@ -44,6 +44,7 @@ mod plot;
 pub mod run;
 pub mod scaling;
 pub mod schedule;
+pub mod sliding;
 pub mod stories;
 pub mod token_cache;
 pub mod train;

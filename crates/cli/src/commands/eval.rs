@@ -1,69 +1,62 @@
 //! `tinygpt eval`.
 
-use std::sync::atomic::AtomicBool;
-
-use serde_json::json;
-use tinygpt_model::{GptConfig, ModelFolder, Tokenizer};
+use serde::Serialize;
 use tinygpt_trainer::{
-    Dataset, RunDir,
-    config::RunConfig,
-    corpus::Corpus,
-    data::Split,
-    engine,
-    evaluate::{Report, whole_split},
-    token_cache::{TokenStore, default_cache_dir},
+    TrainError,
+    evaluate::Report,
+    sliding::{Sliding, SlidingLoss, sliding_loss},
 };
 
 use crate::{
     args::EvalArgs,
-    output::{print_json, print_stdout},
+    measured::Measured,
+    output::{Usage, print_json, print_stdout},
+    progress_bar::WorkProgress,
 };
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct EvalReport<'a> {
+    run: String,
+    data: Option<&'a str>,
+    report: Report,
+    /// The standard error of the loss, from its spread over windows.
+    stderr: Option<f64>,
+    stride: usize,
+    context: usize,
+}
+
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let model = ModelFolder::new(&args.run);
-    let (config, params) = model.read()?;
-    let tokenizer = model.read_tokenizer()?;
+    let mut measured = Measured::open(args.run.as_deref(), args.device)?;
+    let context = args.context.unwrap_or(measured.model.block_size());
+    let sliding = Sliding { context, stride: args.stride.unwrap_or(context) };
+    sliding.check(measured.model.block_size()).map_err(|error| Usage(error.to_string()))?;
     let split = match &args.data {
-        Some(path) => whole_text(path, &tokenizer)?,
-        None => {
-            let run = RunDir::open(&args.run)?;
-            let RunConfig { data, seed, .. } = run.read_config(&[])?;
-            let source_hash = run.last().read_state()?.source_hash;
-            Dataset::load_same(&data, seed, Some(tokenizer.clone()), &default_cache_dir(), Some(&source_hash))?.val
-        }
+        Some(path) => measured.text(path)?,
+        None => measured.dataset()?.val,
     };
-    split.check("evaluated", 2)?;
-    let report = evaluate(&config, params, &split, &tokenizer, args)?;
+    let mut progress = WorkProgress::new("evaluating");
+    let mut on_progress = |done, all| -> Result<(), TrainError> {
+        progress.at(done, all);
+        Ok(())
+    };
+    let SlidingLoss { evaluation, stderr } = sliding_loss(measured.model.as_mut(), &split, sliding, &mut on_progress)?;
+    let report = Report::new(evaluation, &split, &measured.tokenizer)?;
+    let (run, Sliding { context, stride }) = (measured.path.display().to_string(), sliding);
     if args.json {
-        return print_json(&json!({ "run": args.run.display().to_string(), "data": args.data, "report": report }));
+        return print_json(&EvalReport { run, data: args.data.as_deref(), report, stderr, stride, context });
     }
-    Ok(print_stdout(&describe(&report, args.data.is_none()))?)
-}
-
-/// All tokens of a text, for its loss.
-fn whole_text(path: &str, tokenizer: &Tokenizer) -> anyhow::Result<Split> {
-    let corpus = Corpus::open(path)?;
-    let store = TokenStore::open_or_build(&default_cache_dir(), corpus.sha256()?, tokenizer, &corpus)?;
-    Ok(Split::whole(store, None))
-}
-
-fn evaluate(
-    config: &GptConfig,
-    params: Vec<Vec<f32>>,
-    split: &Split,
-    tokenizer: &Tokenizer,
-    args: &EvalArgs,
-) -> anyhow::Result<Report> {
-    /// The windows of a batch; the loss depends on their number in its last bits only.
-    const ROWS: usize = 16;
-    let mut evaluator = engine::open_evaluator(config, &params, &args.device.open()?)?;
-    Ok(Report::new(whole_split(evaluator.as_mut(), split, ROWS, &AtomicBool::new(false))?, split, tokenizer)?)
+    let mut text = describe(&report, args.data.is_none());
+    let stderr = stderr.map_or(String::new(), |stderr| format!("standard error {stderr:.4} over windows; "));
+    text += &format!("{stderr}a context of {context} tokens every {stride}\n");
+    text += "perplexities of different tokenizers cannot be compared, bits a byte can\n";
+    Ok(print_stdout(&text)?)
 }
 
 /// The lines of a report for people: of the whole validation split, or of another text.
 pub fn describe(report: &Report, is_validation: bool) -> String {
     let (what, split) = if is_validation { ("validation loss", ", whole split") } else { ("loss of the text", "") };
-    let Report { loss, perplexity, bits_per_byte, tokens, floor, gap, gap_bits_per_byte } = report;
+    let Report { loss, perplexity, bits_per_byte, tokens, floor, gap, gap_bits_per_byte, .. } = report;
     let mut text = format!(
         "{what} {loss:.4} nats/token  (perplexity {perplexity:.3}, {bits_per_byte:.4} bits/byte, {tokens} tokens{split})\n"
     );

@@ -12,10 +12,7 @@ mod tensors;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use tinygpt_model::{
-    GptConfig, ParamSpec, Precision,
-    cpu::{CpuGpt, CpuPrecision},
-};
+use tinygpt_model::{GptConfig, ParamSpec, Precision, cpu::CpuPrecision};
 
 use crate::{Result, TrainError};
 
@@ -200,18 +197,6 @@ pub fn open(
     Ok(match device {
         Device::Cpu => Box::new(CpuEngine::new(config, CpuPrecision::of(precision)?, optimizer, seed, state)?),
         _ => Box::new(TensorEngine::new(config, precision, optimizer, seed, state, device)?),
-    })
-}
-
-/// Creates the fastest evaluator of a device, in f32, for a model with these parameter values (in parameter order). It has
-/// neither gradients nor an optimizer.
-///
-/// # Errors
-/// When the values do not match the configuration or the device is out of memory.
-pub fn open_evaluator(config: &GptConfig, params: &[Vec<f32>], device: &Device) -> Result<Box<dyn Evaluator>> {
-    Ok(match device {
-        Device::Cpu => Box::new(CpuGpt::new(config, CpuPrecision::F32, params)?),
-        _ => Box::new(TensorEvaluator::new(config, params, device)?),
     })
 }
 

@@ -27,7 +27,9 @@ use super::{
     rows::{Aligned, Rows},
 };
 use crate::{
-    GptConfig, ModelError, Network, Result, network,
+    GptConfig, ModelError, Network, Result,
+    language_model::{VisitLogits, Windows},
+    network,
     ops::head_training::{self as head, HeadTask, HeadWorkspace},
 };
 
@@ -155,9 +157,36 @@ impl CpuGpt {
     pub fn losses(&mut self, batch: BatchRef<'_>) -> Result<f64> {
         self.check(batch)?;
         Ok(in_pool(|| {
-            self.run(batch, &|_| None, None);
+            self.run(batch, 0, &|_| None, None);
             self.losses.iter().map(|&loss| f64::from(loss)).sum()
         }))
+    }
+
+    /// [`LanguageModel::losses`](crate::LanguageModel::losses) of windows and targets that are checked.
+    pub(crate) fn window_losses(&mut self, windows: Windows<'_>, targets: &[u32]) -> Vec<f32> {
+        let Windows { ids, cols, from } = windows;
+        in_pool(|| {
+            self.run(BatchRef { ids, targets, cols }, from, &|_| None, None);
+            self.losses.chunks(cols).flat_map(|losses| &losses[from..]).copied().collect()
+        })
+    }
+
+    /// [`LanguageModel::logits`](crate::LanguageModel::logits) of windows that are checked.
+    pub(crate) fn window_logits(&mut self, windows: Windows<'_>, visit: VisitLogits<'_>) {
+        let Windows { ids, cols, from } = windows;
+        in_pool(|| {
+            let n = windows.rows();
+            let in_flight = in_flight(n, cols);
+            self.prepare(n, cols, in_flight, false);
+            let Self { net, lowered, level, weights, sequences, workspaces, .. } = self;
+            for (first, ids) in (0..n).step_by(in_flight).zip(ids.chunks(in_flight * cols)) {
+                let sequences = &mut sequences[..ids.len() / cols];
+                forward((*level, lowered, weights), sequences, ids, cols, &|_| None);
+                head_logits(*level, (net, weights), workspaces, sequences, from, &|row, col, logits| {
+                    visit((first + row) * cols + col, logits);
+                });
+            }
+        });
     }
 
     /// Computes the mean cross-entropy of a batch, in nats per token, and adds its gradients to the accumulated ones.
@@ -174,7 +203,7 @@ impl CpuGpt {
         self.make_grads();
         let tokens = batch.ids.len() as f64;
         Ok(in_pool(|| {
-            self.run(batch, dropout, Some((1.0 / tokens) as f32));
+            self.run(batch, 0, dropout, Some((1.0 / tokens) as f32));
             self.losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / tokens
         }))
     }
@@ -194,17 +223,18 @@ impl CpuGpt {
         self.net.config().check_tokens(ids.iter().chain(targets))
     }
 
-    /// Fills `losses`. With `weight`, the weight of a token in the loss, it also adds to `grads`.
+    /// Fills `losses` from position `from` of each window on. With `weight`, the weight of a token in the loss, it also adds to
+    /// `grads`.
     fn run(
         &mut self,
         batch: BatchRef<'_>,
+        from: usize,
         dropout: &(dyn Fn(usize) -> Option<RowDropout> + Sync),
         weight: Option<f32>,
     ) {
         let BatchRef { ids, targets, cols } = batch;
         let n = ids.len() / cols;
-        let threads = rayon::current_num_threads();
-        let in_flight = (MIN_ROWS_IN_FLIGHT.div_ceil(cols).next_multiple_of(threads)).min(n);
+        let in_flight = in_flight(n, cols);
         self.prepare(n, cols, in_flight, weight.is_some());
         let Self { net, lowered, level, weights, grads, sequences, workspaces, d_embedded, losses, .. } = self;
         let (lowered, level, weights) = (&*lowered, *level, &*weights);
@@ -212,11 +242,10 @@ impl CpuGpt {
             let range = first..n.min(first + in_flight);
             let sequences = &mut sequences[..range.len()];
             let tokens = range.start * cols..range.end * cols;
-            sequences.par_iter_mut().zip(ids[tokens.clone()].par_chunks(cols)).enumerate().for_each(
-                |(i, (sequence, ids))| sequence.forward(level, lowered, weights, ids, dropout(first + i).as_ref()),
-            );
+            forward((level, lowered, weights), sequences, &ids[tokens.clone()], cols, &|i| dropout(first + i));
             let grad = weight.map(|weight| (&mut grads[weights.layout.range(net.head.weight)], weight));
-            head(level, net, weights, workspaces, sequences, (&targets[tokens.clone()], &mut losses[tokens]), grad);
+            let predicted = (&targets[tokens.clone()], &mut losses[tokens], from);
+            head(level, net, weights, workspaces, sequences, predicted, grad);
             if weight.is_some() {
                 sequences.par_iter_mut().zip(&mut d_embedded[range]).enumerate().for_each(|(i, (sequence, dx))| {
                     sequence.backward(level, lowered, weights, dropout(first + i).as_ref(), dx);
@@ -260,15 +289,62 @@ fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
-/// Computes the losses of some sequences and the gradients of their hidden states, as many tasks at a time as there are
-/// workspaces. `grad` has the gradient `(V, C)` of the head's weights to add to, and the weight of a token in the loss.
+/// How many of `n` windows of `cols` tokens are computed at a time.
+fn in_flight(n: usize, cols: usize) -> usize {
+    MIN_ROWS_IN_FLIGHT.div_ceil(cols).next_multiple_of(rayon::current_num_threads()).min(n)
+}
+
+/// The forward passes of some sequences, one for each window of `ids (rows * cols)`.
+fn forward(
+    (level, lowered, weights): (SimdLevel, &Lowered, &Weights),
+    sequences: &mut [Sequence],
+    ids: &[u32],
+    cols: usize,
+    dropout: &(dyn Fn(usize) -> Option<RowDropout> + Sync),
+) {
+    sequences.par_iter_mut().zip(ids.par_chunks(cols)).enumerate().for_each(|(i, (sequence, ids))| {
+        sequence.forward(level, lowered, weights, ids, dropout(i).as_ref());
+    });
+}
+
+/// Calls `visit(sequence, position, logits (V))` for the positions of some sequences from `from` on, as many tasks at a time
+/// as there are workspaces.
+fn head_logits(
+    level: SimdLevel,
+    (net, weights): (&Network, &Weights),
+    workspaces: &mut [HeadWorkspace],
+    sequences: &mut [Sequence],
+    from: usize,
+    visit: &(dyn Fn(usize, usize, &[f32]) + Sync),
+) {
+    let head = (weights.packed(net.head.weight), net.head.cap);
+    let mut tasks = Vec::new();
+    for (row, sequence) in sequences.iter_mut().enumerate() {
+        let t = sequence.t;
+        let (hidden, quantized, _) = sequence.hidden(net.head.x);
+        let tasks_of_row = (0..t).step_by(head::TASK_ROWS).map(|at| at..t.min(at + head::TASK_ROWS));
+        tasks.extend(tasks_of_row.filter(|rows| rows.end > from).map(|rows| (row, hidden, quantized, rows)));
+    }
+    for tasks in tasks.chunks(workspaces.len()) {
+        tasks.par_iter().zip(&mut *workspaces).for_each(|((row, hidden, quantized, positions), workspace)| {
+            let logits = workspace.logits(level, head, (hidden, quantized), positions.clone());
+            for position in positions.clone().filter(|&position| position >= from) {
+                visit(*row, position, logits.row(position - positions.start));
+            }
+        });
+    }
+}
+
+/// Computes the losses of some sequences, from a position on, and the gradients of their hidden states, as many tasks at a
+/// time as there are workspaces. `grad` has the gradient `(V, C)` of the head's weights to add to, and the weight of a token
+/// in the loss.
 fn head(
     level: SimdLevel,
     net: &Network,
     weights: &Weights,
     workspaces: &mut [HeadWorkspace],
     sequences: &mut [Sequence],
-    (targets, losses): (&[u32], &mut [f32]),
+    (targets, losses, from): (&[u32], &mut [f32], usize),
     mut grad: Option<(&mut [f32], f32)>,
 ) {
     let (packed, cap) = (weights.packed(net.head.weight), net.head.cap);
@@ -278,12 +354,14 @@ fn head(
         let t = sequence.t;
         let (hidden, quantized, d_hidden) = sequence.hidden(net.head.x);
         let ld = d_hidden.ld;
-        for (from, dx) in d_hidden.chunks_mut(t, head::TASK_ROWS) {
-            let n = head::TASK_ROWS.min(t - from);
+        for (at, dx) in d_hidden.chunks_mut(t, head::TASK_ROWS) {
+            let n = head::TASK_ROWS.min(t - at);
             let (here, loss);
             (here, targets) = targets.split_at(n);
             (loss, losses) = std::mem::take(&mut losses).split_at_mut(n);
-            tasks.push(HeadTask { hidden, quantized, from, targets: here, losses: loss, dx, ld });
+            if at + n > from {
+                tasks.push(HeadTask { hidden, quantized, from: at, targets: here, losses: loss, dx, ld });
+            }
         }
     }
     for tasks in tasks.chunks_mut(workspaces.len()) {

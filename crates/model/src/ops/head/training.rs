@@ -61,6 +61,27 @@ impl HeadWorkspace {
         Self { logits, cap_grad, scratch: OperandScratch::new(precision, TASK_ROWS, vocab_size) }
     }
 
+    /// The logits of some rows of a sequence, at most [`TASK_ROWS`]: `(n, V)`, capped, with the derivatives of the cap beside
+    /// them.
+    pub(crate) fn logits(
+        &mut self,
+        level: SimdLevel,
+        (packed, cap): (&PackedMatrix, Option<LogitCap>),
+        (hidden, quantized): (&Operand, &Rows<Pair>),
+        rows: std::ops::Range<usize>,
+    ) -> &Rows {
+        let Self { logits: operand, cap_grad, scratch } = self;
+        let logits = operand.rows_mut(&mut scratch.rows);
+        let (n, ld) = (rows.len(), logits.ld);
+        hidden.multiply(level, rows, quantized, &packed.transposed, Accumulate::Zero, (logits.at_mut(0, 0), ld));
+        if let Some(cap) = cap {
+            for i in 0..n {
+                cap.apply_cpu(level, logits.row_mut(i), Some(cap_grad.row_mut(i)));
+            }
+        }
+        logits
+    }
+
     /// Computes the losses of a task, and with `scale` the gradients of `scale` times their sum. `packed` is the head's
     /// matrix `(V, C)`, and `cap` what its logits are capped at.
     pub(crate) fn run(
@@ -70,22 +91,12 @@ impl HeadWorkspace {
         task: &mut HeadTask<'_>,
         scale: Option<f32>,
     ) {
+        let n = task.targets.len();
+        self.logits(level, (packed, cap), (task.hidden, task.quantized), task.rows());
         let Self { logits: operand, cap_grad, scratch } = self;
         let logits = operand.rows_mut(&mut scratch.rows);
-        let (n, ld) = (task.targets.len(), logits.ld);
-        task.hidden.multiply(
-            level,
-            task.rows(),
-            task.quantized,
-            &packed.transposed,
-            Accumulate::Zero,
-            (logits.at_mut(0, 0), ld),
-        );
         for (i, (&target, loss)) in task.targets.iter().zip(&mut *task.losses).enumerate() {
             let row = logits.row_mut(i);
-            if let Some(cap) = cap {
-                cap.apply_cpu(level, row, Some(cap_grad.row_mut(i)));
-            }
             *loss = level.run(CrossEntropy { logits: row, target: target as usize, scale });
             if cap.is_some() {
                 row.iter_mut().zip(cap_grad.row(i)).for_each(|(grad, cap_grad)| *grad *= cap_grad);

@@ -1,0 +1,62 @@
+//! The models that are measured, and the texts that they are measured on.
+
+use std::path::{Path, PathBuf};
+
+use tinygpt_model::{LanguageModel, ModelFolder, Tokenizer, open_language_model};
+use tinygpt_trainer::{
+    Dataset, RunDir,
+    config::RunConfig,
+    corpus::Corpus,
+    data::Split,
+    run::RUNS,
+    token_cache::{TokenStore, default_cache_dir},
+};
+
+use crate::device::DeviceChoice;
+
+/// A model that was opened to be measured.
+pub struct Measured {
+    /// Its folder.
+    pub path: PathBuf,
+    /// From text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// What gives the distributions.
+    pub model: Box<dyn LanguageModel>,
+}
+
+impl Measured {
+    /// Opens the model of a folder, or of the newest run, on a device.
+    pub fn open(run: Option<&Path>, device: DeviceChoice) -> anyhow::Result<Self> {
+        let path = match run {
+            Some(path) => path.to_owned(),
+            None => newest_run()?,
+        };
+        let folder = ModelFolder::new(&path);
+        let (config, params) = folder.read()?;
+        let tokenizer = folder.read_tokenizer()?;
+        let model = open_language_model(&config, &params, &device.open()?)?;
+        Ok(Self { path, tokenizer, model })
+    }
+
+    /// The texts that the run was trained on and is validated by.
+    pub fn dataset(&self) -> anyhow::Result<Dataset> {
+        let run = RunDir::open(&self.path)?;
+        let RunConfig { data, seed, .. } = run.read_config(&[])?;
+        let source_hash = run.last().read_state()?.source_hash;
+        Ok(Dataset::load_same(&data, seed, Some(self.tokenizer.clone()), &default_cache_dir(), Some(&source_hash))?)
+    }
+
+    /// All tokens of a text: a UTF-8 file, a folder or a glob.
+    pub fn text(&self, path: &str) -> anyhow::Result<Split> {
+        let corpus = Corpus::open(path)?;
+        let store = TokenStore::open_or_build(&default_cache_dir(), corpus.sha256()?, &self.tokenizer, &corpus)?;
+        Ok(Split::whole(store, None))
+    }
+}
+
+/// The newest run, which is named on standard error, since nobody else did.
+fn newest_run() -> anyhow::Result<PathBuf> {
+    let path = RunDir::latest(Path::new(RUNS))?.path().to_owned();
+    notice!("run: {}", path.display());
+    Ok(path)
+}
