@@ -10,11 +10,19 @@ use tinygpt_model::{
 use tinygpt_trainer::{
     TrainError,
     data::Split,
-    ngram::{Method, baselines, evaluate, train},
+    ngram::{self, Method, evaluate},
 };
 
 fn split(tokens: &[u32]) -> Split {
     Split::whole(tokens.to_vec().into(), None)
+}
+
+fn train(split: &Split, vocab_size: usize, order: usize, method: Method) -> Result<NgramModel, TrainError> {
+    ngram::train(split, vocab_size, order, method, &mut |_, _| Ok(()))
+}
+
+fn baselines(split: &Split, vocab_size: usize, max_order: usize) -> Result<Vec<NgramModel>, TrainError> {
+    ngram::baselines(split, vocab_size, max_order, &mut |_, _| Ok(()))
 }
 
 /// The definitions, word by word.
@@ -180,6 +188,23 @@ fn the_baselines_are_the_models_of_each_order_and_better_ones_have_less_loss() {
         assert_eq!(losses[i], evaluate(&alone, &split(&text)).unwrap().loss);
     }
     assert!(losses[..4].is_sorted_by(|a, b| a > b), "{losses:?}");
+}
+
+#[test]
+fn progress_ends_where_all_is_read_and_its_error_ends_the_work() {
+    let text = split(&noise(100_000, 7));
+    for method in [Method::AddK, Method::KneserNey] {
+        let mut seen = Vec::new();
+        ngram::train(&text, 7, 3, method, &mut |done, all| {
+            seen.push((done, all));
+            Ok(())
+        })
+        .unwrap();
+        assert!(seen.len() > 1 && seen.is_sorted(), "{seen:?}");
+        assert!(seen.last().is_some_and(|(done, all)| done == all), "{seen:?}");
+        let error = ngram::train(&text, 7, 3, method, &mut |_, _| Err(TrainError::Interrupted)).unwrap_err();
+        assert!(matches!(error, TrainError::Interrupted));
+    }
 }
 
 #[test]

@@ -247,8 +247,8 @@ pub(super) fn check_shape(vocab_size: usize, order: usize) -> Result<(), NgramEr
 #[derive(Debug)]
 pub struct NgramCountsBuilder {
     vocab_size: usize,
-    /// Tokens, counts and first followers for each length.
-    levels: Vec<(Vec<u32>, Vec<u32>, Vec<u32>)>,
+    /// One for each length from 1 to the order; the end of `first_child` is still missing.
+    levels: Vec<GrowingLevel>,
     previous: Vec<u32>,
     total: u64,
 }
@@ -287,17 +287,17 @@ impl NgramCountsBuilder {
         if self.total >= MAX_SUM - 1 {
             return Err(NgramError::TooManyTokens.into());
         }
-        for n in 0..common {
-            if let Some(last) = self.levels[n].1.last_mut() {
+        for level in &mut self.levels[..common] {
+            if let Some(last) = level.counts.last_mut() {
                 *last += count;
             }
         }
         for (n, &token) in ngram.iter().enumerate().skip(common) {
-            let followers = self.levels.get(n + 1).map(|next| next.0.len() as u32);
-            let (tokens, counts, first_child) = &mut self.levels[n];
-            tokens.push(token);
-            counts.push(count);
-            first_child.extend(followers);
+            let followers = self.levels.get(n + 1).map(|next| next.tokens.len() as u32);
+            let level = &mut self.levels[n];
+            level.tokens.push(token);
+            level.counts.push(count);
+            level.first_child.extend(followers);
         }
         self.previous.clear();
         self.previous.extend_from_slice(ngram);
@@ -305,15 +305,29 @@ impl NgramCountsBuilder {
     }
 
     /// The counts.
-    pub fn finish(self) -> NgramCounts {
-        let lengths: Vec<_> = self.levels.iter().map(|level| level.0.len() as u32).collect();
-        let level = |(n, (mut tokens, mut counts, mut first_child)): (usize, (Vec<u32>, Vec<u32>, Vec<u32>))| {
-            first_child.extend(lengths.get(n + 1));
-            for array in [&mut tokens, &mut counts, &mut first_child] {
-                array.shrink_to_fit();
-            }
-            Level { tokens: Arc::new(tokens), counts: Arc::new(counts), first_child: Arc::new(first_child) }
+    pub fn finish(mut self) -> NgramCounts {
+        for n in 0..self.levels.len() {
+            let followers = self.levels.get(n + 1).map(|next| next.tokens.len() as u32);
+            self.levels[n].first_child.extend(followers);
+        }
+        NgramCounts { vocab_size: self.vocab_size, levels: self.levels.into_iter().map(Level::from).collect() }
+    }
+}
+
+/// A level that n-grams are still added to.
+#[derive(Debug, Clone, Default)]
+struct GrowingLevel {
+    tokens: Vec<u32>,
+    counts: Vec<u32>,
+    first_child: Vec<u32>,
+}
+
+impl From<GrowingLevel> for Level {
+    fn from(level: GrowingLevel) -> Self {
+        let whole = |mut array: Vec<u32>| {
+            array.shrink_to_fit();
+            Arc::new(array)
         };
-        NgramCounts { vocab_size: self.vocab_size, levels: self.levels.into_iter().enumerate().map(level).collect() }
+        Self { tokens: whole(level.tokens), counts: whole(level.counts), first_child: whole(level.first_child) }
     }
 }

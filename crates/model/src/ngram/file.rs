@@ -20,6 +20,7 @@ use crate::{
     ModelError, Result,
     checkpoint::FORMAT_KEY,
     files::{FileError, MappedFile, atomic, read_json},
+    tokenizer::{TOKENIZER_FILE, Tokenizer},
 };
 
 /// The format of the two files.
@@ -107,6 +108,34 @@ impl NgramModel {
         .map_err(|reason| FileError::content(&tables, NgramError::Contradiction(reason)))?;
         Ok(model)
     }
+}
+
+/// Whether a folder holds an n-gram model.
+pub fn is_ngram_folder(folder: &Path) -> bool {
+    folder.join(NGRAM_FILE).is_file()
+}
+
+/// Writes a model and its tokenizer to a folder that exists.
+///
+/// # Errors
+/// As [`NgramModel::save`].
+pub fn save_with_tokenizer(folder: &Path, model: &NgramModel, tokenizer: &Tokenizer) -> Result<()> {
+    atomic::write(&folder.join(TOKENIZER_FILE), tokenizer.json())?;
+    model.save(folder)
+}
+
+/// Reads a model and its tokenizer.
+///
+/// # Errors
+/// As [`NgramModel::open`]; when there is no tokenizer, or it has another vocabulary than the model.
+pub fn open_with_tokenizer(folder: &Path) -> Result<(NgramModel, Tokenizer)> {
+    let path = folder.join(TOKENIZER_FILE);
+    let (model, tokenizer) = (NgramModel::open(folder)?, Tokenizer::from_file(&path)?);
+    if tokenizer.vocab_size() != model.vocab_size() {
+        let reason = format!("it has {} tokens, and the n-gram model {}", tokenizer.vocab_size(), model.vocab_size());
+        return Err(FileError::content(&path, reason).into());
+    }
+    Ok((model, tokenizer))
 }
 
 /// The tables of a file, of the lengths that the description has.

@@ -21,6 +21,7 @@
 mod counts;
 mod error;
 mod file;
+mod predict;
 mod scorer;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,8 @@ use serde::{Deserialize, Serialize};
 
 pub use counts::{NgramCounts, NgramCountsBuilder};
 pub use error::NgramError;
-pub use file::{NGRAM_FILE, NGRAM_FORMAT, NGRAM_TABLES};
+pub use file::{NGRAM_FILE, NGRAM_FORMAT, NGRAM_TABLES, is_ngram_folder, open_with_tokenizer, save_with_tokenizer};
+pub use predict::NgramDecoder;
 pub use scorer::Scorer;
 
 use crate::Result;
@@ -180,11 +182,19 @@ impl NgramModel {
     /// # Errors
     /// When a token is outside the vocabulary, or `out` is not as long as the vocabulary.
     pub fn log_probs_into(&self, context: &[u32], out: &mut [f32]) -> Result<()> {
+        self.scorer_behind(context)?.log_probs_into(out)
+    }
+
+    /// A scorer behind a context, of which only the last `order - 1` tokens are looked at.
+    ///
+    /// # Errors
+    /// When one of them is outside the vocabulary.
+    pub fn scorer_behind(&self, context: &[u32]) -> Result<Scorer<'_>> {
         let mut scorer = self.scorer();
         for &token in &context[context.len().saturating_sub(self.order() - 1)..] {
             scorer.advance(token)?;
         }
-        scorer.log_probs_into(out)
+        Ok(scorer)
     }
 
     /// The mean cross-entropy of a text in nats a token: over every token but the first, each from those before it.

@@ -46,6 +46,11 @@ impl<'a> Scorer<'a> {
         Ok(log_prob)
     }
 
+    /// The natural logarithm of the probability of `token` here; of one outside the vocabulary, that of a token that never occurs.
+    pub fn log_prob(&self, token: u32) -> f64 {
+        self.prob(&self.find(token)).ln()
+    }
+
     /// The counts that models of every order have of `token` here: `(c(hw), c(h))` for the orders from 1 on, where `h` are the
     /// last `order - 1` tokens, or all there are.
     pub fn counts(&self, token: u32) -> Vec<(u32, u32)> {
@@ -62,9 +67,14 @@ impl<'a> Scorer<'a> {
         if out.len() != probs.len() {
             return Err(NgramError::RowLength { got: out.len(), vocab_size: probs.len() }.into());
         }
-        self.probs_into(&mut probs);
-        out.iter_mut().zip(probs).for_each(|(out, prob)| *out = prob.ln() as f32);
+        self.logits_into(&mut probs, out);
         Ok(())
+    }
+
+    /// [`Scorer::log_probs_into`] with probabilities in a buffer of the caller's; both `(V)`.
+    pub(super) fn logits_into(&self, probs: &mut [f64], logits: &mut [f32]) {
+        self.probs_into(probs);
+        logits.iter_mut().zip(probs).for_each(|(logit, prob)| *logit = prob.ln() as f32);
     }
 
     fn probs_into(&self, probs: &mut [f64]) {

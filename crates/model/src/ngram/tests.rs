@@ -24,11 +24,11 @@ fn count(text: &[u32], vocab_size: usize, order: usize) -> NgramCounts {
     builder.finish()
 }
 
-fn add_k(text: &[u32], vocab_size: usize, order: usize, k: f64) -> NgramModel {
+pub(super) fn add_k(text: &[u32], vocab_size: usize, order: usize, k: f64) -> NgramModel {
     NgramModel::new(count(text, vocab_size, order), Smoothing::AddK { k }).unwrap()
 }
 
-fn kneser_ney(text: &[u32], vocab_size: usize, order: usize) -> NgramModel {
+pub(super) fn kneser_ney(text: &[u32], vocab_size: usize, order: usize) -> NgramModel {
     let counts = count(text, vocab_size, order).continuation(&text[..text.len().min(order - 1)]).unwrap();
     NgramModel::new(counts, Smoothing::KneserNey { discounts: vec![DISCOUNTS; order] }).unwrap()
 }

@@ -70,17 +70,18 @@ impl Packing {
     }
 }
 
-/// Counts the n-grams of some tokens of a split, `run_tokens` at a time.
+/// Counts the n-grams of some tokens of a split, `run_tokens` at a time. `on_read` is told how many tokens are read.
 ///
 /// # Errors
 /// When there is no such order or vocabulary, there are no tokens or too many to be counted, one is outside the vocabulary, or
-/// files cannot be read or written.
+/// files cannot be read or written; and the errors of `on_read`.
 pub fn count(
     split: &Split,
     tokens: Range<usize>,
     vocab_size: usize,
     order: usize,
     run_tokens: usize,
+    on_read: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<NgramCounts> {
     /// The tokens that are read at a time.
     const PIECE: usize = 1 << 16;
@@ -102,6 +103,7 @@ pub fn count(
             }
             counter.push(token)?;
         }
+        on_read(start + piece.len() - tokens.start)?;
     }
     counter.finish(builder)
 }
@@ -228,7 +230,7 @@ fn in_temporary_folder(source: io::Error) -> TrainError {
 mod tests {
     use super::*;
 
-    /// Every n-gram of each length with its count, in order.
+    /// The counts of each length, in the order of the n-grams.
     fn all(counts: &NgramCounts) -> Vec<Vec<u32>> {
         (1..=counts.order()).map(|n| counts.counts(n).to_vec()).collect()
     }
@@ -238,10 +240,10 @@ mod tests {
         let tokens: Vec<u32> = (0..500_u32).map(|i| i * i % 7 + i % 3).collect();
         let split = Split::whole(tokens.into(), None);
         for order in 1..=MAX_ORDER {
-            let whole = count(&split, 0..500, 9, order, RUN_TOKENS).unwrap();
+            let whole = count(&split, 0..500, 9, order, RUN_TOKENS, &mut |_| Ok(())).unwrap();
             assert_eq!(whole.counts(1).iter().sum::<u32>(), 500);
             for run_tokens in [1, 7, 250, 499, 500] {
-                let runs = count(&split, 0..500, 9, order, run_tokens).unwrap();
+                let runs = count(&split, 0..500, 9, order, run_tokens, &mut |_| Ok(())).unwrap();
                 assert_eq!(all(&runs), all(&whole), "order {order}, runs of {run_tokens}");
             }
         }

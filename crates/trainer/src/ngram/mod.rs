@@ -35,19 +35,30 @@ pub enum Method {
     KneserNey,
 }
 
-/// Trains an n-gram model on a split.
+/// Trains an n-gram model on a split. `on_progress(done, all)` is told how many tokens are read, and may end the work by an
+/// error.
 ///
 /// # Errors
-/// When there is no such order or vocabulary, the split is empty, too long to be counted or cannot be read, or temporary files
-/// cannot be written.
-pub fn train(split: &Split, vocab_size: usize, order: usize, method: Method) -> Result<NgramModel> {
+/// When there is no such order or vocabulary, the split is empty, too long to be counted or cannot be read, temporary files
+/// cannot be written, or `on_progress` fails.
+pub fn train(
+    split: &Split,
+    vocab_size: usize,
+    order: usize,
+    method: Method,
+    on_progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<NgramModel> {
+    let len = split.len();
     match method {
         Method::AddK => {
-            let ks = tune(split, vocab_size, order)?;
+            let ks = tune(split, vocab_size, order, &mut |done| on_progress(done, 2 * len))?;
             let k = ks.last().copied().ok_or(NgramError::Order { order })?;
-            Ok(NgramModel::new(count(split, vocab_size, order)?, Smoothing::AddK { k })?)
+            let counts = count(split, vocab_size, order, &mut |done| on_progress(len + done, 2 * len))?;
+            Ok(NgramModel::new(counts, Smoothing::AddK { k })?)
         }
-        Method::KneserNey => kneser_ney::model(&count(split, vocab_size, order)?, split),
+        Method::KneserNey => {
+            kneser_ney::model(&count(split, vocab_size, order, &mut |done| on_progress(done, len))?, split)
+        }
     }
 }
 
@@ -56,9 +67,15 @@ pub fn train(split: &Split, vocab_size: usize, order: usize, method: Method) -> 
 ///
 /// # Errors
 /// As [`train`].
-pub fn baselines(split: &Split, vocab_size: usize, max_order: usize) -> Result<Vec<NgramModel>> {
-    let ks = tune(split, vocab_size, max_order)?;
-    let counts = count(split, vocab_size, max_order)?;
+pub fn baselines(
+    split: &Split,
+    vocab_size: usize,
+    max_order: usize,
+    on_progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Vec<NgramModel>> {
+    let len = split.len();
+    let ks = tune(split, vocab_size, max_order, &mut |done| on_progress(done, 2 * len))?;
+    let counts = count(split, vocab_size, max_order, &mut |done| on_progress(len + done, 2 * len))?;
     let mut models = Vec::with_capacity(max_order + 1);
     for (order, k) in (1..).zip(ks) {
         models.push(NgramModel::new(counts.truncated(order)?, Smoothing::AddK { k })?);
@@ -98,15 +115,26 @@ pub fn evaluate(model: &NgramModel, split: &Split) -> Result<Evaluation> {
     Ok(Evaluation { loss: sums.iter().sum::<f64>() / tokens as f64, floor, tokens })
 }
 
-/// The best `k` for each order up to `order`.
-fn tune(split: &Split, vocab_size: usize, order: usize) -> Result<Vec<f64>> {
+/// The best `k` for each order up to `order`. `on_read` is told how many tokens are read.
+fn tune(
+    split: &Split,
+    vocab_size: usize,
+    order: usize,
+    on_read: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<f64>> {
     let held_out = split.len() - split.len() / 10..split.len();
     if held_out.is_empty() {
         return Ok(vec![1.0; order.min(MAX_ORDER)]);
     }
-    tune::best_k(count::count(split, 0..held_out.start, vocab_size, order, RUN_TOKENS)?, split, held_out)
+    let counts = count::count(split, 0..held_out.start, vocab_size, order, RUN_TOKENS, on_read)?;
+    tune::best_k(counts, split, held_out, on_read)
 }
 
-fn count(split: &Split, vocab_size: usize, order: usize) -> Result<NgramCounts> {
-    count::count(split, 0..split.len(), vocab_size, order, RUN_TOKENS)
+fn count(
+    split: &Split,
+    vocab_size: usize,
+    order: usize,
+    on_read: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<NgramCounts> {
+    count::count(split, 0..split.len(), vocab_size, order, RUN_TOKENS, on_read)
 }

@@ -11,17 +11,28 @@ use crate::{Result, data::Split};
 type CountPairs = Vec<((u32, u32), u64)>;
 
 /// For each order of the counts, the `k` with the least loss on the held-out tokens of the split that `counts` are of.
+/// `on_read` is told how many tokens of the split are read.
 ///
 /// # Errors
-/// When the split cannot be read.
-pub fn best_k(counts: NgramCounts, split: &Split, held_out: Range<usize>) -> Result<Vec<f64>> {
+/// When the split cannot be read; and the errors of `on_read`.
+pub fn best_k(
+    counts: NgramCounts,
+    split: &Split,
+    held_out: Range<usize>,
+    on_read: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<f64>> {
     let vocab_size = counts.vocab_size();
-    let pairs = count_pairs(counts, split, held_out)?;
+    let pairs = count_pairs(counts, split, held_out, on_read)?;
     Ok(pairs.par_iter().map(|pairs| minimize(|k| negative_log_likelihood(pairs, k, vocab_size))).collect())
 }
 
 /// The loss depends on the held-out tokens through these alone. In ascending order, so that sums are the same every time.
-fn count_pairs(counts: NgramCounts, split: &Split, held_out: Range<usize>) -> Result<Vec<CountPairs>> {
+fn count_pairs(
+    counts: NgramCounts,
+    split: &Split,
+    held_out: Range<usize>,
+    on_read: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<CountPairs>> {
     /// The tokens that are read at a time.
     const PIECE: usize = 1 << 16;
     let mut pairs: Vec<HashMap<(u32, u32), u64>> = vec![HashMap::new(); counts.order()];
@@ -40,6 +51,7 @@ fn count_pairs(counts: NgramCounts, split: &Split, held_out: Range<usize>) -> Re
             }
             scorer.advance(token)?;
         }
+        on_read(start + piece.len())?;
     }
     let sorted = |pairs: HashMap<_, _>| {
         let mut pairs: CountPairs = pairs.into_iter().collect();
@@ -100,9 +112,9 @@ mod tests {
     fn no_k_nearby_has_a_smaller_loss_on_the_held_out_tokens() {
         let tokens: Vec<u32> = (0..2000_u32).map(|i| i * i % 11 % 5 + i % 2).collect();
         let split = Split::whole(tokens.into(), None);
-        let counts = || super::super::count::count(&split, 0..1800, 6, 3, 512).unwrap();
-        let pairs = count_pairs(counts(), &split, 1800..2000).unwrap();
-        for (pairs, k) in pairs.iter().zip(best_k(counts(), &split, 1800..2000).unwrap()) {
+        let counts = || super::super::count::count(&split, 0..1800, 6, 3, 512, &mut |_| Ok(())).unwrap();
+        let pairs = count_pairs(counts(), &split, 1800..2000, &mut |_| Ok(())).unwrap();
+        for (pairs, k) in pairs.iter().zip(best_k(counts(), &split, 1800..2000, &mut |_| Ok(())).unwrap()) {
             assert_eq!(pairs.iter().map(|pair| pair.1).sum::<u64>(), 200);
             let loss = |k| negative_log_likelihood(pairs, k, 6);
             for factor in [0.5, 0.9, 1.1, 2.0] {
