@@ -17,4 +17,5 @@ mod ngram;
 mod optimizers;
 mod reference;
 mod run;
+mod sliding;
 mod unread;
