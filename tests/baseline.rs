@@ -78,7 +78,7 @@ fn people_get_a_table_with_a_line_for_each_model() {
 fn a_saved_model_is_evaluated_to_the_loss_of_its_row_and_generates() {
     let place = Place::new();
     let mut text = String::new();
-    (0..400).for_each(|i| write!(text, "{} and {}\n", i * i % 97, i * 7 % 31).unwrap());
+    (0..400).for_each(|i| writeln!(text, "{} and {}", i * i % 97, i * 7 % 31).unwrap());
     place.write("text.txt", &text);
     place.train().args(["--data", "text.txt", "--out", "run"]).assert().success();
     for (smoothing, name) in [("kneser-ney", "Kneser-Ney 4-gram"), ("add-k", "4-gram")] {
