@@ -14,6 +14,7 @@ fn help_lists_the_commands_and_where_to_start() {
       generate  Generate text from a trained model
       eval      The loss of a trained model on held-out text, or on any text
       lab       Compare sampling strategies side by side: diversity, loops, perplexity, acceptance
+      baseline  Beside a trained model, what n-gram models of its own training text reach
       info      What a model is: its shape, its size, and what else opens it
       export    Write a trained model as a file that other programs open
       sample    Draw from numbers: logits with every sampling rule, or weights
@@ -84,6 +85,7 @@ fn every_command_has_a_help_text_and_the_version() {
         &["generate"][..],
         &["eval"],
         &["lab"],
+        &["baseline"],
         &["info"],
         &["export"],
         &["devices"],

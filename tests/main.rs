@@ -7,6 +7,7 @@ mod common;
 mod recorded;
 
 mod bad_input;
+mod baseline;
 mod bench;
 mod damage;
 mod data;

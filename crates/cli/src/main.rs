@@ -13,6 +13,7 @@ mod args;
 mod commands;
 mod config_file;
 mod device;
+mod generator;
 mod measured;
 mod output;
 mod progress;
@@ -68,6 +69,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
+        Command::Baseline(args) => commands::baseline::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Sample(args) => commands::sample::run(&args),

@@ -3,7 +3,7 @@
 //! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches), [`engine`]
 //! (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`run`]
 //! (starting, resuming, and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`scaling`]
-//! says what a size is expected to reach, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, and [`chart`]
+//! says what a size is expected to reach, [`ngram`] trains what a network is compared with, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, and [`chart`]
 //! draws.
 //!
 //! ```
@@ -44,6 +44,7 @@ pub mod json_lines;
 pub mod lab;
 pub mod memory;
 pub mod metrics;
+pub mod ngram;
 pub mod run;
 pub mod samples;
 pub mod scaling;

@@ -13,6 +13,7 @@ mod interrupted;
 mod launches;
 mod mixed_precision;
 mod muon;
+mod ngram;
 mod objective;
 mod optimizers;
 mod reference;

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod baseline;
 pub mod bench;
 pub mod config;
 pub mod data;

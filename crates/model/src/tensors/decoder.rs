@@ -99,8 +99,8 @@ impl TensorDecoder {
 }
 
 impl Decoder for TensorDecoder {
-    fn config(&self) -> &GptConfig {
-        self.gpt.config()
+    fn vocab_size(&self) -> usize {
+        self.gpt.config().vocab_size
     }
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {

@@ -88,7 +88,7 @@ pub(super) fn complete(
     rows: &[RowId],
     on_tokens: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Drawn>> {
-    let vocab_size = decoder.config().vocab_size;
+    let vocab_size = decoder.vocab_size();
     let mut groups = groups(lab, prompt, rows)?;
     let mut tokens = vec![0; rows.len()];
     let mut logits = decoder.start(prompt, rows.len())?;

@@ -56,6 +56,8 @@ pub struct Lab<'a> {
     pub max_new_tokens: usize,
     /// The seed of the draws.
     pub seed: u64,
+    /// How many texts are decoded side by side, at least 1; no text depends on it. [`rows_at_once`] has a sensible number.
+    pub rows_at_once: usize,
     /// From tokens to text.
     pub tokenizer: &'a Tokenizer,
     /// The grammar that the text is from, if it is known.
@@ -87,7 +89,7 @@ impl Lab<'_> {
         let mut completions: Vec<Vec<Completion>> = vec![Vec::new(); self.strategies.len()];
         for (number, prompt) in self.prompts.iter().enumerate() {
             let mut drawn: Vec<(RowId, Drawn)> = Vec::new();
-            for batch in rows.chunks(rows_at_once(decoder.config())) {
+            for batch in rows.chunks(self.rows_at_once.max(1)) {
                 let texts = complete::complete(self, decoder, &prompt.tokens, batch, &mut on_tokens)?;
                 drawn.extend(batch.iter().copied().zip(texts));
             }
@@ -128,8 +130,8 @@ impl Lab<'_> {
     }
 }
 
-/// How many rows are decoded side by side.
-fn rows_at_once(config: &GptConfig) -> usize {
+/// How many texts of a network are decoded side by side: as many as have 512 MiB of keys and values, at most 256.
+pub fn rows_at_once(config: &GptConfig) -> usize {
     let heads = config.heads();
     let cached = 2 * config.n_layer * config.block_size * heads.n_kv_head * heads.head_size * size_of::<f32>();
     (CACHE_BYTES / cached.max(1)).clamp(1, MAX_ROWS)

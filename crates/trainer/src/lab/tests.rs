@@ -64,7 +64,8 @@ impl Small {
 
     fn lab<'a>(&'a self, strategies: &'a [Strategy], prompts: &'a [Prompt], samples: usize) -> Lab<'a> {
         let (tokenizer, grammar) = (&self.tokenizer, None);
-        Lab { strategies, prompts, samples, max_new_tokens: 12, seed: 5, tokenizer, grammar }
+        let rows_at_once = rows_at_once(&self.config);
+        Lab { strategies, prompts, samples, max_new_tokens: 12, seed: 5, rows_at_once, tokenizer, grammar }
     }
 
     fn run(&self, lab: Lab<'_>) -> Vec<StrategyReport> {

@@ -11,7 +11,9 @@ use tinygpt_model::{Checkpoint, ContextPolicy, cpu::WeightFormat, open_language_
 use tinygpt_trainer::{
     RunDir,
     data::BUILTIN_CORPUS,
-    lab::{DEFAULT_STRATEGIES, Lab, Prompt, Strategy, StrategyReport, TemperatureSchedule, parse_strategies},
+    lab::{
+        DEFAULT_STRATEGIES, Lab, Prompt, Strategy, StrategyReport, TemperatureSchedule, parse_strategies, rows_at_once,
+    },
     run::TRAIN_TOML,
     stories::Grammar,
 };
@@ -74,6 +76,7 @@ pub fn run(args: &LabArgs) -> anyhow::Result<()> {
         samples: args.samples as usize,
         max_new_tokens: args.max_new_tokens as usize,
         seed: args.seed,
+        rows_at_once: rows_at_once(checkpoint.config()),
         tokenizer,
         grammar: grammar(&path)?,
     };
