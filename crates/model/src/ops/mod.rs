@@ -70,7 +70,8 @@ mod rope;
 mod swiglu;
 pub(crate) mod tape;
 
-pub use activation::{Activation, activate};
+pub use activation::{Activation, activate, activate_biased};
+pub use add::residual_norm;
 pub use attention::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
 pub use embedding::{DIRECT_VOCAB, Tokens, embedding};
 pub use head::{LOGIT_BYTES, cross_entropy, head_loss};
@@ -78,11 +79,11 @@ pub use launches::{cat, count_launch, take_launches};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_by_row};
 pub use rms_norm::{RMS_NORM_EPS, rms_norm};
-pub use swiglu::swiglu;
+pub use swiglu::{swiglu, swiglu_biased};
 pub use tape::{Gradients, Tape, reshape, transpose};
 
 pub(crate) use activation::Activate;
-pub(crate) use add::Add;
+pub(crate) use add::{Add, residual_sum};
 pub(crate) use attention::{Attention, AttentionScratch};
 pub(crate) use dropout::{ApplyDropout, KeepBits};
 pub(crate) use embedding::Embed;
