@@ -1,17 +1,10 @@
 //! The residual connection: `x + y`.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
-use super::{
-    Operation, kernels,
-    kernels::norm::{BranchDropout, NormParams},
-    layer_norm::layer_norm_to,
-    rms_norm::rms_norm_to,
-    tape,
-};
+use super::{Operation, residual_sum};
 use crate::{
     Result,
-    config::Norm,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         training::{TrainOp, TrainPass, TrainSetup},
@@ -60,46 +53,6 @@ impl Operation for Add {
     fn decoding<'a>(&self, _: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
         Some(Box::new(self.clone()))
     }
-}
-
-/// The sum of the residual stream `x` and a sublayer's output `y`, with dropout at a site or without: by one kernel, or operation by
-/// operation.
-///
-/// # Errors
-/// On a shape mismatch, or when the device is out of memory.
-pub(crate) fn residual_sum(x: &Tensor, y: &Tensor, dropout: BranchDropout<'_>) -> Result<Tensor> {
-    if let Some(sum) = kernels::residual_sum(x, y, dropout)? {
-        return Ok(sum);
-    }
-    let y = match dropout {
-        Some((dropout, site)) => dropout.apply(site, y)?,
-        None => y.clone(),
-    };
-    Ok(tape::add(x, &tape::cast(&y, x.dtype())?)?)
-}
-
-/// The residual sum `x + dropout(y)` and its norm, with a weight and a bias `(C)`: by one kernel, or operation by operation. Kernels
-/// write the norm in `dtype`.
-///
-/// # Errors
-/// On a shape mismatch, or when the device is out of memory.
-#[doc(hidden)]
-pub fn residual_norm(
-    x: &Tensor,
-    y: &Tensor,
-    dropout: BranchDropout<'_>,
-    (norm, (w, b)): (Norm, NormParams<'_>),
-    dtype: DType,
-) -> Result<[Tensor; 2]> {
-    if let Some(both) = kernels::residual_norm(x, y, dropout, (norm, (w, b)), dtype)? {
-        return Ok(both);
-    }
-    let sum = residual_sum(x, y, dropout)?;
-    let normed = match norm {
-        Norm::Layer => layer_norm_to(&sum, w, b, dtype)?,
-        Norm::Rms => rms_norm_to(&sum, w, dtype)?,
-    };
-    Ok([sum, normed])
 }
 
 /// An addition after a linear layer is fused with it instead ([`super::ResidualLinear`]).
