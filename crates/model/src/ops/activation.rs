@@ -139,7 +139,8 @@ pub fn activate_biased(x: &Tensor, bias: Option<&Tensor>, activation: Activation
         Activation::GeluNew => count_launch(x.mul(&count_launch(gelu_new_tanh(&x)?.affine(0.5, 0.5))?))?,
         Activation::Relu2 => count_launch(count_launch(x.relu())?.sqr())?,
     };
-    tape::record("activation", [&x.clone()], &y, move |dy| Ok([count_launch(dy.mul(&derivative(&x, activation)?))?]));
+    let input = x.clone();
+    tape::record("activation", [&x], &y, move |dy| Ok([count_launch(dy.mul(&derivative(&input, activation)?))?]));
     Ok(y)
 }
 

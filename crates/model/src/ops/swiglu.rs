@@ -94,8 +94,9 @@ pub fn swiglu_biased(x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let silu = count_launch(gate.mul(&sigmoid(&gate)?))?;
         count_launch(silu.mul(&up))?
     };
-    tape::record("swiglu", [&x.clone()], &y, move |dy| {
-        let (gate, up) = halves(&x)?;
+    let input = x.clone();
+    tape::record("swiglu", [&x], &y, move |dy| {
+        let (gate, up) = halves(&input)?;
         let sigmoid = sigmoid(&gate)?;
         let silu = count_launch(gate.mul(&sigmoid))?;
         // The derivative of silu is sigmoid + silu (1 - sigmoid).

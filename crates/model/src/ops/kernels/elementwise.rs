@@ -61,10 +61,13 @@ impl MlpFunction {
         let Some(of) = kernels_for_values(x).filter(|_| takes_bias) else { return Ok(None) };
         let y = self.forward(&of, x, bias)?;
         let input = x.clone();
-        match bias.cloned() {
-            Some(bias) => tape::record("activation", [x, &bias.clone()], &y, move |dy| {
-                self.bias_backward(&of, (&input, &bias), &dy.contiguous()?)
-            }),
+        match bias {
+            Some(bias) => {
+                let of_bias = bias.clone();
+                tape::record("activation", [x, bias], &y, move |dy| {
+                    self.bias_backward(&of, (&input, &of_bias), &dy.contiguous()?)
+                });
+            }
             None => {
                 tape::record("activation", [x], &y, move |dy| Ok([self.backward(&of, &input, &dy.contiguous()?)?]))
             }

@@ -38,7 +38,8 @@ pub(crate) fn residual_norm(
     let norm = NormKernels::of(norm);
     let [sum, normed] = norm.residual_forward(&kernels, x, (y, dropout), (w, b), dtype)?;
 
-    // The backward pass of the norm, whose input has no reader before it, leaves the gradient of `y` to that of the sum.
+    // The norm's backward pass is the last to add to the gradient of the sum, and runs right before the sum's own: it leaves the
+    // gradient of `y` to it.
     let left = Rc::new(Cell::new(None));
     record(&kernels, (x, y, element), dropout, &sum, Rc::clone(&left));
     let (of_sum, of_w, bias) = (sum.clone(), w.clone(), b.is_some());
