@@ -226,6 +226,14 @@ impl Gpt {
             pass.values[add.sum.0] = Some(sum);
             return Ok(2);
         }
+        if let (Op::QkNorm(norm), Some(Op::Rope(rope))) = (op, self.net.ops.get(at + 1))
+            && rope.x == norm.y
+            && self.last_readers[norm.y.0] == at + 1
+            && let Some(rotated) = norm.forward_rotated(rope, pass)?
+        {
+            pass.values[rope.y.0] = Some(rotated);
+            return Ok(2);
+        }
         let output = op.get().forward(pass)?;
         pass.values[op.get().output().0] = Some(output);
         Ok(1)
