@@ -69,7 +69,9 @@ impl Angles {
         let Tables { cos, sin } = self.tables();
         let upload = |table: &[f32]| count_launch(Tensor::from_slice(table, (self.block_size, self.pairs), device));
         let tables = [upload(cos)?, upload(sin)?];
-        Ok(self.on_device.get_or_init(|| tables.clone()).clone())
+        // Where those of another device are held, these serve this call alone.
+        self.on_device.get_or_init(|| tables.clone());
+        Ok(tables)
     }
 
     /// The cosines and sines of a position, `(hs / 2)` each.
