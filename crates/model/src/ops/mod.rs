@@ -20,7 +20,7 @@
 //! | [`linear()`], without bias | 1, 2 | 4, 7 |
 //! | [`layer_norm()`], without bias | 11, 23 | as f32 |
 //! | [`rms_norm()`] | 8, 17 | as f32 |
-//! | rotary positions | 15, 15 | as f32 |
+//! | rotary positions | 13, 13 | as f32 |
 //! | [`activate`], `gelu` | 1, 9 | as f32 |
 //! | [`activate`], `gelu_new` | 7, 14 | as f32 |
 //! | [`activate`], `relu2` | 2, 3 | as f32 |

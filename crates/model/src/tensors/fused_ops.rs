@@ -1,5 +1,6 @@
 //! Neighbouring operations that are computed as one, so that a kernel saves writing and reading what lies between them: a residual
-//! sum with the dropout before it and the norm behind it, and the bias of a linear layer with the activation behind it.
+//! sum with the dropout before it and the norm behind it, the bias of a linear layer with the activation behind it, and QK-norm with
+//! the rotation of positions.
 
 use candle_core::Tensor;
 
@@ -14,6 +15,14 @@ use crate::{
 pub(super) fn step(gpt: &Gpt, at: usize, pass: &mut Pass<'_>) -> Result<usize> {
     let only_next_reads = |value: Value| gpt.last_readers[value.0] == at + 1;
     let (op, next, second) = (&gpt.net.ops[at], gpt.net.ops.get(at + 1), gpt.net.ops.get(at + 2));
+    if let (Op::QkNorm(norm), Some(Op::Rope(rope))) = (op, next)
+        && rope.x == norm.y
+        && only_next_reads(norm.y)
+        && let Some(rotated) = norm.forward_rotated(rope, pass)?
+    {
+        pass.set(rope.y, rotated);
+        return Ok(2);
+    }
     match (op, next) {
         (Op::ApplyDropout(drop), Some(Op::Add(add))) if add.y == drop.y && only_next_reads(drop.y) => {
             Ok(1 + residual(Some(drop), add, second, pass)?)

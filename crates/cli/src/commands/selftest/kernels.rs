@@ -1,5 +1,7 @@
 //! The project's CUDA kernels against the tensor operations that they stand in for, both on the same device.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
@@ -16,7 +18,7 @@ use tinygpt_sampler::{
     philox_at,
 };
 
-use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, RateFactors, TensorEngine};
+use tinygpt_trainer::engine::{AdamW, Batch, Engine, EngineState, Muon, Optimizer, RateFactors, TensorEngine};
 
 use super::{
     check::{Check, of_tensors},
@@ -78,7 +80,15 @@ pub fn checks(device: &Device) -> anyhow::Result<Vec<Check>> {
         };
         checks.push(compare("cross-entropy", &format!("({rows}, {v})"), ROUNDING, &inputs, op, device)?);
     }
-    checks.push(of_updates(device)?);
+    let rates = RateFactors { matrices: 1.5, embeddings: 0.5 };
+    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-3, weight_decay: 0.1, rates };
+    let narrow = GptConfig { block_size: 33, n_head: 1, bias: true, ..of_width(33) };
+    checks.push(of_updates("AdamW, clipping", &narrow, || adamw.into(), device)?);
+    // Matrices that fill a tile, or more by one; higher and wider ones; several side by side, in groups of heads.
+    let muon = || Muon::new(adamw, 0.9, 3).into();
+    for config in [narrow, GptConfig { n_layer: 2, n_head: 4, n_kv_head: 2, mlp: Mlp::Swiglu, ..of_width(64) }] {
+        checks.push(of_updates("Muon, clipping", &config, muon, device)?);
+    }
     for (i, shape) in networks().iter().enumerate() {
         let precisions = [(Precision::F32, OF_NETWORKS), (Precision::Bf16, OF_HALVES), (Precision::F16, OF_F16)];
         for (precision, tolerance) in precisions {
@@ -169,25 +179,24 @@ fn compare(
     Ok(Check::new(kernel, of, tolerance, off))
 }
 
-/// Updates of AdamW with and without kernels, of parameters whose elements fill a block, or one less, or one more; clipped and not,
-/// of gradients that were added up.
-fn of_updates(device: &Device) -> anyhow::Result<Check> {
-    let config = GptConfig {
-        vocab_size: 31,
-        block_size: 33,
-        n_layer: 1,
-        n_head: 1,
-        n_embd: 33,
-        bias: true,
-        ..GptConfig::default()
-    };
+/// A small network of `n_embd` channels.
+fn of_width(n_embd: usize) -> GptConfig {
+    GptConfig { vocab_size: 31, block_size: 33, n_layer: 1, n_embd, ..GptConfig::default() }
+}
+
+/// Updates with and without kernels, of parameters whose elements fill a block, or one less, or one more; clipped and not, of
+/// gradients that were added up.
+fn of_updates(
+    kernel: &'static str,
+    config: &GptConfig,
+    rule: impl Fn() -> Arc<dyn Optimizer>,
+    device: &Device,
+) -> anyhow::Result<Check> {
     let batch =
         |stream: u32| Batch { ids: tokens(stream, 66, 31), targets: tokens(stream + 1, 66, 31), rows: 2, cols: 33 };
-    let rates = RateFactors { matrices: 1.5, embeddings: 0.5 };
     let run = || -> anyhow::Result<Vec<Vec<f32>>> {
-        let rule = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-3, weight_decay: 0.1, rates };
-        let state = EngineState::fresh(moved_params(&config));
-        let mut engine = TensorEngine::new(&config, Precision::F32, rule, 1, &state, device)?;
+        let state = EngineState::fresh(moved_params(config));
+        let mut engine = TensorEngine::new(config, Precision::F32, rule(), 1, &state, device)?;
         for (step, clip) in (0..).zip([0.5, 0.0, 1.0]) {
             engine.forward_backward(&batch(60 + 4 * step), u64::from(2 * step))?;
             engine.forward_backward(&batch(62 + 4 * step), u64::from(2 * step + 1))?;
@@ -198,7 +207,7 @@ fn of_updates(device: &Device) -> anyhow::Result<Check> {
     };
     let (found, expected) = (run()?, without_kernels(run)?);
     let off = found.iter().zip(&expected).enumerate().map(|(i, (a, b))| (format!("tensor {i}"), of_tensors(a, b)));
-    Ok(Check::new("AdamW, clipping", "accumulation", OF_NETWORKS, off))
+    Ok(Check::new(kernel, &format!("{} channels", config.n_embd), OF_NETWORKS, off))
 }
 
 /// Networks whose attention has heads of many sizes, more positions than a tile, and groups of heads.
@@ -227,6 +236,11 @@ fn networks() -> Vec<(GptConfig, usize)> {
         (GptConfig { bias: true, ..qwen(shape(4, 2, 34, 65, 0.1)) }, 1),
         (shape(3, 1, 64, 131, 0.2), 1),
         (qwen(shape(2, 1, 100, 33, 0.0)), 2),
+        // QK-norm and rotary positions alone, of heads that are odd, least, and wider than those of attention's kernels.
+        (GptConfig { qk_norm: true, ..shape(6, 2, 37, 19, 0.0) }, 2),
+        (GptConfig { position: Position::Rope, ..shape(5, 5, 2, 1, 0.0) }, 1),
+        (GptConfig { position: Position::Rope, ..shape(2, 1, 130, 9, 0.0) }, 3),
+        (qwen(shape(1, 1, 260, 5, 0.0)), 1),
         (GptConfig { logit_cap: 8.0, ..shape(1, 1, 128, 40, 0.5) }, 2),
         // Masks that begin in the middle of a block of the hash.
         (shape(2, 2, 8, 257, 0.3), 1),

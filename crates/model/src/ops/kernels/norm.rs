@@ -22,7 +22,7 @@ const ROWS: usize = 32;
 const SUMMED_ROWS: usize = 256;
 
 /// The bytes of sums that the warps of a block share at most, which every card has.
-const SHARED: usize = 96 << 10;
+pub(super) const SHARED: usize = 96 << 10;
 
 /// Whether the kernels take rows of `c` channels: a warp's sums have to be in shared memory.
 pub(crate) fn fits(c: usize, bias: bool) -> bool {
