@@ -18,10 +18,12 @@ mod eval;
 mod generate;
 mod golden;
 mod help;
+mod lab;
 mod plan;
 mod resume;
 mod sample;
 mod sampling_flags;
+mod sweep;
 mod train;
 
 /// Cargo looks for test targets neither here nor in the crates whose tests are one binary: a file that nothing names would

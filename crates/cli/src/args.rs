@@ -1,25 +1,38 @@
 //! The command line.
 
 mod bench;
+mod lab;
 mod plan;
 mod rules;
 mod sample;
+mod sweep;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PathBufValueParser, TypedValueParser},
+};
 use tinygpt_model::{ContextPolicy, cpu::WeightFormat, ngram::MAX_ORDER};
+use tinygpt_trainer::chart;
 
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
+    lab::LabArgs,
     plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
+    sweep::SweepArgs,
 };
 use crate::device::DeviceChoice;
 
 /// The largest whole number that a TOML file can hold.
 const TOML_MAX: u64 = i64::MAX as u64;
+
+/// The file of a plot, refused before anything is computed where its format is unknown.
+fn plot_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| chart::check_path(&path).map(|()| path))
+}
 
 /// Train a small GPT from text and generate from it.
 #[derive(Debug, Parser)]
@@ -41,7 +54,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a model and write a run folder.
     #[command(
-        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000"
+        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect"
     )]
     Train(TrainArgs),
     /// Generate text from a trained model.
@@ -54,6 +67,11 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt eval\n  tinygpt eval runs/tiny-1 --data other.txt\n  tinygpt eval runs/tiny-1 --stride 1\n\nEvery token but the first is predicted once, from the tokens before it in a window of --context tokens. With\n--stride S each window counts its last S predictions, so that all see at least context - S tokens: the smaller\nS, the lower the loss and the longer it takes. Without it windows do not overlap, as in training's report."
     )]
     Eval(EvalArgs),
+    /// Compare sampling strategies side by side: diversity, loops, perplexity, acceptance.
+    #[command(
+        after_help = "Examples:\n  tinygpt lab\n  tinygpt lab runs/tiny-1 --prompt \"Once\" --samples 50 --plot lab.svg\n  tinygpt lab --print-config > lab.toml\n  tinygpt lab --config lab.toml --json\n\nCompletion i of a strategy is the text of tinygpt generate --first-sample i with the same seed and rules, which --json\nnames as flags. Beam search, of which greedy is the one of width 1, is here alone: it shows what the most probable\ntext is like."
+    )]
+    Lab(LabArgs),
     /// Beside a trained model, what n-gram models of its own training text reach.
     #[command(
         after_help = "Examples:\n  tinygpt baseline runs/tiny-1\n  tinygpt baseline runs/tiny-1 --order 3 --save trigram\n  tinygpt generate --checkpoint trigram --prompt \"Once\"\n\nUnigrams to N-grams with add-k smoothing, with k from a held-out tenth of the training split, and interpolated\nKneser-Ney of order N. All are counted on the training split and evaluated on the validation split."
@@ -100,6 +118,11 @@ pub enum Command {
         after_help = "Example:\n  tinygpt plan --minutes 5 --data my.txt --write my.toml\n  tinygpt train --config my.toml\n\nTimes some updates of three sizes on this machine, and takes the expected loss from a law that was fitted to\nruns on tinyshakespeare by characters. For any other text it is an estimate."
     )]
     Plan(PlanArgs),
+    /// Train every combination of some values, and compare.
+    #[command(
+        after_help = "Examples:\n  tinygpt sweep --config tiny --set train.max_steps=300 --set train.lr=1e-3,3e-3,1e-2 --seeds 3\n  tinygpt sweep --config tiny --set model.n_layer=1,2,4 --set model.dropout=0,0.1 --jobs 2\n\nEach run is a run folder like any other, below --out, named by its values. Ctrl-C saves, and the same command goes\non; what has ended is not trained again, also when values are added. A run that diverges is a result."
+    )]
+    Sweep(SweepArgs),
 }
 
 /// Arguments of `train`.
@@ -129,6 +152,9 @@ pub struct TrainArgs {
     /// Replace the run in --out.
     #[arg(long, requires = "out")]
     pub overwrite: bool,
+    /// Train nothing and write no run: print how activations, weights and their gradients are spread at the start, by layer.
+    #[arg(long, conflicts_with_all = ["resume", "out"])]
+    pub inspect: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

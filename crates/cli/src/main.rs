@@ -68,6 +68,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Lab(args) => commands::lab::run(&args),
         Command::Baseline(args) => commands::baseline::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Export(args) => commands::export::run(&args),
@@ -80,6 +81,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),
         Command::Config(args) => commands::config::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::Sweep(args) => commands::sweep::run(&args),
     }
 }
 

@@ -69,7 +69,7 @@ impl Measured {
 }
 
 /// The newest run, which is named on standard error, since nobody else did.
-fn newest_run() -> anyhow::Result<PathBuf> {
+pub fn newest_run() -> anyhow::Result<PathBuf> {
     let path = RunDir::latest(Path::new(RUNS))?.path().to_owned();
     notice!("run: {}", path.display());
     Ok(path)

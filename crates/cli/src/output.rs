@@ -42,7 +42,7 @@ pub fn print_stdout(text: &str) -> io::Result<()> {
 }
 
 /// The text with its control characters (C0, DEL, C1) as `\x1b`, but for line breaks and tabs.
-fn harmless(text: &str) -> Cow<'_, str> {
+pub fn harmless(text: &str) -> Cow<'_, str> {
     let drives = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(drives) {
         return text.into();

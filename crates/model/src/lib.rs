@@ -68,5 +68,5 @@ pub use language_model::{LanguageModel, Windows, open_language_model};
 pub use network::network;
 pub use params::{init_params, param_specs};
 pub use plan::{Network, ParamSpec};
-pub use tensors::{Gpt, KvCache, TensorDecoder};
+pub use tensors::{Gpt, Inspection, KvCache, ParamSpread, Spread, TensorDecoder, ValueSpread};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -11,7 +11,8 @@ use tinygpt_model::{
 };
 
 use crate::{
-    config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError, train::CallbackError,
+    chart::ChartError, config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError,
+    train::CallbackError,
 };
 
 /// The result of a trainer operation.
@@ -82,6 +83,14 @@ pub enum TrainError {
         /// The precision.
         precision: Precision,
         /// The device's error.
+        reason: String,
+    },
+    /// A model that cannot be stayed near.
+    #[error("train.reference = {path}: {reason}")]
+    Reference {
+        /// Its folder.
+        path: PathBuf,
+        /// Why not.
         reason: String,
     },
     /// A run that the machine has no memory for.
@@ -201,6 +210,18 @@ pub enum TrainError {
         /// The corpus as configured.
         corpus: String,
     },
+    /// A sweep has a run of this name with another configuration.
+    #[error("{run} was trained with another configuration than this sweep asks for: give another --out")]
+    SweptOtherwise {
+        /// The run's folder.
+        run: PathBuf,
+    },
+    /// Two runs of a sweep would have one folder.
+    #[error("two runs of the sweep would both be called {run}: give values that differ in more than punctuation")]
+    SameRunTwice {
+        /// The name.
+        run: String,
+    },
     /// There is no run to continue or to generate from.
     #[error("there is no run {wanted} yet: train one with `tinygpt train --config tiny`")]
     NoRun {
@@ -226,6 +247,9 @@ pub enum TrainError {
     /// A file of a run cannot be read or written, or does not hold what it should.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The losses of a run could not be drawn.
+    #[error(transparent)]
+    Chart(#[from] ChartError),
     /// An error of candle.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,9 +1,10 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
-//! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
-//! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`run`] (starting, resuming,
-//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`ngram`] trains what a network is
-//! compared with, and [`scaling`] says what a size is expected to reach.
+//! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches), [`engine`]
+//! (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`run`]
+//! (starting, resuming, and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`scaling`]
+//! says what a size is expected to reach, [`ngram`] trains what a network is compared with, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, and [`chart`]
+//! draws.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -38,15 +39,19 @@ pub mod engine;
 mod error;
 pub mod evaluate;
 pub mod fetch;
+pub mod inspect;
+pub mod json_lines;
+pub mod lab;
 pub mod memory;
 pub mod metrics;
 pub mod ngram;
-mod plot;
 pub mod run;
+pub mod samples;
 pub mod scaling;
 pub mod schedule;
 pub mod sliding;
 pub mod stories;
+pub mod sweep;
 pub mod token_cache;
 pub mod train;
 

@@ -1,7 +1,7 @@
 //! Charts in one style, as SVG and PNG: light and dark, legible to the colour-blind.
 //!
 //! A chart is data. A [`Figure`] is a grid of [`Panel`]s; a panel has two [`Axis`]es and [`Mark`]s in the order in which they
-//! are drawn; [`write`] makes a file of it.
+//! are drawn; [`write()`] makes a file of it.
 //!
 //! ```
 //! use tinygpt_trainer::chart::{self, Axis, Color, Figure, Mark, Panel};
@@ -38,10 +38,11 @@
 //!   lies outside an axis' range is cut off. A panel without anything to draw is an empty frame that says `no data`; a figure
 //!   without panels is [`ChartError::Empty`].
 //! - **Colours.** [`Color::Auto`] takes the next of [`Color::COUNT`] colours, which people with any kind of colour blindness tell
-//!   apart; dashes and the shapes of points differ as well. Lines of at most 32 points have their points marked.
+//!   apart; dashes and the shapes of points differ as well. Lines of at most 32 points
+//!   have their points marked, but those that are [`Color::Faint`].
 //! - **Text** may be anything: it is escaped, control characters are shown as `\n` or `\x1b`, and too long a text ends in `…`.
 //!   White space at the ends of an SVG's text is lost, so tokens such as ` the` are better shown as `␣the`.
-//! - **Bytes.** The same figure gives the same bytes on every machine.
+//! - **Bytes.** The same figure gives the same bytes, with whatever fonts the machine has.
 //! - **Dark settings.** An SVG follows `prefers-color-scheme`; in a page with `data-theme="light"` or `"dark"` on an element around
 //!   it, it follows that. Several can be inlined in one page: there are no ids, and all rules are for `svg.tinygpt-chart`. A PNG
 //!   has a light background, and two pixels for each of the figure's.
@@ -51,6 +52,7 @@ mod clip;
 mod draw;
 mod figure;
 mod legend;
+mod loss;
 mod marks;
 mod png;
 mod scale;
@@ -66,6 +68,7 @@ use std::path::{Path, PathBuf};
 use tinygpt_model::files::{FileError, atomic};
 
 pub use figure::{Axis, Color, Figure, Mark, Panel};
+pub use loss::loss_curve;
 
 /// The result of drawing a chart.
 pub type Result<T> = std::result::Result<T, ChartError>;
@@ -123,7 +126,7 @@ pub fn write(path: &Path, figure: &Figure) -> Result<()> {
     Ok(atomic::write(path, &bytes)?)
 }
 
-/// Refuses a name of which [`write`] does not know the format, for commands that measure before they draw.
+/// Refuses a name of which [`write()`] does not know the format, for commands that measure before they draw.
 ///
 /// # Errors
 /// [`ChartError::Extension`].
