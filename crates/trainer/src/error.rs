@@ -69,6 +69,17 @@ pub enum TrainError {
         /// The most tokens that the model sees.
         block_size: usize,
     },
+    /// A text of no tokens has no score.
+    #[error("the text is empty: there is nothing to score")]
+    EmptyText,
+    /// A model whose logits are not numbers gives no distribution.
+    #[error(
+        "the model's logits at position {position} of the text hold a NaN: its weights are damaged, or training diverged"
+    )]
+    NanLogits {
+        /// How many tokens come before.
+        position: usize,
+    },
     /// There is nothing to learn from one distinct token.
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]
     NothingToPredict(usize),
