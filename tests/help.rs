@@ -13,6 +13,8 @@ fn help_lists_the_commands_and_where_to_start() {
       train     Train a model and write a run folder
       generate  Generate text from a trained model
       eval      The loss of a trained model on held-out text, or on any text
+      score     The probability of a text, token by token: its surprisal, its rank, what was expected
+                instead
       info      What a model is: its shape, its size, and what else opens it
       export    Write a trained model as a file that other programs open
       sample    Draw from numbers: logits with every sampling rule, or weights
@@ -78,6 +80,7 @@ fn every_command_has_a_help_text_and_the_version() {
     for command in [
         &["generate"][..],
         &["eval"],
+        &["score"],
         &["info"],
         &["export"],
         &["devices"],

@@ -21,6 +21,7 @@ mod plan;
 mod resume;
 mod sample;
 mod sampling_flags;
+mod score;
 mod train;
 
 /// Cargo looks for test targets neither here nor in the crates whose tests are one binary: a file that nothing names would

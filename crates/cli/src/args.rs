@@ -4,6 +4,7 @@ mod bench;
 mod plan;
 mod rules;
 mod sample;
+mod score;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
@@ -15,6 +16,7 @@ pub use self::{
     plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
+    score::ScoreArgs,
 };
 use crate::device::DeviceChoice;
 
@@ -54,6 +56,12 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt eval\n  tinygpt eval runs/tiny-1 --data other.txt\n  tinygpt eval runs/tiny-1 --stride 1\n\nEvery token but the first is predicted once, from the tokens before it in a window of --context tokens. With\n--stride S each window counts its last S predictions, so that all see at least context - S tokens: the smaller\nS, the lower the loss and the longer it takes. Without it windows do not overlap, as in training's report."
     )]
     Eval(EvalArgs),
+    /// The probability of a text, token by token: its surprisal, its rank, what was expected instead.
+    #[command(
+        override_usage = "tinygpt score [OPTIONS] [RUN] <TEXT>\n       tinygpt score [OPTIONS] [RUN] --file <FILE>",
+        after_help = "Examples:\n  tinygpt score \"Once there was a fox.\"\n  tinygpt score runs/tiny-1 \"Once there was a fox.\" --plot fox.html\n  tinygpt score --file story.txt --compare\n  echo \"Once there was a fox.\" | tinygpt score runs/tiny-1 - --json\n\nThe probability of a text is the product of those of its tokens, each given all before it: the chain\nrule. The first token is predicted from the one that a text starts behind: <|endoftext|>, or a line\nbreak. A text longer than --context is read in windows, of which each counts its last --stride\npredictions."
+    )]
+    Score(ScoreArgs),
     /// What a model is: its shape, its size, and what else opens it.
     #[command(
         after_help = "Examples:\n  tinygpt info runs/tiny-1\n  tinygpt info runs/tiny-1 --json\n\nA folder that opens in transformers is loaded there with\nAutoModelForCausalLM.from_pretrained(\"runs/tiny-1\"). Of one that opens here alone, the keys of [model] that stand in\nthe way are named."

@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod progress_bar;
 mod signals;
+mod text_input;
 mod threads;
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Score(args) => commands::score::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Sample(args) => commands::sample::run(&args),

@@ -10,5 +10,6 @@ pub mod generate;
 pub mod info;
 pub mod plan;
 pub mod sample;
+pub mod score;
 pub mod selftest;
 pub mod train;
