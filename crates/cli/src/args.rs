@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod compare;
 mod plan;
 mod rules;
 mod sample;
@@ -13,6 +14,7 @@ use tinygpt_model::{ContextPolicy, cpu::WeightFormat};
 
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
+    compare::CompareArgs,
     plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
@@ -62,6 +64,11 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt score \"Once there was a fox.\"\n  tinygpt score runs/tiny-1 \"Once there was a fox.\" --plot fox.html\n  tinygpt score --file story.txt --compare\n  echo \"Once there was a fox.\" | tinygpt score runs/tiny-1 - --json\n\nThe probability of a text is the product of those of its tokens, each given all before it: the chain\nrule. The first token is predicted from the one that a text starts behind: <|endoftext|>, or a line\nbreak. A text longer than --context is read in windows, of which each counts its last --stride\npredictions."
     )]
     Score(ScoreArgs),
+    /// How far two models are from each other, or from the truth about the built-in corpus: entropies and divergences.
+    #[command(
+        after_help = "Examples:\n  tinygpt compare runs/tiny-1 truth\n  tinygpt compare runs/tiny-1 runs/tiny-2 --plot compare.svg\n  tinygpt compare runs/a runs/b --data other.txt --windows 50 --json\n\nThe distributions of the next token are compared in every context of the text, in windows that do not\noverlap, and by position in them. `truth` is the exact distribution of the grammar given the story so\nfar. The calibration says whether what is predicted happens as often."
+    )]
+    Compare(CompareArgs),
     /// What a model is: its shape, its size, and what else opens it.
     #[command(
         after_help = "Examples:\n  tinygpt info runs/tiny-1\n  tinygpt info runs/tiny-1 --json\n\nA folder that opens in transformers is loaded there with\nAutoModelForCausalLM.from_pretrained(\"runs/tiny-1\"). Of one that opens here alone, the keys of [model] that stand in\nthe way are named."

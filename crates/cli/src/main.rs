@@ -69,6 +69,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Score(args) => commands::score::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Sample(args) => commands::sample::run(&args),

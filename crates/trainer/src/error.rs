@@ -10,7 +10,11 @@ use tinygpt_model::{
 };
 
 use crate::{
-    config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError, train::CallbackError,
+    config::ConfigError,
+    corpus::CorpusError,
+    stories::{Rejected, TruthError},
+    token_cache::TokenCacheError,
+    train::CallbackError,
 };
 
 /// The result of a trainer operation.
@@ -35,6 +39,9 @@ pub enum TrainError {
     /// A text that should be stories of the grammar is not.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// The truth about a text is not known.
+    #[error(transparent)]
+    Truth(#[from] TruthError),
     /// A run failed, and its folder could not be deleted.
     #[error("{error}; and its folder stays: {also}")]
     AndNotDiscarded {
@@ -79,6 +86,14 @@ pub enum TrainError {
     NanLogits {
         /// How many tokens come before.
         position: usize,
+    },
+    /// Models over different numbers of tokens cannot be compared.
+    #[error("one model has {a} tokens and the other {b}: only models of the same vocabulary can be compared")]
+    VocabSizes {
+        /// The tokens of one.
+        a: usize,
+        /// Those of the other.
+        b: usize,
     },
     /// There is nothing to learn from one distinct token.
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]

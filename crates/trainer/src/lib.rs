@@ -29,7 +29,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod calibration;
 pub mod chart;
+pub mod compare;
 pub mod config;
 pub mod corpus;
 pub mod data;
@@ -47,6 +49,8 @@ pub mod schedule;
 pub mod score;
 pub mod sliding;
 pub mod stories;
+#[cfg(test)]
+mod test_models;
 pub mod token_cache;
 pub mod train;
 

@@ -181,48 +181,10 @@ fn below(n: u64, seed: u64, a: u64, b: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tinygpt_model::language_model::VisitLogits;
-    use tinygpt_sampler::{entropy, unit_f64};
+    use tinygpt_sampler::entropy;
 
     use super::*;
-
-    /// Logits, with ties, that depend on all tokens that a position sees.
-    #[derive(Clone, Copy)]
-    struct Hashing {
-        vocab_size: usize,
-        block_size: usize,
-    }
-
-    impl Hashing {
-        fn logits_after(self, seen: &[u32]) -> Vec<f32> {
-            let hash = seen.iter().fold(7u64, |hash, &id| hash.wrapping_mul(0x100_0000_01B3) ^ u64::from(id));
-            let number = |id: usize| {
-                let [low, high, ..] = philox_at(hash, RngDomain::Noise, id as u64, 0);
-                (unit_f64(low, high) * 8.0).floor() as f32 - 4.0
-            };
-            (0..self.vocab_size).map(number).collect()
-        }
-    }
-
-    impl LanguageModel for Hashing {
-        fn vocab_size(&self) -> usize {
-            self.vocab_size
-        }
-
-        fn block_size(&self) -> usize {
-            self.block_size
-        }
-
-        fn logits(&mut self, windows: Windows<'_>, visit: VisitLogits<'_>) -> tinygpt_model::Result<()> {
-            windows.check(self.block_size, self.vocab_size)?;
-            for (row, window) in windows.ids.chunks(windows.cols).enumerate() {
-                for col in windows.from..windows.cols {
-                    visit(row * windows.cols + col, &self.logits_after(&window[..=col]));
-                }
-            }
-            Ok(())
-        }
-    }
+    use crate::test_models::Hashing;
 
     fn scores(model: Hashing, ids: &[u32], context: usize, stride: usize) -> Vec<TokenScore> {
         let sliding = Sliding { context, stride };
@@ -239,7 +201,7 @@ mod tests {
         ) {
             let ids: Vec<u32> = ids.iter().map(|id| id % vocab_size as u32).collect();
             let stride = stride.min(context);
-            let model = Hashing { vocab_size, block_size: 20 };
+            let model = Hashing::new(vocab_size, 20, 0);
             let scores = scores(model, &ids, context, stride);
             prop_assert_eq!(scores.len(), ids.len());
             let text = [&[0], &ids[..]].concat();
@@ -311,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_has_no_score_is_refused() {
-        let mut model = Hashing { vocab_size: 5, block_size: 4 };
+        let mut model = Hashing::new(5, 4, 0);
         let mut refused = |ids: &[u32], context| {
             score(&mut model, 0, ids, Sliding { context, stride: 1 }, &mut |_, _| Ok(())).unwrap_err().to_string()
         };
