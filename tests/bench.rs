@@ -212,6 +212,8 @@ fn people_get_a_table_and_a_plot() {
     {
         assert!(svg.contains(word), "{word}");
     }
+    let output = bench(&["--quick", "--plot", "plot.pdf"]);
+    assert_eq!(output.status.code(), Some(2), "refused before anything is measured");
 }
 
 #[test]

@@ -353,6 +353,22 @@ fn people_get_a_table_with_bars_and_a_plot() {
 }
 
 #[test]
+fn a_plot_is_a_png_where_its_name_says_so_and_no_other_name_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let plot = |name: &str| {
+        let path = dir.path().join(name);
+        (sample(r#"{"rows": [[1, 2, 3]]}"#, &["--plot", path.to_str().unwrap()]), path)
+    };
+    let (output, path) = plot("plot.png");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(fs::read(path).unwrap().starts_with(b"\x89PNG"));
+    let (output, path) = plot("plot.pdf");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && error.contains("a plot is written as .svg or .png"), "{error}");
+    assert!(output.stdout.is_empty() && !path.exists(), "nothing was drawn");
+}
+
+#[test]
 fn every_row_can_be_plotted() {
     let dir = tempfile::tempdir().unwrap();
     let plot = dir.path().join("plot.svg");

@@ -47,7 +47,7 @@ fn every_file_of_ours_says_its_format() {
     }
     assert!(place.text("run/train.toml").starts_with("format = 1\n"));
     assert!(place.text("run/metrics.jsonl").lines().all(|line| line.contains("\"format\":1,")));
-    assert!(place.text("run/loss.svg").contains("<!-- tinygpt loss plot, format 1 -->"));
+    assert!(place.text("run/loss.svg").contains("<!-- tinygpt chart, format 1 -->"));
     let ours = [("tinygpt_format", "1")];
     for (file, metadata) in [
         ("run/model.safetensors", &[("format", "pt"), ours[0]][..]),

@@ -9,8 +9,12 @@ mod score;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PathBufValueParser, TypedValueParser},
+};
 use tinygpt_model::{ContextPolicy, cpu::WeightFormat};
+use tinygpt_trainer::chart;
 
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
@@ -24,6 +28,11 @@ use crate::device::DeviceChoice;
 
 /// The largest whole number that a TOML file can hold.
 const TOML_MAX: u64 = i64::MAX as u64;
+
+/// The file of a plot, refused before anything is computed where its format is unknown.
+fn plot_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| chart::check_path(&path).map(|()| path))
+}
 
 /// Train a small GPT from text and generate from it.
 #[derive(Debug, Parser)]

@@ -10,6 +10,7 @@ use tinygpt_model::{
 };
 
 use crate::{
+    chart::ChartError,
     config::ConfigError,
     corpus::CorpusError,
     stories::{Rejected, TruthError},
@@ -228,6 +229,9 @@ pub enum TrainError {
     /// A file of a run cannot be read or written, or does not hold what it should.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The losses of a run could not be drawn.
+    #[error(transparent)]
+    Chart(#[from] ChartError),
     /// An error of candle.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -42,7 +42,6 @@ pub mod evaluate;
 pub mod fetch;
 pub mod memory;
 pub mod metrics;
-mod plot;
 pub mod run;
 pub mod scaling;
 pub mod schedule;

@@ -9,13 +9,12 @@ use std::{
 use tinygpt_model::files::atomic;
 
 use crate::{
-    Result, TrainError,
+    Result, TrainError, chart,
     config::{RunConfig, TrainConfig},
     data::Dataset,
     engine::{DeferredScalar, Engine},
     evaluate::{self, Evaluation, Report},
     metrics::{self, Metrics, MetricsFile, RowKind},
-    plot,
     run::{Best, LAST_FORMAT, LoopState, RunDir},
     schedule::learning_rate,
 };
@@ -304,12 +303,12 @@ impl Trainer<'_> {
     /// Writes the plot of the losses, unless it is there as it should be.
     fn write_plot(&self, metrics: &MetricsFile) -> Result<()> {
         let path = self.run.path().join(LOSS_SVG);
-        match plot::loss_svg(&self.config.name, metrics.rows()) {
-            Some(svg) if fs::read(&path).ok().as_deref() != Some(svg.as_bytes()) => {
-                Ok(atomic::write(&path, svg.as_bytes())?)
-            }
-            _ => Ok(()),
+        let Some(figure) = chart::loss_curve(&self.config.name, metrics.rows()) else { return Ok(()) };
+        let svg = figure.svg()?;
+        if fs::read(&path).ok().as_deref() != Some(svg.as_bytes()) {
+            atomic::write(&path, svg.as_bytes())?;
         }
+        Ok(())
     }
 
     /// The best weights on the whole validation split.

@@ -131,7 +131,7 @@ pub struct BenchSamplingArgs {
     #[arg(long)]
     pub json: bool,
     /// Write a plot of the times.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg|FILE.png", value_parser = super::plot_path())]
     pub plot: Option<PathBuf>,
 }
 

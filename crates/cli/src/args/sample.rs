@@ -64,7 +64,7 @@ pub struct SampleArgs {
     #[arg(long)]
     pub json: bool,
     /// Write a plot of the first good row: expected and observed frequencies, linear and softmax weighting.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg|FILE.png", value_parser = super::plot_path())]
     pub plot: Option<PathBuf>,
 }
 

@@ -44,7 +44,7 @@ fn sample<B: DrawingBackend>(canvas: &mut Canvas<B>, mark: &Mark, look: Look, (x
     match &mark.shape {
         Shape::Line(points) => {
             canvas.line(&ends, Stroke { ink, width: mark.width, dash: look.dash })?;
-            if super::marks::is_marked(points) { canvas.marker(middle, look.marker, ink) } else { Ok(()) }
+            if super::marks::is_marked(mark, points) { canvas.marker(middle, look.marker, ink) } else { Ok(()) }
         }
         Shape::Points { .. } => canvas.marker(middle, look.marker, ink),
         Shape::Bars { .. } => canvas.rectangle((x + 7.0, y - 6.0), (x + SAMPLE - 7.0, y + 6.0), ink.light),

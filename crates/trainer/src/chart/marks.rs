@@ -7,7 +7,7 @@ use super::{
     canvas::{Align, Canvas, Letters, Point, Stroke},
     clip,
     draw::{Area, Frame},
-    figure::{Mark, Shape},
+    figure::{Color, Mark, Shape},
     text::{self, cut, legible},
     theme::{DASHED, HEAT_LEVELS, Ink, Look, SOLID, TEXT, heat},
 };
@@ -20,8 +20,8 @@ const BARS: f64 = 0.8;
 const MARKED: usize = 32;
 
 /// Whether the points of a line are marked.
-pub(super) fn is_marked(points: &[Point]) -> bool {
-    points.len() <= MARKED
+pub(super) fn is_marked(mark: &Mark, points: &[Point]) -> bool {
+    points.len() <= MARKED && mark.color != Color::Faint
 }
 
 /// What the axes should cover of a mark, as values of either.
@@ -60,7 +60,7 @@ pub(super) fn draw<B: DrawingBackend>(canvas: &mut Canvas<B>, frame: &Frame, mar
     let (mut group, mut drawn) = (0, false);
     for (mark, look) in marks {
         drawn |= match &mark.shape {
-            Shape::Line(points) => line(canvas, frame, points, mark.width, *look)?,
+            Shape::Line(points) => line(canvas, frame, mark, points, *look)?,
             Shape::Points { at, labels } => points(canvas, frame, at, labels, *look)?,
             Shape::Bars { values, spread } => {
                 let width = BARS / groups as f64;
@@ -89,8 +89,8 @@ pub(super) fn draw<B: DrawingBackend>(canvas: &mut Canvas<B>, frame: &Frame, mar
 fn line<B: DrawingBackend>(
     canvas: &mut Canvas<B>,
     frame: &Frame,
+    mark: &Mark,
     points: &[Point],
-    width: f64,
     look: Look,
 ) -> Result<bool> {
     let places: Vec<Option<Point>> = points.iter().map(|&point| frame.at(point)).collect();
@@ -103,11 +103,11 @@ fn line<B: DrawingBackend>(
                 // A line of one point has no length.
                 canvas.marker(alone, look.marker, look.ink)?;
             } else {
-                canvas.line(&clip::thinned(&piece), Stroke { ink: look.ink, width, dash: look.dash })?;
+                canvas.line(&clip::thinned(&piece), Stroke { ink: look.ink, width: mark.width, dash: look.dash })?;
             }
         }
     }
-    if is_marked(points) {
+    if is_marked(mark, points) {
         for place in places.into_iter().flatten().filter(|&place| frame.holds(place)) {
             canvas.marker(place, look.marker, look.ink)?;
         }

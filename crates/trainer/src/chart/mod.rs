@@ -38,10 +38,11 @@
 //!   lies outside an axis' range is cut off. A panel without anything to draw is an empty frame that says `no data`; a figure
 //!   without panels is [`ChartError::Empty`].
 //! - **Colours.** [`Color::Auto`] takes the next of [`Color::COUNT`] colours, which people with any kind of colour blindness tell
-//!   apart; dashes and the shapes of points differ as well. Lines of at most 32 points have their points marked.
+//!   apart; dashes and the shapes of points differ as well. Lines of at most 32 points
+//!   have their points marked, but those that are [`Color::Faint`].
 //! - **Text** may be anything: it is escaped, control characters are shown as `\n` or `\x1b`, and too long a text ends in `…`.
 //!   White space at the ends of an SVG's text is lost, so tokens such as ` the` are better shown as `␣the`.
-//! - **Bytes.** The same figure gives the same bytes on every machine.
+//! - **Bytes.** The same figure gives the same bytes, with whatever fonts the machine has.
 //! - **Dark settings.** An SVG follows `prefers-color-scheme`; in a page with `data-theme="light"` or `"dark"` on an element around
 //!   it, it follows that. Several can be inlined in one page: there are no ids, and all rules are for `svg.tinygpt-chart`. A PNG
 //!   has a light background, and two pixels for each of the figure's.
@@ -51,6 +52,7 @@ mod clip;
 mod draw;
 mod figure;
 mod legend;
+mod loss;
 mod marks;
 mod png;
 mod scale;
@@ -66,6 +68,7 @@ use std::path::{Path, PathBuf};
 use tinygpt_model::files::{FileError, atomic};
 
 pub use figure::{Axis, Color, Figure, Mark, Panel};
+pub use loss::loss_curve;
 
 /// The result of drawing a chart.
 pub type Result<T> = std::result::Result<T, ChartError>;

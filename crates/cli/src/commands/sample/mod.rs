@@ -6,8 +6,8 @@ mod plot;
 mod table;
 
 use serde_json::json;
-use tinygpt_model::files::atomic;
 use tinygpt_sampler::SamplingParams;
+use tinygpt_trainer::chart;
 
 use crate::{
     args::{InputKind, SampleArgs},
@@ -40,7 +40,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<()> {
             .find_map(|(row, (numbers, drawn))| Some((row, numbers.as_ref().ok()?, drawn.as_ref().ok()?)));
         // Without a good row there is nothing to draw, and the errors below say why.
         if let Some((row, numbers, drawn)) = good {
-            atomic::write(path, plot::svg(args, row, numbers, drawn)?.as_bytes())?;
+            chart::write(path, &plot::figure(args, row, numbers, drawn))?;
         }
     }
     if args.json {

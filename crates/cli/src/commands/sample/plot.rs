@@ -1,18 +1,14 @@
 //! `sample --plot`: expected and observed frequencies, and what softmax does to the numbers.
 
-use std::{collections::HashMap, error::Error};
+use std::collections::HashMap;
 
-use anyhow::anyhow;
-use plotters::{coord::Shift, prelude::*};
+use tinygpt_trainer::chart::{Axis, Figure, Mark, Panel};
 
 use super::draw::Drawn;
 use crate::args::{InputKind, SampleArgs};
 
 /// Tokens that are drawn as bars.
 const SHOWN: usize = 32;
-const BLUE: RGBColor = RGBColor(31, 98, 196);
-const RED: RGBColor = RGBColor(196, 49, 31);
-const GREY: RGBColor = RGBColor(150, 150, 150);
 
 /// Two values for each of some tokens.
 struct Pairs {
@@ -23,11 +19,9 @@ struct Pairs {
 }
 
 /// The plot of a row: its numbers, and what was drawn.
-pub fn svg(args: &SampleArgs, row: usize, numbers: &[f64], drawn: &Drawn) -> anyhow::Result<String> {
-    let panels = [frequencies(args, row, drawn), weightings(numbers)];
-    let mut svg = String::new();
-    draw(&mut svg, &panels).map_err(|e| anyhow!("cannot draw the plot: {e}"))?;
-    Ok(svg)
+pub fn figure(args: &SampleArgs, row: usize, numbers: &[f64], drawn: &Drawn) -> Figure {
+    let panels = [frequencies(args, row, drawn), weightings(numbers)].map(Pairs::panel);
+    Figure::new(panels.into()).panel_size(600, 440)
 }
 
 fn frequencies(args: &SampleArgs, row: usize, drawn: &Drawn) -> Pairs {
@@ -72,58 +66,17 @@ fn weightings(numbers: &[f64]) -> Pairs {
     }
 }
 
-fn draw(svg: &mut String, panels: &[Pairs; 2]) -> Result<(), Box<dyn Error>> {
-    let root = SVGBackend::with_string(svg, (1200, 440)).into_drawing_area();
-    root.fill(&WHITE)?;
-    for (area, pairs) in root.split_evenly((1, 2)).iter().zip(panels) {
-        bars(area, pairs)?;
+impl Pairs {
+    fn panel(self) -> Panel {
+        let [a, b] = self.values;
+        Panel::new(
+            self.title,
+            Axis::categories("token", self.tokens.iter().map(u32::to_string)),
+            Axis::linear("probability"),
+        )
+        .mark(Mark::bars(self.names[0], a))
+        .mark(Mark::bars(self.names[1], b))
     }
-    root.present()?;
-    Ok(())
-}
-
-fn bars(area: &DrawingArea<SVGBackend<'_>, Shift>, pairs: &Pairs) -> Result<(), Box<dyn Error>> {
-    let top = pairs.values.iter().flatten().copied().fold(0.0, f64::max);
-    let count = pairs.tokens.len().max(1);
-    let mut chart = ChartBuilder::on(area)
-        .caption(&pairs.title, ("sans-serif", 18))
-        .margin(16)
-        .x_label_area_size(40)
-        .y_label_area_size(56)
-        .build_cartesian_2d(-0.5..count as f64 - 0.5, 0.0..(1.1 * top).max(f64::MIN_POSITIVE))?;
-    // A label at each whole number only: between two tokens there is none.
-    let label = |x: &f64| {
-        let whole = (x - x.round()).abs() < 1e-6 && *x > -0.4;
-        let token = if whole { pairs.tokens.get(x.round() as usize) } else { None };
-        token.map(ToString::to_string).unwrap_or_default()
-    };
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(WHITE)
-        .x_labels(count.min(16) + 1)
-        .x_label_formatter(&label)
-        .x_desc("token")
-        .y_desc("probability")
-        .draw()?;
-    for (n, (colour, values)) in [BLUE, RED].into_iter().zip(&pairs.values).enumerate() {
-        let left = 0.4 * n as f64 - 0.4;
-        let bar = |(x, &y): (usize, &f64)| {
-            let x = x as f64 + left;
-            Rectangle::new([(x, 0.0), (x + 0.4, y)], colour.filled())
-        };
-        chart
-            .draw_series(values.iter().enumerate().map(bar))?
-            .label(pairs.names[n])
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled()));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE)
-        .border_style(GREY)
-        .draw()?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod report;
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use serde_json::json;
-use tinygpt_model::files::atomic;
+use tinygpt_trainer::chart;
 
 use super::note_debug_build;
 use crate::{
@@ -49,7 +49,7 @@ pub fn run(args: &BenchSamplingArgs) -> anyhow::Result<()> {
         }
     }
     if let Some(path) = &args.plot {
-        atomic::write(path, plot::svg(&cells)?.as_bytes())?;
+        chart::write(path, &plot::figure(&cells))?;
     }
     if args.json { print_json(&json!({ "cells": cells, "absent": absent })) } else { Ok(()) }
 }
