@@ -15,6 +15,8 @@ fn help_lists_the_commands_and_where_to_start() {
       eval      The loss of a trained model on held-out text, or on any text
       score     The probability of a text, token by token: its surprisal, its rank, what was expected
                 instead
+      compare   How far two models are from each other, or from the truth about the built-in corpus:
+                entropies and divergences
       info      What a model is: its shape, its size, and what else opens it
       export    Write a trained model as a file that other programs open
       sample    Draw from numbers: logits with every sampling rule, or weights
@@ -81,6 +83,7 @@ fn every_command_has_a_help_text_and_the_version() {
         &["generate"][..],
         &["eval"],
         &["score"],
+        &["compare"],
         &["info"],
         &["export"],
         &["devices"],

@@ -8,6 +8,7 @@ mod recorded;
 
 mod bad_input;
 mod bench;
+mod compare;
 mod damage;
 mod data;
 mod devices;

@@ -17,14 +17,16 @@ pub enum TruthError {
     /// The tokens of a word depend on what is around it.
     #[error("the truth is known in tokens of characters or of a byte-level BPE alone, and this tokenizer is neither")]
     Family,
-    /// The tokenizer cannot write the stories.
+    /// A tokenizer of characters cannot write the stories.
     #[error(
-        "stories can hold what this tokenizer lacks ({0}), so their truth has no distribution over its tokens; the run was trained on another text, or on too few stories"
+        "stories can hold {0:?}, which this tokenizer lacks, so their truth is no distribution over its tokens: the run was \
+         trained on another text, or on too few stories"
     )]
-    Vocabulary(TokenizerError),
+    UnknownChar(char),
     /// A line is no story.
     #[error(
-        "line {line} of the text cannot be told by the built-in grammar from its token {token} on; the truth is known of stories alone (`tinygpt data synth` writes some)"
+        "line {line} of the text cannot be told by the built-in grammar from its token {token} on; the truth is known of \
+         stories alone (`tinygpt data synth` writes some)"
     )]
     NotAStory {
         /// Counted from 1.
@@ -144,7 +146,10 @@ impl<'t> StoryTruth<'t> {
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TruthError> {
-    tokenizer.encode(text).map_err(TruthError::Vocabulary)
+    tokenizer.encode(text).map_err(|error| match error {
+        TokenizerError::UnknownChar { ch, .. } => TruthError::UnknownChar(ch),
+        error => TruthError::Tokenizer(error),
+    })
 }
 
 /// The distribution of the first token of words, times a factor.
@@ -294,8 +299,8 @@ table person: name was
         assert!(matches!(refused, TruthError::NotAStory { line: 2, token: 0 }), "{refused}");
         let few = Tokenizer::train_char([Ok::<_, TokenizerError>("\nOnce")]).unwrap();
         let refused = StoryTruth::new(&few, vec![0, 1]).unwrap().distribution(1).unwrap_err();
-        assert!(matches!(refused, TruthError::Vocabulary(_)), "{refused}");
+        assert!(matches!(refused, TruthError::UnknownChar(_)), "{refused}");
         let none = Tokenizer::train_char([Ok::<_, TokenizerError>("Once")]).unwrap();
-        assert!(matches!(StoryTruth::new(&none, vec![0, 1]), Err(TruthError::Vocabulary(_))));
+        assert!(matches!(StoryTruth::new(&none, vec![0, 1]), Err(TruthError::UnknownChar('\n'))));
     }
 }

@@ -5,6 +5,7 @@ mod table;
 
 use std::path::Path;
 
+use anyhow::anyhow;
 use serde::Serialize;
 use tinygpt_model::{LanguageModel, Tokenizer};
 use tinygpt_trainer::{
@@ -50,7 +51,8 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     }
     let split = match &args.data {
         Some(path) => first.text(path)?,
-        None => first.dataset()?.val,
+        // Models from elsewhere have no corpus.
+        None => first.dataset().map_err(|error| anyhow!("{error}; give a text by --data"))?.val,
     };
     let block_size = sides.iter().flatten().map(|side| side.model.block_size()).min().unwrap_or_default();
     let context = args.context.unwrap_or(block_size);

@@ -14,7 +14,7 @@ const STYLE: &str = "\
 body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; font: 16px/1.6 system-ui, sans-serif; background: #fff; color: #1f2328; }
 .text, .legend span { font-family: ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .text { line-height: 2; }
-.text span { position: relative; padding: .15em 0; cursor: default; }
+.text span { position: relative; padding: .15em 0; cursor: default; box-shadow: inset -1px 0 0 #80808080; }
 .text span:hover, .text span:focus { outline: 2px solid currentColor; }
 .text span:hover::after, .text span:focus::after { content: attr(data-tip); position: absolute; left: 0; top: 1.9em; z-index: 1; \
 padding: .4em .7em; border: 1px solid #59626d; border-radius: .3em; background: #fff; color: #1f2328; white-space: pre; font-size: 14px; line-height: 1.4; }
