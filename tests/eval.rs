@@ -8,7 +8,17 @@ fn the_loss_on_the_runs_split_is_the_one_that_training_reported() {
     let trained = json(place.train().args(["--out", "run", "--json"]));
     let evaluated = json(place.tinygpt().args(["eval", "run", "--json"]));
     assert_eq!((&evaluated["run"], &evaluated["data"]), (&"run".into(), &serde_json::Value::Null));
-    for key in ["loss", "perplexity", "bits_per_byte", "floor", "gap", "gap_bits_per_byte", "tokens"] {
+    for key in [
+        "loss",
+        "perplexity",
+        "bits_per_token",
+        "bits_per_byte",
+        "bits_per_char",
+        "floor",
+        "gap",
+        "gap_bits_per_byte",
+        "tokens",
+    ] {
         let value = |report: &serde_json::Value| report["report"][key].as_f64().unwrap();
         assert!((value(&trained) - value(&evaluated)).abs() < 1e-5, "{key}");
     }
@@ -18,11 +28,13 @@ fn the_loss_on_the_runs_split_is_the_one_that_training_reported() {
 fn people_get_the_loss_the_perplexity_the_bits_per_byte_the_floor_and_the_gap() {
     let text = stdout(trained().tinygpt().args(["eval", "run"]));
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines.len(), 5, "{text}");
     for (line, parts) in lines.iter().zip([
         &["validation loss ", " nats/token", "perplexity ", " bits/byte", "whole split"][..],
         &["floor ", " nats/token", "no model can do better"],
         &["gap ", " nats/token", "% of the floor", " bits/byte"],
+        &["standard error ", "a context of 16 tokens every 16"],
+        &["perplexities of different tokenizers cannot be compared, bits a byte can"],
     ]) {
         assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line}");
     }
@@ -60,7 +72,38 @@ fn evaluation_refuses_what_it_cannot_evaluate() {
     }
     let error = failure(place.tinygpt().args(["eval", "nowhere"]), 1);
     assert!(error.contains("nowhere is not a run or a model folder: there is no such folder"), "{error}");
-    failure(place.tinygpt().arg("eval"), 2);
+    let error = failure(place.tinygpt().arg("eval"), 1);
+    assert!(error.contains("there is no run in runs/ yet"), "{error}");
+    for flags in [["--context", "17"], ["--context", "0"], ["--stride", "0"], ["--stride", "17"]] {
+        let error = failure(place.tinygpt().args(["eval", "run"]).args(flags), 2);
+        assert!(error.contains("the context must be from 1 to 16"), "{flags:?}: {error}");
+    }
+}
+
+#[test]
+fn without_a_run_the_newest_is_evaluated_and_named() {
+    let place = Place::new().with_run("runs/small-1");
+    let output = place.tinygpt().args(["eval", "--json"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run: runs/small-1"));
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["run"], "runs/small-1");
+}
+
+#[test]
+fn a_smaller_stride_counts_the_same_tokens_with_more_context() {
+    let evaluated = |flags: &[&str]| {
+        let value = json(trained().tinygpt().args(["eval", "run", "--json"]).args(flags));
+        let number = |value: &serde_json::Value| value.as_f64().unwrap();
+        (number(&value["report"]["loss"]), number(&value["report"]["tokens"]), value)
+    };
+    let (whole, tokens, value) = evaluated(&[]);
+    assert_eq!((&value["stride"], &value["context"]), (&16.into(), &16.into()));
+    let stderr = value["stderr"].as_f64().unwrap();
+    assert!(stderr > 0.0 && stderr < 0.2, "{stderr}");
+    let (single, of_single, value) = evaluated(&["--stride", "1"]);
+    assert_eq!((of_single, &value["stride"], &value["context"]), (tokens, &1.into(), &16.into()));
+    let (short, of_short, _) = evaluated(&["--context", "2"]);
+    assert_eq!(of_short, tokens);
+    assert!(single < whole && whole < short, "{single} {whole} {short}");
 }
 
 #[test]

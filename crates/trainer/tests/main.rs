@@ -16,4 +16,5 @@ mod muon;
 mod optimizers;
 mod reference;
 mod run;
+mod sliding;
 mod unread;
