@@ -1,7 +1,7 @@
 //! Charts in one style, as SVG and PNG: light and dark, legible to the colour-blind.
 //!
 //! A chart is data. A [`Figure`] is a grid of [`Panel`]s; a panel has two [`Axis`]es and [`Mark`]s in the order in which they
-//! are drawn; [`write`] makes a file of it.
+//! are drawn; [`write()`] makes a file of it.
 //!
 //! ```
 //! use tinygpt_trainer::chart::{self, Axis, Color, Figure, Mark, Panel};
@@ -126,7 +126,7 @@ pub fn write(path: &Path, figure: &Figure) -> Result<()> {
     Ok(atomic::write(path, &bytes)?)
 }
 
-/// Refuses a name of which [`write`] does not know the format, for commands that measure before they draw.
+/// Refuses a name of which [`write()`] does not know the format, for commands that measure before they draw.
 ///
 /// # Errors
 /// [`ChartError::Extension`].
