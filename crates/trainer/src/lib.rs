@@ -1,7 +1,7 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
 //! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
-//! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`sliding`] and [`score`] (losses), [`run`] (starting, resuming,
+//! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`sliding`], [`score`] and [`mod@compare`] (losses, and what else is measured), [`run`] (starting, resuming,
 //! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, and [`scaling`] says what a size is
 //! expected to reach.
 //!
