@@ -17,6 +17,8 @@ fn help_lists_the_commands_and_where_to_start() {
                 instead
       compare   How far two models are from each other, or from the truth about the built-in corpus:
                 entropies and divergences
+      lab       Compare sampling strategies side by side: diversity, loops, perplexity, acceptance
+      baseline  Beside a trained model, what n-gram models of its own training text reach
       info      What a model is: its shape, its size, and what else opens it
       export    Write a trained model as a file that other programs open
       sample    Draw from numbers: logits with every sampling rule, or weights
@@ -29,6 +31,7 @@ fn help_lists_the_commands_and_where_to_start() {
                 start from
       plan      Propose a configuration for a time and a text: the size that is expected to end with the
                 least loss
+      sweep     Train every combination of some values, and compare
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -65,6 +68,8 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
           --resume           Go on with the run in --out (or the newest of the configuration's name, or
                              the newest of all)
           --overwrite        Replace the run in --out
+          --inspect          Train nothing and write no run: print how activations, weights and their
+                             gradients are spread at the start, by layer
           --json             Print the result as one JSON object
           --threads <N>      Threads to use [default: all cores]. The results do not depend on it
       -h, --help             Print help
@@ -74,6 +79,7 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
       tinygpt train --config tiny
       tinygpt train --config tiny --data my.txt --set train.max_steps=500
       tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000
+      tinygpt train --config tiny --set model.init=he --inspect
     "##);
 }
 
@@ -84,6 +90,8 @@ fn every_command_has_a_help_text_and_the_version() {
         &["eval"],
         &["score"],
         &["compare"],
+        &["lab"],
+        &["baseline"],
         &["info"],
         &["export"],
         &["devices"],

@@ -7,6 +7,7 @@ mod common;
 mod recorded;
 
 mod bad_input;
+mod baseline;
 mod bench;
 mod compare;
 mod damage;
@@ -18,11 +19,13 @@ mod eval;
 mod generate;
 mod golden;
 mod help;
+mod lab;
 mod plan;
 mod resume;
 mod sample;
 mod sampling_flags;
 mod score;
+mod sweep;
 mod train;
 
 /// Cargo looks for test targets neither here nor in the crates whose tests are one binary: a file that nothing names would

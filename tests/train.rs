@@ -388,3 +388,57 @@ fn muon_says_what_it_updates_trains_and_goes_on_to_the_same_bytes() {
         failure(place.tinygpt().args(["train", "--resume", "--out", "parts", "--set", "train.optimizer=adamw"]), 2);
     assert!(refused.contains("`train.optimizer` cannot change when a run is resumed"), "{refused}");
 }
+
+#[test]
+fn samples_of_a_run_are_what_generate_prints_and_go_on_where_it_is_resumed() {
+    let place = Place::new();
+    let set = ["--set", "train.sample_every=2", "--set", "train.sample_tokens=24", "--set", "train.sample_prompt=a"];
+    place.train().args(["--out", "run"]).args(set).assert().success();
+    let samples = || -> Vec<Value> {
+        place.text("run/samples.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let rows = samples();
+    assert_eq!(rows.iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2, 4, 6]);
+    assert_eq!(place.json("run/last/state.json")["best"]["step"], 6, "generate has the last weights");
+    let generate =
+        ["generate", "--checkpoint", "run", "--prompt", "a", "--seed", "1337", "--max-new-tokens", "24", "--json"];
+    let generated = json(place.tinygpt().args(generate));
+    assert_eq!((&rows[3]["text"], &rows[3]["seed"]), (&generated["samples"][0]["text"], &generated["seed"]));
+    // Samples may be taken otherwise in the next part of a run.
+    let resume = ["train", "--resume", "--out", "run", "--set", "train.max_steps=8", "--set", "train.sample_prompt="];
+    place.tinygpt().args(resume).assert().success();
+    let resumed = samples();
+    assert_eq!(resumed[..4], rows);
+    assert_eq!((resumed.len(), &resumed[4]["step"], &resumed[4]["prompt"]), (5, &json!(8), &json!("")));
+}
+
+#[test]
+fn a_prompt_of_samples_that_the_vocabulary_lacks_is_refused_before_anything_is_written() {
+    let place = Place::new();
+    let message = failure(place.train().args(["--out", "run", "--set", "train.sample_prompt=Ω"]), 2);
+    assert!(message.contains("`train.sample_prompt` = \"Ω\": "), "{message}");
+    assert!(!place.join("run").exists());
+}
+
+#[test]
+fn an_inspection_shows_how_the_start_is_spread_and_leaves_no_run() {
+    let place = Place::new();
+    let of = |init: &str| json(place.train().args(["--inspect", "--json", "--set", &format!("model.init={init}")]));
+    let std = |found: &Value, module: &str| {
+        let value = found["values"].as_array().unwrap().iter().find(|value| value["module"] == module).unwrap().clone();
+        (value["activations"]["std"].as_f64().unwrap(), value["gradients"]["std"].as_f64().unwrap())
+    };
+    let (gpt2, he) = (of("gpt2"), of("he"));
+    assert!((gpt2["loss"].as_f64().unwrap() / gpt2["uniform_loss"].as_f64().unwrap() - 1.0).abs() < 0.01);
+    assert_eq!((&gpt2["init"], &he["init"]), (&json!("gpt2"), &json!("he")));
+    assert!(std(&he, "h.0.mlp.c_fc").0 > 5.0 * std(&gpt2, "h.0.mlp.c_fc").0);
+    assert!(std(&gpt2, "wte").1 > 0.0);
+    assert_eq!(gpt2["params"].as_array().unwrap().len(), 9);
+    let tables = stdout(place.train().arg("--inspect"));
+    for part in ["first batch: loss ", "h.0.attn.c_attn      Linear ", "h.0.mlp.c_proj.weight "] {
+        assert!(tables.contains(part), "{part:?} is not in {tables}");
+    }
+    assert_eq!(place.names("."), ["small.toml"]);
+    let message = failure(place.train().args(["--inspect", "--out", "run"]), 2);
+    assert!(message.contains("cannot be used with"), "{message}");
+}

@@ -2,10 +2,12 @@
 
 mod bench;
 mod compare;
+mod lab;
 mod plan;
 mod rules;
 mod sample;
 mod score;
+mod sweep;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
@@ -13,16 +15,18 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PathBufValueParser, TypedValueParser},
 };
-use tinygpt_model::{ContextPolicy, cpu::WeightFormat};
+use tinygpt_model::{ContextPolicy, cpu::WeightFormat, ngram::MAX_ORDER};
 use tinygpt_trainer::chart;
 
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
     compare::CompareArgs,
+    lab::LabArgs,
     plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
     score::ScoreArgs,
+    sweep::SweepArgs,
 };
 use crate::device::DeviceChoice;
 
@@ -54,7 +58,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a model and write a run folder.
     #[command(
-        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000"
+        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect"
     )]
     Train(TrainArgs),
     /// Generate text from a trained model.
@@ -78,6 +82,16 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt compare runs/tiny-1 truth\n  tinygpt compare runs/tiny-1 runs/tiny-2 --plot compare.svg\n  tinygpt compare runs/a runs/b --data other.txt --windows 50 --json\n\nThe distributions of the next token are compared in every context of the text, in windows that do not\noverlap, and by position in them. `truth` is the exact distribution of the grammar given the story so\nfar. The calibration says whether what is predicted happens as often."
     )]
     Compare(CompareArgs),
+    /// Compare sampling strategies side by side: diversity, loops, perplexity, acceptance.
+    #[command(
+        after_help = "Examples:\n  tinygpt lab\n  tinygpt lab runs/tiny-1 --prompt \"Once\" --samples 50 --plot lab.svg\n  tinygpt lab --print-config > lab.toml\n  tinygpt lab --config lab.toml --json\n\nCompletion i of a strategy is the text of tinygpt generate --first-sample i with the same seed and rules, which --json\nnames as flags. Beam search, of which greedy is the one of width 1, is here alone: it shows what the most probable\ntext is like."
+    )]
+    Lab(LabArgs),
+    /// Beside a trained model, what n-gram models of its own training text reach.
+    #[command(
+        after_help = "Examples:\n  tinygpt baseline runs/tiny-1\n  tinygpt baseline runs/tiny-1 --order 3 --save trigram\n  tinygpt generate --checkpoint trigram --prompt \"Once\"\n\nUnigrams to N-grams with add-k smoothing, with k from a held-out tenth of the training split, and interpolated\nKneser-Ney of order N. All are counted on the training split and evaluated on the validation split."
+    )]
+    Baseline(BaselineArgs),
     /// What a model is: its shape, its size, and what else opens it.
     #[command(
         after_help = "Examples:\n  tinygpt info runs/tiny-1\n  tinygpt info runs/tiny-1 --json\n\nA folder that opens in transformers is loaded there with\nAutoModelForCausalLM.from_pretrained(\"runs/tiny-1\"). Of one that opens here alone, the keys of [model] that stand in\nthe way are named."
@@ -119,6 +133,11 @@ pub enum Command {
         after_help = "Example:\n  tinygpt plan --minutes 5 --data my.txt --write my.toml\n  tinygpt train --config my.toml\n\nTimes some updates of three sizes on this machine, and takes the expected loss from a law that was fitted to\nruns on tinyshakespeare by characters. For any other text it is an estimate."
     )]
     Plan(PlanArgs),
+    /// Train every combination of some values, and compare.
+    #[command(
+        after_help = "Examples:\n  tinygpt sweep --config tiny --set train.max_steps=300 --set train.lr=1e-3,3e-3,1e-2 --seeds 3\n  tinygpt sweep --config tiny --set model.n_layer=1,2,4 --set model.dropout=0,0.1 --jobs 2\n\nEach run is a run folder like any other, below --out, named by its values. Ctrl-C saves, and the same command goes\non; what has ended is not trained again, also when values are added. A run that diverges is a result."
+    )]
+    Sweep(SweepArgs),
 }
 
 /// Arguments of `train`.
@@ -148,6 +167,9 @@ pub struct TrainArgs {
     /// Replace the run in --out.
     #[arg(long, requires = "out")]
     pub overwrite: bool,
+    /// Train nothing and write no run: print how activations, weights and their gradients are spread at the start, by layer.
+    #[arg(long, conflicts_with_all = ["resume", "out"])]
+    pub inspect: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -156,7 +178,8 @@ pub struct TrainArgs {
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face [default: the newest run in runs/].
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or what `baseline --save` wrote [default: the newest run in
+    /// runs/].
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
     /// The text to continue; it is printed too [default: a line break, not printed].
@@ -244,7 +267,8 @@ impl From<WindowArg> for ContextPolicy {
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face [default: the newest run in runs/].
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or what `baseline --save` wrote [default: the newest run in
+    /// runs/].
     #[arg(value_name = "RUN")]
     pub run: Option<PathBuf>,
     /// Evaluate on this text instead of the run's validation split: a UTF-8 file, a folder or a glob.
@@ -262,6 +286,46 @@ pub struct EvalArgs {
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `baseline`.
+#[derive(Debug, Args)]
+pub struct BaselineArgs {
+    /// A run folder [default: the newest run in runs/].
+    #[arg(value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// The greatest order: the length of the longest n-grams.
+    #[arg(long, value_name = "N", default_value_t = MAX_ORDER, value_parser = order)]
+    pub order: usize,
+    /// Write the n-gram model of order N to this folder, for `generate --checkpoint DIR` and `eval DIR --data FILE`.
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
+    /// Which of the two of order N is written.
+    #[arg(long, value_enum, default_value_t = SmoothingArg::KneserNey, requires = "save")]
+    pub smoothing: SmoothingArg,
+    /// auto, cpu, cuda, cuda:N or metal: where the trained model is evaluated.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `--order`.
+fn order(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(order @ 1..=MAX_ORDER) => Ok(order),
+        _ => Err(format!("must be a whole number from 1 (unigrams) to {MAX_ORDER}")),
+    }
+}
+
+/// `--smoothing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SmoothingArg {
+    /// Add-k.
+    AddK,
+    /// Interpolated Kneser-Ney.
+    KneserNey,
 }
 
 /// Arguments of `info`.

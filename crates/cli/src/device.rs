@@ -61,6 +61,16 @@ impl DeviceChoice {
         }
     }
 
+    /// Refuses a GPU that was named for an n-gram model, which has nothing to compute there.
+    pub fn expect_cpu_for_ngrams(self) -> anyhow::Result<()> {
+        match self {
+            Self::Auto | Self::Cpu => Ok(()),
+            Self::Cuda(_) | Self::Metal => {
+                Err(Usage("n-gram models are looked up on the CPU: leave --device out".into()).into())
+            }
+        }
+    }
+
     /// The device for some work, which is asked for only where `auto` has a choice.
     pub fn open_for(self, work: impl FnOnce() -> anyhow::Result<Work>) -> anyhow::Result<Device> {
         if self != Self::Auto {

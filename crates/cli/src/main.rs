@@ -13,6 +13,7 @@ mod args;
 mod commands;
 mod config_file;
 mod device;
+mod generator;
 mod measured;
 mod output;
 mod progress;
@@ -70,6 +71,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
+        Command::Lab(args) => commands::lab::run(&args),
+        Command::Baseline(args) => commands::baseline::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
@@ -81,6 +84,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),
         Command::Config(args) => commands::config::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::Sweep(args) => commands::sweep::run(&args),
     }
 }
 

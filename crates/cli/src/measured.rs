@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use tinygpt_model::{LanguageModel, ModelFolder, Tokenizer, open_language_model};
+use tinygpt_model::{
+    LanguageModel, ModelFolder, Tokenizer,
+    ngram::{is_ngram_folder, open_with_tokenizer},
+    open_language_model,
+};
 use tinygpt_trainer::{
     Dataset, RunDir,
     config::RunConfig,
@@ -31,6 +35,11 @@ impl Measured {
             Some(path) => path.to_owned(),
             None => newest_run()?,
         };
+        if is_ngram_folder(&path) {
+            device.expect_cpu_for_ngrams()?;
+            let (model, tokenizer) = open_with_tokenizer(&path)?;
+            return Ok(Self { path, tokenizer, model: Box::new(model) });
+        }
         let folder = ModelFolder::new(&path);
         let (config, params) = folder.read()?;
         let tokenizer = folder.read_tokenizer()?;
@@ -40,6 +49,11 @@ impl Measured {
 
     /// The texts that the run was trained on and is validated by.
     pub fn dataset(&self) -> anyhow::Result<Dataset> {
+        anyhow::ensure!(
+            !is_ngram_folder(&self.path),
+            "{} is an n-gram model and no run, so it has no corpus; `tinygpt eval` takes a text by --data",
+            self.path.display()
+        );
         let run = RunDir::open(&self.path)?;
         let RunConfig { data, seed, .. } = run.read_config(&[])?;
         let source_hash = run.last().read_state()?.source_hash;
@@ -55,7 +69,7 @@ impl Measured {
 }
 
 /// The newest run, which is named on standard error, since nobody else did.
-fn newest_run() -> anyhow::Result<PathBuf> {
+pub fn newest_run() -> anyhow::Result<PathBuf> {
     let path = RunDir::latest(Path::new(RUNS))?.path().to_owned();
     notice!("run: {}", path.display());
     Ok(path)

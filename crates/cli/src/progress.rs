@@ -6,7 +6,9 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tinygpt_trainer::{RunConfig, metrics::Metrics, train::Event};
+use tinygpt_trainer::{RunConfig, metrics::Metrics, samples::Sample, train::Event};
+
+use crate::output::harmless;
 
 /// Plain lines come no more often than this.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -55,6 +57,7 @@ impl Progress {
         match event {
             Event::Step { metrics, .. } => self.step(metrics),
             Event::Eval { metrics, best } => self.eval(metrics, best),
+            Event::Sample(sample) => self.sample(sample),
         }
     }
 
@@ -101,6 +104,14 @@ impl Progress {
         }
     }
 
+    /// The beginning of a sample, for who looks on; all of it is in the run.
+    fn sample(&self, sample: &Sample) {
+        if let Some(bar) = &self.bar {
+            let Sample { step, prompt, text, .. } = sample;
+            bar.println(in_one_line(&format!("sample {step}/{}  {prompt}{text}", self.max_steps), COLUMNS));
+        }
+    }
+
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
@@ -143,6 +154,16 @@ fn fitting(mut figures: Vec<(u8, String)>, columns: usize) -> String {
     }
 }
 
+/// The beginning of a text, with spaces for its line breaks and tabs, and without what would drive the terminal.
+fn in_one_line(text: &str, columns: usize) -> String {
+    let spaced = text.replace(['\t', '\n'], " ");
+    let shown = harmless(&spaced);
+    match shown.char_indices().nth(columns) {
+        Some(_) => shown.chars().take(columns - 3).chain("...".chars()).collect(),
+        None => shown.into_owned(),
+    }
+}
+
 /// `1h02m`, `3m05s`, `42s`.
 pub fn human_time(seconds: f64) -> String {
     let s = seconds.round() as u64;
@@ -164,6 +185,13 @@ mod tests {
         for (columns, line) in [(20, "loss 1  lr 2  3 left"), (19, "loss 1  3 left"), (13, "loss 1"), (0, "loss 1")] {
             assert_eq!(fitting(figures(), columns), line);
         }
+    }
+
+    #[test]
+    fn a_sample_is_cut_to_one_line_that_does_not_drive_the_terminal() {
+        assert_eq!(in_one_line("sample 1/2  To be\nor\tnot\x1b", 40), "sample 1/2  To be or not\\x1b");
+        assert_eq!(in_one_line(&"ä".repeat(9), 8), "äääää...");
+        assert_eq!(in_one_line(&"ä".repeat(8), 8), "ä".repeat(8));
     }
 
     #[test]

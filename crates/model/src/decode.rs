@@ -55,8 +55,8 @@ impl<'a> Logits<'a> {
 ///
 /// A row's logits depend only on its own tokens, not on the number or the contents of other rows.
 pub trait Decoder {
-    /// The shape of the model.
-    fn config(&self) -> &GptConfig;
+    /// The number of tokens `V`.
+    fn vocab_size(&self) -> usize;
 
     /// Starts `rows` sequences from `prompt` and returns the logits of their next tokens, `(rows, V)`.
     ///

@@ -8,6 +8,7 @@ use tinygpt_sampler::{SamplingError, TensorSamplingError};
 use crate::{
     device::{self, is_out_of_memory},
     files::FileError,
+    ngram::NgramError,
     tokenizer::TokenizerError,
 };
 
@@ -130,6 +131,9 @@ pub enum ModelError {
     /// A file of a model cannot be read or written, or does not hold what it should.
     #[error(transparent)]
     File(#[from] FileError),
+    /// An n-gram model was refused.
+    #[error(transparent)]
+    Ngram(#[from] NgramError),
     /// The tokenizer could not be read or applied.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

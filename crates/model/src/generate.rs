@@ -37,7 +37,7 @@ pub fn generate(
     if max_new_tokens == 0 || rows == 0 {
         return Ok(());
     }
-    let vocab_size = decoder.config().vocab_size;
+    let vocab_size = decoder.vocab_size();
     let mut history = Vec::with_capacity(prompt.len() + max_new_tokens.min(1 << 20));
     history.extend_from_slice(prompt);
     let mut histories = vec![history; rows];

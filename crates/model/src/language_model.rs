@@ -67,6 +67,11 @@ pub trait LanguageModel {
     /// The most tokens that a prediction may see.
     fn block_size(&self) -> usize;
 
+    /// The most tokens that a prediction depends on: those before them in its window change nothing.
+    fn reach(&self) -> usize {
+        self.block_size()
+    }
+
     /// Computes the logits of the next token at every position from [`Windows::from`] on, in nats up to a constant a row.
     ///
     /// # Errors
@@ -116,7 +121,7 @@ pub fn cross_entropy_of(logits: &[f32], target: u32) -> f64 {
 }
 
 /// Refuses targets that are not one for each id, or outside the vocabulary.
-fn check_targets(windows: Windows<'_>, targets: &[u32], vocab_size: usize) -> Result<()> {
+pub(crate) fn check_targets(windows: Windows<'_>, targets: &[u32], vocab_size: usize) -> Result<()> {
     if targets.len() != windows.ids.len() {
         return Err(ModelError::BatchShape { ids: windows.ids.len(), targets: targets.len(), cols: windows.cols });
     }
@@ -231,10 +236,8 @@ mod tests {
             let places: Vec<usize> = (0..rows).flat_map(|r| (from..cols).map(move |c| r * cols + c)).collect();
             assert_eq!(a.iter().map(|row| row.0).collect::<Vec<_>>(), places);
             assert_eq!(b.iter().map(|row| row.0).collect::<Vec<_>>(), places);
-            let far = |(a, b): (&(usize, Vec<f32>), &(usize, Vec<f32>))| {
-                a.1.iter().zip(&b.1).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-            };
-            assert!(a.iter().zip(&b).map(far).fold(0.0, f32::max) < 1e-5);
+            let logits = |rows: Vec<(usize, Vec<f32>)>| rows.into_iter().flat_map(|row| row.1).collect::<Vec<_>>();
+            assert!(logits(a).iter().zip(&logits(b)).all(|(a, b)| (a - b).abs() < 1e-5));
         }
     }
 

@@ -3,7 +3,7 @@
 //! Read it in this order: [`config`] (the shape), [`mod@network`] (the network, written once), [`ops`] (an operation a file,
 //! in every form), [`plan`] (what a network is made of), then what executes it: `tensors` (candle, on any device) and
 //! [`cpu`]; [`decode`] and [`mod@generate`] (logits, and the token loop). [`checkpoint`] is a model on disk and
-//! [`tokenizer`] its text.
+//! [`tokenizer`] its text. [`ngram`] has what a network is compared with.
 //!
 //! Shapes are written `(B, T, C)`: batch, time (positions), channels (`n_embd`). `V` is the vocabulary size,
 //! `nh` the number of heads and `hs = C / nh` the size of one head. Matrices are stored `(in, out)`, as Hugging Face's
@@ -49,6 +49,7 @@ pub mod generate;
 pub mod gguf;
 pub mod language_model;
 pub mod network;
+pub mod ngram;
 pub mod ops;
 pub mod params;
 pub mod plan;
@@ -67,5 +68,5 @@ pub use language_model::{LanguageModel, Windows, open_language_model};
 pub use network::network;
 pub use params::{init_params, param_specs};
 pub use plan::{Network, ParamSpec};
-pub use tensors::{Gpt, KvCache, TensorDecoder};
+pub use tensors::{Gpt, Inspection, KvCache, ParamSpread, Spread, TensorDecoder, ValueSpread};
 pub use tokenizer::{Tokenizer, TokenizerError};

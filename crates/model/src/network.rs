@@ -6,34 +6,28 @@
 
 use crate::{
     GptConfig,
-    config::{InitScheme, Norm, Position},
+    config::{GPT2_STD, Norm, Position},
     dropout::DropoutSite,
     plan::{Network, NetworkBuilder},
 };
-
-/// The standard deviation of GPT-2's initial weights.
-const INIT_STD: f64 = 0.02;
 
 /// The network of a configuration. Shapes are those of one sequence of `T` positions, with `C = n_embd`; with fewer heads of
 /// keys and values than of queries, `3C` is less.
 pub fn network(config: &GptConfig) -> Network {
     let c = config.n_embd;
     let (heads, hidden) = (config.heads(), config.hidden());
-    let std = |n_in: usize| match config.init {
-        InitScheme::Gpt2 => INIT_STD,
-        InitScheme::FanIn => 1.0 / (n_in as f64).sqrt(),
-    };
+    let std = |n_in, n_out| config.init.std(n_in, n_out);
     // GPT-2 scales the projections back into the residual stream, so that its variance does not grow with depth.
-    let residual_std = |n_in| std(n_in) / (2.0 * config.n_layer as f64).sqrt();
+    let residual_std = |n_in| std(n_in, c) / (2.0 * config.n_layer as f64).sqrt();
     let norm = |net: &mut NetworkBuilder, x, name: &str| match config.norm {
         Norm::Layer => net.layer_norm(x, name),
         Norm::Rms => net.rms_norm(x, name),
     };
     let mut net = NetworkBuilder::new(config);
 
-    let (mut x, wte) = net.embedding("transformer.wte", config.vocab_size, c, INIT_STD); // (T, C)
+    let (mut x, wte) = net.embedding("transformer.wte", config.vocab_size, c, GPT2_STD); // (T, C)
     if config.position == Position::Learned {
-        x = net.positions(x, "transformer.wpe", INIT_STD); // (T, C)
+        x = net.positions(x, "transformer.wpe", GPT2_STD); // (T, C)
     }
     x = net.dropout(x, DropoutSite::Embedding);
     for layer in 0..config.n_layer {
@@ -41,7 +35,7 @@ pub fn network(config: &GptConfig) -> Network {
 
         // x + attention(norm(x))
         let h = norm(&mut net, x, &name("ln_1")); // (T, C)
-        let mut h = net.linears(h, &name("attn.c_attn"), &heads.qkv(), std(c)); // (T, 3C): queries, keys, values
+        let mut h = net.linears(h, &name("attn.c_attn"), &heads.qkv(), std(c, c)); // (T, 3C): queries, keys, values
         if config.qk_norm {
             h = net.qk_norm(h, heads, &name("attn")); // (T, 3C)
         }
@@ -57,11 +51,11 @@ pub fn network(config: &GptConfig) -> Network {
         let h = norm(&mut net, x, &name("ln_2")); // (T, C)
         let h = match config.mlp.activation() {
             Some(activation) => {
-                let h = net.linear(h, &name("mlp.c_fc"), hidden, std(c)); // (T, H), H = 4C in GPT-2
+                let h = net.linear(h, &name("mlp.c_fc"), hidden, std(c, hidden)); // (T, H), H = 4C in GPT-2
                 net.activation(h, activation) // (T, H)
             }
             None => {
-                let h = net.linears(h, &name("mlp.c_fc"), &[hidden; 2], std(c)); // (T, 2H): gates, and what they gate
+                let h = net.linears(h, &name("mlp.c_fc"), &[hidden; 2], std(c, hidden)); // (T, 2H): gates, and what they gate
                 net.swiglu(h) // (T, H)
             }
         };
@@ -70,6 +64,6 @@ pub fn network(config: &GptConfig) -> Network {
         x = net.add(x, h);
     }
     let h = norm(&mut net, x, "transformer.ln_f"); // (T, C)
-    let head = if config.tie_embeddings { wte } else { net.head_matrix("lm_head", config.vocab_size, c, INIT_STD) };
+    let head = if config.tie_embeddings { wte } else { net.head_matrix("lm_head", config.vocab_size, c, GPT2_STD) };
     net.head(h, head) // (T, V)
 }

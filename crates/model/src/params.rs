@@ -72,7 +72,7 @@ pub fn to_tensors(config: &GptConfig, values: &[Vec<f32>], dtype: DType, device:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Mlp;
+    use crate::{Mlp, config::InitScheme};
 
     fn config(bias: bool) -> GptConfig {
         GptConfig {
@@ -111,6 +111,34 @@ mod tests {
                     let expected = if spec.name.ends_with("c_proj.weight") { 0.02 / 8f64.sqrt() } else { 0.02 };
                     assert_eq!(std, expected);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn schemes_differ_in_the_matrices_of_linear_layers_alone() {
+        // c_attn (queries, keys and values are 128 by 128 each), c_fc and the two projections back.
+        let back = 1.0 / 8f64.sqrt();
+        for (init, [attn, attn_back, mlp, mlp_back]) in [
+            (InitScheme::Gpt2, [0.02, 0.02, 0.02, 0.02]),
+            (InitScheme::FanIn, [128f64, 128.0, 128.0, 512.0].map(|inputs| 1.0 / inputs.sqrt())),
+            (InitScheme::Xavier, [256f64, 256.0, 640.0, 640.0].map(|both| (2.0 / both).sqrt())),
+            (InitScheme::He, [128f64, 128.0, 128.0, 512.0].map(|inputs| (2.0 / inputs).sqrt())),
+        ] {
+            let config = GptConfig { init, ..config(true) };
+            for (spec, values) in param_specs(&config).iter().zip(init_params(&config, 3)) {
+                let Init::Normal(std) = spec.init else { continue };
+                let expected = match spec.name.split_once(".h.").map(|(_, name)| &name[2..]) {
+                    None => 0.02,
+                    Some("attn.c_attn.weight") => attn,
+                    Some("attn.c_proj.weight") => attn_back * back,
+                    Some("mlp.c_fc.weight") => mlp,
+                    Some("mlp.c_proj.weight") => mlp_back * back,
+                    Some(name) => panic!("{name}"),
+                };
+                assert!((std / expected - 1.0).abs() < 1e-12, "{init:?} {}: {std}, not {expected}", spec.name);
+                let (_, got) = moments(&values);
+                assert!((got / std - 1.0).abs() < 5.0 / (2.0 * values.len() as f64).sqrt(), "{}: {got}", spec.name);
             }
         }
     }

@@ -85,6 +85,8 @@ pub struct Network {
     pub(crate) params: Vec<ParamSpec>,
     /// In the order of execution.
     pub(crate) ops: Vec<Op>,
+    /// The number of parameters up to those of each operation.
+    pub(crate) param_ends: Vec<usize>,
     pub(crate) head: Head,
     /// The number of channels of each value.
     pub(crate) cols: Vec<usize>,
@@ -165,13 +167,14 @@ pub struct NetworkBuilder {
     pub(crate) config: GptConfig,
     pub(crate) params: Vec<ParamSpec>,
     pub(crate) ops: Vec<Op>,
+    pub(crate) param_ends: Vec<usize>,
     pub(crate) cols: Vec<usize>,
 }
 
 impl NetworkBuilder {
     /// Starts the network of a configuration.
     pub fn new(config: &GptConfig) -> Self {
-        Self { config: config.clone(), params: Vec::new(), ops: Vec::new(), cols: Vec::new() }
+        Self { config: config.clone(), params: Vec::new(), ops: Vec::new(), param_ends: Vec::new(), cols: Vec::new() }
     }
 
     /// Adds a parameter.
@@ -194,6 +197,7 @@ impl NetworkBuilder {
     /// Adds an operation and returns its result.
     pub(crate) fn push(&mut self, op: impl Into<Op>) -> Value {
         let op = op.into();
+        self.param_ends.push(self.params.len());
         let output = op.get().output();
         self.ops.push(op);
         output

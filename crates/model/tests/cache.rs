@@ -186,7 +186,7 @@ fn plain_greedy(gpt: &Gpt, prompt: &[u32], n: usize, window: ContextPolicy) -> (
 
 /// Greedy text and its logits from the decoder, for `rows` equal rows.
 fn decoded_greedy(decoder: &mut dyn Decoder, prompt: &[u32], n: usize, rows: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
-    let vocab_size = decoder.config().vocab_size;
+    let vocab_size = decoder.vocab_size();
     let (mut tokens, mut all) = (Vec::new(), Vec::new());
     let mut logits = decoder.start(prompt, rows).unwrap().to_host().unwrap().into_owned();
     loop {

@@ -26,8 +26,8 @@ struct OnHost {
 }
 
 impl Decoder for OnHost {
-    fn config(&self) -> &GptConfig {
-        self.inner.config()
+    fn vocab_size(&self) -> usize {
+        self.inner.vocab_size()
     }
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> tinygpt_model::Result<Logits<'_>> {

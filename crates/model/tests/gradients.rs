@@ -44,13 +44,16 @@ struct Case {
     t: usize,
     dropout: Option<Dropout>,
     seed: u64,
+    /// A model to stay near, and the weight of the divergence.
+    reference: Option<(Gpt, f64)>,
 }
 
 impl Case {
-    /// `(B * T)`.
+    /// What is minimised, `(B * T)`.
     fn losses(&self, params: &[Tensor], ids: &Tensor, targets: &Tensor) -> Tensor {
         let gpt = Gpt::new(&self.config, params).unwrap();
-        gpt.losses(&Tokens::on_device(ids), targets, self.dropout.as_ref()).unwrap()
+        let reference = self.reference.as_ref().map(|(gpt, weight)| (gpt, *weight));
+        gpt.losses_near(&Tokens::on_device(ids), targets, self.dropout.as_ref(), reference).unwrap().1
     }
 
     fn loss(&self, params: &[Tensor], ids: &Tensor, targets: &Tensor) -> Tensor {
@@ -59,7 +62,7 @@ impl Case {
 
     /// Compares a random sample of every parameter's gradient, and always its largest element.
     fn check(&self) {
-        let Self { config, b, t, dropout, seed } = self;
+        let Self { config, b, t, dropout, seed, .. } = self;
         let label = format!("{config:?}, B {b}, T {t}, {dropout:?}");
         let mut random = Random::new(*seed);
         let n = b * t;
@@ -116,7 +119,7 @@ fn every_parameters_gradient_agrees_with_finite_differences_on_random_shapes() {
             ..shape(random.between(2, 13), block_size, random.between(1, 2), n_head, head_size)
         };
         let (b, t) = (random.between(1, 3), random.between(1, block_size));
-        Case { config, b, t, dropout: None, seed }.check();
+        Case { config, b, t, dropout: None, seed, reference: None }.check();
     }
 }
 
@@ -136,8 +139,53 @@ fn gradients_are_right_at_the_edges_of_the_shape() {
     .into_iter()
     .enumerate()
     {
-        Case { config, b, t, dropout: None, seed: 100 + seed as u64 }.check();
+        Case { config, b, t, dropout: None, seed: 100 + seed as u64, reference: None }.check();
     }
+}
+
+#[test]
+fn gradients_of_staying_near_another_model_are_right() {
+    let base = shape(11, 6, 1, 2, 3);
+    let other = GptConfig { norm: Norm::Rms, block_size: 9, logit_cap: 2.0, ..shape(11, 6, 2, 1, 4) };
+    for (seed, (config, reference, weight)) in [
+        (base.clone(), other.clone(), 3.0),
+        (GptConfig { tie_embeddings: false, logit_cap: 3.0, ..base.clone() }, other, 0.5),
+        (GptConfig { dropout: 0.3, ..base.clone() }, base, 20.0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let seed = 300 + seed as u64;
+        let params = to_tensors(&reference, &lively_params(&reference, seed + 50), DType::F64, &CPU).unwrap();
+        let dropout = Dropout { p: config.dropout, seed: 3, step: 17, source: MaskSource::Philox };
+        let dropout = (config.dropout > 0.0).then_some(dropout);
+        let reference = Some((Gpt::new(&reference, &params).unwrap(), weight));
+        Case { config, b: 2, t: 5, dropout, seed, reference }.check();
+    }
+}
+
+#[test]
+fn what_is_minimised_near_another_model_is_the_loss_and_the_weighted_divergence() {
+    let config = shape(11, 6, 1, 2, 3);
+    let gpt = |seed| {
+        let params = to_tensors(&config, &lively_params(&config, seed), DType::F64, &CPU).unwrap();
+        Gpt::new(&config, &params).unwrap()
+    };
+    let (model, reference) = (gpt(1), gpt(2));
+    let mut random = Random::new(3);
+    let ids = Tensor::from_vec(random.tokens(12, 11), (2, 6), &CPU).unwrap();
+    let targets = Tensor::from_vec(random.tokens(12, 11), 12, &CPU).unwrap();
+    let tokens = Tokens::on_device(&ids);
+    let (losses, objective) = model.losses_near(&tokens, &targets, None, Some((&reference, 0.7))).unwrap();
+    assert_eq!(flat(&losses), flat(&model.losses(&tokens, &targets, None).unwrap()));
+    let probs = |gpt: &Gpt| flat(&ops::softmax(&gpt.forward(&ids, None).unwrap()).unwrap());
+    let (p, q) = (probs(&reference), probs(&model));
+    for (n, (loss, objective)) in flat(&losses).iter().zip(flat(&objective)).enumerate() {
+        let divergence: f64 = (11 * n..11 * (n + 1)).map(|i| p[i] * (p[i] / q[i]).ln()).sum();
+        assert!(divergence > 0.01 && (objective - loss - 0.7 * divergence).abs() < 1e-12, "{n}: {divergence}");
+    }
+    let (losses, objective) = model.losses_near(&tokens, &targets, None, Some((&model, 5.0))).unwrap();
+    assert_eq!(flat(&losses), flat(&objective), "a model is no distance from itself");
 }
 
 #[test]
@@ -146,7 +194,7 @@ fn gradients_are_right_with_dropout_from_either_source_of_masks() {
         for (bias, mlp, p) in [(false, Mlp::Gelu, 0.2), (true, Mlp::GeluNew, 0.5)] {
             let config = GptConfig { bias, mlp, dropout: p, ..shape(11, 6, 2, 2, 3) };
             let dropout = Some(Dropout { p, seed: 3, step: 17, source });
-            Case { config, b: 3, t: 5, dropout, seed }.check();
+            Case { config, b: 3, t: 5, dropout, seed, reference: None }.check();
         }
     }
 }

@@ -11,6 +11,7 @@ mod formats;
 mod generation;
 mod gguf;
 mod gradients;
+mod inspection;
 mod operations;
 mod rows;
 mod training_launches;

@@ -79,7 +79,7 @@ pub use error::{SamplingError, TensorSamplingError};
 pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
 #[doc(hidden)]
 pub use host::one_read;
-pub use host::{Row, Sampler};
+pub use host::{InspectedDraw, Row, Sampler};
 pub use information::{cross_entropy, entropy, jensen_shannon, kl_divergence};
 pub use multinomial::{MultinomialError, MultinomialOptions, multinomial, multinomial_row};
 pub use params::SamplingParams;

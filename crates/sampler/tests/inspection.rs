@@ -1,6 +1,6 @@
 //! The distribution that a token is drawn from, temperature schedules and the adaptive threshold.
 
-use tinygpt_sampler::{Row, Sampler, SamplingParams, Schedule, oracle, uniform};
+use tinygpt_sampler::{Row, Sampler, SamplingParams, Schedule, entropy, oracle, uniform};
 
 const LOGITS: [f32; 5] = [1.0, 4.0, 0.0, 3.0, 2.0];
 
@@ -21,6 +21,32 @@ fn the_distribution_is_the_oracles() {
     for (p, q) in distribution.probs().iter().zip(&expected.probs) {
         assert!((p - q).abs() < 1e-6);
     }
+}
+
+#[test]
+fn an_inspected_draw_is_the_draw_with_the_size_and_the_entropy_of_its_distribution() {
+    let off = SamplingParams { seed: 9, ..Default::default() };
+    for (params, adaptive) in [
+        (off.clone(), 1.0),
+        (SamplingParams { temperature: 0.0, ..off.clone() }, 1.0),
+        (SamplingParams { temperature: 1.4, top_k: 3, ..off.clone() }, 1.0),
+        (SamplingParams { top_p: 0.9, ..off.clone() }, 1.0),
+        (SamplingParams { top_p: 0.9999, ..off.clone() }, 1.0),
+        (SamplingParams { min_p: 0.05, ..off.clone() }, 1.0),
+        (SamplingParams { presence_penalty: 1.0, ..off.clone() }, 1.0),
+        (off, 0.5),
+    ] {
+        let mut sampler = sampler(params.clone()).with_adaptive(adaptive).unwrap();
+        for position in 0..20 {
+            let row = Row { history: &[1, 1, 4], ..row(position) };
+            let draw = sampler.inspect_row(&row).unwrap();
+            let distribution = sampler.distribution(&row).unwrap();
+            assert_eq!(sampler.sample_row(row.logits, row.history, row.sequence, position), Ok(draw.token));
+            assert_eq!(draw.kept, distribution.kept().len(), "{params:?}");
+            assert!((draw.entropy - entropy(distribution.probs())).abs() < 1e-12, "{params:?}");
+        }
+    }
+    assert!(sampler(SamplingParams::default()).inspect_row(&Row { logits: &[f32::NAN], ..row(0) }).is_err());
 }
 
 #[test]

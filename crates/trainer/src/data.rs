@@ -212,7 +212,11 @@ impl Split {
         Ok(tokens)
     }
 
-    fn read(&self, at: usize, tokens: &mut [u32]) -> Result<()> {
+    /// Copies the tokens from index `at` on, as many as `tokens` holds.
+    ///
+    /// # Errors
+    /// When there are not that many, or the token cache cannot be read.
+    pub(crate) fn read(&self, at: usize, tokens: &mut [u32]) -> Result<()> {
         Ok(self.store.read(self.start + at, tokens)?)
     }
 

@@ -7,6 +7,7 @@ use tinygpt_model::{
     ModelError, Precision, TokenizerError,
     device::{self, is_out_of_memory},
     files::FileError,
+    ngram::NgramError,
 };
 
 use crate::{
@@ -110,6 +111,14 @@ pub enum TrainError {
         /// The device's error.
         reason: String,
     },
+    /// A model that cannot be stayed near.
+    #[error("train.reference = {path}: {reason}")]
+    Reference {
+        /// Its folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A run that the machine has no memory for.
     #[error(
         "training needs at least {} of memory, and {} is there: {} for {what}; lower {keys}",
@@ -134,6 +143,29 @@ pub enum TrainError {
         device: String,
         /// What needs less of it.
         remedy: &'static str,
+    },
+    /// A vocabulary whose n-grams do not fit a key of 128 bits.
+    #[error(
+        "{order}-grams of a vocabulary of {vocab_size} are too long to be counted: at most {most} tokens are; give a smaller order"
+    )]
+    NgramVocabulary {
+        /// The size of the vocabulary.
+        vocab_size: usize,
+        /// The order.
+        order: usize,
+        /// The largest vocabulary of that order.
+        most: usize,
+    },
+    /// The temporary files of counting n-grams cannot be written or read.
+    #[error(
+        "cannot keep counts of n-grams in `{folder}`: {source}; make room there, or set the environment variable TMPDIR to \
+         a folder that has it"
+    )]
+    NgramRuns {
+        /// The folder of temporary files.
+        folder: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
     },
     /// The loss is not a number any more.
     #[error(
@@ -204,6 +236,18 @@ pub enum TrainError {
         /// The corpus as configured.
         corpus: String,
     },
+    /// A sweep has a run of this name with another configuration.
+    #[error("{run} was trained with another configuration than this sweep asks for: give another --out")]
+    SweptOtherwise {
+        /// The run's folder.
+        run: PathBuf,
+    },
+    /// Two runs of a sweep would have one folder.
+    #[error("two runs of the sweep would both be called {run}: give values that differ in more than punctuation")]
+    SameRunTwice {
+        /// The name.
+        run: String,
+    },
     /// There is no run to continue or to generate from.
     #[error("there is no run {wanted} yet: train one with `tinygpt train --config tiny`")]
     NoRun {
@@ -239,6 +283,12 @@ pub enum TrainError {
 
 fn gib(bytes: f64) -> String {
     format!("{:.1} GiB", bytes / (1u64 << 30) as f64)
+}
+
+impl From<NgramError> for TrainError {
+    fn from(error: NgramError) -> Self {
+        Self::Model(error.into())
+    }
 }
 
 impl TrainError {

@@ -91,7 +91,7 @@ fn window_losses(
 }
 
 /// A validation loss in the units people compare.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
     /// Mean cross-entropy in nats a token.
     pub loss: f64,

@@ -1,9 +1,10 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
-//! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches),
-//! [`engine`] (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`], [`sliding`], [`score`] and [`mod@compare`] (losses, and what else is measured), [`run`] (starting, resuming,
-//! and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, and [`scaling`] says what a size is
-//! expected to reach.
+//! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches), [`engine`]
+//! (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`score`]
+//! and [`mod@compare`] (what else is measured), [`run`] (starting, resuming, and the folder a run leaves). [`stories`] is the
+//! built-in corpus, whose entropy is known, [`scaling`] says what a size is expected to reach, [`ngram`] trains what a network is
+//! compared with, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, and [`chart`] draws.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -40,14 +41,20 @@ pub mod engine;
 mod error;
 pub mod evaluate;
 pub mod fetch;
+pub mod inspect;
+pub mod json_lines;
+pub mod lab;
 pub mod memory;
 pub mod metrics;
+pub mod ngram;
 pub mod run;
+pub mod samples;
 pub mod scaling;
 pub mod schedule;
 pub mod score;
 pub mod sliding;
 pub mod stories;
+pub mod sweep;
 #[cfg(test)]
 mod test_models;
 pub mod token_cache;

@@ -3,7 +3,10 @@
 
 use std::{fs, path::Path};
 
-use tinygpt_model::cpu::{CpuPrecision, TrainingFloats};
+use tinygpt_model::{
+    GptConfig,
+    cpu::{CpuPrecision, TrainingFloats},
+};
 
 use crate::{
     Result, TrainError,
@@ -23,20 +26,20 @@ struct Part {
     keys: &'static str,
 }
 
-/// Refuses a run on the CPU that needs more memory than there is. The need is a lower bound, so a run that passes may still
+/// Refuses a run on the CPU that needs more memory than there is, with a model to stay near of the shape `reference`. The need is a lower bound, so a run that passes may still
 /// be too large. Where the size of the memory is unknown, every run passes.
 ///
 /// # Errors
 /// [`TrainError::TooLarge`].
-pub fn check(config: &RunConfig, vocab_size: usize) -> Result<()> {
+pub fn check(config: &RunConfig, vocab_size: usize, reference: Option<&GptConfig>) -> Result<()> {
     match available() {
-        Some(available) => check_against(config, vocab_size, available),
+        Some(available) => check_against(config, vocab_size, reference, available),
         None => Ok(()),
     }
 }
 
-fn check_against(config: &RunConfig, vocab_size: usize, available: f64) -> Result<()> {
-    let parts = parts(config, vocab_size);
+fn check_against(config: &RunConfig, vocab_size: usize, reference: Option<&GptConfig>, available: f64) -> Result<()> {
+    let parts = parts(config, vocab_size, reference);
     let needed: f64 = parts.iter().map(|part| part.bytes).sum();
     match parts.into_iter().max_by(|a, b| a.bytes.total_cmp(&b.bytes)) {
         Some(Part { what, bytes, keys }) if needed > available => {
@@ -46,7 +49,7 @@ fn check_against(config: &RunConfig, vocab_size: usize, available: f64) -> Resul
     }
 }
 
-fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
+fn parts(config: &RunConfig, vocab_size: usize, reference: Option<&GptConfig>) -> [Part; 4] {
     // f16, which the CPU has not, takes as much memory as bf16.
     let precision = CpuPrecision::of(config.train.precision).unwrap_or(CpuPrecision::Bf16);
     let floats = TrainingFloats::new(&config.gpt(vocab_size), precision);
@@ -57,6 +60,11 @@ fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
         + if muon { Muon::scratch_floats(&config.gpt(vocab_size), rayon::current_num_threads()) } else { 0.0 };
     // The activations of one sequence in flight, and what each window of the batch needs in addition.
     let activations = floats.sequence + config.train.batch_size as f64 * floats.window;
+    // Of a model that is not trained: its parameters with what is packed of them, and one sequence in flight.
+    let reference = reference.map_or(0.0, |gpt| {
+        let floats = TrainingFloats::new(gpt, precision);
+        floats.weights - floats.parameters + floats.sequence
+    });
     let stories = if config.data.corpus == BUILTIN_CORPUS { config.data.stories_bytes as f64 } else { 0.0 };
     let per_byte = if config.data.tokenizer == TokenizerKind::Char { 1.0 + F32 } else { 1.0 };
     [
@@ -70,6 +78,7 @@ fn parts(config: &RunConfig, vocab_size: usize) -> [Part; 3] {
             bytes: F32 * activations,
             keys: "train.batch_size (train.grad_accum makes up for it) or model.block_size",
         },
+        Part { what: "the model to stay near", bytes: F32 * reference, keys: "the size of train.reference" },
         Part { what: "the built-in corpus", bytes: per_byte * stories, keys: "data.stories_bytes" },
     ]
 }
@@ -105,13 +114,13 @@ mod tests {
     fn refused(set: &[&str], available: f64) -> Option<String> {
         let set: Vec<_> = set.iter().map(|item| item.to_string()).collect();
         let config = load("", &set, false).unwrap();
-        check_against(&config, 65, available).err().map(|e| e.to_string())
+        check_against(&config, 65, None, available).err().map(|e| e.to_string())
     }
 
     #[test]
     fn the_recipes_fit_a_small_machine() {
         for (name, text) in crate::config::RECIPES {
-            assert!(check_against(&load(text, &[], false).unwrap(), 65, 2.0 * GIB).is_ok(), "{name}");
+            assert!(check_against(&load(text, &[], false).unwrap(), 65, None, 2.0 * GIB).is_ok(), "{name}");
         }
     }
 
@@ -130,6 +139,17 @@ mod tests {
         let message = refused(&["data.stories_bytes=4294967296"], 16.0 * GIB).unwrap();
         assert!(message.ends_with("20.0 GiB for the built-in corpus; lower data.stories_bytes"), "{message}");
         assert_eq!(refused(&["data.stories_bytes=4294967296"], 21.0 * GIB), None);
+    }
+
+    #[test]
+    fn a_model_to_stay_near_is_counted() {
+        let config = load("", &[], false).unwrap();
+        let large = GptConfig { n_embd: 8192, n_layer: 8, ..GptConfig::default() };
+        assert!(check_against(&config, 65, None, 2.0 * GIB).is_ok());
+        // 24 GiB of parameters, and twice that in packed matrices.
+        let message = check_against(&config, 65, Some(&large), 70.0 * GIB).unwrap_err().to_string();
+        assert!(message.contains(" GiB for the model to stay near; lower the size of train.reference"), "{message}");
+        assert!(check_against(&config, 65, Some(&large), 80.0 * GIB).is_ok());
     }
 
     #[test]

@@ -1,15 +1,13 @@
 //! `metrics.jsonl`: one JSON object a line, for programs and plots.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tinygpt_model::files::{FileError, atomic};
 
-use crate::{Result, TrainError};
+use crate::{
+    Result,
+    json_lines::{self, JsonLines, Line},
+};
 
 /// The format of a line of `metrics.jsonl`.
 pub const METRICS_FORMAT: u64 = 1;
@@ -81,94 +79,29 @@ impl Metrics {
     }
 }
 
+impl Line for Metrics {
+    const FORMAT: u64 = METRICS_FORMAT;
+
+    fn format(&self) -> u64 {
+        self.format
+    }
+}
+
 /// `metrics.jsonl`, open for appending, and its lines so far.
-#[derive(Debug)]
-pub struct MetricsFile {
-    path: PathBuf,
-    file: File,
-    rows: Vec<Metrics>,
-}
-
-impl MetricsFile {
-    /// Writes a file of these lines, in place of the one that is there, and opens it for more.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn create(path: &Path, rows: Vec<Metrics>) -> Result<Self> {
-        let mut kept = String::new();
-        for row in &rows {
-            kept += &to_line(path, row)?;
-        }
-        atomic::write(path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(path).map_err(TrainError::io("write", path))?;
-        Ok(Self { path: path.to_owned(), file, rows })
-    }
-
-    /// Appends a line.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn append(&mut self, row: Metrics) -> Result<()> {
-        let line = to_line(&self.path, &row)?;
-        self.file.write_all(line.as_bytes()).map_err(TrainError::io("write", &self.path))?;
-        self.rows.push(row);
-        Ok(())
-    }
-
-    /// Waits until the appended lines are on the disk: what is saved after this has them beside it, whatever happens.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(TrainError::io("write", &self.path))
-    }
-
-    /// All lines so far.
-    pub fn rows(&self) -> &[Metrics] {
-        &self.rows
-    }
-}
+pub type MetricsFile = JsonLines<Metrics>;
 
 /// Reads the lines of a file; none where there is no file. A last line that a crash has cut short is dropped.
 ///
 /// # Errors
 /// When the file cannot be read, or another line of it is broken or of another format.
 pub fn read(path: &Path) -> Result<Vec<Metrics>> {
-    match fs::read_to_string(path) {
-        Ok(text) => parse(path, &text),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(TrainError::io("read", path)(e)),
-    }
-}
-
-fn to_line(path: &Path, row: &Metrics) -> Result<String> {
-    Ok(serde_json::to_string(row).map_err(|e| TrainError::bad_file(path, e))? + "\n")
-}
-
-/// Reads all lines; the last may be torn, the others may not.
-fn parse(path: &Path, text: &str) -> Result<Vec<Metrics>> {
-    let mut rows = Vec::new();
-    let lines: Vec<&str> = text.lines().collect();
-    for (i, line) in lines.iter().enumerate() {
-        match serde_json::from_str::<Metrics>(line) {
-            Ok(row) if row.format == METRICS_FORMAT => rows.push(row),
-            Ok(row) => {
-                return Err(FileError::FormatVersion {
-                    path: path.to_owned(),
-                    found: row.format,
-                    expected: METRICS_FORMAT,
-                }
-                .into());
-            }
-            Err(_) if i + 1 == lines.len() => {}
-            Err(e) => return Err(TrainError::bad_file(path, format!("line {} is not one of its lines: {e}", i + 1))),
-        }
-    }
-    Ok(rows)
+    json_lines::read(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn row(step: u64) -> Metrics {

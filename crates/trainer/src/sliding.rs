@@ -31,6 +31,14 @@ pub struct SlidingWindow {
 }
 
 impl Sliding {
+    /// Windows of `context` tokens that do not overlap, as training reports; of a model that depends on fewer tokens than a window
+    /// has, those that overlap by as little as lets every prediction see all that it depends on.
+    pub fn of(model: &dyn LanguageModel, context: usize) -> Self {
+        let reach = model.reach().max(1);
+        let is_short = reach < model.block_size() && reach <= context;
+        Self { context, stride: if is_short { context + 1 - reach } else { context } }
+    }
+
     /// Refuses what counts a token twice or never, or does not fit a model.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tinygpt_model::files::atomic;
+use tinygpt_model::{ContextPolicy, files::atomic};
 
 use crate::{
     Result, TrainError, chart,
@@ -14,8 +14,10 @@ use crate::{
     data::Dataset,
     engine::{DeferredScalar, Engine},
     evaluate::{self, Evaluation, Report},
+    json_lines::JsonLines,
     metrics::{self, Metrics, MetricsFile, RowKind},
     run::{Best, LAST_FORMAT, LoopState, RunDir},
+    samples::{self, Sample},
     schedule::learning_rate,
 };
 
@@ -41,6 +43,8 @@ pub enum Event<'a> {
         /// Whether it is the best so far, and `model.safetensors` was written.
         best: bool,
     },
+    /// A sample was drawn, and written to `samples.jsonl`.
+    Sample(&'a Sample),
 }
 
 /// Why the caller's function for events failed.
@@ -100,6 +104,7 @@ impl LoopState {
             last_evaluation: None,
             seconds: 0.0,
             source_hash,
+            reference_hash: None,
         }
     }
 
@@ -158,7 +163,8 @@ impl Trainer<'_> {
         self.state.infer_last_evaluation(&rows);
         rows.retain(|row| self.state.has_seen(row));
         let metrics = MetricsFile::create(&path, rows)?;
-        let mut record = Record { metrics, clock: Clock::new(self.state.seconds), unread: Vec::new() };
+        let samples = samples::open(self.run.path(), self.config, &self.state)?;
+        let mut record = Record { metrics, samples, clock: Clock::new(self.state.seconds), unread: Vec::new() };
         self.catch_up(&record.metrics)?;
         match self.until_ending(&mut record, stop, on_event) {
             // Whole updates only: what an interruption cut short is done again.
@@ -188,6 +194,9 @@ impl Trainer<'_> {
             // Before the first update too, and after an interruption that cut an evaluation short.
             if self.evaluation_is_due() {
                 self.evaluate(record, stop, on_event)?;
+            }
+            if self.sample_is_due(record) {
+                self.sample(record, stop, on_event)?;
             }
             if let Some(ending) = self.state.ending(config) {
                 return Ok(ending);
@@ -311,6 +320,30 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Whether a sample is to be taken of this step and has not been.
+    fn sample_is_due(&self, record: &Record) -> bool {
+        let every = self.config.train.sample_every;
+        let step = self.state.step;
+        let over = self.state.ending(&self.config.train).is_some();
+        let last = record.samples.iter().flat_map(|samples| samples.rows()).map(|sample| sample.step).max();
+        every > 0 && (step.is_multiple_of(every) || over) && last.is_none_or(|last| last < step)
+    }
+
+    /// A text by the weights as they are now.
+    fn sample(&self, record: &mut Record, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<()> {
+        // What has diverged is told as such.
+        record.read()?;
+        // As `tinygpt generate` goes on beyond the context.
+        let mut decoder = self.engine.decoder(ContextPolicy::Slide)?;
+        let sample = samples::draw(decoder.as_mut(), &self.data.tokenizer, self.config, self.state.step, stop)?;
+        if let Some(samples) = &mut record.samples {
+            samples.append(sample.clone())?;
+        }
+        on_event(Event::Sample(&sample)).map_err(TrainError::Callback)?;
+        record.clock.restart();
+        Ok(())
+    }
+
     /// The best weights on the whole validation split.
     fn report(&mut self, stop: &AtomicBool) -> Result<Report> {
         let mut state = self.engine.state_dict()?;
@@ -321,11 +354,12 @@ impl Trainer<'_> {
     }
 }
 
-/// Refuses data that cannot fill one window.
+/// Refuses data that cannot fill one window, and a prompt of the samples that its tokenizer does not know.
 ///
 /// # Errors
-/// [`TrainError::SplitTooShort`].
+/// [`TrainError::SplitTooShort`], and [`TrainError::Config`] for the prompt.
 pub fn check_data(config: &RunConfig, data: &Dataset) -> Result<()> {
+    samples::prompt(config, &data.tokenizer)?;
     data.train.check("training", config.model.block_size + 1)?;
     data.val.check("validation", 2)
 }
@@ -342,6 +376,8 @@ struct Update {
 /// What is known of a run beside its weights.
 struct Record {
     metrics: MetricsFile,
+    /// None where the run takes none.
+    samples: Option<JsonLines<Sample>>,
     clock: Clock,
     /// The updates since the last look at the device.
     unread: Vec<Update>,

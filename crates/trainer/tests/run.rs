@@ -125,3 +125,64 @@ fn what_the_user_of_a_resumed_run_should_know_is_told_and_what_makes_no_sense_re
     );
     assert_eq!(train(run).unwrap().state.step, 12);
 }
+
+/// A run of other weights that a run can stay near.
+fn reference(folder: &Path) -> PathBuf {
+    let path = folder.join("reference");
+    train(start(RunConfig { train: TrainConfig { lr: 0.02, ..small().train }, ..small() }, &path).unwrap()).unwrap();
+    path
+}
+
+fn near(reference: &Path, kl_weight: f64) -> RunConfig {
+    let train = TrainConfig { reference: reference.to_str().unwrap().into(), kl_weight, ..small().train };
+    RunConfig { train, ..small() }
+}
+
+#[test]
+fn a_run_near_another_ends_with_the_same_bytes_when_resumed_and_other_ones_than_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [whole, parts, weightless, alone] = ["whole", "parts", "weightless", "alone"].map(|name| dir.path().join(name));
+    let reference = reference(dir.path());
+    train(start(near(&reference, 2.0), &whole).unwrap()).unwrap();
+    let stop = AtomicBool::new(false);
+    let run = start(near(&reference, 2.0), &parts).unwrap();
+    run.train(&stop, &mut |event| {
+        let at_5 = matches!(event, Event::Step { metrics, .. } if metrics.step == 5);
+        stop.fetch_or(at_5, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    })
+    .unwrap();
+    train(resume(&parts, &[]).unwrap()).unwrap();
+    assert!(timeless(&parts) == timeless(&whole));
+    let weights = |run: &Path| fs::read(run.join("model.safetensors")).unwrap();
+    train(start(near(&reference, 0.0), &weightless).unwrap()).unwrap();
+    train(start(small(), &alone).unwrap()).unwrap();
+    assert!(weights(&weightless) == weights(&alone) && weights(&whole) != weights(&alone));
+}
+
+#[test]
+fn a_reference_that_does_not_match_or_has_changed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let reference = reference(dir.path());
+    let refused = |config: RunConfig| {
+        let error = start(config, &run).err().unwrap().to_string();
+        assert!(!run.exists());
+        error
+    };
+    assert!(refused(near(&dir.path().join("none"), 1.0)).contains("there is no such folder"));
+    let mut longer = near(&reference, 1.0);
+    longer.model.block_size = 32;
+    assert!(refused(longer).ends_with("its context is 16 tokens; lower model.block_size = 32 to that"));
+    let mut other = near(&reference, 1.0);
+    let text = dir.path().join("other.txt");
+    fs::write(&text, "abc def. ".repeat(200)).unwrap();
+    other.data.corpus = text.to_str().unwrap().into();
+    let message = refused(other);
+    assert!(message.contains("its vocabulary is another (") && message.contains("and 8 of this text)"), "{message}");
+
+    train(start(near(&reference, 1.0), &run).unwrap()).unwrap();
+    fs::copy(run.join("model.safetensors"), reference.join("model.safetensors")).unwrap();
+    let error = resume(&run, &["train.max_steps=12"]).err().unwrap().to_string();
+    assert!(error.contains("its weights have changed since this run was started"), "{error}");
+}

@@ -8,10 +8,10 @@ use std::{
 
 use crate::common::{Prepared, assert_same_weights, prepare};
 use candle_core::{Device, Tensor};
-use tinygpt_model::{GptConfig, Precision};
+use tinygpt_model::{ContextPolicy, Decoder, GptConfig, Precision};
 use tinygpt_trainer::{
     Result, RunDir, TrainError,
-    engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, Evaluator, TensorEngine},
+    engine::{AdamW, Batch, DeferredScalar, Engine, EngineState, Evaluator, Objective, TensorEngine},
     train::{Event, Outcome, Trainer},
 };
 
@@ -40,6 +40,10 @@ impl Evaluator for Poisoned {
 }
 
 impl Engine for Poisoned {
+    fn set_objective(&mut self, objective: &Objective) -> Result<()> {
+        self.engine.set_objective(objective)
+    }
+
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
         let loss = self.engine.forward_backward(batch, micro_step)?;
         Ok(if self.loss == Some(micro_step) { not_a_number() } else { loss })
@@ -49,6 +53,10 @@ impl Engine for Poisoned {
         let norm = self.engine.optimizer_step(lr, clip)?;
         self.updates += 1;
         Ok(if self.norm == Some(self.updates) { not_a_number() } else { norm })
+    }
+
+    fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>> {
+        self.engine.decoder(window)
     }
 
     fn state_dict(&self) -> Result<EngineState> {

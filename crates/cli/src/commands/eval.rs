@@ -29,7 +29,8 @@ struct EvalReport<'a> {
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let mut measured = Measured::open(args.run.as_deref(), args.device)?;
     let context = args.context.unwrap_or(measured.model.block_size());
-    let sliding = Sliding { context, stride: args.stride.unwrap_or(context) };
+    let sliding = Sliding::of(measured.model.as_ref(), context);
+    let sliding = Sliding { stride: args.stride.unwrap_or(sliding.stride), ..sliding };
     sliding.check(measured.model.block_size()).map_err(|error| Usage(error.to_string()))?;
     let split = match &args.data {
         Some(path) => measured.text(path)?,

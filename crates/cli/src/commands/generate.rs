@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
 use tinygpt_model::{
-    Checkpoint, Decoder, Generation, GenerationDefaults, ModelFolder, generate,
+    Decoder, Generation, GenerationDefaults, ModelFolder, generate,
     tokenizer::{StopStrings, TextStream, Tokenizer},
 };
 use tinygpt_sampler::{Sampler, SamplingParams, Schedule};
@@ -14,7 +14,7 @@ use tinygpt_trainer::{RunDir, run::RUNS};
 
 use crate::{
     args::{GenerateArgs, ScheduleArg},
-    device::Work,
+    generator::Generator,
     output::{Usage, print_json, print_stdout},
 };
 
@@ -43,17 +43,16 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     // Refused before anything is read, and used once the prompt's length is known.
     let rules = rules(args, &defaults);
     let sampler = args.rules.sampler(rules.clone())?;
-    let checkpoint = Checkpoint::open(folder.path())?;
-    let tokenizer = checkpoint.tokenizer();
+    let generator = Generator::open(folder.path())?;
+    let tokenizer = generator.tokenizer();
     let plan = plan(args, &defaults, tokenizer)?;
-    refuse_unknown_biases(&rules, checkpoint.config().vocab_size)?;
+    refuse_unknown_biases(&rules, generator.vocab_size())?;
     let mut sampler = scheduled(sampler, args, &plan)?;
     let rows = ROWS.min(args.num_samples) as usize;
-    let device = args.device.open_for(|| Ok(Work::generation(checkpoint.config(), args.weights.into(), rows)))?;
+    let mut decoder = generator.decoder(args, rows)?;
     if args.seed.is_none() && (rules.temperature > 0.0 || args.temperature_end.is_some()) {
         notice!("seed {}", rules.seed);
     }
-    let mut decoder = checkpoint.decoder(args.window.into(), args.weights.into(), &device)?;
     let decoder = decoder.as_mut();
     if args.json {
         let samples = batches(args, |first, rows| buffered(decoder, &mut sampler, tokenizer, &plan, first, rows))?;

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod baseline;
 pub mod bench;
 pub mod compare;
 pub mod config;
@@ -9,8 +10,10 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod info;
+pub mod lab;
 pub mod plan;
 pub mod sample;
 pub mod score;
 pub mod selftest;
+pub mod sweep;
 pub mod train;

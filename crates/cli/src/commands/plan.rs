@@ -79,7 +79,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let mut candidates = scaling::candidates(&text.law, &speed, &budget)?;
     candidates.iter_mut().for_each(|candidate| set_corpus(candidate, &text));
     let mut too_large = None;
-    candidates.retain(|candidate| match check_memory(&candidate.config, text.vocab_size, &device) {
+    candidates.retain(|candidate| match check_memory(&candidate.config, text.vocab_size, None, &device) {
         Ok(()) => true,
         Err(error) => {
             too_large = Some(error);
@@ -180,7 +180,8 @@ fn measure(minutes: f64, vocab_size: usize, device: &Device) -> anyhow::Result<(
         let flops = network(&gpt).flops_of_update(config.train.batch_size, gpt.block_size);
         // A larger size has up to twice the rate.
         let at_least = timings.last().map_or(0.0, |last| last.seconds * flops / last.flops / 2.0);
-        if at_least * LEAST_UPDATES as f64 > 60.0 * minutes || check_memory(&config, vocab_size, device).is_err() {
+        if at_least * LEAST_UPDATES as f64 > 60.0 * minutes || check_memory(&config, vocab_size, None, device).is_err()
+        {
             break;
         }
         let (seconds, _) = Training::new(&config, &gpt, device)?.time_for(WARM_UP, TIMED_FOR, TIMED_LEAST)?;

@@ -1,5 +1,7 @@
 //! `tinygpt train`.
 
+mod inspect;
+
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -33,6 +35,9 @@ const SAMPLES: usize = 3;
 
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let device = args.device.open_for(|| work(args))?;
+    if args.inspect {
+        return inspect::run(args, read_config(needed_config(args)?, args)?, &device);
+    }
     let run = if args.resume { resume(args, &device)? } else { start(args, &device)? };
     let stop = stop_on_signals()?;
 
@@ -130,10 +135,14 @@ fn work(args: &TrainArgs) -> anyhow::Result<Work> {
 }
 
 fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Run> {
-    let path = args.config.as_deref().ok_or_else(|| Usage("--config FILE is needed to start a run".into()))?;
+    let path = needed_config(args)?;
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
     let options = StartOptions { out: args.out.clone(), if_exists, device: device.clone(), ..StartOptions::default() };
     Ok(Run::start(read_config(path, args)?, options)?)
+}
+
+fn needed_config(args: &TrainArgs) -> anyhow::Result<&Path> {
+    Ok(args.config.as_deref().ok_or_else(|| Usage("--config FILE is needed to start a run".into()))?)
 }
 
 fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Run> {
@@ -171,7 +180,7 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
 
 /// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once. A hang-up is left alone,
 /// so that `nohup` works.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // In this order: the first signal finds the flag unset, and sets it.

@@ -51,7 +51,9 @@ impl Mlp {
     }
 }
 
-/// The initial values of the matrices of linear layers; embeddings and an untied head start with 0.02 in either.
+/// The initial values of the matrices of linear layers: normal, with mean 0. Those of projections back into the residual
+/// stream are divided by `sqrt(2 n_layer)` in each scheme, as in GPT-2. Embeddings, positions and an untied head start with
+/// standard deviation 0.02 in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InitScheme {
@@ -61,7 +63,28 @@ pub enum InitScheme {
     /// Standard deviation `1 / sqrt(inputs)`, which keeps the variance of what goes through (LeCun et al., 1998,
     /// "Efficient BackProp").
     FanIn,
+    /// Variance `2 / (inputs + outputs)`, a compromise between what goes through forward and backward (Glorot and Bengio,
+    /// 2010, "Understanding the difficulty of training deep feedforward neural networks").
+    Xavier,
+    /// Variance `2 / inputs`, which makes up for a ReLU's half of zeros (He et al., 2015, "Delving Deep into Rectifiers").
+    He,
 }
+
+impl InitScheme {
+    /// The standard deviation of the matrix of a linear layer. Where several lie side by side, `outputs` is that of the first.
+    pub fn std(self, inputs: usize, outputs: usize) -> f64 {
+        let (inputs, outputs) = (inputs as f64, outputs as f64);
+        match self {
+            Self::Gpt2 => GPT2_STD,
+            Self::FanIn => 1.0 / inputs.sqrt(),
+            Self::Xavier => (2.0 / (inputs + outputs)).sqrt(),
+            Self::He => (2.0 / inputs).sqrt(),
+        }
+    }
+}
+
+/// The standard deviation of GPT-2's initial weights.
+pub(crate) const GPT2_STD: f64 = 0.02;
 
 /// The norms of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -145,7 +168,7 @@ pub struct GptConfig {
     pub qk_norm: bool,
     /// Logits become `cap * tanh(logits / cap)`; 0 is off.
     pub logit_cap: f64,
-    /// The initial values of the matrices of linear layers; embeddings and an untied head start with 0.02 in either.
+    /// The initial values of the matrices of linear layers.
     pub init: InitScheme,
 }
 
@@ -215,11 +238,11 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     },
     ModelKey { since: 5, ..key("model.logit_cap", "logits become cap * tanh(logits / cap), as in Gemma 2; 0 is off") },
     ModelKey {
-        choices: &["gpt2", "fan_in"],
+        choices: &["gpt2", "fan_in", "xavier", "he"],
         since: 5,
         ..key(
             "model.init",
-            "standard deviation of initial linear layers: \"gpt2\" (0.02) or \"fan_in\" (1 / sqrt(inputs))",
+            "standard deviation of initial linear layers: \"gpt2\" (0.02), \"fan_in\" (1 / sqrt(inputs)), \"xavier\" (sqrt(2 / (inputs + outputs))) or \"he\" (sqrt(2 / inputs))",
         )
     },
 ];
@@ -263,6 +286,23 @@ impl GptConfig {
             Some(&id) => Err(ModelError::TokenOutOfRange { id, vocab_size }),
             None => Ok(()),
         }
+    }
+
+    /// Checks that a model of this shape can be kept near one of the shape of `reference`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`], when that has another vocabulary or a shorter context.
+    pub fn check_reference(&self, reference: &Self) -> Result<()> {
+        let refused = |field, value: usize, reason| Err(ModelError::Config { field, value: value.to_string(), reason });
+        if self.vocab_size != reference.vocab_size {
+            let reason = format!("must be that of the reference, {}", reference.vocab_size);
+            return refused("vocab_size", self.vocab_size, reason);
+        }
+        if self.block_size > reference.block_size {
+            let reason = format!("must be at most that of the reference, {}", reference.block_size);
+            return refused("block_size", self.block_size, reason);
+        }
+        Ok(())
     }
 
     /// Checks every field.

@@ -20,4 +20,4 @@ pub(crate) mod vectors;
 pub use decode::{CpuDecoder, WeightFormat};
 pub use orthogonal::{Orthogonalizer, POLAR_EXPRESS};
 pub use precision::CpuPrecision;
-pub use training::{BatchRef, CpuGpt, ParamLayout, RowDropout, TrainingFloats};
+pub use training::{BatchRef, CpuGpt, CpuReference, ParamLayout, RowDropout, TrainingFloats};

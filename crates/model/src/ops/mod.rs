@@ -86,7 +86,9 @@ pub(crate) use add::Add;
 pub(crate) use attention::{Attention, AttentionScratch};
 pub(crate) use dropout::{ApplyDropout, KeepBits};
 pub(crate) use embedding::Embed;
-pub(crate) use head::{Head, LogitCap, capped_head_loss, logits_by_row, training as head_training};
+pub(crate) use head::{
+    Head, HeadInput, LogitCap, capped_head_loss, head_divergence, logits_by_row, training as head_training,
+};
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::{Linear, ResidualLinear, round_matrices};
 pub(crate) use positions::AddPositions;

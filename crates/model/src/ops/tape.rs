@@ -82,11 +82,22 @@ impl Tape {
     /// # Errors
     /// When an operation fails, of memory for one.
     pub fn backward(self, y: &Tensor, dy: Tensor) -> Result<Gradients> {
+        self.backward_seen_by(y, dy, |_, _| {})
+    }
+
+    /// [`Tape::backward`] that shows each result of an operation, by its id, with its whole gradient.
+    pub(crate) fn backward_seen_by(
+        self,
+        y: &Tensor,
+        dy: Tensor,
+        mut see: impl FnMut(TensorId, &Tensor),
+    ) -> Result<Gradients> {
         let mut grads = HashMap::from([(y.id(), dy)]);
         let Self { mut entries, tracked } = self;
         while let Some(Entry { name, inputs, output, adds, backward }) = entries.pop() {
             // A result that nothing reads has no gradient.
             let Some(dy) = grads.remove(&output) else { continue };
+            see(output, &dy);
             let before = if adds { grads.remove(&inputs[0]) } else { None };
             let found = backward(dy, before)?;
             debug_assert_eq!(found.len(), inputs.len(), "{name}");
@@ -188,6 +199,13 @@ pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
 pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let sum = count_launch(x + y)?;
     record("add", [x, y], &sum, |dy| Ok([dy.clone(), dy.clone()]));
+    Ok(sum)
+}
+
+/// `x + factor y`, for two tensors of one shape, recorded.
+pub(crate) fn add_scaled(x: &Tensor, y: &Tensor, factor: f64) -> Result<Tensor> {
+    let sum = count_launch(x + count_launch(y.affine(factor, 0.0))?)?;
+    record("add scaled", [x, y], &sum, move |dy| Ok([dy.clone(), count_launch(dy.affine(factor, 0.0))?]));
     Ok(sum)
 }
 

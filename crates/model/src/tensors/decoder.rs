@@ -7,7 +7,7 @@ use super::fused::FusedDecoder;
 use crate::{
     ContextPolicy, Decoder, Gpt, GptConfig, KvCache, Logits, Result,
     decode::{append_tokens, crop_prompt},
-    network, params,
+    param_specs, params,
     plan::Role,
 };
 
@@ -54,13 +54,20 @@ impl TensorDecoder {
         device: &Device,
     ) -> Result<Self> {
         let mut tensors = params::to_tensors(config, values, DType::F32, device)?;
-        let net = network(config);
-        for (spec, tensor) in net.params().iter().zip(&mut tensors) {
+        for (spec, tensor) in param_specs(config).iter().zip(&mut tensors) {
             if matches!(spec.role, Role::Embedding | Role::Head | Role::Matrix) {
                 *tensor = tensor.to_dtype(weights)?;
             }
         }
-        let gpt = Gpt::over(net, &tensors)?;
+        Self::over(config, &tensors, policy)
+    }
+
+    /// Creates a decoder of a model over these tensors (in parameter order), which it shares.
+    ///
+    /// # Errors
+    /// When the configuration is invalid, the tensors do not match it or the device is out of memory.
+    pub fn over(config: &GptConfig, params: &[Tensor], policy: ContextPolicy) -> Result<Self> {
+        let gpt = Gpt::new(config, params)?;
         let cache = gpt.new_cache(1)?;
         let fused = FusedDecoder::new(&gpt);
         Ok(Self { gpt, fused, policy, cache, rows: Vec::new(), logits: None })
@@ -92,8 +99,8 @@ impl TensorDecoder {
 }
 
 impl Decoder for TensorDecoder {
-    fn config(&self) -> &GptConfig {
-        self.gpt.config()
+    fn vocab_size(&self) -> usize {
+        self.gpt.config().vocab_size
     }
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {

@@ -2,6 +2,7 @@
 
 mod decoder;
 mod fused;
+mod inspect;
 mod kv_cache;
 mod pass;
 
@@ -15,6 +16,7 @@ use crate::{
 
 pub use decoder::TensorDecoder;
 pub(crate) use fused::{Fusion, InputNorm};
+pub use inspect::{Inspection, ParamSpread, Spread, ValueSpread};
 pub use kv_cache::KvCache;
 pub(crate) use pass::{CausalMask, Mode, Pass};
 
@@ -116,12 +118,36 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::forward`]; when a target is outside the vocabulary (unnoticed on a GPU: check before).
     pub fn losses(&self, tokens: &Tokens, targets: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        Ok(self.losses_near(tokens, targets, dropout, None)?.0)
+    }
+
+    /// [`Gpt::losses`], and what training minimises: with a `reference` of the same vocabulary and a weight, each loss plus the
+    /// weight times `KL(reference || self)` of the distributions at that position, `(B * T)`; else the losses themselves. The
+    /// reference has no dropout and gets no gradient.
+    ///
+    /// # Errors
+    /// As [`Gpt::losses`]; when the reference has another vocabulary or a shorter context.
+    pub fn losses_near(
+        &self,
+        tokens: &Tokens,
+        targets: &Tensor,
+        dropout: Option<&Dropout>,
+        reference: Option<(&Gpt, f64)>,
+    ) -> Result<(Tensor, Tensor)> {
         let operands = self.rounded_matrices()?;
         let x = self.hidden_full(tokens, dropout, &operands)?;
         let x = ops::reshape(&x, (x.elem_count() / x.dim(2)?, x.dim(2)?))?; // (B, T, C) to (B * T, C)
         let rounded = operands.get(self.net.head.weight.0).and_then(Option::as_ref);
         let head = (&x, (self.head(), rounded), self.net.head.cap);
-        ops::capped_head_loss(head, targets, self.precision, ops::LOGIT_BYTES)
+        let losses = ops::capped_head_loss(head, targets, self.precision, ops::LOGIT_BYTES)?;
+        let Some((reference, weight)) = reference else { return Ok((losses.clone(), losses)) };
+        let y = reference.hidden_full(tokens, None, &[])?;
+        let y = y.flatten_to(1)?; // (B, T, C') to (B * T, C')
+        let input = |x, gpt: &Self| ops::HeadInput { x, w: gpt.head().clone(), cap: gpt.net.head.cap };
+        let divergences =
+            ops::head_divergence(&input(x, self), &input(y, reference), self.precision, ops::LOGIT_BYTES)?;
+        let objective = ops::tape::add_scaled(&losses, &divergences, weight)?;
+        Ok((losses, objective))
     }
 
     /// The matrices of products rounded to bf16, by parameter, in one launch; empty where operands are not rounded to bf16 or

@@ -51,6 +51,17 @@ pub struct Row<'a> {
     pub position: u64,
 }
 
+/// A draw, and what is known of the distribution that it was drawn from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InspectedDraw {
+    /// The token that was drawn.
+    pub token: u32,
+    /// How many tokens could have been drawn: those that the rules keep.
+    pub kept: usize,
+    /// The entropy of the distribution after all rules, in nats.
+    pub entropy: f64,
+}
+
 /// Draws tokens on the host.
 ///
 /// A draw is a function of the logits, the history, the parameters and `(seed, sequence, position)`: it does not depend
@@ -199,6 +210,23 @@ impl Sampler {
                 Ok(scratch.draw(rules, &row))
             })
             .collect()
+    }
+
+    /// Draws the token that [`Sampler::sample_row`] draws, and measures what it is drawn from: one selection for both, and no
+    /// sort as for [`Sampler::distribution`].
+    ///
+    /// # Errors
+    /// As for [`Sampler::sample_row`].
+    pub fn inspect_row(&mut self, row: &Row<'_>) -> Result<InspectedDraw, SamplingError> {
+        let scratch = &mut self.scratch[0];
+        scratch.select(&self.rules, row)?;
+        let kept = scratch.selection.kept(scratch.logits(row));
+        // Of weights w with the sum W, -sum w/W ln w/W is ln W - sum(w ln w) / W.
+        let total: f64 = kept.iter().map(|&(_, weight)| weight).sum();
+        let surprise: f64 = kept.iter().map(|&(_, w)| if w > 0.0 { w * w.ln() } else { 0.0 }).sum();
+        // Rounding may leave the entropy of a near-certain token a little below 0.
+        let entropy = (total.ln() - surprise / total).max(0.0);
+        Ok(InspectedDraw { token: scratch.draw(&self.rules, row), kept: kept.len(), entropy })
     }
 
     /// The distribution that [`Sampler::sample_row`] draws this row from. It does not depend on the sequence, and on

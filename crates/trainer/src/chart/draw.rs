@@ -195,7 +195,7 @@ fn panel<B: DrawingBackend>(canvas: &mut Canvas<B>, panel: &Panel, whole: Area) 
 
 /// The axes over all that the marks show.
 fn scales(panel: &Panel) -> Result<(Scaled, Scaled)> {
-    let points = || panel.marks.iter().flat_map(|mark| marks::extent(mark));
+    let points = || panel.marks.iter().flat_map(marks::extent);
     // A matrix fills its frame; a curve goes from side to side, and points keep off the border.
     let exact = panel.marks.iter().any(|mark| matches!(mark.shape, Shape::HeatMap(_)));
     let (across, up) = if exact { (0.0, 0.0) } else { (0.02, 0.06) };

@@ -7,7 +7,7 @@ use tinygpt_model::{
 use toml::{Table, Value};
 
 use super::{
-    CONFIG_FORMAT, RunConfig, TokenizerKind,
+    CONFIG_FORMAT, PriorKind, RunConfig, TokenizerKind,
     schema::{ConfigError, fields},
 };
 
@@ -39,6 +39,7 @@ fn check_choice(key: &str, text: &str) -> Result<(), ConfigError> {
         "train.precision" => &["f32", "tf32", "bf16", "f16"],
         "train.optimizer" => &["adamw", "muon"],
         "train.schedule" => &["cosine", "linear", "wsd"],
+        "train.prior" => &["none", "l2", "l1"],
         _ => MODEL_KEYS.iter().find(|model| model.key == key).map_or(&[], |model| model.choices),
     };
     if choices.is_empty() {
@@ -117,6 +118,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         ("train.max_steps", train.max_steps),
         ("train.eval_every", train.eval_every),
         ("train.log_every", train.log_every),
+        ("train.sample_tokens", train.sample_tokens as u64),
     ] {
         if value == 0 {
             return refuse(key, &value, "must be at least 1");
@@ -128,6 +130,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         ("train.batch_size", train.batch_size),
         ("train.grad_accum", train.grad_accum),
         ("train.eval_batches", train.eval_batches),
+        ("train.sample_tokens", train.sample_tokens),
         ("data.vocab_size", data.vocab_size),
     ] {
         if value > MOST {
@@ -182,6 +185,20 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
             train.muon_momentum,
             (0.0..1.0).contains(&train.muon_momentum),
             "must be at least 0 and below 1",
+        ),
+        ("train.prior_weight", train.prior_weight, at_least_0(train.prior_weight), "must be at least 0"),
+        (
+            "train.prior_weight",
+            train.prior_weight,
+            (train.prior == PriorKind::None) == (train.prior_weight == 0.0),
+            "must be larger than 0 with a train.prior, and 0 with \"none\"",
+        ),
+        ("train.kl_weight", train.kl_weight, at_least_0(train.kl_weight), "must be at least 0"),
+        (
+            "train.kl_weight",
+            train.kl_weight,
+            train.kl_weight == 0.0 || !train.reference.is_empty(),
+            "needs a train.reference to stay near",
         ),
         ("train.clip", train.clip, at_least_0(train.clip), "must be at least 0 (0 is off)"),
         ("generate.temperature", generate.temperature, at_least_0(generate.temperature), "must be at least 0"),

@@ -23,6 +23,19 @@ impl OptimizerKind {
     }
 }
 
+/// The shape of a prior of the parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PriorKind {
+    /// None: maximum likelihood.
+    #[default]
+    None,
+    /// Half the sum of squares: a normal prior.
+    L2,
+    /// The sum of magnitudes: a Laplace prior, under which many parameters end at almost zero.
+    L1,
+}
+
 /// How the learning rate decays after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,7 +11,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use tinygpt_model::{GenerationDefaults, GptConfig, Precision};
 
-pub use choices::{OptimizerKind, Schedule};
+pub use choices::{OptimizerKind, PriorKind, Schedule};
 pub use load::{load, load_resolved};
 pub use recipes::{RECIPES, recipe};
 pub use schema::{ConfigError, Field, annotated_default, fields};
@@ -120,6 +120,20 @@ pub struct TrainConfig {
     pub muon_momentum: f64,
     /// Muon's Newton-Schulz iterations, at most 5.
     pub muon_steps: usize,
+    /// `none`, `l2` or `l1`: the prior of what weight decay covers.
+    pub prior: PriorKind,
+    /// The weight of the prior in the loss.
+    pub prior_weight: f64,
+    /// A run, or another model folder, that training keeps the model near; an empty one is none.
+    pub reference: String,
+    /// The weight of the divergence from the reference in the loss.
+    pub kl_weight: f64,
+    /// Updates between samples, which go to `samples.jsonl`; 0 is never.
+    pub sample_every: u64,
+    /// The tokens of a sample after its prompt.
+    pub sample_tokens: usize,
+    /// The text that samples continue; an empty one is the start token.
+    pub sample_prompt: String,
 }
 
 /// Defaults of `tinygpt generate` for a run, kept in its `generation_config.json`.
@@ -190,6 +204,13 @@ impl Default for TrainConfig {
             decay_fraction: 0.8,
             muon_momentum: 0.9,
             muon_steps: 3,
+            prior: PriorKind::default(),
+            prior_weight: 0.0,
+            reference: String::new(),
+            kl_weight: 0.0,
+            sample_every: 0,
+            sample_tokens: 100,
+            sample_prompt: String::new(),
         }
     }
 }

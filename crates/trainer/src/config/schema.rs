@@ -43,6 +43,12 @@ pub enum ConfigError {
     /// An override that is not `KEY=VALUE`.
     #[error("`--set {0}` is not KEY=VALUE; for example --set train.max_steps=100")]
     Override(String),
+    /// A sweep that would train the same run twice.
+    #[error("--set {what} is there twice: each value of a sweep once, a key with all its values in one --set")]
+    SweptTwice {
+        /// The key, or the key with its value.
+        what: String,
+    },
     /// What is wrong comes from an override, not from the text.
     #[error("--set {item}: {source}")]
     InOverride {
@@ -56,7 +62,7 @@ pub enum ConfigError {
     Incomplete(String),
     /// An override that a resumed run cannot take.
     #[error(
-        "`{0}` cannot change when a run is resumed: only train.max_steps, train.max_minutes, train.patience, train.eval_every, train.eval_batches, train.log_every and generate.* can"
+        "`{0}` cannot change when a run is resumed: only train.max_steps, train.max_minutes, train.patience, train.eval_every, train.eval_batches, train.log_every, train.sample_* and generate.* can"
     )]
     FixedOnResume(String),
 }
@@ -117,6 +123,13 @@ const TRAINING: &[Field] = fields! {
     "train.decay_fraction": "\"wsd\": share of the updates up to decay_steps, at their end, in which lr decays, in (0, 1]",
     "train.muon_momentum": "Muon: decay of the momentum",
     "train.muon_steps": "Muon: Newton-Schulz iterations, 1 to 5",
+    "train.prior": "\"none\", \"l2\" (normal) or \"l1\" (Laplace): a prior of what weight_decay covers, as a part of the loss, before clipping",
+    "train.prior_weight": "lambda: the loss gets lambda/2 times the sum of squares (l2) or lambda times that of magnitudes (l1)",
+    "train.reference": "a run of the same vocabulary that the model is kept near; \"\" is none",
+    "train.kl_weight": "the loss gets this times KL(reference || model), the mean over positions",
+    "train.sample_every": "updates between samples by the rules of [generate], which go to samples.jsonl; 0 is never",
+    "train.sample_tokens": "tokens of a sample after its prompt",
+    "train.sample_prompt": "text that samples continue; an empty one begins as `tinygpt generate` without a prompt",
     "generate.temperature": "default of `tinygpt generate`; 0 is greedy",
     "generate.top_k": "default of `tinygpt generate`: keep the k most probable tokens; 0 is off",
     "generate.top_p": "default of `tinygpt generate`: keep the smallest set of probability p; 1 is off",
@@ -146,6 +159,13 @@ const LATER_OF_TRAINING: &[(&str, u32)] = &[
     ("train.decay_fraction", 5),
     ("train.muon_momentum", 5),
     ("train.muon_steps", 5),
+    ("train.prior", 6),
+    ("train.prior_weight", 6),
+    ("train.reference", 6),
+    ("train.kl_weight", 6),
+    ("train.sample_every", 6),
+    ("train.sample_tokens", 6),
+    ("train.sample_prompt", 6),
 ];
 
 /// The first of all keys that a file should have and lacks. It was written with every key of its revision, which is the newest
@@ -167,6 +187,9 @@ pub(super) const FREE_ON_RESUME: &[&str] = &[
     "train.eval_every",
     "train.eval_batches",
     "train.log_every",
+    "train.sample_every",
+    "train.sample_tokens",
+    "train.sample_prompt",
 ];
 
 /// All keys with their documentation and defaults, as a commented TOML file.

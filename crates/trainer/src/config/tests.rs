@@ -73,6 +73,7 @@ fn a_wrong_type_is_refused_and_both_types_named() {
         error("[train]\nschedule = \"step\""),
         "`train.schedule` must be \"cosine\", \"linear\" or \"wsd\", not \"step\""
     );
+    assert_eq!(error("[train]\nprior = \"l0\""), "`train.prior` must be \"none\", \"l2\" or \"l1\", not \"l0\"");
     assert!(error("[train]\nmax_steps = -5").contains("must not be negative"));
     assert!(error("[train\n").contains("not valid TOML"));
 }
@@ -97,6 +98,12 @@ fn a_value_out_of_range_is_refused_and_its_key_named() {
         ("[train]\nmuon_momentum = 1", "train.muon_momentum"),
         ("[train]\nmuon_steps = 0", "train.muon_steps"),
         ("[train]\nmuon_steps = 6", "train.muon_steps"),
+        ("[train]\nprior_weight = -1", "train.prior_weight"),
+        ("[train]\nprior_weight = 0.1", "train.prior_weight"),
+        ("[train]\nprior = \"l2\"", "train.prior_weight"),
+        ("[train]\nkl_weight = -1\nreference = \"a\"", "train.kl_weight"),
+        ("[train]\nkl_weight = 0.5", "train.kl_weight"),
+        ("[train]\nsample_tokens = 0", "train.sample_tokens"),
         ("[generate]\ntop_p = 1.5", "generate.top_p"),
         ("[generate]\ntemperature = -1", "generate.temperature"),
     ] {

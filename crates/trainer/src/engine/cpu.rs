@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use tinygpt_model::{
-    Dropout, GptConfig, ParamSpec,
-    cpu::{BatchRef, CpuGpt, CpuPrecision, RowDropout},
+    ContextPolicy, Decoder, Dropout, GptConfig, ParamSpec,
+    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, CpuReference, RowDropout, WeightFormat},
     dropout::MaskSource,
 };
 use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
-    Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, adamw, missing_gradient,
+    Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Objective, Optimizer, Prior, Reference,
+    StateSlot, adamw, missing_gradient,
     optimizer::{check_slots, slot_values},
     tensors::CPU_SHARDS,
 };
@@ -22,6 +23,7 @@ pub struct CpuEngine {
     gpt: CpuGpt,
     level: SimdLevel,
     optimizer: Arc<dyn Optimizer>,
+    prior: Prior,
     seed: u64,
     /// The optimizer's state, flat, with the layout of the parameters.
     slots: Vec<Vec<f32>>,
@@ -56,6 +58,7 @@ impl CpuEngine {
             gpt,
             level: SimdLevel::detect(),
             optimizer,
+            prior: Prior::default(),
             seed,
             updates: state.updates,
             batches: 0,
@@ -106,6 +109,16 @@ impl Evaluator for CpuEngine {
 }
 
 impl Engine for CpuEngine {
+    fn set_objective(&mut self, objective: &Objective) -> Result<()> {
+        let precision = self.gpt.precision();
+        let reference = |of: &Reference| -> Result<CpuReference> {
+            Ok(CpuReference { gpt: CpuGpt::new(&of.config, precision, &of.params)?, weight: of.weight as f32 })
+        };
+        self.gpt.stay_near(objective.reference.as_ref().map(reference).transpose()?)?;
+        self.prior = objective.prior;
+        Ok(())
+    }
+
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
         let (p, seed) = (self.gpt.config().dropout, self.seed);
         // The tensor engine draws masks for each shard of a batch; these are the same.
@@ -127,9 +140,13 @@ impl Engine for CpuEngine {
     }
 
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
-        let mean = 1.0 / self.batches.max(1) as f64;
+        let (batches, prior) = (self.batches.max(1), self.prior);
+        let mean = 1.0 / batches as f64;
         self.batches = 0;
         self.updates += 1;
+        if !prior.is_none() {
+            self.gpt.add_to_grads(|layout, params, grads| prior.add_to(layout, params, grads, batches));
+        }
         let Self { gpt, level, optimizer, slots, updates, .. } = self;
         let norm = adamw::norm(*level, gpt.grads()) * mean;
         let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
@@ -140,6 +157,11 @@ impl Engine for CpuEngine {
         });
         done?;
         Ok(DeferredScalar::Known(norm))
+    }
+
+    fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>> {
+        let params: Vec<&[f32]> = self.gpt.layout().ranges.iter().map(|at| &self.gpt.params()[at.clone()]).collect();
+        Ok(Box::new(CpuDecoder::new(self.gpt.config(), &params, window, WeightFormat::F32)?))
     }
 
     fn state_dict(&self) -> Result<EngineState> {
@@ -155,7 +177,9 @@ impl Engine for CpuEngine {
 
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
         let (config, optimizer) = (self.gpt.config().clone(), Arc::clone(&self.optimizer));
-        *self = Self::new(&config, self.gpt.precision(), optimizer, self.seed, state)?;
+        let mut loaded = Self::new(&config, self.gpt.precision(), optimizer, self.seed, state)?;
+        loaded.gpt.stay_near(self.gpt.stay_near(None)?)?;
+        *self = Self { prior: self.prior, ..loaded };
         Ok(())
     }
 }

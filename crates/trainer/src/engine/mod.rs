@@ -6,13 +6,14 @@ mod deferred;
 mod groups;
 mod lanes;
 mod muon;
+mod objective;
 mod optimizer;
 mod tensors;
 
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use tinygpt_model::{GptConfig, ParamSpec, Precision, cpu::CpuPrecision};
+use tinygpt_model::{ContextPolicy, Decoder, GptConfig, ParamSpec, Precision, cpu::CpuPrecision};
 
 use crate::{Result, TrainError};
 
@@ -21,6 +22,7 @@ pub use cpu::CpuEngine;
 pub use deferred::DeferredScalar;
 pub use groups::{ParameterGroup, RateFactors};
 pub use muon::Muon;
+pub use objective::{Objective, Prior, Reference};
 pub use optimizer::{CpuUpdate, Optimizer, StateSlot, TensorStep, TensorUpdate};
 pub use tensors::{TensorEngine, TensorEvaluator};
 
@@ -113,6 +115,12 @@ pub trait Evaluator {
 /// A model in training: it owns the parameters, their gradients and the optimizer's state. The training loop uses it only
 /// through this interface.
 pub trait Engine: Evaluator {
+    /// Sets what is minimised beside the cross-entropy; nothing until then. It stays when a state is loaded.
+    ///
+    /// # Errors
+    /// When the reference does not match the model or its parameters, or the device fails; nothing changes then.
+    fn set_objective(&mut self, objective: &Objective) -> Result<()>;
+
     /// Computes the mean cross-entropy of a batch, in nats per token, and adds its gradients to those of earlier batches
     /// since the last optimizer step. `micro_step` is the number of the batch in the run, which selects the dropout masks.
     ///
@@ -127,6 +135,12 @@ pub trait Engine: Evaluator {
     /// # Errors
     /// When the device fails.
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar>;
+
+    /// A decoder of the weights as they are now, in f32 and on the engine's device. They are lent to it, not copied.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>>;
 
     /// Copies parameters and optimizer state, in parameter order.
     ///

@@ -49,6 +49,9 @@ pub struct LoopState {
     pub seconds: f64,
     /// SHA-256 of the corpus.
     pub source_hash: String,
+    /// SHA-256 of the weights of `train.reference`, where the run stays near one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_hash: Option<String>,
 }
 
 /// A best evaluation.

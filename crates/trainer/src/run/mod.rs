@@ -1,7 +1,9 @@
 //! A run is a folder. Its top level is the model's folder (`tinygpt_model::checkpoint`); beside that lie `train.toml` (the
-//! configuration as resolved), `metrics.jsonl`, `loss.svg`, and `last/` (everything needed to go on).
+//! configuration as resolved), `metrics.jsonl`, `loss.svg`, `samples.jsonl` where samples are taken, and `last/` (everything
+//! needed to go on).
 
 mod last;
+mod reference;
 mod session;
 
 use std::{
@@ -21,6 +23,7 @@ use crate::{
 };
 
 pub use last::{Best, LAST_FORMAT, Last, LoopState};
+pub(crate) use session::make_absolute;
 pub use session::{Notice, ResumeOptions, Run, StartOptions, check_memory};
 
 /// Where runs go, and where they are looked for.

@@ -9,12 +9,15 @@ use std::{
 use candle_core::Device;
 use tinygpt_model::{GptConfig, init_params};
 
-use super::{IfExists, LoopState, RUNS, RunDir};
+use super::{
+    IfExists, LoopState, RUNS, RunDir,
+    reference::{OpenReference, objective},
+};
 use crate::{
     Dataset, Result, TrainError,
     config::RunConfig,
     data::BUILTIN_CORPUS,
-    engine::{self, Engine, EngineState},
+    engine::{self, Engine, EngineState, Objective},
     memory,
     token_cache::default_cache_dir,
     train::{METRICS_FILE, OnEvent, Outcome, Trainer, check_data},
@@ -124,14 +127,21 @@ impl Run {
             RunDir::check_new(out, if_exists)?;
         }
         engine::check_precision(config.train.precision, &device)?;
+        let reference = OpenReference::open(&config)?;
+        let shape = reference.as_ref().map(OpenReference::gpt);
         // Before the corpus is read, which may take minutes; and once more when the vocabulary is known.
-        check_memory(&config, 1, &device)?;
+        check_memory(&config, 1, shape, &device)?;
         let data = Dataset::load(&config.data, config.seed, None, &cache_dir)?;
         check_data(&config, &data)?;
         let gpt = config.gpt(data.tokenizer.vocab_size());
-        check_memory(&config, gpt.vocab_size, &device)?;
+        check_memory(&config, gpt.vocab_size, shape, &device)?;
+        if let Some(reference) = &reference {
+            reference.check(&gpt, &data.tokenizer, None)?;
+        }
+        let mut state = LoopState::fresh(data.source_hash.clone());
+        state.reference_hash = reference.as_ref().map(|reference| reference.hash.clone());
         let weights = EngineState::fresh(init_params(&gpt, config.seed));
-        let engine = open_engine(&gpt, &config, &weights, &device)?;
+        let engine = open_engine(&gpt, &config, objective(&config, reference), &weights, &device)?;
         let dir = match &out {
             Some(out) => RunDir::create(out, if_exists)?,
             None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
@@ -141,7 +151,6 @@ impl Run {
             // A folder with half a description is of no use to anybody.
             return Err(discarded(dir, error));
         }
-        let state = LoopState::fresh(data.source_hash.clone());
         Ok(Self { dir, config, data, engine, state, notices: Vec::new(), is_new: true })
     }
 
@@ -165,7 +174,8 @@ impl Run {
             return Err(TrainError::StepsAlreadyMade { max_steps, step: state.step });
         }
         let gpt = dir.model().read_config()?;
-        check_memory(&config, gpt.vocab_size, &device)?;
+        let reference = OpenReference::open(&config)?;
+        check_memory(&config, gpt.vocab_size, reference.as_ref().map(OpenReference::gpt), &device)?;
         // The best weights are needed at the end: better to know now that they are damaged. Those of the last step are
         // written again where they are.
         if state.best.is_some() && !state.is_best() {
@@ -174,7 +184,12 @@ impl Run {
         let tokenizer = dir.model().read_tokenizer()?;
         let data =
             Dataset::load_same(&config.data, config.seed, Some(tokenizer), &cache_dir, Some(&state.source_hash))?;
-        let engine = open_engine(&gpt, &config, &dir.last().read_engine(&gpt, &state)?, &device)?;
+        check_data(&config, &data)?;
+        if let Some(reference) = &reference {
+            reference.check(&gpt, &data.tokenizer, Some(&state))?;
+        }
+        let weights = dir.last().read_engine(&gpt, &state)?;
+        let engine = open_engine(&gpt, &config, objective(&config, reference), &weights, &device)?;
         let notices = notices(&dir, &config, &state);
         if config != dir.read_config(&[])? {
             describe(&dir, &config, &gpt, &data)?;
@@ -229,8 +244,16 @@ impl Run {
     }
 }
 
-fn open_engine(gpt: &GptConfig, config: &RunConfig, state: &EngineState, device: &Device) -> Result<Box<dyn Engine>> {
-    engine::open(gpt, config.train.precision, &config.train, config.seed, state, device)
+fn open_engine(
+    gpt: &GptConfig,
+    config: &RunConfig,
+    objective: Objective,
+    state: &EngineState,
+    device: &Device,
+) -> Result<Box<dyn Engine>> {
+    let mut engine = engine::open(gpt, config.train.precision, &config.train, config.seed, state, device)?;
+    engine.set_objective(&objective)?;
+    Ok(engine)
 }
 
 /// Everything of a run's folder that is known before it is trained.
@@ -251,21 +274,31 @@ fn notices(dir: &RunDir, config: &RunConfig, state: &LoopState) -> Vec<Notice> {
     notices
 }
 
-/// The corpus is to be found again from any folder.
-fn make_absolute(config: &mut RunConfig) -> Result<()> {
+/// The corpus and the reference are to be found again from any folder.
+pub(crate) fn make_absolute(config: &mut RunConfig) -> Result<()> {
     let corpus = Path::new(&config.data.corpus);
     if config.data.corpus != BUILTIN_CORPUS && corpus.exists() {
         let absolute = std::path::absolute(corpus).map_err(TrainError::io("find", corpus))?;
         config.data.corpus = absolute.to_string_lossy().into_owned();
     }
+    let reference = Path::new(&config.train.reference);
+    if !config.train.reference.is_empty() && reference.exists() {
+        let absolute = std::path::absolute(reference).map_err(TrainError::io("find", reference))?;
+        config.train.reference = absolute.to_string_lossy().into_owned();
+    }
     Ok(())
 }
 
-/// Refuses a run on the CPU that the machine has no memory for. That of a GPU is its own, and its driver's errors are no
+/// Refuses a run on the CPU, with a model to stay near of the shape `reference`, that the machine has no memory for. That of a GPU is its own, and its driver's errors are no
 /// aborts.
 ///
 /// # Errors
 /// [`TrainError::TooLarge`].
-pub fn check_memory(config: &RunConfig, vocab_size: usize, device: &Device) -> Result<()> {
-    if device.is_cpu() { memory::check(config, vocab_size) } else { Ok(()) }
+pub fn check_memory(
+    config: &RunConfig,
+    vocab_size: usize,
+    reference: Option<&GptConfig>,
+    device: &Device,
+) -> Result<()> {
+    if device.is_cpu() { memory::check(config, vocab_size, reference) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use serde::Serialize;
-use tinygpt_model::{LanguageModel, Tokenizer};
+use tinygpt_model::{LanguageModel, Tokenizer, ngram::is_ngram_folder};
 use tinygpt_trainer::{
     TrainError, chart,
     compare::{Comparison, Source, compare},
@@ -38,9 +38,6 @@ struct CompareReport<'a> {
 }
 
 pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
-    if let Some(path) = &args.plot {
-        chart::check_path(path).map_err(|error| Usage(error.to_string()))?;
-    }
     let mut sides = [open(&args.a, args.device)?, open(&args.b, args.device)?];
     let Some(first) = sides.iter().flatten().next() else {
         return Err(Usage("one of the two must be a run: the truth has no tokenizer of its own".into()).into());
@@ -51,8 +48,17 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     }
     let split = match &args.data {
         Some(path) => first.text(path)?,
-        // Models from elsewhere have no corpus.
-        None => first.dataset().map_err(|error| anyhow!("{error}; give a text by --data"))?.val,
+        // N-gram models, and models from elsewhere, have no corpus.
+        None => {
+            sides
+                .iter()
+                .flatten()
+                .find(|side| !is_ngram_folder(&side.path))
+                .unwrap_or(first)
+                .dataset()
+                .map_err(|error| anyhow!("{error}; give a text by --data"))?
+                .val
+        }
     };
     let block_size = sides.iter().flatten().map(|side| side.model.block_size()).min().unwrap_or_default();
     let context = args.context.unwrap_or(block_size);

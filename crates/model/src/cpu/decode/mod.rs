@@ -176,8 +176,8 @@ impl<'a> Forward<'a> {
 }
 
 impl Decoder for CpuDecoder<'_> {
-    fn config(&self) -> &GptConfig {
-        self.forward.net.config()
+    fn vocab_size(&self) -> usize {
+        self.forward.net.config().vocab_size
     }
 
     fn start(&mut self, prompt: &[u32], rows: usize) -> Result<Logits<'_>> {

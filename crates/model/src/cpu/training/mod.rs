@@ -30,7 +30,7 @@ use crate::{
     GptConfig, ModelError, Network, Result,
     language_model::{VisitLogits, Windows},
     network,
-    ops::head_training::{self as head, HeadTask, HeadWorkspace},
+    ops::head_training::{self as head, HeadTask, HeadWorkspace, ReferenceHead},
 };
 
 pub use layout::ParamLayout;
@@ -75,6 +75,16 @@ pub struct CpuGpt {
     d_embedded: Vec<Rows>,
     /// The cross-entropy of each prediction of the last batch, `(rows * cols)`.
     losses: Vec<f32>,
+    reference: Option<Box<CpuReference>>,
+}
+
+/// A model that training stays near.
+#[derive(Debug)]
+pub struct CpuReference {
+    /// The model, which is not trained.
+    pub gpt: CpuGpt,
+    /// The weight of the mean of `KL(reference || model)` over positions in what is minimised.
+    pub weight: f32,
 }
 
 impl CpuGpt {
@@ -106,12 +116,26 @@ impl CpuGpt {
             workspaces: Vec::new(),
             d_embedded: Vec::new(),
             losses: Vec::new(),
+            reference: None,
         })
     }
 
     /// The shape of the model.
     pub fn config(&self) -> &GptConfig {
         self.net.config()
+    }
+
+    /// Sets the model that [`CpuGpt::forward_backward`] keeps this one near, and gives back the one before. Losses are without
+    /// the divergence.
+    ///
+    /// # Errors
+    /// When it has another vocabulary, or a shorter context.
+    pub fn stay_near(&mut self, reference: Option<CpuReference>) -> Result<Option<CpuReference>> {
+        if let Some(reference) = &reference {
+            self.config().check_reference(reference.gpt.config())?;
+        }
+        let before = std::mem::replace(&mut self.reference, reference.map(Box::new));
+        Ok(before.map(|reference| *reference))
     }
 
     /// The layout of the parameters in the flat buffers.
@@ -140,6 +164,12 @@ impl CpuGpt {
         self.make_grads();
         step(&self.weights.layout, &mut self.weights.flat, &mut self.grads);
         self.weights.pack(self.level);
+    }
+
+    /// Runs `add(layout, params, grads)`, which adds to the accumulated gradients.
+    pub fn add_to_grads(&mut self, add: impl FnOnce(&ParamLayout, &[f32], &mut [f32])) {
+        self.make_grads();
+        add(&self.weights.layout, &self.weights.flat, &mut self.grads);
     }
 
     /// Allocates the gradients, zeros, if there are none.
@@ -236,6 +266,10 @@ impl CpuGpt {
         let n = ids.len() / cols;
         let in_flight = in_flight(n, cols);
         self.prepare(n, cols, in_flight, weight.is_some());
+        let mut reference = self.reference.as_deref_mut().filter(|_| weight.is_some());
+        if let Some(CpuReference { gpt, .. }) = &mut reference {
+            gpt.prepare(n, cols, in_flight, false);
+        }
         let Self { net, lowered, level, weights, grads, sequences, workspaces, d_embedded, losses, .. } = self;
         let (lowered, level, weights) = (&*lowered, *level, &*weights);
         for first in (0..n).step_by(in_flight) {
@@ -243,9 +277,15 @@ impl CpuGpt {
             let sequences = &mut sequences[..range.len()];
             let tokens = range.start * cols..range.end * cols;
             forward((level, lowered, weights), sequences, &ids[tokens.clone()], cols, &|i| dropout(first + i));
+            if let Some(CpuReference { gpt, .. }) = &mut reference {
+                let CpuGpt { lowered, weights, sequences, .. } = gpt;
+                forward((level, lowered, weights), &mut sequences[..range.len()], &ids[tokens.clone()], cols, &|_| {
+                    None
+                });
+            }
             let grad = weight.map(|weight| (&mut grads[weights.layout.range(net.head.weight)], weight));
             let predicted = (&targets[tokens.clone()], &mut losses[tokens], from);
-            head(level, net, weights, workspaces, sequences, predicted, grad);
+            head(level, (net, weights), workspaces, sequences, predicted, grad, reference.as_deref_mut());
             if weight.is_some() {
                 sequences.par_iter_mut().zip(&mut d_embedded[range]).enumerate().for_each(|(i, (sequence, dx))| {
                     sequence.backward(level, lowered, weights, dropout(first + i).as_ref(), dx);
@@ -337,20 +377,32 @@ fn head_logits(
 
 /// Computes the losses of some sequences, from a position on, and the gradients of their hidden states, as many tasks at a
 /// time as there are workspaces. `grad` has the gradient `(V, C)` of the head's weights to add to, and the weight of a token
-/// in the loss.
+/// in the loss. A `reference` has made its forward passes of the same sequences.
 fn head(
     level: SimdLevel,
-    net: &Network,
-    weights: &Weights,
+    (net, weights): (&Network, &Weights),
     workspaces: &mut [HeadWorkspace],
     sequences: &mut [Sequence],
     (targets, losses, from): (&[u32], &mut [f32], usize),
     mut grad: Option<(&mut [f32], f32)>,
+    reference: Option<&mut CpuReference>,
 ) {
     let (packed, cap) = (weights.packed(net.head.weight), net.head.cap);
     let (mut targets, mut losses) = (targets, losses);
+    let (mut of_reference, mut references) = (None, Vec::new());
+    let mut reference_workspaces: Vec<_> = workspaces.iter().map(|_| None).collect();
+    if let Some(CpuReference { gpt, weight }) = reference {
+        let CpuGpt { net, weights, sequences, workspaces, .. } = gpt;
+        let head = (weights.packed(net.head.weight), net.head.cap);
+        of_reference = Some(ReferenceHead { head, weight: *weight });
+        let hidden = |sequence| Sequence::hidden(sequence, net.head.x);
+        references = sequences.iter_mut().map(hidden).map(|(hidden, quantized, _)| (hidden, quantized)).collect();
+        // As many as this model's at least, since its context is as long.
+        reference_workspaces = workspaces.iter_mut().map(Some).collect();
+    }
     let mut tasks = Vec::new();
-    for sequence in sequences {
+    for (i, sequence) in sequences.iter_mut().enumerate() {
+        let reference = references.get(i).copied();
         let t = sequence.t;
         let (hidden, quantized, d_hidden) = sequence.hidden(net.head.x);
         let ld = d_hidden.ld;
@@ -360,16 +412,18 @@ fn head(
             (here, targets) = targets.split_at(n);
             (loss, losses) = std::mem::take(&mut losses).split_at_mut(n);
             if at + n > from {
-                tasks.push(HeadTask { hidden, quantized, from: at, targets: here, losses: loss, dx, ld });
+                tasks.push(HeadTask { hidden, quantized, from: at, targets: here, losses: loss, dx, ld, reference });
             }
         }
     }
     for tasks in tasks.chunks_mut(workspaces.len()) {
         let scale = grad.as_ref().map(|(_, scale)| *scale);
-        tasks
-            .par_iter_mut()
-            .zip(&mut *workspaces)
-            .for_each(|(task, workspace)| workspace.run(level, (packed, cap), task, scale));
+        tasks.par_iter_mut().zip(&mut *workspaces).zip(&mut reference_workspaces).for_each(
+            |((task, workspace), of_its_reference)| {
+                let reference = of_reference.zip(of_its_reference.as_deref_mut());
+                workspace.run(level, (packed, cap), task, scale, reference);
+            },
+        );
         if let Some((grad, _)) = &mut grad {
             let c = packed.weight.n();
             grad.par_chunks_mut(head::GRAD_TASK_ROWS * c).enumerate().for_each(|(i, grad)| {

@@ -2,10 +2,12 @@
 //! as `cap * tanh(logits / cap)` (Bello et al., 2016, "Neural Combinatorial Optimization with Reinforcement Learning"; here as
 //! in Gemma 2).
 //!
-//! `tensors.rs` computes it on candle tensors, `training.rs` in CPU training, both in chunks of a batch's logits. In decoding
+//! `tensors.rs` computes it on candle tensors, `training.rs` in CPU training, both in chunks of a batch's logits; `divergence.rs`
+//! is the distance from another model's distributions, which `training.rs` has as a part of its gradient. In decoding
 //! it is a product with `w (V, C)` (`logits.rs` on candle tensors, `cpu/decode/`).
 
 mod cap;
+mod divergence;
 mod logits;
 mod tensors;
 pub(crate) mod training;
@@ -13,6 +15,7 @@ pub(crate) mod training;
 use crate::plan::{Init, Network, NetworkBuilder, ParamId, Role, Value};
 
 pub(crate) use cap::LogitCap;
+pub(crate) use divergence::{HeadInput, head_divergence};
 pub(crate) use logits::logits_by_row;
 pub(crate) use tensors::capped_head_loss;
 pub use tensors::{LOGIT_BYTES, cross_entropy, head_loss};
@@ -36,9 +39,9 @@ impl NetworkBuilder {
 
     /// Ends the network with logits `x w^T`, `(T, V)`, for a matrix `(V, C)`.
     pub fn head(self, x: Value, weight: ParamId) -> Network {
-        let Self { config, params, ops, cols } = self;
+        let Self { config, params, ops, param_ends, cols } = self;
         let cap = (config.logit_cap > 0.0).then_some(LogitCap(config.logit_cap));
-        Network { config, params, ops, head: Head { x, weight, cap }, cols }
+        Network { config, params, ops, param_ends, head: Head { x, weight, cap }, cols }
     }
 }
 

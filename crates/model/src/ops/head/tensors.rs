@@ -78,7 +78,7 @@ pub(crate) fn capped_head_loss(
 }
 
 /// The first row and the length of each chunk of `n` rows, whose logits of `v` tokens take at most `logit_bytes` in f32.
-fn chunks(n: usize, v: usize, logit_bytes: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn chunks(n: usize, v: usize, logit_bytes: usize) -> impl Iterator<Item = (usize, usize)> {
     let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
     (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)))
 }

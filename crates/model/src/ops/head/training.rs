@@ -35,6 +35,17 @@ pub(crate) struct HeadTask<'a> {
     pub(crate) dx: &'a mut [f32],
     /// The leading dimension of `dx`.
     pub(crate) ld: usize,
+    /// The hidden states of the sequence in a model that training stays near, and their quantized rows.
+    pub(crate) reference: Option<(&'a Operand, &'a Rows<Pair>)>,
+}
+
+/// The head of a model that training stays near.
+#[derive(Clone, Copy)]
+pub(crate) struct ReferenceHead<'a> {
+    /// Its matrix `(V, C)`, and what its logits are capped at.
+    pub(crate) head: (&'a PackedMatrix, Option<LogitCap>),
+    /// The weight of `KL(reference || model)` in the loss.
+    pub(crate) weight: f32,
 }
 
 impl HeadTask<'_> {
@@ -82,22 +93,47 @@ impl HeadWorkspace {
         logits
     }
 
+    /// The gradients `scale (p - onehot)` of the cross-entropies of a task under the reference's distributions p, `(n, V)`.
+    fn reference_gradients(
+        &mut self,
+        level: SimdLevel,
+        head: (&PackedMatrix, Option<LogitCap>),
+        task: &HeadTask<'_>,
+        scale: f32,
+    ) -> Option<&Rows> {
+        self.logits(level, head, task.reference?, task.rows());
+        let logits = self.logits.rows_mut(&mut self.scratch.rows);
+        for (i, &target) in task.targets.iter().enumerate() {
+            level.run(CrossEntropy { logits: logits.row_mut(i), target: target as usize, scale: Some(scale) });
+        }
+        Some(logits)
+    }
+
     /// Computes the losses of a task, and with `scale` the gradients of `scale` times their sum. `packed` is the head's
-    /// matrix `(V, C)`, and `cap` what its logits are capped at.
+    /// matrix `(V, C)`, and `cap` what its logits are capped at. With a reference, and a workspace for it, the gradients are
+    /// those of the losses and the weighted divergences from it.
     pub(crate) fn run(
         &mut self,
         level: SimdLevel,
         (packed, cap): (&PackedMatrix, Option<LogitCap>),
         task: &mut HeadTask<'_>,
         scale: Option<f32>,
+        reference: Option<(ReferenceHead<'_>, &mut Self)>,
     ) {
         let n = task.targets.len();
+        let pull = reference.zip(scale).and_then(|((ReferenceHead { head, weight }, workspace), scale)| {
+            Some((workspace.reference_gradients(level, head, task, weight * scale)?, weight))
+        });
         self.logits(level, (packed, cap), (task.hidden, task.quantized), task.rows());
         let Self { logits: operand, cap_grad, scratch } = self;
         let logits = operand.rows_mut(&mut scratch.rows);
         for (i, (&target, loss)) in task.targets.iter().zip(&mut *task.losses).enumerate() {
             let row = logits.row_mut(i);
             *loss = level.run(CrossEntropy { logits: row, target: target as usize, scale });
+            if let Some((pull, weight)) = pull {
+                // (q - onehot) + weight (q - p), from (q - onehot) and weight (p - onehot).
+                row.iter_mut().zip(pull.row(i)).for_each(|(grad, pull)| *grad = (1.0 + weight) * *grad - pull);
+            }
             if cap.is_some() {
                 row.iter_mut().zip(cap_grad.row(i)).for_each(|(grad, cap_grad)| *grad *= cap_grad);
             }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 use tinygpt_model::{
-    Dropout, Gpt, GptConfig, ParamSpec, Precision,
+    ContextPolicy, Decoder, Dropout, Gpt, GptConfig, ParamSpec, Precision, TensorDecoder,
     ops::{Tape, Tokens, count_launch},
     param_specs, params,
     plan::Role,
@@ -25,7 +25,8 @@ use tinygpt_model::{
 use tinygpt_sampler::kernels::Kernels;
 
 use super::{
-    Batch, DeferredScalar, Engine, EngineState, Evaluator, Optimizer, StateSlot, missing_gradient,
+    Batch, DeferredScalar, Engine, EngineState, Evaluator, Objective, Optimizer, Prior, Reference, StateSlot,
+    missing_gradient,
     optimizer::{check_slots, slot_values},
 };
 use crate::{Result, TrainError};
@@ -54,6 +55,9 @@ pub struct TensorEngine {
     model: TensorEvaluator,
     flat: FlatParams,
     optimizer: DeviceOptimizer,
+    prior: Prior,
+    /// A model to stay near, and the weight of the divergence.
+    reference: Option<(Gpt, f64)>,
     /// The sums of the gradients of `batches` batches, in parameter order; none before the first.
     grads: Vec<Tensor>,
     batches: usize,
@@ -99,6 +103,8 @@ impl TensorEngine {
         Ok(Self {
             model: TensorEvaluator { gpt: Gpt::new(config, &detached)?.with_precision(precision) },
             optimizer: DeviceOptimizer::new(rule, slots, state.updates, scaling, device)?,
+            prior: Prior::default(),
+            reference: None,
             precision,
             seed,
             vars,
@@ -124,11 +130,12 @@ impl TensorEngine {
     fn shard(&self, batch: &Batch, micro_step: u64, tokens: usize) -> Result<(Tensor, Vec<Tensor>)> {
         let gpt = &self.model.gpt;
         let dropout = Dropout::new(gpt.config().dropout, self.seed, micro_step, gpt.device());
-        let (losses, tape) = Tape::record(gpt.params(), || losses(gpt, batch, Some(&dropout)));
-        let losses = losses?; // (N)
+        let reference = self.reference.as_ref().map(|(gpt, weight)| (gpt, *weight));
+        let (results, tape) = Tape::record(gpt.params(), || losses_near(gpt, batch, Some(&dropout), reference));
+        let (losses, objective) = results?; // (N) each
         let loss = count_launch(count_launch(losses.sum_all())?.affine(1.0 / tokens as f64, 0.0))?;
-        let d_losses = self.optimizer.loss_gradient(1.0 / tokens as f64, &losses)?;
-        let mut gradients = tape.backward(&losses, d_losses)?;
+        let gradient = self.optimizer.loss_gradient(1.0 / tokens as f64, &objective)?;
+        let mut gradients = tape.backward(&objective, gradient)?;
         let gradient = |(spec, param)| gradients.take(param).ok_or_else(|| missing_gradient(spec, "no gradient"));
         let grads = self.flat.specs.iter().zip(gpt.params()).map(gradient).collect::<Result<Vec<_>>>()?;
         Ok((loss, grads))
@@ -162,9 +169,13 @@ impl TensorEngine {
     /// Subtracts a step of the optimizer from the parameters, and returns the norm of the gradients.
     fn apply_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
         let _products = ProductsOfF32::of(self.precision);
-        let mean = 1.0 / self.batches.max(1) as f64;
+        let batches = self.batches.max(1);
+        let mean = 1.0 / batches as f64;
         self.batches = 0;
-        let grads = std::mem::take(&mut self.grads);
+        let mut grads = std::mem::take(&mut self.grads);
+        if !self.prior.is_none() {
+            self.add_prior(&mut grads, batches)?;
+        }
         let device = self.model.gpt.device();
         if let Some(rule) = self.optimizer.rule.as_adamw()
             && self.precision != Precision::F16
@@ -204,6 +215,18 @@ impl TensorEngine {
             count_launch(var.set(&param).map(|()| param))?; // a copy
         }
         Ok(DeferredScalar::OnDevice(norm))
+    }
+
+    /// Adds the gradient of the prior to the sums of the gradients of so many batches.
+    fn add_prior(&self, grads: &mut [Tensor], batches: usize) -> Result<()> {
+        for ((spec, param), grad) in self.flat.specs.iter().zip(self.model.gpt.params()).zip(grads) {
+            if spec.decays()
+                && let Some(of_prior) = self.prior.gradient(param, batches)?
+            {
+                *grad = count_launch(&*grad + self.optimizer.scaled(of_prior)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds gradients to those since the last optimizer step.
@@ -254,12 +277,22 @@ impl TensorEvaluator {
 }
 
 /// The cross-entropies of a batch, `(B * T)`, in nats.
-fn losses(gpt: &Gpt, batch: &Batch, dropout: Option<&Dropout>) -> Result<Tensor> {
+fn losses(gpt: &Gpt, batch: &Batch) -> Result<Tensor> {
+    Ok(losses_near(gpt, batch, None, None)?.0)
+}
+
+/// The cross-entropies of a batch, and what is minimised, `(B * T)` each ([`Gpt::losses_near`]).
+fn losses_near(
+    gpt: &Gpt,
+    batch: &Batch,
+    dropout: Option<&Dropout>,
+    reference: Option<(&Gpt, f64)>,
+) -> Result<(Tensor, Tensor)> {
     // A GPU does not detect a target outside the vocabulary.
     gpt.config().check_tokens(&batch.targets)?;
     let tokens = Tokens::new(&batch.ids, batch.rows, batch.cols, gpt.config().vocab_size, gpt.device())?;
     let targets = count_launch(Tensor::from_slice(&batch.targets, batch.rows * batch.cols, gpt.device()))?;
-    Ok(gpt.losses(&tokens, &targets, dropout)?)
+    Ok(gpt.losses_near(&tokens, &targets, dropout, reference)?)
 }
 
 /// The number of shards of a batch: one on a GPU.
@@ -289,7 +322,7 @@ impl Evaluator for TensorEvaluator {
 
     fn eval(&mut self, batch: &Batch) -> Result<f64> {
         let gpt = &self.gpt;
-        let shards = map_shards(batch, gpt.device(), |_, shard| Ok(losses(gpt, shard, None)?.to_vec1::<f32>()?))
+        let shards = map_shards(batch, gpt.device(), |_, shard| Ok(losses(gpt, shard)?.to_vec1::<f32>()?))
             .map_err(|error| error.on(gpt.device(), EVALUATE_ELSEWHERE))?;
         let mut sum = 0.0;
         for shard in shards {
@@ -311,6 +344,19 @@ impl Evaluator for TensorEngine {
 }
 
 impl Engine for TensorEngine {
+    fn set_objective(&mut self, objective: &Objective) -> Result<()> {
+        let (model, device) = (&self.model.gpt, self.model.gpt.device());
+        let reference = |of: &Reference| -> Result<(Gpt, f64)> {
+            model.config().check_reference(&of.config)?;
+            let params = params::to_tensors(&of.config, &of.params, DType::F32, device)?;
+            Ok((Gpt::new(&of.config, &params)?.with_precision(self.precision), of.weight))
+        };
+        let reference = objective.reference.as_ref().map(reference).transpose();
+        self.reference = reference.map_err(|error| error.on(device, TRAIN_IN_LESS_MEMORY))?;
+        self.prior = objective.prior;
+        Ok(())
+    }
+
     fn forward_backward(&mut self, batch: &Batch, micro_step: u64) -> Result<DeferredScalar> {
         let loss = self.add_batch(batch, micro_step);
         loss.map_err(|error| error.on(self.model.gpt.device(), TRAIN_IN_LESS_MEMORY))
@@ -319,6 +365,10 @@ impl Engine for TensorEngine {
     fn optimizer_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
         let norm = self.apply_step(lr, clip);
         norm.map_err(|error| error.on(self.model.gpt.device(), TRAIN_IN_LESS_MEMORY))
+    }
+
+    fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>> {
+        Ok(Box::new(TensorDecoder::over(self.model.gpt.config(), self.model.gpt.params(), window)?))
     }
 
     fn state_dict(&self) -> Result<EngineState> {
@@ -337,7 +387,8 @@ impl Engine for TensorEngine {
     fn load_state_dict(&mut self, state: &EngineState) -> Result<()> {
         let (config, device) = (self.model.gpt.config().clone(), self.model.gpt.device().clone());
         let rule = Arc::clone(&self.optimizer.rule);
-        *self = Self::new(&config, self.precision, rule, self.seed, state, &device)?;
+        let loaded = Self::new(&config, self.precision, rule, self.seed, state, &device)?;
+        *self = Self { prior: self.prior, reference: self.reference.take(), ..loaded };
         Ok(())
     }
 }

@@ -132,7 +132,11 @@ impl DeviceOptimizer {
 
     /// The gradient of each of `losses (N)`, `each` times the loss scale, from which the backward pass starts: `(N)`.
     pub(super) fn loss_gradient(&self, each: f64, losses: &Tensor) -> Result<Tensor> {
-        let gradient = count_launch(Tensor::full(each as f32, losses.dims(), losses.device()))?;
+        self.scaled(count_launch(Tensor::full(each as f32, losses.dims(), losses.device()))?)
+    }
+
+    /// A gradient times the loss scale.
+    pub(super) fn scaled(&self, gradient: Tensor) -> Result<Tensor> {
         match &self.scaling {
             Some(scaling) => Ok(count_launch(gradient.broadcast_mul(&scaling.scale))?),
             None => Ok(gradient),

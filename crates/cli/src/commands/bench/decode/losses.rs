@@ -6,7 +6,7 @@ use tinygpt_sampler::{Sampler, SamplingParams};
 
 /// The texts that are drawn.
 const ROWS: usize = 8;
-/// The tokens of each text, unless the context is shorter.
+/// The most tokens of each text.
 const TOKENS: usize = 128;
 
 /// Mean cross-entropies of the same text, in nats a token.
@@ -23,10 +23,16 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// The losses of text that `exact` draws at temperature 1. This needs no corpus, and is text as the model knows it.
-    pub fn of_drawn_text(exact: &mut dyn Decoder, rounded: &mut dyn Decoder, seed: u64) -> anyhow::Result<Self> {
-        let vocab_size = exact.config().vocab_size;
-        let tokens = TOKENS.min(exact.config().block_size);
+    /// The losses of text that `exact` draws at temperature 1, as long as fits `block_size`. This needs no corpus, and is text as
+    /// the model knows it.
+    pub fn of_drawn_text(
+        exact: &mut dyn Decoder,
+        rounded: &mut dyn Decoder,
+        block_size: usize,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
+        let vocab_size = exact.vocab_size();
+        let tokens = TOKENS.min(block_size);
         let mut sampler = Sampler::new(SamplingParams { seed, ..SamplingParams::default() })?;
         let (mut loss_f32, mut loss) = (0.0, 0.0);
         let mut last = vec![0; ROWS];

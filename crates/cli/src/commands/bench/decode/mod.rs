@@ -112,7 +112,10 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     drop(memory);
     let losses = match format {
         WeightFormat::F32 => None,
-        _ => Some(Losses::of_drawn_text(open(WeightFormat::F32, &device)?.as_mut(), decoder.as_mut(), SEED)?),
+        _ => {
+            let mut exact = open(WeightFormat::F32, &device)?;
+            Some(Losses::of_drawn_text(exact.as_mut(), decoder.as_mut(), config.block_size, SEED)?)
+        }
     };
     let reading = device.is_cpu().then(|| Reading::new(format.bytes_of_a_step(&config), &stretches));
     let times: Vec<f64> = stretches.into_iter().flat_map(|stretch| stretch.times).collect();

@@ -88,7 +88,7 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
     let device = args.device.open()?;
     note_debug_build();
     let gpt = without_a_text(&config);
-    check_memory(&config, gpt.vocab_size, &device)?;
+    check_memory(&config, gpt.vocab_size, None, &device)?;
     // A look before the updates and one after them, and if they do not agree, more of them.
     let mut looks = Looks::new(ARITHMETIC);
     if device.is_cpu() {

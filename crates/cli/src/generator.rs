@@ -1,0 +1,65 @@
+//! What text is generated from: a network, or an n-gram model.
+
+use std::path::Path;
+
+use tinygpt_model::{
+    Checkpoint, Decoder, Tokenizer,
+    cpu::WeightFormat,
+    ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
+};
+
+use crate::{args::GenerateArgs, device::Work, output::Usage};
+
+/// A model that was opened to generate from.
+pub enum Generator {
+    /// A run, or a folder of Hugging Face.
+    Network(Checkpoint),
+    /// An n-gram model, as `baseline --save` leaves it.
+    Ngrams(NgramModel, Tokenizer),
+}
+
+impl Generator {
+    /// Opens the model of a folder.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        if is_ngram_folder(folder) {
+            let (model, tokenizer) = open_with_tokenizer(folder)?;
+            return Ok(Self::Ngrams(model, tokenizer));
+        }
+        Ok(Self::Network(Checkpoint::open(folder)?))
+    }
+
+    /// From text to tokens and back.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        match self {
+            Self::Network(checkpoint) => checkpoint.tokenizer(),
+            Self::Ngrams(_, tokenizer) => tokenizer,
+        }
+    }
+
+    /// The number of tokens in the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Network(checkpoint) => checkpoint.config().vocab_size,
+            Self::Ngrams(model, _) => model.vocab_size(),
+        }
+    }
+
+    /// The decoder that the flags ask for, of at most `rows` texts at a time.
+    pub fn decoder(&self, args: &GenerateArgs, rows: usize) -> anyhow::Result<Box<dyn Decoder + '_>> {
+        let weights: WeightFormat = args.weights.into();
+        match self {
+            Self::Network(checkpoint) => {
+                let work = || Ok(Work::generation(checkpoint.config(), weights, rows));
+                let device = args.device.open_for(work)?;
+                Ok(checkpoint.decoder(args.window.into(), weights, &device)?)
+            }
+            Self::Ngrams(model, _) => {
+                args.device.expect_cpu_for_ngrams()?;
+                if weights != WeightFormat::F32 {
+                    return Err(Usage("an n-gram model has counts and no weights: leave --weights out".into()).into());
+                }
+                Ok(Box::new(model.decoder()))
+            }
+        }
+    }
+}
