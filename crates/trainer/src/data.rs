@@ -274,6 +274,16 @@ impl Split {
         Ok(chars + text.finish()?.chars().count() as u64)
     }
 
+    /// All tokens, in memory.
+    ///
+    /// # Errors
+    /// When the token cache cannot be read.
+    pub fn tokens(&self) -> Result<Vec<u32>> {
+        let mut tokens = vec![0; self.len];
+        self.read(0, &mut tokens)?;
+        Ok(tokens)
+    }
+
     /// Calls `f` with all tokens but the first, in order.
     fn each_predicted(&self, mut f: impl FnMut(u32) -> Result<()>) -> Result<()> {
         let mut chunk = vec![0; 1 << 16];
