@@ -1,34 +1,46 @@
 //! The command line.
 
+mod baseline;
 mod bench;
 mod compare;
+mod data;
+mod devices;
+mod eval;
+mod generate;
+mod info;
 mod lab;
 mod plan;
 mod rules;
 mod sample;
 mod score;
 mod sweep;
+mod train;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{
-    Args, Parser, Subcommand, ValueEnum,
+    Args, Parser, Subcommand,
     builder::{PathBufValueParser, TypedValueParser},
 };
-use tinygpt_model::{ContextPolicy, cpu::WeightFormat, ngram::MAX_ORDER};
 use tinygpt_trainer::chart;
 
 pub use self::{
+    baseline::{BaselineArgs, SmoothingArg},
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
     compare::CompareArgs,
+    data::{AcceptArgs, DataCommand, FetchArgs, SynthArgs},
+    devices::{DevicesArgs, SelftestArgs},
+    eval::EvalArgs,
+    generate::{GenerateArgs, ScheduleArg, WeightsArg},
+    info::{ExportArgs, InfoArgs},
     lab::LabArgs,
     plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
     score::ScoreArgs,
     sweep::SweepArgs,
+    train::TrainArgs,
 };
-use crate::device::DeviceChoice;
 
 /// The largest whole number that a TOML file can hold.
 const TOML_MAX: u64 = i64::MAX as u64;
@@ -140,283 +152,6 @@ pub enum Command {
     Sweep(SweepArgs),
 }
 
-/// Arguments of `train`.
-#[derive(Debug, Args)]
-pub struct TrainArgs {
-    /// The configuration: a TOML file, here or in configs/, or a recipe, such as tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume it only says whose newest run to resume.
-    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
-    pub config: Option<PathBuf>,
-    /// The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in one); overrides data.corpus.
-    #[arg(long, value_name = "PATH")]
-    pub data: Option<String>,
-    /// The run folder [default: a fresh runs/NAME-N].
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
-    /// The seed of everything random; overrides seed.
-    #[arg(long, value_name = "S", conflicts_with = "resume", value_parser = clap::value_parser!(u64).range(..=TOML_MAX))]
-    pub seed: Option<u64>,
-    /// Override a key of the configuration, for example --set train.max_steps=100; repeatable.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
-    /// Go on with the run in --out (or the newest of the configuration's name, or the newest of all).
-    #[arg(long, conflicts_with = "overwrite")]
-    pub resume: bool,
-    /// Replace the run in --out.
-    #[arg(long, requires = "out")]
-    pub overwrite: bool,
-    /// Train nothing and write no run: print how activations, weights and their gradients are spread at the start, by layer.
-    #[arg(long, conflicts_with_all = ["resume", "out"])]
-    pub inspect: bool,
-    /// Print the result as one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `generate`.
-#[derive(Debug, Args)]
-pub struct GenerateArgs {
-    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or what `baseline --save` wrote [default: the newest run in
-    /// runs/].
-    #[arg(long, value_name = "DIR")]
-    pub checkpoint: Option<PathBuf>,
-    /// The text to continue; it is printed too [default: a line break, not printed].
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
-    pub prompt: Option<String>,
-    /// Read the prompt from a file.
-    #[arg(long, value_name = "F")]
-    pub prompt_file: Option<PathBuf>,
-    /// Tokens to generate after the prompt [default: the run's].
-    #[arg(long, value_name = "N")]
-    pub max_new_tokens: Option<usize>,
-    /// Divides the logits; 0 is greedy [default: the run's].
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    pub temperature: Option<f64>,
-    /// Keep the K most probable tokens; 0 is off [default: the run's].
-    #[arg(long, value_name = "K")]
-    pub top_k: Option<usize>,
-    /// Keep the smallest set of tokens of probability P; 1 is off [default: the run's].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub top_p: Option<f64>,
-    #[command(flatten)]
-    pub rules: RuleArgs,
-    /// Move the temperature, from the first new token to the last of --max-new-tokens, to this one.
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    pub temperature_end: Option<f64>,
-    /// How it moves there.
-    #[arg(long, value_enum, default_value_t = ScheduleArg::Linear, requires = "temperature_end")]
-    pub temperature_schedule: ScheduleArg,
-    /// The seed of the draws [default: a fresh one, printed to standard error].
-    #[arg(long, value_name = "S")]
-    pub seed: Option<u64>,
-    /// How many samples to draw.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub num_samples: u64,
-    /// The number of the first sample, counted from 0.
-    #[arg(long, value_name = "I", default_value_t = 0)]
-    pub first_sample: u64,
-    /// End a sample before this text (`\n`, `\t` and `\\` are understood); repeatable.
-    #[arg(long, value_name = "TEXT")]
-    pub stop: Vec<String>,
-    /// The line between two samples; an empty one is left out.
-    #[arg(long, value_name = "TEXT", default_value = "---")]
-    pub separator: String,
-    /// What to do beyond block_size tokens.
-    #[arg(long, value_enum, default_value_t = WindowArg::Slide)]
-    pub window: WindowArg,
-    /// How the weights are kept in memory: rounded, a large model is faster. int8 is for the CPU.
-    #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
-    pub weights: WeightsArg,
-    /// auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Print one JSON object with prompt, seed and samples instead of text.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// The temperature schedules of `generate`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ScheduleArg {
-    /// In equal differences.
-    Linear,
-    /// In equal ratios; neither end may be 0.
-    Exponential,
-}
-
-/// The windows of `generate`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum WindowArg {
-    /// Condition on the last block_size tokens, as nanoGPT: every token beyond block_size costs a whole forward pass.
-    Slide,
-    /// Keep the last half of the context and go on with the cache: cheap, with a context of half to all of block_size.
-    Half,
-}
-
-impl From<WindowArg> for ContextPolicy {
-    fn from(window: WindowArg) -> Self {
-        match window {
-            WindowArg::Slide => Self::Slide,
-            WindowArg::Half => Self::Half,
-        }
-    }
-}
-
-/// Arguments of `eval`.
-#[derive(Debug, Args)]
-pub struct EvalArgs {
-    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or what `baseline --save` wrote [default: the newest run in
-    /// runs/].
-    #[arg(value_name = "RUN")]
-    pub run: Option<PathBuf>,
-    /// Evaluate on this text instead of the run's validation split: a UTF-8 file, a folder or a glob.
-    #[arg(long, value_name = "PATH")]
-    pub data: Option<String>,
-    /// The tokens of a window: the most that a prediction sees [default: the model's block_size].
-    #[arg(long, value_name = "C")]
-    pub context: Option<usize>,
-    /// How far a window lies behind the one before; every token is counted once [default: the context].
-    #[arg(long, value_name = "S")]
-    pub stride: Option<usize>,
-    /// auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Print the result as one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `baseline`.
-#[derive(Debug, Args)]
-pub struct BaselineArgs {
-    /// A run folder [default: the newest run in runs/].
-    #[arg(value_name = "RUN")]
-    pub run: Option<PathBuf>,
-    /// The greatest order: the length of the longest n-grams.
-    #[arg(long, value_name = "N", default_value_t = MAX_ORDER, value_parser = order)]
-    pub order: usize,
-    /// Write the n-gram model of order N to this folder, for `generate --checkpoint DIR` and `eval DIR --data FILE`.
-    #[arg(long, value_name = "DIR")]
-    pub save: Option<PathBuf>,
-    /// Which of the two of order N is written.
-    #[arg(long, value_enum, default_value_t = SmoothingArg::KneserNey, requires = "save")]
-    pub smoothing: SmoothingArg,
-    /// auto, cpu, cuda, cuda:N or metal: where the trained model is evaluated.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Print the result as one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `--order`.
-fn order(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(order @ 1..=MAX_ORDER) => Ok(order),
-        _ => Err(format!("must be a whole number from 1 (unigrams) to {MAX_ORDER}")),
-    }
-}
-
-/// `--smoothing`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SmoothingArg {
-    /// Add-k.
-    AddK,
-    /// Interpolated Kneser-Ney.
-    KneserNey,
-}
-
-/// Arguments of `info`.
-#[derive(Debug, Args)]
-pub struct InfoArgs {
-    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face.
-    #[arg(value_name = "RUN")]
-    pub run: PathBuf,
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `export`.
-#[derive(Debug, Args)]
-pub struct ExportArgs {
-    /// A run folder, or a Qwen3 or Llama folder of Hugging Face.
-    #[arg(value_name = "RUN")]
-    pub run: PathBuf,
-    /// The file to write, in the format GGUF.
-    #[arg(long, value_name = "FILE")]
-    pub gguf: PathBuf,
-    /// Replace the file if it exists.
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Print the result as one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `devices`.
-#[derive(Debug, Args)]
-pub struct DevicesArgs {
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `selftest`.
-#[derive(Debug, Args)]
-pub struct SelftestArgs {
-    /// auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to do with data.
-#[derive(Debug, Subcommand)]
-pub enum DataCommand {
-    /// Write a corpus of stories from the built-in grammar and print its entropy.
-    Synth(SynthArgs),
-    /// Parse stories, one a line, by the built-in grammar and print the share accepted.
-    Accept(AcceptArgs),
-    /// Download a public corpus, checked by its SHA-256.
-    Fetch(FetchArgs),
-}
-
-/// Arguments of `data synth`.
-#[derive(Debug, Args)]
-pub struct SynthArgs {
-    /// The size of the corpus; the last story is finished.
-    #[arg(long, value_name = "N")]
-    pub bytes: usize,
-    /// The seed of the stories.
-    #[arg(long, value_name = "S", default_value_t = 1337)]
-    pub seed: u64,
-    /// The file to write.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Replace the file if it exists.
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Print the result as one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `data accept`.
-#[derive(Debug, Args)]
-pub struct AcceptArgs {
-    /// The file of stories, one a line; `-` is standard input.
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// Print the result as one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -424,39 +159,4 @@ pub struct ConfigArgs {
     /// shakespeare-baby-fast [default: every key with its meaning and default].
     #[arg(value_name = "RECIPE")]
     pub recipe: Option<String>,
-}
-
-/// Arguments of `data fetch`.
-#[derive(Debug, Args)]
-pub struct FetchArgs {
-    /// The corpus: tinyshakespeare.
-    #[arg(value_name = "NAME")]
-    pub name: String,
-    /// The folder to put it in.
-    #[arg(long, value_name = "DIR", default_value = "data")]
-    pub dir: PathBuf,
-    /// Download from a mirror: the folder's URL.
-    #[arg(long, value_name = "URL")]
-    pub base_url: Option<String>,
-}
-
-/// `--weights`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WeightsArg {
-    /// As they are.
-    F32,
-    /// 16 bits.
-    Bf16,
-    /// 8 bits, and a scale for each output.
-    Int8,
-}
-
-impl From<WeightsArg> for WeightFormat {
-    fn from(weights: WeightsArg) -> Self {
-        match weights {
-            WeightsArg::F32 => Self::F32,
-            WeightsArg::Bf16 => Self::Bf16,
-            WeightsArg::Int8 => Self::Int8,
-        }
-    }
 }

@@ -1,0 +1,31 @@
+//! The arguments of `eval`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::device::DeviceChoice;
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or what `baseline --save` wrote [default: the newest run in
+    /// runs/].
+    #[arg(value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// Evaluate on this text instead of the run's validation split: a UTF-8 file, a folder or a glob.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<String>,
+    /// The tokens of a window: the most that a prediction sees [default: the model's block_size].
+    #[arg(long, value_name = "C")]
+    pub context: Option<usize>,
+    /// How far a window lies behind the one before; every token is counted once [default: the context].
+    #[arg(long, value_name = "S")]
+    pub stride: Option<usize>,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}

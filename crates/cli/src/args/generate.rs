@@ -1,0 +1,119 @@
+//! The arguments of `generate`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tinygpt_model::{ContextPolicy, cpu::WeightFormat};
+
+use super::RuleArgs;
+use crate::device::DeviceChoice;
+
+/// Arguments of `generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or what `baseline --save` wrote [default: the newest run in
+    /// runs/].
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: Option<PathBuf>,
+    /// The text to continue; it is printed too [default: a line break, not printed].
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    pub prompt: Option<String>,
+    /// Read the prompt from a file.
+    #[arg(long, value_name = "F")]
+    pub prompt_file: Option<PathBuf>,
+    /// Tokens to generate after the prompt [default: the run's].
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
+    /// Divides the logits; 0 is greedy [default: the run's].
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
+    /// Keep the K most probable tokens; 0 is off [default: the run's].
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Keep the smallest set of tokens of probability P; 1 is off [default: the run's].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: Option<f64>,
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    /// Move the temperature, from the first new token to the last of --max-new-tokens, to this one.
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub temperature_end: Option<f64>,
+    /// How it moves there.
+    #[arg(long, value_enum, default_value_t = ScheduleArg::Linear, requires = "temperature_end")]
+    pub temperature_schedule: ScheduleArg,
+    /// The seed of the draws [default: a fresh one, printed to standard error].
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// How many samples to draw.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub num_samples: u64,
+    /// The number of the first sample, counted from 0.
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    pub first_sample: u64,
+    /// End a sample before this text (`\n`, `\t` and `\\` are understood); repeatable.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// The line between two samples; an empty one is left out.
+    #[arg(long, value_name = "TEXT", default_value = "---")]
+    pub separator: String,
+    /// What to do beyond block_size tokens.
+    #[arg(long, value_enum, default_value_t = WindowArg::Slide)]
+    pub window: WindowArg,
+    /// How the weights are kept in memory: rounded, a large model is faster. int8 is for the CPU.
+    #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
+    pub weights: WeightsArg,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print one JSON object with prompt, seed and samples instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The temperature schedules of `generate`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ScheduleArg {
+    /// In equal differences.
+    Linear,
+    /// In equal ratios; neither end may be 0.
+    Exponential,
+}
+
+/// The windows of `generate`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum WindowArg {
+    /// Condition on the last block_size tokens, as nanoGPT: every token beyond block_size costs a whole forward pass.
+    Slide,
+    /// Keep the last half of the context and go on with the cache: cheap, with a context of half to all of block_size.
+    Half,
+}
+
+impl From<WindowArg> for ContextPolicy {
+    fn from(window: WindowArg) -> Self {
+        match window {
+            WindowArg::Slide => Self::Slide,
+            WindowArg::Half => Self::Half,
+        }
+    }
+}
+
+/// `--weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightsArg {
+    /// As they are.
+    F32,
+    /// 16 bits.
+    Bf16,
+    /// 8 bits, and a scale for each output.
+    Int8,
+}
+
+impl From<WeightsArg> for WeightFormat {
+    fn from(weights: WeightsArg) -> Self {
+        match weights {
+            WeightsArg::F32 => Self::F32,
+            WeightsArg::Bf16 => Self::Bf16,
+            WeightsArg::Int8 => Self::Int8,
+        }
+    }
+}

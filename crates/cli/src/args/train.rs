@@ -1,0 +1,43 @@
+//! The arguments of `train`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::TOML_MAX;
+use crate::device::DeviceChoice;
+
+/// Arguments of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The configuration: a TOML file, here or in configs/, or a recipe, such as tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume it only says whose newest run to resume.
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    pub config: Option<PathBuf>,
+    /// The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in one); overrides data.corpus.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<String>,
+    /// The run folder [default: a fresh runs/NAME-N].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// The seed of everything random; overrides seed.
+    #[arg(long, value_name = "S", conflicts_with = "resume", value_parser = clap::value_parser!(u64).range(..=TOML_MAX))]
+    pub seed: Option<u64>,
+    /// Override a key of the configuration, for example --set train.max_steps=100; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Go on with the run in --out (or the newest of the configuration's name, or the newest of all).
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Replace the run in --out.
+    #[arg(long, requires = "out")]
+    pub overwrite: bool,
+    /// Train nothing and write no run: print how activations, weights and their gradients are spread at the start, by layer.
+    #[arg(long, conflicts_with_all = ["resume", "out"])]
+    pub inspect: bool,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
