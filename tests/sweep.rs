@@ -49,7 +49,12 @@ fn what_has_ended_is_not_trained_again_and_values_may_be_added() {
     let told = stderr(place.tinygpt().args(more));
     assert!(told.contains("4 of 6 runs have ended before"), "{told}");
     assert!(told.contains("run 3 of 6: lr=1e-2,seed=1337") && !told.contains("run 1 of 6"), "{told}");
-    assert_eq!(place.text("grid/results.jsonl").lines().count(), 6);
+    let results = place.text("grid/results.jsonl");
+    assert_eq!(results.lines().count(), 6);
+    // A damaged line is no reason to train a run again.
+    place.write("grid/results.jsonl", &results[..results.len() - 9]);
+    let error = failure(place.tinygpt().args(more), 1);
+    assert!(error.contains("results.jsonl") && error.contains("line 6 is not one of its lines"), "{error}");
 }
 
 #[test]
@@ -126,6 +131,7 @@ fn bad_sweeps_are_refused_before_any_work() {
         (&["--plot", "sweep.pdf"], ".svg or .png"),
         (&["--seeds", "0"], "number would be zero"),
         (&["--seeds", "100000"], "a sweep at most 10000"),
+        (&["--seeds", "9999999999999999999"], "a sweep at most 10000"),
     ] {
         let error = refused(flags);
         assert!(error.contains(message), "{flags:?}: {error}");

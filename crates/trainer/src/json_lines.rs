@@ -34,11 +34,7 @@ impl<T: Line> JsonLines<T> {
     /// # Errors
     /// When the disk is full.
     pub fn create(path: &Path, rows: Vec<T>) -> Result<Self> {
-        let mut kept = String::new();
-        for row in &rows {
-            kept += &to_line(path, row)?;
-        }
-        atomic::write(path, kept.as_bytes())?;
+        write(path, &rows)?;
         let file = OpenOptions::new().append(true).open(path).map_err(TrainError::io("write", path))?;
         Ok(Self { path: path.to_owned(), file, rows })
     }
@@ -68,13 +64,41 @@ impl<T: Line> JsonLines<T> {
     }
 }
 
+/// Writes a file of these lines, whole or not at all.
+///
+/// # Errors
+/// When the disk is full.
+pub fn write<'a, T: Line + 'a>(path: &Path, rows: impl IntoIterator<Item = &'a T>) -> Result<()> {
+    let lines: Vec<String> = rows.into_iter().map(|row| to_line(path, row)).collect::<Result<_>>()?;
+    Ok(atomic::write(path, lines.concat().as_bytes())?)
+}
+
 /// Reads the lines of a file; none where there is no file. A last line that a crash has cut short is dropped.
 ///
 /// # Errors
 /// When the file cannot be read, or another line of it is broken or of another format.
 pub fn read<T: Line>(path: &Path) -> Result<Vec<T>> {
+    read_lines(path, LastLine::MayBeTorn)
+}
+
+/// Reads the lines of a file that [`write()`] made; none where there is no file.
+///
+/// # Errors
+/// When the file cannot be read, or a line of it is broken or of another format.
+pub fn read_whole<T: Line>(path: &Path) -> Result<Vec<T>> {
+    read_lines(path, LastLine::IsWhole)
+}
+
+/// What is known of the last line of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LastLine {
+    MayBeTorn,
+    IsWhole,
+}
+
+fn read_lines<T: Line>(path: &Path, last: LastLine) -> Result<Vec<T>> {
     match fs::read_to_string(path) {
-        Ok(text) => parse(path, &text),
+        Ok(text) => parse(path, &text, last),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(TrainError::io("read", path)(e)),
     }
@@ -84,8 +108,7 @@ fn to_line(path: &Path, row: &impl Serialize) -> Result<String> {
     Ok(serde_json::to_string(row).map_err(|e| TrainError::bad_file(path, e))? + "\n")
 }
 
-/// Reads all lines; the last may be torn, the others may not.
-fn parse<T: Line>(path: &Path, text: &str) -> Result<Vec<T>> {
+fn parse<T: Line>(path: &Path, text: &str, last: LastLine) -> Result<Vec<T>> {
     let mut rows = Vec::new();
     let lines: Vec<&str> = text.lines().collect();
     for (i, line) in lines.iter().enumerate() {
@@ -99,7 +122,7 @@ fn parse<T: Line>(path: &Path, text: &str) -> Result<Vec<T>> {
                 }
                 .into());
             }
-            Err(_) if i + 1 == lines.len() => {}
+            Err(_) if i + 1 == lines.len() && last == LastLine::MayBeTorn => {}
             Err(e) => return Err(TrainError::bad_file(path, format!("line {} is not one of its lines: {e}", i + 1))),
         }
     }

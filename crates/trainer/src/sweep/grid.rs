@@ -64,9 +64,10 @@ impl Grid {
         self.settings.iter().filter(|setting| setting.values.len() > 1)
     }
 
-    /// The number of runs.
+    /// The number of runs; `usize::MAX` where it is larger.
     pub fn len(&self) -> usize {
-        self.settings.iter().map(|setting| setting.values.len()).product::<usize>() * self.seeds.len()
+        let values = self.settings.iter().map(|setting| setting.values.len());
+        values.fold(self.seeds.len(), usize::saturating_mul)
     }
 
     /// Whether there is no run.
@@ -154,6 +155,13 @@ mod tests {
         assert_eq!(points[11].overrides, ["train.lr=3e-3", "model.bias=false", "model.n_layer=4"]);
         let distinct: std::collections::HashSet<_> = names.iter().collect();
         assert_eq!(distinct.len(), 12);
+    }
+
+    #[test]
+    fn more_runs_than_can_be_counted_are_the_largest_number() {
+        let setting = |n: usize| Setting { key: format!("key_{n}"), values: vec![String::new(); 1 << 16] };
+        let grid = |settings: usize| Grid { settings: (0..settings).map(setting).collect(), seeds: vec![1, 2, 3] };
+        assert_eq!((grid(1).len(), grid(5).len()), (3 << 16, usize::MAX));
     }
 
     #[test]

@@ -15,19 +15,19 @@ use std::{
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
-use tinygpt_model::files::{FileError, atomic};
 
 use crate::{
     Result, TrainError,
     config::RunConfig,
     evaluate::Report,
+    json_lines::{self, Line},
     metrics,
     run::{IfExists, ResumeOptions, Run, RunDir, StartOptions, make_absolute},
     train::{CallbackError, Event, METRICS_FILE, StopReason},
 };
 
 pub use grid::{Grid, Point, Setting};
-pub use summary::{Summary, summaries};
+pub use summary::{Summary, mean, summaries};
 
 /// The file of a sweep: one JSON object a line, of each run that has ended.
 pub const RESULTS_FILE: &str = "results.jsonl";
@@ -59,6 +59,14 @@ pub struct SweepResult {
     pub diverged: Option<String>,
     /// The configuration as resolved.
     pub config: RunConfig,
+}
+
+impl Line for SweepResult {
+    const FORMAT: u64 = RESULTS_FORMAT;
+
+    fn format(&self) -> u64 {
+        self.format
+    }
 }
 
 /// What a sweep tells while it works; `place` is that of the run in the grid.
@@ -259,38 +267,19 @@ impl Sweep {
         let place = |run: &str| self.points.iter().position(|(point, _)| point.name() == run).unwrap_or(usize::MAX);
         let mut ordered: Vec<&SweepResult> = results.values().collect();
         ordered.sort_by_key(|result| (place(&result.run), result.run.clone()));
-        let mut text = String::new();
-        for result in ordered {
-            text += &serde_json::to_string(result).map_err(|e| TrainError::bad_file(&path, e))?;
-            text.push('\n');
-        }
-        Ok(atomic::write(&path, text.as_bytes())?)
+        json_lines::write(&path, ordered)
     }
 }
 
 /// The results of a file by the names of their runs; none where there is no file.
 fn read_results(path: &Path) -> Result<HashMap<String, SweepResult>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HashMap::new()),
-        Err(e) => return Err(TrainError::io("read", path)(e)),
-    };
-    let mut results = HashMap::new();
-    for (n, line) in text.lines().enumerate() {
-        let result: SweepResult = serde_json::from_str(line)
-            .map_err(|e| TrainError::bad_file(path, format!("line {} is not one of its lines: {e}", n + 1)))?;
-        if result.format != RESULTS_FORMAT {
-            let (found, expected) = (result.format, RESULTS_FORMAT);
-            return Err(FileError::FormatVersion { path: path.to_owned(), found, expected }.into());
-        }
-        results.insert(result.run.clone(), result);
-    }
-    Ok(results)
+    let results: Vec<SweepResult> = json_lines::read_whole(path)?;
+    Ok(results.into_iter().map(|result| (result.run.clone(), result)).collect())
 }
 
 /// The mean loss of the last tenth of the logged updates, at least one.
 fn last_training_loss(metrics: &Path) -> Result<Option<f64>> {
     let losses: Vec<f64> = metrics::read(metrics)?.iter().filter_map(|row| row.loss).collect();
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
-    Ok((!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64))
+    Ok(mean(last))
 }

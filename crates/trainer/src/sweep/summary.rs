@@ -56,7 +56,8 @@ fn summary(of: &[&SweepResult]) -> Summary {
     }
 }
 
-fn mean(numbers: &[f64]) -> Option<f64> {
+/// The mean of some numbers; none of none.
+pub fn mean(numbers: &[f64]) -> Option<f64> {
     (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64)
 }
 

@@ -27,10 +27,12 @@ use crate::{
 /// The folder of sweeps.
 const SWEEPS: &str = "sweeps";
 /// More runs than this are a mistake.
-const MOST_RUNS: usize = 10_000;
+const MAX_RUNS: usize = 10_000;
 
 pub fn run(args: &SweepArgs) -> anyhow::Result<()> {
     let base = config_file::read(&args.config, Vec::new())?;
+    // A list of more seeds than runs may be is not even made.
+    check_number_of_runs(args.seeds.get())?;
     let seeds = (0..args.seeds.get() as u64).map(|n| base.seed.saturating_add(n)).collect();
     let grid = Grid::parse(&args.settings, seeds).map_err(|error| Usage(error.to_string()))?;
     if grid.settings.iter().any(|setting| setting.key == "seed") {
@@ -38,12 +40,9 @@ pub fn run(args: &SweepArgs) -> anyhow::Result<()> {
             Usage("the seeds of a sweep are given by --seeds N: those from the configuration's on".into()).into()
         );
     }
-    if grid.len() > MOST_RUNS {
-        return Err(Usage(format!("the grid has {} runs, and a sweep at most {MOST_RUNS}", grid.len())).into());
-    }
+    check_number_of_runs(grid.len())?;
     let dir = args.out.clone().unwrap_or_else(|| Path::new(SWEEPS).join(&base.name));
     let plot_file = args.plot.clone().unwrap_or_else(|| dir.join("sweep.svg"));
-    chart::check_path(&plot_file).map_err(|error| Usage(format!("--plot {error}")))?;
     let sweep = Sweep::open(&dir, points(args, &grid)?)?;
     let first = sweep.points().first().map(|(_, config)| config);
     let device = args.device.open_for(|| {
@@ -77,6 +76,13 @@ pub fn run(args: &SweepArgs) -> anyhow::Result<()> {
     }
     let text = table::table(&grid, &summaries) + &format!("{}\n{}\n", dir.display(), plot_file.display());
     Ok(print_stdout(&text)?)
+}
+
+fn check_number_of_runs(runs: usize) -> Result<(), Usage> {
+    if runs > MAX_RUNS {
+        return Err(Usage(format!("the grid has {runs} runs, and a sweep at most {MAX_RUNS}")));
+    }
+    Ok(())
 }
 
 /// Every run with its configuration: what is wrong with any of them is said before the first is trained.

@@ -2,7 +2,7 @@
 
 use tinygpt_trainer::{
     chart::{Axis, Color, Figure, Mark, Panel},
-    sweep::{Grid, Summary, SweepResult},
+    sweep::{Grid, Summary, SweepResult, mean},
 };
 
 const LOSS: &str = "nats per token";
@@ -41,14 +41,12 @@ fn by_setting(key: &str, values: &[String], results: &[SweepResult]) -> Panel {
     let (mut means, mut spread, mut training, mut runs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for n in order {
         let (x, validation) = (places[n], losses(&values[n], |result| Some(result.report?.loss)));
-        if validation.is_empty() {
-            continue;
-        }
-        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        let Some(mean_validation) = mean(&validation) else { continue };
         let (min, max) = validation.iter().fold((f64::INFINITY, 0.0f64), |(min, max), &y| (min.min(y), max.max(y)));
-        means.push((x, mean(&validation)));
+        means.push((x, mean_validation));
         spread.push((x, min, max));
-        training.push((x, mean(&losses(&values[n], |result| result.report.and(result.train_loss)))));
+        let of_training = losses(&values[n], |result| result.report.and(result.train_loss));
+        training.extend(mean(&of_training).map(|loss| (x, loss)));
         runs.extend(validation.iter().map(|&y| (x, y)));
     }
     Panel::new(format!("validation loss by {key}"), axis, Axis::linear(LOSS))
