@@ -112,7 +112,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     if max == f32::NEG_INFINITY {
         return f64::NEG_INFINITY;
     }
-    f64::from(max) + logits.iter().map(|&x| f64::from(x - max).exp()).sum::<f64>().ln()
+    f64::from(max) + logits.iter().map(|&x| (f64::from(x) - f64::from(max)).exp()).sum::<f64>().ln()
 }
 
 /// `-ln softmax(logits)[target]`, in nats, in f64.

@@ -1,12 +1,13 @@
 //! Training on the CPU: the losses of a batch and the gradients of all parameters.
 //!
 //! `lowering.rs` turns the network into a schedule of steps, `sequence.rs` runs one sequence through it forward and
-//! backward, and this file runs a batch. Sequences are computed in parallel, one thread each, as many at a time as keep the
+//! backward, `head.rs` their logits and losses, and this file runs a batch. Sequences are computed in parallel, one thread each, as many at a time as keep the
 //! threads busy. Then the gradients of the weights are computed in parallel by blocks of rows, each by one thread over all
 //! sequences in order. Every sum is one chain in the order of the batch's rows, so a result does not depend on the number of
 //! threads or of sequences in flight.
 
 mod buffers;
+mod head;
 mod layout;
 mod lowering;
 mod memory;
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 use tinygpt_sampler::simd::SimdLevel;
 
 use self::{
+    head::{head_logits, run_head},
     lowering::{Lowered, MatrixGrad},
     sequence::Sequence,
     weights::Weights,
@@ -30,7 +32,7 @@ use crate::{
     GptConfig, ModelError, Network, Result,
     language_model::{VisitLogits, Windows},
     network,
-    ops::head_training::{self as head, HeadTask, HeadWorkspace, ReferenceHead},
+    ops::head_training::{HeadWorkspace, TASK_ROWS},
 };
 
 pub use layout::ParamLayout;
@@ -285,7 +287,7 @@ impl CpuGpt {
             }
             let grad = weight.map(|weight| (&mut grads[weights.layout.range(net.head.weight)], weight));
             let predicted = (&targets[tokens.clone()], &mut losses[tokens], from);
-            head(level, (net, weights), workspaces, sequences, predicted, grad, reference.as_deref_mut());
+            run_head(level, (net, weights), workspaces, sequences, predicted, grad, reference.as_deref_mut());
             if weight.is_some() {
                 sequences.par_iter_mut().zip(&mut d_embedded[range]).enumerate().for_each(|(i, (sequence, dx))| {
                     sequence.backward(level, lowered, weights, dropout(first + i).as_ref(), dx);
@@ -312,8 +314,7 @@ impl CpuGpt {
             self.sequences.push(Sequence::new(&self.lowered, &setup));
         }
         // One workspace for each task of the sequences in flight, but at most 2^21 logits, and one for each thread.
-        let workspaces =
-            (in_flight * block_size.div_ceil(head::TASK_ROWS)).min((1 << 21) / (head::TASK_ROWS * vocab_size));
+        let workspaces = (in_flight * block_size.div_ceil(TASK_ROWS)).min((1 << 21) / (TASK_ROWS * vocab_size));
         while self.workspaces.len() < workspaces.max(rayon::current_num_threads()) {
             self.workspaces.push(HeadWorkspace::new(*precision, vocab_size, net.head.cap));
         }
@@ -345,94 +346,6 @@ fn forward(
     sequences.par_iter_mut().zip(ids.par_chunks(cols)).enumerate().for_each(|(i, (sequence, ids))| {
         sequence.forward(level, lowered, weights, ids, dropout(i).as_ref());
     });
-}
-
-/// Calls `visit(sequence, position, logits (V))` for the positions of some sequences from `from` on, as many tasks at a time
-/// as there are workspaces.
-fn head_logits(
-    level: SimdLevel,
-    (net, weights): (&Network, &Weights),
-    workspaces: &mut [HeadWorkspace],
-    sequences: &mut [Sequence],
-    from: usize,
-    visit: &(dyn Fn(usize, usize, &[f32]) + Sync),
-) {
-    let head = (weights.packed(net.head.weight), net.head.cap);
-    let mut tasks = Vec::new();
-    for (row, sequence) in sequences.iter_mut().enumerate() {
-        let t = sequence.t;
-        let (hidden, quantized, _) = sequence.hidden(net.head.x);
-        let tasks_of_row = (0..t).step_by(head::TASK_ROWS).map(|at| at..t.min(at + head::TASK_ROWS));
-        tasks.extend(tasks_of_row.filter(|rows| rows.end > from).map(|rows| (row, hidden, quantized, rows)));
-    }
-    for tasks in tasks.chunks(workspaces.len()) {
-        tasks.par_iter().zip(&mut *workspaces).for_each(|((row, hidden, quantized, positions), workspace)| {
-            let logits = workspace.logits(level, head, (hidden, quantized), positions.clone());
-            for position in positions.clone().filter(|&position| position >= from) {
-                visit(*row, position, logits.row(position - positions.start));
-            }
-        });
-    }
-}
-
-/// Computes the losses of some sequences, from a position on, and the gradients of their hidden states, as many tasks at a
-/// time as there are workspaces. `grad` has the gradient `(V, C)` of the head's weights to add to, and the weight of a token
-/// in the loss. A `reference` has made its forward passes of the same sequences.
-fn head(
-    level: SimdLevel,
-    (net, weights): (&Network, &Weights),
-    workspaces: &mut [HeadWorkspace],
-    sequences: &mut [Sequence],
-    (targets, losses, from): (&[u32], &mut [f32], usize),
-    mut grad: Option<(&mut [f32], f32)>,
-    reference: Option<&mut CpuReference>,
-) {
-    let (packed, cap) = (weights.packed(net.head.weight), net.head.cap);
-    let (mut targets, mut losses) = (targets, losses);
-    let (mut of_reference, mut references) = (None, Vec::new());
-    let mut reference_workspaces: Vec<_> = workspaces.iter().map(|_| None).collect();
-    if let Some(CpuReference { gpt, weight }) = reference {
-        let CpuGpt { net, weights, sequences, workspaces, .. } = gpt;
-        let head = (weights.packed(net.head.weight), net.head.cap);
-        of_reference = Some(ReferenceHead { head, weight: *weight });
-        let hidden = |sequence| Sequence::hidden(sequence, net.head.x);
-        references = sequences.iter_mut().map(hidden).map(|(hidden, quantized, _)| (hidden, quantized)).collect();
-        // As many as this model's at least, since its context is as long.
-        reference_workspaces = workspaces.iter_mut().map(Some).collect();
-    }
-    let mut tasks = Vec::new();
-    for (i, sequence) in sequences.iter_mut().enumerate() {
-        let reference = references.get(i).copied();
-        let t = sequence.t;
-        let (hidden, quantized, d_hidden) = sequence.hidden(net.head.x);
-        let ld = d_hidden.ld;
-        for (at, dx) in d_hidden.chunks_mut(t, head::TASK_ROWS) {
-            let n = head::TASK_ROWS.min(t - at);
-            let (here, loss);
-            (here, targets) = targets.split_at(n);
-            (loss, losses) = std::mem::take(&mut losses).split_at_mut(n);
-            if at + n > from {
-                tasks.push(HeadTask { hidden, quantized, from: at, targets: here, losses: loss, dx, ld, reference });
-            }
-        }
-    }
-    for tasks in tasks.chunks_mut(workspaces.len()) {
-        let scale = grad.as_ref().map(|(_, scale)| *scale);
-        tasks.par_iter_mut().zip(&mut *workspaces).zip(&mut reference_workspaces).for_each(
-            |((task, workspace), of_its_reference)| {
-                let reference = of_reference.zip(of_its_reference.as_deref_mut());
-                workspace.run(level, (packed, cap), task, scale, reference);
-            },
-        );
-        if let Some((grad, _)) = &mut grad {
-            let c = packed.weight.n();
-            grad.par_chunks_mut(head::GRAD_TASK_ROWS * c).enumerate().for_each(|(i, grad)| {
-                for (task, workspace) in tasks.iter().zip(&*workspaces) {
-                    workspace.add_weight_grads(level, i * head::GRAD_TASK_ROWS, grad, task);
-                }
-            });
-        }
-    }
 }
 
 /// Adds `x^T dy` of each sequence to the flat gradients of the weight matrices of all linear layers. A task computes
