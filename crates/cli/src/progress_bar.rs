@@ -49,6 +49,14 @@ impl WorkProgress {
             notice!("{}: {}%, {} left", self.what, 100 * done / all.max(1), human_time(left));
         }
     }
+
+    /// The function that a library calls with `(done, all)` of its work, which an error of it would end: it has none.
+    pub fn callback<E>(&mut self) -> impl FnMut(usize, usize) -> Result<(), E> + '_ {
+        |done, all| {
+            self.at(done, all);
+            Ok(())
+        }
+    }
 }
 
 impl Drop for WorkProgress {

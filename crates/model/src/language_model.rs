@@ -106,6 +106,37 @@ pub fn each_row<R: Send + Sync>(
     Ok(results.into_iter().filter_map(OnceLock::into_inner).collect())
 }
 
+/// What a row of logits says of the next token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NextToken {
+    /// The logarithm of the sum of the exponentials of the logits; NaN where one of them is.
+    pub log_sum_exp: f64,
+    /// The entropy of the softmax of the logits, in nats.
+    pub entropy: f64,
+}
+
+impl NextToken {
+    /// The distribution of a row of logits `(V)`.
+    pub fn of(logits: &[f32]) -> Self {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        // With e = exp(x - max) and S their sum, ln sum exp x = max + ln S and -sum p ln p = ln S - sum e (x - max) / S.
+        let (mut sum, mut weighted) = (0.0, 0.0);
+        for &x in logits.iter().filter(|&&x| x != f32::NEG_INFINITY) {
+            let below = f64::from(x) - f64::from(max);
+            let e = below.exp();
+            sum += e;
+            weighted += e * below;
+        }
+        // Rounding may leave the entropy of a near-certain token a little below 0.
+        Self { log_sum_exp: f64::from(max) + sum.ln(), entropy: (sum.ln() - weighted / sum).max(0.0) }
+    }
+
+    /// The log-probability of a token with this logit, in nats.
+    pub fn logprob(&self, logit: f32) -> f64 {
+        f64::from(logit) - self.log_sum_exp
+    }
+}
+
 /// The logarithm of the sum of the exponentials of logits, in f64.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -208,6 +239,9 @@ impl LanguageModel for Gpt {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use tinygpt_sampler::entropy;
+
     use super::*;
     use crate::{Mlp, init_params};
 
@@ -280,6 +314,31 @@ mod tests {
         assert!(refused(&ids[..3], 0, 0).contains("no positions"));
         assert!(refused(&ids, 81, 0).contains("81 positions do not fit"));
         assert!(refused(&[37], 1, 0).contains("token 37 is outside"));
+    }
+
+    proptest! {
+        #[test]
+        fn the_entropy_and_log_probabilities_are_those_of_the_softmax(logits in prop::collection::vec(-30f32..30.0, 1..50)) {
+            let weights: Vec<f64> = logits.iter().map(|&x| f64::from(x).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            let p: Vec<f64> = weights.iter().map(|w| w / total).collect();
+            let next = NextToken::of(&logits);
+            prop_assert!((next.entropy - entropy(&p)).abs() < 1e-9);
+            prop_assert!((next.logprob(logits[0]) - p[0].ln()).abs() < 1e-9);
+            prop_assert!((log_sum_exp(&logits) - total.ln()).abs() < 1e-12 * total.ln().abs().max(1.0));
+            prop_assert_eq!(next.log_sum_exp, log_sum_exp(&logits));
+        }
+    }
+
+    #[test]
+    fn a_banned_token_adds_nothing_large_logits_do_not_overflow_and_a_nan_is_seen() {
+        let next = NextToken::of(&[1000.0, f32::NEG_INFINITY, 1000.0]);
+        assert!((next.entropy - std::f64::consts::LN_2).abs() < 1e-12);
+        assert!((next.logprob(1000.0) + std::f64::consts::LN_2).abs() < 1e-12);
+        assert_eq!(NextToken::of(&[3.0]).entropy, 0.0);
+        for logits in [[1.0, f32::NAN], [f32::NAN, 1.0], [1.0, f32::INFINITY], [f32::NEG_INFINITY; 2]] {
+            assert!(NextToken::of(&logits).logprob(logits[0]).is_nan(), "{logits:?}");
+        }
     }
 
     #[test]

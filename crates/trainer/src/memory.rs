@@ -26,8 +26,8 @@ struct Part {
     keys: &'static str,
 }
 
-/// Refuses a run on the CPU that needs more memory than there is, with a model to stay near of the shape `reference`. The need is a lower bound, so a run that passes may still
-/// be too large. Where the size of the memory is unknown, every run passes.
+/// Refuses a run on the CPU that needs more memory than there is, with a model to stay near of the shape `reference`. The need
+/// is a lower bound, so a run that passes may still be too large. Where the size of the memory is unknown, every run passes.
 ///
 /// # Errors
 /// [`TrainError::TooLarge`].

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use tinygpt_model::{
     LanguageModel, ModelError, Tokenizer, TokenizerError, Windows,
-    language_model::{each_row, log_sum_exp},
+    language_model::{NextToken, each_row},
 };
 use tinygpt_sampler::{RngDomain, philox_at};
 
@@ -96,17 +96,13 @@ pub fn score(
 
 /// The score of a token whose prediction has these logits `(V)`.
 fn token_score(logits: &[f32], id: u32) -> TokenScore {
-    let (lse, own) = (log_sum_exp(logits), logits[id as usize]);
-    let logprob = |logit: f32| f64::from(logit) - lse;
+    let (next, own) = (NextToken::of(logits), logits[id as usize]);
     // Of equals, the token with the smaller id is the more probable one.
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0));
     let mut top: Vec<(u32, f32)> = Vec::with_capacity(TOP + 1);
-    let (mut rank, mut entropy) = (1, 0.0);
+    let mut rank = 1;
     for token in (0..).zip(logits.iter().copied()) {
         rank += usize::from(order(&token, &(id, own)) == Ordering::Less);
-        if token.1 > f32::NEG_INFINITY {
-            entropy -= logprob(token.1).exp() * logprob(token.1);
-        }
         if top.len() < TOP || top.last().is_some_and(|last| order(&token, last) == Ordering::Less) {
             let place = top.partition_point(|other| order(other, &token) == Ordering::Less);
             top.insert(place, token);
@@ -115,11 +111,10 @@ fn token_score(logits: &[f32], id: u32) -> TokenScore {
     }
     TokenScore {
         id,
-        logprob: logprob(own),
+        logprob: next.logprob(own),
         rank,
-        // The sum of a certainty may end a little below 0.
-        entropy: f64::max(entropy, 0.0),
-        top: top.into_iter().map(|(id, logit)| (id, logprob(logit))).collect(),
+        entropy: next.entropy,
+        top: top.into_iter().map(|(id, logit)| (id, next.logprob(logit))).collect(),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use tinygpt_trainer::{
-    TrainError,
     evaluate::Report,
     sliding::{Sliding, SlidingLoss, sliding_loss},
 };
@@ -37,11 +36,8 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         None => measured.dataset()?.val,
     };
     let mut progress = WorkProgress::new("evaluating");
-    let mut on_progress = |done, all| -> Result<(), TrainError> {
-        progress.at(done, all);
-        Ok(())
-    };
-    let SlidingLoss { evaluation, stderr } = sliding_loss(measured.model.as_mut(), &split, sliding, &mut on_progress)?;
+    let SlidingLoss { evaluation, stderr } =
+        sliding_loss(measured.model.as_mut(), &split, sliding, &mut progress.callback())?;
     let report = Report::new(evaluation, &split, &measured.tokenizer)?;
     let (run, Sliding { context, stride }) = (measured.path.display().to_string(), sliding);
     if args.json {

@@ -126,7 +126,8 @@ pub(super) fn heat(level: usize) -> Rgb {
     (mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
 }
 
-/// The element `style` of an SVG. Edges of rectangles are whole pixels, or seams would show between those of a heat map. Where properties of CSS are unknown, the light colours of the attributes stay.
+/// The element `style` of an SVG. Edges of rectangles are whole pixels, or seams would show between those of a heat map. Where
+/// properties of CSS are unknown, the light colours of the attributes stay.
 pub(super) fn style() -> String {
     let values = |of: fn(&Ink) -> Rgb| -> String {
         inks().map(|ink| format!("--tinygpt-{}:{};", ink.name, hex(of(&ink)))).collect()

@@ -5,13 +5,15 @@
 //! hypothesis that it has ended stays as it is, and competes with the others. Of equal ones the hypothesis that came first is
 //! better, then the lower token.
 
-use tinygpt_model::{LanguageModel, Windows, language_model::each_row};
+use tinygpt_model::{
+    LanguageModel, Windows,
+    language_model::{NextToken, each_row},
+};
 use tinygpt_sampler::{Sampler, SamplingParams};
 
 use super::{
     Lab,
     complete::{Drawn, Sums},
-    statistics::NextToken,
 };
 use crate::Result;
 

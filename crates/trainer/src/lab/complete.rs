@@ -1,10 +1,10 @@
 //! Batched decoding with rules of its own for each row.
 
 use rayon::prelude::*;
-use tinygpt_model::Decoder;
+use tinygpt_model::{Decoder, language_model::NextToken};
 use tinygpt_sampler::{Row, Sampler};
 
-use super::{Lab, statistics::NextToken};
+use super::Lab;
 use crate::Result;
 
 /// The rows that share a sampler, and hence a thread.

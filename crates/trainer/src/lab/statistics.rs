@@ -56,41 +56,9 @@ pub fn find_loop(tokens: &[u32]) -> Option<Loop> {
     })
 }
 
-/// What the model itself says of a next token, before any rule.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NextToken {
-    /// The logarithm of the sum of the exponentials of the logits.
-    pub log_sum_exp: f64,
-    /// The entropy of the softmax of the logits, in nats.
-    pub entropy: f64,
-}
-
-impl NextToken {
-    /// The distribution of a row of logits, of which at least one is finite.
-    pub fn of(logits: &[f32]) -> Self {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // With e = exp(x - max) and S their sum, ln sum exp x = max + ln S and -sum p ln p = ln S - sum e (x - max) / S.
-        let (mut sum, mut weighted) = (0.0, 0.0);
-        for &x in logits.iter().filter(|&&x| x > f32::NEG_INFINITY) {
-            let below = f64::from(x) - f64::from(max);
-            let e = below.exp();
-            sum += e;
-            weighted += e * below;
-        }
-        // Rounding may leave the entropy of a near-certain token a little below 0.
-        Self { log_sum_exp: f64::from(max) + sum.ln(), entropy: (sum.ln() - weighted / sum).max(0.0) }
-    }
-
-    /// The log-probability of a token with this logit, in nats.
-    pub fn logprob(&self, logit: f32) -> f64 {
-        f64::from(logit) - self.log_sum_exp
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tinygpt_sampler::entropy;
 
     use super::*;
 
@@ -154,23 +122,5 @@ mod tests {
                 prop_assert_eq!(repeated([text.as_str()], n), share(ngrams.len() - first));
             }
         }
-
-        #[test]
-        fn the_entropy_and_log_probabilities_are_those_of_the_softmax(logits in prop::collection::vec(-30f32..30.0, 1..50)) {
-            let weights: Vec<f64> = logits.iter().map(|&x| f64::from(x).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            let p: Vec<f64> = weights.iter().map(|w| w / total).collect();
-            let next = NextToken::of(&logits);
-            prop_assert!((next.entropy - entropy(&p)).abs() < 1e-9);
-            prop_assert!((next.logprob(logits[0]) - p[0].ln()).abs() < 1e-9);
-        }
-    }
-
-    #[test]
-    fn a_banned_token_adds_nothing_and_large_logits_do_not_overflow() {
-        let next = NextToken::of(&[1000.0, f32::NEG_INFINITY, 1000.0]);
-        assert!((next.entropy - std::f64::consts::LN_2).abs() < 1e-12);
-        assert!((next.logprob(1000.0) + std::f64::consts::LN_2).abs() < 1e-12);
-        assert_eq!(NextToken::of(&[3.0]).entropy, 0.0);
     }
 }

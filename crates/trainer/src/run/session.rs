@@ -289,8 +289,8 @@ pub(crate) fn make_absolute(config: &mut RunConfig) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a run on the CPU, with a model to stay near of the shape `reference`, that the machine has no memory for. That of a GPU is its own, and its driver's errors are no
-/// aborts.
+/// Refuses a run on the CPU, with a model to stay near of the shape `reference`, that the machine has no memory for. That of a
+/// GPU is its own, and its driver's errors are no aborts.
 ///
 /// # Errors
 /// [`TrainError::TooLarge`].

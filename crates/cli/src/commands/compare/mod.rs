@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 use tinygpt_model::{LanguageModel, Tokenizer, ngram::is_ngram_folder};
 use tinygpt_trainer::{
-    TrainError, chart,
+    chart,
     compare::{Comparison, Source, compare},
     data::Split,
     stories::StoryTruth,
@@ -62,12 +62,8 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let [a, b] = &mut sides;
     let (mut a, mut b) = (source(a.as_mut(), &tokenizer, &split)?, source(b.as_mut(), &tokenizer, &split)?);
     let mut progress = WorkProgress::new("comparing");
-    let mut on_progress = |done, all| -> Result<(), TrainError> {
-        progress.at(done, all);
-        Ok(())
-    };
     let windows = args.windows.map(usize::from);
-    let comparison = compare(&mut a, &mut b, &split, vocab_size, context, windows, &mut on_progress)?;
+    let comparison = compare(&mut a, &mut b, &split, vocab_size, context, windows, &mut progress.callback())?;
     drop(progress);
     let [a, b] = names;
     let report = CompareReport { a, b, data: args.data.as_deref(), context, comparison };

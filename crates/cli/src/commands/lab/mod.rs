@@ -81,10 +81,7 @@ pub fn run(args: &LabArgs) -> anyhow::Result<()> {
         grammar: grammar(&path)?,
     };
     let mut progress = WorkProgress::new("completing");
-    let reports = lab.run(decoder.as_mut(), model.as_mut(), &mut |done, all| {
-        progress.at(done, all);
-        Ok(())
-    })?;
+    let reports = lab.run(decoder.as_mut(), model.as_mut(), &mut progress.callback())?;
     drop(progress);
     if let Some(path) = &args.plot {
         tinygpt_trainer::chart::write(path, &chart::figure(&reports))?;

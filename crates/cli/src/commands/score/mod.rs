@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 use tinygpt_model::{Tokenizer, TokenizerError, files::atomic};
 use tinygpt_trainer::{
-    TrainError, chart,
+    chart,
     score::{TextScore, TokenScore, random_chars, score, shuffled_words},
     sliding::Sliding,
 };
@@ -138,11 +138,7 @@ fn source(text: &str) -> Source<'_> {
 fn score_text(measured: &mut Measured, text: &str, sliding: Sliding) -> anyhow::Result<Vec<TokenScore>> {
     let ids = measured.tokenizer.encode(text)?;
     let mut progress = WorkProgress::new("scoring");
-    let mut on_progress = |done, all| -> Result<(), TrainError> {
-        progress.at(done, all);
-        Ok(())
-    };
-    Ok(score(measured.model.as_mut(), measured.tokenizer.start_token(), &ids, sliding, &mut on_progress)?)
+    Ok(score(measured.model.as_mut(), measured.tokenizer.start_token(), &ids, sliding, &mut progress.callback())?)
 }
 
 impl Token {

@@ -1,10 +1,10 @@
 //! Training on the CPU: the losses of a batch and the gradients of all parameters.
 //!
-//! `lowering.rs` turns the network into a schedule of steps, `sequence.rs` runs one sequence through it forward and
-//! backward, `head.rs` their logits and losses, and this file runs a batch. Sequences are computed in parallel, one thread each, as many at a time as keep the
-//! threads busy. Then the gradients of the weights are computed in parallel by blocks of rows, each by one thread over all
-//! sequences in order. Every sum is one chain in the order of the batch's rows, so a result does not depend on the number of
-//! threads or of sequences in flight.
+//! `lowering.rs` turns the network into a schedule of steps, `sequence.rs` runs one sequence through it forward and backward,
+//! `head.rs` computes logits and losses, and this file runs a batch. Sequences are computed in parallel, one thread each, as
+//! many at a time as keep the threads busy. Then the gradients of the weights are computed in parallel by blocks of rows, each
+//! by one thread over all sequences in order. Every sum is one chain in the order of the batch's rows, so a result does not
+//! depend on the number of threads or of sequences in flight.
 
 mod buffers;
 mod head;
