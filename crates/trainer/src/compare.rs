@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::Serialize;
 use tinygpt_model::{
-    LanguageModel, Windows,
+    LanguageModel, ModelError, Windows,
     language_model::{each_row, log_sum_exp},
 };
 use tinygpt_sampler::{cross_entropy, entropy, jensen_shannon, kl_divergence};
@@ -161,6 +161,10 @@ pub fn compare(
     for group in chosen.chunk_by(|a, b| a.cols == b.cols).flat_map(|group| group.chunks(rows)) {
         let cols = group[0].cols;
         let batch = split.batch(cols, group.iter().map(|window| window.start))?;
+        // The last target is read by no model, which would refuse it.
+        if let Some(&id) = batch.targets.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(ModelError::TokenOutOfRange { id, vocab_size }.into());
+        }
         let (p, q) = (a.distributions(group, &batch.ids, vocab_size)?, b.distributions(group, &batch.ids, vocab_size)?);
         let pairs = p.par_iter().zip(&q).zip(&batch.targets);
         let divergences: Vec<Divergence> = pairs.map(|((p, q), &target)| Divergence::new(p, q, target)).collect();
@@ -341,5 +345,10 @@ mod tests {
         assert!(refused(30, 7, 5).contains("one model has 7 tokens and the other 8"));
         assert!(refused(30, 7, 21).contains("from 1 to 20"));
         assert!(refused(1, 7, 5).contains("the compared split has 1 tokens"));
+        let last = Split::whole(vec![0, 1, 7].into(), None);
+        let (mut a, mut b) = (Hashing::new(7, 20, 1), Hashing::new(7, 20, 2));
+        let (mut a, mut b) = (Source::Model(&mut a), Source::Model(&mut b));
+        let error = compare(&mut a, &mut b, &last, 7, 5, None, &mut |_, _| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("token 7 is outside"), "{error}");
     }
 }
