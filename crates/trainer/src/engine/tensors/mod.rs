@@ -371,13 +371,17 @@ impl Engine for TensorEngine {
         Ok(Box::new(TensorDecoder::over(self.model.gpt.config(), self.model.gpt.params(), window)?))
     }
 
-    fn state_dict(&self) -> Result<EngineState> {
+    fn params(&self) -> Result<Vec<Vec<f32>>> {
         let params: Vec<Tensor> = self.vars.iter().map(Var::as_detached_tensor).collect();
+        self.flat.read(&self.flat.join(&params)?)
+    }
+
+    fn state_dict(&self) -> Result<EngineState> {
         let slot =
             |(name, flat): (&&str, &Tensor)| Ok(StateSlot { name: name.to_string(), values: self.flat.read(flat)? });
         let DeviceOptimizer { rule, slots, .. } = &self.optimizer;
         Ok(EngineState {
-            params: self.flat.read(&self.flat.join(&params)?)?,
+            params: self.params()?,
             optimizer: rule.slots().iter().zip(slots).map(slot).collect::<Result<_>>()?,
             updates: self.optimizer.updates,
             loss_scaling: self.optimizer.loss_scaling()?,
