@@ -13,6 +13,10 @@ fn help_lists_the_commands_and_where_to_start() {
       train     Train a model and write a run folder
       generate  Generate text from a trained model
       eval      The loss of a trained model on held-out text, or on any text
+      score     The probability of a text, token by token: its surprisal, its rank, what was expected
+                instead
+      compare   How far two models are from each other, or from the truth about the built-in corpus:
+                entropies and divergences
       lab       Compare sampling strategies side by side: diversity, loops, perplexity, acceptance
       baseline  Beside a trained model, what n-gram models of its own training text reach
       info      What a model is: its shape, its size, and what else opens it
@@ -84,6 +88,8 @@ fn every_command_has_a_help_text_and_the_version() {
     for command in [
         &["generate"][..],
         &["eval"],
+        &["score"],
+        &["compare"],
         &["lab"],
         &["baseline"],
         &["info"],

@@ -9,6 +9,7 @@ mod recorded;
 mod bad_input;
 mod baseline;
 mod bench;
+mod compare;
 mod damage;
 mod data;
 mod devices;
@@ -23,6 +24,7 @@ mod plan;
 mod resume;
 mod sample;
 mod sampling_flags;
+mod score;
 mod sweep;
 mod train;
 

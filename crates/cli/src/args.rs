@@ -1,10 +1,12 @@
 //! The command line.
 
 mod bench;
+mod compare;
 mod lab;
 mod plan;
 mod rules;
 mod sample;
+mod score;
 mod sweep;
 
 use std::{num::NonZeroUsize, path::PathBuf};
@@ -18,10 +20,12 @@ use tinygpt_trainer::chart;
 
 pub use self::{
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
+    compare::CompareArgs,
     lab::LabArgs,
     plan::PlanArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
+    score::ScoreArgs,
     sweep::SweepArgs,
 };
 use crate::device::DeviceChoice;
@@ -67,6 +71,17 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt eval\n  tinygpt eval runs/tiny-1 --data other.txt\n  tinygpt eval runs/tiny-1 --stride 1\n\nEvery token but the first is predicted once, from the tokens before it in a window of --context tokens. With\n--stride S each window counts its last S predictions, so that all see at least context - S tokens: the smaller\nS, the lower the loss and the longer it takes. Without it windows do not overlap, as in training's report."
     )]
     Eval(EvalArgs),
+    /// The probability of a text, token by token: its surprisal, its rank, what was expected instead.
+    #[command(
+        override_usage = "tinygpt score [OPTIONS] [RUN] <TEXT>\n       tinygpt score [OPTIONS] [RUN] --file <FILE>",
+        after_help = "Examples:\n  tinygpt score \"Once there was a fox.\"\n  tinygpt score runs/tiny-1 \"Once there was a fox.\" --plot fox.html\n  tinygpt score --file story.txt --compare\n  echo \"Once there was a fox.\" | tinygpt score runs/tiny-1 - --json\n\nThe probability of a text is the product of those of its tokens, each given all before it: the chain\nrule. The first token is predicted from the one that a text starts behind: <|endoftext|>, or a line\nbreak. A text longer than --context is read in windows, of which each counts its last --stride\npredictions."
+    )]
+    Score(ScoreArgs),
+    /// How far two models are from each other, or from the truth about the built-in corpus: entropies and divergences.
+    #[command(
+        after_help = "Examples:\n  tinygpt compare runs/tiny-1 truth\n  tinygpt compare runs/tiny-1 runs/tiny-2 --plot compare.svg\n  tinygpt compare runs/a runs/b --data other.txt --windows 50 --json\n\nThe distributions of the next token are compared in every context of the text, in windows that do not\noverlap, and by position in them. `truth` is the exact distribution of the grammar given the story so\nfar. The calibration says whether what is predicted happens as often."
+    )]
+    Compare(CompareArgs),
     /// Compare sampling strategies side by side: diversity, loops, perplexity, acceptance.
     #[command(
         after_help = "Examples:\n  tinygpt lab\n  tinygpt lab runs/tiny-1 --prompt \"Once\" --samples 50 --plot lab.svg\n  tinygpt lab --print-config > lab.toml\n  tinygpt lab --config lab.toml --json\n\nCompletion i of a strategy is the text of tinygpt generate --first-sample i with the same seed and rules, which --json\nnames as flags. Beam search, of which greedy is the one of width 1, is here alone: it shows what the most probable\ntext is like."

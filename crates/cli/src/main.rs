@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod progress_bar;
 mod signals;
+mod text_input;
 mod threads;
 
 use std::process::ExitCode;
@@ -68,6 +69,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
         Command::Baseline(args) => commands::baseline::run(&args),
         Command::Info(args) => commands::info::run(&args),

@@ -41,6 +41,19 @@ pub fn print_stdout(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Writes a text with colours to a terminal. What it quotes must be [`harmless`].
+pub fn print_colored(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whether colours may be printed: to a terminal that has them, unless NO_COLOR (<https://no-color.org>) is set.
+pub fn has_colors() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// The text with its control characters (C0, DEL, C1) as `\x1b`, but for line breaks and tabs.
 pub fn harmless(text: &str) -> Cow<'_, str> {
     let drives = |c: char| c.is_control() && c != '\n' && c != '\t';

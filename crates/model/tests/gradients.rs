@@ -407,6 +407,26 @@ fn cross_entropy_equals_its_definition_and_differentiates() {
 }
 
 #[test]
+fn the_gradient_of_cross_entropy_is_softmax_minus_one_hot() {
+    let mut random = Random::new(8);
+    for (n, v) in [(1, 2), (5, 3), (4, 11), (3, 40)] {
+        let x: Vec<f64> = random.values(n * v).iter().map(|x| 3.0 * x).collect();
+        let target = random.tokens(n, v);
+        let targets = Tensor::from_slice(&target, n, &CPU).unwrap();
+        let op = |t: &[Tensor]| ops::cross_entropy(&t[0], &targets).unwrap();
+        let Weighed { weights, gradients, .. } = weighed(&[vector(&x, &[n, v])], op);
+        let mut expected = Vec::new();
+        for ((row, &t), weight) in x.chunks(v).zip(&target).zip(flat(&weights)) {
+            let total: f64 = row.iter().map(|x| x.exp()).sum();
+            let one_hot = |i: usize| if i == t as usize { 1.0 } else { 0.0 };
+            expected.extend(row.iter().enumerate().map(|(i, x)| weight * (x.exp() / total - one_hot(i))));
+        }
+        let got = flat(gradients[0].as_ref().unwrap());
+        assert_close("softmax minus one-hot", &got, &expected, 1e-12);
+    }
+}
+
+#[test]
 fn cross_entropy_holds_for_huge_logits_and_refuses_an_unknown_target() {
     let logits = Tensor::new(&[[3e4f32, 3e4, 0.0], [-3e4, -3e4, -3e4]], &CPU).unwrap();
     let targets = Tensor::new(&[0u32, 2], &CPU).unwrap();

@@ -35,6 +35,8 @@ pub enum RngDomain {
     Stories = 5,
     /// Gumbel noise.
     Noise = 6,
+    /// The order of shuffled words and random characters, the texts that a text is compared with.
+    Text = 7,
 }
 
 /// One block of Philox4x32 with ten rounds: for each `key`, a bijection of the 128-bit `counter` (lowest word first).

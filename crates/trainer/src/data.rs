@@ -202,6 +202,16 @@ impl Split {
         Ok(())
     }
 
+    /// All tokens, in memory.
+    ///
+    /// # Errors
+    /// When the token cache cannot be read.
+    pub fn tokens(&self) -> Result<Vec<u32>> {
+        let mut tokens = vec![0; self.len];
+        self.read(0, &mut tokens)?;
+        Ok(tokens)
+    }
+
     /// Copies the tokens from index `at` on, as many as `tokens` holds.
     ///
     /// # Errors

@@ -11,7 +11,11 @@ use tinygpt_model::{
 };
 
 use crate::{
-    chart::ChartError, config::ConfigError, corpus::CorpusError, stories::Rejected, token_cache::TokenCacheError,
+    chart::ChartError,
+    config::ConfigError,
+    corpus::CorpusError,
+    stories::{Rejected, TruthError},
+    token_cache::TokenCacheError,
     train::CallbackError,
 };
 
@@ -37,6 +41,9 @@ pub enum TrainError {
     /// A text that should be stories of the grammar is not.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// The truth about a text is not known.
+    #[error(transparent)]
+    Truth(#[from] TruthError),
     /// A run failed, and its folder could not be deleted.
     #[error("{error}; and its folder stays: {also}")]
     AndNotDiscarded {
@@ -70,6 +77,25 @@ pub enum TrainError {
         stride: usize,
         /// The most tokens that the model sees.
         block_size: usize,
+    },
+    /// A text of no tokens has no score.
+    #[error("the text is empty: there is nothing to score")]
+    EmptyText,
+    /// A model whose logits are not numbers gives no distribution.
+    #[error(
+        "the model's logits at position {position} of the text hold a NaN: its weights are damaged, or training diverged"
+    )]
+    NanLogits {
+        /// How many tokens come before.
+        position: usize,
+    },
+    /// Models over different numbers of tokens cannot be compared.
+    #[error("one model has {a} tokens and the other {b}: only models of the same vocabulary can be compared")]
+    VocabSizes {
+        /// The tokens of one.
+        a: usize,
+        /// Those of the other.
+        b: usize,
     },
     /// There is nothing to learn from one distinct token.
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]

@@ -1,10 +1,10 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
 //! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches), [`engine`]
-//! (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`run`]
-//! (starting, resuming, and the folder a run leaves). [`stories`] is the built-in corpus, whose entropy is known, [`scaling`]
-//! says what a size is expected to reach, [`ngram`] trains what a network is compared with, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, and [`chart`]
-//! draws.
+//! (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`score`]
+//! and [`mod@compare`] (what else is measured), [`run`] (starting, resuming, and the folder a run leaves). [`stories`] is the
+//! built-in corpus, whose entropy is known, [`scaling`] says what a size is expected to reach, [`ngram`] trains what a network is
+//! compared with, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, and [`chart`] draws.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -30,7 +30,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod calibration;
 pub mod chart;
+pub mod compare;
 pub mod config;
 pub mod corpus;
 pub mod data;
@@ -49,9 +51,12 @@ pub mod run;
 pub mod samples;
 pub mod scaling;
 pub mod schedule;
+pub mod score;
 pub mod sliding;
 pub mod stories;
 pub mod sweep;
+#[cfg(test)]
+mod test_models;
 pub mod token_cache;
 pub mod train;
 

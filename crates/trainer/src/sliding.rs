@@ -68,6 +68,11 @@ impl Sliding {
     }
 }
 
+/// Windows that are computed together: neighbours of one shape, no more than keep memory small.
+pub(crate) fn batches(windows: &[SlidingWindow]) -> impl Iterator<Item = &[SlidingWindow]> {
+    windows.chunk_by(|a, b| (a.cols, a.from) == (b.cols, b.from)).flat_map(|group| group.chunks(ROWS))
+}
+
 /// A loss in sliding windows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SlidingLoss {
@@ -96,7 +101,7 @@ pub fn sliding_loss(
     let mut sums: Vec<(f64, usize)> = Vec::new();
     let windows: Vec<SlidingWindow> = sliding.windows(split.len()).collect();
     let mut done = 0;
-    for group in windows.chunk_by(|a, b| (a.cols, a.from) == (b.cols, b.from)).flat_map(|group| group.chunks(ROWS)) {
+    for group in batches(&windows) {
         let SlidingWindow { cols, from, .. } = group[0];
         let batch = split.batch(cols, group.iter().map(|window| window.start))?;
         let losses = model.losses(Windows { ids: &batch.ids, cols, from }, &batch.targets)?;

@@ -1,11 +1,7 @@
 //! `tinygpt data`.
 
-use std::{
-    io::{IsTerminal, Read, stdin},
-    path::Path,
-};
+use std::io::IsTerminal;
 
-use anyhow::Context;
 use indicatif::ProgressBar;
 use serde_json::json;
 use tinygpt_model::files::atomic;
@@ -17,6 +13,7 @@ use tinygpt_trainer::{
 use crate::{
     args::{AcceptArgs, FetchArgs, SynthArgs},
     output::{Usage, new_or_replaced, print_json, print_stdout},
+    text_input::read_text,
 };
 
 /// How many rejected stories are shown.
@@ -79,18 +76,6 @@ pub fn accept(args: &AcceptArgs) -> anyhow::Result<()> {
         report += &format!("... and {} more; --json lists all\n", rejected.len() - SHOWN);
     }
     Ok(print_stdout(&report)?)
-}
-
-fn read_text(path: &Path) -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-    } else {
-        bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        anyhow::anyhow!("{} is not UTF-8: bad byte at offset {}", path.display(), e.utf8_error().valid_up_to())
-    })
 }
 
 pub fn fetch(args: &FetchArgs) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod bench;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod devices;
@@ -12,6 +13,7 @@ pub mod info;
 pub mod lab;
 pub mod plan;
 pub mod sample;
+pub mod score;
 pub mod selftest;
 pub mod sweep;
 pub mod train;

@@ -2,7 +2,7 @@
 
 use tokenizers::{DecoderWrapper, ModelWrapper, PreTokenizerWrapper};
 
-use super::{Result, TokenizerError};
+use super::{Result, TokenizerError, byte_level};
 
 /// A tokenizer of the `tokenizers` crate, and what is known about it.
 #[derive(Clone)]
@@ -56,18 +56,43 @@ impl Library {
 
     pub(super) fn token_bytes(&self, id: u32) -> Result<usize> {
         let token = self.token(id)?;
-        if self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
+        if self.is_added(id) {
             return Ok(token.len());
         }
         if self.byte_level {
             // Each character of the byte-level alphabet is one byte.
             return Ok(token.chars().count());
         }
-        if is_byte_fallback(&token) {
+        if byte_fallback(&token).is_some() {
             return Ok(1);
         }
-        // Decoders treat the first token in its own way (a leading space is dropped), so the second one is measured.
-        Ok(self.decode(&[id, id])?.len().saturating_sub(self.decode(&[id])?.len()))
+        Ok(self.added_text(id)?.len())
+    }
+
+    pub(super) fn token_text(&self, id: u32) -> Result<String> {
+        let token = self.token(id)?;
+        if self.is_added(id) {
+            return Ok(token);
+        }
+        if self.byte_level {
+            let bytes: Option<Vec<u8>> = token.chars().map(byte_level::byte_of).collect();
+            return Ok(bytes.map_or(token, |bytes| byte_level::text_of(&bytes)));
+        }
+        match byte_fallback(&token) {
+            Some(byte) => Ok(byte_level::text_of(&[byte])),
+            None => self.added_text(id),
+        }
+    }
+
+    fn is_added(&self, id: u32) -> bool {
+        self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// What a second token adds to the text of a first one: decoders treat the first in their own way (a leading space is
+    /// dropped).
+    fn added_text(&self, id: u32) -> Result<String> {
+        let (one, two) = (self.decode(&[id])?, self.decode(&[id, id])?);
+        Ok(two.get(one.len()..).unwrap_or_default().to_owned())
     }
 
     pub(super) fn id_of(&self, text: &str) -> Option<u32> {
@@ -99,8 +124,8 @@ fn is_byte_level(tokenizer: &tokenizers::Tokenizer) -> bool {
     gpt2_words && bytes_back && plain_bpe && added_tokens_uncut && tokenizer.get_normalizer().is_none()
 }
 
-/// Whether a token is a byte that a vocabulary of characters falls back to, as `<0xE2>`.
-fn is_byte_fallback(token: &str) -> bool {
-    let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-    hex.is_some_and(|hex| hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+/// The byte that a token of a vocabulary of characters stands for, where it is one that these fall back to, as `<0xE2>`.
+fn byte_fallback(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'))?;
+    (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok()).flatten()
 }

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 mod bpe;
+mod byte_level;
 mod char;
 mod encode;
 mod library;
@@ -263,6 +264,18 @@ impl Tokenizer {
         match &self.inner {
             Inner::Char(table) => Ok(table.char_of(id)?.len_utf8()),
             Inner::Library(library) => library.token_bytes(id),
+        }
+    }
+
+    /// The text that a token adds to a text that already has tokens. Bytes that are no UTF-8 by themselves, which a token of a
+    /// byte-level BPE that is a part of a character has, are written as `\xE2`.
+    ///
+    /// # Errors
+    /// When the id is not in the vocabulary.
+    pub fn token_text(&self, id: u32) -> Result<String> {
+        match &self.inner {
+            Inner::Char(table) => table.char_of(id).map(String::from),
+            Inner::Library(library) => library.token_text(id),
         }
     }
 

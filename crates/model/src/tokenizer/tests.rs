@@ -231,6 +231,20 @@ fn a_stream_gives_whole_characters_and_the_broken_rest_at_the_end() {
     assert_eq!(stream.finish().unwrap(), "\u{fffd}");
 }
 
+#[test]
+fn the_texts_of_tokens_join_to_the_text_but_for_parts_of_characters() {
+    let bytes = Tokenizer::train_bpe(text("ab"), 256).unwrap();
+    let shown = |tokenizer: &Tokenizer, text: &str| -> Vec<String> {
+        tokenizer.encode(text).unwrap().iter().map(|&id| tokenizer.token_text(id).unwrap()).collect()
+    };
+    assert_eq!(shown(&bytes, "a\n é"), ["a", "\n", " ", r"\xC3", r"\xA9"]);
+    assert_eq!(shown(&BPE, "the cat").concat(), "the cat");
+    assert_eq!(shown(&load(&with_special_token(BPE.json())), "a<|endoftext|>").concat(), "a<|endoftext|>");
+    let chars = Tokenizer::train_char(text("aé")).unwrap();
+    assert_eq!(shown(&chars, "éa"), ["é", "a"]);
+    assert!(matches!(chars.token_text(2), Err(TokenizerError::UnknownId { id: 2, vocab_size: 2 })));
+}
+
 /// Texts in which white space, contractions, digits, letters and special tokens meet in every way.
 fn texts() -> impl Strategy<Value = String> {
     let parts = [

@@ -21,12 +21,15 @@
 mod accept;
 mod ambiguity;
 mod check;
+mod derive;
 mod draw;
 mod entropy;
 mod grammar;
+mod next_words;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod truth;
 #[cfg(test)]
 mod words;
 
@@ -35,6 +38,7 @@ use std::sync::OnceLock;
 pub use accept::Rejected;
 pub use draw::Story;
 pub use grammar::{Grammar, GrammarError, Problem};
+pub use truth::{StoryTruth, TruthError};
 
 /// The text of [`Grammar::builtin`].
 const BUILTIN_TEXT: &str = include_str!("../../data/stories.grammar");

@@ -1,0 +1,46 @@
+//! The charts of a comparison.
+
+use tinygpt_trainer::{
+    calibration::Calibration,
+    chart::{Axis, Color, Figure, Mark, Panel},
+    compare::Divergence,
+};
+
+use super::CompareReport;
+
+/// The divergences and the entropies by context, and the calibration of both.
+pub fn figure(report: &CompareReport) -> Figure {
+    let positions = &report.comparison.positions;
+    let line = |name: &str, color, value: fn(&Divergence) -> f64| {
+        let points = (1..).map(f64::from).zip(positions.iter().map(value)).collect();
+        Mark::line(name, points).color(Color::Series(color))
+    };
+    let context = || Axis::linear("tokens of context");
+    let mut divergence = Panel::new("divergence", context(), Axis::linear("nats a token"));
+    // Infinite divergences have no line.
+    let lines: [(_, _, fn(&Divergence) -> f64); 3] =
+        [("KL(A||B)", 2, |d| d.kl_ab), ("KL(B||A)", 3, |d| d.kl_ba), ("Jensen-Shannon", 4, |d| d.jensen_shannon)];
+    for (name, color, value) in lines {
+        if positions.iter().any(|position| value(position).is_finite()) {
+            divergence = divergence.mark(line(name, color, value));
+        }
+    }
+    let entropy = Panel::new("entropy", context(), Axis::linear("nats a token"))
+        .mark(line("A", 0, |d| d.entropy_a))
+        .mark(line("B", 1, |d| d.entropy_b));
+    let share = |label: &str| Axis::linear(label).range(0.0, 1.0);
+    let mut calibration = Panel::new("calibration", share("predicted probability"), share("observed share"))
+        .mark(Mark::diagonal("perfect"));
+    for (color, (name, curve)) in
+        [("A", &report.comparison.calibration.a), ("B", &report.comparison.calibration.b)].into_iter().enumerate()
+    {
+        calibration = calibration.mark(curve_of(name, curve).color(Color::Series(color)));
+    }
+    Figure::new(vec![divergence, entropy, calibration])
+        .title(format!("A {}, B {}", report.a, report.b))
+        .panel_size(480, 400)
+}
+
+fn curve_of(name: &str, curve: &Calibration) -> Mark {
+    Mark::line(name, curve.bins.iter().map(|bin| (bin.predicted, bin.observed)).collect())
+}

@@ -1,0 +1,111 @@
+//! Whether what a model predicts happens as often as it says (Guo et al., 2017, "On Calibration of Modern Neural Networks").
+
+use serde::Serialize;
+
+use crate::compare::most_probable;
+
+/// Bins of equal width for probabilities from 0 to 1.
+const BINS: usize = 20;
+
+/// Predictions of a similar probability.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CalibrationBin {
+    /// The least probability; each bin is a twentieth wide.
+    pub from: f64,
+    /// How many predictions.
+    pub count: u64,
+    /// Their mean probability.
+    pub predicted: f64,
+    /// The share of them that happened.
+    pub observed: f64,
+}
+
+/// A calibration curve, and how far it is off.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Calibration {
+    /// Every token of the vocabulary in every context is a prediction. Bins without any are left out.
+    pub bins: Vec<CalibrationBin>,
+    /// The mean of `|observed - predicted|` over the predictions, times the number of tokens, so that it does not depend on how
+    /// many of them are hopeless: the probability a context that is wrong by this curve.
+    pub error: f64,
+    /// The expected calibration error of Guo et al.: the mean of `|observed - predicted|` over the most probable tokens of all
+    /// contexts, by bins of these alone.
+    pub top_error: f64,
+}
+
+/// The predictions so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    contexts: u64,
+    all: [Bin; BINS],
+    top: [Bin; BINS],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Bin {
+    count: u64,
+    sum: f64,
+    happened: u64,
+}
+
+impl Bin {
+    fn add(&mut self, probability: f64, happened: bool) {
+        self.count += 1;
+        self.sum += probability;
+        self.happened += u64::from(happened);
+    }
+
+    /// `count * |observed - predicted|`.
+    fn off(&self) -> f64 {
+        (self.happened as f64 - self.sum).abs()
+    }
+}
+
+fn bin(probability: f64) -> usize {
+    ((probability * BINS as f64) as usize).min(BINS - 1)
+}
+
+impl Counts {
+    /// Adds the predictions `p (V)` of a context, of which `target` happened.
+    pub(crate) fn add(&mut self, p: &[f64], target: u32) {
+        self.contexts += 1;
+        for (id, &probability) in p.iter().enumerate() {
+            self.all[bin(probability)].add(probability, id == target as usize);
+        }
+        let top = most_probable(p);
+        self.top[bin(p[top])].add(p[top], top == target as usize);
+    }
+
+    /// The curve.
+    pub(crate) fn finish(self) -> Calibration {
+        let error = |bins: &[Bin]| bins.iter().map(Bin::off).sum::<f64>() / self.contexts.max(1) as f64;
+        let used = self.all.iter().enumerate().filter(|(_, bin)| bin.count > 0);
+        let bins = used.map(|(i, &Bin { count, sum, happened })| CalibrationBin {
+            from: i as f64 / BINS as f64,
+            count,
+            predicted: sum / count as f64,
+            observed: happened as f64 / count as f64,
+        });
+        Calibration { bins: bins.collect(), error: error(&self.all), top_error: error(&self.top) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_has_the_mean_probability_and_the_share_that_happened() {
+        let mut counts = Counts::default();
+        // Four contexts with 0.75 for token 0, which comes three times; then one that is sure and wrong.
+        [0, 0, 0, 1].iter().for_each(|&target| counts.add(&[0.75, 0.25, 0.0], target));
+        counts.add(&[0.0, 0.0, 1.0], 1);
+        let Calibration { bins, error, top_error } = counts.finish();
+        let bin = |from, count, predicted, observed| CalibrationBin { from, count, predicted, observed };
+        let expected =
+            [bin(0.0, 6, 0.0, 1.0 / 6.0), bin(0.25, 4, 0.25, 0.25), bin(0.75, 4, 0.75, 0.75), bin(0.95, 1, 1.0, 0.0)];
+        assert_eq!(bins, expected);
+        // Of five contexts, a token of probability 0 came, and one of probability 1 did not.
+        assert!((error - 2.0 / 5.0).abs() < 1e-12 && (top_error - 1.0 / 5.0).abs() < 1e-12, "{error} {top_error}");
+    }
+}
