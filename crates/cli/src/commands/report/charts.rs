@@ -100,9 +100,14 @@ pub fn calibration(curve: &Calibration) -> Figure {
 
 /// Where a head looks: the first `n` positions of its map.
 pub fn attention(tokens: &[String], map: &[Vec<f64>], n: usize) -> Figure {
-    let axis = |label: &str| Axis::categories(label, &tokens[..n]);
+    // Beside a map the space that a token begins with is in the way.
+    let name = |token: &String| match token.trim_start_matches('␣') {
+        "" => token.clone(),
+        word => word.to_owned(),
+    };
+    let axis = || Axis::categories("", tokens[..n].iter().map(name));
     let rows = map.iter().take(n).map(|row| row[..n].to_vec()).collect();
-    Figure::new(vec![Panel::new("", axis("key"), axis("query")).mark(Mark::heat_map(rows))]).panel_size(300, 260)
+    Figure::new(vec![Panel::new("", axis(), axis()).mark(Mark::heat_map(rows))]).panel_size(340, 280)
 }
 
 #[cfg(test)]

@@ -161,10 +161,14 @@ fn about_limit(losses: &Losses, gap: f64, limit: Limit) -> String {
     // Of the distance from the floor, what the training loss has is bias, and what comes to it on other text is variance.
     let parts = floor.map(|floor| {
         let (above, bias) = (validation - floor, train - floor);
-        format!(
-            "The validation loss is {above:.4} above the entropy of the text ({floor:.4}): {bias:.4} of it the model has on its \
-             training text as well, which is bias, and {gap:.4} is the gap. "
-        )
+        let parts = if gap > losses.noise() {
+            format!(
+                "{bias:.4} of it the model has on its training text as well, which is bias, and {gap:.4} is the gap"
+            )
+        } else {
+            format!("on its training text the model is as far from it ({bias:.4}), which is bias")
+        };
+        format!("The validation loss is {above:.4} above the entropy of the text ({floor:.4}): {parts}. ")
     });
     let parts = parts.unwrap_or_default();
     let advice = match limit {

@@ -57,11 +57,11 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
 
 fn report_json<'a>(out: &Path, figures: &'a Figures) -> ReportJson<'a> {
     let Figures { run, summary, generalization, baselines, attention, calibration, .. } = figures;
-    let mut left_out: Vec<&str> = [reason(generalization), reason(baselines), reason(attention), reason(calibration)]
-        .into_iter()
-        .flatten()
-        .collect();
-    left_out.dedup();
+    let mut left_out: Vec<&str> = Vec::new();
+    for reason in [reason(generalization), reason(baselines), reason(attention), reason(calibration)] {
+        // Several parts may lack the same.
+        left_out.extend(reason.filter(|reason| !left_out.contains(reason)));
+    }
     ReportJson {
         page: out.display().to_string(),
         run,

@@ -1,4 +1,5 @@
-//! The page: one file of HTML that needs nothing else, light and dark. All that users and models wrote is escaped.
+//! The page: one file of HTML that needs nothing else, light and dark. All that users and models wrote is escaped. It is
+//! well-formed XML as well, so that a test can read it.
 
 use std::fmt::Write as _;
 
@@ -48,8 +49,8 @@ pub fn html(figures: &Figures) -> anyhow::Result<String> {
     ];
     let title = shown(&figures.run);
     let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}: tinygpt report</title>\n\
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title}: tinygpt report</title>\n\
          <style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n<p class=\"soft\">A training run of tinygpt, \
          configuration <code>{}</code>.</p>\n<nav aria-label=\"Sections\">\n",
         shown(&figures.config.name)
@@ -148,14 +149,15 @@ fn losses(figures: &Figures) -> anyhow::Result<String> {
     let best = figures.summary.best.map_or(String::new(), |best| {
         format!(" The lowest validation loss was {:.4} at update {}.", best.val_loss, in_thousands(best.step as usize))
     });
-    chart(
+    let figure = chart(
         &figure,
         &format!("Training and validation loss over the updates.{best}"),
         &format!(
             "Training loss of single batches (light) and its running mean; validation loss at each evaluation, an estimate \
              without dropout.{best}"
         ),
-    )
+    )?;
+    Ok(format!("<div class=\"large\">\n{figure}</div>\n"))
 }
 
 fn no_metrics() -> String {
@@ -358,7 +360,7 @@ fn calibration(of: &CalibrationPart) -> anyhow::Result<String> {
 
 fn configuration(figures: &Figures) -> anyhow::Result<String> {
     Ok(format!(
-        "<details open>\n<summary>Every key of <code>train.toml</code></summary>\n<pre>\n{}</pre>\n</details>\n",
+        "<details open=\"\">\n<summary>Every key of <code>train.toml</code></summary>\n<pre>\n{}</pre>\n</details>\n",
         shown(&figures.config.to_toml()?)
     ))
 }
