@@ -177,8 +177,8 @@ fn updates(figures: &Figures) -> anyhow::Result<String> {
         (
             charts::update_ratio(&rows),
             "Update-to-weight ratio",
-            "The norm of the update before each evaluation over the norm of the weights. About a thousandth is usual: far \
-             less and the model hardly moves, far more and it forgets.",
+            "The norm of the update before each evaluation over the norm of the weights. It follows the learning rate; with \
+             AdamW about a thousandth is usual: with far less the model hardly moves, with far more it forgets.",
         ),
         (charts::throughput(&rows), "Throughput", "Training tokens a second. Dips are other work on the same machine."),
     ];
