@@ -47,14 +47,14 @@ def update(shape, precision):
     product("MLP, up", c, 4 * c)
     product("MLP, down", 4 * c, c)
     product("head", c, v, repeat=1)
-    norms = 2 * layers + 1
-    add("norms, forward", norms, (4 + e) * nc)
-    add("norms, backward", norms, (4 + e + 4 + 4) * nc)
+    # The first norm is alone; each other one has the residual sum before it.
+    add("norms, forward", 1, (4 + e) * nc)
+    add("norms, backward", 1, (4 + e + 4 + 4) * nc)
+    add("residual sums with dropout and norm, forward", 2 * layers, (8 + 2 * e) * nc)
+    of_branch = e if shape["dropout"] or precision == "bf16" else 0
+    add("residual sums with dropout and norm, backward", 2 * layers, (4 + e + 4 + 4 + of_branch) * nc)
     add("GELU, forward", layers, 2 * e * 4 * nc)
     add("GELU, backward", layers, 3 * e * 4 * nc)
-    add("residual sums with dropout, forward", 2 * layers, (e + 8) * nc)
-    if shape["dropout"] or precision == "bf16":
-        add("residual sums with dropout, backward", 2 * layers, (4 + e) * nc)
     half = 2 * b * heads * (t * t / 2) * (c // heads)  # operations of one product over what a position sees
     add("attention, forward", layers, e * 4 * nc, 2 * half, "attention")
     add("attention, gradient of queries", layers, e * 6 * nc, 3 * half, "attention")

@@ -84,3 +84,4 @@ __device__ __forceinline__ void backward(T *logits, const unsigned *targets, con
 
 CROSS_ENTROPY(float)
 CROSS_ENTROPY(bf16)
+CROSS_ENTROPY(f16)

@@ -37,3 +37,27 @@ __device__ __forceinline__ bool is_kept(const Dropout &dropout, const HashPolyno
     const unsigned linear = (p.c2 * x + p.c1) % HASH_PRIME;
     return (linear * x + p.c0) % HASH_PRIME >= dropout.threshold;
 }
+
+// `x`, the element `i` of what is dropped, times its mask (none where the threshold is 0), with the polynomial of its block. What is
+// dropped is 0, a NaN too.
+__device__ __forceinline__ float masked(const Dropout &dropout, const HashPolynomial &p, float x, unsigned long long i) {
+    const unsigned in_block = (unsigned)i & ((1u << HASH_BLOCK_BITS) - 1);
+    return dropout.threshold == 0 || is_kept(dropout, p, in_block) ? x * dropout.scale : 0.0f;
+}
+
+// The masks of elements that a thread takes in ascending order: the polynomial of a block is computed where the thread enters it.
+struct RowMask {
+    const Dropout &dropout;
+    unsigned long long block = ~0ull;
+    HashPolynomial polynomial = {};
+
+    __device__ __forceinline__ explicit RowMask(const Dropout &dropout) : dropout(dropout) {}
+
+    __device__ __forceinline__ float apply(float x, unsigned long long i) {
+        if (dropout.threshold != 0 && i >> HASH_BLOCK_BITS != block) {
+            block = i >> HASH_BLOCK_BITS;
+            polynomial = hash_polynomial(dropout, block);
+        }
+        return masked(dropout, polynomial, x, i);
+    }
+};

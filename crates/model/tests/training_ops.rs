@@ -9,7 +9,7 @@ use crate::common::{
 use candle_core::{D, DType, Device, Tensor, Var};
 use tinygpt_model::{
     Dropout, Gpt, GptConfig, Precision,
-    config::LAYER_NORM_EPS,
+    config::{LAYER_NORM_EPS, Norm},
     dropout::MaskSource,
     ops::{self, Activation, TensorAttention, Tokens},
     params::to_tensors,
@@ -201,6 +201,43 @@ fn norm_activation_and_dropout_equal_the_plain_compositions() {
             let ours = |x: &[Tensor]| dropout.apply(3, &x[0]).unwrap();
             compare(&label, ROUNDING, &inputs, &ours, &|x| (&x[0] * &mask).unwrap());
         }
+    }
+}
+
+#[test]
+fn operations_that_are_computed_as_one_equal_the_plain_compositions() {
+    let mut rng = Random::new(5);
+    for (b, t, c) in [(1, 1, 2), (2, 3, 5), (4, 7, 33)] {
+        let label = format!("B {b}, T {t}, C {c}");
+        let biased = [random(&mut rng, &[b, t, c]), random(&mut rng, &[c])];
+        let ours = |x: &[Tensor]| ops::activate_biased(&x[0], Some(&x[1]), Activation::GeluNew).unwrap();
+        let theirs = |x: &[Tensor]| plain::gelu_new(&x[0].broadcast_add(&x[1]).unwrap()).unwrap();
+        compare(&label, ROUNDING, &biased, &ours, &theirs);
+        let biased = [random(&mut rng, &[b, t, 2 * c]), random(&mut rng, &[2 * c])];
+        let ours = |x: &[Tensor]| ops::swiglu_biased(&x[0], Some(&x[1])).unwrap();
+        let theirs = |x: &[Tensor]| {
+            let sum = x[0].broadcast_add(&x[1]).unwrap();
+            let half = |i: usize| sum.narrow(2, i * c, c).unwrap();
+            (half(0).silu().unwrap() * half(1)).unwrap()
+        };
+        compare(&label, ROUNDING, &biased, &ours, &theirs);
+
+        let dropout = Dropout { p: 0.4, seed: 1, step: 2, source: MaskSource::Hash };
+        let mask = dropout.mask(3, &(b, t, c).into(), DType::F64, &CPU).unwrap();
+        let inputs = [random(&mut rng, &[b, t, c]), random(&mut rng, &[b, t, c]), random(&mut rng, &[c])];
+        // Both results are read: the sum by another sum with its norm, as in a network.
+        let ours = |x: &[Tensor]| {
+            let norm = (Norm::Rms, (&x[2], None));
+            let [sum, y] = ops::residual_norm(&x[0], &x[1], Some((&dropout, 3)), norm, DType::F64).unwrap();
+            let [_, y] = ops::residual_norm(&sum, &y, None, norm, DType::F64).unwrap();
+            y
+        };
+        let theirs = |x: &[Tensor]| {
+            let sum = (&x[0] + (&x[1] * &mask).unwrap()).unwrap();
+            let y = plain::rms_norm(&sum, &x[2]).unwrap();
+            plain::rms_norm(&(sum + y).unwrap(), &x[2]).unwrap()
+        };
+        compare(&label, ROUNDING, &inputs, &ours, &theirs);
     }
 }
 

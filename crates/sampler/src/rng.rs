@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn domains_of_one_seed_are_different() {
         use RngDomain::*;
-        let blocks = [Sampling, Init, Dropout, Windows, Stories, Noise].map(|domain| philox_at(7, domain, 0, 0));
+        let blocks = [Sampling, Init, Dropout, Windows, Stories, Noise, Text].map(|domain| philox_at(7, domain, 0, 0));
         for i in 0..blocks.len() {
             for j in 0..i {
                 assert_ne!(blocks[i], blocks[j]);

@@ -3,12 +3,13 @@
 // A launch covers the elements of all parameters in blocks of 1024, none of which spans two parameters. `table` has a row for each
 // parameter; a block finds its parameter by its own number.
 #include "reduce.cuh"
+#include "table.cuh"
 
 namespace {
 
 constexpr unsigned THREADS = 256, ELEMENTS = 1024;
 
-// A row of the table. The host (src/engine/tensors/kernels.rs) writes the same seven words.
+// A row of the table. The host (src/engine/tensors/kernels/mod.rs) writes the same seven words.
 struct Parameter {
     unsigned long long param, grad;  // addresses of floats
     unsigned long long first_block;  // of this launch
@@ -17,34 +18,11 @@ struct Parameter {
     unsigned long long decay, rate;  // the bits of floats: what it is multiplied with first, what its step is multiplied with
 };
 
-// The parameter of a block: the last whose first block is not behind it.
-__device__ __forceinline__ const Parameter *parameter_of(const Parameter *table, unsigned parameters, unsigned block) {
-    unsigned low = 0, high = parameters;
-    while (high - low > 1) {
-        const unsigned middle = (low + high) / 2;
-        if (table[middle].first_block <= block) low = middle;
-        else high = middle;
-    }
-    return table + low;
-}
-
-__device__ __forceinline__ float block_sum(float x) {
-    __shared__ float sums[THREADS / 32];
-    x = warp_sum(x);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
-    __syncthreads();
-    float sum = sums[0];
-    for (unsigned k = 1; k < THREADS / 32; k++) sum += sums[k];
-    return sum;
-}
-
-__device__ __forceinline__ float float_of(unsigned long long bits) { return __uint_as_float((unsigned)bits); }
-
 }  // namespace
 
 // The sum of the squares of each block's gradients: `sums (blocks)`.
 extern "C" __global__ void sum_of_squares(const Parameter *table, unsigned parameters, float *sums) {
-    const Parameter *p = parameter_of(table, parameters, blockIdx.x);
+    const Parameter *p = row_of(table, parameters, blockIdx.x);
     const float *grad = reinterpret_cast<const float *>(p->grad);
     const unsigned long long first = (blockIdx.x - p->first_block) * ELEMENTS;
     float sum = 0.0f;
@@ -54,7 +32,7 @@ extern "C" __global__ void sum_of_squares(const Parameter *table, unsigned param
         const float g = i < p->elements ? grad[i] : 0.0f;
         sum += g * g;
     }
-    sum = block_sum(sum);
+    sum = block_sum<THREADS>(sum);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
@@ -79,7 +57,7 @@ extern "C" __global__ void clip_factor(const float *sums, float *norm_and_factor
 // `1 - beta2^n`.
 extern "C" __global__ void adamw(const Parameter *table, unsigned parameters, const float *norm_and_factor, float *m, float *v,
                                  float beta1, float beta2, float rest1, float rest2, float eps, float step_scale, float v_scale) {
-    const Parameter *p = parameter_of(table, parameters, blockIdx.x);
+    const Parameter *p = row_of(table, parameters, blockIdx.x);
     float *param = reinterpret_cast<float *>(p->param);
     const float *grad = reinterpret_cast<const float *>(p->grad);
     const float decay = float_of(p->decay), scale = step_scale * float_of(p->rate), factor = norm_and_factor[1];

@@ -202,16 +202,6 @@ impl Split {
         Ok(())
     }
 
-    /// All tokens, in memory.
-    ///
-    /// # Errors
-    /// When the token cache cannot be read.
-    pub fn tokens(&self) -> Result<Vec<u32>> {
-        let mut tokens = vec![0; self.len];
-        self.read(0, &mut tokens)?;
-        Ok(tokens)
-    }
-
     /// Copies the tokens from index `at` on, as many as `tokens` holds.
     ///
     /// # Errors
@@ -282,6 +272,16 @@ impl Split {
             Ok(())
         })?;
         Ok(chars + text.finish()?.chars().count() as u64)
+    }
+
+    /// All tokens, in memory.
+    ///
+    /// # Errors
+    /// When the token cache cannot be read.
+    pub fn tokens(&self) -> Result<Vec<u32>> {
+        let mut tokens = vec![0; self.len];
+        self.read(0, &mut tokens)?;
+        Ok(tokens)
     }
 
     /// Calls `f` with all tokens but the first, in order.

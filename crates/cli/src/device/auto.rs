@@ -45,8 +45,8 @@ const LAUNCH: f64 = 4e-6;
 const STEP_LAUNCHES: (f64, f64) = if cfg!(feature = "metal") { (40.0, 75.0) } else { (5.0, 12.0) };
 /// Launches and products of a batch of training with its update: of a layer, and beside the layers.
 const BATCH_LAUNCHES: (f64, f64) = if cfg!(feature = "metal") { (175.0, 300.0) } else { (32.0, 40.0) };
-/// The same with Muon, rotary positions or QK-norm, which are tensor operations everywhere.
-const MODERN_BATCH_LAUNCHES: (f64, f64) = (220.0, 300.0);
+/// The same with Muon, rotary positions or QK-norm.
+const MODERN_BATCH_LAUNCHES: (f64, f64) = if cfg!(feature = "metal") { (220.0, 300.0) } else { (32.0, 80.0) };
 /// Bytes and floating-point operations a second of a GPU for consumers.
 const GPU: (f64, f64) = (1e12, 2e13);
 /// Floating-point operations a second of a core in products, half of its peak.

@@ -56,7 +56,7 @@ impl LanguageModel for NgramModel {
 }
 
 impl NgramModel {
-    /// A decoder, for [`generate`](crate::generate).
+    /// A decoder, for [`generate()`](crate::generate()).
     pub fn decoder(&self) -> NgramDecoder<'_> {
         NgramDecoder { model: self, rows: Vec::new(), probs: vec![0.0; self.vocab_size()], logits: Vec::new() }
     }

@@ -8,8 +8,9 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel, exp};
 
 use super::{
     Operation,
-    kernels::{decode::Epilogue, elementwise, kernels_for_values},
+    kernels::{decode::Epilogue, elementwise::MlpFunction},
     launches::count_launch,
+    linear::add_bias,
     tape,
 };
 use crate::{
@@ -38,9 +39,9 @@ pub enum Activation {
 /// Applies the activation to each element.
 #[derive(Debug, Clone)]
 pub(crate) struct Activate {
-    x: Value,
-    y: Value,
-    activation: Activation,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
+    pub(crate) activation: Activation,
 }
 
 impl NetworkBuilder {
@@ -121,21 +122,25 @@ const CUBE: f64 = 0.044_715;
 /// # Errors
 /// When the device is out of memory.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    if let Some((kernels, element)) = kernels_for_values(x) {
-        let y = elementwise::activate(&kernels, (x, element), activation)?;
-        let input = x.clone();
-        tape::record("activation", [x], &y, move |dy| {
-            Ok([elementwise::activate_backward(&kernels, (&input, element), activation, &dy.contiguous()?)?])
-        });
+    activate_biased(x, None, activation)
+}
+
+/// The activation of `x (.., C)` with a bias `(C)` added before it, or without one.
+///
+/// # Errors
+/// On a shape mismatch, or when the device is out of memory.
+pub fn activate_biased(x: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
+    if let Some(y) = MlpFunction::from(activation).apply(x, bias)? {
         return Ok(y);
     }
+    let x = add_bias(x.clone(), bias)?;
     let y = match activation {
         Activation::Gelu => count_launch(x.gelu_erf())?,
-        Activation::GeluNew => count_launch(x.mul(&count_launch(gelu_new_tanh(x)?.affine(0.5, 0.5))?))?,
+        Activation::GeluNew => count_launch(x.mul(&count_launch(gelu_new_tanh(&x)?.affine(0.5, 0.5))?))?,
         Activation::Relu2 => count_launch(count_launch(x.relu())?.sqr())?,
     };
     let input = x.clone();
-    tape::record("activation", [x], &y, move |dy| Ok([count_launch(dy.mul(&derivative(&input, activation)?))?]));
+    tape::record("activation", [&x], &y, move |dy| Ok([count_launch(dy.mul(&derivative(&input, activation)?))?]));
     Ok(y)
 }
 

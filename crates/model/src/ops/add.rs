@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{Operation, kernels::residual_sum, tape};
+use super::{Operation, residual_sum};
 use crate::{
     Result,
     cpu::{
@@ -39,11 +39,7 @@ impl Operation for Add {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let (x, y) = (pass.value(self.x)?, pass.value(self.y)?);
-        match residual_sum(&x, &y, None)? {
-            Some(sum) => Ok(sum),
-            None => Ok(tape::add(&x, &tape::cast(&y, x.dtype())?)?),
-        }
+        residual_sum(&pass.value(self.x)?, &pass.value(self.y)?, None)
     }
 
     fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {

@@ -1,15 +1,12 @@
 //! Layer norm over a row: `(x - mean) / sqrt(var + eps) * w + b`, with the biased variance (Ba et al., 2016).
 
 use candle_core::{DType, Tensor};
-use tinygpt_sampler::{
-    kernels::Kernels,
-    simd::{Kernel, Simd, SimdLevel},
-};
+use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
     kernels::{
-        Element, kernels_for,
+        kernels_for,
         norm::{self, NormKernels},
     },
     launches::{count_launch, mean, sum_rows},
@@ -32,12 +29,19 @@ use crate::{
 /// Layer norm of each row.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerNorm {
-    x: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
     /// `(C)`.
     weight: ParamId,
     /// `(C)`.
     bias: Option<ParamId>,
+}
+
+impl LayerNorm {
+    /// Its kind and parameters.
+    pub(crate) fn norm(&self) -> InputNorm {
+        InputNorm { kind: Norm::Layer, weight: self.weight, bias: self.bias }
+    }
 }
 
 impl NetworkBuilder {
@@ -78,8 +82,7 @@ impl Operation for LayerNorm {
     }
 
     fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
-        let norm = InputNorm { kind: Norm::Layer, weight: self.weight, bias: self.bias };
-        fusion.norm(self.x, norm, self.y)
+        fusion.norm(self.x, self.norm(), self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
@@ -171,14 +174,14 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> 
     layer_norm_to(x, w, b, w.dtype())
 }
 
-/// [`layer_norm`] whose kernels write values of a narrower type, bf16, where products alone read them.
-fn layer_norm_to(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Result<Tensor> {
+/// [`layer_norm`] whose kernels write values of a narrower type where products alone read them.
+pub(super) fn layer_norm_to(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Result<Tensor> {
     let x = &tape::cast(x, w.dtype())?;
     let inputs: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
     if norm::fits(w.elem_count(), b.is_some())
         && let Some(kernels) = kernels_for(&inputs)
     {
-        return Ok(norm_by_kernels(kernels, NormKernels::layer_norm(LAYER_NORM_EPS), (x, w, b), dtype)?);
+        return Ok(NormKernels::of(Norm::Layer).apply(kernels, x, (w, b), dtype)?);
     }
     let y = count_launch(Normalized::new(x)?.z.broadcast_mul(w))?;
     let inputs = (x.clone(), w.clone());
@@ -194,28 +197,6 @@ fn layer_norm_to(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Re
         Ok(vec![tape::plus(before, dx)?, dw])
     });
     add_bias(y, b)
-}
-
-/// A norm over the last dimension by kernels, to values of a type, recorded.
-pub(super) fn norm_by_kernels(
-    kernels: Kernels,
-    norm: NormKernels,
-    (x, w, b): (&Tensor, &Tensor, Option<&Tensor>),
-    dtype: DType,
-) -> candle_core::Result<Tensor> {
-    let element = if dtype == DType::BF16 { Element::Bf16 } else { Element::F32 };
-    let y = norm.forward(&kernels, (x, w, b), element)?;
-    let (of_x, of_w, bias) = (x.clone(), w.clone(), b.is_some());
-    let inputs: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
-    tape::record_adding("norm", &inputs, &y, move |dy, before| {
-        norm.backward(
-            &kernels,
-            (&of_x, &of_w, bias),
-            &dy.contiguous()?,
-            before.map(|before| before.contiguous()).transpose()?.as_ref(),
-        )
-    });
-    Ok(y)
 }
 
 /// Normalized rows, and the reciprocal standard deviations.

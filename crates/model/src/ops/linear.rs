@@ -28,7 +28,18 @@ pub(crate) struct Linear {
     /// `(in, out)`.
     pub(crate) weight: ParamId,
     /// `(out)`.
-    bias: Option<ParamId>,
+    pub(crate) bias: Option<ParamId>,
+}
+
+impl Linear {
+    /// The layer on candle tensors without its bias: `(B, T, out)`.
+    pub(crate) fn product(&self, pass: &Pass<'_>) -> Result<Tensor> {
+        let (x, w) = (pass.value(self.x)?, pass.param(self.weight));
+        match pass.precision() {
+            Some(precision) => linear_rounded(&x, (w, pass.operand(self.weight)), None, precision),
+            None => linear_by_row(&x, w, None),
+        }
+    }
 }
 
 impl NetworkBuilder {
@@ -66,12 +77,7 @@ impl Operation for Linear {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let (x, w) = (pass.value(self.x)?, pass.param(self.weight));
-        let b = self.bias.map(|bias| pass.param(bias));
-        match pass.precision() {
-            Some(precision) => linear_rounded(&x, (w, pass.operand(self.weight)), b, precision),
-            None => linear_by_row(&x, w, b),
-        }
+        add_bias(self.product(pass)?, self.bias.map(|bias| pass.param(bias)))
     }
 
     fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
@@ -280,13 +286,13 @@ pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
     add_bias(y.transpose(1, 2)?.contiguous()?.to_dtype(x.dtype())?, b) // (B, T, out)
 }
 
-/// f32 matrices as operands of products in bf16, rounded in one launch; nothing where there are no kernels for values in bf16.
+/// f32 matrices as operands of products in 16 bits, rounded in one launch; nothing where there are no kernels for such values.
 ///
 /// # Errors
 /// When the device is out of memory.
-pub(crate) fn round_matrices(matrices: &[&Tensor]) -> Result<Option<Vec<Tensor>>> {
+pub(crate) fn round_matrices(matrices: &[&Tensor], dtype: DType) -> Result<Option<Vec<Tensor>>> {
     match kernels_for(matrices) {
-        Some(kernels) => Ok(Some(elementwise::round_matrices(&kernels, matrices)?)),
+        Some(kernels) => Ok(Some(elementwise::round_matrices(&kernels, matrices, dtype)?)),
         None => Ok(None),
     }
 }

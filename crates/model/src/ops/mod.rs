@@ -4,7 +4,7 @@
 //! - its forward pass on **candle tensors** (`Operation::forward`), on every device, which records its
 //!   gradient on a [`Tape`]. `tests/training_ops.rs` holds it against plain tensor code with candle's own gradients.
 //!   `candle_nn`'s fused `LayerNorm`, `softmax_last_dim` and `sdpa` are not used: their results have no backward pass, and
-//!   the parameters upstream would silently get no gradient;
+//!   the parameters upstream would silently get no gradient. Some neighbours are computed as one (`tensors/fused_ops.rs`);
 //! - its place in the launches of a **decoded token on CUDA** (`Operation::fuse`; `tensors/fused/`);
 //! - its form in **CPU training** (`TrainOp`): a forward pass, and a backward pass from the tape of a sequence;
 //! - its form in **CPU decoding** (`DecodeOp`).
@@ -20,7 +20,7 @@
 //! | [`linear()`], without bias | 1, 2 | 4, 7 |
 //! | [`layer_norm()`], without bias | 11, 23 | as f32 |
 //! | [`rms_norm()`] | 8, 17 | as f32 |
-//! | rotary positions | 15, 15 | as f32 |
+//! | rotary positions | 13, 13 | as f32 |
 //! | [`activate`], `gelu` | 1, 9 | as f32 |
 //! | [`activate`], `gelu_new` | 7, 14 | as f32 |
 //! | [`activate`], `relu2` | 2, 3 | as f32 |
@@ -65,20 +65,22 @@ mod layer_norm;
 mod linear;
 mod positions;
 mod qk_norm;
+mod residual;
 mod rms_norm;
 mod rope;
 mod swiglu;
 pub(crate) mod tape;
 
-pub use activation::{Activation, activate};
+pub use activation::{Activation, activate, activate_biased};
 pub use attention::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
 pub use embedding::{DIRECT_VOCAB, Tokens, embedding};
 pub use head::{LOGIT_BYTES, cross_entropy, head_loss};
 pub use launches::{cat, count_launch, take_launches};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_by_row};
+pub use residual::residual_norm;
 pub use rms_norm::{RMS_NORM_EPS, rms_norm};
-pub use swiglu::swiglu;
+pub use swiglu::{swiglu, swiglu_biased};
 pub use tape::{Gradients, Tape, reshape, transpose};
 
 pub(crate) use activation::Activate;
@@ -93,6 +95,7 @@ pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::{Linear, ResidualLinear, round_matrices};
 pub(crate) use positions::AddPositions;
 pub(crate) use qk_norm::QkNorm;
+pub(crate) use residual::residual_sum;
 pub(crate) use rms_norm::RmsNorm;
 pub(crate) use rope::{Angles, Rope};
 pub(crate) use swiglu::Swiglu;

@@ -5,7 +5,8 @@ use candle_core::Tensor;
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
-    Operation,
+    Operation, Rope,
+    kernels::QkNormRope,
     launches::{cat_last, count_launch},
     rms_norm::{self, normalize_row, weight_grad_row},
     tape,
@@ -28,7 +29,7 @@ use crate::{
 pub(crate) struct QkNorm {
     /// Queries, keys and values of all heads side by side, `(T, (nh + 2 nkv) hs)`.
     x: Value,
-    y: Value,
+    pub(crate) y: Value,
     heads: Heads,
     /// `(hs)`, of the queries.
     q_weight: ParamId,
@@ -52,6 +53,17 @@ impl QkNorm {
     fn parts(&self) -> [(usize, ParamId); 2] {
         [(self.heads.n_head, self.q_weight), (self.heads.n_kv_head, self.k_weight)]
     }
+
+    fn weights<'a>(&self, pass: &Pass<'a>) -> [&'a Tensor; 2] {
+        self.parts().map(|(_, weight)| pass.param(weight))
+    }
+
+    /// The output of `rope`, which rotates what this one norms: by one kernel for both. Nothing where there is none.
+    pub(crate) fn forward_rotated(&self, rope: &Rope, pass: &Pass<'_>) -> Result<Option<Tensor>> {
+        let (x, angles) = (pass.value(self.x)?, (&*rope.angles, pass.past()));
+        let kernel = QkNormRope::new(&x, self.heads, Some(self.weights(pass)), Some(angles))?;
+        Ok(kernel.map(|kernel| kernel.apply(&x)).transpose()?)
+    }
 }
 
 impl Operation for QkNorm {
@@ -74,8 +86,11 @@ impl Operation for QkNorm {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let x = pass.value(self.x)?; // (B, T, (nh + 2 nkv) hs)
+        if let Some(kernel) = QkNormRope::new(&x, self.heads, Some(self.weights(pass)), None)? {
+            return Ok(kernel.apply(&x)?);
+        }
         let qkv = tape::cast(&x, pass.dtype())?;
-        let weights = self.parts().map(|(_, weight)| pass.param(weight));
+        let weights = self.weights(pass);
         let heads = self.heads;
         let y = by_head(&qkv, heads, |i, part| rms_norm::value(part, weights[i]))?;
         let (input, held) = (qkv.clone(), weights.map(Tensor::clone));

@@ -10,7 +10,6 @@ use super::{
         norm::{self, NormKernels},
     },
     launches::{count_launch, mean, sum_rows},
-    layer_norm::norm_by_kernels,
     tape,
 };
 use crate::{
@@ -32,10 +31,17 @@ pub const RMS_NORM_EPS: f64 = 1e-6;
 /// RMSNorm of each row.
 #[derive(Debug, Clone)]
 pub(crate) struct RmsNorm {
-    x: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
     /// `(C)`.
     weight: ParamId,
+}
+
+impl RmsNorm {
+    /// Its kind and parameters.
+    pub(crate) fn norm(&self) -> InputNorm {
+        InputNorm { kind: Norm::Rms, weight: self.weight, bias: None }
+    }
 }
 
 impl NetworkBuilder {
@@ -74,7 +80,7 @@ impl Operation for RmsNorm {
     }
 
     fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
-        fusion.norm(self.x, InputNorm { kind: Norm::Rms, weight: self.weight, bias: None }, self.y)
+        fusion.norm(self.x, self.norm(), self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
@@ -95,13 +101,13 @@ pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     rms_norm_to(x, w, w.dtype())
 }
 
-/// [`rms_norm`] whose kernels write values of a narrower type, bf16, where products alone read them.
-fn rms_norm_to(x: &Tensor, w: &Tensor, dtype: DType) -> Result<Tensor> {
+/// [`rms_norm`] whose kernels write values of a narrower type where products alone read them.
+pub(super) fn rms_norm_to(x: &Tensor, w: &Tensor, dtype: DType) -> Result<Tensor> {
     let x = &tape::cast(x, w.dtype())?;
     if norm::fits(w.elem_count(), false)
         && let Some(kernels) = kernels_for(&[x, w])
     {
-        return Ok(norm_by_kernels(kernels, NormKernels::rms_norm(RMS_NORM_EPS), (x, w, None), dtype)?);
+        return Ok(NormKernels::of(Norm::Rms).apply(kernels, x, (w, None), dtype)?);
     }
     let y = value(x, w)?;
     let inputs = (x.clone(), w.clone());

@@ -4,11 +4,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation,
+    kernels::QkNormRope,
     launches::{cat_last, count_launch},
     tape,
 };
@@ -33,6 +34,8 @@ pub(crate) struct Angles {
     /// `hs / 2`.
     pairs: usize,
     tables: OnceLock<Tables>,
+    /// The tables on the device that asked for them first: a network is on one.
+    on_device: OnceLock<[Tensor; 2]>,
 }
 
 /// `(block_size, hs / 2)` each.
@@ -44,7 +47,7 @@ struct Tables {
 
 impl Angles {
     fn new(block_size: usize, head_size: usize, theta: f64) -> Self {
-        Self { block_size, theta, pairs: head_size / 2, tables: OnceLock::new() }
+        Self { block_size, theta, pairs: head_size / 2, tables: OnceLock::new(), on_device: OnceLock::new() }
     }
 
     fn tables(&self) -> &Tables {
@@ -56,11 +59,19 @@ impl Angles {
         })
     }
 
-    /// The tables on a device, `(block_size, hs / 2)` each.
+    /// The tables of cosines and sines on a device, `(block_size, hs / 2)` each, which are uploaded once.
     pub(crate) fn on_device(&self, device: &Device) -> candle_core::Result<[Tensor; 2]> {
+        if let Some(tables) = self.on_device.get()
+            && tables[0].device().same_device(device)
+        {
+            return Ok(tables.clone());
+        }
         let Tables { cos, sin } = self.tables();
-        let shape = (self.block_size, self.pairs);
-        Ok([Tensor::from_slice(cos, shape, device)?, Tensor::from_slice(sin, shape, device)?])
+        let upload = |table: &[f32]| count_launch(Tensor::from_slice(table, (self.block_size, self.pairs), device));
+        let tables = [upload(cos)?, upload(sin)?];
+        // Where those of another device are held, these serve this call alone.
+        self.on_device.get_or_init(|| tables.clone());
+        Ok(tables)
     }
 
     /// The cosines and sines of a position, `(hs / 2)` each.
@@ -75,10 +86,10 @@ impl Angles {
 #[derive(Debug, Clone)]
 pub(crate) struct Rope {
     /// Queries, keys and values of all heads side by side, `(T, (nh + 2 nkv) hs)`.
-    x: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
     heads: Heads,
-    angles: Arc<Angles>,
+    pub(crate) angles: Arc<Angles>,
 }
 
 impl NetworkBuilder {
@@ -112,6 +123,9 @@ impl Operation for Rope {
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let past = pass.past();
         let x = pass.value(self.x)?;
+        if let Some(kernel) = QkNormRope::new(&x, self.heads, None, Some((&self.angles, past)))? {
+            return Ok(kernel.apply(&x)?);
+        }
         // Angles times values would lose what bf16 does not hold.
         let y = self.tensors(&tape::cast(&x, pass.dtype())?, past)?;
         Ok(tape::cast(&y, x.dtype())?)
@@ -134,52 +148,39 @@ impl Operation for Rope {
 impl Rope {
     /// Rotates `qkv (B, T, (nh + 2 nkv) hs)` at the positions from `past` on.
     fn tensors(&self, qkv: &Tensor, past: usize) -> candle_core::Result<Tensor> {
-        let y = self.rotated(qkv, past, 1.0)?;
+        let y = self.rotated(qkv, past, false)?;
         let rope = self.clone();
         // A rotation is orthogonal: its gradient is the inverse rotation.
-        tape::record("rope", [qkv], &y, move |dy| Ok([rope.rotated(dy, past, -1.0)?]));
+        tape::record("rope", [qkv], &y, move |dy| Ok([rope.rotated(dy, past, true)?]));
         Ok(y)
     }
 
-    /// Rotates `qkv (B, T, (nh + 2 nkv) hs)` by the angles times `sign`.
-    fn rotated(&self, qkv: &Tensor, past: usize, sign: f64) -> candle_core::Result<Tensor> {
+    /// Rotates `qkv (B, T, (nh + 2 nkv) hs)`, or turns it `back`.
+    fn rotated(&self, qkv: &Tensor, past: usize, back: bool) -> candle_core::Result<Tensor> {
         let (b, t, cols) = qkv.dims3()?;
         let Heads { n_head, n_kv_head, head_size: hs } = self.heads;
         let (rotated, pairs) = (n_head + n_kv_head, self.angles.pairs);
-        let (cos, sin) = self.cos_sin(past, t, sign, qkv.dtype(), qkv.device())?; // (T, 1, hs / 2) each
+        let table = |table: &Tensor| {
+            table.narrow(0, past, t)?.to_dtype(qkv.dtype())?.reshape((t, 1, pairs)) // (T, hs / 2) to (T, 1, hs / 2)
+        };
+        let [cos, sin] = self.angles.on_device(qkv.device())?;
+        let (cos, sin) = (table(&cos)?, table(&sin)?);
         let heads = qkv.reshape((b, t, rotated + n_kv_head, hs))?; // (B, T, (nh + 2 nkv) hs) to (B, T, nh + 2 nkv, hs)
         let half = |i: usize| {
             count_launch(heads.narrow(2, 0, rotated)?.narrow(3, i * pairs, pairs)?.contiguous()) // (B, T, nh + nkv, hs / 2)
         };
         let (low, high) = (half(0)?, half(1)?);
         let times = |x: &Tensor, factor: &Tensor| count_launch(x.broadcast_mul(factor));
-        let turned = [
-            count_launch(times(&low, &cos)? - times(&high, &sin)?)?,
-            count_launch(times(&high, &cos)? + times(&low, &sin)?)?,
-        ];
+        let (of_low, of_high) = (times(&low, &sin)?, times(&high, &sin)?);
+        let (low, high) = (times(&low, &cos)?, times(&high, &cos)?);
+        // The sines of the inverse rotation are negative.
+        let turned = if back {
+            [count_launch(low + of_high)?, count_launch(high - of_low)?]
+        } else {
+            [count_launch(low - of_high)?, count_launch(high + of_low)?]
+        };
         let qk = cat_last(&turned)?.reshape((b, t, rotated * hs))?; // (B, T, nh + nkv, hs) to (B, T, (nh + nkv) hs)
         cat_last(&[qk, count_launch(qkv.narrow(2, rotated * hs, cols - rotated * hs)?.contiguous())?])
-    }
-
-    /// The cosines and the sines times `sign`, `(T, 1, hs / 2)` each.
-    fn cos_sin(
-        &self,
-        past: usize,
-        t: usize,
-        sign: f64,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<(Tensor, Tensor)> {
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in past..past + t {
-            let (c, s) = self.angles.at(position);
-            cos.extend_from_slice(c);
-            sin.extend(s.iter().map(|&s| sign as f32 * s));
-        }
-        let table = |values: Vec<f32>| -> candle_core::Result<Tensor> {
-            count_launch(Tensor::from_vec(values, (t, 1, self.angles.pairs), device))?.to_dtype(dtype)
-        };
-        Ok((table(cos)?, table(sin)?))
     }
 }
 
@@ -248,6 +249,8 @@ impl Kernel for RotateHeads<'_> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
     use crate::{GptConfig, plan::ParamSpec};
 
@@ -297,13 +300,15 @@ mod tests {
     #[test]
     fn it_launches_what_the_table_of_operations_says() {
         let angles = Arc::new(Angles::new(5, 4, 70.0));
+        // The tables are uploaded once for all layers.
+        angles.on_device(&Device::Cpu).unwrap();
         let rope = Rope { x: Value(0), y: Value(0), heads: heads(3, 3, 4), angles };
         let x = Tensor::zeros((2, 5, 36), DType::F32, &Device::Cpu).unwrap();
         crate::ops::take_launches();
         let (y, tape) = crate::ops::Tape::record(std::slice::from_ref(&x), || rope.tensors(&x, 0).unwrap());
-        assert_eq!(crate::ops::take_launches(), 15);
+        assert_eq!(crate::ops::take_launches(), 13);
         tape.backward(&y, y.ones_like().unwrap()).unwrap();
-        assert_eq!(crate::ops::take_launches(), 15);
+        assert_eq!(crate::ops::take_launches(), 13);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use tinygpt_sampler::simd::{Kernel, Simd};
 use super::{
     Operation,
     activation::{Sigmoid, sigmoid as sigmoid_lanes},
-    kernels::{decode::Epilogue, elementwise, kernels_for_values},
+    kernels::{decode::Epilogue, elementwise::MlpFunction},
     launches::{cat_last, count_launch},
+    linear::add_bias,
     tape,
 };
 use crate::{
@@ -26,9 +27,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Swiglu {
     /// Gates and what they gate side by side, `(T, 2H)`.
-    x: Value,
+    pub(crate) x: Value,
     /// `(T, H)`.
-    y: Value,
+    pub(crate) y: Value,
 }
 
 impl NetworkBuilder {
@@ -74,23 +75,27 @@ impl Operation for Swiglu {
 /// # Errors
 /// When the last dimension is odd, or the device is out of memory.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+    swiglu_biased(x, None)
+}
+
+/// [`swiglu()`] of `x (.., 2H)` with a bias `(2H)` added before it, or without one.
+///
+/// # Errors
+/// As [`swiglu()`], and when the bias has another shape.
+pub fn swiglu_biased(x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     if x.dim(D::Minus1)?.is_multiple_of(2)
-        && let Some((kernels, element)) = kernels_for_values(x)
+        && let Some(y) = MlpFunction::SWIGLU.apply(x, bias)?
     {
-        let y = elementwise::swiglu(&kernels, (x, element))?;
-        let input = x.clone();
-        tape::record("swiglu", [x], &y, move |dy| {
-            Ok([elementwise::swiglu_backward(&kernels, (&input, element), &dy.contiguous()?)?])
-        });
         return Ok(y);
     }
+    let x = add_bias(x.clone(), bias)?;
     let y = {
-        let (gate, up) = halves(x)?;
+        let (gate, up) = halves(&x)?;
         let silu = count_launch(gate.mul(&sigmoid(&gate)?))?;
         count_launch(silu.mul(&up))?
     };
     let input = x.clone();
-    tape::record("swiglu", [x], &y, move |dy| {
+    tape::record("swiglu", [&x], &y, move |dy| {
         let (gate, up) = halves(&input)?;
         let sigmoid = sigmoid(&gate)?;
         let silu = count_launch(gate.mul(&sigmoid))?;

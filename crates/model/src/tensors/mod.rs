@@ -3,6 +3,7 @@
 mod attention_maps;
 mod decoder;
 mod fused;
+mod fused_ops;
 mod inspect;
 mod kv_cache;
 mod pass;
@@ -11,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Dropout, GptConfig, ModelError, Network, ParamSpec, Precision, Result, network,
-    ops::{self, Op, Tokens},
+    ops::{self, Tokens},
     plan::Role,
 };
 
@@ -151,17 +152,15 @@ impl Gpt {
         Ok((losses, objective))
     }
 
-    /// The matrices of products rounded to bf16, by parameter, in one launch; empty where operands are not rounded to bf16 or
-    /// there are no kernels for values in it.
+    /// The matrices of products rounded to 16 bits, by parameter, in one launch; empty where operands are not rounded or there are
+    /// no kernels for such values.
     fn rounded_matrices(&self) -> Result<Vec<Option<Tensor>>> {
-        if self.precision != Precision::Bf16 || self.dtype != DType::F32 {
-            return Ok(Vec::new());
-        }
+        let Some(dtype) = self.precision.dtype().filter(|_| self.dtype == DType::F32) else { return Ok(Vec::new()) };
         let head = self.net.head.weight.0;
         let is_operand = |i: usize| self.net.params()[i].role == Role::Matrix || i == head;
         let (places, matrices): (Vec<usize>, Vec<&Tensor>) =
             self.params.iter().enumerate().filter(|(i, _)| is_operand(*i)).unzip();
-        Ok(ops::round_matrices(&matrices)?.map_or_else(Vec::new, |rounded| {
+        Ok(ops::round_matrices(&matrices, dtype)?.map_or_else(Vec::new, |rounded| {
             let mut operands = vec![None; self.params.len()];
             for (place, matrix) in places.into_iter().zip(rounded) {
                 operands[place] = Some(matrix);
@@ -227,7 +226,7 @@ impl Gpt {
         let ops = &self.net.ops;
         let mut at = 0;
         while at < ops.len() {
-            let end = at + self.step(at, &mut pass)?;
+            let end = at + fused_ops::step(self, at, &mut pass)?;
             for (at, op) in (at..end).zip(&ops[at..end]) {
                 for input in op.get().inputs() {
                     if self.last_readers[input.0] == at {
@@ -238,23 +237,5 @@ impl Gpt {
             at = end;
         }
         pass.value(self.net.head.x)
-    }
-
-    /// Runs the operation at an index, or it and the next as one, and returns how many it ran.
-    fn step(&self, at: usize, pass: &mut Pass<'_>) -> Result<usize> {
-        let op = &self.net.ops[at];
-        if let (Op::ApplyDropout(drop), Some(Op::Add(add))) = (op, self.net.ops.get(at + 1))
-            && add.y == drop.y
-            && self.last_readers[drop.y.0] == at + 1
-            && let Some(dropout) = pass.dropout().filter(|dropout| dropout.p > 0.0)
-            && let Some(sum) =
-                ops::kernels::residual_sum(&pass.value(add.x)?, &pass.value(drop.x)?, Some((dropout, drop.site.id())))?
-        {
-            pass.values[add.sum.0] = Some(sum);
-            return Ok(2);
-        }
-        let output = op.get().forward(pass)?;
-        pass.values[op.get().output().0] = Some(output);
-        Ok(1)
     }
 }

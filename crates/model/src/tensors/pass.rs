@@ -51,7 +51,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) tokens: &'a Tokens,
     pub(super) params: &'a [Tensor],
     pub(crate) dtype: DType,
-    /// The matrices rounded to bf16, by parameter; empty where each product rounds its own operands.
+    /// The matrices rounded to 16 bits, by parameter; empty where each product rounds its own operands.
     pub(super) operands: &'a [Option<Tensor>],
     pub(super) values: Vec<Option<Tensor>>,
 }
@@ -64,15 +64,21 @@ impl<'a> Pass<'a> {
         self.values[value.0].clone().ok_or_else(missing)
     }
 
+    /// Keeps a value until its last reader has run.
+    pub(super) fn set(&mut self, value: Value, tensor: Tensor) {
+        self.values[value.0] = Some(tensor);
+    }
+
     /// A parameter.
     pub(crate) fn param(&self, param: ParamId) -> &'a Tensor {
         &self.params[param.0]
     }
 
-    /// The type of values that products read: bf16 where operands are rounded to it and there are kernels that read and write
-    /// it, else that of activations, which each product rounds.
+    /// The type of values that products read: that of their operands where there are kernels that read and write it, else that of
+    /// activations, which each product rounds.
     pub(crate) fn operand_dtype(&self) -> DType {
-        if self.operands.is_empty() { self.dtype } else { DType::BF16 }
+        let rounded = self.precision().and_then(Precision::dtype).filter(|_| !self.operands.is_empty());
+        rounded.unwrap_or(self.dtype)
     }
 
     /// A matrix as an operand of products, if the pass has it rounded.

@@ -11,7 +11,7 @@ use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 use super::{
     CpuUpdate, Optimizer, RateFactors, TensorStep, TensorUpdate,
     lanes::{LaneOp, by_lanes},
-    optimizer::slot_count,
+    optimizer::{KernelRule, slot_count},
 };
 use crate::{Result, config::TrainConfig};
 
@@ -71,8 +71,8 @@ impl Optimizer for AdamW {
         Ok(TensorStep { slots: vec![m, v], step })
     }
 
-    fn as_adamw(&self) -> Option<&AdamW> {
-        Some(self)
+    fn kernel_rule(&self) -> Option<KernelRule<'_>> {
+        Some(KernelRule::AdamW(self))
     }
 
     fn weight_decay(&self) -> f64 {

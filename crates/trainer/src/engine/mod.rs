@@ -23,7 +23,7 @@ pub use deferred::DeferredScalar;
 pub use groups::{ParameterGroup, RateFactors};
 pub use muon::Muon;
 pub use objective::{Objective, Prior, Reference};
-pub use optimizer::{CpuUpdate, Optimizer, StateSlot, TensorStep, TensorUpdate};
+pub use optimizer::{CpuUpdate, KernelRule, Optimizer, StateSlot, TensorStep, TensorUpdate};
 pub use tensors::{TensorEngine, TensorEvaluator};
 
 /// A batch of windows: inputs and the tokens that follow them, row after row.

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use tinygpt_model::{ParamSpec, cpu::ParamLayout};
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::{AdamW, EngineState, RateFactors};
+use super::{AdamW, EngineState, Muon, RateFactors};
 use crate::{Result, TrainError};
 
 /// A slot of an optimizer's state: a value for each parameter element, under the name that checkpoints use.
@@ -36,8 +36,8 @@ pub trait Optimizer: Debug + Send + Sync {
     /// [`TrainError::SlotCount`], and when the device fails.
     fn step_tensors(&self, update: TensorUpdate<'_>) -> Result<TensorStep>;
 
-    /// The rule, if it is AdamW for every parameter, for which there are kernels.
-    fn as_adamw(&self) -> Option<&AdamW> {
+    /// The rule, if there are kernels for it.
+    fn kernel_rule(&self) -> Option<KernelRule<'_>> {
         None
     }
 
@@ -48,6 +48,15 @@ pub trait Optimizer: Debug + Send + Sync {
     fn rate_factors(&self) -> RateFactors {
         RateFactors::EQUAL
     }
+}
+
+/// A rule for which there are kernels.
+#[derive(Debug, Clone, Copy)]
+pub enum KernelRule<'a> {
+    /// AdamW for every parameter.
+    AdamW(&'a AdamW),
+    /// Muon for matrices, AdamW for all else.
+    Muon(&'a Muon),
 }
 
 /// The arguments of a step on the CPU. All buffers are flat, with the same layout.

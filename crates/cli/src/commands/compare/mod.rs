@@ -46,19 +46,11 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     if let [Some(a), Some(b)] = &sides {
         check_tokenizers(a, b)?;
     }
+    // N-gram models have no corpus of their own.
+    let with_corpus = sides.iter().flatten().find(|side| !is_ngram_folder(&side.path)).unwrap_or(first);
     let split = match &args.data {
         Some(path) => first.text(path)?,
-        // N-gram models, and models from elsewhere, have no corpus.
-        None => {
-            sides
-                .iter()
-                .flatten()
-                .find(|side| !is_ngram_folder(&side.path))
-                .unwrap_or(first)
-                .dataset()
-                .map_err(|error| anyhow!("{error}; give a text by --data"))?
-                .val
-        }
+        None => with_corpus.dataset().map_err(|error| anyhow!("{error}; give a text by --data"))?.val,
     };
     let block_size = sides.iter().flatten().map(|side| side.model.block_size()).min().unwrap_or_default();
     let context = args.context.unwrap_or(block_size);

@@ -8,19 +8,24 @@ use tinygpt_trainer::{
 
 use super::CompareReport;
 
+/// One of the numbers at a position.
+type Value = fn(&Divergence) -> f64;
+
+/// The lines of the first panel, with the numbers of their colours.
+const DIVERGENCES: [(&str, usize, Value); 3] =
+    [("KL(A||B)", 2, |d| d.kl_ab), ("KL(B||A)", 3, |d| d.kl_ba), ("Jensen-Shannon", 4, |d| d.jensen_shannon)];
+
 /// The divergences and the entropies by context, and the calibration of both.
 pub fn figure(report: &CompareReport) -> Figure {
     let positions = &report.comparison.positions;
-    let line = |name: &str, color, value: fn(&Divergence) -> f64| {
+    let line = |name: &str, color, value: Value| {
         let points = (1..).map(f64::from).zip(positions.iter().map(value)).collect();
         Mark::line(name, points).color(Color::Series(color))
     };
     let context = || Axis::linear("tokens of context");
     let mut divergence = Panel::new("divergence", context(), Axis::linear("nats a token"));
-    // Infinite divergences have no line.
-    let lines: [(_, _, fn(&Divergence) -> f64); 3] =
-        [("KL(A||B)", 2, |d| d.kl_ab), ("KL(B||A)", 3, |d| d.kl_ba), ("Jensen-Shannon", 4, |d| d.jensen_shannon)];
-    for (name, color, value) in lines {
+    for (name, color, value) in DIVERGENCES {
+        // Infinite divergences have no line.
         if positions.iter().any(|position| value(position).is_finite()) {
             divergence = divergence.mark(line(name, color, value));
         }

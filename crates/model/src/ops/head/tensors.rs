@@ -93,12 +93,13 @@ fn head_loss_by_kernels(
 ) -> Result<Tensor> {
     let (n, v) = (x.dim(0)?, w.dim(0)?);
     let chunks = move || chunks(n, v, logit_bytes);
-    // Values in bf16 have logits in bf16, as they have other products; operands that are rounded here have them in f32.
+    // Values in 16 bits have logits in them, as they have other products; operands that are rounded here have them in f32.
     let dtype = x.dtype();
     let operands = (to_operand(x, precision)?, to_operand(rounded.unwrap_or(w), precision)?);
     let logits = move |x: &Tensor, w: &Tensor| -> candle_core::Result<_> {
         let logits = upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?; // (n, V)
-        let element = Element::of(&logits).ok_or_else(|| candle_core::Error::msg("logits are neither f32 nor bf16"))?;
+        let element =
+            Element::of(&logits).ok_or_else(|| candle_core::Error::msg("no kernel reads the logits' type"))?;
         Ok((logits, element))
     };
 

@@ -11,8 +11,33 @@ use crate::{
     ops::{launches::count_launch, tape},
 };
 
-const F32: Module = Module { name: "attention", ptx: include_str!("../../../kernels/attention.ptx") };
-const BF16: Module = Module { name: "attention_bf16", ptx: include_str!("../../../kernels/attention_bf16.ptx") };
+/// The kernels for values of a type.
+#[derive(Debug)]
+struct Family {
+    module: Module,
+    /// The threads of a block.
+    threads: u32,
+    /// The bytes of shared memory of the kernels of some tiles, in the order of their names.
+    shared: fn(&Tiles) -> [usize; 3],
+    /// By ascending head sizes.
+    tiles: &'static [Tiles],
+}
+
+/// `attention.cu`.
+static F32: Family = Family {
+    module: Module { name: "attention", ptx: include_str!("../../../kernels/attention.ptx") },
+    threads: 256,
+    shared: Tiles::shared_f32,
+    tiles: &F32_TILES,
+};
+
+/// `attention_bf16.cu`.
+static BF16: Family = Family {
+    module: Module { name: "attention_bf16", ptx: include_str!("../../../kernels/attention_bf16.ptx") },
+    threads: 128,
+    shared: Tiles::shared_bf16,
+    tiles: &BF16_TILES,
+};
 
 /// The kernels for head sizes up to one, and their tiles of scores, as the sources have them.
 #[derive(Debug)]
@@ -24,7 +49,6 @@ struct Tiles {
     names: [&'static str; 3],
 }
 
-/// `attention.cu`.
 static F32_TILES: [Tiles; 3] = [
     Tiles {
         head_size: 32,
@@ -46,7 +70,6 @@ static F32_TILES: [Tiles; 3] = [
     },
 ];
 
-/// `attention_bf16.cu`.
 static BF16_TILES: [Tiles; 2] = [
     Tiles {
         head_size: 64,
@@ -67,25 +90,22 @@ static BF16_TILES: [Tiles; 2] = [
 ];
 
 impl Tiles {
-    /// The bytes of shared memory of the kernels, in the order of their names.
-    fn shared(&self, element: Element) -> [usize; 3] {
+    /// Rows are padded by four floats.
+    fn shared_f32(&self) -> [usize; 3] {
         let (hs, (rows, cols), (back_rows, back_cols)) = (self.head_size, self.forward, self.backward);
-        match element {
-            // Rows are padded by four floats.
-            Element::F32 => {
-                let tile = |rows: usize, cols: usize| 4 * rows * (cols + 4);
-                let inputs = 2 * tile(back_rows, hs) + 2 * tile(back_cols, hs);
-                let scores = tile(back_rows, back_cols);
-                [tile(rows, hs) + 2 * tile(cols, hs) + tile(rows, cols), inputs + scores, inputs + 2 * scores]
-            }
-            // Rows are padded by eight elements of two bytes.
-            Element::Bf16 => {
-                let tile = |rows: usize, cols: usize| 2 * rows * (cols + 8);
-                let inputs = 2 * tile(back_rows, hs) + 2 * tile(back_cols, hs);
-                let transposed = tile(hs, back_cols);
-                [tile(rows, hs) + tile(cols, hs) + tile(hs, cols), inputs + transposed, inputs + 2 * transposed]
-            }
-        }
+        let tile = |rows: usize, cols: usize| 4 * rows * (cols + 4);
+        let inputs = 2 * tile(back_rows, hs) + 2 * tile(back_cols, hs);
+        let scores = tile(back_rows, back_cols);
+        [tile(rows, hs) + 2 * tile(cols, hs) + tile(rows, cols), inputs + scores, inputs + 2 * scores]
+    }
+
+    /// Rows are padded by eight elements of two bytes.
+    fn shared_bf16(&self) -> [usize; 3] {
+        let (hs, (rows, cols), (back_rows, back_cols)) = (self.head_size, self.forward, self.backward);
+        let tile = |rows: usize, cols: usize| 2 * rows * (cols + 8);
+        let inputs = 2 * tile(back_rows, hs) + 2 * tile(back_cols, hs);
+        let transposed = tile(hs, back_cols);
+        [tile(rows, hs) + tile(cols, hs) + tile(hs, cols), inputs + transposed, inputs + 2 * transposed]
     }
 }
 
@@ -93,32 +113,32 @@ impl Tiles {
 #[derive(Debug, Clone)]
 pub(crate) struct AttentionKernels {
     kernels: Kernels,
-    element: Element,
+    family: &'static Family,
     heads: Heads,
     tiles: &'static Tiles,
     dropout: Option<(Dropout, u32)>,
 }
 
 impl AttentionKernels {
-    /// Nothing where no kernel is made for heads of this size or masks of this source.
+    /// Nothing where no kernel is made for values of this type, heads of this size or masks of this source.
     pub(crate) fn new(
         (kernels, element): (Kernels, Element),
         heads: Heads,
         dropout: Option<&(Dropout, u32)>,
     ) -> Option<Self> {
         let masks = dropout.is_none_or(|(dropout, _)| dropout.source == MaskSource::Hash);
-        let tiles = element.pick([&F32_TILES[..], &BF16_TILES]).iter();
-        let tiles = tiles.into_iter().find(|tiles| heads.head_size <= tiles.head_size)?;
-        masks.then(|| Self { kernels, element, heads, tiles, dropout: dropout.cloned() })
+        let family = element.pick([Some(&F32), Some(&BF16), None])?;
+        let tiles = family.tiles.iter().find(|tiles| heads.head_size <= tiles.head_size)?;
+        masks.then(|| Self { kernels, family, heads, tiles, dropout: dropout.cloned() })
     }
 
     /// Queues kernel `which` of the tiles, whose blocks take `rows` of the `t` positions of each of `heads` heads.
     fn launch(&self, which: usize, (heads, t, rows): (usize, usize, usize), args: &[Arg<'_>]) -> Result<()> {
-        let threads = self.element.pick([256, 128]);
-        let shared = self.tiles.shared(self.element)[which] as u32;
-        let grid = Grid { blocks: (heads as u32, t.div_ceil(rows) as u32, 1), threads, shared };
+        let Family { module, threads, shared, .. } = self.family;
+        let shared = shared(self.tiles)[which] as u32;
+        let grid = Grid { blocks: (heads as u32, t.div_ceil(rows) as u32, 1), threads: *threads, shared };
         let args = [args, &self.shape_args(t)].concat();
-        self.kernels.launch(self.element.pick([F32, BF16]), self.tiles.names[which], grid, &args)
+        self.kernels.launch(*module, self.tiles.names[which], grid, &args)
     }
 
     /// [`TensorAttention::apply`](crate::ops::TensorAttention::apply).

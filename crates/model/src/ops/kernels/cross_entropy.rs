@@ -31,7 +31,7 @@ pub(crate) fn forward(
         Arg::U32(v as u32),
         cap_arg(cap),
     ];
-    let name = element.pick(["cross_entropy_forward_float", "cross_entropy_forward_bf16"]);
+    let name = element.pick(for_each_element!("cross_entropy_forward"));
     let launched = kernels.launch(MODULE, name, Grid::new(n, THREADS), &args);
     count_launch(launched.map(|()| losses)).map(|losses| (losses, log_sums))
 }
@@ -52,7 +52,7 @@ pub(crate) fn backward(
         Arg::U32(v as u32),
         cap_arg(cap),
     ];
-    let name = element.pick(["cross_entropy_backward_float", "cross_entropy_backward_bf16"]);
+    let name = element.pick(for_each_element!("cross_entropy_backward"));
     let launched = kernels.launch(MODULE, name, Grid::new(n, THREADS), &args);
     count_launch(launched.map(|()| logits))
 }

@@ -6,14 +6,23 @@ use tinygpt_sampler::kernels::{Arg, Kernels};
 
 use crate::Dropout;
 
+/// The names of a kernel for values in f32, bf16 and f16, from the parts of what they have in common.
+macro_rules! for_each_element {
+    ($($part:literal),+) => {
+        [concat!($($part),+, "_float"), concat!($($part),+, "_bf16"), concat!($($part),+, "_f16")]
+    };
+}
+
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod decode;
 pub(crate) mod elementwise;
 pub(crate) mod norm;
+mod qk_norm_rope;
 mod residual;
 
-pub(crate) use residual::residual_sum;
+pub(crate) use qk_norm_rope::QkNormRope;
+pub(crate) use residual::{residual_norm, residual_sum};
 
 /// The device's kernels for these tensors: they take contiguous ones in f32.
 pub(crate) fn kernels_for(tensors: &[&Tensor]) -> Option<Kernels> {
@@ -21,7 +30,7 @@ pub(crate) fn kernels_for(tensors: &[&Tensor]) -> Option<Kernels> {
     tensors.iter().all(suits).then(|| Kernels::of(tensors[0].device())).flatten()
 }
 
-/// The device's kernels for values in f32 or in bf16, contiguous ones, and which of the two.
+/// The device's kernels for values in f32, bf16 or f16, contiguous ones, and which of these.
 pub(crate) fn kernels_for_values(x: &Tensor) -> Option<(Kernels, Element)> {
     let element = Element::of(x)?;
     x.is_contiguous().then(|| Kernels::of(x.device())).flatten().map(|kernels| (kernels, element))
@@ -32,22 +41,33 @@ pub(crate) fn kernels_for_values(x: &Tensor) -> Option<(Kernels, Element)> {
 pub(crate) enum Element {
     F32,
     Bf16,
+    F16,
 }
 
 impl Element {
     pub(crate) fn of(x: &Tensor) -> Option<Self> {
-        match x.dtype() {
+        Self::of_type(x.dtype())
+    }
+
+    pub(crate) fn of_type(dtype: DType) -> Option<Self> {
+        match dtype {
             DType::F32 => Some(Self::F32),
             DType::BF16 => Some(Self::Bf16),
+            DType::F16 => Some(Self::F16),
             _ => None,
         }
     }
 
-    /// The kernel for this type, of those for f32 and bf16.
-    fn pick<T>(self, [f32, bf16]: [T; 2]) -> T {
+    fn dtype(self) -> DType {
+        self.pick([DType::F32, DType::BF16, DType::F16])
+    }
+
+    /// The kernel for this type, of those for f32, bf16 and f16.
+    fn pick<T>(self, [f32, bf16, f16]: [T; 3]) -> T {
         match self {
             Self::F32 => f32,
             Self::Bf16 => bf16,
+            Self::F16 => f16,
         }
     }
 }

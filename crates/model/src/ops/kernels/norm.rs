@@ -3,8 +3,12 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 use tinygpt_sampler::kernels::{Arg, Grid, Kernels, Module};
 
-use super::Element;
-use crate::ops::launches::count_launch;
+use super::{Element, dropout_args};
+use crate::{
+    Dropout,
+    config::{LAYER_NORM_EPS, Norm},
+    ops::{RMS_NORM_EPS, launches::count_launch, tape},
+};
 
 const MODULE: Module = Module { name: "norm", ptx: include_str!("../../../kernels/norm.ptx") };
 
@@ -18,84 +22,117 @@ const ROWS: usize = 32;
 const SUMMED_ROWS: usize = 256;
 
 /// The bytes of sums that the warps of a block share at most, which every card has.
-const SHARED: usize = 96 << 10;
+pub(super) const SHARED: usize = 96 << 10;
 
 /// Whether the kernels take rows of `c` channels: a warp's sums have to be in shared memory.
 pub(crate) fn fits(c: usize, bias: bool) -> bool {
     4 * c * (1 + usize::from(bias)) <= SHARED
 }
 
-/// A norm's forward and backward kernel, and its epsilon.
+/// A norm's forward and backward kernel, and its epsilon. Both take the residual sum before the norm as well.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NormKernels {
-    forward: [&'static str; 2],
-    backward: [&'static str; 2],
+    forward: [&'static str; 3],
+    backward: [&'static str; 3],
     eps: f64,
 }
 
+/// The weight `(C)` of a norm and its bias `(C)`.
+pub(crate) type NormParams<'a> = (&'a Tensor, Option<&'a Tensor>);
+
+/// The dropout of a branch before it is added to the residual stream, and its site.
+pub(crate) type BranchDropout<'a> = Option<(&'a Dropout, u32)>;
+
 impl NormKernels {
-    pub(crate) fn layer_norm(eps: f64) -> Self {
-        Self {
-            forward: ["layer_norm_forward_float", "layer_norm_forward_bf16"],
-            backward: ["layer_norm_backward_float", "layer_norm_backward_bf16"],
-            eps,
+    pub(crate) fn of(norm: Norm) -> Self {
+        match norm {
+            Norm::Layer => Self {
+                forward: for_each_element!("layer_norm_forward"),
+                backward: for_each_element!("layer_norm_backward"),
+                eps: LAYER_NORM_EPS,
+            },
+            Norm::Rms => Self {
+                forward: for_each_element!("rms_norm_forward"),
+                backward: for_each_element!("rms_norm_backward"),
+                eps: RMS_NORM_EPS,
+            },
         }
     }
 
-    pub(crate) fn rms_norm(eps: f64) -> Self {
-        Self {
-            forward: ["rms_norm_forward_float", "rms_norm_forward_bf16"],
-            backward: ["rms_norm_backward_float", "rms_norm_backward_bf16"],
-            eps,
-        }
+    /// Norms rows of `x (.., C)` to values of a type, recorded.
+    pub(crate) fn apply(self, kernels: Kernels, x: &Tensor, (w, b): NormParams<'_>, dtype: DType) -> Result<Tensor> {
+        let y = self.forward(&kernels, x, (w, b), None, dtype)?;
+        let (of_x, of_w) = (x.clone(), w.clone());
+        let inputs: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
+        let bias = b.is_some();
+        tape::record_adding("norm", &inputs, &y, move |dy, before| {
+            self.backward(&kernels, (&of_x, &of_w, bias), dy, before, None)
+        });
+        Ok(y)
     }
 
-    /// Norms rows of `x (.., C)` with a weight `(C)` and a bias `(C)`, to values of the type `element`.
-    pub(crate) fn forward(
+    /// The sum of `x (.., C)` and a branch in `dtype`, in f32, and its norm in `dtype`. Unrecorded.
+    pub(super) fn residual_forward(
         self,
         kernels: &Kernels,
-        (x, w, b): (&Tensor, &Tensor, Option<&Tensor>),
-        element: Element,
+        x: &Tensor,
+        branch: (&Tensor, BranchDropout<'_>),
+        params: NormParams<'_>,
+        dtype: DType,
+    ) -> Result<[Tensor; 2]> {
+        let sum = kernels.output(x.shape(), DType::F32)?;
+        let y = self.forward(kernels, x, params, Some((branch, &sum)), dtype)?;
+        Ok([sum, y])
+    }
+
+    fn forward(
+        self,
+        kernels: &Kernels,
+        x: &Tensor,
+        (w, b): NormParams<'_>,
+        branch: Option<((&Tensor, BranchDropout<'_>), &Tensor)>,
+        dtype: DType,
     ) -> Result<Tensor> {
+        let Some(element) = Element::of_type(dtype) else { bail!("norm: no kernel writes {dtype:?}") };
         let c = x.dim(D::Minus1)?;
         let n = x.elem_count() / c;
-        let y = kernels.output(x.shape(), element.pick([DType::F32, DType::BF16]))?;
+        let y = kernels.output(x.shape(), dtype)?;
         let grid = Grid::new(n.div_ceil(WARPS), 32 * WARPS as u32);
+        let ((branch, dropout), sum) = match branch {
+            Some(((branch, dropout), sum)) => ((Some(branch), dropout), Some(sum)),
+            None => ((None, None), None),
+        };
+        let tensors = [Some(x), branch, sum, Some(w), b, Some(&y)].map(Arg::optional);
         let shape = [Arg::U32(n as u32), Arg::U32(c as u32), Arg::F32(self.eps as f32)];
-        let args = [&[Arg::Tensor(x), Arg::Tensor(w), Arg::optional(b), Arg::Tensor(&y)][..], &shape].concat();
+        let args = [&tensors[..], &shape, &dropout_args(dropout)].concat();
         count_launch(kernels.launch(MODULE, element.pick(self.forward), grid, &args).map(|()| y))
     }
 
-    /// The gradients of `x`, to which `before` is added, of the weight, and with `bias` of the bias.
-    pub(crate) fn backward(
+    /// The gradients of `x`, to which `before` is added, of the weight, and with `bias` of the bias. Where `x` is a residual sum, that
+    /// of the branch is written to a tensor of the type of `dy`.
+    pub(super) fn backward(
         self,
         kernels: &Kernels,
         (x, w, bias): (&Tensor, &Tensor, bool),
         dy: &Tensor,
-        before: Option<&Tensor>,
+        before: Option<Tensor>,
+        branch: Option<(&Tensor, BranchDropout<'_>)>,
     ) -> Result<Vec<Tensor>> {
         let c = x.dim(D::Minus1)?;
         let n = x.elem_count() / c;
         let width = if bias { 2 * c } else { c };
         let warps = (SHARED / (4 * width).max(1)).clamp(1, WARPS);
         let blocks = n.div_ceil(ROWS);
-        let Some(element) = Element::of(dy) else { bail!("norm: the gradient is neither f32 nor bf16") };
+        let Some(element) = Element::of(dy) else { bail!("norm: no kernel reads a gradient in {:?}", dy.dtype()) };
+        let (dy, before) = (dy.contiguous()?, before.map(|before| before.contiguous()).transpose()?);
         let dx = kernels.output(x.shape(), DType::F32)?;
         let sums = kernels.output((blocks, width), DType::F32)?;
         let grid = Grid { shared: (4 * warps * width) as u32, ..Grid::new(blocks, 32 * warps as u32) };
-        let args = [
-            Arg::Tensor(x),
-            Arg::Tensor(w),
-            Arg::Tensor(dy),
-            Arg::optional(before),
-            Arg::Tensor(&dx),
-            Arg::Tensor(&sums),
-            Arg::U32(n as u32),
-            Arg::U32(c as u32),
-            Arg::U32(ROWS as u32),
-            Arg::U32(bias.into()),
-            Arg::F32(self.eps as f32),
-        ];
+        let (d_branch, dropout) = branch.map_or((None, None), |(d_branch, dropout)| (Some(d_branch), dropout));
+        let tensors =
+            [Some(x), Some(w), Some(&dy), before.as_ref(), Some(&dx), d_branch, Some(&sums)].map(Arg::optional);
+        let shape = [n, c, ROWS, usize::from(bias)].map(|n| Arg::U32(n as u32));
+        let args = [&tensors[..], &shape, &[Arg::F32(self.eps as f32)], &dropout_args(dropout)].concat();
         let dx = count_launch(kernels.launch(MODULE, element.pick(self.backward), grid, &args).map(|()| dx))?;
         let sums = sum_rows(kernels, &sums, Element::F32)?; // (blocks, width) to (width)
         let mut grads = vec![dx, sums.narrow(0, 0, c)?];
@@ -113,8 +150,6 @@ pub(crate) fn sum_rows(kernels: &Kernels, x: &Tensor, element: Element) -> Resul
     let y = kernels.output((parts, c), DType::F32)?;
     let grid = Grid { blocks: (parts as u32, c.div_ceil(32) as u32, 1), threads: 256, shared: 0 };
     let args = [Arg::Tensor(x), Arg::Tensor(&y), Arg::U32(n as u32), Arg::U32(c as u32), Arg::U32(SUMMED_ROWS as u32)];
-    let y = count_launch(
-        kernels.launch(MODULE, element.pick(["sum_rows_float", "sum_rows_bf16"]), grid, &args).map(|()| y),
-    )?;
+    let y = count_launch(kernels.launch(MODULE, element.pick(for_each_element!("sum_rows")), grid, &args).map(|()| y))?;
     if parts == 1 { y.squeeze(0) } else { sum_rows(kernels, &y, Element::F32) }
 }

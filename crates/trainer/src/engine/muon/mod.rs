@@ -13,7 +13,9 @@ use tinygpt_model::{
     plan::Role,
 };
 
-use super::{AdamW, CpuUpdate, Optimizer, RateFactors, TensorStep, TensorUpdate, groups::columns};
+use super::{
+    AdamW, CpuUpdate, Optimizer, RateFactors, TensorStep, TensorUpdate, groups::columns, optimizer::KernelRule,
+};
 use crate::{Result, config::TrainConfig};
 use cpu::Memory;
 
@@ -25,10 +27,10 @@ use cpu::Memory;
 /// and values, are orthogonalised apart. Weight decay and the factors of the learning rate are those of `adamw`.
 #[derive(Debug)]
 pub struct Muon {
-    adamw: AdamW,
-    momentum: f64,
+    pub(super) adamw: AdamW,
+    pub(super) momentum: f64,
     /// `(a, b, c)` of each iteration.
-    coefficients: &'static [[f64; 3]],
+    pub(super) coefficients: &'static [[f64; 3]],
     memory: Memory,
 }
 
@@ -67,7 +69,7 @@ impl From<Muon> for Arc<dyn Optimizer> {
 }
 
 /// The factor of an orthogonalised matrix `(n_in, n_out)`, which gives its outputs the size that they have in a square one.
-fn shape_factor(n_in: usize, n_out: usize) -> f64 {
+pub(super) fn shape_factor(n_in: usize, n_out: usize) -> f64 {
     (n_out as f64 / n_in as f64).max(1.0).sqrt()
 }
 
@@ -84,6 +86,10 @@ impl Optimizer for Muon {
 
     fn step_tensors(&self, update: TensorUpdate<'_>) -> Result<TensorStep> {
         self.on_tensors(update)
+    }
+
+    fn kernel_rule(&self) -> Option<KernelRule<'_>> {
+        Some(KernelRule::Muon(self))
     }
 
     fn weight_decay(&self) -> f64 {

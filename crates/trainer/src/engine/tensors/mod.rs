@@ -30,7 +30,7 @@ use super::{
     optimizer::{check_slots, slot_values},
 };
 use crate::{Result, TrainError};
-use kernels::AdamWStep;
+use kernels::KernelStep;
 use optimizer::{DeviceOptimizer, FlatParams};
 use tf32::ProductsOfF32;
 
@@ -177,14 +177,13 @@ impl TensorEngine {
             self.add_prior(&mut grads, batches)?;
         }
         let device = self.model.gpt.device();
-        if let Some(rule) = self.optimizer.rule.as_adamw()
+        if let Some(rule) = self.optimizer.rule.kernel_rule()
             && self.precision != Precision::F16
             && !grads.is_empty()
             && let Some(kernels) = Kernels::of(device)
         {
             self.optimizer.updates += 1;
-            let step = AdamWStep {
-                rule,
+            let step = KernelStep {
                 flat: &self.flat,
                 params: self.model.gpt.params(),
                 grads: &grads,
@@ -194,7 +193,7 @@ impl TensorEngine {
                 mean,
                 clip,
             };
-            return Ok(DeferredScalar::OnDevice(step.run(&kernels, device)?));
+            return Ok(DeferredScalar::OnDevice(step.run(rule, &kernels, device)?));
         }
         let grads = if grads.is_empty() { self.flat.zeros()? } else { self.flat.join(&grads)? };
         let (norm, step) = self.optimizer.step(&self.flat, &grads, mean, lr, clip)?;

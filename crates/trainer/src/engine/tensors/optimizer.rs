@@ -24,7 +24,7 @@ const GROWTH_INTERVAL: f64 = 2000.0;
 pub(super) struct FlatParams {
     pub(super) specs: Vec<ParamSpec>,
     /// The elements of each parameter.
-    ranges: Vec<Range<usize>>,
+    pub(super) ranges: Vec<Range<usize>>,
     /// The zeros at the end; none where the parameters fill whole rows, since a device without memory pools refuses to
     /// allocate nothing.
     padding: Option<Tensor>,
