@@ -132,9 +132,10 @@ mod tests {
     #[test]
     fn figures_that_no_line_has_have_no_chart() {
         let row = Metrics { lr: Some(1e-3), grad_norm: Some(2.0), ..Metrics::new(RowKind::Train, 1) };
-        assert!(learning_rate(&[row.clone()]).is_some() && throughput(&[row.clone()]).is_none());
-        assert!(update_ratio(&[row.clone()]).is_none() && losses(&[row.clone()]).is_none());
-        let clipped = |clip| gradient_norm(&[row.clone()], clip).unwrap().svg().unwrap().contains("clipped above");
+        let rows = [row];
+        assert!(learning_rate(&rows).is_some() && throughput(&rows).is_none() && update_ratio(&rows).is_none());
+        assert!(losses(&rows).is_none());
+        let clipped = |clip| gradient_norm(&rows, clip).unwrap().svg().unwrap().contains("clipped above");
         assert!(clipped(1.0) && !clipped(0.0));
     }
 }

@@ -92,7 +92,7 @@ impl Losses {
 /// By how much the validation loss rose from its lowest to its last value.
 pub fn rise(rows: &[Metrics]) -> f64 {
     let losses = || rows.iter().filter_map(|row| row.val_loss);
-    losses().last().map_or(0.0, |last| last - losses().fold(last, f64::min))
+    losses().next_back().map_or(0.0, |last| last - losses().fold(last, f64::min))
 }
 
 impl Generalization {

@@ -1,5 +1,6 @@
 //! `tinygpt report`: one page with all that is known of a run.
 
+mod attention;
 mod charts;
 mod figures;
 mod gather;

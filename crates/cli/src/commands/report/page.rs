@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use tinygpt_trainer::{chart::Figure, samples::Sample};
 
 use super::{
-    charts,
-    figures::{Attention, CalibrationPart, Figures, Part, Summary},
+    attention, charts,
+    figures::{CalibrationPart, Figures, Part, Summary},
     generalization::{Generalization, Limit},
 };
 use crate::{
@@ -23,11 +23,6 @@ const STYLE: &str = include_str!("style.css");
 const MOST_SAMPLES: usize = 40;
 /// The most characters of a sample.
 const SAMPLE_CHARS: usize = 4000;
-/// The most bytes that all attention maps take: the page shall stay below 2 MB.
-const MAP_BYTES: usize = 1_000_000;
-/// How many tokens maps have: the first number with which all fit.
-const MAP_TOKENS: [usize; 4] = [32, 24, 16, 12];
-
 /// The sections: anchor, heading, body.
 type Section<'a> = (&'a str, &'a str, anyhow::Result<String>);
 
@@ -39,12 +34,16 @@ pub fn html(figures: &Figures) -> anyhow::Result<String> {
     let sections: [Section<'_>; 9] = [
         ("summary", "Summary", Ok(summary(&figures.summary))),
         ("losses", "Losses", losses(figures)),
-        ("gap", "Training and validation: bias and variance", Ok(part(&figures.generalization, generalization))),
+        (
+            "gap",
+            "Training and validation: bias and variance",
+            part(&figures.generalization, |of| Ok(generalization(of))),
+        ),
         ("updates", "Updates", updates(figures)),
-        ("baselines", "Beside n-gram models", fallible(&figures.baselines, baselines)),
+        ("baselines", "Beside n-gram models", part(&figures.baselines, |rows| baselines(rows))),
         ("samples", "Samples", Ok(samples(figures))),
-        ("attention", "Attention", fallible(&figures.attention, attention)),
-        ("calibration", "Calibration", fallible(&figures.calibration, calibration)),
+        ("attention", "Attention", part(&figures.attention, attention::body)),
+        ("calibration", "Calibration", part(&figures.calibration, calibration)),
         ("configuration", "Configuration", configuration(figures)),
     ];
     let title = shown(&figures.run);
@@ -81,18 +80,11 @@ pub fn name(limit: Limit) -> &'static str {
 }
 
 /// A text of users or models: escaped, its control characters to be seen.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     escape(&harmless(text))
 }
 
-fn part<T>(part: &Part<T>, body: fn(&T) -> String) -> String {
-    match part {
-        Ok(part) => body(part),
-        Err(reason) => left_out(reason),
-    }
-}
-
-fn fallible<T>(part: &Part<T>, body: fn(&T) -> anyhow::Result<String>) -> anyhow::Result<String> {
+fn part<T>(part: &Part<T>, body: impl FnOnce(&T) -> anyhow::Result<String>) -> anyhow::Result<String> {
     match part {
         Ok(part) => body(part),
         Err(reason) => Ok(left_out(reason)),
@@ -104,7 +96,7 @@ fn left_out(reason: &str) -> String {
 }
 
 /// A chart with a text for those who do not see it and a caption for all.
-fn chart(figure: &Figure, label: &str, caption: &str) -> anyhow::Result<String> {
+pub fn chart(figure: &Figure, label: &str, caption: &str) -> anyhow::Result<String> {
     Ok(format!(
         "<figure>\n<div class=\"chart\" role=\"img\" aria-label=\"{}\">\n{}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n",
         escape(label),
@@ -225,7 +217,7 @@ fn generalization(of: &Generalization) -> String {
     )
 }
 
-fn baselines(rows: &Vec<Row>) -> anyhow::Result<String> {
+fn baselines(rows: &[Row]) -> anyhow::Result<String> {
     let table: String = rows
         .iter()
         .map(|row| {
@@ -288,55 +280,6 @@ fn samples(figures: &Figures) -> String {
         );
     }
     body
-}
-
-/// The maps of all heads, as many tokens of them as fit, or those of some layers.
-fn attention(of: &Attention) -> anyhow::Result<String> {
-    let n_layer = of.maps.len();
-    let drawn = |n: usize, layers: &[usize]| -> anyhow::Result<String> {
-        layers.iter().map(|&layer| layer_maps(of, layer, n)).collect()
-    };
-    let all: Vec<usize> = (0..n_layer).collect();
-    let (mut n, mut layers, mut maps) = (0, all.clone(), String::new());
-    for tokens in MAP_TOKENS {
-        n = tokens.min(of.tokens.len());
-        maps = drawn(n, &all)?;
-        if maps.len() <= MAP_BYTES {
-            break;
-        }
-    }
-    if maps.len() > MAP_BYTES {
-        // Layers of equal size: as many as fit, from the first to the last.
-        let fit = (MAP_BYTES * n_layer / maps.len()).max(1);
-        layers = (0..fit).map(|i| if fit == 1 { 0 } else { i * (n_layer - 1) / (fit - 1) }).collect();
-        maps = drawn(n, &layers)?;
-    }
-    let which = if layers.len() < n_layer {
-        format!("{} of {n_layer} layers are shown. ", layers.len())
-    } else {
-        String::new()
-    };
-    let tokens: String = of.tokens[..n].iter().map(|token| format!("<span>{}</span>", shown(token))).collect();
-    Ok(format!(
-        "<p>Each row is a token of this text and each column a token that it may look at; bright is much. A row sums to 1, and \
-         nothing looks ahead. {which}Below each map is the mean weight of the token itself, of the one before it and of the \
-         first.</p>\n<p class=\"tokens\">{tokens}</p>\n{maps}"
-    ))
-}
-
-fn layer_maps(of: &Attention, layer: usize, n: usize) -> anyhow::Result<String> {
-    let mut body = format!("<h3>Layer {layer}</h3>\n<div class=\"maps\">\n");
-    for (head, map) in of.maps[layer].iter().enumerate() {
-        let mean = |key: fn(usize) -> Option<usize>| {
-            let weights: Vec<f64> = (1..n).filter_map(|query| Some(map[query][key(query)?])).collect();
-            weights.iter().sum::<f64>() / weights.len().max(1) as f64
-        };
-        let (own, before, first) = (mean(Some), mean(|query| query.checked_sub(1)), mean(|_| Some(0)));
-        let means = format!("itself {own:.2}, before {before:.2}, first {first:.2}");
-        let label = format!("Attention of layer {layer}, head {head}. Mean weights: {means}");
-        body += &chart(&charts::attention(&of.tokens, map, n), &label, &format!("head {head}: {means}"))?;
-    }
-    Ok(body + "</div>\n")
 }
 
 fn calibration(of: &CalibrationPart) -> anyhow::Result<String> {
