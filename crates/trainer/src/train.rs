@@ -218,19 +218,6 @@ impl Trainer<'_> {
         }
     }
 
-    /// Whether this step is to be evaluated and has not been.
-    fn evaluation_is_due(&self) -> bool {
-        let step = self.state.step;
-        let due = self.is_scheduled(step) || self.state.out_of_time(&self.config.train);
-        due && self.state.last_evaluation != Some(step)
-    }
-
-    /// Whether a step is evaluated, however long it takes to get there.
-    fn is_scheduled(&self, step: u64) -> bool {
-        let train = &self.config.train;
-        step.is_multiple_of(train.eval_every) || step >= train.max_steps
-    }
-
     /// One update: the gradients of `grad_accum` batches, then the optimizer.
     fn update(&mut self, stop: &AtomicBool) -> Result<Update> {
         let config = &self.config.train;
@@ -246,13 +233,7 @@ impl Trainer<'_> {
             losses.push(self.engine.forward_backward(&batch, micro_step)?);
         }
         let lr = learning_rate(config, step);
-        // Copies of the parameters wait for the device, so only an update that an evaluation follows is measured.
-        let before = if self.is_scheduled(step + 1) { Some(self.engine.params()?) } else { None };
-        let grad_norm = self.engine.optimizer_step(lr, config.clip)?;
-        self.state.update_ratio = match before {
-            Some(before) => update_ratio(&before, &self.engine.params()?),
-            None => None,
-        };
+        let grad_norm = self.optimizer_step(lr)?;
         self.state.step += 1;
         Ok(Update { step: self.state.step, losses, lr, grad_norm })
     }
@@ -331,6 +312,30 @@ impl Trainer<'_> {
             atomic::write(&path, svg.as_bytes())?;
         }
         Ok(())
+    }
+
+    /// Whether this step is to be evaluated and has not been.
+    fn evaluation_is_due(&self) -> bool {
+        let step = self.state.step;
+        let due = self.is_scheduled(step) || self.state.out_of_time(&self.config.train);
+        due && self.state.last_evaluation != Some(step)
+    }
+
+    /// Whether a step is evaluated, however long it takes to get there.
+    fn is_scheduled(&self, step: u64) -> bool {
+        let train = &self.config.train;
+        step.is_multiple_of(train.eval_every) || step >= train.max_steps
+    }
+
+    /// The optimizer's step, measured where an evaluation follows: copies of the parameters wait for the device.
+    fn optimizer_step(&mut self, lr: f64) -> Result<DeferredScalar> {
+        let before = if self.is_scheduled(self.state.step + 1) { Some(self.engine.params()?) } else { None };
+        let grad_norm = self.engine.optimizer_step(lr, self.config.train.clip)?;
+        self.state.update_ratio = match before {
+            Some(before) => update_ratio(&before, &self.engine.params()?),
+            None => None,
+        };
+        Ok(grad_norm)
     }
 
     /// Whether a sample is to be taken of this step and has not been.

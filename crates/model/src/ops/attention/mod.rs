@@ -6,6 +6,7 @@
 //! `decode.rs` for one new position of each sequence with cached keys and values.
 
 mod decode;
+mod maps;
 mod tensors;
 mod training;
 
@@ -55,26 +56,6 @@ impl NetworkBuilder {
         let y = self.value(heads.n_head * heads.head_size);
         let layer = self.ops.iter().filter(|op| op.get().mixes_positions()).count();
         self.push(Attention { qkv, y, heads, layer, site })
-    }
-}
-
-impl Attention {
-    /// The queries, keys and values that it reads.
-    pub(crate) fn input(&self) -> Value {
-        self.qkv
-    }
-
-    /// The probabilities by which each query weighs the values, `(B, nh, T, T)`, of queries, keys and values of whole sequences,
-    /// `(B, T, (nh + 2 nkv) hs)`, without dropout.
-    pub(crate) fn probabilities(&self, qkv: &Tensor, precision: Precision) -> Result<Tensor> {
-        let attention = TensorAttention {
-            n_head: self.heads.n_head,
-            mask: causal_mask(qkv.dim(1)?, 0, qkv.dtype(), qkv.device())?,
-            dropout: None,
-            precision,
-            score_bytes: SCORE_BYTES,
-        };
-        Ok(attention.all_probabilities(&tensors::repeat_kv(qkv, self.heads)?)?)
     }
 }
 
