@@ -2,7 +2,7 @@
 //!
 //! Batches and optimizer steps are queued on the device without waiting for it: losses and norms stay there, as
 //! [`DeferredScalar`]s, until they are read. Only these wait: the first batch of a run, whose gradients are checked; each
-//! batch of an evaluation; [`Engine::state_dict`].
+//! batch of an evaluation; [`Engine::params`] and [`Engine::state_dict`].
 //!
 //! On the CPU a batch is divided into a fixed number of shards of whole sequences. Each is computed forward and backward on
 //! one thread, and gradients are added in the order of the shards. So the result does not depend on the number of threads,
