@@ -19,6 +19,8 @@ fn help_lists_the_commands_and_where_to_start() {
                 entropies and divergences
       lab       Compare sampling strategies side by side: diversity, loops, perplexity, acceptance
       baseline  Beside a trained model, what n-gram models of its own training text reach
+      report    One page with all that is known of a run: curves, samples, baselines, attention,
+                calibration
       info      What a model is: its shape, its size, and what else opens it
       export    Write a trained model as a file that other programs open
       sample    Draw from numbers: logits with every sampling rule, or weights
@@ -90,6 +92,7 @@ fn every_command_has_a_help_text_and_the_version() {
         &["eval"],
         &["score"],
         &["compare"],
+        &["report"],
         &["lab"],
         &["baseline"],
         &["info"],

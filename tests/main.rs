@@ -21,6 +21,7 @@ mod golden;
 mod help;
 mod lab;
 mod plan;
+mod report;
 mod resume;
 mod sample;
 mod sampling_flags;

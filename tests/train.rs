@@ -147,7 +147,8 @@ fn every_line_of_the_metrics_has_the_documented_keys() {
     let steps: Vec<_> = eval.iter().map(|row| row["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [0, 30, 60]);
     for row in eval {
-        assert_eq!(keys(row), "kind format step val_loss perplexity bits_per_byte floor seconds");
+        let ratio = if row["step"] == 0 { "" } else { "update_ratio " };
+        assert_eq!(keys(row), format!("kind format step val_loss perplexity bits_per_byte floor {ratio}seconds"));
         assert_eq!((&row["kind"], &row["format"]), (&json!("eval"), &json!(1)));
     }
     let loss = |at: usize| eval_loss(&rows, at);

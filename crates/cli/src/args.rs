@@ -10,6 +10,7 @@ mod generate;
 mod info;
 mod lab;
 mod plan;
+mod report;
 mod rules;
 mod sample;
 mod score;
@@ -35,6 +36,7 @@ pub use self::{
     info::{ExportArgs, InfoArgs},
     lab::LabArgs,
     plan::PlanArgs,
+    report::ReportArgs,
     rules::RuleArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
     score::ScoreArgs,
@@ -104,6 +106,11 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt baseline runs/tiny-1\n  tinygpt baseline runs/tiny-1 --order 3 --save trigram\n  tinygpt generate --checkpoint trigram --prompt \"Once\"\n\nUnigrams to N-grams with add-k smoothing, with k from a held-out tenth of the training split, and interpolated\nKneser-Ney of order N. All are counted on the training split and evaluated on the validation split."
     )]
     Baseline(BaselineArgs),
+    /// One page with all that is known of a run: curves, samples, baselines, attention, calibration.
+    #[command(
+        after_help = "Examples:\n  tinygpt report\n  tinygpt report runs/tiny-1 --out tiny.html\n  tinygpt train --config tiny --set train.sample_every=200 && tinygpt report\n\nThe page is one file that needs no network and follows the light or dark setting of the browser. What needs the\ntext of the run is left out where that is gone."
+    )]
+    Report(ReportArgs),
     /// What a model is: its shape, its size, and what else opens it.
     #[command(
         after_help = "Examples:\n  tinygpt info runs/tiny-1\n  tinygpt info runs/tiny-1 --json\n\nA folder that opens in transformers is loaded there with\nAutoModelForCausalLM.from_pretrained(\"runs/tiny-1\"). Of one that opens here alone, the keys of [model] that stand in\nthe way are named."

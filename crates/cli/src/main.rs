@@ -14,6 +14,7 @@ mod commands;
 mod config_file;
 mod device;
 mod generator;
+mod html;
 mod measured;
 mod output;
 mod progress;
@@ -21,6 +22,7 @@ mod progress_bar;
 mod signals;
 mod text_input;
 mod threads;
+mod token_text;
 
 use std::process::ExitCode;
 
@@ -85,6 +87,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Config(args) => commands::config::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
+        Command::Report(args) => commands::report::run(&args),
     }
 }
 

@@ -174,9 +174,28 @@ pub fn human_time(seconds: f64) -> String {
     }
 }
 
+/// 1234567 as 1,234,567.
+pub fn in_thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_come_in_groups_of_three() {
+        let numbers = [0, 12, 999, 1000, 786_432, 1_234_567].map(in_thousands);
+        assert_eq!(numbers, ["0", "12", "999", "1,000", "786,432", "1,234,567"]);
+    }
 
     #[test]
     fn what_does_not_fit_goes_by_its_rank() {

@@ -4,6 +4,7 @@
 
 mod common;
 
+mod attention_maps;
 mod cache;
 mod checkpoint;
 mod elsewhere;

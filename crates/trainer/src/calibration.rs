@@ -2,7 +2,12 @@
 
 use serde::Serialize;
 
-use crate::compare::most_probable;
+use crate::{
+    Result,
+    compare::{Source, groups, most_probable},
+    data::Split,
+    sliding::{Sliding, SlidingWindow, spread},
+};
 
 /// Bins of equal width for probabilities from 0 to 1.
 const BINS: usize = 20;
@@ -23,6 +28,8 @@ pub struct CalibrationBin {
 /// A calibration curve, and how far it is off.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Calibration {
+    /// How many contexts.
+    pub contexts: u64,
     /// Every token of the vocabulary in every context is a prediction. Bins without any are left out.
     pub bins: Vec<CalibrationBin>,
     /// The mean of `|observed - predicted|` over the predictions, times the number of tokens, so that it does not depend on how
@@ -31,6 +38,36 @@ pub struct Calibration {
     /// The expected calibration error of Guo et al.: the mean of `|observed - predicted|` over the most probable tokens of all
     /// contexts, by bins of these alone.
     pub top_error: f64,
+}
+
+/// The calibration of what gives distributions over `vocab_size` tokens, in non-overlapping windows of `context` tokens of a
+/// text: in all, or in `windows` of them that are spread evenly over it. `on_progress(done, all)` is told how many windows are
+/// done, and may end the work by an error.
+///
+/// # Errors
+/// When the text has no token to predict, a model cannot take the windows or has another number of tokens, the truth is not
+/// known, logits hold a NaN, or `on_progress` fails.
+pub fn calibrate(
+    source: &mut Source<'_>,
+    split: &Split,
+    vocab_size: usize,
+    context: usize,
+    windows: Option<usize>,
+    on_progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Calibration> {
+    split.check("calibrated", 2)?;
+    source.check(context, vocab_size)?;
+    let all: Vec<SlidingWindow> = Sliding { context, stride: context }.windows(split.len()).collect();
+    let chosen = spread(&all, windows.unwrap_or(all.len()));
+    let (mut counts, mut done) = (Counts::default(), 0);
+    for group in groups(&chosen, vocab_size) {
+        let batch = split.batch(group[0].cols, group.iter().map(|window| window.start))?;
+        let distributions = source.distributions(group, &batch.ids, vocab_size)?;
+        distributions.iter().zip(&batch.targets).for_each(|(p, &target)| counts.add(p, target));
+        done += group.len();
+        on_progress(done, chosen.len())?;
+    }
+    Ok(counts.finish())
 }
 
 /// The predictions so far.
@@ -86,13 +123,34 @@ impl Counts {
             predicted: sum / count as f64,
             observed: happened as f64 / count as f64,
         });
-        Calibration { bins: bins.collect(), error: error(&self.all), top_error: error(&self.top) }
+        Calibration {
+            contexts: self.contexts,
+            bins: bins.collect(),
+            error: error(&self.all),
+            top_error: error(&self.top),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{compare::compare, test_models::Hashing};
+
+    #[test]
+    fn a_model_alone_is_calibrated_as_in_a_comparison() {
+        let split = Split::whole((0..90u32).map(|i| i * i % 7).collect::<Vec<_>>().into(), None);
+        for windows in [None, Some(4)] {
+            let (mut a, mut b) = (Hashing::new(7, 20, 1), Hashing::new(7, 20, 1));
+            let (mut a, mut b) = (Source::Model(&mut a), Source::Model(&mut b));
+            let alone = calibrate(&mut a, &split, 7, 9, windows, &mut |_, _| Ok(())).unwrap();
+            assert_eq!(
+                alone,
+                compare(&mut a, &mut b, &split, 7, 9, windows, &mut |_, _| Ok(())).unwrap().calibration.b
+            );
+            assert_eq!(alone.contexts, if windows.is_some() { 36 } else { 89 });
+        }
+    }
 
     #[test]
     fn a_curve_has_the_mean_probability_and_the_share_that_happened() {
@@ -100,7 +158,8 @@ mod tests {
         // Four contexts with 0.75 for token 0, which comes three times; then one that is sure and wrong.
         [0, 0, 0, 1].iter().for_each(|&target| counts.add(&[0.75, 0.25, 0.0], target));
         counts.add(&[0.0, 0.0, 1.0], 1);
-        let Calibration { bins, error, top_error } = counts.finish();
+        let Calibration { contexts, bins, error, top_error } = counts.finish();
+        assert_eq!(contexts, 5);
         let bin = |from, count, predicted, observed| CalibrationBin { from, count, predicted, observed };
         let expected =
             [bin(0.0, 6, 0.0, 1.0 / 6.0), bin(0.25, 4, 0.25, 0.25), bin(0.75, 4, 0.75, 0.75), bin(0.95, 1, 1.0, 0.0)];

@@ -12,7 +12,7 @@ use crate::{
     Result, TrainError,
     calibration::{Calibration, Counts},
     data::Split,
-    sliding::{Sliding, SlidingWindow},
+    sliding::{Sliding, SlidingWindow, spread},
     stories::StoryTruth,
 };
 
@@ -151,14 +151,13 @@ pub fn compare(
     a.check(context, vocab_size)?;
     b.check(context, vocab_size)?;
     let all: Vec<SlidingWindow> = Sliding { context, stride: context }.windows(split.len()).collect();
-    let n = windows.map_or(all.len(), |n| n.clamp(1, all.len()));
-    let chosen: Vec<SlidingWindow> = (0..n).map(|i| all[i * all.len() / n]).collect();
-    let rows = (DISTRIBUTION_BYTES / (context * vocab_size * size_of::<f64>())).max(1);
+    let chosen = spread(&all, windows.unwrap_or(all.len()));
+    let n = chosen.len();
     // By position in the window, one of each window; and all probabilities of either side.
     let mut positions: Vec<Vec<Divergence>> = vec![Vec::new(); context];
     let mut counts = [Counts::default(), Counts::default()];
     let mut done = 0;
-    for group in chosen.chunk_by(|a, b| a.cols == b.cols).flat_map(|group| group.chunks(rows)) {
+    for group in groups(&chosen, vocab_size) {
         let cols = group[0].cols;
         let batch = split.batch(cols, group.iter().map(|window| window.start))?;
         // The last target is read by no model, which would refuse it.
@@ -187,8 +186,14 @@ pub fn compare(
     })
 }
 
+/// Windows whose distributions are held together: neighbours of one length, no more than [`DISTRIBUTION_BYTES`] have.
+pub(crate) fn groups(windows: &[SlidingWindow], vocab_size: usize) -> impl Iterator<Item = &[SlidingWindow]> {
+    let rows = move |cols: usize| (DISTRIBUTION_BYTES / (cols * vocab_size * size_of::<f64>()).max(1)).max(1);
+    windows.chunk_by(|a, b| a.cols == b.cols).flat_map(move |group| group.chunks(rows(group[0].cols)))
+}
+
 impl Source<'_> {
-    fn check(&self, context: usize, vocab_size: usize) -> Result<()> {
+    pub(crate) fn check(&self, context: usize, vocab_size: usize) -> Result<()> {
         let Self::Model(model) = self else { return Ok(()) };
         (Sliding { context, stride: context }).check(model.block_size())?;
         match model.vocab_size() {
@@ -198,7 +203,12 @@ impl Source<'_> {
     }
 
     /// The probabilities `(V)` of the token behind each position of windows of one length, whose tokens are `ids`.
-    fn distributions(&mut self, windows: &[SlidingWindow], ids: &[u32], vocab_size: usize) -> Result<Vec<Vec<f64>>> {
+    pub(crate) fn distributions(
+        &mut self,
+        windows: &[SlidingWindow],
+        ids: &[u32],
+        vocab_size: usize,
+    ) -> Result<Vec<Vec<f64>>> {
         let cols = windows[0].cols;
         match self {
             Self::Model(model) => {

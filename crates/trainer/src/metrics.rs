@@ -46,6 +46,10 @@ pub struct Metrics {
     /// The entropy of the text that the validation loss is of, in nats a token, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
+    /// The norm of the last update before the evaluation over the norm of the parameters that it changed, both over all
+    /// parameters: how far one step went. Absent before the first update, and in the files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_ratio: Option<f64>,
     /// The learning rate of the update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
@@ -71,6 +75,7 @@ impl Metrics {
             perplexity: None,
             bits_per_byte: None,
             floor: None,
+            update_ratio: None,
             lr: None,
             grad_norm: None,
             tokens_per_s: None,

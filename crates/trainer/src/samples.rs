@@ -45,6 +45,14 @@ impl Line for Sample {
     }
 }
 
+/// Reads the samples of a run; none where it took none.
+///
+/// # Errors
+/// When the file cannot be read, or a line of it is broken or of another format.
+pub fn read(run: &Path) -> Result<Vec<Sample>> {
+    json_lines::read(&run.join(SAMPLES_FILE))
+}
+
 /// Opens the samples of a run, without the lines of updates that `state` has not seen: these are made again. A run that
 /// takes no samples, and has none, gets no file.
 ///
@@ -55,7 +63,7 @@ pub(crate) fn open(run: &Path, config: &RunConfig, state: &LoopState) -> Result<
     if config.train.sample_every == 0 && !path.exists() {
         return Ok(None);
     }
-    let mut rows: Vec<Sample> = json_lines::read(&path)?;
+    let mut rows = read(run)?;
     rows.retain(|row| row.step <= state.step);
     Ok(Some(JsonLines::create(&path, rows)?))
 }

@@ -73,6 +73,12 @@ pub(crate) fn batches(windows: &[SlidingWindow]) -> impl Iterator<Item = &[Slidi
     windows.chunk_by(|a, b| (a.cols, a.from) == (b.cols, b.from)).flat_map(|group| group.chunks(ROWS))
 }
 
+/// At most `n` windows, but at least one, spread evenly over all: the same ones every time.
+pub(crate) fn spread(windows: &[SlidingWindow], n: usize) -> Vec<SlidingWindow> {
+    let n = n.clamp(1, windows.len().max(1)).min(windows.len());
+    (0..n).map(|i| windows[i * windows.len() / n]).collect()
+}
+
 /// A loss in sliding windows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SlidingLoss {
@@ -96,12 +102,43 @@ pub fn sliding_loss(
 ) -> Result<SlidingLoss> {
     split.check("evaluated", 2)?;
     sliding.check(model.block_size())?;
-    let tokens = split.len() - 1;
+    let windows: Vec<SlidingWindow> = sliding.windows(split.len()).collect();
+    loss_in(model, split, &windows, split.surprisal(1..split.len()), on_progress)
+}
+
+/// [`sliding_loss`] in at most `n` of the windows, but at least one, spread evenly over the split.
+///
+/// # Errors
+/// As [`sliding_loss`].
+pub fn spread_loss(
+    model: &mut dyn LanguageModel,
+    split: &Split,
+    sliding: Sliding,
+    n: usize,
+    on_progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<SlidingLoss> {
+    split.check("evaluated", 2)?;
+    sliding.check(model.block_size())?;
+    let windows: Vec<SlidingWindow> = sliding.windows(split.len()).collect();
+    let chosen = spread(&windows, n);
+    let predicted = |window: &SlidingWindow| window.start + window.from + 1..window.start + window.cols + 1;
+    let surprisal = chosen.iter().map(|window| split.surprisal(predicted(window))).sum();
+    loss_in(model, split, &chosen, surprisal, on_progress)
+}
+
+/// The loss in these windows; `surprisal` is the sum of what their predictions must cost, where it is known.
+fn loss_in(
+    model: &mut dyn LanguageModel,
+    split: &Split,
+    windows: &[SlidingWindow],
+    surprisal: Option<f64>,
+    on_progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<SlidingLoss> {
+    let tokens: usize = windows.iter().map(|window| window.cols - window.from).sum();
     // The sum of the losses of each window, and how many they are.
     let mut sums: Vec<(f64, usize)> = Vec::new();
-    let windows: Vec<SlidingWindow> = sliding.windows(split.len()).collect();
     let mut done = 0;
-    for group in batches(&windows) {
+    for group in batches(windows) {
         let SlidingWindow { cols, from, .. } = group[0];
         let batch = split.batch(cols, group.iter().map(|window| window.start))?;
         let losses = model.losses(Windows { ids: &batch.ids, cols, from }, &batch.targets)?;
@@ -111,7 +148,7 @@ pub fn sliding_loss(
         on_progress(done, tokens)?;
     }
     let loss = sums.iter().map(|(sum, _)| sum).sum::<f64>() / tokens as f64;
-    let floor = split.surprisal(1..split.len()).map(|sum| sum / tokens as f64);
+    let floor = surprisal.map(|sum| sum / tokens as f64);
     Ok(SlidingLoss { evaluation: Evaluation { loss, floor, tokens: tokens as u64 }, stderr: stderr(&sums, loss) })
 }
 
@@ -202,6 +239,22 @@ mod tests {
         assert_eq!(loss_of(1, 50, 8, 8).evaluation.loss, 0.0);
         assert!((loss_of(100, 50, 8, 3).evaluation.loss.exp() - 7.0).abs() < 1e-5);
         assert_eq!(loss_of(1, 50, 8, 3).evaluation.tokens, 49);
+    }
+
+    #[test]
+    fn some_windows_are_spread_evenly_and_their_loss_is_that_of_their_tokens() {
+        // Of ten windows of five tokens, those from 0, 15 and 30 on. A model that knows from the third token on is at a loss for
+        // two of five.
+        let windows: Vec<SlidingWindow> = Sliding { context: 5, stride: 5 }.windows(51).collect();
+        let starts = |n| spread(&windows, n).iter().map(|window| window.start).collect::<Vec<_>>();
+        assert_eq!((starts(3), starts(0), starts(99).len()), (vec![0, 15, 30], vec![0], 10));
+        let surprisals = (0..51).map(f64::from).collect();
+        let split = Split::whole((0..51).map(|i| i % 7).collect::<Vec<u32>>().into(), Some(surprisals));
+        let mut model = Counting { vocab_size: 7, block_size: 16, needs: 3 };
+        let sliding = Sliding { context: 5, stride: 5 };
+        let some = spread_loss(&mut model, &split, sliding, 3, &mut |_, _| Ok(())).unwrap().evaluation;
+        assert_eq!((some.tokens, some.floor), (15, Some(18.0)), "the means of 1..=5, 16..=20 and 31..=35");
+        assert!((some.loss - 0.4 * 7f64.ln()).abs() < 1e-6);
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl LoopState {
             best: None,
             evaluations_since_best: 0,
             last_evaluation: None,
+            update_ratio: None,
             seconds: 0.0,
             source_hash,
             reference_hash: None,
@@ -217,14 +218,6 @@ impl Trainer<'_> {
         }
     }
 
-    /// Whether this step is to be evaluated and has not been.
-    fn evaluation_is_due(&self) -> bool {
-        let train = &self.config.train;
-        let step = self.state.step;
-        let over = step >= train.max_steps || self.state.out_of_time(train);
-        (step.is_multiple_of(train.eval_every) || over) && self.state.last_evaluation != Some(step)
-    }
-
     /// One update: the gradients of `grad_accum` batches, then the optimizer.
     fn update(&mut self, stop: &AtomicBool) -> Result<Update> {
         let config = &self.config.train;
@@ -240,7 +233,7 @@ impl Trainer<'_> {
             losses.push(self.engine.forward_backward(&batch, micro_step)?);
         }
         let lr = learning_rate(config, step);
-        let grad_norm = self.engine.optimizer_step(lr, config.clip)?;
+        let grad_norm = self.optimizer_step(lr)?;
         self.state.step += 1;
         Ok(Update { step: self.state.step, losses, lr, grad_norm })
     }
@@ -271,6 +264,7 @@ impl Trainer<'_> {
             perplexity: Some(loss.exp()),
             bits_per_byte: Some(loss / std::f64::consts::LN_2 * self.data.val_tokens_per_byte()?),
             floor,
+            update_ratio: self.state.update_ratio.take(),
             seconds: self.state.seconds,
             ..Metrics::new(RowKind::Eval, self.state.step)
         };
@@ -320,6 +314,30 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Whether this step is to be evaluated and has not been.
+    fn evaluation_is_due(&self) -> bool {
+        let step = self.state.step;
+        let due = self.is_scheduled(step) || self.state.out_of_time(&self.config.train);
+        due && self.state.last_evaluation != Some(step)
+    }
+
+    /// Whether a step is evaluated, however long it takes to get there.
+    fn is_scheduled(&self, step: u64) -> bool {
+        let train = &self.config.train;
+        step.is_multiple_of(train.eval_every) || step >= train.max_steps
+    }
+
+    /// The optimizer's step, measured where an evaluation follows: copies of the parameters wait for the device.
+    fn optimizer_step(&mut self, lr: f64) -> Result<DeferredScalar> {
+        let before = if self.is_scheduled(self.state.step + 1) { Some(self.engine.params()?) } else { None };
+        let grad_norm = self.engine.optimizer_step(lr, self.config.train.clip)?;
+        self.state.update_ratio = match before {
+            Some(before) => update_ratio(&before, &self.engine.params()?),
+            None => None,
+        };
+        Ok(grad_norm)
+    }
+
     /// Whether a sample is to be taken of this step and has not been.
     fn sample_is_due(&self, record: &Record) -> bool {
         let every = self.config.train.sample_every;
@@ -362,6 +380,15 @@ pub fn check_data(config: &RunConfig, data: &Dataset) -> Result<()> {
     samples::prompt(config, &data.tokenizer)?;
     data.train.check("training", config.model.block_size + 1)?;
     data.val.check("validation", 2)
+}
+
+/// `||after - before|| / ||before||` over all parameters; none of parameters that are all zero or no numbers.
+fn update_ratio(before: &[Vec<f32>], after: &[Vec<f32>]) -> Option<f64> {
+    let square = |x: f64| x * x;
+    let pairs = || before.iter().flatten().zip(after.iter().flatten()).map(|(&b, &a)| (f64::from(b), f64::from(a)));
+    let step: f64 = pairs().map(|(before, after)| square(after - before)).sum();
+    let size: f64 = pairs().map(|(before, _)| square(before)).sum();
+    Some((step / size).sqrt()).filter(|ratio| ratio.is_finite())
 }
 
 /// An update whose figures may still be on the device.
@@ -447,5 +474,19 @@ impl Clock {
 
     fn restart(&mut self) {
         self.last = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_is_measured_by_the_parameters_that_it_changed() {
+        let before = [vec![3.0, 0.0], vec![4.0]];
+        assert_eq!(update_ratio(&before, &[vec![3.0, 0.6], vec![4.8]]).map(|ratio| (1e6 * ratio).round()), Some(2e5));
+        assert_eq!(update_ratio(&before, &before), Some(0.0));
+        assert_eq!(update_ratio(&[vec![0.0]], &[vec![1.0]]), None, "nothing can be measured by nothing");
+        assert_eq!(update_ratio(&[vec![1.0]], &[vec![f32::NAN]]), None);
     }
 }

@@ -186,3 +186,31 @@ fn a_reference_that_does_not_match_or_has_changed_is_refused() {
     let error = resume(&run, &["train.max_steps=12"]).err().unwrap().to_string();
     assert!(error.contains("its weights have changed since this run was started"), "{error}");
 }
+
+#[test]
+fn the_update_before_an_evaluation_is_measured_by_the_weights_before_and_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = small();
+    config.train.eval_every = 1;
+    let out = dir.path().join("run");
+    let run = start(config, &out).unwrap();
+    let mut weights: Vec<Vec<f64>> = Vec::new();
+    let mut measured = Vec::new();
+    let mut on_event = |event: Event<'_>| {
+        if let Event::Eval { metrics, .. } = event {
+            let last = RunDir::open(&out)?.last();
+            let state = last.read_engine(&RunDir::open(&out)?.model().read_config()?, &last.read_state()?)?;
+            weights.push(state.params.concat().into_iter().map(f64::from).collect());
+            measured.push(metrics.update_ratio);
+        }
+        Ok(())
+    };
+    run.train(&AtomicBool::new(false), &mut on_event).unwrap();
+    assert_eq!((measured.len(), measured[0]), (10, None), "no update came before the first evaluation");
+    let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    for (step, pair) in weights.windows(2).enumerate() {
+        let update: Vec<f64> = pair[1].iter().zip(&pair[0]).map(|(after, before)| after - before).collect();
+        let (ratio, expected) = (measured[step + 1].unwrap(), norm(&update) / norm(&pair[0]));
+        assert!((ratio - expected).abs() < 1e-12 && ratio > 0.0, "step {}: {ratio}, not {expected}", step + 1);
+    }
+}

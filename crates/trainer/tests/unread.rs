@@ -59,6 +59,10 @@ impl Engine for Poisoned {
         self.engine.decoder(window)
     }
 
+    fn params(&self) -> Result<Vec<Vec<f32>>> {
+        self.engine.params()
+    }
+
     fn state_dict(&self) -> Result<EngineState> {
         self.engine.state_dict()
     }

@@ -6,10 +6,11 @@ use serde::Serialize;
 use tinygpt_model::{
     ModelFolder,
     files::FileError,
-    ngram::{Smoothing, save_with_tokenizer},
+    ngram::{NgramModel, Smoothing, save_with_tokenizer},
 };
 use tinygpt_trainer::{
-    TrainError,
+    Dataset, TrainError,
+    data::Split,
     evaluate::{Evaluation, Report},
     ngram,
     sliding::{Sliding, sliding_loss},
@@ -35,19 +36,65 @@ struct Baselines {
 }
 
 /// A model, or the floor, on the validation split.
-#[derive(Serialize)]
-struct Row {
-    name: String,
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    order: Option<usize>,
+    pub order: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    smoothing: Option<Smoothing>,
-    parameters: Option<u64>,
+    pub smoothing: Option<Smoothing>,
+    pub parameters: Option<u64>,
     /// Nats a token.
-    loss: f64,
-    perplexity: f64,
-    bits_per_byte: f64,
-    bits_per_char: f64,
+    pub loss: f64,
+    pub perplexity: f64,
+    pub bits_per_byte: f64,
+    pub bits_per_char: f64,
+}
+
+/// What losses on a validation split are in other units, by those of the uniform distribution: all predict the same tokens.
+pub struct Units {
+    uniform: Report,
+}
+
+impl Units {
+    pub fn of(data: &Dataset) -> anyhow::Result<Self> {
+        let (loss, tokens) = ((data.tokenizer.vocab_size() as f64).ln(), (data.val.len() - 1) as u64);
+        Ok(Self { uniform: Report::new(Evaluation { loss, floor: None, tokens }, &data.val, &data.tokenizer)? })
+    }
+
+    pub fn row(&self, name: &str, parameters: Option<u64>, loss: f64) -> Row {
+        let uniform = &self.uniform;
+        Row {
+            name: name.into(),
+            order: None,
+            smoothing: None,
+            parameters,
+            loss,
+            perplexity: loss.exp(),
+            bits_per_byte: loss * uniform.bits_per_byte / uniform.loss,
+            bits_per_char: loss * uniform.bits_per_char / uniform.loss,
+        }
+    }
+
+    /// The uniform distribution and n-gram models.
+    pub fn rows(&self, models: &[NgramModel], val: &Split) -> anyhow::Result<Vec<Row>> {
+        let mut rows = vec![self.row("uniform", Some(0), self.uniform.loss)];
+        for model in models {
+            let loss = ngram::evaluate(model, val)?.loss;
+            let (order, smoothing) = (Some(model.order()), Some(model.smoothing().clone()));
+            rows.push(Row { order, smoothing, ..self.row(&model.name(), Some(model.parameters()), loss) });
+        }
+        Ok(rows)
+    }
+}
+
+/// N-gram models of a training split up to an order, and Kneser-Ney of that order.
+pub fn train(data: &Dataset, order: usize) -> anyhow::Result<Vec<NgramModel>> {
+    let mut progress = WorkProgress::new("counting");
+    Ok(ngram::baselines(&data.train, data.tokenizer.vocab_size(), order, &mut |done, all| {
+        progress.at(done, all);
+        Ok(())
+    })?)
 }
 
 pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
@@ -58,33 +105,9 @@ pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     let data = measured.dataset()?;
     let vocab_size = measured.tokenizer.vocab_size();
 
-    let mut progress = WorkProgress::new("counting");
-    let models = ngram::baselines(&data.train, vocab_size, args.order, &mut |done, all| {
-        progress.at(done, all);
-        Ok(())
-    })?;
-    drop(progress);
-
-    // The first row also tells how many bits a nat of any row is, since all predict the same tokens.
-    let tokens = (data.val.len() - 1) as u64;
-    let uniform = Evaluation { loss: (vocab_size as f64).ln(), floor: None, tokens };
-    let uniform = Report::new(uniform, &data.val, &measured.tokenizer)?;
-    let row = |name: &str, parameters, loss: f64| Row {
-        name: name.into(),
-        order: None,
-        smoothing: None,
-        parameters,
-        loss,
-        perplexity: loss.exp(),
-        bits_per_byte: loss * uniform.bits_per_byte / uniform.loss,
-        bits_per_char: loss * uniform.bits_per_char / uniform.loss,
-    };
-    let mut rows = vec![row("uniform", Some(0), uniform.loss)];
-    for model in &models {
-        let loss = ngram::evaluate(model, &data.val)?.loss;
-        let (order, smoothing) = (Some(model.order()), Some(model.smoothing().clone()));
-        rows.push(Row { order, smoothing, ..row(&model.name(), Some(model.parameters()), loss) });
-    }
+    let models = train(&data, args.order)?;
+    let units = Units::of(&data)?;
+    let mut rows = units.rows(&models, &data.val)?;
     let mut progress = WorkProgress::new("evaluating");
     let sliding = Sliding::of(measured.model.as_ref(), measured.model.block_size());
     let gpt = sliding_loss(measured.model.as_mut(), &data.val, sliding, &mut |done, all| -> Result<(), TrainError> {
@@ -93,8 +116,8 @@ pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     })?;
     drop(progress);
     let parameters = ModelFolder::new(&measured.path).read_config()?.n_params();
-    rows.push(row("GPT", Some(parameters as u64), gpt.evaluation.loss));
-    rows.extend(gpt.evaluation.floor.map(|floor| row("floor", None, floor)));
+    rows.push(units.row("GPT", Some(parameters as u64), gpt.evaluation.loss));
+    rows.extend(gpt.evaluation.floor.map(|floor| units.row("floor", None, floor)));
 
     if let Some(folder) = &args.save {
         let is_kneser_ney = |smoothing: &Smoothing| matches!(smoothing, Smoothing::KneserNey { .. });
@@ -109,7 +132,13 @@ pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     }
     let run = measured.path.display().to_string();
     if args.json {
-        return print_json(&Baselines { run, vocab_size, train_tokens: data.train.len(), tokens, models: rows });
+        return print_json(&Baselines {
+            run,
+            vocab_size,
+            train_tokens: data.train.len(),
+            tokens: gpt.evaluation.tokens,
+            models: rows,
+        });
     }
     Ok(print_stdout(&table(&rows))?)
 }

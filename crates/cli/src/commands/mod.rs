@@ -12,6 +12,7 @@ pub mod generate;
 pub mod info;
 pub mod lab;
 pub mod plan;
+pub mod report;
 pub mod sample;
 pub mod score;
 pub mod selftest;

@@ -27,7 +27,7 @@ use crate::{
     config_file,
     device::Work,
     output::{Interrupted, Usage, print_json, print_stdout},
-    progress::{Progress, human_time},
+    progress::{Progress, human_time, in_thousands},
 };
 
 /// How many samples a finished run shows.
@@ -91,19 +91,6 @@ pub fn parameter_groups(gpt: &GptConfig, config: &RunConfig) -> Option<String> {
         last = Some(optimizer);
     }
     Some(text)
-}
-
-/// 1234567 as 1,234,567.
-fn in_thousands(n: usize) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn resumed(state: &LoopState, config: &RunConfig) -> String {
@@ -256,12 +243,6 @@ fn samples(run: &Path, config: &RunConfig, device: &Device) -> anyhow::Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn digits_come_in_groups_of_three() {
-        let numbers = [0, 12, 999, 1000, 786_432, 1_234_567].map(in_thousands);
-        assert_eq!(numbers, ["0", "12", "999", "1,000", "786,432", "1,234,567"]);
-    }
 
     #[test]
     fn the_groups_of_parameters_are_told_where_they_differ() {

@@ -128,7 +128,7 @@ impl Gpt {
     }
 
     /// Every value of the network, `(B, T, channels)` each.
-    fn all_values(&self, tokens: &Tokens) -> Result<Vec<Tensor>> {
+    pub(super) fn all_values(&self, tokens: &Tokens) -> Result<Vec<Tensor>> {
         let mode = Mode::FullSequence { dropout: None, mask: CausalMask::default(), precision: self.precision };
         let values = vec![None; self.net.cols.len()];
         let mut pass = Pass { mode, tokens, params: &self.params, dtype: self.dtype, operands: &[], values };

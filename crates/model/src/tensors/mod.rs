@@ -1,5 +1,6 @@
 //! The network on candle tensors: the reference implementation, which also runs on a GPU.
 
+mod attention_maps;
 mod decoder;
 mod fused;
 mod fused_ops;

@@ -164,11 +164,15 @@ impl Engine for CpuEngine {
         Ok(Box::new(CpuDecoder::new(self.gpt.config(), &params, window, WeightFormat::F32)?))
     }
 
+    fn params(&self) -> Result<Vec<Vec<f32>>> {
+        Ok(self.gpt.layout().split(self.gpt.params()))
+    }
+
     fn state_dict(&self) -> Result<EngineState> {
         let layout = self.gpt.layout();
         let slot = |(name, flat): (&&str, &Vec<f32>)| StateSlot { name: name.to_string(), values: layout.split(flat) };
         Ok(EngineState {
-            params: layout.split(self.gpt.params()),
+            params: self.params()?,
             optimizer: self.optimizer.slots().iter().zip(&self.slots).map(slot).collect(),
             updates: self.updates,
             loss_scaling: None,

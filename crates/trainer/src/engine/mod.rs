@@ -142,6 +142,12 @@ pub trait Engine: Evaluator {
     /// When the device fails.
     fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>>;
 
+    /// Copies the parameters, in parameter order.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn params(&self) -> Result<Vec<Vec<f32>>>;
+
     /// Copies parameters and optimizer state, in parameter order.
     ///
     /// # Errors

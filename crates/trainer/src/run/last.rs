@@ -45,6 +45,10 @@ pub struct LoopState {
     /// of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_evaluation: Option<u64>,
+    /// [`Metrics::update_ratio`](crate::metrics::Metrics::update_ratio) of the last update, while its evaluation has not been
+    /// seen: an evaluation that is made after an interruption tells it as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_ratio: Option<f64>,
     /// Seconds spent in training, evaluations included, over all parts of the run.
     pub seconds: f64,
     /// SHA-256 of the corpus.

@@ -8,7 +8,7 @@ mod terminal;
 use std::path::Path;
 
 use serde::Serialize;
-use tinygpt_model::{Tokenizer, TokenizerError, files::atomic};
+use tinygpt_model::{Tokenizer, files::atomic};
 use tinygpt_trainer::{
     chart,
     score::{TextScore, TokenScore, random_chars, score, shuffled_words},
@@ -21,6 +21,7 @@ use crate::{
     output::{Usage, has_colors, print_colored, print_json, print_stdout},
     progress_bar::WorkProgress,
     text_input::read_text,
+    token_text::{text_of, visible},
 };
 
 /// What `--json` prints.
@@ -152,20 +153,6 @@ impl Token {
     fn bits(&self) -> f64 {
         0.0 - self.logprob / std::f64::consts::LN_2
     }
-}
-
-/// The text of a token. Models may have more tokens than their tokenizer, to fill up a round number.
-fn text_of(tokenizer: &Tokenizer, id: u32) -> anyhow::Result<String> {
-    match tokenizer.token_text(id) {
-        Ok(text) => Ok(text),
-        Err(TokenizerError::UnknownId { .. }) => Ok(format!("<{id}>")),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The text of a token on one line: white space can be seen.
-fn visible(text: &str) -> String {
-    text.replace('\n', "⏎").replace('\t', "⇥").replace(' ', "␣")
 }
 
 fn is_page(path: &Path) -> bool {

@@ -6,6 +6,7 @@
 //! `decode.rs` for one new position of each sequence with cached keys and values.
 
 mod decode;
+mod maps;
 mod tensors;
 mod training;
 

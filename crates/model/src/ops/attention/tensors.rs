@@ -114,6 +114,13 @@ impl TensorAttention {
         softmax(&count_launch(scores.broadcast_add(&mask))?)
     }
 
+    /// The probabilities of all heads at once, before dropout: `(B, T, 3C)` to `(B, nh, T, T)`.
+    pub(super) fn all_probabilities(&self, qkv: &Tensor) -> candle_core::Result<Tensor> {
+        let (b, t, _) = qkv.dims3()?;
+        let Qkv { q, k, .. } = self.split_qkv(qkv)?;
+        self.probabilities(&q, &k, &(0..t))?.reshape((b, self.n_head, t, t)) // (H, T, T) to (B, nh, T, T)
+    }
+
     /// The dropout mask of a chunk, 1 where an element is kept: `(h, r, keys)`.
     fn keep(&self, chunk: &Chunk, device: &Device) -> candle_core::Result<Option<Tensor>> {
         let Some((dropout, site)) = &self.dropout else { return Ok(None) };

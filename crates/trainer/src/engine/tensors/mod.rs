@@ -2,7 +2,7 @@
 //!
 //! Batches and optimizer steps are queued on the device without waiting for it: losses and norms stay there, as
 //! [`DeferredScalar`]s, until they are read. Only these wait: the first batch of a run, whose gradients are checked; each
-//! batch of an evaluation; [`Engine::state_dict`].
+//! batch of an evaluation; [`Engine::params`] and [`Engine::state_dict`].
 //!
 //! On the CPU a batch is divided into a fixed number of shards of whole sequences. Each is computed forward and backward on
 //! one thread, and gradients are added in the order of the shards. So the result does not depend on the number of threads,
@@ -370,13 +370,17 @@ impl Engine for TensorEngine {
         Ok(Box::new(TensorDecoder::over(self.model.gpt.config(), self.model.gpt.params(), window)?))
     }
 
-    fn state_dict(&self) -> Result<EngineState> {
+    fn params(&self) -> Result<Vec<Vec<f32>>> {
         let params: Vec<Tensor> = self.vars.iter().map(Var::as_detached_tensor).collect();
+        self.flat.read(&self.flat.join(&params)?)
+    }
+
+    fn state_dict(&self) -> Result<EngineState> {
         let slot =
             |(name, flat): (&&str, &Tensor)| Ok(StateSlot { name: name.to_string(), values: self.flat.read(flat)? });
         let DeviceOptimizer { rule, slots, .. } = &self.optimizer;
         Ok(EngineState {
-            params: self.flat.read(&self.flat.join(&params)?)?,
+            params: self.params()?,
             optimizer: rule.slots().iter().zip(slots).map(slot).collect::<Result<_>>()?,
             updates: self.optimizer.updates,
             loss_scaling: self.optimizer.loss_scaling()?,
