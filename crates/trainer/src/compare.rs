@@ -194,8 +194,9 @@ pub(crate) fn groups(windows: &[SlidingWindow], vocab_size: usize) -> impl Itera
 
 impl Source<'_> {
     pub(crate) fn check(&self, context: usize, vocab_size: usize) -> Result<()> {
-        let Self::Model(model) = self else { return Ok(()) };
-        (Sliding { context, stride: context }).check(model.block_size())?;
+        let sliding = Sliding { context, stride: context };
+        let Self::Model(model) = self else { return sliding.check(usize::MAX) };
+        sliding.check(model.block_size())?;
         match model.vocab_size() {
             own if own == vocab_size => Ok(()),
             own => Err(TrainError::VocabSizes { a: vocab_size, b: own }),
@@ -323,6 +324,7 @@ mod tests {
             let (v, split) = (tokenizer.vocab_size(), Split::whole(ids.clone().into(), None));
             let Comparison { mean, calibration, .. } = quietly(&mut truth(), &mut truth(), &split, v, 50);
             assert_eq!((mean.kl_ab, mean.jensen_shannon, mean.top_agreement), (0.0, 0.0, 1.0));
+            assert!(compare(&mut truth(), &mut truth(), &split, v, 0, None, &mut |_, _| Ok(())).is_err());
             let loss = mean.loss_a * mean.contexts as f64;
             assert!((loss - corpus.surprisal()).abs() < 1e-6, "{loss} {}", corpus.surprisal());
             assert_eq!(mean.contexts as usize, ids.len() - 1);

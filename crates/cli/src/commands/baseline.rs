@@ -9,7 +9,7 @@ use tinygpt_model::{
     ngram::{NgramModel, Smoothing, save_with_tokenizer},
 };
 use tinygpt_trainer::{
-    Dataset, TrainError,
+    Dataset,
     data::Split,
     evaluate::{Evaluation, Report},
     ngram,
@@ -91,10 +91,7 @@ impl Units {
 /// N-gram models of a training split up to an order, and Kneser-Ney of that order.
 pub fn train(data: &Dataset, order: usize) -> anyhow::Result<Vec<NgramModel>> {
     let mut progress = WorkProgress::new("counting");
-    Ok(ngram::baselines(&data.train, data.tokenizer.vocab_size(), order, &mut |done, all| {
-        progress.at(done, all);
-        Ok(())
-    })?)
+    Ok(ngram::baselines(&data.train, data.tokenizer.vocab_size(), order, &mut progress.callback())?)
 }
 
 pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
@@ -110,10 +107,7 @@ pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     let mut rows = units.rows(&models, &data.val)?;
     let mut progress = WorkProgress::new("evaluating");
     let sliding = Sliding::of(measured.model.as_ref(), measured.model.block_size());
-    let gpt = sliding_loss(measured.model.as_mut(), &data.val, sliding, &mut |done, all| -> Result<(), TrainError> {
-        progress.at(done, all);
-        Ok(())
-    })?;
+    let gpt = sliding_loss(measured.model.as_mut(), &data.val, sliding, &mut progress.callback())?;
     drop(progress);
     let parameters = ModelFolder::new(&measured.path).read_config()?.n_params();
     rows.push(units.row("GPT", Some(parameters as u64), gpt.evaluation.loss));
