@@ -1,9 +1,10 @@
 //! The training loop.
 
+mod record;
+
 use std::{
     fs,
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
 };
 
 use tinygpt_model::{ContextPolicy, files::atomic};
@@ -14,12 +15,12 @@ use crate::{
     data::Dataset,
     engine::{DeferredScalar, Engine},
     evaluate::{self, Evaluation, Report},
-    json_lines::JsonLines,
     metrics::{self, Metrics, MetricsFile, RowKind},
     run::{Best, LAST_FORMAT, LoopState, RunDir},
     samples::{self, Sample},
     schedule::learning_rate,
 };
+use record::{Clock, Record, Update};
 
 /// The file of the metrics in a run.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -389,92 +390,6 @@ fn update_ratio(before: &[Vec<f32>], after: &[Vec<f32>]) -> Option<f64> {
     let step: f64 = pairs().map(|(before, after)| square(after - before)).sum();
     let size: f64 = pairs().map(|(before, _)| square(before)).sum();
     Some((step / size).sqrt()).filter(|ratio| ratio.is_finite())
-}
-
-/// An update whose figures may still be on the device.
-struct Update {
-    step: u64,
-    /// The loss of each of its batches, in nats a token.
-    losses: Vec<DeferredScalar>,
-    lr: f64,
-    grad_norm: DeferredScalar,
-}
-
-/// What is known of a run beside its weights.
-struct Record {
-    metrics: MetricsFile,
-    /// None where the run takes none.
-    samples: Option<JsonLines<Sample>>,
-    clock: Clock,
-    /// The updates since the last look at the device.
-    unread: Vec<Update>,
-}
-
-impl Record {
-    /// The figures of the last update. Where they are on a device that would have to be waited for, only if it is logged:
-    /// in between, the device works on while the host prepares what comes next.
-    fn row(&mut self, step: u64, logged: bool, tokens_per_step: usize) -> Result<Metrics> {
-        let mut row = Metrics::new(RowKind::Train, step);
-        row.lr = self.unread.last().map(|update| update.lr);
-        let known = |update: &Update| update.losses.iter().chain([&update.grad_norm]).all(DeferredScalar::is_known);
-        if logged || self.unread.iter().all(known) {
-            let updates = self.unread.len();
-            (row.loss, row.grad_norm) = self.read()?.unzip();
-            row.tokens_per_s = Some(self.clock.tokens_per_s(updates * tokens_per_step));
-        }
-        row.seconds = self.clock.seconds();
-        Ok(row)
-    }
-
-    /// Waits for the device, at most once, and checks all that has not been read yet. Gives loss and norm of the last
-    /// update.
-    fn read(&mut self) -> Result<Option<(f64, f64)>> {
-        let unread = std::mem::take(&mut self.unread);
-        let figures = DeferredScalar::read_all(unread.iter().flat_map(|u| u.losses.iter().chain([&u.grad_norm])))?;
-        let mut figures = figures.into_iter();
-        let mut last = None;
-        for Update { step, losses, .. } in unread {
-            let batches = losses.len();
-            let loss = figures.by_ref().take(batches).fold(0.0, |sum, loss| sum + loss / batches as f64);
-            let grad_norm = figures.next().unwrap_or(f64::NAN);
-            for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
-                if !value.is_finite() {
-                    return Err(TrainError::NonFiniteLoss { step, what, value });
-                }
-            }
-            last = Some((loss, grad_norm));
-        }
-        Ok(last)
-    }
-}
-
-/// Seconds of a run over all its parts, and the rate since the last look.
-struct Clock {
-    earlier: f64,
-    start: Instant,
-    last: Instant,
-}
-
-impl Clock {
-    fn new(earlier: f64) -> Self {
-        let now = Instant::now();
-        Self { earlier, start: now, last: now }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.earlier + self.start.elapsed().as_secs_f64()
-    }
-
-    /// Tokens a second since the last look or restart.
-    fn tokens_per_s(&mut self, tokens: usize) -> f64 {
-        let elapsed = self.last.elapsed().as_secs_f64();
-        self.restart();
-        tokens as f64 / elapsed.max(1e-9)
-    }
-
-    fn restart(&mut self) {
-        self.last = Instant::now();
-    }
 }
 
 #[cfg(test)]
