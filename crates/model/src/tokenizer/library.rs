@@ -127,5 +127,7 @@ fn is_byte_level(tokenizer: &tokenizers::Tokenizer) -> bool {
 /// The byte that a token of a vocabulary of characters stands for, where it is one that these fall back to, as `<0xE2>`.
 fn byte_fallback(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'))?;
-    (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok()).flatten()
+    // `from_str_radix` takes a sign too.
+    let is_byte = hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    is_byte.then(|| u8::from_str_radix(hex, 16).ok()).flatten()
 }
