@@ -76,7 +76,7 @@ class Check:
                 logits = model(ids[None, at : at + len(targets)]).logits[0].float()
                 losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
         ours = json.loads(self.tinygpt("eval", folder, "--data", "text.txt", "--device", "cpu", "--json"))
-        self.report(name, "loss", abs(ours["report"]["loss"] - torch.cat(losses).mean().item()))
+        self.report(name, "loss", abs(ours["loss"] - torch.cat(losses).mean().item()))
         row = AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"]
         with torch.no_grad():
             for _ in range(NEW):

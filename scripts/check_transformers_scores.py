@@ -103,7 +103,7 @@ class Check:
             self.report(f"{name}: {key}", abs(ours[key] - expected) / abs(expected))
 
     def eval(self, run, model, text, path, stride):
-        ours = self.tinygpt("eval", run, "--data", path, "--stride", stride)["report"]["loss"]
+        ours = self.tinygpt("eval", run, "--data", path, "--stride", stride)["loss"]
         ids = model.tokenizer.encode(text, add_special_tokens=False).ids
         rows = model.rows(ids, model.context, stride)
         loss = -torch.stack([row[id] for row, id in zip(rows, ids[1:])]).mean().item()

@@ -36,7 +36,7 @@ fn every_order_the_run_and_the_floor_stand_beside_each_other_on_the_same_tokens(
         assert!(near("bits_per_byte", bits) && near("bits_per_char", bits), "{row}");
     }
     let evaluated = json(place.tinygpt().args(["eval", "run", "--json"]));
-    let report = &evaluated["report"];
+    let report = &evaluated;
     assert_eq!((&rows["GPT"]["loss"], &rows["floor"]["loss"]), (&report["loss"], &report["floor"]));
     assert_eq!(value["tokens"], report["tokens"]);
     assert_eq!(rows["GPT"]["parameters"], json(place.tinygpt().args(["info", "run", "--json"]))["parameters"]);
@@ -88,7 +88,7 @@ fn a_saved_model_is_evaluated_to_the_loss_of_its_row_and_generates() {
         let val: String = text.chars().skip(value["train_tokens"].as_u64().unwrap() as usize).collect();
         place.write("val.txt", &val);
         let evaluated = json(place.tinygpt().args(["eval", smoothing, "--data", "val.txt", "--json"]));
-        let (expected, found) = (loss(&rows(&value)[name]), loss(&evaluated["report"]));
+        let (expected, found) = (loss(&rows(&value)[name]), loss(&evaluated));
         assert!((expected - found).abs() < 1e-6, "{expected} {found}");
         let generate = |args: &[&str]| {
             let mut command = place.tinygpt();

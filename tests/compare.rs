@@ -27,7 +27,7 @@ fn cross_entropies_are_entropies_and_divergences_and_losses_are_those_of_eval() 
     assert!((field(&value, "cross_entropy_ab") - h_a - kl_ab).abs() < 1e-9);
     assert!((field(&value, "cross_entropy_ba") - h_b - kl_ba).abs() < 1e-9);
     for (run, key) in [("run", "loss_a"), ("other", "loss_b")] {
-        let report = &json(place.tinygpt().args(["eval", run, "--json"]))["report"];
+        let report = &json(place.tinygpt().args(["eval", run, "--json"]));
         assert!((field(&value, key) - field(report, "loss")).abs() < 1e-5, "{key}");
         assert_eq!(value["contexts"], report["tokens"]);
     }
@@ -61,7 +61,7 @@ fn the_loss_of_the_truth_is_the_floor_and_the_divergence_from_it_the_rest_of_the
         .success();
     for run in ["run", "bpe"] {
         let value = json(place.tinygpt().args(["compare", "truth", run, "--json"]));
-        let report = &json(place.tinygpt().args(["eval", run, "--json"]))["report"];
+        let report = &json(place.tinygpt().args(["eval", run, "--json"]));
         assert!((field(&value, "loss_a") - field(report, "floor")).abs() < 1e-9, "{run}");
         assert!((field(&value, "loss_b") - field(report, "loss")).abs() < 1e-5, "{run}");
         // What the truth expects of the run is what happens to it, but for chance.

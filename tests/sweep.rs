@@ -17,8 +17,8 @@ fn every_combination_is_a_run_with_its_losses_and_a_summary_over_seeds() {
         // A run of a sweep is the run that `train` makes of these settings.
         let evaluated =
             json(place.tinygpt().args(["eval", &format!("grid/{}", run["run"].as_str().unwrap()), "--json"]));
-        let loss = |value: &serde_json::Value| value["report"]["loss"].as_f64().unwrap();
-        assert!((loss(&evaluated) - loss(run)).abs() < 1e-6);
+        let (of_eval, of_sweep) = (evaluated["loss"].as_f64().unwrap(), run["report"]["loss"].as_f64().unwrap());
+        assert!((of_eval - of_sweep).abs() < 1e-6);
         assert_eq!((&run["step"], &run["diverged"]), (&6.into(), &serde_json::Value::Null));
     }
     let summaries = value["summaries"].as_array().unwrap();
@@ -67,7 +67,7 @@ fn runs_side_by_side_have_the_bytes_of_runs_in_turn() {
         assert!(text.lines().count() >= 6 && text.contains('*'), "{text}");
     };
     train("1", "one");
-    train("3", "three");
+    train("100000", "three");
     for run in ["lr=1e-3,seed=1337", "lr=3e-3,seed=1338"] {
         let weights = |out: &str| place.read(&format!("{out}/{run}/model.safetensors"));
         assert!(weights("one") == weights("three"), "{run}");
@@ -130,12 +130,17 @@ fn bad_sweeps_are_refused_before_any_work() {
         (&["--set", "seed=1,2"], "--seeds N"),
         (&["--plot", "sweep.pdf"], ".svg or .png"),
         (&["--seeds", "0"], "number would be zero"),
-        (&["--seeds", "100000"], "a sweep at most 10000"),
+        (&["--seeds", "99999999999"], "a sweep at most 10000"),
+        (&["--set", "seed=9223372036854775807", "--seeds", "2"], "--seeds N"),
+        (&["--plot", "nowhere/sweep.svg"], "there is no folder nowhere"),
         (&["--seeds", "9999999999999999999"], "a sweep at most 10000"),
     ] {
         let error = refused(flags);
         assert!(error.contains(message), "{flags:?}: {error}");
     }
+    place.write("other/file.txt", "not a sweep");
+    let error = failure(place.tinygpt().args(["sweep", "--config", "small.toml", "--out", "other"]), 1);
+    assert!(error.contains("holds something, and no run of this sweep"), "{error}");
     let error = failure(place.tinygpt().args(["sweep", "--config", "nothing"]), 2);
     assert!(error.contains("there is no configuration nothing"), "{error}");
 }

@@ -45,11 +45,19 @@ pub use self::{
 };
 
 /// The largest whole number that a TOML file can hold.
-const TOML_MAX: u64 = i64::MAX as u64;
+pub const TOML_MAX: u64 = i64::MAX as u64;
 
-/// The file of a plot, refused before anything is computed where its format is unknown.
+/// The file of a plot, refused before anything is computed where its format is unknown or its folder is not there.
 fn plot_path() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| chart::check_path(&path).map(|()| path))
+    PathBufValueParser::new().try_map(|path: PathBuf| {
+        chart::check_path(&path).map_err(|error| error.to_string())?;
+        match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+                Err(format!("there is no folder {} to write {} to", folder.display(), path.display()))
+            }
+            _ => Ok(path),
+        }
+    })
 }
 
 /// Train a small GPT from text and generate from it.

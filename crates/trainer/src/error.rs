@@ -242,6 +242,12 @@ pub enum TrainError {
         /// The run's folder.
         run: PathBuf,
     },
+    /// The folder of a sweep holds something else.
+    #[error("{path} holds something, and no run of this sweep: give another --out")]
+    NoSweep {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Two runs of a sweep would have one folder.
     #[error("two runs of the sweep would both be called {run}: give values that differ in more than punctuation")]
     SameRunTwice {

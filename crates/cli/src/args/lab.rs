@@ -22,10 +22,10 @@ pub struct LabArgs {
     #[arg(long = "prompt", value_name = "TEXT")]
     pub prompts: Vec<String>,
     /// Completions of each prompt by each strategy.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub samples: u32,
     /// Tokens of a completion.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_new_tokens: u32,
     /// The seed of the draws.
     #[arg(long, value_name = "S", default_value_t = 1337)]

@@ -18,6 +18,7 @@ use crate::{
 struct EvalReport<'a> {
     run: String,
     data: Option<&'a str>,
+    #[serde(flatten)]
     report: Report,
     /// The standard error of the loss, from its spread over windows.
     stderr: Option<f64>,

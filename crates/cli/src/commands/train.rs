@@ -58,6 +58,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if let Some(groups) = parameter_groups(run.gpt(), &config) {
         notice!("{groups}");
     }
+    if !config.train.reference.is_empty() && config.train.kl_weight == 0.0 {
+        notice!("train.reference changes nothing: train.kl_weight is 0");
+    }
     let mut progress = Progress::new(&config, run.state().step)?;
     let outcome = run.train(&stop, &mut |event| {
         progress.on(event);
@@ -124,12 +127,25 @@ fn work(args: &TrainArgs) -> anyhow::Result<Work> {
 fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Run> {
     let path = needed_config(args)?;
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
+    let config = read_config(path, args)?;
+    refuse_to_replace_the_reference(args, &config)?;
     let options = StartOptions { out: args.out.clone(), if_exists, device: device.clone(), ..StartOptions::default() };
-    Ok(Run::start(read_config(path, args)?, options)?)
+    Ok(Run::start(config, options)?)
 }
 
 fn needed_config(args: &TrainArgs) -> anyhow::Result<&Path> {
     Ok(args.config.as_deref().ok_or_else(|| Usage("--config FILE is needed to start a run".into()))?)
+}
+
+/// A run that replaced its own reference could never be resumed.
+fn refuse_to_replace_the_reference(args: &TrainArgs, config: &RunConfig) -> anyhow::Result<()> {
+    let real = |path: &Path| path.canonicalize().ok();
+    match &args.out {
+        Some(out) if real(out).is_some() && real(out) == real(Path::new(&config.train.reference)) => {
+            Err(Usage("--out is train.reference, which the run would replace: give another --out".into()).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Run> {

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     GptConfig, ModelError, Result,
     files::{FileError, atomic, read_json},
+    ngram::is_ngram_folder,
     param_specs,
     params::check_values,
     plan::Role,
@@ -120,6 +121,11 @@ impl ModelFolder {
         let not_a_model = |reason: String| ModelError::NotAModelFolder { path: self.path.clone(), reason };
         if !self.path.is_dir() {
             return Err(not_a_model("there is no such folder".into()));
+        }
+        if is_ngram_folder(&self.path) {
+            return Err(not_a_model(
+                "it is an n-gram model, which `generate`, `eval`, `score` and `compare` take".into(),
+            ));
         }
         for name in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
             if !self.path.join(name).is_file() {

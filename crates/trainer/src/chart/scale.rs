@@ -87,7 +87,8 @@ impl Scaled {
             return names.iter().enumerate().map(tick).collect();
         }
         let decades = self.max.log10() - self.min.log10();
-        if !self.log || decades < 1.0 {
+        // Below a factor of ten 1, 2 and 5 are one or two ticks, which do not show that the axis is logarithmic.
+        if !self.log || decades < 0.7 {
             return linear_ticks(self.min, self.max, count);
         }
         // 1, 2 and 5 of each decade where there is room for them, or each decade, or each second, ...

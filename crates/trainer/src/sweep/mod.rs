@@ -31,6 +31,8 @@ pub use summary::{Summary, mean, summaries};
 
 /// The file of a sweep: one JSON object a line, of each run that has ended.
 pub const RESULTS_FILE: &str = "results.jsonl";
+/// The most runs at a time. Each has threads of its own.
+const MAX_JOBS: usize = 256;
 /// The format of a line of it.
 const RESULTS_FORMAT: u64 = 1;
 
@@ -111,10 +113,11 @@ impl Sweep {
     /// Opens the sweep of a folder, which may hold results of an earlier call, for these runs. Nothing is written yet.
     ///
     /// # Errors
-    /// When a configuration is invalid, two runs would have one folder, the results cannot be read, or a run that is there has
-    /// another configuration ([`TrainError::SweptOtherwise`]).
+    /// When a configuration is invalid, two runs would have one folder, the results cannot be read, the folder holds something
+    /// else ([`TrainError::NoSweep`]), or a run that is there has another configuration ([`TrainError::SweptOtherwise`]).
     pub fn open(dir: &Path, points: Vec<(Point, RunConfig)>) -> Result<Self> {
         let mut results = read_results(&dir.join(RESULTS_FILE))?;
+        refuse_foreign(dir, &points)?;
         let mut own = HashMap::new();
         let mut resolved = Vec::with_capacity(points.len());
         for (point, config) in points {
@@ -182,6 +185,8 @@ impl Sweep {
                 }
             }
         };
+        let left = self.points.len() - self.results().len();
+        let jobs = jobs.min(left).min(MAX_JOBS);
         if jobs <= 1 {
             work()?;
         } else {
@@ -269,6 +274,13 @@ impl Sweep {
         ordered.sort_by_key(|result| (place(&result.run), result.run.clone()));
         json_lines::write(&path, ordered)
     }
+}
+
+/// Refuses a folder that holds something, and neither results nor a run of these points.
+fn refuse_foreign(dir: &Path, points: &[(Point, RunConfig)]) -> Result<()> {
+    let is_empty = fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
+    let is_sweep = dir.join(RESULTS_FILE).is_file() || points.iter().any(|(point, _)| dir.join(point.name()).is_dir());
+    if is_empty || is_sweep { Ok(()) } else { Err(TrainError::NoSweep { path: dir.to_owned() }) }
 }
 
 /// The results of a file by the names of their runs; none where there is no file.

@@ -17,7 +17,7 @@ use tinygpt_trainer::{
 
 use super::train::stop_on_signals;
 use crate::{
-    args::SweepArgs,
+    args::{SweepArgs, TOML_MAX},
     config_file,
     device::Work,
     output::{Interrupted, Usage, print_json, print_stdout},
@@ -33,7 +33,10 @@ pub fn run(args: &SweepArgs) -> anyhow::Result<()> {
     let base = config_file::read(&args.config, Vec::new())?;
     // A list of more seeds than runs may be is not even made.
     check_number_of_runs(args.seeds.get())?;
-    let seeds = (0..args.seeds.get() as u64).map(|n| base.seed.saturating_add(n)).collect();
+    let seeds: Vec<u64> = (0..args.seeds.get() as u64).map(|n| base.seed.saturating_add(n)).collect();
+    if seeds.last().is_some_and(|&last| last > TOML_MAX) {
+        return Err(Usage(format!("--seeds: from seed = {} on there are not that many", base.seed)).into());
+    }
     let grid = Grid::parse(&args.settings, seeds).map_err(|error| Usage(error.to_string()))?;
     if grid.settings.iter().any(|setting| setting.key == "seed") {
         return Err(

@@ -19,8 +19,8 @@ pub fn figure(grid: &Grid, results: &[SweepResult], summaries: &[Summary]) -> Fi
     Figure::new(panels).columns(columns)
 }
 
-/// The loss of every run against the values of a setting, and the mean over all runs of a value with the spread between them:
-/// over seeds, and over the other settings.
+/// The loss of every run against the values of a setting, and the mean over all runs of a value, whatever their other settings
+/// and seeds.
 fn by_setting(key: &str, values: &[String], results: &[SweepResult]) -> Panel {
     let numbers: Option<Vec<f64>> = values.iter().map(|value| value.replace('_', "").parse().ok()).collect();
     // Numbers that span more than a factor of ten are seen on a logarithmic axis; what is no number stands side by side.
@@ -38,20 +38,17 @@ fn by_setting(key: &str, values: &[String], results: &[SweepResult]) -> Panel {
     };
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
-    let (mut means, mut spread, mut training, mut runs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut means, mut training, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     for n in order {
         let (x, validation) = (places[n], losses(&values[n], |result| Some(result.report?.loss)));
         let Some(mean_validation) = mean(&validation) else { continue };
-        let (min, max) = validation.iter().fold((f64::INFINITY, 0.0f64), |(min, max), &y| (min.min(y), max.max(y)));
         means.push((x, mean_validation));
-        spread.push((x, min, max));
         let of_training = losses(&values[n], |result| result.report.and(result.train_loss));
         training.extend(mean(&of_training).map(|loss| (x, loss)));
         runs.extend(validation.iter().map(|&y| (x, y)));
     }
     Panel::new(format!("validation loss by {key}"), axis, Axis::linear(LOSS))
-        .mark(Mark::error_bars("", spread).color(Color::Series(0)))
-        .mark(Mark::points("", runs).color(Color::Series(0)))
+        .mark(Mark::points("a run", runs).color(Color::Neutral))
         .mark(Mark::line("validation, mean", means).color(Color::Series(0)))
         .mark(Mark::line("training, mean", training).color(Color::Series(1)))
 }

@@ -4,8 +4,8 @@ use tinygpt_trainer::sweep::{Grid, Summary};
 
 /// A row for each combination of values, the best one marked.
 pub fn table(grid: &Grid, summaries: &[Summary]) -> String {
-    let loss = |summary: &Summary| summary.val_loss.unwrap_or(f64::INFINITY);
-    let best = summaries.iter().map(loss).fold(f64::INFINITY, f64::min);
+    // Losses by token of different tokenizers cannot be compared, bits a byte can.
+    let best = summaries.iter().filter_map(|summary| summary.bits_per_byte).fold(f64::INFINITY, f64::min);
     let mut rows = vec![
         grid.varied()
             .map(|setting| setting.key.clone())
@@ -17,7 +17,7 @@ pub fn table(grid: &Grid, summaries: &[Summary]) -> String {
     let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
     for summary in summaries {
         let gap = summary.val_loss.zip(summary.train_loss).map(|(val, train)| val - train);
-        let mark = if summary.val_loss == Some(best) { "*" } else { "" };
+        let mark = if summary.bits_per_byte == Some(best) { "*" } else { "" };
         let diverged = match summary.diverged {
             0 => String::new(),
             n => format!(" ({n} diverged)"),
@@ -26,11 +26,11 @@ pub fn table(grid: &Grid, summaries: &[Summary]) -> String {
             (summary.values.iter().map(|(_, value)| value.clone()))
                 .chain([
                     summary.parameters.to_string(),
-                    number(summary.val_loss) + mark,
+                    number(summary.val_loss),
                     number(summary.val_loss_std),
                     number(summary.train_loss),
                     number(gap),
-                    number(summary.bits_per_byte),
+                    number(summary.bits_per_byte) + mark,
                     format!("{:.1}", summary.seconds),
                     format!("{}{diverged}", summary.seeds),
                 ])
@@ -38,7 +38,10 @@ pub fn table(grid: &Grid, summaries: &[Summary]) -> String {
         );
     }
     let mut text = aligned(&rows);
-    text += "* the least validation loss (nats a token, whole split, best weights); +- is its standard deviation over seeds.\n";
+    text += "validation loss in nats a token (whole split, best weights); +- is its standard deviation over seeds.\n";
+    if best.is_finite() {
+        text += "* the least of all; bits/byte can be compared between tokenizers, nats a token cannot.\n";
+    }
     text += "The gap between validation and training loss is variance: what was learned of the training text alone.\n";
     text += "A training loss that stays high is bias: the model is too small, or was trained too little.\n";
     text
@@ -87,7 +90,7 @@ mod tests {
             lines,
             [
                 "train.lr  parameters  validation      +-  training     gap  bits/byte  seconds           seeds",
-                "    1e-3        1234     1.5000*  0.0100    1.2500  0.2500     1.5000      1.2               2",
+                "    1e-3        1234      1.5000  0.0100    1.2500  0.2500    1.5000*      1.2               2",
                 "       9        1234           -       -         -       -          -      1.2  2 (2 diverged)",
             ]
         );
