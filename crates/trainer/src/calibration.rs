@@ -40,6 +40,17 @@ pub struct Calibration {
     pub top_error: f64,
 }
 
+/// A bin of fewer predictions is left out of [`Calibration::curve`]: what happened in it is chance.
+const FEWEST_OF_A_POINT: u64 = 20;
+
+impl Calibration {
+    /// The curve as points `(predicted, observed)`, of bins of at least 20 predictions.
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        let enough = self.bins.iter().filter(|bin| bin.count >= FEWEST_OF_A_POINT);
+        enough.map(|bin| (bin.predicted, bin.observed)).collect()
+    }
+}
+
 /// The calibration of what gives distributions over `vocab_size` tokens, in non-overlapping windows of `context` tokens of a
 /// text: in all, or in `windows` of them that are spread evenly over it. `on_progress(done, all)` is told how many windows are
 /// done, and may end the work by an error.
@@ -136,6 +147,14 @@ impl Counts {
 mod tests {
     use super::*;
     use crate::{compare::compare, test_models::Hashing};
+
+    #[test]
+    fn a_curve_is_of_bins_with_enough_predictions() {
+        let bin = |count, predicted| CalibrationBin { from: 0.0, count, predicted, observed: 0.5 };
+        let bins = vec![bin(1000, 0.02), bin(19, 0.07), bin(20, 0.12)];
+        let curve = Calibration { contexts: 10, bins, error: 0.0, top_error: 0.0 }.curve();
+        assert_eq!(curve, [(0.02, 0.5), (0.12, 0.5)]);
+    }
 
     #[test]
     fn a_model_alone_is_calibrated_as_in_a_comparison() {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 pub use grid::{Grid, Point, Setting};
-pub use summary::{Summary, mean, summaries};
+pub use summary::{Summary, mean, standard_deviation, summaries};
 
 /// The file of a sweep: one JSON object a line, of each run that has ended.
 pub const RESULTS_FILE: &str = "results.jsonl";

@@ -1,5 +1,6 @@
 //! `tinygpt compare`: how far two distributions of the next token are from each other, and from what happens.
 
+mod octaves;
 mod plot;
 mod table;
 

@@ -1,12 +1,14 @@
 //! The charts of a comparison.
 
+use std::ops::RangeInclusive;
+
 use tinygpt_trainer::{
     calibration::Calibration,
     chart::{Axis, Color, Figure, Mark, Panel},
     compare::Divergence,
 };
 
-use super::CompareReport;
+use super::{CompareReport, octaves::octaves};
 
 /// One of the numbers at a position.
 type Value = fn(&Divergence) -> f64;
@@ -15,18 +17,21 @@ type Value = fn(&Divergence) -> f64;
 const DIVERGENCES: [(&str, usize, Value); 3] =
     [("KL(A||B)", 2, |d| d.kl_ab), ("KL(B||A)", 3, |d| d.kl_ba), ("Jensen-Shannon", 4, |d| d.jensen_shannon)];
 
-/// The divergences and the entropies by context, and the calibration of both.
+/// The divergences and the entropies by the tokens of context, and the calibration of both.
 pub fn figure(report: &CompareReport) -> Figure {
-    let positions = &report.comparison.positions;
+    // Each position by itself is noise; most of the change lies in the first tokens.
+    let octaves = octaves(&report.comparison.positions);
     let line = |name: &str, color, value: Value| {
-        let points = (1..).map(f64::from).zip(positions.iter().map(value)).collect();
-        Mark::line(name, points).color(Color::Series(color))
+        let point = |(tokens, mean): &(RangeInclusive<usize>, Divergence)| {
+            (((tokens.start() * tokens.end()) as f64).sqrt(), value(mean))
+        };
+        Mark::line(name, octaves.iter().map(point).collect()).color(Color::Series(color))
     };
-    let context = || Axis::linear("tokens of context");
+    let context = || Axis::log("tokens of context");
     let mut divergence = Panel::new("divergence", context(), Axis::linear("nats a token"));
     for (name, color, value) in DIVERGENCES {
         // Infinite divergences have no line.
-        if positions.iter().any(|position| value(position).is_finite()) {
+        if octaves.iter().any(|(_, mean)| value(mean).is_finite()) {
             divergence = divergence.mark(line(name, color, value));
         }
     }
@@ -47,5 +52,5 @@ pub fn figure(report: &CompareReport) -> Figure {
 }
 
 fn curve_of(name: &str, curve: &Calibration) -> Mark {
-    Mark::line(name, curve.bins.iter().map(|bin| (bin.predicted, bin.observed)).collect())
+    Mark::line(name, curve.curve())
 }

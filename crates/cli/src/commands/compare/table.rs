@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tinygpt_trainer::compare::{Comparison, Divergence};
 
-use super::{CompareReport, TRUTH};
+use super::{CompareReport, TRUTH, octaves::octaves};
 
 pub fn text(report: &CompareReport) -> String {
     let CompareReport { a, b, context, comparison, .. } = report;
@@ -35,9 +35,10 @@ pub fn text(report: &CompareReport) -> String {
     text += &format!("the most probable token is the same in {:.1}% of the contexts\n\n", 100.0 * mean.top_agreement);
 
     text += "  context  entropy A  entropy B   KL(A||B)   KL(B||A)  Jensen-Shannon  same top\n";
-    for (name, Divergence { entropy_a, entropy_b, kl_ab, kl_ba, jensen_shannon, top_agreement, .. }) in
-        by_octave(positions)
-    {
+    for (tokens, divergence) in octaves(positions) {
+        let Divergence { entropy_a, entropy_b, kl_ab, kl_ba, jensen_shannon, top_agreement, .. } = divergence;
+        let (first, last) = (tokens.start(), tokens.end());
+        let name = if first == last { first.to_string() } else { format!("{first}-{last}") };
         let _ = writeln!(
             text,
             "{name:>9}  {entropy_a:>9.4}  {entropy_b:>9.4}  {kl_ab:>9.4}  {kl_ba:>9.4}  {jensen_shannon:>14.4}  {:>7.1}%",
@@ -45,32 +46,4 @@ pub fn text(report: &CompareReport) -> String {
         );
     }
     text
-}
-
-/// The means over 1, 2, 3-4, 5-8, ... tokens of context.
-fn by_octave(positions: &[Divergence]) -> Vec<(String, Divergence)> {
-    let mut octaves = Vec::new();
-    let (mut from, mut to) = (0, 1);
-    while from < positions.len() {
-        let end = to.min(positions.len());
-        let name = if end == from + 1 { end.to_string() } else { format!("{}-{end}", from + 1) };
-        octaves.push((name, Divergence::mean(&positions[from..end])));
-        (from, to) = (end, 2 * to);
-    }
-    octaves
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn octaves_are_the_means_of_twice_as_many_positions_each() {
-        let positions: Vec<_> =
-            (1..=6).map(|i| Divergence { contexts: 10, kl_ab: f64::from(i), ..Default::default() }).collect();
-        let octaves = by_octave(&positions);
-        let names: Vec<(&str, u64, f64)> =
-            octaves.iter().map(|(name, d)| (name.as_str(), d.contexts, d.kl_ab)).collect();
-        assert_eq!(names, [("1", 10, 1.0), ("2", 10, 2.0), ("3-4", 20, 3.5), ("5-6", 20, 5.5)]);
-    }
 }

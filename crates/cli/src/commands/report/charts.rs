@@ -91,10 +91,9 @@ pub fn baselines(rows: &[Row]) -> Figure {
 /// What was predicted against what happened.
 pub fn calibration(curve: &Calibration) -> Figure {
     let share = |label: &str| Axis::linear(label).range(0.0, 1.0);
-    let points = curve.bins.iter().map(|bin| (bin.predicted, bin.observed)).collect();
     let panel = Panel::new("", share("predicted probability"), share("share that happened"))
         .mark(Mark::diagonal("perfect"))
-        .mark(Mark::line("model", points).color(Color::Series(0)));
+        .mark(Mark::line("model", curve.curve()).color(Color::Series(0)));
     Figure::new(vec![panel]).panel_size(SIZE.0, 380)
 }
 

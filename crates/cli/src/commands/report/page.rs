@@ -287,7 +287,7 @@ fn calibration(of: &CalibrationPart) -> anyhow::Result<String> {
     let figure = chart(
         &charts::calibration(curve),
         &format!("Calibration curve; expected calibration error {:.4}", curve.top_error),
-        "Below the diagonal the model is too sure, above it not sure enough. Bins without a prediction are left out.",
+        "Below the diagonal the model is too sure, above it not sure enough. Bins of fewer than 20 predictions are left out.",
     )?;
     Ok(format!(
         "<p>Whether what the model gives a probability of 30% happens in 30% of the cases. The expected calibration error is \

@@ -2,7 +2,7 @@
 
 use tinygpt_trainer::{
     chart::{Axis, Color, Figure, Mark, Panel},
-    sweep::{Grid, Summary, SweepResult, mean},
+    sweep::{Grid, Setting, Summary, SweepResult, mean, standard_deviation},
 };
 
 const LOSS: &str = "nats per token";
@@ -10,7 +10,7 @@ const LOSS: &str = "nats per token";
 /// A panel for each key that varies, one for parameters where their number does, and one for seconds.
 pub fn figure(grid: &Grid, results: &[SweepResult], summaries: &[Summary]) -> Figure {
     let mut panels: Vec<Panel> =
-        grid.varied().map(|setting| by_setting(&setting.key, &setting.values, results)).collect();
+        grid.varied().map(|setting| by_setting(setting, results, grid.varied().count() == 1)).collect();
     if summaries.iter().any(|summary| summary.parameters != summaries[0].parameters) {
         panels.push(by_number("parameters", "parameters", summaries, |summary| summary.parameters as f64));
     }
@@ -20,8 +20,9 @@ pub fn figure(grid: &Grid, results: &[SweepResult], summaries: &[Summary]) -> Fi
 }
 
 /// The loss of every run against the values of a setting, and the mean over all runs of a value, whatever their other settings
-/// and seeds.
-fn by_setting(key: &str, values: &[String], results: &[SweepResult]) -> Panel {
+/// and seeds; with its standard deviation where the setting is the `only` one, so that it is over seeds alone.
+fn by_setting(setting: &Setting, results: &[SweepResult], only: bool) -> Panel {
+    let Setting { key, values } = setting;
     let numbers: Option<Vec<f64>> = values.iter().map(|value| value.replace('_', "").parse().ok()).collect();
     // Numbers that span more than a factor of ten are seen on a logarithmic axis; what is no number stands side by side.
     let (axis, places) = match numbers {
@@ -38,17 +39,20 @@ fn by_setting(key: &str, values: &[String], results: &[SweepResult]) -> Panel {
     };
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
-    let (mut means, mut training, mut runs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut means, mut training, mut runs, mut spread) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for n in order {
         let (x, validation) = (places[n], losses(&values[n], |result| Some(result.report?.loss)));
         let Some(mean_validation) = mean(&validation) else { continue };
         means.push((x, mean_validation));
+        let std = standard_deviation(&validation).filter(|_| only);
+        spread.extend(std.map(|std| (x, mean_validation - std, mean_validation + std)));
         let of_training = losses(&values[n], |result| result.report.and(result.train_loss));
         training.extend(mean(&of_training).map(|loss| (x, loss)));
         runs.extend(validation.iter().map(|&y| (x, y)));
     }
     Panel::new(format!("validation loss by {key}"), axis, Axis::linear(LOSS))
         .mark(Mark::points("a run", runs).color(Color::Neutral))
+        .mark(Mark::error_bars("", spread).color(Color::Series(0)))
         .mark(Mark::line("validation, mean", means).color(Color::Series(0)))
         .mark(Mark::line("training, mean", training).color(Color::Series(1)))
 }
