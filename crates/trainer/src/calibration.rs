@@ -6,7 +6,7 @@ use crate::{
     Result,
     compare::{Source, groups, most_probable},
     data::Split,
-    sliding::{Sliding, SlidingWindow, spread},
+    sliding::Sliding,
 };
 
 /// Bins of equal width for probabilities from 0 to 1.
@@ -68,8 +68,7 @@ pub fn calibrate(
 ) -> Result<Calibration> {
     split.check("calibrated", 2)?;
     source.check(context, vocab_size)?;
-    let all: Vec<SlidingWindow> = Sliding { context, stride: context }.windows(split.len()).collect();
-    let chosen = spread(&all, windows.unwrap_or(all.len()));
+    let chosen = Sliding { context, stride: context }.spread_windows(split.len(), windows.unwrap_or(usize::MAX));
     let (mut counts, mut done) = (Counts::default(), 0);
     for group in groups(&chosen, vocab_size) {
         let batch = split.batch(group[0].cols, group.iter().map(|window| window.start))?;

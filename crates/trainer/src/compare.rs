@@ -12,7 +12,7 @@ use crate::{
     Result, TrainError,
     calibration::{Calibration, Counts},
     data::Split,
-    sliding::{Sliding, SlidingWindow, spread},
+    sliding::{Sliding, SlidingWindow},
     stories::StoryTruth,
 };
 
@@ -150,8 +150,7 @@ pub fn compare(
     split.check("compared", 2)?;
     a.check(context, vocab_size)?;
     b.check(context, vocab_size)?;
-    let all: Vec<SlidingWindow> = Sliding { context, stride: context }.windows(split.len()).collect();
-    let chosen = spread(&all, windows.unwrap_or(all.len()));
+    let chosen = Sliding { context, stride: context }.spread_windows(split.len(), windows.unwrap_or(usize::MAX));
     let n = chosen.len();
     // By position in the window, one of each window; and all probabilities of either side.
     let mut positions: Vec<Vec<Divergence>> = vec![Vec::new(); context];

@@ -53,6 +53,7 @@ pub mod scaling;
 pub mod schedule;
 pub mod score;
 pub mod sliding;
+pub mod statistics;
 pub mod stories;
 pub mod sweep;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Result,
     json_lines::{self, JsonLines, Line},
+    statistics::mean,
 };
 
 /// The format of a line of `metrics.jsonl`.
@@ -101,6 +102,12 @@ pub type MetricsFile = JsonLines<Metrics>;
 /// When the file cannot be read, or another line of it is broken or of another format.
 pub fn read(path: &Path) -> Result<Vec<Metrics>> {
     json_lines::read(path)
+}
+
+/// The mean loss of the last tenth of the logged updates, at least one; none without any.
+pub fn last_training_loss<'r>(rows: impl IntoIterator<Item = &'r Metrics>) -> Option<f64> {
+    let losses: Vec<f64> = rows.into_iter().filter_map(|row| row.loss).collect();
+    mean(&losses[losses.len() - losses.len().div_ceil(10)..])
 }
 
 #[cfg(test)]

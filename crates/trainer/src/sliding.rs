@@ -51,6 +51,11 @@ impl Sliding {
         Ok(())
     }
 
+    /// At most `n` of the windows over a text of `len` tokens, at least one, spread evenly over it.
+    pub(crate) fn spread_windows(self, len: usize, n: usize) -> Vec<SlidingWindow> {
+        spread(&self.windows(len).collect::<Vec<_>>(), n)
+    }
+
     /// The windows over a text of `len` tokens, of which the first is given and `len - 1` are predicted, each once.
     pub fn windows(self, len: usize) -> impl Iterator<Item = SlidingWindow> {
         let Self { context, stride } = self;
@@ -74,7 +79,7 @@ pub(crate) fn batches(windows: &[SlidingWindow]) -> impl Iterator<Item = &[Slidi
 }
 
 /// At most `n` windows, but at least one, spread evenly over all: the same ones every time.
-pub(crate) fn spread(windows: &[SlidingWindow], n: usize) -> Vec<SlidingWindow> {
+fn spread(windows: &[SlidingWindow], n: usize) -> Vec<SlidingWindow> {
     let n = n.clamp(1, windows.len().max(1)).min(windows.len());
     (0..n).map(|i| windows[i * windows.len() / n]).collect()
 }
@@ -119,8 +124,7 @@ pub fn spread_loss(
 ) -> Result<SlidingLoss> {
     split.check("evaluated", 2)?;
     sliding.check(model.block_size())?;
-    let windows: Vec<SlidingWindow> = sliding.windows(split.len()).collect();
-    let chosen = spread(&windows, n);
+    let chosen = sliding.spread_windows(split.len(), n);
     let predicted = |window: &SlidingWindow| window.start + window.from + 1..window.start + window.cols + 1;
     let surprisal = chosen.iter().map(|window| split.surprisal(predicted(window))).sum();
     loss_in(model, split, &chosen, surprisal, on_progress)

@@ -343,9 +343,10 @@ impl Trainer<'_> {
     fn sample_is_due(&self, record: &Record) -> bool {
         let every = self.config.train.sample_every;
         let step = self.state.step;
-        let over = self.state.ending(&self.config.train).is_some();
-        let last = record.samples.iter().flat_map(|samples| samples.rows()).map(|sample| sample.step).max();
-        every > 0 && (step.is_multiple_of(every) || over) && last.is_none_or(|last| last < step)
+        let over = || self.state.ending(&self.config.train).is_some();
+        // All samples are looked through for a step that may have one, not for every step.
+        let last = || record.samples.iter().flat_map(|samples| samples.rows()).map(|sample| sample.step).max();
+        every > 0 && (step.is_multiple_of(every) || over()) && last().is_none_or(|last| last < step)
     }
 
     /// A text by the weights as they are now.

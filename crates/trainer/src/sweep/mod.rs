@@ -27,7 +27,7 @@ use crate::{
 };
 
 pub use grid::{Grid, Point, Setting};
-pub use summary::{Summary, mean, standard_deviation, summaries};
+pub use summary::{Summary, summaries};
 
 /// The file of a sweep: one JSON object a line, of each run that has ended.
 pub const RESULTS_FILE: &str = "results.jsonl";
@@ -257,7 +257,7 @@ impl Sweep {
             parameters,
             step,
             seconds,
-            train_loss: last_training_loss(&path.join(METRICS_FILE))?,
+            train_loss: metrics::last_training_loss(&metrics::read(&path.join(METRICS_FILE))?),
             report,
             diverged,
             config: config.clone(),
@@ -287,11 +287,4 @@ fn refuse_foreign(dir: &Path, points: &[(Point, RunConfig)]) -> Result<()> {
 fn read_results(path: &Path) -> Result<HashMap<String, SweepResult>> {
     let results: Vec<SweepResult> = json_lines::read_whole(path)?;
     Ok(results.into_iter().map(|result| (result.run.clone(), result)).collect())
-}
-
-/// The mean loss of the last tenth of the logged updates, at least one.
-fn last_training_loss(metrics: &Path) -> Result<Option<f64>> {
-    let losses: Vec<f64> = metrics::read(metrics)?.iter().filter_map(|row| row.loss).collect();
-    let last = &losses[losses.len() - losses.len().div_ceil(10)..];
-    Ok(mean(last))
 }

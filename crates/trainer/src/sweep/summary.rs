@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::SweepResult;
+use crate::statistics::{mean, standard_deviation};
 
 /// What the seeds of a combination of values came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,18 +55,6 @@ fn summary(of: &[&SweepResult]) -> Summary {
         bits_per_byte: mean(&reports().map(|report| report.bits_per_byte).collect::<Vec<_>>()),
         seconds: of.iter().map(|result| result.seconds).sum::<f64>() / of.len() as f64,
     }
-}
-
-/// The mean of some numbers; none of none.
-pub fn mean(numbers: &[f64]) -> Option<f64> {
-    (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64)
-}
-
-/// The standard deviation of a sample, with one less than its size below the line.
-pub fn standard_deviation(numbers: &[f64]) -> Option<f64> {
-    let mean = mean(numbers)?;
-    let squares: f64 = numbers.iter().map(|x| (x - mean).powi(2)).sum();
-    (numbers.len() > 1).then(|| (squares / (numbers.len() - 1) as f64).sqrt())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use tinygpt_trainer::{
     calibration::Calibration,
     chart::{Axis, Color, Figure, Mark, Panel, loss_curve},
     metrics::Metrics,
+    statistics::mean,
 };
 
 use crate::commands::baseline::Row;
@@ -19,11 +20,9 @@ fn one(panel: Panel) -> Figure {
 
 /// Means of so many neighbouring lines that at most [`MOST_ROWS`] are left.
 pub fn thinned(rows: &[Metrics]) -> Vec<Metrics> {
-    let mean = |rows: &[&Metrics]| {
-        let of = |value: fn(&Metrics) -> Option<f64>| {
-            let values: Vec<f64> = rows.iter().filter_map(|row| value(row)).collect();
-            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-        };
+    let mean_of = |rows: &[&Metrics]| {
+        let of =
+            |value: fn(&Metrics) -> Option<f64>| mean(&rows.iter().filter_map(|row| value(row)).collect::<Vec<f64>>());
         let last = rows[rows.len() - 1];
         Metrics {
             loss: of(|row| row.loss),
@@ -39,7 +38,7 @@ pub fn thinned(rows: &[Metrics]) -> Vec<Metrics> {
     let mut thin = Vec::new();
     for rows in [evaluations, updates] {
         let n = rows.len().div_ceil(MOST_ROWS).max(1);
-        thin.extend(rows.chunks(n).map(mean));
+        thin.extend(rows.chunks(n).map(mean_of));
     }
     thin.sort_by_key(|row| row.step);
     thin

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use tinygpt_model::{Gpt, ModelFolder, Tokenizer, ngram::MAX_ORDER, params};
 use tinygpt_trainer::{
-    Dataset, RunDir, TrainError,
+    Dataset, RunDir,
     calibration::calibrate,
     compare::Source,
     config::RunConfig,
@@ -114,18 +114,11 @@ fn evaluate(measured: &mut Measured, data: &Dataset) -> anyhow::Result<Evaluated
     let sliding = Sliding::of(measured.model.as_ref(), block_size);
     let windows = (data.val.len() - 1).div_ceil(block_size);
     let mut progress = WorkProgress::new("evaluating the validation split");
-    let validation = sliding_loss(measured.model.as_mut(), &data.val, sliding, &mut telling(&mut progress))?;
+    let validation = sliding_loss(measured.model.as_mut(), &data.val, sliding, &mut progress.callback())?;
     let mut progress = WorkProgress::new("evaluating the training split");
-    let train = spread_loss(measured.model.as_mut(), &data.train, sliding, windows, &mut telling(&mut progress))?;
+    let train = spread_loss(measured.model.as_mut(), &data.train, sliding, windows, &mut progress.callback())?;
     let report = Report::new(validation.evaluation, &data.val, &measured.tokenizer)?;
     Ok(Evaluated { validation, train, report })
-}
-
-fn telling(progress: &mut WorkProgress) -> impl FnMut(usize, usize) -> Result<(), TrainError> {
-    |done, all| {
-        progress.at(done, all);
-        Ok(())
-    }
 }
 
 fn baseline_rows(data: &Dataset, evaluated: &Evaluated, parameters: usize) -> anyhow::Result<Vec<Row>> {
@@ -147,7 +140,7 @@ fn calibration(measured: &mut Measured, data: &Dataset) -> anyhow::Result<Calibr
     let windows = (CALIBRATION_PROBABILITIES / (vocab_size * block_size).max(1)).max(1);
     let mut progress = WorkProgress::new("calibrating");
     let mut source = Source::Model(measured.model.as_mut());
-    let on_progress = &mut telling(&mut progress);
+    let on_progress = &mut progress.callback();
     let curve = calibrate(&mut source, &data.val, vocab_size, block_size, Some(windows), on_progress)?;
     let share = curve.contexts as f64 / (data.val.len() - 1) as f64;
     Ok(CalibrationPart { curve, share })

@@ -1,7 +1,7 @@
 //! The gap between training and validation, and what follows from it about bias and variance.
 
 use serde::Serialize;
-use tinygpt_trainer::metrics::Metrics;
+use tinygpt_trainer::metrics::{Metrics, last_training_loss};
 
 /// A loss, in nats a token.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -67,11 +67,9 @@ impl Losses {
     pub fn of_metrics(rows: &[Metrics]) -> Option<Self> {
         let evaluations = || rows.iter().filter_map(|row| Some((row, row.val_loss?)));
         let (best, validation) = evaluations().min_by(|a, b| a.1.total_cmp(&b.1))?;
-        let losses: Vec<f64> = rows.iter().filter(|row| row.step <= best.step).filter_map(|row| row.loss).collect();
-        let last = &losses[losses.len() - losses.len().div_ceil(10)..];
-        let mean = last.iter().sum::<f64>() / last.len() as f64;
+        let train = last_training_loss(rows.iter().filter(|row| row.step <= best.step))?;
         Some(Self {
-            train: Loss { loss: Some(mean).filter(|mean| mean.is_finite())?, stderr: None },
+            train: Loss { loss: Some(train).filter(|loss| loss.is_finite())?, stderr: None },
             validation: Loss { loss: validation, stderr: None },
             train_in_passing: true,
             floor: best.floor,

@@ -2,7 +2,8 @@
 
 use tinygpt_trainer::{
     chart::{Axis, Color, Figure, Mark, Panel},
-    sweep::{Grid, Setting, Summary, SweepResult, mean, standard_deviation},
+    statistics::{mean, standard_deviation},
+    sweep::{Grid, Setting, Summary, SweepResult},
 };
 
 const LOSS: &str = "nats per token";
