@@ -19,6 +19,7 @@ mod eval;
 mod generate;
 mod golden;
 mod help;
+mod hub;
 mod lab;
 mod plan;
 mod report;

@@ -1,6 +1,8 @@
 //! What the black-box tests share: the built program, a folder for each test, and one trained run for all tests.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+pub(crate) mod hub_server;
+
 use std::{
     collections::BTreeMap,
     fs,

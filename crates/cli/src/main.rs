@@ -15,6 +15,7 @@ mod config_file;
 mod device;
 mod generator;
 mod html;
+mod hub;
 mod measured;
 mod output;
 mod progress;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tinygpt_model::ModelError;
-use tinygpt_trainer::TrainError;
+use tinygpt_trainer::{TrainError, hub::HubError};
 
 use crate::{
     args::{Cli, Command, DataCommand},
@@ -119,6 +120,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return INTERRUPTED;
     }
     let refused = error.is::<Usage>()
+        || matches!(error.downcast_ref(), Some(HubError::Name { .. }))
         || matches!(
             error.downcast_ref(),
             Some(

@@ -16,7 +16,7 @@ use tinygpt_trainer::{
     token_cache::{TokenStore, default_cache_dir},
 };
 
-use crate::device::DeviceChoice;
+use crate::{device::DeviceChoice, hub};
 
 /// A model that was opened to be measured.
 pub struct Measured {
@@ -32,7 +32,7 @@ impl Measured {
     /// Opens the model of a folder, or of the newest run, on a device.
     pub fn open(run: Option<&Path>, device: DeviceChoice) -> anyhow::Result<Self> {
         let path = match run {
-            Some(path) => path.to_owned(),
+            Some(path) => hub::folder(path)?.into_owned(),
             None => newest_run()?,
         };
         if is_ngram_folder(&path) {

@@ -2,6 +2,7 @@
 //! standard error.
 
 use std::{
+    borrow::Cow,
     io::{IsTerminal, stderr},
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How far some work is.
 pub struct WorkProgress {
-    what: &'static str,
+    what: Cow<'static, str>,
     started: Instant,
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
@@ -25,8 +26,8 @@ pub struct WorkProgress {
 
 impl WorkProgress {
     /// Work that starts now; `what` names it, as in `evaluating`.
-    pub fn new(what: &'static str) -> Self {
-        Self { what, started: Instant::now(), bar: None, last_line: None }
+    pub fn new(what: impl Into<Cow<'static, str>>) -> Self {
+        Self { what: what.into(), started: Instant::now(), bar: None, last_line: None }
     }
 
     /// Shows that `done` of `all` are done.

@@ -1,6 +1,6 @@
 //! SHA-256 digests: the names of corpora, tokenizers and downloads.
 
-use std::fmt;
+use std::{fmt, fs::File, io, path::Path};
 
 use sha2::Digest as _;
 
@@ -12,6 +12,16 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// The digest of a file, which is read in pieces.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        let mut hasher = sha2::Sha256::new();
+        io::copy(&mut File::open(path)?, &mut hasher)?;
+        Ok(Self(hasher.finalize().into()))
     }
 
     /// The 32 bytes.

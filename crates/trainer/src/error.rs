@@ -14,6 +14,7 @@ use crate::{
     chart::ChartError,
     config::ConfigError,
     corpus::CorpusError,
+    hub::HubError,
     stories::{Rejected, TruthError},
     token_cache::TokenCacheError,
     train::CallbackError,
@@ -38,6 +39,9 @@ pub enum TrainError {
     /// The token cache could not be written or read.
     #[error(transparent)]
     TokenCache(#[from] TokenCacheError),
+    /// A model of the hub could not be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// A text that should be stories of the grammar is not.
     #[error(transparent)]
     Rejected(#[from] Rejected),

@@ -41,6 +41,7 @@ pub mod engine;
 mod error;
 pub mod evaluate;
 pub mod fetch;
+pub mod hub;
 pub mod inspect;
 pub mod json_lines;
 pub mod lab;

@@ -9,15 +9,15 @@ use crate::device::DeviceChoice;
 /// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, an n-gram folder of `baseline --save`, or `truth`: the grammar
-    /// of the built-in corpus.
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, hf:NAME of its hub, an n-gram folder of `baseline
+    /// --save`, or `truth`: the grammar of the built-in corpus.
     #[arg(value_name = "A")]
     pub a: PathBuf,
     /// What it is compared with: the same.
     #[arg(value_name = "B")]
     pub b: PathBuf,
-    /// The text that gives the contexts: a UTF-8 file, a folder or a glob [default: A's validation split, or B's where A is no
-    /// run].
+    /// The text that gives the contexts: a UTF-8 file, a folder or a glob [default: A's validation split, or B's where A
+    /// is no run].
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
     /// The tokens of a window: the most that a prediction sees [default: the smaller block_size].

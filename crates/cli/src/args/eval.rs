@@ -9,8 +9,8 @@ use crate::device::DeviceChoice;
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or what `baseline --save` wrote [default: the newest run in
-    /// runs/].
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, hf:NAME of its hub, or what `baseline --save` wrote
+    /// [default: the newest run in runs/].
     #[arg(value_name = "RUN")]
     pub run: Option<PathBuf>,
     /// Evaluate on this text instead of the run's validation split: a UTF-8 file, a folder or a glob.

@@ -11,8 +11,8 @@ use crate::device::DeviceChoice;
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or what `baseline --save` wrote [default: the newest run in
-    /// runs/].
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, hf:NAME of its hub, or what `baseline --save` wrote
+    /// [default: the newest run in runs/].
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
     /// The text to continue; it is printed too [default: a line break, not printed].

@@ -7,7 +7,7 @@ use clap::Args;
 /// Arguments of `info`.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face.
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or hf:NAME of its hub.
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// Print one JSON object.
@@ -18,7 +18,7 @@ pub struct InfoArgs {
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A run folder, or a Qwen3 or Llama folder of Hugging Face.
+    /// A run folder, a Qwen3 or Llama folder of Hugging Face, or hf:NAME of its hub.
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// The file to write, in the format GGUF.

@@ -9,7 +9,8 @@ use crate::device::DeviceChoice;
 /// Arguments of `lab`.
 #[derive(Debug, Args)]
 pub struct LabArgs {
-    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face [default: the newest run in runs/].
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or hf:NAME of its hub [default: the newest run in
+    /// runs/].
     #[arg(value_name = "RUN")]
     pub run: Option<PathBuf>,
     /// The strategies, a TOML file [default: what --print-config prints].

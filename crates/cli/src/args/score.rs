@@ -9,8 +9,8 @@ use crate::device::DeviceChoice;
 /// Arguments of `score`.
 #[derive(Debug, Args)]
 pub struct ScoreArgs {
-    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face (without it, the newest run in runs/), and the text; `-`
-    /// is standard input.
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or hf:NAME of its hub (without it, the newest run in
+    /// runs/), and the text; `-` is standard input.
     #[arg(value_names = ["RUN", "TEXT"], num_args = 0..=2)]
     pub run_and_text: Vec<String>,
     /// Read the text from a file.

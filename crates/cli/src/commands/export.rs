@@ -5,11 +5,12 @@ use tinygpt_model::{Checkpoint, gguf::write_gguf};
 
 use crate::{
     args::ExportArgs,
+    hub,
     output::{new_or_replaced, print_json, print_stdout},
 };
 
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&args.run)?;
+    let checkpoint = Checkpoint::open(hub::folder(&args.run)?)?;
     let out = new_or_replaced(&args.gguf, args.overwrite, "--gguf")?;
     // The run's name is the model's.
     let name = args.run.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));

@@ -15,6 +15,7 @@ use tinygpt_trainer::{RunDir, run::RUNS};
 use crate::{
     args::{GenerateArgs, ScheduleArg},
     generator::Generator,
+    hub,
     output::{Usage, print_json, print_stdout},
 };
 
@@ -36,7 +37,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         return Err(Usage(format!("--first-sample {} leaves no numbers for --num-samples", args.first_sample)).into());
     }
     let folder = match &args.checkpoint {
-        Some(path) => ModelFolder::new(path),
+        Some(path) => ModelFolder::new(&hub::folder(path)?),
         None => RunDir::latest(Path::new(RUNS))?.model(),
     };
     let defaults = folder.read_generation_defaults()?;

@@ -5,11 +5,12 @@ use tinygpt_model::{Architecture, GptConfig, ModelFolder, tokenizer::TokenizerFa
 
 use crate::{
     args::InfoArgs,
+    hub,
     output::{print_json, print_stdout},
 };
 
 pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
-    let folder = ModelFolder::new(&args.run);
+    let folder = ModelFolder::new(&hub::folder(&args.run)?);
     let (config, _) = folder.map()?;
     let tokenizer = folder.read_tokenizer()?;
     let family = match tokenizer.kind() {

@@ -1,6 +1,6 @@
 //! The model that a run stays near, read from its folder.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use tinygpt_model::{GptConfig, ModelFolder, Tokenizer, checkpoint::WEIGHTS_FILE};
 
@@ -10,6 +10,7 @@ use crate::{
     config::RunConfig,
     digest::Digest,
     engine::{Objective, Reference},
+    hub::{Hub, HubModel},
 };
 
 /// What of `train.reference` is known before the text is: the model, its vocabulary, and the hash of its weights.
@@ -31,11 +32,14 @@ impl OpenReference {
         if weight == 0.0 {
             return Ok(None);
         }
-        let path = PathBuf::from(&config.train.reference);
+        let path = match HubModel::named(&config.train.reference) {
+            Some(model) => Hub::from_env()?.folder(&model?, |_, _, _| {})?,
+            None => PathBuf::from(&config.train.reference),
+        };
         let folder = ModelFolder::new(&path);
         let (config, params) = folder.read()?;
         let weights = path.join(WEIGHTS_FILE);
-        let hash = Digest::of(&fs::read(&weights).map_err(TrainError::io("read", &weights))?).to_string();
+        let hash = Digest::of_file(&weights).map_err(TrainError::io("read", &weights))?.to_string();
         let reference = Reference { config, params, weight };
         Ok(Some(Self { tokenizer: folder.read_tokenizer()?, path, hash, reference }))
     }

@@ -21,6 +21,7 @@ use tinygpt_trainer::{
 use crate::{
     args::LabArgs,
     device::Work,
+    hub,
     measured::newest_run,
     output::{Usage, print_json, print_stdout},
     progress_bar::WorkProgress,
@@ -52,7 +53,7 @@ pub fn run(args: &LabArgs) -> anyhow::Result<()> {
     }
     let strategies = strategies(args.config.as_deref())?;
     let path = match &args.run {
-        Some(path) => path.clone(),
+        Some(path) => hub::folder(path)?.into_owned(),
         None => newest_run()?,
     };
     let checkpoint = Checkpoint::open(&path)?;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     args::BenchDecodeArgs,
-    device,
+    device, hub,
     output::{print_json, print_stdout},
 };
 use losses::Losses;
@@ -198,7 +198,7 @@ impl Model {
             Some(recipe) => recipe?.gpt(CHARACTERS),
             None if name == Some("gpt2") => gpt2(),
             None => {
-                let (config, weights) = ModelFolder::new(&args.work).map()?;
+                let (config, weights) = ModelFolder::new(&hub::folder(&args.work)?).map()?;
                 return Ok(Self { config, values: Values::Mapped(weights) });
             }
         };
