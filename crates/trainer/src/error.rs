@@ -41,7 +41,7 @@ pub enum TrainError {
     TokenCache(#[from] TokenCacheError),
     /// A model of the hub could not be had.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(Box<HubError>),
     /// A text that should be stories of the grammar is not.
     #[error(transparent)]
     Rejected(#[from] Rejected),
@@ -298,6 +298,12 @@ fn gib(bytes: f64) -> String {
 impl From<NgramError> for TrainError {
     fn from(error: NgramError) -> Self {
         Self::Model(error.into())
+    }
+}
+
+impl From<HubError> for TrainError {
+    fn from(error: HubError) -> Self {
+        Self::Hub(Box::new(error))
     }
 }
 
