@@ -310,6 +310,26 @@ fn scaled_angles_are_read_in_both_spellings() {
     }
 }
 
+/// Whatever is cut or changed, the file opens or there is an error.
+#[test]
+fn a_damaged_configuration_is_an_error_or_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &GptConfig { head_size: 6, ..llama3(&llama(true)) });
+    let whole = serde_json::to_vec(&read_config(dir.path())).unwrap();
+    let open = |bytes: &[u8]| {
+        fs::write(dir.path().join("config.json"), bytes).unwrap();
+        Checkpoint::open(&dir).map(|checkpoint| assert!(checkpoint.config().validate().is_ok()))
+    };
+    assert!(open(&whole).is_ok());
+    for at in 0..whole.len() {
+        assert!(open(&whole[..at]).is_err(), "{at} bytes");
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 7);
+        // Either is right: many a number may be another.
+        let _ = open(&flipped);
+    }
+}
+
 #[test]
 fn the_epsilon_of_a_gpt2_is_read_and_written() {
     let dir = tempfile::tempdir().unwrap();
