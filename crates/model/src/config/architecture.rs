@@ -108,6 +108,12 @@ impl GptConfig {
             ),
             ([0, 4 * c].contains(&self.mlp_hidden), "model.mlp_hidden", self.mlp_hidden.to_string(), "0 (4 n_embd)"),
             (self.kv_heads() == n_head, "model.n_kv_head", self.n_kv_head.to_string(), "0 (n_head)"),
+            (
+                [0, c].contains(&self.head_size.saturating_mul(n_head)),
+                "model.head_size",
+                self.head_size.to_string(),
+                "0 (n_embd / n_head)",
+            ),
             (!self.qk_norm, "model.qk_norm", self.qk_norm.to_string(), "false"),
             (self.tie_embeddings, "model.tie_embeddings", self.tie_embeddings.to_string(), "true"),
             (self.logit_cap == 0.0, "model.logit_cap", self.logit_cap.to_string(), "0"),
@@ -143,7 +149,7 @@ fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::InitScheme;
+    use crate::config::{InitScheme, RopeScaling};
 
     fn llama() -> GptConfig {
         GptConfig { norm: Norm::Rms, position: Position::Rope, mlp: Mlp::Swiglu, ..GptConfig::default() }
@@ -153,7 +159,7 @@ mod tests {
     fn what_does_not_change_the_network_of_an_architecture_leaves_it_one() {
         let gpt2 = GptConfig::default();
         for config in [
-            GptConfig { bias: true, ..gpt2.clone() },
+            GptConfig { bias: true, norm_eps: 1e-6, head_size: 32, ..gpt2.clone() },
             GptConfig { mlp: Mlp::GeluNew, dropout: 0.2, rope_theta: 5.0, ..gpt2.clone() },
             GptConfig { mlp_hidden: 4 * gpt2.n_embd, n_kv_head: gpt2.n_head, init: InitScheme::FanIn, ..gpt2 },
         ] {
@@ -163,6 +169,8 @@ mod tests {
             let config = GptConfig { qk_norm, ..llama() };
             for config in [
                 GptConfig { tie_embeddings: false, dropout: 0.1, ..config.clone() },
+                GptConfig { head_size: 6, norm_eps: 1e-5, ..config.clone() },
+                GptConfig { rope_scaling: RopeScaling::Linear, rope_factor: 2.0, ..config.clone() },
                 GptConfig { n_kv_head: 1, mlp_hidden: 5, rope_theta: 1e6, init: InitScheme::FanIn, ..config },
             ] {
                 assert_eq!(config.architecture(), Ok(expected), "{config:?}");
@@ -189,6 +197,7 @@ mod tests {
             (GptConfig { mlp: Mlp::Relu2, ..GptConfig::default() }, "model.mlp"),
             (GptConfig { mlp_hidden: 7, ..GptConfig::default() }, "model.mlp_hidden"),
             (GptConfig { n_kv_head: 2, ..GptConfig::default() }, "model.n_kv_head"),
+            (GptConfig { head_size: 8, ..GptConfig::default() }, "model.head_size"),
             (GptConfig { qk_norm: true, ..GptConfig::default() }, "model.qk_norm"),
             (GptConfig { tie_embeddings: false, ..GptConfig::default() }, "model.tie_embeddings"),
             (GptConfig { position: Position::Rope, ..GptConfig::default() }, "model.position"),

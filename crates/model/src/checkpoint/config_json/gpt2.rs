@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{MODEL_FORMAT, check_supported, number};
-use crate::{GptConfig, Mlp, config::LAYER_NORM_EPS};
+use super::{MODEL_FORMAT, check_supported, norm_eps, number};
+use crate::{GptConfig, Mlp, config::Norm};
 
 /// What Hugging Face needs, and what is true. Its own defaults would be gelu_new and token 50256.
 pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
@@ -20,7 +20,7 @@ pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
-        "layer_norm_epsilon": LAYER_NORM_EPS,
+        "layer_norm_epsilon": config.norm_eps(Norm::Layer),
         "initializer_range": 0.02,
         "tie_word_embeddings": true,
         "bos_token_id": end_of_text,
@@ -33,7 +33,6 @@ pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
 /// The shape, or why there is none.
 pub(super) fn parse(value: &Value) -> Result<GptConfig, String> {
     for (key, supported) in [
-        ("layer_norm_epsilon", json!(LAYER_NORM_EPS)),
         ("tie_word_embeddings", json!(true)),
         ("scale_attn_weights", json!(true)),
         ("scale_attn_by_inverse_layer_idx", json!(false)),
@@ -57,6 +56,7 @@ pub(super) fn parse(value: &Value) -> Result<GptConfig, String> {
         dropout: value["resid_pdrop"].as_f64().unwrap_or(0.0),
         bias: value["tinygpt"]["bias"].as_bool().unwrap_or(true),
         mlp,
+        norm_eps: norm_eps(value, "layer_norm_epsilon", Norm::Layer)?,
         ..GptConfig::default()
     })
 }
