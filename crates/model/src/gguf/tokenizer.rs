@@ -76,6 +76,15 @@ impl Vocabulary {
         *self.types.get_mut(id)? = kind;
         Some(())
     }
+
+    /// Sets the tokens that are found before a text is cut into words.
+    fn set_added(&mut self, json: &Value) -> Option<()> {
+        for added in json["added_tokens"].as_array().into_iter().flatten() {
+            let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
+            self.set(&added["id"], added["content"].as_str()?.to_owned(), kind)?;
+        }
+        Some(())
+    }
 }
 
 /// A byte-level BPE: its tokens and merges are those of the file.
@@ -84,10 +93,7 @@ fn of_bpe(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
     for (token, id) in json["model"]["vocab"].as_object()? {
         vocabulary.set(id, token.clone(), NORMAL)?;
     }
-    for added in json["added_tokens"].as_array().into_iter().flatten() {
-        let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
-        vocabulary.set(&added["id"], added["content"].as_str()?.to_owned(), kind)?;
-    }
+    vocabulary.set_added(json)?;
     for merge in json["model"]["merges"].as_array()? {
         // "a b", or ["a", "b"] in newer files.
         vocabulary.merges.push(match merge {
@@ -113,6 +119,7 @@ fn of_chars(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
         }
         vocabulary.set(id, bytes.into_iter().collect(), NORMAL)?;
     }
+    vocabulary.set_added(json)?;
     Some(vocabulary)
 }
 
