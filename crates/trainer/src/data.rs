@@ -132,32 +132,17 @@ impl Dataset {
         cache_dir: &Path,
         same: impl FnOnce(Digest) -> Result<String>,
     ) -> Result<Self> {
-        let paths = [&config.corpus, &config.val].into_iter().filter(|path| !path.is_empty());
-        let sources: Vec<Source> =
-            paths.map(|path| Source::open(path, &config.corpus_options())).collect::<Result<_>>()?;
-        let digests: Vec<Digest> = sources.iter().map(Source::sha256).collect::<Result<_>>()?;
+        let (sources, digests) = source::open(config)?;
         let source_hash = same(source::digest_of_all(&digests))?;
-        let tokenizer = match tokenizer {
-            Some(tokenizer) => tokenizer,
-            None => source::tokenizer(config, &sources)?,
-        };
-        let mut stores = Vec::new();
-        for (source, digest) in sources.into_iter().zip(digests) {
-            stores.push(Arc::new(source.tokens(digest, &tokenizer, cache_dir)?));
-        }
-        let split = |store: &Arc<TokenStore>, range: Range<usize>| Split {
-            store: Arc::clone(store),
-            start: range.start,
-            len: range.len(),
-            surprisals: None,
-        };
+        let tokenizer = tokenizer.map_or_else(|| source::tokenizer(config, &sources), Ok)?;
+        let with_digests = sources.into_iter().zip(digests);
+        let stores = with_digests.map(|(source, digest)| source.tokens(digest, &tokenizer, cache_dir).map(Arc::new));
+        let stores: Vec<Arc<TokenStore>> = stores.collect::<Result<_>>()?;
         let n = stores[0].len();
+        let n_train = (n as f64 * (1.0 - config.val_fraction)) as usize;
         let (train, val) = match stores.get(1) {
-            Some(held_out) => (split(&stores[0], 0..n), split(held_out, 0..held_out.len())),
-            None => {
-                let n_train = (n as f64 * (1.0 - config.val_fraction)) as usize;
-                (split(&stores[0], 0..n_train), split(&stores[0], n_train..n))
-            }
+            Some(held_out) => (Split::of(&stores[0], 0..n), Split::of(held_out, 0..held_out.len())),
+            None => (Split::of(&stores[0], 0..n_train), Split::of(&stores[0], n_train..n)),
         };
         Ok(Self { tokenizer, train, val, source_hash })
     }
@@ -292,6 +277,11 @@ impl Split {
             Ok(())
         })?;
         Ok(chars + text.finish()?.chars().count() as u64)
+    }
+
+    /// A range of a store, of whose text nothing is known.
+    fn of(store: &Arc<TokenStore>, range: Range<usize>) -> Self {
+        Self { store: Arc::clone(store), start: range.start, len: range.len(), surprisals: None }
     }
 
     /// All tokens, in memory.

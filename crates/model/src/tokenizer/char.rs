@@ -52,10 +52,6 @@ impl CharTable {
         self.chars.len() + usize::from(self.end_of_text.is_some())
     }
 
-    pub(super) fn end_of_text(&self) -> Option<u32> {
-        self.end_of_text
-    }
-
     pub(super) fn id_of(&self, ch: char) -> Option<u32> {
         match self.ascii_ids.get(ch as usize) {
             Some(&id) => (id != u32::MAX).then_some(id),
@@ -66,21 +62,6 @@ impl CharTable {
     fn char_of(&self, id: u32) -> Result<char> {
         let vocab_size = self.len();
         self.chars.get(id as usize).copied().ok_or(TokenizerError::UnknownId { id, vocab_size })
-    }
-
-    /// Appends the text of a token.
-    pub(super) fn decode_into(&self, id: u32, text: &mut String) -> Result<()> {
-        if Some(id) == self.end_of_text {
-            text.push_str(END_OF_TEXT);
-        } else {
-            text.push(self.char_of(id)?);
-        }
-        Ok(())
-    }
-
-    /// The length of the text of a token in bytes.
-    pub(super) fn bytes_of(&self, id: u32) -> Result<usize> {
-        if Some(id) == self.end_of_text { Ok(END_OF_TEXT.len()) } else { Ok(self.char_of(id)?.len_utf8()) }
     }
 
     /// Appends the ids of `text`, whose first character has the index `first_index`; gives the index after the last.
@@ -122,6 +103,25 @@ impl CharTable {
         let mut shape = table.shape();
         shape["model"]["vocab"] = Value::Null;
         (emptied == shape).then_some(table)
+    }
+
+    pub(super) fn end_of_text(&self) -> Option<u32> {
+        self.end_of_text
+    }
+
+    /// Appends the text of a token.
+    pub(super) fn decode_into(&self, id: u32, text: &mut String) -> Result<()> {
+        if Some(id) == self.end_of_text {
+            text.push_str(END_OF_TEXT);
+        } else {
+            text.push(self.char_of(id)?);
+        }
+        Ok(())
+    }
+
+    /// The length of the text of a token in bytes.
+    pub(super) fn bytes_of(&self, id: u32) -> Result<usize> {
+        if Some(id) == self.end_of_text { Ok(END_OF_TEXT.len()) } else { Ok(self.char_of(id)?.len_utf8()) }
     }
 
     fn shape(&self) -> Value {

@@ -56,6 +56,14 @@ impl Source {
     }
 }
 
+/// What a configuration trains on, and behind it what it validates with where that is something of its own; and their digests.
+pub(super) fn open(config: &DataConfig) -> Result<(Vec<Source>, Vec<Digest>)> {
+    let paths = [&config.corpus, &config.val].into_iter().filter(|path| !path.is_empty());
+    let sources: Vec<Source> = paths.map(|path| Source::open(path, &config.corpus_options())).collect::<Result<_>>()?;
+    let digests = sources.iter().map(Source::sha256).collect::<Result<_>>()?;
+    Ok((sources, digests))
+}
+
 /// The digest of some sources: that of a single one is its own.
 pub(super) fn digest_of_all(digests: &[Digest]) -> Digest {
     match digests {
