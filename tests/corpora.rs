@@ -262,6 +262,8 @@ fn tokens_that_mean_nothing_are_refused() {
     };
     place.write("ids.bin", [1, 0].repeat(500));
     assert!(refused(&["--data", "ids.bin"]).contains("name the tokenizer that made them by --tokenizer"));
+    let both = refused(&["--data", "a.txt", "ids.bin", "--tokenizer", "run"]);
+    assert!(both.contains("`ids.bin` holds tokens: name such a file alone"), "{both}");
     place.write("meta.pkl", b"\x80\x04.");
     for args in [&["--data", "ids.bin"][..], &["--data", "ids.bin", "--tokenizer", "meta.pkl"]] {
         let message = refused(args);

@@ -28,7 +28,7 @@ fn help_lists_the_commands_and_where_to_start() {
       devices   The devices of this machine: what --device can take here, and what the others need
       selftest  Check that a device computes what the CPU does: losses, gradients, updates, draws and
                 text
-      data      Make, check and fetch corpora
+      data      Make, look at, convert and fetch corpora
       config    Print every configuration key with its meaning and default, or a recipe: a TOML file to
                 start from
       plan      Propose a configuration for a time and a text: the size that is expected to end with the

@@ -102,6 +102,7 @@ impl Dataset {
         tokenizer: Option<Tokenizer>,
         same: impl FnOnce(Digest) -> Result<String>,
     ) -> Result<Self> {
+        source::check_builtin(config)?;
         let corpus = StoryCorpus::synth(Grammar::builtin(), config.stories_bytes, seed);
         let text = corpus.text.as_str();
         let source_hash = same(Digest::of(text.as_bytes()))?;

@@ -68,6 +68,12 @@ pub enum TokenFileError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of tokens among other files.
+    #[error("`{path}` holds tokens: name such a file alone, and another one, to validate with, by data.val")]
+    NotAlone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file cannot be written.
     #[error(transparent)]
     Unwritable(#[from] tinygpt_model::files::FileError),

@@ -137,6 +137,7 @@ fn byte_char(byte: u8) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokenizer::Piece;
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
     #[test]
@@ -164,6 +165,15 @@ mod tests {
         assert_eq!(value(&keys, "eos_token_id"), &GgufValue::U32(0));
         let message = describe(&tokenizer, 4).unwrap_err().to_string();
         assert!(message.contains("more tokens than its embedding has rows"), "{message}");
+    }
+
+    #[test]
+    fn characters_of_documents_begin_and_end_at_their_token() {
+        let pieces = [Ok::<_, TokenizerError>(Piece { text: "ab", ends_document: true })];
+        let keys = describe(&Tokenizer::train_char_on_documents(pieces).unwrap(), 3).unwrap();
+        assert_eq!(value(&keys, "tokens"), &strings(&["a", "b", "<|endoftext|>"]));
+        assert_eq!(value(&keys, "token_type"), &GgufValue::I32s(vec![1, 1, 3]));
+        assert_eq!(value(&keys, "eos_token_id"), &GgufValue::U32(2));
     }
 
     #[test]

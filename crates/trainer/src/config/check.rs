@@ -10,7 +10,6 @@ use super::{
     CONFIG_FORMAT, PriorKind, RunConfig, TokenizerKind,
     schema::{ConfigError, fields},
 };
-use crate::{corpus::Documents, data::BUILTIN_CORPUS};
 
 /// Refuses unknown keys and wrong types, and turns integers into floats where a float is meant.
 pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> Result<(), ConfigError> {
@@ -101,16 +100,6 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     }
     if data.corpus.is_empty() {
         return refuse("data.corpus", &"\"\"", "must name a corpus: \"stories\", a file, a folder or a glob");
-    }
-    if data.corpus == BUILTIN_CORPUS && !data.val.is_empty() {
-        return refuse("data.val", &data.val, "the built-in corpus holds out stories of its own (data.val_fraction)");
-    }
-    if data.corpus == BUILTIN_CORPUS && data.documents != Documents::None {
-        return refuse(
-            "data.documents",
-            &format!("{:?}", data.documents).to_lowercase(),
-            "the built-in corpus has none",
-        );
     }
     if data.stories_bytes == 0 || data.stories_bytes > 1 << 32 {
         return refuse("data.stories_bytes", &data.stories_bytes, "must be between 1 and 4 GiB");

@@ -49,8 +49,12 @@ impl ParquetTexts {
         let schema = file.metadata().file_metadata().schema_descr_ptr();
         let bad = |reason: String| CorpusError::Parquet { path: path.to_owned(), reason };
         let Some(column) = schema.columns().iter().position(|column| column.path().string() == text_key) else {
-            let named: Vec<String> =
-                schema.columns().iter().take(NAMED_COLUMNS).map(|column| format!("\"{}\"", column.path())).collect();
+            let named: Vec<String> = schema
+                .columns()
+                .iter()
+                .take(NAMED_COLUMNS)
+                .map(|column| format!("\"{}\"", column.path().string()))
+                .collect();
             return Err(bad(format!(
                 "it has no column \"{text_key}\", but {}; name the column of the text by --text-key (data.text_key)",
                 named.join(", ")

@@ -6,11 +6,11 @@ use tinygpt_model::{ModelFolder, Tokenizer};
 
 use crate::{
     Result, TrainError,
-    config::{DataConfig, TokenizerKind},
-    corpus::{Corpus, CorpusOptions},
+    config::{ConfigError, DataConfig, TokenizerKind},
+    corpus::{Corpus, CorpusOptions, Documents},
     digest::{Digest, Hasher},
     token_cache::TokenStore,
-    token_files::TokenFile,
+    token_files::{TokenFile, TokenFileError},
 };
 
 /// A text, or tokens of one.
@@ -30,7 +30,11 @@ impl Source {
         if TokenFile::is_named_by(Path::new(path)) {
             return Ok(Self::Tokens(TokenFile::open(Path::new(path))?));
         }
-        Ok(Self::Text(Corpus::open_with(path, options.clone())?))
+        let corpus = Corpus::open_with(path, options.clone())?;
+        match corpus.files().iter().find(|file| TokenFile::is_named_by(file)) {
+            Some(file) => Err(TokenFileError::NotAlone { path: file.clone() }.into()),
+            None => Ok(Self::Text(corpus)),
+        }
     }
 
     /// The digest of the text or of the file of tokens.
@@ -62,6 +66,22 @@ pub(super) fn open(config: &DataConfig) -> Result<(Vec<Source>, Vec<Digest>)> {
     let sources: Vec<Source> = paths.map(|path| Source::open(path, &config.corpus_options())).collect::<Result<_>>()?;
     let digests = sources.iter().map(Source::sha256).collect::<Result<_>>()?;
     Ok((sources, digests))
+}
+
+/// Refuses keys that mean nothing to the built-in corpus.
+pub(super) fn check_builtin(config: &DataConfig) -> Result<()> {
+    let refused = |key: &str, value: String, reason: &str| {
+        Err(ConfigError::Range { key: key.into(), value, reason: reason.into() }.into())
+    };
+    if !config.val.is_empty() {
+        let reason = "the built-in corpus holds out stories of its own (data.val_fraction)";
+        return refused("data.val", config.val.clone(), reason);
+    }
+    if config.documents != Documents::None {
+        let value = format!("{:?}", config.documents).to_lowercase();
+        return refused("data.documents", value, "the built-in corpus has none");
+    }
+    Ok(())
 }
 
 /// The digest of some sources: that of a single one is its own.
