@@ -65,7 +65,7 @@ fn ok(length: usize, body: &str) -> String {
 fn refused(answer: String) -> String {
     let dir = tempfile::tempdir().unwrap();
     let (url, server) = serve(answer);
-    let message = fetch(&SMALL, dir.path(), &[url.clone()], |_, _| {}).unwrap_err().to_string();
+    let message = fetch(&SMALL, dir.path(), std::slice::from_ref(&url), |_, _| {}).unwrap_err().to_string();
     server.join().unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
     assert!(message.contains(&url) && message.contains("by hand") && message.contains("small.txt"), "{message}");
@@ -78,7 +78,8 @@ fn the_text_is_saved_under_its_name_and_progress_is_told() {
     let folder = dir.path().join("data");
     let (url, server) = serve(ok(TEXT.len(), TEXT));
     let mut last = (0, 0);
-    let fetched = fetch(&SMALL, &folder, &[url.clone()], |received, total| last = (received, total)).unwrap();
+    let fetched =
+        fetch(&SMALL, &folder, std::slice::from_ref(&url), |received, total| last = (received, total)).unwrap();
     assert_eq!(server.join().unwrap(), "GET /texts/input.txt HTTP/1.1");
     assert_eq!(fetched, Fetched { path: folder.join("small.txt"), downloaded: true });
     assert_eq!(std::fs::read_to_string(&fetched.path).unwrap(), TEXT);
@@ -104,7 +105,8 @@ fn a_text_that_does_not_end_is_not_read_to_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let (url, server) = serve(ok(endless.len(), &endless));
     let error =
-        fetch(&SMALL, dir.path(), &[url.clone()], |received, _| assert!(received <= SMALL.bytes + 1)).unwrap_err();
+        fetch(&SMALL, dir.path(), std::slice::from_ref(&url), |received, _| assert!(received <= SMALL.bytes + 1))
+            .unwrap_err();
     assert!(matches!(error, FetchError::WrongContent { .. }), "{error}");
     // The server's write fails when the client hangs up; that is not what is tested.
     let _ = server.join();
@@ -137,7 +139,7 @@ fn what_came_is_kept_for_the_next_call_and_another_server() {
     let cut = ok(TEXT.len(), &TEXT[..5]).into_bytes();
     // It breaks off, and is not there any more.
     let (url, server) = serve_all(vec![cut]);
-    let message = fetch(&SMALL, &folder, &[url.clone()], |_, _| {}).unwrap_err().to_string();
+    let message = fetch(&SMALL, &folder, std::slice::from_ref(&url), |_, _| {}).unwrap_err().to_string();
     server.join().unwrap();
     assert!(message.contains(&url) && message.contains("5 bytes are kept"), "{message}");
     let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -270,7 +272,7 @@ fn a_server_that_is_not_there_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let message = fetch(&SMALL, dir.path(), &[url.clone()], |_, _| {}).unwrap_err().to_string();
+    let message = fetch(&SMALL, dir.path(), std::slice::from_ref(&url), |_, _| {}).unwrap_err().to_string();
     assert!(message.contains(&url) && message.contains("check the network"), "{message}");
 }
 
