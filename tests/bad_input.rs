@@ -24,7 +24,7 @@ mod corpus {
 
     #[test]
     fn a_missing_corpus() {
-        insta::assert_snapshot!(refused(&Place::new(), &["--data", "none.txt"], 1), @"there is no corpus at `none.txt`: no file or folder of that name (looked in HERE); give a UTF-8 text file, a folder with .txt or .md files, or a glob such as 'texts/*.txt'");
+        insta::assert_snapshot!(refused(&Place::new(), &["--data", "none.txt"], 1), @"there is no corpus at `none.txt`: no file or folder of that name (looked in HERE); give a file (UTF-8 text, .jsonl or .parquet, or a .gz or .zst of them), a folder of such files, or a glob such as 'texts/*.txt'");
     }
 
     #[test]
@@ -43,7 +43,7 @@ mod corpus {
     fn a_folder_without_text() {
         let place = Place::new();
         place.write("texts/a.bin", "abc");
-        insta::assert_snapshot!(refused(&place, &["--data", "texts"], 1), @"no file matches `texts`: the folder holds no .txt or .md file; name the files by a glob if they are called otherwise");
+        insta::assert_snapshot!(refused(&place, &["--data", "texts"], 1), @"no file matches `texts`: the folder holds no .txt, .md, .jsonl or .parquet file, nor a .gz or .zst of one; name the files by a glob if they are called otherwise");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod baseline;
 mod bench;
 mod compare;
+mod corpus;
 mod data;
 mod devices;
 mod eval;
@@ -29,7 +30,8 @@ pub use self::{
     baseline::{BaselineArgs, SmoothingArg},
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
     compare::CompareArgs,
-    data::{AcceptArgs, DataCommand, FetchArgs, SynthArgs},
+    corpus::CorpusArgs,
+    data::{AcceptArgs, DataCommand, DataInfoArgs, DataTokensArgs, FetchArgs, SynthArgs, TokensFormat},
     devices::{DevicesArgs, SelftestArgs},
     eval::EvalArgs,
     generate::{GenerateArgs, ScheduleArg, WeightsArg},
@@ -147,7 +149,7 @@ pub enum Command {
         after_help = "Trains and samples two small models on the device, by tensor operations, and beside it on the CPU, by code\nwritten for it, and compares. On --device cpu it is the same tensor operations that run, without the GPU.\nTakes seconds. The exit code is 1 if anything is further off than its tolerance."
     )]
     Selftest(SelftestArgs),
-    /// Make, check and fetch corpora.
+    /// Make, look at, convert and fetch corpora.
     Data {
         /// What to do with data.
         #[command(subcommand)]

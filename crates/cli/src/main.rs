@@ -85,6 +85,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Data { command: DataCommand::Synth(args) } => commands::data::synth(&args),
         Command::Data { command: DataCommand::Accept(args) } => commands::data::accept(&args),
         Command::Data { command: DataCommand::Fetch(args) } => commands::data::fetch(&args),
+        Command::Data { command: DataCommand::Info(args) } => commands::data::info(&args),
+        Command::Data { command: DataCommand::Tokens(args) } => commands::data::tokens(&args),
         Command::Config(args) => commands::config::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),

@@ -8,12 +8,12 @@ use tinygpt_model::{
     open_language_model,
 };
 use tinygpt_trainer::{
-    Dataset, RunDir,
+    Dataset, RunDir, TrainError,
     config::RunConfig,
-    corpus::Corpus,
-    data::Split,
+    corpus::{CorpusOptions, STANDARD_INPUT},
+    data::{Source, Split},
     run::RUNS,
-    token_cache::{TokenStore, default_cache_dir},
+    token_cache::default_cache_dir,
 };
 
 use crate::{device::DeviceChoice, hub};
@@ -56,15 +56,25 @@ impl Measured {
         );
         let run = RunDir::open(&self.path)?;
         let RunConfig { data, seed, .. } = run.read_config(&[])?;
+        if data.corpus == STANDARD_INPUT {
+            return Err(TrainError::TextNotKept { run: self.path.clone() }.into());
+        }
         let source_hash = run.last().read_state()?.source_hash;
         Ok(Dataset::load_same(&data, seed, Some(self.tokenizer.clone()), &default_cache_dir(), Some(&source_hash))?)
     }
 
-    /// All tokens of a text: a UTF-8 file, a folder or a glob.
-    pub fn text(&self, path: &str) -> anyhow::Result<Split> {
-        let corpus = Corpus::open(path)?;
-        let store = TokenStore::open_or_build(&default_cache_dir(), corpus.sha256()?, &self.tokenizer, &corpus)?;
-        Ok(Split::whole(store, None))
+    /// All tokens of a text, read as the run read its own, but for another key of its records; or those of a file of tokens.
+    pub fn text(&self, path: &str, text_key: Option<&str>) -> anyhow::Result<Split> {
+        let mut options = match RunDir::open(&self.path) {
+            Ok(run) => run.read_config(&[])?.data.corpus_options(),
+            Err(_) => CorpusOptions::default(),
+        };
+        if let Some(key) = text_key {
+            options.text_key = key.into();
+        }
+        let source = Source::open(path, &options)?;
+        let digest = source.sha256()?;
+        Ok(Split::whole(source.tokens(digest, &self.tokenizer, &default_cache_dir())?, None))
     }
 }
 

@@ -1,5 +1,7 @@
 //! From text to tokens: the two splits of a corpus, and windows of them.
 
+mod source;
+
 use std::{ops::Range, path::Path, sync::Arc};
 
 use tinygpt_model::{Tokenizer, tokenizer::TokenizerFamily};
@@ -7,13 +9,15 @@ use tinygpt_sampler::{RngDomain, philox_at};
 
 use crate::{
     Result, TrainError,
-    config::{DataConfig, TokenizerKind},
+    config::DataConfig,
     corpus::Corpus,
     digest::Digest,
     engine::Batch,
     stories::{Grammar, StoryCorpus},
     token_cache::TokenStore,
 };
+
+pub use source::{Source, read_tokenizer};
 
 /// The name of the built-in corpus, as `data.corpus` writes it.
 pub const BUILTIN_CORPUS: &str = "stories";
@@ -27,7 +31,7 @@ pub struct Dataset {
     pub train: Split,
     /// What it is judged by.
     pub val: Split,
-    /// SHA-256 of the text, so that a run is resumed on the text it was started on.
+    /// SHA-256 of the text, or of the tokens, so that a run is resumed on the text it was started on.
     pub source_hash: String,
 }
 
@@ -42,10 +46,12 @@ pub struct Split {
 }
 
 impl Dataset {
-    /// Makes or reads the corpus that the configuration names, trains a tokenizer on it unless one is given, and encodes it.
+    /// Makes or reads the corpus that the configuration names, trains a tokenizer on it unless one is given or named, and
+    /// encodes it.
     ///
     /// # Errors
-    /// When the corpus is missing, empty or not UTF-8, or has fewer than two distinct tokens.
+    /// When the corpus is missing, empty or not UTF-8, or has fewer than two distinct tokens; when it holds tokens and there is
+    /// no tokenizer, or they are not its own.
     pub fn load(config: &DataConfig, seed: u64, tokenizer: Option<Tokenizer>, cache_dir: &Path) -> Result<Self> {
         Self::load_same(config, seed, tokenizer, cache_dir, None)
     }
@@ -96,6 +102,7 @@ impl Dataset {
         tokenizer: Option<Tokenizer>,
         same: impl FnOnce(Digest) -> Result<String>,
     ) -> Result<Self> {
+        source::check_builtin(config)?;
         let corpus = StoryCorpus::synth(Grammar::builtin(), config.stories_bytes, seed);
         let text = corpus.text.as_str();
         let source_hash = same(Digest::of(text.as_bytes()))?;
@@ -104,7 +111,7 @@ impl Dataset {
         let boundary = corpus.stories.get(at).map_or(text.len(), |story| story.end);
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
-            None => train_tokenizer(config, &Corpus::from_text(text)?)?,
+            None => source::tokenizer(config, &[Source::Text(Corpus::from_text(text)?)])?,
         };
         let train = tokenizer.encode(&text[..boundary])?;
         let held_out = boundary.saturating_sub(1);
@@ -118,34 +125,27 @@ impl Dataset {
         })
     }
 
-    /// A text file, folder or glob: the first `1 - val_fraction` of the tokens train, the rest validate.
+    /// A text file, folder or glob, or a file of tokens: the first `1 - val_fraction` of the tokens train and the rest
+    /// validate, unless `val` is a text or file of its own.
     fn text(
         config: &DataConfig,
         tokenizer: Option<Tokenizer>,
         cache_dir: &Path,
         same: impl FnOnce(Digest) -> Result<String>,
     ) -> Result<Self> {
-        let corpus = Corpus::open(&config.corpus)?;
-        let digest = corpus.sha256()?;
-        let source_hash = same(digest)?;
-        let tokenizer = match tokenizer {
-            Some(tokenizer) => tokenizer,
-            None => train_tokenizer(config, &corpus)?,
-        };
-        let store = Arc::new(TokenStore::open_or_build(cache_dir, digest, &tokenizer, &corpus)?);
-        let n = store.len();
+        let (sources, digests) = source::open(config)?;
+        let source_hash = same(source::digest_of_all(&digests))?;
+        let tokenizer = tokenizer.map_or_else(|| source::tokenizer(config, &sources), Ok)?;
+        let with_digests = sources.into_iter().zip(digests);
+        let stores = with_digests.map(|(source, digest)| source.tokens(digest, &tokenizer, cache_dir).map(Arc::new));
+        let stores: Vec<Arc<TokenStore>> = stores.collect::<Result<_>>()?;
+        let n = stores[0].len();
         let n_train = (n as f64 * (1.0 - config.val_fraction)) as usize;
-        let train = Split { store: Arc::clone(&store), start: 0, len: n_train, surprisals: None };
-        let val = Split { store, start: n_train, len: n - n_train, surprisals: None };
+        let (train, val) = match stores.get(1) {
+            Some(held_out) => (Split::of(&stores[0], 0..n), Split::of(held_out, 0..held_out.len())),
+            None => (Split::of(&stores[0], 0..n_train), Split::of(&stores[0], n_train..n)),
+        };
         Ok(Self { tokenizer, train, val, source_hash })
-    }
-}
-
-fn train_tokenizer(config: &DataConfig, corpus: &Corpus) -> Result<Tokenizer> {
-    let pieces = corpus.pieces().map(|piece| piece.map_err(TrainError::from));
-    match config.tokenizer {
-        TokenizerKind::Char => Tokenizer::train_char(pieces),
-        TokenizerKind::Bpe => Tokenizer::train_bpe(pieces, config.vocab_size),
     }
 }
 
@@ -245,33 +245,44 @@ impl Split {
         Ok(Batch { ids, targets, rows, cols })
     }
 
-    /// The number of UTF-8 bytes that all tokens but the first stand for.
+    /// The number of UTF-8 bytes that all tokens but the first stand for. The end of a document is none.
     ///
     /// # Errors
     /// When a token is not one of the tokenizer's.
     pub fn predicted_bytes(&self, tokenizer: &Tokenizer) -> Result<u64> {
-        let mut bytes = 0;
+        let (mut bytes, end_of_text) = (0, tokenizer.end_of_text());
         self.each_predicted(|id| {
-            bytes += tokenizer.token_bytes(id)? as u64;
+            if Some(id) != end_of_text {
+                bytes += tokenizer.token_bytes(id)? as u64;
+            }
             Ok(())
         })?;
         Ok(bytes)
     }
 
-    /// The number of characters of the text of all tokens but the first. A part of a character at either end is one.
+    /// The number of characters of the text of all tokens but the first. A part of a character at either end is one, and the
+    /// end of a document none.
     ///
     /// # Errors
     /// When a token is not one of the tokenizer's.
     pub fn predicted_chars(&self, tokenizer: &Tokenizer) -> Result<u64> {
-        if tokenizer.kind() == TokenizerFamily::Char {
+        let end_of_text = tokenizer.end_of_text();
+        if tokenizer.kind() == TokenizerFamily::Char && end_of_text.is_none() {
             return Ok(self.len.saturating_sub(1) as u64);
         }
         let (mut chars, mut text) = (0, tokenizer.text_stream());
         self.each_predicted(|id| {
-            chars += text.push(id)?.chars().count() as u64;
+            if Some(id) != end_of_text {
+                chars += text.push(id)?.chars().count() as u64;
+            }
             Ok(())
         })?;
         Ok(chars + text.finish()?.chars().count() as u64)
+    }
+
+    /// A range of a store, of whose text nothing is known.
+    fn of(store: &Arc<TokenStore>, range: Range<usize>) -> Self {
+        Self { store: Arc::clone(store), start: range.start, len: range.len(), surprisals: None }
     }
 
     /// All tokens, in memory.

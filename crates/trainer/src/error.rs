@@ -17,6 +17,7 @@ use crate::{
     hub::HubError,
     stories::{Rejected, TruthError},
     token_cache::TokenCacheError,
+    token_files::TokenFileError,
     train::CallbackError,
 };
 
@@ -42,6 +43,33 @@ pub enum TrainError {
     /// A model of the hub could not be had.
     #[error(transparent)]
     Hub(Box<HubError>),
+    /// A file of tokens is none, or could not be written.
+    #[error(transparent)]
+    TokenFile(#[from] TokenFileError),
+    /// Tokens without their tokenizer mean nothing.
+    #[error(
+        "`{path}` holds tokens, and not their text: name the tokenizer that made them by --tokenizer (data.tokenizer_path), a \
+         tokenizer.json or a folder with one"
+    )]
+    NeedsTokenizer {
+        /// The file of tokens.
+        path: PathBuf,
+    },
+    /// nanoGPT's table of characters.
+    #[error(
+        "`{path}` is a Python pickle, which this program does not open, since a pickle can run any code: train on the text \
+         itself, of which data.tokenizer = \"char\" makes the same table"
+    )]
+    PickledTokenizer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The text of a run came from standard input, and is asked for again.
+    #[error("the text of {run} came from standard input: give the same text again by --data")]
+    TextNotKept {
+        /// The run.
+        run: PathBuf,
+    },
     /// A text that should be stories of the grammar is not.
     #[error(transparent)]
     Rejected(#[from] Rejected),

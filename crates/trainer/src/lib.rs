@@ -60,6 +60,7 @@ pub mod sweep;
 #[cfg(test)]
 mod test_models;
 pub mod token_cache;
+pub mod token_files;
 pub mod train;
 
 pub use config::RunConfig;

@@ -10,7 +10,8 @@
 //! | 16..24 | number of ids (u64) |
 //! | 24..56 | SHA-256 of the corpus |
 //! | 56..88 | SHA-256 of `tokenizer.json` |
-//! | 88..128 | zero |
+//! | 88..92 | how text was encoded (u32): 0, or 1 where the tokenizer has special tokens, which text cannot spell out |
+//! | 92..128 | zero |
 
 use std::{
     ffi::OsString,
@@ -29,8 +30,9 @@ use tinygpt_model::{
 };
 
 use crate::{
-    corpus::{Corpus, CorpusError},
+    corpus::{self, Corpus, CorpusError},
     digest::{Digest, Hasher},
+    token_files::TokenFile,
 };
 
 #[cfg(test)]
@@ -39,6 +41,9 @@ mod tests;
 const MAGIC: &[u8; 8] = b"TGPTOKEN";
 const FORMAT_VERSION: u32 = 1;
 const HEADER_BYTES: usize = 128;
+
+/// About how many tokens are written at a time.
+const SINK_TOKENS: usize = 1 << 16;
 
 /// The end of the name of a file that is being written.
 const PARTIAL: &str = ".partial";
@@ -88,6 +93,20 @@ pub enum TokenCacheError {
         /// How many tokens there are.
         len: usize,
     },
+    /// An id in a token file of somebody else is not in the vocabulary.
+    #[error(
+        "`{path}`: id {id} at index {index} is not in the vocabulary of {vocab_size}; it was made with another tokenizer"
+    )]
+    UnknownId {
+        /// The file.
+        path: PathBuf,
+        /// The id.
+        id: u32,
+        /// Its index.
+        index: usize,
+        /// The size of the vocabulary.
+        vocab_size: usize,
+    },
     /// An id in the file is not in the vocabulary.
     #[error(
         "the token cache `{path}` is damaged: id {id} at index {index} is not in the vocabulary of {vocab_size}; delete this file, it will be made again"
@@ -115,22 +134,22 @@ pub struct TokenStore {
 #[derive(Debug)]
 enum Tokens {
     Memory(Vec<u32>),
-    Mapped { path: PathBuf, map: MappedFile, len: usize, width: Width, vocab_size: usize },
+    Mapped { path: PathBuf, map: MappedFile, start: usize, len: usize, width: Width, vocab_size: usize, is_cache: bool },
 }
 
 /// The size of an id in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Width {
+pub(crate) enum Width {
     U16,
     U32,
 }
 
 impl Width {
-    fn of(vocab_size: usize) -> Self {
+    pub(crate) fn of(vocab_size: usize) -> Self {
         if vocab_size <= 1 << 16 { Self::U16 } else { Self::U32 }
     }
 
-    fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::U16 => 2,
             Self::U32 => 4,
@@ -141,6 +160,13 @@ impl Width {
 impl From<Vec<u32>> for TokenStore {
     fn from(tokens: Vec<u32>) -> Self {
         Self { tokens: Tokens::Memory(tokens) }
+    }
+}
+
+impl From<TokenFile> for TokenStore {
+    fn from(file: TokenFile) -> Self {
+        let TokenFile { path, map, start, len, width, vocab_size } = file;
+        Self { tokens: Tokens::Mapped { path, map, start, len, width, vocab_size, is_cache: false } }
     }
 }
 
@@ -159,7 +185,11 @@ impl TokenStore {
         tokenizer: &Tokenizer,
         corpus: &Corpus,
     ) -> Result<Self> {
-        let of = Origin { source_hash, tokenizer_hash: Digest::of(tokenizer.json()) };
+        let of = Origin {
+            source_hash,
+            tokenizer_hash: Digest::of(tokenizer.json()),
+            has_end_of_text: tokenizer.end_of_text().is_some(),
+        };
         let path = cache_dir.join(of.file_name());
         if let Ok(Some(store)) = Self::open(&path, of, tokenizer) {
             return Ok(store);
@@ -189,7 +219,8 @@ impl TokenStore {
         }
         let map = MappedFile::new(&file)?;
         let len = map.len().saturating_sub(HEADER_BYTES) / width.bytes();
-        Ok(Some(Self { tokens: Tokens::Mapped { path: path.to_owned(), map, len, width, vocab_size } }))
+        let (path, start) = (path.to_owned(), HEADER_BYTES);
+        Ok(Some(Self { tokens: Tokens::Mapped { path, map, start, len, width, vocab_size, is_cache: true } }))
     }
 
     /// How many tokens there are.
@@ -208,7 +239,7 @@ impl TokenStore {
     /// Copies the tokens from index `start` on into `out`, as many as it holds.
     ///
     /// # Errors
-    /// When there are not that many, or when an id in a cache file is not in the vocabulary.
+    /// When there are not that many, or when an id in a file is not in the vocabulary.
     pub fn read(&self, start: usize, out: &mut [u32]) -> Result<()> {
         let end = start.saturating_add(out.len());
         if end > self.len() {
@@ -216,8 +247,8 @@ impl TokenStore {
         }
         match &self.tokens {
             Tokens::Memory(tokens) => out.copy_from_slice(&tokens[start..end]),
-            Tokens::Mapped { path, map, width, vocab_size, .. } => {
-                let bytes = &map[HEADER_BYTES + start * width.bytes()..HEADER_BYTES + end * width.bytes()];
+            Tokens::Mapped { path, map, start: first, width, vocab_size, is_cache, .. } => {
+                let bytes = &map[first + start * width.bytes()..first + end * width.bytes()];
                 // Assembled from bytes, so neither alignment nor the byte order of the machine matters.
                 match width {
                     Width::U16 => {
@@ -230,8 +261,12 @@ impl TokenStore {
                     }
                 }
                 if let Some(at) = out.iter().position(|&id| id as usize >= *vocab_size) {
-                    let (path, id, index) = (path.clone(), out[at], start + at);
-                    return Err(TokenCacheError::Damaged { path, id, index, vocab_size: *vocab_size });
+                    let (path, id, index, vocab_size) = (path.clone(), out[at], start + at, *vocab_size);
+                    return Err(if *is_cache {
+                        TokenCacheError::Damaged { path, id, index, vocab_size }
+                    } else {
+                        TokenCacheError::UnknownId { path, id, index, vocab_size }
+                    });
                 }
             }
         }
@@ -258,6 +293,7 @@ fn cache_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
 struct Origin {
     source_hash: Digest,
     tokenizer_hash: Digest,
+    has_end_of_text: bool,
 }
 
 impl Origin {
@@ -273,21 +309,33 @@ impl Origin {
         header[16..24].copy_from_slice(&count.to_le_bytes());
         header[24..56].copy_from_slice(self.source_hash.as_bytes());
         header[56..88].copy_from_slice(self.tokenizer_hash.as_bytes());
+        header[88..92].copy_from_slice(&u32::from(self.has_end_of_text).to_le_bytes());
         header
     }
 }
 
-/// Encodes the whole corpus, block by block, and gives the digest of its text.
-fn encode(tokenizer: &Tokenizer, corpus: &Corpus, mut sink: impl FnMut(&[u32]) -> Result<()>) -> Result<Digest> {
+/// Encodes the whole corpus, block by block, and gives its digest. Behind each document comes the token that ends a text, where
+/// the tokenizer has one.
+pub(crate) fn encode<E: From<CorpusError> + From<TokenizerError>>(
+    tokenizer: &Tokenizer,
+    corpus: &Corpus,
+    mut sink: impl FnMut(&[u32]) -> std::result::Result<(), E>,
+) -> std::result::Result<Digest, E> {
     let mut encoder = tokenizer.corpus_encoder();
     let mut hasher = Hasher::default();
     let mut ids = Vec::new();
     for piece in corpus.pieces() {
         let piece = piece?;
-        hasher.update(piece.as_bytes());
-        encoder.push(&piece, &mut ids)?;
-        sink(&ids)?;
-        ids.clear();
+        corpus::hash(&mut hasher, &piece);
+        encoder.push(&piece.text, &mut ids)?;
+        if piece.ends_document {
+            encoder.end_document(&mut ids)?;
+        }
+        // Short documents are written together.
+        if ids.len() >= SINK_TOKENS {
+            sink(&ids)?;
+            ids.clear();
+        }
     }
     encoder.finish(&mut ids)?;
     sink(&ids)?;
@@ -321,7 +369,7 @@ fn build(folder: &Path, path: &Path, of: Origin, tokenizer: &Tokenizer, corpus: 
     sync_folder(folder).map_err(unwritable)
 }
 
-fn write_ids(writer: &mut impl Write, width: Width, ids: &[u32]) -> std::io::Result<()> {
+pub(crate) fn write_ids(writer: &mut impl Write, width: Width, ids: &[u32]) -> std::io::Result<()> {
     match width {
         // Each id is below the vocabulary's size, which chose the width.
         Width::U16 => ids.iter().try_for_each(|&id| writer.write_all(&(id as u16).to_le_bytes())),

@@ -16,10 +16,13 @@ pub struct CompareArgs {
     /// What it is compared with: the same.
     #[arg(value_name = "B")]
     pub b: PathBuf,
-    /// The text that gives the contexts: a UTF-8 file, a folder or a glob [default: A's validation split, or B's where A
-    /// is no run].
+    /// The text that gives the contexts: a file, a folder or a glob, as of `eval` [default: A's validation split, or B's
+    /// where A is no run].
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
+    /// The key of .jsonl, or the column of .parquet, that holds the text [default: the run's data.text_key].
+    #[arg(long, value_name = "KEY", requires = "data")]
+    pub text_key: Option<String>,
     /// The tokens of a window: the most that a prediction sees [default: the smaller block_size].
     #[arg(long, value_name = "C")]
     pub context: Option<usize>,

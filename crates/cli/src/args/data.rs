@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::CorpusArgs;
 
 /// What to do with data.
 #[derive(Debug, Subcommand)]
@@ -12,7 +14,71 @@ pub enum DataCommand {
     /// Parse stories, one a line, by the built-in grammar and print the share accepted.
     Accept(AcceptArgs),
     /// Download a public corpus, checked by its SHA-256.
+    #[command(
+        after_help = "Corpora: tinyshakespeare (1 MB), tinystories (2.2 GB) and tinystories-valid (22 MB), whose stories\ndata.documents = \"marker\" tells apart, and enwik8 (100 MB).\n\nWhat came before a connection broke is kept, and the same command asks for the rest."
+    )]
     Fetch(FetchArgs),
+    /// What a corpus is like: documents, bytes, characters and the rare ones, tokens.
+    #[command(
+        after_help = "Examples:\n  tinygpt data info my.txt\n  tinygpt data info texts/*.jsonl.gz --text-key content\n  tinygpt data info stories.txt --documents line --tokenizer runs/tiny-1"
+    )]
+    Info(DataInfoArgs),
+    /// Write the tokens of a text as nanoGPT or llm.c reads them.
+    #[command(
+        after_help = "Examples:\n  tinygpt data tokens my.txt --tokenizer runs/tiny-1 --out train.bin\n  tinygpt data tokens texts/*.jsonl --tokenizer gpt2/ --out train.bin --format llm.c\n\nBehind each document comes <|endoftext|>, where the tokenizer has it. `tinygpt train --data train.bin --tokenizer gpt2/`\ntrains on such a file."
+    )]
+    Tokens(DataTokensArgs),
+}
+
+/// Arguments of `data info`.
+#[derive(Debug, Args)]
+pub struct DataInfoArgs {
+    /// Files (text, .jsonl, .parquet, .gz and .zst of them, or tokens in .bin), folders or globs; `-` is standard input.
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<String>,
+    #[command(flatten)]
+    pub corpus: CorpusArgs,
+    /// Count tokens: a run, another folder with a tokenizer.json, such a file, or `char`, the characters of the text.
+    #[arg(long, value_name = "RUN|FILE|char")]
+    pub tokenizer: Option<PathBuf>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `data tokens`.
+#[derive(Debug, Args)]
+pub struct DataTokensArgs {
+    /// Files (text, .jsonl, .parquet, .gz and .zst of them), folders or globs; `-` is standard input.
+    #[arg(value_name = "TEXT", required = true)]
+    pub paths: Vec<String>,
+    #[command(flatten)]
+    pub corpus: CorpusArgs,
+    /// Whose tokens: a run, another folder with a tokenizer.json, or such a file.
+    #[arg(long, value_name = "RUN|FILE")]
+    pub tokenizer: PathBuf,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Whose layout.
+    #[arg(long, value_name = "FORMAT", default_value = "nanogpt")]
+    pub format: TokensFormat,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Whose layout a file of tokens has.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum TokensFormat {
+    /// Ids of 16 bits and nothing else.
+    Nanogpt,
+    /// A header, and ids of 16 bits (32 where the vocabulary needs them).
+    #[value(name = "llm.c")]
+    LlmC,
 }
 
 /// Arguments of `data synth`.
@@ -49,13 +115,13 @@ pub struct AcceptArgs {
 /// Arguments of `data fetch`.
 #[derive(Debug, Args)]
 pub struct FetchArgs {
-    /// The corpus: tinyshakespeare.
+    /// The corpus: tinyshakespeare, tinystories, tinystories-valid or enwik8.
     #[arg(value_name = "NAME")]
     pub name: String,
     /// The folder to put it in.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub dir: PathBuf,
-    /// Download from a mirror: the folder's URL.
-    #[arg(long, value_name = "URL")]
-    pub base_url: Option<String>,
+    /// Download from a mirror: the folder's URL; repeatable, and the next is asked where one fails.
+    #[arg(long = "base-url", value_name = "URL")]
+    pub base_urls: Vec<String>,
 }

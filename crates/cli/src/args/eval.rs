@@ -13,9 +13,13 @@ pub struct EvalArgs {
     /// [default: the newest run in runs/].
     #[arg(value_name = "RUN")]
     pub run: Option<PathBuf>,
-    /// Evaluate on this text instead of the run's validation split: a UTF-8 file, a folder or a glob.
+    /// Evaluate on this text instead of the run's validation split: a file (text, .jsonl, .parquet, .gz and .zst of them, or
+    /// tokens in .bin), a folder or a glob; `-` is standard input.
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
+    /// The key of .jsonl, or the column of .parquet, that holds the text [default: the run's data.text_key].
+    #[arg(long, value_name = "KEY", requires = "data")]
+    pub text_key: Option<String>,
     /// The tokens of a window: the most that a prediction sees [default: the model's block_size].
     #[arg(long, value_name = "C")]
     pub context: Option<usize>,

@@ -21,9 +21,9 @@ pub struct SweepArgs {
     /// Runs at a time; they share the cores, and their results do not depend on it.
     #[arg(long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
-    /// The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in one); overrides data.corpus.
-    #[arg(long, value_name = "PATH")]
-    pub data: Option<String>,
+    /// The corpus (or `stories`, the built-in one): files, folders or globs, as of `train`; overrides data.corpus.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub data: Vec<String>,
     /// The folder of the sweep; where it holds runs of it, these are not trained again [default: sweeps/NAME].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

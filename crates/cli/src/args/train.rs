@@ -13,9 +13,15 @@ pub struct TrainArgs {
     /// The configuration: a TOML file, here or in configs/, or a recipe, such as tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume it only says whose newest run to resume.
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     pub config: Option<PathBuf>,
-    /// The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in one); overrides data.corpus.
-    #[arg(long, value_name = "PATH")]
-    pub data: Option<String>,
+    /// The corpus (or `stories`, the built-in one): files (text, .jsonl, .parquet, .gz and .zst of them, or tokens in .bin), folders or globs; `-` is standard input. Overrides data.corpus.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub data: Vec<String>,
+    /// The key of .jsonl, or the column of .parquet, that holds the text; overrides data.text_key.
+    #[arg(long, value_name = "KEY", conflicts_with = "resume")]
+    pub text_key: Option<String>,
+    /// Use the tokenizer of a run, of another folder with a tokenizer.json, or such a file; overrides data.tokenizer_path.
+    #[arg(long, value_name = "RUN|FILE", conflicts_with = "resume")]
+    pub tokenizer: Option<String>,
     /// The run folder [default: a fresh runs/NAME-N].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -1,5 +1,8 @@
 //! `tinygpt data`.
 
+mod info;
+mod tokens;
+
 use std::io::IsTerminal;
 
 use indicatif::ProgressBar;
@@ -15,6 +18,8 @@ use crate::{
     output::{Usage, new_or_replaced, print_json, print_stdout},
     text_input::read_text,
 };
+
+pub use self::{info::info, tokens::tokens};
 
 /// How many rejected stories are shown.
 const SHOWN: usize = 3;
@@ -81,7 +86,7 @@ pub fn accept(args: &AcceptArgs) -> anyhow::Result<()> {
 pub fn fetch(args: &FetchArgs) -> anyhow::Result<()> {
     let dataset = fetch::dataset(&args.name).map_err(|e| Usage(e.to_string()))?;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    let fetched = fetch::fetch(dataset, &args.dir, args.base_url.as_deref(), |done, all| {
+    let fetched = fetch::fetch(dataset, &args.dir, &args.base_urls, |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });

@@ -33,7 +33,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let sliding = Sliding { stride: args.stride.unwrap_or(sliding.stride), ..sliding };
     sliding.check(measured.model.block_size()).map_err(|error| Usage(error.to_string()))?;
     let split = match &args.data {
-        Some(path) => measured.text(path)?,
+        Some(path) => measured.text(path, args.text_key.as_deref())?,
         None => measured.dataset()?.val,
     };
     let mut progress = WorkProgress::new("evaluating");

@@ -9,7 +9,7 @@ use serde_json::json;
 use tinygpt_model::{files::atomic, network};
 use tinygpt_trainer::{
     Dataset, RunConfig,
-    corpus::Corpus,
+    corpus::{Corpus, STANDARD_INPUT},
     data::BUILTIN_CORPUS,
     fetch::DATASETS,
     run::check_memory,
@@ -131,6 +131,12 @@ fn read_text(data: &str) -> anyhow::Result<Text> {
     let mut config = TIMED[0].config()?;
     config.data.corpus.clone_from(&path);
     config.data.stories_bytes = STORIES_READ;
+    if path == STANDARD_INPUT {
+        return Err(Usage(
+            "--data - can be read once, and a plan is for a text that is trained on: save it to a file".into(),
+        )
+        .into());
+    }
     notice!("reading {path}");
     let data = Dataset::load(&config.data, config.seed, None, &default_cache_dir())?;
     check_data(&config, &data)?;
@@ -153,7 +159,7 @@ fn read_text(data: &str) -> anyhow::Result<Text> {
         characters: Some(data.train.len() + data.val.len()),
         vocab_size,
         law_of: "tinyshakespeare",
-        law_is_its_own: DATASETS.iter().any(|dataset| dataset.sha256 == data.source_hash),
+        law_is_its_own: DATASETS.iter().any(|dataset| dataset.text_sha256() == data.source_hash),
         law: ScalingLaw::SHAKESPEARE,
     })
 }

@@ -10,7 +10,10 @@ use std::{
 
 use candle_core::Device;
 use serde_json::json;
-use tinygpt_model::{Checkpoint, ContextPolicy, Generation, GptConfig, cpu::WeightFormat, generate, param_specs};
+use tinygpt_model::{
+    Checkpoint, ContextPolicy, Generation, GptConfig, cpu::WeightFormat, generate, param_specs,
+    tokenizer::TokenizerFamily,
+};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     RunConfig, RunDir,
@@ -51,6 +54,13 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         run.gpt().vocab_size,
         if args.resume { resumed(run.state(), &config) } else { String::new() },
     );
+    let asked = config.data.vocab_size;
+    if run.data().tokenizer.kind() == TokenizerFamily::Bpe
+        && config.data.tokenizer_path.is_empty()
+        && run.gpt().vocab_size < asked
+    {
+        notice!("the text has no more pairs that occur twice: of data.vocab_size = {asked}, {}", run.gpt().vocab_size);
+    }
     // A GPT-2 is what nobody has to be told of.
     if !run.gpt().is_gpt2() {
         notice!("{}", where_it_opens(run.gpt()));
@@ -149,7 +159,8 @@ fn refuse_to_replace_the_reference(args: &TrainArgs, config: &RunConfig) -> anyh
 }
 
 fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Run> {
-    let (overrides, corpus, device) = (args.overrides.clone(), args.data.clone(), device.clone());
+    let corpus = (!args.data.is_empty()).then(|| args.data.join("\n"));
+    let (overrides, device) = (args.overrides.clone(), device.clone());
     let options = ResumeOptions { overrides, corpus, device, ..ResumeOptions::default() };
     let run = Run::resume(run_to_resume(args)?, options)?;
     for notice in run.notices() {
@@ -174,8 +185,15 @@ fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
     let overrides = if args.resume { Vec::new() } else { args.overrides.clone() };
     let mut config = config_file::read(path, overrides)?;
     // Flags win over --set.
-    if let Some(corpus) = &args.data {
-        config.data.corpus.clone_from(corpus);
+    if !args.data.is_empty() {
+        // Some paths are a line each.
+        config.data.corpus = args.data.join("\n");
+    }
+    if let Some(key) = &args.text_key {
+        config.data.text_key.clone_from(key);
+    }
+    if let Some(path) = &args.tokenizer {
+        config.data.tokenizer_path.clone_from(path);
     }
     config.seed = args.seed.unwrap_or(config.seed);
     Ok(config)
@@ -245,7 +263,7 @@ fn samples(run: &Path, config: &RunConfig, device: &Device) -> anyhow::Result<Ve
     let mut tokens = vec![Vec::new(); SAMPLES];
     let max_new_tokens = if stories { checkpoint.config().block_size } else { MAX_TOKENS };
     let request = Generation { prompt: &prompt, first_sequence: 0, rows: SAMPLES, max_new_tokens };
-    let end = if stories { tokenizer.id_of("\n") } else { None };
+    let end = if stories { tokenizer.id_of("\n") } else { tokenizer.end_of_text() };
     generate(decoder.as_mut(), &mut sampler, request, |row, token| {
         if Some(token) == end {
             return ControlFlow::Break(());

@@ -80,11 +80,11 @@ impl MappedFile {
     /// When the operating system cannot map it.
     #[allow(unsafe_code)]
     pub fn new(file: &File) -> std::io::Result<Self> {
-        // SAFETY: the bytes of a mapped file must not change. What is mapped here are weights and cached tokens. This
+        // SAFETY: the bytes of a mapped file must not change. What is mapped here are weights and tokens. This
         // program, and of weights the libraries of Hugging Face, place such files complete, by a rename or in a new
         // file: a later one replaces the directory entry and leaves this file's content as it is. Who overwrites the
-        // file of a model in place while text is generated from it breaks this, as with every program that maps its
-        // weights; nobody else has business in the cache folder. Any bytes are valid floats and valid integers.
+        // file of a model in place while text is generated from it breaks this, or a file of tokens while it is trained on, as
+        // with every program that maps its input; nobody else has business in the cache folder. Any bytes are valid floats and valid integers.
         Ok(Self(unsafe { Mmap::map(file) }?))
     }
 }

@@ -76,6 +76,15 @@ impl Vocabulary {
         *self.types.get_mut(id)? = kind;
         Some(())
     }
+
+    /// Sets the tokens that are found before a text is cut into words.
+    fn set_added(&mut self, json: &Value) -> Option<()> {
+        for added in json["added_tokens"].as_array().into_iter().flatten() {
+            let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
+            self.set(&added["id"], added["content"].as_str()?.to_owned(), kind)?;
+        }
+        Some(())
+    }
 }
 
 /// A byte-level BPE: its tokens and merges are those of the file.
@@ -84,10 +93,7 @@ fn of_bpe(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
     for (token, id) in json["model"]["vocab"].as_object()? {
         vocabulary.set(id, token.clone(), NORMAL)?;
     }
-    for added in json["added_tokens"].as_array().into_iter().flatten() {
-        let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
-        vocabulary.set(&added["id"], added["content"].as_str()?.to_owned(), kind)?;
-    }
+    vocabulary.set_added(json)?;
     for merge in json["model"]["merges"].as_array()? {
         // "a b", or ["a", "b"] in newer files.
         vocabulary.merges.push(match merge {
@@ -113,6 +119,7 @@ fn of_chars(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
         }
         vocabulary.set(id, bytes.into_iter().collect(), NORMAL)?;
     }
+    vocabulary.set_added(json)?;
     Some(vocabulary)
 }
 
@@ -130,6 +137,7 @@ fn byte_char(byte: u8) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokenizer::Piece;
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
     #[test]
@@ -157,6 +165,15 @@ mod tests {
         assert_eq!(value(&keys, "eos_token_id"), &GgufValue::U32(0));
         let message = describe(&tokenizer, 4).unwrap_err().to_string();
         assert!(message.contains("more tokens than its embedding has rows"), "{message}");
+    }
+
+    #[test]
+    fn characters_of_documents_begin_and_end_at_their_token() {
+        let pieces = [Ok::<_, TokenizerError>(Piece { text: "ab", ends_document: true })];
+        let keys = describe(&Tokenizer::train_char_on_documents(pieces).unwrap(), 3).unwrap();
+        assert_eq!(value(&keys, "tokens"), &strings(&["a", "b", "<|endoftext|>"]));
+        assert_eq!(value(&keys, "token_type"), &GgufValue::I32s(vec![1, 1, 3]));
+        assert_eq!(value(&keys, "eos_token_id"), &GgufValue::U32(2));
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use tokenizers::{
-    OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
     models::bpe::{BPE, BpeTrainer},
     pre_tokenizers::byte_level::ByteLevel,
 };
 
-use super::{Result, TokenizerError, segment::Segmenter};
+use super::{END_OF_TEXT, Piece, Result, TokenizerError, segment::Segmenter};
 
 /// How many distinct segments are counted before they are reduced to words, which are far fewer.
 const MAX_SEGMENTS: usize = 1 << 20;
@@ -16,13 +16,16 @@ const MAX_SEGMENTS: usize = 1 << 20;
 /// A pair must occur twice to be merged: a token that was seen once teaches a model nothing.
 const MIN_FREQUENCY: u64 = 2;
 
-/// Trains a byte-level BPE of at most `vocab_size` tokens on a text that comes in pieces.
+/// Trains a byte-level BPE of at most `vocab_size` tokens on a text that comes in pieces. With `end_of_text` the last of them is
+/// the special token that ends a document.
 pub(super) fn train<S: AsRef<str>, E: From<TokenizerError>>(
-    pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
+    pieces: impl IntoIterator<Item = std::result::Result<Piece<S>, E>>,
     vocab_size: usize,
+    end_of_text: bool,
 ) -> std::result::Result<tokenizers::Tokenizer, E> {
-    if vocab_size < 256 {
-        return Err(TokenizerError::VocabTooSmall { vocab_size }.into());
+    let special = usize::from(end_of_text);
+    if vocab_size < 256 + special {
+        return Err(TokenizerError::VocabTooSmall { vocab_size, least: 256 + special }.into());
     }
     let (words, bytes) = count_words(pieces)?;
     // The trainer counts pairs in 32 bits. There are fewer pairs than bytes, so counts are halved until all bytes fit.
@@ -30,7 +33,7 @@ pub(super) fn train<S: AsRef<str>, E: From<TokenizerError>>(
     let counts = words.into_iter().map(|(word, count)| (word.into(), (count >> halvings).max(1))).collect();
 
     let trainer = BpeTrainer::builder()
-        .vocab_size(vocab_size)
+        .vocab_size(vocab_size - special)
         .min_frequency(MIN_FREQUENCY)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .show_progress(false)
@@ -41,6 +44,10 @@ pub(super) fn train<S: AsRef<str>, E: From<TokenizerError>>(
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     tokenizer.with_pre_tokenizer(Some(byte_level()));
     tokenizer.with_decoder(Some(byte_level()));
+    if end_of_text {
+        // Its id is the one after the last of the model.
+        tokenizer.add_special_tokens([AddedToken::from(END_OF_TEXT, true)]).map_err(TokenizerError::library)?;
+    }
     Ok(tokenizer)
 }
 
@@ -55,7 +62,7 @@ fn byte_level() -> ByteLevel {
 /// Distinct segments are counted first: that is one look-up for each of them in the text, where the library's
 /// pre-tokenizer takes microseconds.
 fn count_words<S: AsRef<str>, E: From<TokenizerError>>(
-    pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
+    pieces: impl IntoIterator<Item = std::result::Result<Piece<S>, E>>,
 ) -> std::result::Result<(HashMap<String, u64>, u64), E> {
     let mut bytes = 0;
     let mut words = HashMap::new();
@@ -73,9 +80,13 @@ fn count_words<S: AsRef<str>, E: From<TokenizerError>>(
     };
     let mut segmenter = Segmenter::default();
     for piece in pieces {
-        let piece = piece?;
-        bytes += piece.as_ref().len() as u64;
-        segmenter.push(piece.as_ref(), &mut count)?;
+        let Piece { text, ends_document } = piece?;
+        bytes += text.as_ref().len() as u64;
+        segmenter.push(text.as_ref(), &mut count)?;
+        if ends_document {
+            // No word goes on in the next document.
+            std::mem::take(&mut segmenter).finish(&mut count)?;
+        }
     }
     segmenter.finish(&mut count)?;
     reduce_to_words(&mut segments, &mut words)?;

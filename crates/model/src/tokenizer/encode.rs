@@ -1,6 +1,6 @@
 //! Encoding a text that comes in pieces.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use super::{Inner, Result, Tokenizer, char::CharTable, library::Library, segment::Segmenter};
 
@@ -12,16 +12,20 @@ const MEMO_SEGMENT_BYTES: usize = 64;
 
 /// Encodes a text that comes in pieces: the ids are those of the whole text, wherever the pieces are cut.
 ///
+/// Special tokens that the text spells out are text: the token that ends a document comes from
+/// [`CorpusEncoder::end_document`] alone.
+///
 /// A char tokenizer holds nothing back and a byte-level BPE only the text since the last white space. Any other
 /// tokenizer may look at the whole text, so for [`super::TokenizerFamily::Other`] all of it is kept and encoded at the end.
 pub struct CorpusEncoder<'t> {
     state: State<'t>,
+    end_of_text: Option<u32>,
 }
 
 enum State<'t> {
     Char { table: &'t CharTable, next_index: u64 },
     Segments { segmenter: Segmenter, memo: Memo<'t> },
-    Whole { library: &'t Library, text: String },
+    Whole { library: Cow<'t, Library>, text: String },
 }
 
 impl<'t> CorpusEncoder<'t> {
@@ -29,11 +33,11 @@ impl<'t> CorpusEncoder<'t> {
         let state = match &tokenizer.inner {
             Inner::Char(table) => State::Char { table, next_index: 0 },
             Inner::Library(library) if library.is_byte_level() => {
-                State::Segments { segmenter: Segmenter::default(), memo: Memo::new(library) }
+                State::Segments { segmenter: Segmenter::default(), memo: Memo::new(library.ordinary()) }
             }
-            Inner::Library(library) => State::Whole { library, text: String::new() },
+            Inner::Library(library) => State::Whole { library: library.ordinary(), text: String::new() },
         };
-        Self { state }
+        Self { state, end_of_text: tokenizer.end_of_text() }
     }
 
     /// Adds the next piece of the text and appends the ids that are settled.
@@ -49,16 +53,33 @@ impl<'t> CorpusEncoder<'t> {
         Ok(())
     }
 
+    /// Ends a document: appends the ids that remain of it, and the token that ends a text where the tokenizer has one. What
+    /// comes next is encoded as if nothing came before it.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn end_document(&mut self, ids: &mut Vec<u32>) -> Result<()> {
+        self.flush(ids)?;
+        ids.extend(self.end_of_text);
+        Ok(())
+    }
+
     /// Ends the text and appends the remaining ids.
     ///
     /// # Errors
     /// When the tokenizer refuses the text.
-    pub fn finish(self, ids: &mut Vec<u32>) -> Result<()> {
-        match self.state {
+    pub fn finish(mut self, ids: &mut Vec<u32>) -> Result<()> {
+        self.flush(ids)
+    }
+
+    fn flush(&mut self, ids: &mut Vec<u32>) -> Result<()> {
+        match &mut self.state {
             State::Char { .. } => Ok(()),
-            State::Segments { segmenter, mut memo } => segmenter.finish(|segment| memo.encode_into(segment, ids)),
+            State::Segments { segmenter, memo } => {
+                std::mem::take(segmenter).finish(|segment| memo.encode_into(segment, ids))
+            }
             State::Whole { library, text } => {
-                ids.extend(library.encode(&text)?);
+                ids.extend(library.encode(&std::mem::take(text))?);
                 Ok(())
             }
         }
@@ -67,12 +88,12 @@ impl<'t> CorpusEncoder<'t> {
 
 /// The ids of segments that were seen: most of a text is the same few thousand words.
 struct Memo<'t> {
-    library: &'t Library,
+    library: Cow<'t, Library>,
     known: HashMap<String, Vec<u32>>,
 }
 
 impl<'t> Memo<'t> {
-    fn new(library: &'t Library) -> Self {
+    fn new(library: Cow<'t, Library>) -> Self {
         Self { library, known: HashMap::new() }
     }
 

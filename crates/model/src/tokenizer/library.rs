@@ -1,5 +1,7 @@
 //! Tokenizers that run through the `tokenizers` crate.
 
+use std::borrow::Cow;
+
 use tokenizers::{DecoderWrapper, ModelWrapper, PreTokenizerWrapper};
 
 use super::{Result, TokenizerError, byte_level};
@@ -36,6 +38,16 @@ impl Library {
     pub(super) fn to_json(&self) -> Result<Vec<u8>> {
         let json = self.tokenizer.to_string(true).map_err(TokenizerError::library)?;
         Ok(json.into_bytes())
+    }
+
+    /// The same tokenizer, to which special tokens that a text spells out are text.
+    pub(super) fn ordinary(&self) -> Cow<'_, Self> {
+        if !self.tokenizer.get_added_tokens_decoder().values().any(|token| token.special) {
+            return Cow::Borrowed(self);
+        }
+        let mut ordinary = self.clone();
+        ordinary.tokenizer.set_encode_special_tokens(true);
+        Cow::Owned(ordinary)
     }
 
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {

@@ -29,6 +29,15 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The token that ends a text in GPT-2's vocabulary.
 const END_OF_TEXT: &str = "<|endoftext|>";
 
+/// A piece of a text that comes in pieces, and may be cut into documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece<S = String> {
+    /// The text.
+    pub text: S,
+    /// Whether a document ends behind it.
+    pub ends_document: bool,
+}
+
 /// How a tokenizer works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenizerFamily {
@@ -68,13 +77,15 @@ pub enum TokenizerError {
         /// The vocabulary's size.
         vocab_size: usize,
     },
-    /// A byte-level vocabulary cannot be smaller than the number of bytes.
+    /// A byte-level vocabulary cannot be smaller than the number of bytes, and the token that ends a text.
     #[error(
-        "data.vocab_size = {vocab_size} is too small for a byte-level BPE: each of the 256 bytes is a token, so it must be at least 256"
+        "data.vocab_size = {vocab_size} is too small for a byte-level BPE: each of the 256 bytes is a token{}, so it must be at least {least}", if *.least > 256 { ", and <|endoftext|> is one" } else { "" }
     )]
     VocabTooSmall {
         /// What was asked for.
         vocab_size: usize,
+        /// The smallest vocabulary.
+        least: usize,
     },
     /// A tokenizer's file could not be read.
     #[error("cannot read the tokenizer `{path}`: {source}")]
@@ -137,9 +148,22 @@ impl Tokenizer {
     pub fn train_char<S: AsRef<str>, E>(
         pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
     ) -> std::result::Result<Self, E> {
-        let table = CharTable::train(pieces)?;
+        Ok(Self::of_table(CharTable::train(pieces.into_iter().map(undivided), false)?))
+    }
+
+    /// As [`Tokenizer::train_char`], of a text of documents: one more token, the last, ends a text.
+    ///
+    /// # Errors
+    /// The first error of a piece.
+    pub fn train_char_on_documents<S: AsRef<str>, E>(
+        pieces: impl IntoIterator<Item = std::result::Result<Piece<S>, E>>,
+    ) -> std::result::Result<Self, E> {
+        Ok(Self::of_table(CharTable::train(pieces, true)?))
+    }
+
+    fn of_table(table: CharTable) -> Self {
         let json = table.to_json();
-        Ok(Self::new(Inner::Char(Box::new(table)), json))
+        Self::new(Inner::Char(Box::new(table)), json)
     }
 
     /// A byte-level BPE of at most `vocab_size` tokens, trained on a text that comes in pieces: the 256 bytes, then
@@ -154,7 +178,22 @@ impl Tokenizer {
         pieces: impl IntoIterator<Item = std::result::Result<S, E>>,
         vocab_size: usize,
     ) -> std::result::Result<Self, E> {
-        let library = Library::new(bpe::train(pieces, vocab_size)?)?;
+        Ok(Self::of_library(bpe::train(pieces.into_iter().map(undivided), vocab_size, false)?)?)
+    }
+
+    /// As [`Tokenizer::train_bpe`], of a text of documents: the last of the at most `vocab_size` tokens ends a text.
+    ///
+    /// # Errors
+    /// When `vocab_size` is below 257, or the first error of a piece.
+    pub fn train_bpe_on_documents<S: AsRef<str>, E: From<TokenizerError>>(
+        pieces: impl IntoIterator<Item = std::result::Result<Piece<S>, E>>,
+        vocab_size: usize,
+    ) -> std::result::Result<Self, E> {
+        Ok(Self::of_library(bpe::train(pieces, vocab_size, true)?)?)
+    }
+
+    fn of_library(trained: tokenizers::Tokenizer) -> Result<Self> {
+        let library = Library::new(trained)?;
         let json = library.to_json()?;
         Ok(Self::new(Inner::Library(Box::new(library)), json))
     }
@@ -217,7 +256,8 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of a text. No special token is added to it.
+    /// The ids of a text. No special token is added to it; one that it spells out, as `<|endoftext|>`, is that token, but for
+    /// characters, where it is text.
     ///
     /// # Errors
     /// When a char tokenizer meets a character that it does not know.
@@ -232,6 +272,18 @@ impl Tokenizer {
         }
     }
 
+    /// As [`Tokenizer::encode`], but special tokens that the text spells out are text: what a corpus of others' words is
+    /// encoded by.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_ordinary(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.inner {
+            Inner::Char(_) => self.encode(text),
+            Inner::Library(library) => library.ordinary().encode(text),
+        }
+    }
+
     /// Encodes a text that comes in pieces and need not fit into memory.
     pub fn corpus_encoder(&self) -> CorpusEncoder<'_> {
         CorpusEncoder::new(self)
@@ -243,7 +295,11 @@ impl Tokenizer {
     /// When an id is not in the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         match &self.inner {
-            Inner::Char(table) => ids.iter().map(|&id| table.char_of(id)).collect(),
+            Inner::Char(table) => {
+                let mut text = String::with_capacity(ids.len());
+                ids.iter().try_for_each(|&id| table.decode_into(id, &mut text))?;
+                Ok(text)
+            }
             Inner::Library(library) => library.decode(ids),
         }
     }
@@ -262,7 +318,7 @@ impl Tokenizer {
     /// When the id is not in the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Result<usize> {
         match &self.inner {
-            Inner::Char(table) => Ok(table.char_of(id)?.len_utf8()),
+            Inner::Char(table) => table.bytes_of(id),
             Inner::Library(library) => library.token_bytes(id),
         }
     }
@@ -274,7 +330,7 @@ impl Tokenizer {
     /// When the id is not in the vocabulary.
     pub fn token_text(&self, id: u32) -> Result<String> {
         match &self.inner {
-            Inner::Char(table) => table.char_of(id).map(String::from),
+            Inner::Char(_) => self.decode(&[id]),
             Inner::Library(library) => library.token_text(id),
         }
     }
@@ -282,6 +338,7 @@ impl Tokenizer {
     /// The id of a special token or of a text that is exactly one token.
     pub fn id_of(&self, text: &str) -> Option<u32> {
         match &self.inner {
+            Inner::Char(table) if text == END_OF_TEXT => table.end_of_text(),
             Inner::Char(table) => {
                 let mut chars = text.chars();
                 let only = chars.next().filter(|_| chars.next().is_none())?;
@@ -291,11 +348,11 @@ impl Tokenizer {
         }
     }
 
-    /// The id of the special token that ends a text (GPT-2's `<|endoftext|>`), if the tokenizer has one; those that
-    /// are trained here have none.
+    /// The id of the special token that ends a text (GPT-2's `<|endoftext|>`), if the tokenizer has one: of those that are
+    /// trained here, the ones of a text of documents.
     pub fn end_of_text(&self) -> Option<u32> {
         match &self.inner {
-            Inner::Char(_) => None,
+            Inner::Char(table) => table.end_of_text(),
             Inner::Library(library) => library.special_id(END_OF_TEXT),
         }
     }
@@ -308,7 +365,8 @@ impl Tokenizer {
 
     /// The content of the `tokenizer_config.json` that lets `transformers.AutoTokenizer` load the folder.
     ///
-    /// `model_max_length` is the model's block size. The begin and end tokens are those that exist, or null.
+    /// `model_max_length` is the model's block size. The begin and end tokens are those that exist, or null; batches are padded
+    /// by the end token, which the attention mask hides.
     pub fn tokenizer_config(&self, model_max_length: usize) -> serde_json::Value {
         let end_of_text = self.end_of_text().map(|_| END_OF_TEXT);
         serde_json::json!({
@@ -317,7 +375,13 @@ impl Tokenizer {
             "clean_up_tokenization_spaces": false,
             "bos_token": end_of_text,
             "eos_token": end_of_text,
+            "pad_token": end_of_text,
             "unk_token": null,
         })
     }
+}
+
+/// A piece of a text that is not cut into documents.
+fn undivided<S, E>(piece: std::result::Result<S, E>) -> std::result::Result<Piece<S>, E> {
+    piece.map(|text| Piece { text, ends_document: false })
 }

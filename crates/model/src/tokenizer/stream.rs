@@ -48,7 +48,11 @@ impl<'t> TextStream<'t> {
     /// When the id is not in the vocabulary.
     pub fn push(&mut self, id: u32) -> Result<String> {
         match &mut self.state {
-            State::Char(table) => table.char_of(id).map(String::from),
+            State::Char(table) => {
+                let mut text = String::new();
+                table.decode_into(id, &mut text)?;
+                Ok(text)
+            }
             State::Library { library, stream, shown, withheld } => {
                 library.token(id)?;
                 withheld.push(id);

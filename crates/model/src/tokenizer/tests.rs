@@ -204,8 +204,77 @@ fn a_special_token_is_found_named_and_written_into_the_configuration() {
     assert_eq!(special.vocab_size(), BPE.vocab_size() + 1);
     assert!(special.encode("a<|endoftext|>b").unwrap().contains(&id));
     assert_eq!(special.tokenizer_config(64)["eos_token"], END_OF_TEXT);
+    assert_eq!(special.tokenizer_config(64)["pad_token"], END_OF_TEXT);
     let ours = BPE.tokenizer_config(64);
     assert_eq!((BPE.end_of_text(), &ours["bos_token"], &ours["model_max_length"]), (None, &Value::Null, &json!(64)));
+}
+
+/// Documents, each in pieces of its own.
+fn documents<'a>(documents: &[&'a [&'a str]]) -> Vec<Result<Piece<&'a str>>> {
+    let pieces = |document: &&'a [&'a str]| -> Vec<_> {
+        (1..).zip(*document).map(|(n, &text)| Ok(Piece { text, ends_document: n == document.len() })).collect()
+    };
+    documents.iter().flat_map(pieces).collect()
+}
+
+#[test]
+fn tokenizers_of_documents_have_a_last_token_that_ends_a_text_and_nothing_else_is_it() {
+    let text = training_text();
+    let chars = Tokenizer::train_char_on_documents(documents(&[&["ba"], &["c<|endoftext|>"]])).unwrap();
+    let bpe = Tokenizer::train_bpe_on_documents(documents(&[&[&text], &[&text]]), 400).unwrap();
+    for (tokenizer, family) in [(&chars, TokenizerFamily::Char), (&bpe, TokenizerFamily::Bpe)] {
+        let end = tokenizer.vocab_size() as u32 - 1;
+        let loaded = Tokenizer::from_bytes(tokenizer.json()).unwrap();
+        for tokenizer in [tokenizer, &loaded] {
+            assert_eq!((tokenizer.kind(), tokenizer.vocab_size() as u32), (family, end + 1));
+            assert_eq!((tokenizer.end_of_text(), tokenizer.start_token()), (Some(end), end));
+            assert_eq!(tokenizer.id_of(END_OF_TEXT), Some(end));
+            assert_eq!(tokenizer.decode(&[end]).unwrap(), END_OF_TEXT);
+            assert_eq!(tokenizer.text_stream().push(end).unwrap(), END_OF_TEXT);
+            let spelled = tokenizer.encode_ordinary("c<|endoftext|>").unwrap();
+            assert!(!spelled.contains(&end));
+            assert_eq!(tokenizer.decode(&spelled).unwrap(), "c<|endoftext|>");
+        }
+    }
+    // In a prompt a BPE knows it, as Python's library does; a table of characters has characters only.
+    assert_eq!(bpe.encode("a<|endoftext|>").unwrap().last(), bpe.end_of_text().as_ref());
+    assert_eq!(chars.encode("a<|endoftext|>").unwrap().len(), 1 + END_OF_TEXT.len());
+    assert!(Tokenizer::train_bpe_on_documents(documents(&[&["ab"]]), 256).is_err());
+    assert_eq!(Tokenizer::train_bpe_on_documents(documents(&[&["ab"]]), 257).unwrap().vocab_size(), 257);
+}
+
+#[test]
+fn the_crate_opens_characters_with_an_end_of_text_as_we_do() {
+    let tokenizer = Tokenizer::train_char_on_documents(documents(&[&[MIXED]])).unwrap();
+    let theirs = tokenizers::Tokenizer::from_bytes(tokenizer.json()).unwrap();
+    assert_eq!(theirs.token_to_id(END_OF_TEXT), tokenizer.end_of_text());
+    assert_eq!(theirs.encode(MIXED, false).unwrap().get_ids(), tokenizer.encode(MIXED).unwrap());
+}
+
+#[test]
+fn documents_end_with_their_token_and_are_encoded_one_by_one() {
+    let bpe = Tokenizer::train_bpe_on_documents(documents(&[&[&training_text()]]), 400).unwrap();
+    let chars = Tokenizer::train_char_on_documents(documents(&[&["the cat"]])).unwrap();
+    for tokenizer in [&bpe, &chars, &*BPE] {
+        let mut encoder = tokenizer.corpus_encoder();
+        let mut ids = Vec::new();
+        encoder.push("the c", &mut ids).unwrap();
+        encoder.push("at", &mut ids).unwrap();
+        encoder.end_document(&mut ids).unwrap();
+        encoder.push("hat", &mut ids).unwrap();
+        encoder.finish(&mut ids).unwrap();
+        let mut expected = tokenizer.encode("the cat").unwrap();
+        expected.extend(tokenizer.end_of_text());
+        expected.extend(tokenizer.encode("hat").unwrap());
+        assert_eq!(ids, expected);
+    }
+}
+
+#[test]
+fn no_merge_reaches_from_one_document_into_the_next() {
+    let split = [&["xy"][..], &["zq"][..]].repeat(9);
+    let tokenizer = Tokenizer::train_bpe_on_documents(documents(&split), 400).unwrap();
+    assert_eq!(tokenizer.encode("xyzq").unwrap().len(), 2);
 }
 
 #[test]
@@ -291,7 +360,7 @@ proptest! {
         let special = load(&with_special_token(BPE.json()));
         for tokenizer in [&*BPE, &special] {
             let ids = stream_in_pieces(tokenizer, &text, size);
-            prop_assert_eq!(&ids, &tokenizer.encode(&text).unwrap());
+            prop_assert_eq!(&ids, &tokenizer.encode_ordinary(&text).unwrap());
             prop_assert_eq!(tokenizer.decode(&ids).unwrap(), text.clone());
         }
     }

@@ -36,6 +36,7 @@ pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> 
 fn check_choice(key: &str, text: &str) -> Result<(), ConfigError> {
     let choices: &[&str] = match key {
         "data.tokenizer" => &["char", "bpe"],
+        "data.documents" => &["none", "file", "line", "marker"],
         "train.precision" => &["f32", "tf32", "bf16", "f16"],
         "train.optimizer" => &["adamw", "muon"],
         "train.schedule" => &["cosine", "linear", "wsd"],

@@ -11,6 +11,8 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use tinygpt_model::{GenerationDefaults, GptConfig, Precision};
 
+use crate::corpus::{CorpusOptions, Documents};
+
 pub use choices::{OptimizerKind, PriorKind, Schedule};
 pub use load::{load, load_resolved};
 pub use recipes::{RECIPES, recipe};
@@ -43,7 +45,8 @@ pub struct RunConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// `stories` (the built-in corpus), a file, a folder or a glob.
+    /// `stories` (the built-in corpus), or what [`Corpus::open_with`](crate::corpus::Corpus::open_with) takes, or a file of
+    /// tokens ([`crate::token_files`]).
     pub corpus: String,
     /// The size of the built-in corpus.
     pub stories_bytes: usize,
@@ -53,6 +56,14 @@ pub struct DataConfig {
     pub vocab_size: usize,
     /// The share of the corpus, at its end, that is held out.
     pub val_fraction: f64,
+    /// What is held out instead, of the same kinds as `corpus`; nothing where it is empty.
+    pub val: String,
+    /// The key of JSON lines, or the column of a table, that holds the text.
+    pub text_key: String,
+    /// `none`, `file`, `line` or `marker`: what of a text is a document.
+    pub documents: Documents,
+    /// A tokenizer.json, or a folder with one, to use instead of training `tokenizer`.
+    pub tokenizer_path: String,
 }
 
 /// The two tokenizers that can be trained.
@@ -172,6 +183,10 @@ impl Default for DataConfig {
             tokenizer: TokenizerKind::Char,
             vocab_size: 1024,
             val_fraction: 0.1,
+            val: String::new(),
+            text_key: CorpusOptions::default().text_key,
+            documents: Documents::None,
+            tokenizer_path: String::new(),
         }
     }
 }
@@ -231,6 +246,13 @@ impl From<&GenerateConfig> for GenerationDefaults {
             max_new_tokens: Some(max_new_tokens),
             do_sample: Some(temperature > 0.0),
         }
+    }
+}
+
+impl DataConfig {
+    /// How files become documents.
+    pub fn corpus_options(&self) -> CorpusOptions {
+        CorpusOptions { documents: self.documents, text_key: self.text_key.clone() }
     }
 }
 

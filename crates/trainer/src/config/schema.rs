@@ -89,11 +89,15 @@ const GENERAL: &[Field] = fields! {
     "format": "format version of this file",
     "name": "runs go to runs/NAME-N [default: the name of this file]",
     "seed": "seed of everything random: weights, batches, dropout, the built-in corpus",
-    "data.corpus": "\"stories\" (built in, with a known entropy), or the path of a UTF-8 file, a folder or a glob",
+    "data.corpus": "\"stories\" (built in, with a known entropy), or the path of a file (text, .jsonl, .parquet, .gz, .zst, or tokens in .bin), a folder or a glob",
     "data.stories_bytes": "size of the built-in corpus in bytes",
     "data.tokenizer": "\"char\" (one token a character) or \"bpe\" (byte-level byte-pair encoding)",
     "data.vocab_size": "tokens of the bpe vocabulary, at least 256; char takes what the text has",
     "data.val_fraction": "share of the corpus, at its end, that is held out for validation, in (0, 1)",
+    "data.val": "a corpus of its own for validation, instead of that share; \"\" is none",
+    "data.text_key": "key of .jsonl, column of .parquet, that holds the text",
+    "data.documents": "what of a text is a document, behind which comes <|endoftext|>: \"none\", \"file\", \"line\" or \"marker\" (between <|endoftext|> in the text); a record of .jsonl and .parquet always is one",
+    "data.tokenizer_path": "a tokenizer.json, or a folder with one, to use instead of training one; \"\" is none",
 };
 
 /// Every key behind the section `[model]`.
@@ -149,7 +153,7 @@ pub(super) fn later_keys() -> impl Iterator<Item = (&'static str, u32)> {
     of_model.chain(LATER_OF_TRAINING.iter().copied()).filter(|(_, since)| *since > 0)
 }
 
-/// Those of `[train]`. A new key takes the number after the largest of all, those of [`MODEL_KEYS`] included.
+/// Those of the other sections. A new key takes the number after the largest of all, those of [`MODEL_KEYS`] included.
 const LATER_OF_TRAINING: &[(&str, u32)] = &[
     ("train.precision", 1),
     ("train.optimizer", 5),
@@ -166,6 +170,10 @@ const LATER_OF_TRAINING: &[(&str, u32)] = &[
     ("train.sample_every", 6),
     ("train.sample_tokens", 6),
     ("train.sample_prompt", 6),
+    ("data.val", 9),
+    ("data.text_key", 9),
+    ("data.documents", 9),
+    ("data.tokenizer_path", 9),
 ];
 
 /// The first of all keys that a file should have and lacks. It was written with every key of its revision, which is the newest

@@ -2,18 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-use super::CorpusError;
+use super::{CorpusError, format::Format};
 
-/// The extensions of the files that are read from a folder.
-const TEXT_EXTENSIONS: [&str; 2] = ["txt", "md"];
-
-/// The files of the corpus at `path`, sorted; at least one.
+/// The files of the corpus at `path`: those of each line of it, where nothing has the whole as its name. At least one.
 pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, CorpusError> {
+    match path.to_str().filter(|text| text.contains('\n') && !path.exists()) {
+        Some(paths) => {
+            let files: Vec<Vec<PathBuf>> =
+                paths.lines().map(|path| files_of(Path::new(path))).collect::<Result<_, _>>()?;
+            Ok(files.concat())
+        }
+        None => files_of(path),
+    }
+}
+
+/// The files of one path, sorted; at least one.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, CorpusError> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_file() => Ok(vec![path.to_owned()]),
         Ok(meta) if meta.is_dir() => {
-            let looked_for =
-                "the folder holds no .txt or .md file; name the files by a glob if they are called otherwise";
+            let looked_for = "the folder holds no .txt, .md, .jsonl or .parquet file, nor a .gz or .zst of one; name the \
+                              files by a glob if they are called otherwise";
             some_files(path, files_below(path)?, looked_for)
         }
         Ok(_) => Err(CorpusError::NotAFile { path: path.to_owned() }),
@@ -51,17 +60,12 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>, CorpusError> {
             // The entry's own type does not follow links, so that a link to a parent cannot make a loop.
             if entry.file_type().map_err(CorpusError::unreadable(&path))?.is_dir() {
                 folders.push(path);
-            } else if is_text(&path) && path.is_file() {
+            } else if Format::is_known(&path) && path.is_file() {
                 found.push(path);
             }
         }
     }
     Ok(found)
-}
-
-fn is_text(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str());
-    extension.is_some_and(|e| TEXT_EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
 }
 
 fn files_of_glob(pattern: &str) -> Result<Vec<PathBuf>, CorpusError> {

@@ -1,105 +1,165 @@
-//! Reading text in pieces that never break a character.
+//! Reading a corpus in pieces that never break a character.
 
 use std::{
-    fs::File,
+    collections::VecDeque,
     io::Read,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use super::CorpusError;
+use tinygpt_model::tokenizer::Piece;
 
-/// The text of a corpus in pieces; see [`super::Corpus::pieces`].
-#[derive(Debug)]
+use super::{
+    CorpusError, CorpusOptions, Documents,
+    format::{self, Format},
+    json_lines::JsonLines,
+    parquet::ParquetTexts,
+    split::Splitter,
+};
+
+/// A corpus in pieces; see [`super::Corpus::pieces`].
 pub struct Pieces<'a> {
     chunk_bytes: usize,
-    rest: Rest<'a>,
-}
-
-#[derive(Debug)]
-enum Rest<'a> {
-    Text(&'a str),
-    Files { open: Option<Utf8File<'a>>, next: &'a [PathBuf] },
+    options: &'a CorpusOptions,
+    open: Option<Reader<'a>>,
+    next: &'a [PathBuf],
+    /// What was read and not given yet.
+    ready: VecDeque<Piece>,
+    position: Arc<AtomicU64>,
 }
 
 impl<'a> Pieces<'a> {
-    pub(super) fn of_text(text: &'a str, chunk_bytes: usize) -> Self {
-        Self { chunk_bytes, rest: Rest::Text(text) }
+    pub(super) fn of_text(text: &'a str, options: &'a CorpusOptions, chunk_bytes: usize) -> Self {
+        let open = Some(Reader::text(PathBuf::new(), Box::new(text.as_bytes()), options.documents));
+        Self { open, ..Self::of_files(&[], options, chunk_bytes) }
     }
 
-    pub(super) fn of_files(files: &'a [PathBuf], chunk_bytes: usize) -> Self {
-        Self { chunk_bytes, rest: Rest::Files { open: None, next: files } }
+    pub(super) fn of_files(files: &'a [PathBuf], options: &'a CorpusOptions, chunk_bytes: usize) -> Self {
+        let (ready, position) = (VecDeque::new(), Arc::default());
+        Self { chunk_bytes, options, open: None, next: files, ready, position }
+    }
+
+    /// About how many bytes of the files were read from the disk; of [`super::Corpus::len_bytes`].
+    pub fn bytes_read(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    fn read(&mut self) -> Result<Option<Piece>, CorpusError> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Ok(Some(piece));
+            }
+            if let Some(reader) = &mut self.open {
+                if !reader.read(self.chunk_bytes, &mut self.ready)? {
+                    self.open = None;
+                }
+                continue;
+            }
+            let Some((path, rest)) = self.next.split_first() else { return Ok(None) };
+            self.next = rest;
+            self.open = Some(Reader::open(path, self.options, &self.position)?);
+        }
     }
 }
 
 impl Iterator for Pieces<'_> {
-    type Item = Result<String, CorpusError>;
+    type Item = Result<Piece, CorpusError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let chunk_bytes = self.chunk_bytes;
-        let piece = match &mut self.rest {
-            Rest::Text(text) => Ok(next_of_text(text, chunk_bytes)),
-            Rest::Files { open, next } => next_of_files(open, next, chunk_bytes),
-        };
+        let piece = self.read();
         if piece.is_err() {
-            self.rest = Rest::Text("");
+            (self.open, self.next) = (None, &[]);
         }
         piece.transpose()
     }
 }
 
-fn next_of_text(text: &mut &str, chunk_bytes: usize) -> Option<String> {
-    if text.is_empty() {
-        return None;
-    }
-    // The first border at or after the chunk's end, so that a piece has at least one character.
-    let end = (chunk_bytes..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
-    let (piece, rest) = text.split_at(end);
-    *text = rest;
-    Some(piece.to_owned())
+/// A file that is being read, or a text in memory.
+enum Reader<'a> {
+    Text { text: Utf8Reader<'a>, splitter: Splitter },
+    JsonLines(JsonLines),
+    Parquet(Box<ParquetTexts>),
 }
 
-fn next_of_files<'a>(
-    open: &mut Option<Utf8File<'a>>,
-    next: &mut &'a [PathBuf],
-    chunk_bytes: usize,
-) -> Result<Option<String>, CorpusError> {
-    loop {
-        if let Some(file) = open {
-            if let Some(piece) = file.read_piece(chunk_bytes)? {
-                return Ok(Some(piece));
+impl<'a> Reader<'a> {
+    fn text(path: PathBuf, bytes: Box<dyn Read + Send + 'a>, documents: Documents) -> Self {
+        Self::Text { text: Utf8Reader::new(path, bytes), splitter: Splitter::new(documents) }
+    }
+
+    fn open(path: &Path, options: &CorpusOptions, position: &Arc<AtomicU64>) -> Result<Self, CorpusError> {
+        let format = Format::of(path);
+        if format == Format::Parquet {
+            if format::is_compressed(path) {
+                let reason = "the whole file is compressed, so that no part of it can be read: decompress it".into();
+                return Err(CorpusError::Parquet { path: path.to_owned(), reason });
             }
-            *open = None;
+            let texts = ParquetTexts::open(path, &options.text_key, Arc::clone(position))?;
+            return Ok(Self::Parquet(Box::new(texts)));
         }
-        let Some((path, rest)) = next.split_first() else { return Ok(None) };
-        *next = rest;
-        *open = Some(Utf8File::open(path)?);
+        let bytes = format::open(path, Arc::clone(position))?;
+        Ok(match format {
+            Format::JsonLines => Self::JsonLines(JsonLines::new(path.to_owned(), bytes, &options.text_key)),
+            _ => Self::text(path.to_owned(), bytes, options.documents),
+        })
+    }
+
+    /// Appends what comes next; whether the file goes on.
+    fn read(&mut self, chunk_bytes: usize, ready: &mut VecDeque<Piece>) -> Result<bool, CorpusError> {
+        let document = match self {
+            Self::Text { text, splitter } => {
+                let Some(piece) = text.read_piece(chunk_bytes)? else {
+                    splitter.finish(ready);
+                    return Ok(false);
+                };
+                splitter.push(piece, ready);
+                return Ok(true);
+            }
+            Self::JsonLines(lines) => lines.next_text()?,
+            Self::Parquet(rows) => rows.next_text()?,
+        };
+        let goes_on = document.is_some();
+        ready.extend(document.map(|text| Piece { text, ends_document: true }));
+        Ok(goes_on)
     }
 }
 
-#[derive(Debug)]
-struct Utf8File<'a> {
-    path: &'a Path,
-    file: File,
+/// Bytes that must be UTF-8, read in pieces.
+struct Utf8Reader<'a> {
+    path: PathBuf,
+    bytes: Box<dyn Read + Send + 'a>,
     /// The first bytes (at most 3) of a character that the last chunk ended in.
     partial: Vec<u8>,
-    /// The offset in the file of the first byte that no piece has contained yet.
+    /// The offset in the text of the first byte that no piece has contained yet.
     offset: u64,
 }
 
-impl<'a> Utf8File<'a> {
-    fn open(path: &'a Path) -> Result<Self, CorpusError> {
-        let file = File::open(path).map_err(CorpusError::unreadable(path))?;
-        Ok(Self { path, file, partial: Vec::new(), offset: 0 })
+impl<'a> Utf8Reader<'a> {
+    fn new(path: PathBuf, bytes: Box<dyn Read + Send + 'a>) -> Self {
+        Self { path, bytes, partial: Vec::new(), offset: 0 }
     }
 
-    /// The next characters of the file; `None` at its end.
+    /// The next characters; `None` at the end. The mark of byte order that some editors begin a file with is left out.
     fn read_piece(&mut self, chunk_bytes: usize) -> Result<Option<String>, CorpusError> {
+        let is_first = self.offset == 0;
+        match self.read_chars(chunk_bytes)? {
+            Some(piece) if is_first && piece.starts_with('\u{feff}') => match &piece['\u{feff}'.len_utf8()..] {
+                "" => self.read_chars(chunk_bytes),
+                rest => Ok(Some(rest.to_owned())),
+            },
+            piece => Ok(piece),
+        }
+    }
+
+    fn read_chars(&mut self, chunk_bytes: usize) -> Result<Option<String>, CorpusError> {
         loop {
             let mut bytes = std::mem::take(&mut self.partial);
-            let read = (&mut self.file)
+            let read = (&mut self.bytes)
                 .take(chunk_bytes as u64)
                 .read_to_end(&mut bytes)
-                .map_err(CorpusError::unreadable(self.path))?;
+                .map_err(CorpusError::unreadable(&self.path))?;
             if read == 0 {
                 // A character that was begun but never ended is as broken as any other.
                 return if bytes.is_empty() { Ok(None) } else { Err(self.not_utf8(0)) };
@@ -128,6 +188,6 @@ impl<'a> Utf8File<'a> {
     }
 
     fn not_utf8(&self, valid: usize) -> CorpusError {
-        CorpusError::NotUtf8 { path: self.path.to_owned(), offset: self.offset + valid as u64 }
+        CorpusError::NotUtf8 { path: self.path.clone(), offset: self.offset + valid as u64 }
     }
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Dataset, Result, TrainError,
     config::RunConfig,
+    corpus::STANDARD_INPUT,
     data::BUILTIN_CORPUS,
     engine::{self, Engine, EngineState, Objective},
     memory,
@@ -167,6 +168,8 @@ impl Run {
         if let Some(corpus) = corpus {
             config.data.corpus = corpus;
             make_absolute(&mut config)?;
+        } else if config.data.corpus == STANDARD_INPUT {
+            return Err(TrainError::TextNotKept { run: dir.path().to_owned() });
         }
         let state = dir.last().read_state()?;
         let max_steps = config.train.max_steps;
@@ -274,19 +277,29 @@ fn notices(dir: &RunDir, config: &RunConfig, state: &LoopState) -> Vec<Notice> {
     notices
 }
 
-/// The corpus and the reference are to be found again from any folder.
+/// The corpus, the tokenizer and the reference are to be found again from any folder.
 pub(crate) fn make_absolute(config: &mut RunConfig) -> Result<()> {
-    let corpus = Path::new(&config.data.corpus);
-    if config.data.corpus != BUILTIN_CORPUS && corpus.exists() {
-        let absolute = std::path::absolute(corpus).map_err(TrainError::io("find", corpus))?;
-        config.data.corpus = absolute.to_string_lossy().into_owned();
+    let RunConfig { data, train, .. } = config;
+    if data.corpus != BUILTIN_CORPUS {
+        data.corpus = match Path::new(&data.corpus).exists() {
+            true => absolute(&data.corpus)?,
+            // Some paths, a line each.
+            false => data.corpus.lines().map(absolute).collect::<Result<Vec<_>>>()?.join("\n"),
+        };
     }
-    let reference = Path::new(&config.train.reference);
-    if !config.train.reference.is_empty() && reference.exists() {
-        let absolute = std::path::absolute(reference).map_err(TrainError::io("find", reference))?;
-        config.train.reference = absolute.to_string_lossy().into_owned();
+    for path in [&mut data.val, &mut data.tokenizer_path, &mut train.reference] {
+        *path = absolute(path)?;
     }
     Ok(())
+}
+
+/// A path that does not depend on the current folder, where something is there.
+fn absolute(path: &str) -> Result<String> {
+    if path.is_empty() || !Path::new(path).exists() {
+        return Ok(path.into());
+    }
+    let absolute = std::path::absolute(path).map_err(TrainError::io("find", Path::new(path)))?;
+    Ok(absolute.to_string_lossy().into_owned())
 }
 
 /// Refuses a run on the CPU, with a model to stay near of the shape `reference`, that the machine has no memory for. That of a

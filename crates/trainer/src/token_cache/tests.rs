@@ -3,7 +3,7 @@ use super::*;
 fn setup(text: &str) -> (tempfile::TempDir, Corpus, Digest, Tokenizer) {
     let corpus = Corpus::from_text(text).unwrap();
     let hash = corpus.sha256().unwrap();
-    let tokenizer = Tokenizer::train_char(corpus.pieces()).unwrap();
+    let tokenizer = Tokenizer::train_char(corpus.texts()).unwrap();
     (tempfile::tempdir().unwrap(), corpus, hash, tokenizer)
 }
 

@@ -50,7 +50,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     // N-gram models have no corpus of their own.
     let with_corpus = sides.iter().flatten().find(|side| !is_ngram_folder(&side.path)).unwrap_or(first);
     let split = match &args.data {
-        Some(path) => first.text(path)?,
+        Some(path) => first.text(path, args.text_key.as_deref())?,
         None => with_corpus.dataset().map_err(|error| anyhow!("{error}; give a text by --data"))?.val,
     };
     let block_size = sides.iter().flatten().map(|side| side.model.block_size()).min().unwrap_or_default();

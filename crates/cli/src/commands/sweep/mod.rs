@@ -12,6 +12,7 @@ use std::{
 use serde_json::json;
 use tinygpt_trainer::{
     chart,
+    corpus::STANDARD_INPUT,
     sweep::{Grid, Point, Sweep, SweepEvent, SweepResult, summaries},
 };
 
@@ -90,10 +91,16 @@ fn check_number_of_runs(runs: usize) -> Result<(), Usage> {
 
 /// Every run with its configuration: what is wrong with any of them is said before the first is trained.
 fn points(args: &SweepArgs, grid: &Grid) -> anyhow::Result<Vec<(Point, tinygpt_trainer::RunConfig)>> {
+    if args.data.iter().any(|path| path == STANDARD_INPUT) {
+        return Err(Usage(
+            "--data - can be read once, and a sweep reads its text for each run: save it to a file".into(),
+        )
+        .into());
+    }
     let with_config = |point: Point| {
         let mut config = config_file::read(&args.config, point.overrides.clone())?;
-        if let Some(corpus) = &args.data {
-            config.data.corpus.clone_from(corpus);
+        if !args.data.is_empty() {
+            config.data.corpus = args.data.join("\n");
         }
         Ok((point, config))
     };

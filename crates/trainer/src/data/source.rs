@@ -1,0 +1,143 @@
+//! What `data.corpus` and `data.val` name: a text, or tokens that another program made of one.
+
+use std::path::Path;
+
+use tinygpt_model::{ModelFolder, Tokenizer};
+
+use crate::{
+    Result, TrainError,
+    config::{ConfigError, DataConfig, TokenizerKind},
+    corpus::{Corpus, CorpusOptions, Documents},
+    digest::{Digest, Hasher},
+    token_cache::TokenStore,
+    token_files::{TokenFile, TokenFileError},
+};
+
+/// A text, or tokens of one.
+pub enum Source {
+    /// Text, which a tokenizer encodes.
+    Text(Corpus),
+    /// Tokens, which belong to a tokenizer.
+    Tokens(TokenFile),
+}
+
+impl Source {
+    /// Opens a token file where the path is that of a file `.bin`, and a corpus otherwise.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged.
+    pub fn open(path: &str, options: &CorpusOptions) -> Result<Self> {
+        if TokenFile::is_named_by(Path::new(path)) {
+            return Ok(Self::Tokens(TokenFile::open(Path::new(path))?));
+        }
+        let corpus = Corpus::open_with(path, options.clone())?;
+        match corpus.files().iter().find(|file| TokenFile::is_named_by(file)) {
+            Some(file) => Err(TokenFileError::NotAlone { path: file.clone() }.into()),
+            None => Ok(Self::Text(corpus)),
+        }
+    }
+
+    /// The digest of the text or of the file of tokens.
+    ///
+    /// # Errors
+    /// When the text cannot be read.
+    pub fn sha256(&self) -> Result<Digest> {
+        match self {
+            Self::Text(corpus) => Ok(corpus.sha256()?),
+            Self::Tokens(file) => Ok(file.sha256()),
+        }
+    }
+
+    /// The tokens; those of a text are kept in `cache_dir`. `digest` is that of [`Source::sha256`].
+    ///
+    /// # Errors
+    /// When the text cannot be encoded or kept, or a token is not one of the tokenizer's.
+    pub fn tokens(self, digest: Digest, tokenizer: &Tokenizer, cache_dir: &Path) -> Result<TokenStore> {
+        match self {
+            Self::Text(corpus) => Ok(TokenStore::open_or_build(cache_dir, digest, tokenizer, &corpus)?),
+            Self::Tokens(file) => Ok(file.into_store(tokenizer.vocab_size())?),
+        }
+    }
+}
+
+/// What a configuration trains on, and behind it what it validates with where that is something of its own; and their digests.
+pub(super) fn open(config: &DataConfig) -> Result<(Vec<Source>, Vec<Digest>)> {
+    let paths = [&config.corpus, &config.val].into_iter().filter(|path| !path.is_empty());
+    let sources: Vec<Source> = paths.map(|path| Source::open(path, &config.corpus_options())).collect::<Result<_>>()?;
+    let digests = sources.iter().map(Source::sha256).collect::<Result<_>>()?;
+    Ok((sources, digests))
+}
+
+/// Refuses keys that mean nothing to the built-in corpus.
+pub(super) fn check_builtin(config: &DataConfig) -> Result<()> {
+    let refused = |key: &str, value: String, reason: &str| {
+        Err(ConfigError::Range { key: key.into(), value, reason: reason.into() }.into())
+    };
+    if !config.val.is_empty() {
+        let reason = "the built-in corpus holds out stories of its own (data.val_fraction)";
+        return refused("data.val", config.val.clone(), reason);
+    }
+    if config.documents != Documents::None {
+        let value = format!("{:?}", config.documents).to_lowercase();
+        return refused("data.documents", value, "the built-in corpus has none");
+    }
+    Ok(())
+}
+
+/// The digest of some sources: that of a single one is its own.
+pub(super) fn digest_of_all(digests: &[Digest]) -> Digest {
+    match digests {
+        [only] => *only,
+        all => {
+            let mut hasher = Hasher::default();
+            all.iter().for_each(|digest| hasher.update(digest.as_bytes()));
+            hasher.finish()
+        }
+    }
+}
+
+/// The tokenizer of a configuration: the one that it names, or one that is trained on all of its texts.
+pub(super) fn tokenizer(config: &DataConfig, sources: &[Source]) -> Result<Tokenizer> {
+    if !config.tokenizer_path.is_empty() {
+        return read_tokenizer(Path::new(&config.tokenizer_path));
+    }
+    let mut corpora = Vec::new();
+    for source in sources {
+        match source {
+            Source::Text(corpus) => corpora.push(corpus),
+            Source::Tokens(file) => return Err(needs_tokenizer(&file.path)),
+        }
+    }
+    train_tokenizer(config, &corpora)
+}
+
+/// Reads a `tokenizer.json`, or that of a model's folder.
+///
+/// # Errors
+/// When there is none, or it is a pickle.
+pub fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if path.extension().is_some_and(|extension| extension == "pkl") {
+        return Err(TrainError::PickledTokenizer { path: path.to_owned() });
+    }
+    if path.is_dir() { Ok(ModelFolder::new(path).read_tokenizer()?) } else { Ok(Tokenizer::from_file(path)?) }
+}
+
+fn needs_tokenizer(path: &Path) -> TrainError {
+    let pickle = path.with_file_name("meta.pkl");
+    if pickle.is_file() {
+        return TrainError::PickledTokenizer { path: pickle };
+    }
+    TrainError::NeedsTokenizer { path: path.to_owned() }
+}
+
+/// Trains a tokenizer on texts. One of documents has a token that ends a text.
+pub(super) fn train_tokenizer(config: &DataConfig, corpora: &[&Corpus]) -> Result<Tokenizer> {
+    let pieces = corpora.iter().flat_map(|corpus| corpus.pieces()).map(|piece| piece.map_err(TrainError::from));
+    let texts = || corpora.iter().flat_map(|corpus| corpus.texts()).map(|text| text.map_err(TrainError::from));
+    match (config.tokenizer, corpora.iter().any(|corpus| corpus.has_documents())) {
+        (TokenizerKind::Char, false) => Tokenizer::train_char(texts()),
+        (TokenizerKind::Char, true) => Tokenizer::train_char_on_documents(pieces),
+        (TokenizerKind::Bpe, false) => Tokenizer::train_bpe(texts(), config.vocab_size),
+        (TokenizerKind::Bpe, true) => Tokenizer::train_bpe_on_documents(pieces, config.vocab_size),
+    }
+}
