@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 mod bpe;
-mod byte_level;
+pub(crate) mod byte_level;
 mod char;
 mod encode;
 mod library;
@@ -140,6 +140,13 @@ impl Tokenizer {
         let table = CharTable::train(pieces)?;
         let json = table.to_json();
         Ok(Self::new(Inner::Char(Box::new(table)), json))
+    }
+
+    /// A tokenizer of these characters, in the order of their ids; none may be there twice.
+    pub(crate) fn of_chars(chars: Vec<char>) -> Self {
+        let table = CharTable::new(chars);
+        let json = table.to_json();
+        Self::new(Inner::Char(Box::new(table)), json)
     }
 
     /// A byte-level BPE of at most `vocab_size` tokens, trained on a text that comes in pieces: the 256 bytes, then

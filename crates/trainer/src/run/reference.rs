@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use tinygpt_model::{GptConfig, ModelFolder, Tokenizer, checkpoint::WEIGHTS_FILE};
+use tinygpt_model::{GptConfig, ModelFolder, Tokenizer};
 
 use super::LoopState;
 use crate::{
@@ -34,7 +34,7 @@ impl OpenReference {
         let path = PathBuf::from(&config.train.reference);
         let folder = ModelFolder::new(&path);
         let (config, params) = folder.read()?;
-        let weights = path.join(WEIGHTS_FILE);
+        let weights = folder.weights_path();
         let hash = Digest::of(&fs::read(&weights).map_err(TrainError::io("read", &weights))?).to_string();
         let reference = Reference { config, params, weight };
         Ok(Some(Self { tokenizer: folder.read_tokenizer()?, path, hash, reference }))
