@@ -17,6 +17,7 @@ mod docs;
 mod elsewhere;
 mod eval;
 mod generate;
+mod gguf;
 mod golden;
 mod help;
 mod lab;
