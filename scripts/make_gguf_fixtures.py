@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-EPS = {"gpt2": 1e-5, "llama": 1e-6, "qwen3": 1e-6}
 CONTEXT, C, HEADS, HIDDEN = 12, 32, 4, 64
 NORMAL, CONTROL = 1, 3
 TYPES = gguf.GGMLQuantizationType
@@ -40,8 +39,9 @@ def bpe():
     tokens += [merge.replace(" ", "") for merge in merges] + ["<|endoftext|>"]
     ids = {token: id for id, token in enumerate(tokens)}
     text = "low lower é<|endoftext|>"
-    row = [ids[t] for t in ["low", "Ġlow", "er", "Ġ", byte_char(0xC3), byte_char(0xA9), "<|endoftext|>"]]
-    row[1:3] = [ids["Ġlow"], ids["er"]]  # the merge of "low" and "er" comes too late: "Ġlow" is made first
+    # " lower" is two tokens: the space is merged to "low" before "er" is.
+    words = ["low", "Ġlow", "er", "Ġ", byte_char(0xC3), byte_char(0xA9), "<|endoftext|>"]
+    row = [tokens.index(word) for word in words]
     return tokens, merges, row, text
 
 
@@ -57,33 +57,33 @@ def permute(rows, heads):
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def names(architecture, layers):
-    """From the names of transformers to those of the file."""
-    return gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], layers)
-
-
-def write(path, architecture, kind, model, vocabulary, kv_heads, special=None):
-    tokens, merges, row, text = vocabulary
+def write(path, architecture, kind, model, tokens, merges, special=None):
+    """Writes a model of transformers, and leaves the rounded weights in it."""
+    config = model.config
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("fixture")
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(C)
-    writer.add_block_count(1)
-    writer.add_head_count(HEADS)
-    writer.add_feed_forward_length(4 * C if architecture == "gpt2" else HIDDEN)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(layers)
+    writer.add_head_count(heads)
     if architecture == "gpt2":
-        writer.add_layer_norm_eps(EPS[architecture])
+        kv_heads = heads
+        writer.add_feed_forward_length(4 * config.hidden_size)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
     else:
+        kv_heads = config.num_key_value_heads
+        writer.add_feed_forward_length(config.intermediate_size)
         writer.add_head_count_kv(kv_heads)
-        writer.add_layer_norm_rms_eps(EPS[architecture])
-        writer.add_rope_freq_base(10000.0)
-        writer.add_rope_dimension_count(C // HEADS)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        writer.add_rope_dimension_count(config.head_dim)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([CONTROL if token == special else NORMAL for token in tokens])
     writer.add_token_merges(merges)
-    table = names(architecture, 1)
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], layers)
     for name, tensor in model.state_dict().items():
         values = tensor.numpy()
         if name.startswith("lm_head") and architecture != "gpt2" and model.config.tie_word_embeddings:
@@ -92,7 +92,7 @@ def write(path, architecture, kind, model, vocabulary, kv_heads, special=None):
             values = values.T
         new = table.get_name(name, try_suffixes=(".weight", ".bias"))
         if architecture == "llama" and ".attn_q." in new:
-            values = permute(values, HEADS)
+            values = permute(values, heads)
         if architecture == "llama" and ".attn_k." in new:
             values = permute(values, kv_heads)
         values = np.ascontiguousarray(values)
@@ -105,13 +105,16 @@ def write(path, architecture, kind, model, vocabulary, kv_heads, special=None):
         if architecture == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
             rounded = rounded.T
         if architecture == "llama" and (".attn_q." in new or ".attn_k." in new):
-            heads = HEADS if ".attn_q." in new else kv_heads
-            rounded = rounded.reshape(heads, values.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)
+            n = heads if ".attn_q." in new else kv_heads
+            rounded = rounded.reshape(n, values.shape[0] // n // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)
         tensor.copy_(torch.from_numpy(np.ascontiguousarray(rounded)))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def expected(model, text, row):
     with torch.no_grad():
         logits = model(torch.tensor([row])).logits[0, -1].double().tolist()
     return {"text": text, "ids": row, "logits": logits}
@@ -130,24 +133,27 @@ def lively(model):
 def main():
     out = Path(sys.argv[1] if len(sys.argv) == 2 else "tests/fixtures/gguf")
     out.mkdir(parents=True, exist_ok=True)
-    expected = {}
-    vocabulary = bpe()
-    model = lively(GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(vocabulary[0]), n_positions=CONTEXT, n_embd=C, n_layer=1, n_head=HEADS, layer_norm_epsilon=EPS["gpt2"],
-        bos_token_id=None, eos_token_id=None,
-    )))
-    expected["gpt2-q8_0.gguf"] = write(
-        out / "gpt2-q8_0.gguf", "gpt2", TYPES.Q8_0, model, vocabulary, HEADS, special="<|endoftext|>")
-    vocabulary = chars()
+    bpe_tokens, merges, bpe_row, bpe_text = bpe()
+    tokens, char_merges, row, text = chars()
     common = dict(
-        vocab_size=len(vocabulary[0]), hidden_size=C, intermediate_size=HIDDEN, num_hidden_layers=1, num_attention_heads=HEADS,
+        vocab_size=len(tokens), hidden_size=C, intermediate_size=HIDDEN, num_hidden_layers=1, num_attention_heads=HEADS,
         head_dim=C // HEADS, max_position_embeddings=CONTEXT, rms_norm_eps=1e-6, bos_token_id=None, eos_token_id=None,
     )
-    model = lively(LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2, tie_word_embeddings=False)))
-    expected["llama-f16.gguf"] = write(out / "llama-f16.gguf", "llama", TYPES.F16, model, vocabulary, 2)
-    model = lively(Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=1, tie_word_embeddings=True)))
-    expected["qwen3-bf16.gguf"] = write(out / "qwen3-bf16.gguf", "qwen3", TYPES.BF16, model, vocabulary, 1)
-    (out / "expected.json").write_text(json.dumps(expected) + "\n")
+    gpt2 = lively(GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(bpe_tokens), n_positions=CONTEXT, n_embd=C, n_layer=1, n_head=HEADS, bos_token_id=None, eos_token_id=None,
+    )))
+    llama = lively(LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2, tie_word_embeddings=False)))
+    qwen3 = lively(Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=1, tie_word_embeddings=True)))
+    write(out / "gpt2-q8_0.gguf", "gpt2", TYPES.Q8_0, gpt2, bpe_tokens, merges, special="<|endoftext|>")
+    write(out / "llama-f16.gguf", "llama", TYPES.F16, llama, tokens, char_merges)
+    write(out / "qwen3-bf16.gguf", "qwen3", TYPES.BF16, qwen3, tokens, char_merges)
+    answers = {
+        "gpt2-q8_0.gguf": expected(gpt2, bpe_text, bpe_row),
+        "llama-f16.gguf": expected(llama, text, row),
+        "qwen3-bf16.gguf": expected(qwen3, text, row),
+    }
+    (out / "expected.json").write_text(json.dumps(answers) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

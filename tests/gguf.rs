@@ -58,7 +58,7 @@ fn every_command_that_takes_a_folder_takes_a_file() {
     place.write("text.txt", "One day a fox met a bear.\nThe bear was big.\n");
     assert_eq!(text(&place, "model.gguf"), text(&place, "run"));
     assert_eq!(loss(&place, "model.gguf"), loss(&place, "run"));
-    let score = |model| json(place.tinygpt().args(["score", model, "One day.", "--json"]))["bits"].clone();
+    let score = |model| json(place.tinygpt().args(["score", model, "One day.", "--json"]))["logprob"].clone();
     assert!(score("model.gguf").is_number(), "{}", score("model.gguf"));
     assert_eq!(score("model.gguf"), score("run"));
     let compared = json(place.tinygpt().args(["compare", "model.gguf", "run", "--data", "text.txt", "--json"]));
