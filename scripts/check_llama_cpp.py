@@ -43,7 +43,7 @@ TEXT = "One day a fox met a bear by the old mill."
 HARD = "It's  the fox's\t\ttail,\n\n  'twas 1234567 years o'Clock!? Ünïcödé €uro 日本語 \U0001F98A\U0001F43B x\r\ny z "
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 # The largest difference of a log-probability by type, of a GPT-2 and of the others.
-TOLERANCE = {"f32": (5e-3, 1e-4), "f16": (2e-2, 2e-2), "bf16": (5e-2, 5e-2)}
+TOLERANCE = {"f32": (5e-3, 1e-4), "f16": (2e-2, 2e-2), "bf16": (1.6e-1, 1.6e-1)}  # bf16 has three bits less than f16
 # How much more llama.cpp may differ from the weights as they were than tinygpt does, which rounds weights alone.
 ACTIVATIONS = 3
 CONVERTER = """

@@ -10,8 +10,8 @@ The model is a GPT-2 of the 124M shape with random weights, which `tinygpt expor
             which draws with top-k 50; llama.cpp: the file of f16 or q8_0, greedily, with its own sampler
   prompt    512 tokens at once. tinygpt: `generate` with a prompt of 512 tokens less `generate` with one of one token; llama.cpp:
             one batch
-Every round starts each program once, one after the other, and never two at a time. A figure is the median over rounds. On a machine
-that does anything else at the time the figures mean nothing.
+Every round starts each program once, one after the other, and never two at a time. A figure is the median over rounds. On a
+machine that does anything else at the time the figures mean nothing.
 
 Needs: pip install llama-cpp-python numpy.
 """
@@ -34,12 +34,13 @@ FORMATS = {"16 bits": ("bf16", "f16"), "8 bits": ("int8", "q8_0")}
 
 
 def write_model(folder):
-    """A folder of Hugging Face: random weights, and a tokenizer of bytes; the other tokens stand for nothing."""
+    """A folder of Hugging Face: random weights, and a tokenizer of bytes; no text has the other tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     c, rng = SHAPE["n_embd"], np.random.default_rng(1)
     shapes = {"transformer.wte.weight": (SHAPE["vocab_size"], c), "transformer.wpe.weight": (SHAPE["n_positions"], c)}
     for layer in range(SHAPE["n_layer"]):
-        for name, n_in, n_out in [("attn.c_attn", c, 3 * c), ("attn.c_proj", c, c), ("mlp.c_fc", c, 4 * c), ("mlp.c_proj", 4 * c, c)]:
+        linear = [("attn.c_attn", c, 3 * c), ("attn.c_proj", c, c), ("mlp.c_fc", c, 4 * c), ("mlp.c_proj", 4 * c, c)]
+        for name, n_in, n_out in linear:
             shapes[f"transformer.h.{layer}.{name}.weight"] = (n_in, n_out)
             shapes[f"transformer.h.{layer}.{name}.bias"] = (n_out,)
         for name in ("ln_1", "ln_2"):
@@ -55,19 +56,23 @@ def write_model(folder):
     with open(folder / "model.safetensors", "wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for name, shape in shapes.items():
-            values = np.zeros(shape) if name.endswith("bias") else np.ones(shape) if "ln_" in name else rng.normal(0, 0.02, shape)
+            if len(shape) == 2:
+                values = rng.normal(0, 0.02, shape)
+            else:
+                values = np.zeros(shape) if name.endswith("bias") else np.ones(shape)
             file.write(values.astype("<f4").tobytes())
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "activation_function": "gelu_new", **SHAPE}))
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printed]
-    alphabet = {chr(byte) if byte in printed else chr(256 + rest.index(byte)): byte for byte in range(256)}
+    vocab = {chr(byte) if byte in printed else chr(256 + rest.index(byte)): byte for byte in range(256)}
+    vocab |= {f"token {id}": id for id in range(256, SHAPE["vocab_size"])}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     (folder / "tokenizer.json").write_text(json.dumps({
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": byte_level,
-        "post_processor": None, "decoder": byte_level,
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-            "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": alphabet, "merges": [],
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocab, "merges": [],
         },
     }))
 

@@ -43,16 +43,6 @@ impl ModelFolder {
         Self { path: path.to_owned() }
     }
 
-    /// The file, where the path is that of a file.
-    fn gguf(&self) -> Result<Option<GgufFile>> {
-        self.path.is_file().then(|| GgufFile::open(&self.path)).transpose()
-    }
-
-    /// The file of the weights.
-    pub fn weights_path(&self) -> PathBuf {
-        if self.path.is_file() { self.path.clone() } else { self.path.join(WEIGHTS_FILE) }
-    }
-
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -133,6 +123,16 @@ impl ModelFolder {
         let config = self.read_config()?;
         let weights = Weights::open(&self.path.join(WEIGHTS_FILE), &config)?;
         Ok((config, weights))
+    }
+
+    /// The file, where the path is that of a file.
+    fn gguf(&self) -> Result<Option<GgufFile>> {
+        self.path.is_file().then(|| GgufFile::open(&self.path)).transpose()
+    }
+
+    /// The file of the weights.
+    pub fn weights_path(&self) -> PathBuf {
+        if self.path.is_file() { self.path.clone() } else { self.path.join(WEIGHTS_FILE) }
     }
 
     fn check(&self) -> Result<()> {

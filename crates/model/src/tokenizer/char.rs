@@ -35,7 +35,6 @@ impl CharTable {
         Ok(Self::new(('\0'..=char::MAX).filter(|&ch| seen[ch as usize]).collect()))
     }
 
-    /// The table of these characters, of which none may be there twice.
     pub(super) fn new(chars: Vec<char>) -> Self {
         let ids: HashMap<char, u32> = chars.iter().copied().zip(0..).collect();
         let mut ascii_ids = [u32::MAX; 128];
