@@ -5,10 +5,10 @@ use serde_json::json;
 use crate::common::{Place, failure, json, stderr, stdout, trained};
 
 /// The keys that make a Qwen3 of the small configuration.
-const QWEN3: [&str; 4] = ["model.norm=rms", "model.position=rope", "model.mlp=swiglu", "model.qk_norm=true"];
+pub(crate) const QWEN3: [&str; 4] = ["model.norm=rms", "model.position=rope", "model.mlp=swiglu", "model.qk_norm=true"];
 
 /// Trains a run with these keys; gives standard error.
-fn train(place: &Place, out: &str, keys: &[&str]) -> String {
+pub(crate) fn train(place: &Place, out: &str, keys: &[&str]) -> String {
     let mut command = place.train();
     keys.iter().for_each(|key| {
         command.args(["--set", key]);
@@ -64,40 +64,4 @@ fn a_qwen3_trains_resumes_and_generates_alike() {
     };
     assert_eq!(text("whole"), text("parts"));
     stdout(place.tinygpt().args(["eval", "whole"]));
-}
-
-#[test]
-fn a_qwen3_is_exported_as_gguf_and_a_file_is_replaced_only_when_asked() {
-    let place = Place::new();
-    train(&place, "run", &QWEN3);
-    let export = || {
-        let mut command = place.tinygpt();
-        command.args(["export", "run", "--gguf", "model.gguf"]);
-        command
-    };
-    let said = stdout(&mut export());
-    assert!(said.starts_with("model.gguf: qwen3 \"run\", ") && said.ends_with(" parameters in f32\n"), "{said}");
-    let bytes = place.read("model.gguf");
-    assert_eq!(bytes[..8], *b"GGUF\x03\0\0\0");
-    let message = failure(&mut export(), 1);
-    assert!(
-        message.contains("model.gguf exists already: give --overwrite to replace it, or another --gguf"),
-        "{message}"
-    );
-    let value = json(export().args(["--overwrite", "--json"]));
-    assert_eq!((&value["architecture"], &value["name"]), (&json!("qwen3"), &json!("run")));
-    assert!(place.read("model.gguf") == bytes, "the same bytes again");
-}
-
-#[test]
-fn a_gpt2_is_not_exported_as_gguf_and_the_message_says_what_would_be() {
-    let place = Place::new().with_run("run");
-    let message = failure(place.tinygpt().args(["export", "run", "--gguf", "model.gguf"]), 1);
-    for part in ["cannot be written as GGUF", "GPT2LMHeadModel", "LlamaForCausalLM needs model.norm = \"rms\""] {
-        assert!(message.contains(part), "{message}");
-    }
-    assert!(!place.join("model.gguf").exists());
-    assert!(failure(place.tinygpt().args(["export", "run"]), 2).contains("--gguf"));
-    let message = failure(place.tinygpt().args(["export", "nowhere", "--gguf", "model.gguf"]), 1);
-    assert!(message.contains("nowhere is not a run or a model folder"), "{message}");
 }

@@ -18,6 +18,7 @@ mod docs;
 mod elsewhere;
 mod eval;
 mod generate;
+mod gguf;
 mod golden;
 mod help;
 mod hub;

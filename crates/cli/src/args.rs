@@ -128,7 +128,7 @@ pub enum Command {
     Info(InfoArgs),
     /// Write a trained model as a file that other programs open.
     #[command(
-        after_help = "Example:\n  tinygpt train --config tiny --out runs/tiny\n  tinygpt export runs/tiny --gguf tiny.gguf\n\nGGUF is what llama.cpp opens. A model can be written that is a Qwen3 or a Llama (`tinygpt info RUN` says what it\nis), with a tokenizer of characters or a byte-level BPE. Weights are f32; llama.cpp's llama-quantize makes them smaller.\nText ends there at <|endoftext|> or, where the tokenizer has none, at a line break; --ignore-eos goes on."
+        after_help = "Examples:\n  tinygpt export runs/tiny-1 --gguf tiny.gguf\n  tinygpt export runs/tiny-1 --gguf tiny-q8.gguf --dtype q8_0\n  tinygpt generate --checkpoint tiny-q8.gguf --prompt \"Once\"\n\nGGUF is what llama.cpp opens, and every command here that takes a folder. A model can be written that is a GPT-2, a\nQwen3 or a Llama (`tinygpt info RUN` says what it is), with a tokenizer of characters or a byte-level BPE. Biases,\nnorms and learned positions are f32 always. Text ends there at <|endoftext|> or, where the tokenizer has none, at a\nline break; --ignore-eos goes on."
     )]
     Export(ExportArgs),
     /// Draw from numbers: logits with every sampling rule, or weights.

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use tinygpt_model::gguf::TensorType;
 
 /// Arguments of `info`.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, or hf:NAME of its hub.
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, hf:NAME of its hub, or a GGUF file.
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// Print one JSON object.
@@ -18,16 +19,40 @@ pub struct InfoArgs {
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A run folder, a Qwen3 or Llama folder of Hugging Face, or hf:NAME of its hub.
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, hf:NAME of its hub, or a GGUF file.
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// The file to write, in the format GGUF.
     #[arg(long, value_name = "FILE")]
     pub gguf: PathBuf,
+    /// What matrices are stored in: f32, f16, bf16, or blocks of 32 weights of 8 bits.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0")]
+    pub dtype: DtypeArg,
     /// Replace the file if it exists.
     #[arg(long)]
     pub overwrite: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The type of stored matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl From<DtypeArg> for TensorType {
+    fn from(arg: DtypeArg) -> Self {
+        match arg {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::F16 => Self::F16,
+            DtypeArg::Bf16 => Self::Bf16,
+            DtypeArg::Q8_0 => Self::Q8_0,
+        }
+    }
 }

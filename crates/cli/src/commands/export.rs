@@ -1,7 +1,10 @@
 //! `tinygpt export`.
 
 use serde_json::json;
-use tinygpt_model::{Checkpoint, gguf::write_gguf};
+use tinygpt_model::{
+    Architecture, Checkpoint, Mlp,
+    gguf::{GgufWritten, TensorType, write_gguf},
+};
 
 use crate::{
     args::ExportArgs,
@@ -16,16 +19,29 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let name = args.run.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     let (config, tokenizer) = (checkpoint.config(), checkpoint.tokenizer());
     let name = name.unwrap_or_else(|| "tinygpt".into());
-    let architecture = write_gguf(&out, config, &checkpoint.weights().slices(), tokenizer, &name)?;
+    let kind: TensorType = args.dtype.into();
+    let slices = checkpoint.weights().slices();
+    let GgufWritten { architecture, without_blocks } = write_gguf(&out, config, &slices, tokenizer, &name, kind)?;
+    if architecture == Architecture::Gpt2 && config.mlp == Mlp::Gelu {
+        notice!(
+            "note: llama.cpp computes GPT-2's approximation of GELU (model.mlp = \"gelu_new\"), this model the exact one: its \
+             logits there are off by about 1e-3"
+        );
+    }
+    if without_blocks > 0 {
+        notice!("note: {without_blocks} matrices are in f16, since their rows are no multiple of 32 weights");
+    }
     let parameters = config.n_params();
     if args.json {
         return print_json(&json!({
-            "gguf": args.gguf.display().to_string(), "architecture": architecture.model_type(), "name": name, "parameters": parameters,
+            "gguf": args.gguf.display().to_string(), "architecture": architecture.model_type(), "name": name,
+            "parameters": parameters, "dtype": kind.name(),
         }));
     }
     Ok(print_stdout(&format!(
-        "{}: {} \"{name}\", {parameters} parameters in f32\n",
+        "{}: {} \"{name}\", {parameters} parameters in {}\n",
         args.gguf.display(),
-        architecture.model_type()
+        architecture.model_type(),
+        kind.name()
     ))?)
 }

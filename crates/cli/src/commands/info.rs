@@ -1,7 +1,7 @@
 //! `tinygpt info`.
 
 use serde_json::json;
-use tinygpt_model::{Architecture, GptConfig, ModelFolder, tokenizer::TokenizerFamily};
+use tinygpt_model::{Architecture, GptConfig, ModelFolder, gguf::GgufFile, tokenizer::TokenizerFamily};
 
 use crate::{
     args::InfoArgs,
@@ -18,6 +18,13 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
         TokenizerFamily::Bpe => "bpe",
         TokenizerFamily::Other => "other",
     };
+    // The types of the tensors of a GGUF file.
+    let stored = match args.run.is_file() {
+        true => {
+            Some(GgufFile::open(&args.run)?.tensor_types()?.into_iter().map(|kind| kind.name()).collect::<Vec<_>>())
+        }
+        false => None,
+    };
     let mut model = serde_json::to_value(&config)?;
     // The folder of a GPT-2, a Qwen3 or a Llama does not tell the initial values, which are gone.
     if let Some(keys) = model.as_object_mut() {
@@ -32,11 +39,13 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
             "parameters": config.n_params(),
             "vocab_size": config.vocab_size,
             "tokenizer": family,
+            "gguf": stored,
             "model": model,
         }));
     }
+    let stored = stored.map_or_else(String::new, |kinds| format!("a GGUF file of {}\n", kinds.join(" and ")));
     let text = format!(
-        "{}: {} parameters, vocabulary {} ({family})\n{}\n\n[model]\n{}",
+        "{}: {} parameters, vocabulary {} ({family})\n{stored}{}\n\n[model]\n{}",
         args.run.display(),
         config.n_params(),
         config.vocab_size,

@@ -1,6 +1,6 @@
 //! The model folder: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`.
 //! That of a GPT-2, a Qwen3 or a Llama is Hugging Face's: `transformers` loads it, and this program loads such folders that
-//! others wrote. Any other network opens here alone.
+//! others wrote. Any other network opens here alone. Where a folder is read, a GGUF file may stand.
 
 use std::{
     borrow::Cow,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     GptConfig, ModelError, Result,
     files::{FileError, atomic, read_json},
+    gguf::GgufFile,
     ngram::is_ngram_folder,
     param_specs,
     params::check_values,
@@ -37,7 +38,7 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// The model folder at this path; nothing is read yet.
+    /// The model folder at this path, or the GGUF file that is read as one; nothing is read yet.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
@@ -100,7 +101,9 @@ impl ModelFolder {
     /// # Errors
     /// When a file is missing, truncated or foreign, or a tensor is missing or has another shape.
     pub fn read(&self) -> Result<(GptConfig, Vec<Vec<f32>>)> {
-        self.check()?;
+        if self.gguf()?.is_none() {
+            self.check()?;
+        }
         let config = self.read_config()?;
         let params = self.read_weights(&config)?;
         Ok((config, params))
@@ -111,10 +114,25 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::read`].
     pub fn map(&self) -> Result<(GptConfig, Weights)> {
+        if let Some(file) = self.gguf()? {
+            let config = file.config()?;
+            let weights = Weights::of_values(file.params(&config)?);
+            return Ok((config, weights));
+        }
         self.check()?;
         let config = self.read_config()?;
         let weights = Weights::open(&self.path.join(WEIGHTS_FILE), &config)?;
         Ok((config, weights))
+    }
+
+    /// The file, where the path is that of a file.
+    fn gguf(&self) -> Result<Option<GgufFile>> {
+        self.path.is_file().then(|| GgufFile::open(&self.path)).transpose()
+    }
+
+    /// The file of the weights.
+    pub fn weights_path(&self) -> PathBuf {
+        if self.path.is_file() { self.path.clone() } else { self.path.join(WEIGHTS_FILE) }
     }
 
     fn check(&self) -> Result<()> {
@@ -143,6 +161,9 @@ impl ModelFolder {
     /// # Errors
     /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
     pub fn read_weights(&self, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
+        if let Some(file) = self.gguf()? {
+            return file.params(config);
+        }
         read_params(&self.path.join(WEIGHTS_FILE), config, Layout::of_folder(config))
     }
 
@@ -151,6 +172,9 @@ impl ModelFolder {
     /// # Errors
     /// When `config.json` is missing or broken, or asks for what this program does not do.
     pub fn read_config(&self) -> Result<GptConfig> {
+        if let Some(file) = self.gguf()? {
+            return file.config();
+        }
         let path = self.path.join(CONFIG_FILE);
         Ok(config_json::parse(&path, &read_json(&path)?)?)
     }
@@ -160,6 +184,9 @@ impl ModelFolder {
     /// # Errors
     /// When the file is missing or broken.
     pub fn read_tokenizer(&self) -> Result<Tokenizer> {
+        if let Some(file) = self.gguf()? {
+            return file.tokenizer();
+        }
         Ok(Tokenizer::from_file(self.path.join(TOKENIZER_FILE))?)
     }
 

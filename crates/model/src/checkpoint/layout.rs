@@ -1,6 +1,7 @@
 //! How parameters lie in a file. In memory they have GPT-2's names, matrices are `(in, out)`, and linear layers of the same
 //! input lie side by side in one. So does a file of ours and of a GPT-2. Hugging Face's Llama and Qwen3, and GGUF, have a
-//! tensor for each linear layer, `(out, in)`, under names of their own: the table is here.
+//! tensor for each linear layer, `(out, in)`, under names of their own: the table is here. A GPT-2 in GGUF has its queries, keys
+//! and values in one.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -15,6 +16,8 @@ pub(crate) enum Layout {
     Llama,
     /// As in GGUF's `llama` and `qwen3`.
     Gguf,
+    /// As in GGUF's `gpt2`.
+    GgufGpt2,
 }
 
 impl Layout {
@@ -23,6 +26,14 @@ impl Layout {
         match config.architecture() {
             Ok(Architecture::Llama | Architecture::Qwen3) => Self::Llama,
             Ok(Architecture::Gpt2) | Err(_) => Self::Own,
+        }
+    }
+
+    /// That of a GGUF file of this architecture.
+    pub(crate) fn of_gguf(architecture: Architecture) -> Self {
+        match architecture {
+            Architecture::Llama | Architecture::Qwen3 => Self::Gguf,
+            Architecture::Gpt2 => Self::GgufGpt2,
         }
     }
 }
@@ -42,6 +53,7 @@ const fn names(own: &'static str, llama: &'static [&'static str], gguf: &'static
 /// Modules outside of blocks.
 const MODEL: &[Names] = &[
     names("transformer.wte", &["model.embed_tokens"], &["token_embd"]),
+    names("transformer.wpe", &[], &["position_embd"]),
     names("transformer.ln_f", &["model.norm"], &["output_norm"]),
     names("lm_head", &["lm_head"], &["output"]),
 ];
@@ -62,6 +74,9 @@ const BLOCK: &[Names] = &[
     names("mlp.c_proj", &["mlp.down_proj"], &["ffn_down"]),
 ];
 
+/// The names of GGUF's `gpt2` that differ from those of its other architectures.
+const GPT2: &[(&str, &[&str])] = &[("attn.c_attn", &["attn_qkv"]), ("mlp.c_fc", &["ffn_up"])];
+
 /// A tensor of a file: a parameter, or the columns of one of the linear layers in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredTensor {
@@ -78,14 +93,15 @@ pub(crate) fn stored_tensors(spec: &ParamSpec, layout: Layout) -> Vec<StoredTens
     let as_in_memory = |name: String| vec![StoredTensor { name, shape: spec.shape.clone(), columns: None }];
     let Some(names) = foreign_names(&spec.name, layout) else { return as_in_memory(spec.name.clone()) };
     match (spec.role, &spec.shape[..]) {
-        (Role::Matrix, &[n_in, _]) => {
+        (Role::Matrix, &[n_in, n_out]) => {
+            let parts = if names.len() == 1 { &[n_out][..] } else { &spec.parts };
             let mut end = 0;
             let part = |(name, &n_out): (String, &usize)| {
                 let start = end;
                 end += n_out;
                 StoredTensor { name, shape: vec![n_out, n_in], columns: Some(start..end) }
             };
-            names.into_iter().zip(&spec.parts).map(part).collect()
+            names.into_iter().zip(parts).map(part).collect()
         }
         _ => names.into_iter().flat_map(as_in_memory).collect(),
     }
@@ -96,18 +112,25 @@ fn foreign_names(own: &str, layout: Layout) -> Option<Vec<String>> {
     let block_prefix = match layout {
         Layout::Own => return None,
         Layout::Llama => "model.layers",
-        Layout::Gguf => "blk",
+        Layout::Gguf | Layout::GgufGpt2 => "blk",
     };
-    let of = |names: &Names| if layout == Layout::Gguf { names.gguf } else { names.llama };
-    let module = own.strip_suffix(".weight")?;
+    let of = |names: &Names| match layout {
+        Layout::Own | Layout::Llama => names.llama,
+        Layout::Gguf => names.gguf,
+        Layout::GgufGpt2 => GPT2.iter().find(|(own, _)| *own == names.own).map_or(names.gguf, |(_, gpt2)| *gpt2),
+    };
+    let (module, suffix) = own.rsplit_once('.')?;
+    if suffix == "bias" && layout != Layout::GgufGpt2 {
+        return None;
+    }
     let find = |table: &'static [Names], module: &str| table.iter().find(|names| names.own == module).map(of);
     match module.strip_prefix("transformer.h.") {
         Some(rest) => {
             let (block, module) = rest.split_once('.')?;
             let names = find(BLOCK, module)?;
-            Some(names.iter().map(|name| format!("{block_prefix}.{block}.{name}.weight")).collect())
+            Some(names.iter().map(|name| format!("{block_prefix}.{block}.{name}.{suffix}")).collect())
         }
-        None => Some(find(MODEL, module)?.iter().map(|name| format!("{name}.weight")).collect()),
+        None => Some(find(MODEL, module)?.iter().map(|name| format!("{name}.{suffix}")).collect()),
     }
 }
 
@@ -190,6 +213,42 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_gpt2_in_gguf_has_its_matrices_with_outputs_first_and_its_biases() {
+        let config = GptConfig {
+            bias: true,
+            n_layer: 1,
+            vocab_size: 7,
+            block_size: 5,
+            n_embd: 4,
+            n_head: 2,
+            ..GptConfig::default()
+        };
+        let tensors =
+            param_specs(&config).iter().flat_map(|spec| stored_tensors(spec, Layout::GgufGpt2)).collect::<Vec<_>>();
+        let found: Vec<(&str, &[usize])> = tensors.iter().map(|t| (&*t.name, &*t.shape)).collect();
+        let expected: [(&str, &[usize]); 16] = [
+            ("token_embd.weight", &[7, 4]),
+            ("position_embd.weight", &[5, 4]),
+            ("blk.0.attn_norm.weight", &[4]),
+            ("blk.0.attn_norm.bias", &[4]),
+            ("blk.0.attn_qkv.weight", &[12, 4]),
+            ("blk.0.attn_qkv.bias", &[12]),
+            ("blk.0.attn_output.weight", &[4, 4]),
+            ("blk.0.attn_output.bias", &[4]),
+            ("blk.0.ffn_norm.weight", &[4]),
+            ("blk.0.ffn_norm.bias", &[4]),
+            ("blk.0.ffn_up.weight", &[16, 4]),
+            ("blk.0.ffn_up.bias", &[16]),
+            ("blk.0.ffn_down.weight", &[4, 16]),
+            ("blk.0.ffn_down.bias", &[4]),
+            ("output_norm.weight", &[4]),
+            ("output_norm.bias", &[4]),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(tensors[4].columns, Some(0..12));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// The file of the model's shape.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// A model folder that was opened: everything that generation needs.
+/// A model folder, or a GGUF file, that was opened: everything that generation needs.
 #[derive(Debug)]
 pub struct Checkpoint {
     config: GptConfig,
@@ -42,8 +42,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads shape, tokenizer and defaults of a run or of a GPT-2, Qwen3 or Llama folder of Hugging Face, and maps or
-    /// reads its weights.
+    /// Reads shape, tokenizer and defaults of a run, of a GPT-2, Qwen3 or Llama folder of Hugging Face, or of a GGUF file of one
+    /// of these, and maps or reads its weights.
     ///
     /// # Errors
     /// [`crate::ModelError::NotAModelFolder`] where a file is missing; when one is truncated or foreign, or a tensor is

@@ -1,124 +1,160 @@
-//! The bytes of a GGUF file, version 3: a header, metadata, the tensors' descriptions, then their values, each aligned.
-//! Numbers are little-endian, strings have their length in front.
+//! A model in a GGUF file, read.
 
 use std::{
-    io::{BufWriter, Write},
-    path::Path,
+    collections::{BTreeSet, HashSet},
+    fs::File,
+    path::{Path, PathBuf},
 };
 
-use super::GgufTensor;
-use crate::files::{FileError, atomic};
+use super::{
+    Gguf, TensorType, interleaved_heads,
+    keys::{self, OUTPUT},
+    reader::Tensor,
+    separate_pairs, tokenizer,
+};
+use crate::{
+    GptConfig, ParamSpec, Result,
+    checkpoint::layout::{Layout, StoredTensor, stored_tensors},
+    config::Architecture,
+    files::{FileError, MappedFile},
+    param_specs,
+    plan::Role,
+    tokenizer::Tokenizer,
+};
 
-const MAGIC: &[u8] = b"GGUF";
-/// Version 2, which candle writes, has the same bytes behind this number.
-const VERSION: u32 = 3;
-/// Where tensors begin: the format's default of `general.alignment`.
-const ALIGNMENT: usize = 32;
-/// The type of a tensor of f32.
-const F32_TENSOR: u32 = 0;
-
-/// A value of the metadata.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum GgufValue {
-    U32(u32),
-    F32(f32),
-    Bool(bool),
-    String(String),
-    I32s(Vec<i32>),
-    Strings(Vec<String>),
+/// A GGUF file with a GPT-2, a Llama or a Qwen3 in f32, f16, bf16 or q8_0: one that [`write_gguf`](super::write_gguf) or another
+/// program wrote.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    bytes: Bytes,
 }
 
-/// The numbers of the types of values.
-mod types {
-    pub(super) const U32: u32 = 4;
-    pub(super) const I32: u32 = 5;
-    pub(super) const F32: u32 = 6;
-    pub(super) const BOOL: u32 = 7;
-    pub(super) const STRING: u32 = 8;
-    pub(super) const ARRAY: u32 = 9;
+#[derive(Debug)]
+enum Bytes {
+    Mapped(MappedFile),
+    Given(Vec<u8>),
 }
 
-/// Writes the file atomically.
-///
-/// # Errors
-/// When the disk is full.
-pub(super) fn write(
-    path: &Path,
-    metadata: &[(String, GgufValue)],
-    tensors: &[GgufTensor<'_>],
-) -> Result<(), FileError> {
-    let mut header = MAGIC.to_vec();
-    header.extend(VERSION.to_le_bytes());
-    header.extend((tensors.len() as u64).to_le_bytes());
-    header.extend((metadata.len() as u64).to_le_bytes());
-    for (key, value) in metadata {
-        put_string(&mut header, key);
-        put_value(&mut header, value);
+impl GgufFile {
+    /// A file of these bytes; nothing of it is looked at yet.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self { path: "GGUF".into(), bytes: Bytes::Given(bytes) }
     }
-    let mut offset = 0;
-    for GgufTensor { stored, .. } in tensors {
-        put_string(&mut header, &stored.name);
-        header.extend((stored.shape.len() as u32).to_le_bytes());
-        // The innermost dimension comes first.
-        for &dim in stored.shape.iter().rev() {
-            header.extend((dim as u64).to_le_bytes());
-        }
-        header.extend(F32_TENSOR.to_le_bytes());
-        header.extend((offset as u64).to_le_bytes());
-        let bytes = size_of::<f32>() * stored.shape.iter().product::<usize>();
-        offset += bytes.next_multiple_of(ALIGNMENT);
+
+    /// Maps the file; nothing of it is looked at yet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let map = File::open(path).and_then(|file| MappedFile::new(&file)).map_err(FileError::io("read", path))?;
+        Ok(Self { path: path.to_owned(), bytes: Bytes::Mapped(map) })
     }
-    header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
-    atomic::write_with(path, |file| {
-        let mut file = BufWriter::new(file);
-        file.write_all(&header)?;
-        for tensor in tensors {
-            let values = tensor.values();
-            for value in values.iter() {
-                file.write_all(&value.to_le_bytes())?;
+
+    /// What the header says, through `read`.
+    fn read<T>(&self, read: impl FnOnce(&Gguf<'_>) -> Result<T, String>) -> Result<T> {
+        let bytes = match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Given(bytes) => &bytes[..],
+        };
+        let read = Gguf::parse(bytes).and_then(|gguf| read(&gguf));
+        read.map_err(|reason| FileError::content(&self.path, reason).into())
+    }
+
+    /// The shape of the model.
+    ///
+    /// # Errors
+    /// When the file is truncated or foreign, or asks for what this program does not compute.
+    pub fn config(&self) -> Result<GptConfig> {
+        self.read(keys::parse)
+    }
+
+    /// The types of its tensors.
+    ///
+    /// # Errors
+    /// When the file is truncated or foreign.
+    pub fn tensor_types(&self) -> Result<BTreeSet<TensorType>> {
+        self.read(|gguf| Ok(gguf.tensor_types().collect()))
+    }
+
+    /// The parameters of the model of this shape, in f32 and in parameter order.
+    ///
+    /// # Errors
+    /// When the file is truncated or foreign; when a tensor is missing, has another shape, or is none that the model has.
+    pub fn params(&self, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
+        self.read(|gguf| params(gguf, config))
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// When the file is truncated or foreign, or its tokenizer is none that this program has.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        self.read(tokenizer::parse)
+    }
+}
+
+fn params(gguf: &Gguf<'_>, config: &GptConfig) -> Result<Vec<Vec<f32>>, String> {
+    let architecture = keys::architecture(gguf)?;
+    let layout = Layout::of_gguf(architecture);
+    let specs = param_specs(config);
+    let mut used: HashSet<String> =
+        specs.iter().flat_map(|spec| stored_tensors(spec, layout)).map(|t| t.name).collect();
+    if architecture == Architecture::Gpt2 && !config.bias {
+        used.extend(zero_biases(gguf, config, layout)?);
+    }
+    if config.tie_embeddings {
+        used.insert(OUTPUT.to_owned()); // a copy of the embedding, if it is there
+    }
+    let mut unused: Vec<&str> = gguf.tensor_names().filter(|name| !used.contains(*name)).collect();
+    unused.sort_unstable();
+    if let Some(name) = unused.first() {
+        return Err(format!("its tensor {name} is none that this program has a use for ({} such)", unused.len()));
+    }
+    let param = |spec: &ParamSpec| {
+        let mut param = vec![0.0; spec.len()];
+        for stored in stored_tensors(spec, layout) {
+            let mut values = tensor(gguf, &stored)?.values();
+            if let (Some(head_size), &[_, n_in]) = (interleaved_heads(&stored, architecture, config), &stored.shape[..])
+            {
+                values = separate_pairs(&values, n_in, head_size);
             }
-            let bytes = size_of_val(&*values);
-            file.write_all(&[0; ALIGNMENT][..bytes.next_multiple_of(ALIGNMENT) - bytes])?;
+            stored.put_into(&values, &mut param);
         }
-        file.flush()
-    })
+        Ok(param)
+    };
+    // All are there before the first is converted.
+    for stored in specs.iter().flat_map(|spec| stored_tensors(spec, layout)) {
+        tensor(gguf, &stored)?;
+    }
+    specs.iter().map(param).collect()
 }
 
-fn put_string(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
+/// The tensor of the file that is this one.
+fn tensor<'g, 'a>(gguf: &'g Gguf<'a>, stored: &StoredTensor) -> Result<&'g Tensor<'a>, String> {
+    let StoredTensor { name, shape, .. } = stored;
+    let tensor = gguf.tensor(name).ok_or_else(|| format!("it has no tensor {name}"))?;
+    if tensor.shape != *shape {
+        return Err(format!("{name} has shape {:?}, the model needs {shape:?}", tensor.shape));
+    }
+    Ok(tensor)
 }
 
-fn put_value(out: &mut Vec<u8>, value: &GgufValue) {
-    let mut put_type = |kind: u32| out.extend(kind.to_le_bytes());
-    match value {
-        GgufValue::U32(number) => {
-            put_type(types::U32);
-            out.extend(number.to_le_bytes());
-        }
-        GgufValue::F32(number) => {
-            put_type(types::F32);
-            out.extend(number.to_le_bytes());
-        }
-        GgufValue::Bool(truth) => {
-            put_type(types::BOOL);
-            out.push(u8::from(*truth));
-        }
-        GgufValue::String(text) => {
-            put_type(types::STRING);
-            put_string(out, text);
-        }
-        GgufValue::I32s(numbers) => {
-            put_type(types::ARRAY);
-            put_type(types::I32);
-            out.extend((numbers.len() as u64).to_le_bytes());
-            numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
-        }
-        GgufValue::Strings(texts) => {
-            put_type(types::ARRAY);
-            put_type(types::STRING);
-            out.extend((texts.len() as u64).to_le_bytes());
-            texts.iter().for_each(|text| put_string(out, text));
-        }
+/// The names of the biases of a GPT-2 that has none.
+fn zero_biases(gguf: &Gguf<'_>, config: &GptConfig, layout: Layout) -> Result<Vec<String>, String> {
+    let with_biases = param_specs(&GptConfig { bias: true, ..config.clone() });
+    let biases = with_biases.iter().filter(|spec| spec.role == Role::Bias);
+    let names: Vec<String> = biases.flat_map(|spec| stored_tensors(spec, layout)).map(|stored| stored.name).collect();
+    let not_zero = |name: &&String| gguf.tensor(name).is_some_and(|bias| bias.values().iter().any(|&x| x != 0.0));
+    match names.iter().find(not_zero) {
+        Some(name) => Err(format!("`{}` is false, and {name} is not zero", keys::OWN_BIAS)),
+        None => Ok(names),
+    }
+}
+
+impl Tensor<'_> {
+    /// The values of the tensor.
+    fn values(&self) -> Vec<f32> {
+        self.kind.decode(self.bytes)
     }
 }

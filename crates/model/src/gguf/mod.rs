@@ -1,69 +1,93 @@
-//! GGUF: one file with weights, shape and tokenizer, which llama.cpp and the programs around it open (the format:
-//! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>). A Llama and a Qwen3 can be written.
+//! A model as one file for llama.cpp and what is built on it: GGUF
+//! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>), there and back, of a GPT-2, a Llama or a Qwen3.
 //!
-//! Weights are f32. What the keys and tensors are called, and that a Llama's queries and keys are stored in another order,
-//! is llama.cpp's convention (`convert_hf_to_gguf.py`).
+//! What the keys and tensors are called, which tensors stay f32, and that a Llama's queries and keys are stored in another
+//! order, is llama.cpp's convention (`convert_hf_to_gguf.py`). A file is [written](write_gguf) as a stream, and
+//! [read](GgufFile) from its mapped bytes; `reader.rs` is what looks at bytes that nobody vouches for.
 
 mod file;
+mod format;
+mod keys;
+mod reader;
+mod tensor_type;
 mod tokenizer;
+mod writer;
 
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, collections::HashMap, path::Path};
 
-use self::file::GgufValue;
+use self::{reader::Gguf, tensor_type::BLOCK};
 use crate::{
     GptConfig, ModelError, Result, Tokenizer,
     checkpoint::layout::{Layout, StoredTensor, stored_tensors},
-    config::{Architecture, Norm, RopeScaling},
+    config::{Architecture, RopeScaling},
     param_specs,
     params::check_values,
 };
 
-/// `general.file_type` of a file whose weights are all f32.
-const ALL_F32: u32 = 0;
+pub use file::GgufFile;
+pub use tensor_type::TensorType;
 
-/// Writes a model as GGUF, version 3, atomically. The parameters are given in parameter order; `name` is what programs show
-/// of the model. It gives the architecture that was written.
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GgufWritten {
+    /// The architecture that the file names.
+    pub architecture: Architecture,
+    /// How many matrices are f16 since blocks of 32 weights do not fit their rows.
+    pub without_blocks: usize,
+}
+
+/// Writes a model as GGUF, version 3, atomically, with its matrices in a type of numbers; biases, norms and positions are f32
+/// in each. The parameters are given in parameter order; `name` is what programs show of the model.
 ///
 /// The file names one token that begins and ends a text. Where the tokenizer has no `<|endoftext|>` it is
 /// [`Tokenizer::start_token`], since llama.cpp would otherwise take the token with the id 11.
 ///
 /// # Errors
-/// [`ModelError::NoGguf`] where the network is neither a Llama nor a Qwen3, its rotary angles are scaled, or the tokenizer is neither of characters nor a
-/// byte-level BPE with GPT-2's words; when the parameters do not match the configuration, or the disk is full.
+/// [`ModelError::NoGguf`] where the network is of no architecture of Hugging Face, or the tokenizer is neither of characters nor
+/// a byte-level BPE with the words of GPT-2, Llama 3 or Qwen; when the parameters do not match the configuration, a weight is
+/// too large for the type, or the disk is full.
 pub fn write_gguf(
     path: &Path,
     config: &GptConfig,
     params: &[&[f32]],
     tokenizer: &Tokenizer,
     name: &str,
-) -> Result<Architecture> {
-    let architecture = config.llama_or_qwen3().map_err(|blame| {
-        let kind = config.architecture().map_or("a network of its own kind", Architecture::class);
-        ModelError::NoGguf { reason: format!("it is {kind}, where {blame}") }
-    })?;
-    if config.rope_scaling != RopeScaling::None {
-        let reason = format!("its angles are scaled (model.rope_scaling = \"{}\")", config.rope_scaling.name());
-        return Err(ModelError::NoGguf { reason });
+    kind: TensorType,
+) -> Result<GgufWritten> {
+    let architecture = config.architecture().map_err(|blame| ModelError::NoGguf { reason: blame.to_string() })?;
+    if config.rope_scaling == RopeScaling::Llama3 {
+        let reason = "its angles are scaled by model.rope_scaling = \"llama3\"; \"none\" and \"linear\" are written";
+        return Err(ModelError::NoGguf { reason: reason.into() });
     }
     let specs = param_specs(config);
     check_values(&specs, params)?;
-    let mut metadata = describe(config, architecture, name);
+    let mut metadata = keys::describe(config, architecture, kind, name);
     metadata.extend(tokenizer::describe(tokenizer, config.vocab_size)?);
+    // llama.cpp's GPT-2 always has biases.
+    let in_file = GptConfig { bias: config.bias || architecture == Architecture::Gpt2, ..config.clone() };
+    let in_file = param_specs(&in_file);
+    let zeros =
+        vec![0.0; in_file.iter().filter(|spec| spec.shape.len() == 1).map(|spec| spec.len()).max().unwrap_or(0)];
+    let given: HashMap<&str, &[f32]> =
+        specs.iter().map(|spec| spec.name.as_str()).zip(params.iter().copied()).collect();
     let mut tensors = Vec::new();
-    for (spec, &param) in specs.iter().zip(params) {
-        for stored in stored_tensors(spec, Layout::Gguf) {
-            let rotated = ["attn_q.weight", "attn_k.weight"].iter().any(|name| stored.name.ends_with(name));
-            let interleaved = (rotated && architecture == Architecture::Llama).then_some(config.head_size());
-            tensors.push(GgufTensor { stored, param, interleaved });
+    for spec in &in_file {
+        let param = given.get(spec.name.as_str()).copied().unwrap_or_else(|| &zeros[..spec.len()]);
+        for stored in stored_tensors(spec, Layout::of_gguf(architecture)) {
+            let interleaved = interleaved_heads(&stored, architecture, config);
+            tensors.push(GgufTensor { kind: type_of(&stored, kind), stored, param, interleaved });
         }
     }
-    file::write(path, &metadata, &tensors)?;
-    Ok(architecture)
+    writer::write(path, &metadata, &tensors)?;
+    let without_blocks =
+        tensors.iter().filter(|tensor| kind == TensorType::Q8_0 && tensor.kind == TensorType::F16).count();
+    Ok(GgufWritten { architecture, without_blocks })
 }
 
 /// A tensor of the file, and the parameter that it is in.
 struct GgufTensor<'a> {
     stored: StoredTensor,
+    kind: TensorType,
     param: &'a [f32],
     /// The size of the heads whose pairs lie interleaved.
     interleaved: Option<usize>,
@@ -77,41 +101,53 @@ impl GgufTensor<'_> {
             (rows, ..) => rows,
         }
     }
+
+    /// The size of the tensor in the file.
+    fn bytes(&self) -> usize {
+        let cols = self.stored.shape.last().copied().unwrap_or(0);
+        let rows = self.stored.shape.iter().rev().skip(1).product();
+        // `type_of` gives no type that does not fit, and the values of all are in memory.
+        self.kind.bytes(rows, cols).unwrap_or(0)
+    }
 }
 
-/// The shape of the model.
-fn describe(config: &GptConfig, architecture: Architecture, name: &str) -> Vec<(String, GgufValue)> {
-    let number = |n: usize| GgufValue::U32(n as u32); // no dimension is above 2^24
-    let general = [
-        ("architecture", GgufValue::String(architecture.model_type().into())),
-        ("name", GgufValue::String(name.into())),
-        ("file_type", GgufValue::U32(ALL_F32)),
-    ];
-    let shape = [
-        ("vocab_size", number(config.vocab_size)),
-        ("context_length", number(config.block_size)),
-        ("embedding_length", number(config.n_embd)),
-        ("block_count", number(config.n_layer)),
-        ("feed_forward_length", number(config.hidden())),
-        ("attention.head_count", number(config.n_head)),
-        ("attention.head_count_kv", number(config.kv_heads())),
-        ("attention.key_length", number(config.head_size())),
-        ("attention.value_length", number(config.head_size())),
-        ("attention.layer_norm_rms_epsilon", GgufValue::F32(config.norm_eps(Norm::Rms) as f32)),
-        ("rope.dimension_count", number(config.head_size())),
-        ("rope.freq_base", GgufValue::F32(config.rope_theta as f32)),
-    ];
-    let general = general.map(|(key, value)| (format!("general.{key}"), value));
-    let shape = shape.map(|(key, value)| (format!("{}.{key}", architecture.model_type()), value));
-    general.into_iter().chain(shape).collect()
+/// The type of a tensor in a file whose matrices are of `kind`: as llama.cpp's converter has it, vectors, norms and positions
+/// are f32, and matrices whose rows are not whole blocks f16.
+fn type_of(stored: &StoredTensor, kind: TensorType) -> TensorType {
+    let StoredTensor { name, shape, .. } = stored;
+    match shape[..] {
+        [_, cols] if name != POSITIONS => match kind {
+            TensorType::Q8_0 if !cols.is_multiple_of(BLOCK) => TensorType::F16,
+            kind => kind,
+        },
+        _ => TensorType::F32,
+    }
+}
+
+/// The table of learned positions.
+const POSITIONS: &str = "position_embd.weight";
+
+/// The size of the heads of a tensor whose pairs lie interleaved in the file: of a Llama's queries and keys.
+fn interleaved_heads(stored: &StoredTensor, architecture: Architecture, config: &GptConfig) -> Option<usize> {
+    let rotated = ["attn_q.weight", "attn_k.weight"].iter().any(|name| stored.name.ends_with(name));
+    (rotated && architecture == Architecture::Llama).then_some(config.head_size())
 }
 
 /// The rows of queries or keys, `(heads * head_size, in)`, in the order that llama.cpp wants of a Llama: it rotates channels
 /// 2i and 2i + 1 of a head, where Hugging Face and this program rotate i and i + head_size / 2.
 fn interleave_pairs(rows: &[f32], n_in: usize, head_size: usize) -> Vec<f32> {
+    reorder(rows, n_in, head_size, |channel| channel % 2 * (head_size / 2) + channel / 2)
+}
+
+/// The way back from [`interleave_pairs`].
+fn separate_pairs(rows: &[f32], n_in: usize, head_size: usize) -> Vec<f32> {
+    reorder(rows, n_in, head_size, |channel| channel % (head_size / 2) * 2 + channel / (head_size / 2))
+}
+
+/// The rows `(heads * head_size, in)` with those of each head in the order in which `from` takes them.
+fn reorder(rows: &[f32], n_in: usize, head_size: usize, from: impl Fn(usize) -> usize) -> Vec<f32> {
     let row = |to: usize| {
-        let (head, channel) = (to / head_size, to % head_size);
-        let from = head * head_size + channel % 2 * (head_size / 2) + channel / 2;
+        let from = to / head_size * head_size + from(to % head_size);
         &rows[from * n_in..(from + 1) * n_in]
     };
     (0..rows.len() / n_in).flat_map(row).copied().collect()
@@ -122,9 +158,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_halves_of_each_head_are_interleaved() {
+    fn the_halves_of_each_head_are_interleaved_and_come_back() {
         let rows = [0., 0., 1., 1., 2., 2., 3., 3., 4., 4., 5., 5., 6., 6., 7., 7.];
-        let order: Vec<f32> = interleave_pairs(&rows, 2, 4).into_iter().step_by(2).collect();
+        let interleaved = interleave_pairs(&rows, 2, 4);
+        let order: Vec<f32> = interleaved.iter().copied().step_by(2).collect();
         assert_eq!(order, [0., 2., 1., 3., 4., 6., 5., 7.]);
+        assert_eq!(separate_pairs(&interleaved, 2, 4), rows);
+        let six: Vec<f32> = (0..6).map(|i| i as f32).collect();
+        assert_eq!(interleave_pairs(&six, 1, 6), [0., 3., 1., 4., 2., 5.]);
+        assert_eq!(separate_pairs(&interleave_pairs(&six, 1, 6), 1, 6), six);
+    }
+
+    #[test]
+    fn vectors_and_positions_stay_f32_and_rows_that_are_no_blocks_f16() {
+        let of = |name: &str, shape: &[usize], kind| {
+            type_of(&StoredTensor { name: name.into(), shape: shape.into(), columns: None }, kind)
+        };
+        for kind in TensorType::ALL {
+            assert_eq!(of("blk.0.attn_qkv.weight", &[3, 64], kind), kind);
+            for (name, shape) in
+                [("blk.0.attn_qkv.bias", &[64][..]), ("output_norm.weight", &[64]), ("position_embd.weight", &[8, 64])]
+            {
+                assert_eq!(of(name, shape, kind), TensorType::F32, "{name}");
+            }
+        }
+        assert_eq!(of("token_embd.weight", &[3, 48], TensorType::Q8_0), TensorType::F16);
+        assert_eq!(of("token_embd.weight", &[3, 48], TensorType::Bf16), TensorType::Bf16);
     }
 }

@@ -2,13 +2,22 @@
 
 /// The byte that a character of GPT-2's alphabet stands for: printable characters of Latin-1 are themselves, and the others are
 /// the characters from U+0100 on, in order.
-pub(super) fn byte_of(ch: char) -> Option<u8> {
+pub(crate) fn byte_of(ch: char) -> Option<u8> {
     let code = u32::from(ch);
     if let Some(byte) = u8::try_from(code).ok().filter(|&byte| is_itself(byte)) {
         return Some(byte);
     }
     let place = code.checked_sub(0x100)? as usize;
     (0..=u8::MAX).filter(|&byte| !is_itself(byte)).nth(place)
+}
+
+/// The character that stands for a byte: the way back from [`byte_of`].
+pub(crate) fn char_of(byte: u8) -> char {
+    if is_itself(byte) {
+        return char::from(byte);
+    }
+    let place = (0..byte).filter(|&byte| !is_itself(byte)).count() as u32;
+    char::from_u32(0x100 + place).unwrap_or(char::REPLACEMENT_CHARACTER) // all are characters
 }
 
 fn is_itself(byte: u8) -> bool {
@@ -41,6 +50,7 @@ mod tests {
         for (ch, byte) in [('a', b'a'), ('Ġ', b' '), ('Ċ', b'\n'), ('Ã', 0xC3), ('Ń', 0xAD)] {
             assert_eq!(byte_of(ch), Some(byte), "{ch}");
         }
+        assert!((0..=u8::MAX).all(|byte| byte_of(char_of(byte)) == Some(byte)));
         assert!([' ', '\n', 'ń', '€'].iter().all(|&ch| byte_of(ch).is_none()));
     }
 

@@ -38,7 +38,7 @@ impl CharTable {
         Ok(Self::new(('\0'..=char::MAX).filter(|&ch| seen[ch as usize]).collect(), with_end_of_text))
     }
 
-    fn new(chars: Vec<char>, with_end_of_text: bool) -> Self {
+    pub(super) fn new(chars: Vec<char>, with_end_of_text: bool) -> Self {
         let ids: HashMap<char, u32> = chars.iter().copied().zip(0..).collect();
         let mut ascii_ids = [u32::MAX; 128];
         for (slot, ch) in ascii_ids.iter_mut().zip('\0'..) {

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 mod bpe;
-mod byte_level;
+pub(crate) mod byte_level;
 mod char;
 mod encode;
 mod library;
@@ -27,7 +27,7 @@ use self::{char::CharTable, library::Library};
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The token that ends a text in GPT-2's vocabulary.
-const END_OF_TEXT: &str = "<|endoftext|>";
+pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// A piece of a text that comes in pieces, and may be cut into documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +164,12 @@ impl Tokenizer {
     fn of_table(table: CharTable) -> Self {
         let json = table.to_json();
         Self::new(Inner::Char(Box::new(table)), json)
+    }
+
+    /// A tokenizer of these characters, in the order of their ids, and maybe of a token that ends a text; none may be there
+    /// twice.
+    pub(crate) fn of_chars(chars: Vec<char>, with_end_of_text: bool) -> Self {
+        Self::of_table(CharTable::new(chars, with_end_of_text))
     }
 
     /// A byte-level BPE of at most `vocab_size` tokens, trained on a text that comes in pieces: the 256 bytes, then

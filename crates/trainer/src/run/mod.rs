@@ -161,6 +161,9 @@ impl RunDir {
     pub fn open(path: &Path) -> Result<Self> {
         let not_a_run =
             |reason: &str| ModelError::NotAModelFolder { path: path.to_owned(), reason: reason.into() }.into();
+        if path.is_file() {
+            return Err(not_a_run("it is a file, which says nothing of how its model was trained"));
+        }
         if !path.is_dir() {
             return Err(not_a_run("there is no such folder"));
         }

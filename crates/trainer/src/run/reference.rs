@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tinygpt_model::{GptConfig, ModelFolder, Tokenizer, checkpoint::WEIGHTS_FILE};
+use tinygpt_model::{GptConfig, ModelFolder, Tokenizer};
 
 use super::LoopState;
 use crate::{
@@ -38,7 +38,7 @@ impl OpenReference {
         };
         let folder = ModelFolder::new(&path);
         let (config, params) = folder.read()?;
-        let weights = path.join(WEIGHTS_FILE);
+        let weights = folder.weights_path();
         let hash = Digest::of_file(&weights).map_err(TrainError::io("read", &weights))?.to_string();
         let reference = Reference { config, params, weight };
         Ok(Some(Self { tokenizer: folder.read_tokenizer()?, path, hash, reference }))

@@ -1,24 +1,15 @@
-//! A tokenizer in GGUF's metadata: llama.cpp's byte-level BPE, of the model `gpt2` and the words `gpt-2`. A table of
-//! characters is one too, whose only merges are those of the bytes of one character.
+//! A tokenizer as GGUF's metadata.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::GgufValue;
+use super::{WORDS, Words, kinds, merges_of_char};
 use crate::{
     ModelError, Result, Tokenizer,
-    tokenizer::{TokenizerError, TokenizerFamily},
+    gguf::writer::GgufValue,
+    tokenizer::{TokenizerError, TokenizerFamily, byte_level::char_of},
 };
-
-/// llama.cpp's `llama_token_type`: of text,
-const NORMAL: i32 = 1;
-/// of a token that is no text,
-const CONTROL: i32 = 3;
-/// of one that is found in a text before it is cut into words,
-const USER_DEFINED: i32 = 4;
-/// and of an id that stands for nothing.
-const UNUSED: i32 = 5;
 
 /// The vocabulary by id, and the merges, most frequent first, of byte-level BPE.
 #[derive(Debug, PartialEq)]
@@ -32,28 +23,30 @@ struct Vocabulary {
 ///
 /// # Errors
 /// [`ModelError::NoGguf`] for a tokenizer of another kind, or one of more tokens than the model has.
-pub(super) fn describe(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(String, GgufValue)>> {
+pub(in crate::gguf) fn describe(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(String, GgufValue)>> {
     let no_gguf = |reason: &str| ModelError::NoGguf { reason: reason.into() };
     if tokenizer.vocab_size() > vocab_size {
         return Err(no_gguf("its tokenizer has more tokens than its embedding has rows"));
     }
     let json: Value = serde_json::from_slice(tokenizer.json())
         .map_err(|e| TokenizerError::Malformed { origin: "tokenizer.json".into(), reason: e.to_string() })?;
-    let vocabulary = match tokenizer.kind() {
-        TokenizerFamily::Char => of_chars(&json, vocab_size),
-        TokenizerFamily::Bpe => of_bpe(&json, vocab_size),
-        TokenizerFamily::Other => {
-            return Err(no_gguf(
-                "its tokenizer is neither one of characters nor a byte-level BPE that cuts text into words as GPT-2 does",
-            ));
-        }
+    let (words, vocabulary) = if tokenizer.kind() == TokenizerFamily::Char {
+        (&WORDS[0], of_chars(&json, vocab_size))
+    } else {
+        let words = words_of(&json).ok_or_else(|| {
+            no_gguf(
+                "its tokenizer is neither one of characters nor a byte-level BPE that cuts text into words as GPT-2, Llama 3 or \
+                 Qwen does",
+            )
+        })?;
+        (words, of_bpe(&json, vocab_size))
     };
     let Vocabulary { tokens, types, merges } =
         vocabulary.ok_or_else(|| no_gguf("its tokenizer.json has tokens or merges that are not understood"))?;
     let boundary = tokenizer.end_of_text().unwrap_or_else(|| tokenizer.start_token());
     let keys = [
         ("model", GgufValue::String("gpt2".into())),
-        ("pre", GgufValue::String("gpt-2".into())),
+        ("pre", GgufValue::String(words.names[0].into())),
         ("tokens", GgufValue::Strings(tokens)),
         ("token_type", GgufValue::I32s(types)),
         ("merges", GgufValue::Strings(merges)),
@@ -64,10 +57,44 @@ pub(super) fn describe(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(
     Ok(keys.map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).into())
 }
 
+/// How a `tokenizer.json` of a byte-level BPE cuts text into words, where llama.cpp knows that way, and does the same behind it.
+fn words_of(json: &Value) -> Option<&'static Words> {
+    let is = |value: &Value, key: &str, expected: bool| value[key].as_bool().unwrap_or(!expected) == expected;
+    let is_byte_level = |value: &Value| value["type"] == "ByteLevel" && is(value, "add_prefix_space", false);
+    let pre_tokenizer = &json["pre_tokenizer"];
+    let pattern = match pre_tokenizer["pretokenizers"].as_array().map(Vec::as_slice) {
+        None if is_byte_level(pre_tokenizer) && pre_tokenizer["use_regex"] != false => None,
+        Some([split, level])
+            if pre_tokenizer["type"] == "Sequence"
+                && split["type"] == "Split"
+                && split["behavior"] == "Isolated"
+                && split["invert"] != true
+                && is_byte_level(level)
+                && is(level, "use_regex", false) =>
+        {
+            Some(split["pattern"]["Regex"].as_str()?)
+        }
+        _ => return None,
+    };
+    let words = WORDS.iter().find(|words| words.pattern == pattern)?;
+    let model = &json["model"];
+    let absent = |key: &str| model[key].as_str().unwrap_or_default().is_empty();
+    let same_merges = (model["ignore_merges"] == true) == words.ignores_merges;
+    let plain = model["dropout"].as_f64().unwrap_or(0.0) == 0.0
+        && model["byte_fallback"] != true
+        && ["continuing_subword_prefix", "end_of_word_suffix"].into_iter().all(absent);
+    // llama.cpp leaves out the normalizer of Qwen, which composes characters (NFC).
+    let normalizer = json["normalizer"].is_null() || pattern.is_some() && json["normalizer"]["type"] == "NFC";
+    let strips = |token: &Value| ["lstrip", "rstrip", "single_word"].iter().any(|key| token[key] == true);
+    let added_alone = !json["added_tokens"].as_array().into_iter().flatten().any(strips);
+    let decoder = json["decoder"]["type"] == "ByteLevel";
+    (model["type"] == "BPE" && same_merges && plain && normalizer && added_alone && decoder).then_some(words)
+}
+
 impl Vocabulary {
     fn unused(vocab_size: usize) -> Self {
         let tokens = (0..vocab_size).map(|id| format!("[PAD{id}]")).collect();
-        Self { tokens, types: vec![UNUSED; vocab_size], merges: Vec::new() }
+        Self { tokens, types: vec![kinds::UNUSED; vocab_size], merges: Vec::new() }
     }
 
     fn set(&mut self, id: &Value, token: String, kind: i32) -> Option<()> {
@@ -80,7 +107,7 @@ impl Vocabulary {
     /// Sets the tokens that are found before a text is cut into words.
     fn set_added(&mut self, json: &Value) -> Option<()> {
         for added in json["added_tokens"].as_array().into_iter().flatten() {
-            let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
+            let kind = if added["special"] == true { kinds::CONTROL } else { kinds::USER_DEFINED };
             self.set(&added["id"], added["content"].as_str()?.to_owned(), kind)?;
         }
         Some(())
@@ -91,7 +118,7 @@ impl Vocabulary {
 fn of_bpe(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
     let mut vocabulary = Vocabulary::unused(vocab_size);
     for (token, id) in json["model"]["vocab"].as_object()? {
-        vocabulary.set(id, token.clone(), NORMAL)?;
+        vocabulary.set(id, token.clone(), kinds::NORMAL)?;
     }
     vocabulary.set_added(json)?;
     for merge in json["model"]["merges"].as_array()? {
@@ -104,48 +131,24 @@ fn of_bpe(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
     Some(vocabulary)
 }
 
-/// A table of characters. UTF-8 says where a character begins, so its bytes are merged with each other alone. The beginning
-/// of a character is no token itself, which llama.cpp does not ask for.
+/// A table of characters. The beginning of a character is no token itself, which llama.cpp does not ask for.
 fn of_chars(json: &Value, vocab_size: usize) -> Option<Vocabulary> {
     let mut vocabulary = Vocabulary::unused(vocab_size);
     let mut known = HashSet::new();
-    for (char, id) in json["model"]["vocab"].as_object()? {
-        let bytes: Vec<char> = char.bytes().map(byte_char).collect();
-        for end in 1..bytes.len() {
-            let merge = format!("{} {}", bytes[..end].iter().collect::<String>(), bytes[end]);
-            if known.insert(merge.clone()) {
-                vocabulary.merges.push(merge);
-            }
+    for (text, id) in json["model"]["vocab"].as_object()? {
+        for char in text.chars() {
+            vocabulary.merges.extend(merges_of_char(char).into_iter().filter(|merge| known.insert(merge.clone())));
         }
-        vocabulary.set(id, bytes.into_iter().collect(), NORMAL)?;
+        vocabulary.set(id, text.bytes().map(char_of).collect(), kinds::NORMAL)?;
     }
     vocabulary.set_added(json)?;
     Some(vocabulary)
-}
-
-/// The character that stands for a byte in byte-level BPE (`bytes_to_unicode` of GPT-2): itself where it is printed, and one
-/// behind the first 256 elsewhere.
-fn byte_char(byte: u8) -> char {
-    let printed = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    if printed(&byte) {
-        return char::from(byte);
-    }
-    let before = (0..byte).filter(|byte| !printed(byte)).count() as u32;
-    char::from_u32(256 + before).unwrap_or(char::REPLACEMENT_CHARACTER) // all are characters
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tokenizer::Piece;
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-
-    #[test]
-    fn bytes_have_the_characters_of_byte_level_bpe() {
-        let ours: HashSet<char> = (0..=u8::MAX).map(byte_char).collect();
-        assert_eq!(ours, ByteLevel::alphabet().into_iter().collect());
-        assert_eq!([b'a', b' ', b'\n', 0xC3].map(byte_char), ['a', 'Ġ', 'Ċ', 'Ã']);
-    }
 
     fn value<'a>(keys: &'a [(String, GgufValue)], key: &str) -> &'a GgufValue {
         &keys.iter().find(|(name, _)| name == &format!("tokenizer.ggml.{key}")).unwrap().1
