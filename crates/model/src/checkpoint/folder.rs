@@ -11,9 +11,11 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format, config_json,
+    CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format,
+    config_json::{self, Description},
     layout::{Layout, stored_tensors},
-    tensors::{read_params, write_tensors},
+    tensors::write_tensors,
+    weight_files::{self, WEIGHTS_INDEX, WeightFiles},
 };
 use crate::{
     GptConfig, ModelError, Result,
@@ -22,13 +24,14 @@ use crate::{
     param_specs,
     params::check_values,
     plan::Role,
-    tokenizer::{TOKENIZER_FILE, Tokenizer},
+    tokenizer::{GPT2_FILES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer},
 };
 
-/// There where Hugging Face's weights are in several files.
-const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 const GENERATION: &str = "generation_config.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// PyTorch's files of weights, in one and in several.
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// A tokenizer of the `sentencepiece` library.
+const SENTENCEPIECE: &str = "tokenizer.model";
 
 /// A folder with a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +66,7 @@ impl ModelFolder {
             atomic::write(&path, (text + "\n").as_bytes())
         };
         atomic::write(&self.path.join(TOKENIZER_FILE), tokenizer.json())?;
-        write_json(TOKENIZER_CONFIG, &tokenizer.tokenizer_config(config.block_size))?;
+        write_json(TOKENIZER_CONFIG_FILE, &tokenizer.tokenizer_config(config.block_size))?;
         write_json(GENERATION, &defaults.to_json(tokenizer.end_of_text()))?;
         Ok(write_json(CONFIG_FILE, &config_json::write(config, tokenizer.end_of_text()))?)
     }
@@ -83,7 +86,7 @@ impl ModelFolder {
                 tensors.insert(stored.name, (stored.shape, values));
             }
         }
-        let zeros = vec![0.0; 4 * config.n_embd];
+        let zeros = vec![0.0; config.hidden().max(3 * config.n_embd)];
         let with_biases = GptConfig { bias: config.bias || config.is_gpt2(), ..config.clone() };
         for spec in param_specs(&with_biases).into_iter().filter(|spec| spec.role == Role::Bias) {
             let n = spec.len();
@@ -100,10 +103,8 @@ impl ModelFolder {
     /// # Errors
     /// When a file is missing, truncated or foreign, or a tensor is missing or has another shape.
     pub fn read(&self) -> Result<(GptConfig, Vec<Vec<f32>>)> {
-        self.check()?;
-        let config = self.read_config()?;
-        let params = self.read_weights(&config)?;
-        Ok((config, params))
+        let (config, weights) = self.map()?;
+        Ok((config, weights.into_values()))
     }
 
     /// Reads the shape of the model and maps its weights.
@@ -112,9 +113,9 @@ impl ModelFolder {
     /// As [`ModelFolder::read`].
     pub fn map(&self) -> Result<(GptConfig, Weights)> {
         self.check()?;
-        let config = self.read_config()?;
-        let weights = Weights::open(&self.path.join(WEIGHTS_FILE), &config)?;
-        Ok((config, weights))
+        let model = self.describe()?;
+        let weights = Weights::new(WeightFiles::open(&self.path)?, &model)?;
+        Ok((model.config, weights))
     }
 
     fn check(&self) -> Result<()> {
@@ -127,13 +128,33 @@ impl ModelFolder {
                 "it is an n-gram model, which `generate`, `eval`, `score` and `compare` take".into(),
             ));
         }
-        for name in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
-            if !self.path.join(name).is_file() {
-                let in_parts = name == WEIGHTS_FILE && self.path.join(WEIGHTS_INDEX).is_file();
-                let why =
-                    if in_parts { "; its weights are in several files, this program reads them from one" } else { "" };
-                return Err(not_a_model(format!("it has no {name}{why}")));
-            }
+        let has = |name: &str| self.path.join(name).is_file();
+        let saved_again = |class: &str| {
+            let python = format!(
+                "import sys, transformers as t; t.{class}.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
+            );
+            format!("python3 -c \"{python}\" {}", shell_word(&self.path))
+        };
+        if !has(CONFIG_FILE) {
+            return Err(not_a_model(format!("it has no {CONFIG_FILE}")));
+        }
+        if !has(WEIGHTS_FILE) && !has(WEIGHTS_INDEX) {
+            let pickle = PICKLES.iter().find(|name| has(name)).map(|name| {
+                let command = saved_again("AutoModelForCausalLM");
+                format!(
+                    ": {name} is a pickle, which can run any program and is not opened here; convert it by {command}"
+                )
+            });
+            return Err(not_a_model(format!("it has no {WEIGHTS_FILE}{}", pickle.unwrap_or_default())));
+        }
+        if !has(TOKENIZER_FILE) && !GPT2_FILES.iter().all(|name| has(name)) {
+            let [vocabulary, merges] = GPT2_FILES;
+            let other = has(SENTENCEPIECE)
+                .then(|| format!("; {SENTENCEPIECE} is not read here, convert it by {}", saved_again("AutoTokenizer")));
+            return Err(not_a_model(format!(
+                "it has no {TOKENIZER_FILE}, nor {vocabulary} with {merges}{}",
+                other.unwrap_or_default()
+            )));
         }
         Ok(())
     }
@@ -143,7 +164,16 @@ impl ModelFolder {
     /// # Errors
     /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
     pub fn read_weights(&self, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
-        read_params(&self.path.join(WEIGHTS_FILE), config, Layout::of_folder(config))
+        let model = Description { config: config.clone(), ..self.describe()? };
+        Ok(Weights::new(WeightFiles::open(&self.path)?, &model)?.into_values())
+    }
+
+    /// The files of the weights: one, or several where an index lists them.
+    ///
+    /// # Errors
+    /// When the index is broken.
+    pub fn weight_files(&self) -> Result<Vec<PathBuf>> {
+        Ok(weight_files::paths(&self.path)?)
     }
 
     /// Reads the shape of the model.
@@ -151,6 +181,10 @@ impl ModelFolder {
     /// # Errors
     /// When `config.json` is missing or broken, or asks for what this program does not do.
     pub fn read_config(&self) -> Result<GptConfig> {
+        Ok(self.describe()?.config)
+    }
+
+    fn describe(&self) -> Result<Description> {
         let path = self.path.join(CONFIG_FILE);
         Ok(config_json::parse(&path, &read_json(&path)?)?)
     }
@@ -158,9 +192,9 @@ impl ModelFolder {
     /// The tokenizer.
     ///
     /// # Errors
-    /// When the file is missing or broken.
+    /// When its files are missing or broken.
     pub fn read_tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::from_file(self.path.join(TOKENIZER_FILE))?)
+        Ok(Tokenizer::from_folder(&self.path)?)
     }
 
     /// The defaults for generation; all absent where there is no such file.
@@ -175,5 +209,25 @@ impl ModelFolder {
         let value: Value = read_json(&path)?;
         check_format(&path, &value)?;
         serde_json::from_value(value).map_err(|e| FileError::content(&path, e).into())
+    }
+}
+
+/// A path as a word of a shell's command.
+fn shell_word(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |ch: char| ch.is_ascii_alphanumeric() || "/._-".contains(ch);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        for (path, word) in [("runs/a-1.b", "runs/a-1.b"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("$(x)", "'$(x)'")]
+        {
+            assert_eq!(shell_word(Path::new(path)), word);
+        }
     }
 }

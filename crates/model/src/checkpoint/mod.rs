@@ -8,6 +8,7 @@ mod folder;
 mod generation;
 pub(crate) mod layout;
 pub mod tensors;
+mod weight_files;
 mod weights;
 
 use std::path::Path;

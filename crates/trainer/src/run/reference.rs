@@ -2,13 +2,13 @@
 
 use std::{fs, path::PathBuf};
 
-use tinygpt_model::{GptConfig, ModelFolder, Tokenizer, checkpoint::WEIGHTS_FILE};
+use tinygpt_model::{GptConfig, ModelFolder, Tokenizer};
 
 use super::LoopState;
 use crate::{
     Result, TrainError,
     config::RunConfig,
-    digest::Digest,
+    digest::Hasher,
     engine::{Objective, Reference},
 };
 
@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct OpenReference {
     path: PathBuf,
     tokenizer: Tokenizer,
-    /// SHA-256 of the file of the weights.
+    /// SHA-256 of the file of the weights, or of all of them in order.
     pub(super) hash: String,
     reference: Reference,
 }
@@ -34,8 +34,11 @@ impl OpenReference {
         let path = PathBuf::from(&config.train.reference);
         let folder = ModelFolder::new(&path);
         let (config, params) = folder.read()?;
-        let weights = path.join(WEIGHTS_FILE);
-        let hash = Digest::of(&fs::read(&weights).map_err(TrainError::io("read", &weights))?).to_string();
+        let mut hasher = Hasher::default();
+        for file in folder.weight_files()? {
+            hasher.update(&fs::read(&file).map_err(TrainError::io("read", &file))?);
+        }
+        let hash = hasher.finish().to_string();
         let reference = Reference { config, params, weight };
         Ok(Some(Self { tokenizer: folder.read_tokenizer()?, path, hash, reference }))
     }
