@@ -3,7 +3,8 @@
 
     python3 scripts/check_elsewhere.py [PROGRAM]     # PROGRAM: target/release/tinygpt, if no other is named
 
-Random small models of both families, tied and untied, with grouped heads:
+Random small models of both families, tied and untied, with grouped heads, heads of their own size, another epsilon and
+scaled angles:
   theirs    built and saved by transformers, in f32 and bf16: loss and greedy text of `tinygpt eval` and `generate`
   gguf      the same, written by `tinygpt export`: logits of transformers, which has read the file
   ours      trained for some steps by `tinygpt train`: loss and greedy text of transformers on the run
@@ -32,6 +33,20 @@ PROMPT, NEW = "One day", 24
 # Its characters are the vocabulary of the models that transformers builds.
 TEXT = "One day a fox, a bear and an owl met by the old mill. \"Who is the fastest?\" asked the fox.\n" * 3
 FAMILIES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+# What a variant has beside the base: keys of transformers, and those of `[model]`.
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=40)
+VARIANTS = {
+    "wide heads": (dict(head_dim=160), {"head_size": 20}),
+    "narrow heads, eps": (dict(head_dim=16, rms_norm_eps=1e-3), {"head_size": 4, "norm_eps": 1e-3}),
+    "llama3": (
+        dict(rope_parameters=LLAMA3 | {"rope_theta": 500.0}),
+        {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_block_size": 40},
+    ),
+    "linear": (
+        dict(rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=500.0)),
+        {"rope_scaling": "linear", "rope_factor": 4.0},
+    ),
+}
 # The reader of GGUF in transformers (up to 5.24) takes the heads of a Qwen3 for ones of 128 channels, whatever the file says.
 HEAD = 128
 GGUF = all(map(importlib.util.find_spec, ["gguf", "accelerate"]))
@@ -87,17 +102,17 @@ class Check:
         different = sum(a != b for a, b in zip(tokens, row[-NEW:], strict=True))
         self.report(name, f"greedy text: other tokens of {NEW}", different, 0)
 
-    def theirs(self, family, tied, kv_heads, dtype):
-        name = f"{family}, {'tied' if tied else 'untied'}, {kv_heads} kv, {str(dtype)[6:]}"
+    def theirs(self, family, tied, kv_heads, dtype, variant=None):
+        name = f"{family}, {variant or ('tied' if tied else 'untied')}, {kv_heads} kv, {str(dtype)[6:]}"
         folder = self.place / name.replace(", ", "-").replace(" ", "-")
         config, model_class = FAMILIES[family]
         vocabulary = tokenizer_json(TEXT)
         torch.manual_seed(1)
-        model = model_class(config(
+        model = model_class(config(**dict(
             vocab_size=len(vocabulary["model"]["vocab"]), hidden_size=4 * HEAD, intermediate_size=96, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=kv_heads, head_dim=HEAD, max_position_embeddings=CONTEXT,
             tie_word_embeddings=tied, rms_norm_eps=1e-6, initializer_range=0.1, bos_token_id=None, eos_token_id=None,
-        )).eval()
+        ) | (VARIANTS[variant][0] if variant else {}))).eval()
         for key, value in model.named_parameters():
             if "norm" in key:  # all ones hide a norm that is left out or in the place of another
                 torch.nn.init.uniform_(value, 0.5, 1.5)
@@ -107,7 +122,7 @@ class Check:
         (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
         self.compare(f"theirs: {name}", folder, model)
-        if GGUF:
+        if GGUF and variant is None:
             alone = self.place / f"{folder.name}-gguf"  # nothing else is there to be read
             alone.mkdir()
             self.tinygpt("export", folder, "--gguf", alone / "model.gguf")
@@ -117,8 +132,8 @@ class Check:
                 difference = (read(ids).logits - model(ids).logits).abs().max().item()
             self.report(f"gguf: {name}", "largest difference of logits", difference)
 
-    def ours(self, family, tied, kv_heads):
-        name = f"{family}, {'tied' if tied else 'untied'}, {kv_heads} kv"
+    def ours(self, family, tied, kv_heads, variant=None):
+        name = f"{family}, {variant or ('tied' if tied else 'untied')}, {kv_heads} kv"
         folder = self.place / f"ours-{name.replace(', ', '-').replace(' ', '-')}"
         keys = {
             "model.norm": "rms", "model.position": "rope", "model.mlp": "swiglu", "model.qk_norm": family == "qwen3",
@@ -126,7 +141,7 @@ class Check:
             "model.n_layer": 2, "model.block_size": CONTEXT, "model.rope_theta": 5000.0, "data.stories_bytes": 30000,
             "train.max_steps": 40, "train.decay_steps": 40, "train.warmup_steps": 5, "train.eval_every": 40,
             "train.eval_batches": 2, "train.lr": 0.01,
-        }
+        } | {f"model.{key}": value for key, value in (VARIANTS[variant][1] if variant else {}).items()}
         sets = [word for key, value in keys.items() for word in ("--set", f"{key}={str(value).lower()}")]
         self.tinygpt("train", "--config", "tiny", "--device", "cpu", "--out", folder, *sets)
         options = dict(output_loading_info=True, ignore_mismatched_sizes=True)
@@ -154,6 +169,9 @@ def main():
             check.theirs(family, tied=False, kv_heads=4, dtype=torch.bfloat16)
             check.ours(family, tied=True, kv_heads=4)
             check.ours(family, tied=False, kv_heads=2)
+            for variant in VARIANTS:
+                check.theirs(family, tied=False, kv_heads=2, dtype=torch.float32, variant=variant)
+                check.ours(family, tied=True, kv_heads=2, variant=variant)
     sys.exit("check_elsewhere: not the same" if check.failed else 0)
 
 

@@ -5,10 +5,11 @@
     /tmp/venv/bin/pip install torch numpy safetensors transformers   # the CPU build of torch does
     /tmp/venv/bin/python scripts/make_reference.py [OUT_FOLDER]      # default: tests/fixtures
 
-Eight files: `reference_gelu_nobias.safetensors` (exact GELU, no biases), `reference_gelu_new_bias.safetensors` (tanh GELU,
+Ten files: `reference_gelu_nobias.safetensors` (exact GELU, no biases), `reference_gelu_new_bias.safetensors` (tanh GELU,
 biases), and for the keys of `[model]` that GPT-2 lacks: `reference_rms_norm`, `reference_rope`, `reference_untied`,
 `reference_relu2_cap` (squared ReLU, another width, capped logits) and `reference_qwen3` (RMSNorm, RoPE, QK-norm, SwiGLU, grouped
-heads). `reference_muon` is the last of these, updated by Muon.
+heads). `reference_muon` is the last of these, updated by Muon. `reference_rope_linear` and `reference_rope_llama3` have heads that do
+not share out the channels, another epsilon, and scaled angles.
 The model below is PyTorch code of its own and shares nothing with the Rust. Initial weights are
 drawn in float32; everything after that is computed in float64 and rounded to float32 once, when it is stored.
 In each file:
@@ -55,15 +56,26 @@ VARIANTS = {
     "reference_muon": dict(
         bias=False, mlp="swiglu", clip=2.2, seed=4, norm="rms", position="rope", rope_theta=100.0, n_head=2, n_kv_head=1,
         qk_norm=True, mlp_hidden=26, optimizer="muon", lr_matrices=2e-2, muon_momentum=0.9, muon_steps=3),
+    "reference_rope_linear": dict(
+        bias=True, activation="gelu_new", clip=1.5, seed=4, norm_eps=1e-2, position="rope", rope_theta=100.0,
+        rope_scaling="linear", rope_factor=4.0, n_head=2, head_size=6),
+    "reference_rope_llama3": dict(
+        bias=False, mlp="swiglu", clip=2.9, seed=4, norm="rms", norm_eps=1e-2, position="rope", rope_theta=100.0,
+        rope_scaling="llama3", rope_factor=8.0, rope_low_freq_factor=1.0, rope_high_freq_factor=4.0, rope_original_block_size=40,
+        n_head=2, head_size=6, n_kv_head=1, qk_norm=True, mlp_hidden=26),
 }
 # What belongs to the optimizer.
 OF_TRAINING = ("clip", "seed", "optimizer", "lr_matrices", "muon_momentum", "muon_steps")
 
 
+def head_size(cfg):
+    return cfg.get("head_size", cfg["n_embd"] // cfg["n_head"])
+
+
 def init_params(cfg, rng):
     """Initial weights by name, float32. Larger than GPT-2's, so that attention and the norms are far from trivial."""
     C, params = cfg["n_embd"], {}
-    hs = C // cfg["n_head"]
+    hs = head_size(cfg)
     kv = cfg.get("n_kv_head", cfg["n_head"]) * hs
     hidden = cfg.get("mlp_hidden", 4 * C)
     gated = cfg.get("mlp") == "swiglu"
@@ -87,11 +99,11 @@ def init_params(cfg, rng):
     for i in range(cfg["n_layer"]):
         h = f"transformer.h.{i}"
         norm(f"{h}.ln_1")
-        linear(f"{h}.attn.c_attn", C, C + 2 * kv, std=0.24)
+        linear(f"{h}.attn.c_attn", C, cfg["n_head"] * hs + 2 * kv, std=0.24)
         if cfg.get("qk_norm"):
             norm(f"{h}.attn.q_norm", hs)
             norm(f"{h}.attn.k_norm", hs)
-        linear(f"{h}.attn.c_proj", C, C, std=0.12)
+        linear(f"{h}.attn.c_proj", cfg["n_head"] * hs, C, std=0.12)
         norm(f"{h}.ln_2")
         linear(f"{h}.mlp.c_fc", C, 2 * hidden if gated else hidden, std=0.36)
         linear(f"{h}.mlp.c_proj", hidden, C, std=0.16)
@@ -101,11 +113,32 @@ def init_params(cfg, rng):
     return params
 
 
+def scaled(cfg, rate):
+    """Angles for each position: Chen et al., 2023, and `apply_scaling` of Meta's llama-models for Llama 3.1."""
+    factor = cfg.get("rope_factor")
+    if cfg.get("rope_scaling") == "linear":
+        return rate / factor
+    if cfg.get("rope_scaling") != "llama3":
+        return rate
+    old, low, high = (cfg[f"rope_{key}"] for key in ("original_block_size", "low_freq_factor", "high_freq_factor"))
+    new = []
+    for freq in rate.tolist():
+        wavelen = 2 * math.pi / freq
+        if wavelen < old / high:
+            new.append(freq)
+        elif wavelen > old / low:
+            new.append(freq / factor)
+        else:
+            smooth = (old / wavelen - low) / (high - low)
+            new.append((1 - smooth) * freq / factor + smooth * freq)
+    return torch.tensor(new, dtype=torch.float64)
+
+
 def forward(cfg, p, ids):
     """Logits (batch, time, vocabulary): GPT-2 with pre-norm blocks; positions, norms and head as the keys say."""
     (B, T), C, H = ids.shape, cfg["n_embd"], cfg["n_head"]
     K = cfg.get("n_kv_head", H)
-    hs = C // H
+    hs = head_size(cfg)
     rope, mlp, cap = cfg.get("position") == "rope", cfg.get("mlp", cfg.get("activation")), cfg.get("logit_cap", 0)
 
     def linear(name, x):
@@ -114,9 +147,9 @@ def forward(cfg, p, ids):
 
     def norm(name, x):
         if cfg.get("norm") == "rms":
-            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * p[f"{name}.weight"]
+            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + cfg.get("norm_eps", 1e-6)) * p[f"{name}.weight"]
         centred = x - x.mean(-1, keepdim=True)
-        y = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * p[f"{name}.weight"]
+        y = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + cfg.get("norm_eps", 1e-5)) * p[f"{name}.weight"]
         return y + p[f"{name}.bias"] if cfg["bias"] else y
 
     def activation(x):
@@ -130,11 +163,11 @@ def forward(cfg, p, ids):
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
     def rotate(x):
-        """Channel i of a head, paired with channel i + hs / 2, turns by position * theta^(-2 i / hs)."""
+        """Channel i of a head, paired with channel i + hs / 2, turns by position * theta^(-2 i / hs), scaled."""
         if not rope:
             return x
         half = hs // 2
-        rate = cfg["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
+        rate = scaled(cfg, cfg["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half))
         angle = torch.arange(T, dtype=torch.float64)[:, None] * rate
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         a, b = x.split(half, dim=-1)
@@ -147,14 +180,14 @@ def forward(cfg, p, ids):
     for i in range(cfg["n_layer"]):
         h = f"transformer.h.{i}"
         qkv = linear(f"{h}.attn.c_attn", norm(f"{h}.ln_1", x))
-        q, k, v = (part.view(B, T, -1, hs).transpose(1, 2) for part in qkv.split([C, K * hs, K * hs], dim=-1))
+        q, k, v = (part.view(B, T, -1, hs).transpose(1, 2) for part in qkv.split([H * hs, K * hs, K * hs], dim=-1))
         if cfg.get("qk_norm"):
             q, k = norm(f"{h}.attn.q_norm", q), norm(f"{h}.attn.k_norm", k)
         if K != H:
             k, v = (part.repeat_interleave(H // K, dim=1) for part in (k, v))
         scores = rotate(q) @ rotate(k).transpose(-2, -1) / math.sqrt(hs)
         mixed = scores.masked_fill(future, -math.inf).softmax(-1) @ v
-        x = x + linear(f"{h}.attn.c_proj", mixed.transpose(1, 2).reshape(B, T, C))
+        x = x + linear(f"{h}.attn.c_proj", mixed.transpose(1, 2).reshape(B, T, H * hs))
         x = x + linear(f"{h}.mlp.c_proj", activation(linear(f"{h}.mlp.c_fc", norm(f"{h}.ln_2", x))))
     head = p["transformer.wte.weight" if cfg.get("tie_embeddings", True) else "lm_head.weight"]
     logits = norm("transformer.ln_f", x) @ head.T
@@ -193,11 +226,11 @@ POLAR_EXPRESS = [
 
 def muon_step(cfg, train, lr, name, w, momentum):
     """Jordan et al., 2024, for a matrix (in, out); layers that lie side by side are matrices of their own."""
-    hs = cfg["n_embd"] // cfg["n_head"]
+    hs = head_size(cfg)
     kv = cfg.get("n_kv_head", cfg["n_head"]) * hs
     parts = [w.shape[1]]
     if name.endswith("attn.c_attn.weight"):
-        parts = [cfg["n_embd"], kv, kv]
+        parts = [cfg["n_head"] * hs, kv, kv]
     elif name.endswith("mlp.c_fc.weight") and cfg.get("mlp") == "swiglu":
         parts = [w.shape[1] // 2] * 2
     mu = train["muon_momentum"]

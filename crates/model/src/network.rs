@@ -11,11 +11,12 @@ use crate::{
     plan::{Network, NetworkBuilder},
 };
 
-/// The network of a configuration. Shapes are those of one sequence of `T` positions, with `C = n_embd`; with fewer heads of
-/// keys and values than of queries, `3C` is less.
+/// The network of a configuration. Shapes are those of one sequence of `T` positions, with `C = n_embd`, and `A = n_head * head_size`,
+/// which is `C` unless `head_size` says otherwise; with fewer heads of keys and values than of queries, `3A` is less.
 pub fn network(config: &GptConfig) -> Network {
     let c = config.n_embd;
     let (heads, hidden) = (config.heads(), config.hidden());
+    let [a, ..] = heads.qkv();
     let std = |n_in, n_out| config.init.std(n_in, n_out);
     // GPT-2 scales the projections back into the residual stream, so that its variance does not grow with depth.
     let residual_std = |n_in| std(n_in, c) / (2.0 * config.n_layer as f64).sqrt();
@@ -35,15 +36,15 @@ pub fn network(config: &GptConfig) -> Network {
 
         // x + attention(norm(x))
         let h = norm(&mut net, x, &name("ln_1")); // (T, C)
-        let mut h = net.linears(h, &name("attn.c_attn"), &heads.qkv(), std(c, c)); // (T, 3C): queries, keys, values
+        let mut h = net.linears(h, &name("attn.c_attn"), &heads.qkv(), std(c, a)); // (T, 3A): queries, keys, values
         if config.qk_norm {
-            h = net.qk_norm(h, heads, &name("attn")); // (T, 3C)
+            h = net.qk_norm(h, heads, &name("attn")); // (T, 3A)
         }
         if config.position == Position::Rope {
-            h = net.rope(h, heads, config.rope_theta); // (T, 3C)
+            h = net.rope(h, heads, config.rope_frequencies()); // (T, 3A)
         }
-        let h = net.attention(h, heads, DropoutSite::Attention(layer)); // (T, C)
-        let h = net.linear(h, &name("attn.c_proj"), c, residual_std(c)); // (T, C)
+        let h = net.attention(h, heads, DropoutSite::Attention(layer)); // (T, A)
+        let h = net.linear(h, &name("attn.c_proj"), c, residual_std(a)); // (T, C)
         let h = net.dropout(h, DropoutSite::AttentionResidual(layer));
         x = net.add(x, h);
 

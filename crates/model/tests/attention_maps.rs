@@ -11,12 +11,13 @@ use tinygpt_model::{
 
 const T: usize = 7;
 
-fn configs() -> [GptConfig; 4] {
+fn configs() -> [GptConfig; 5] {
     let gpt2 = GptConfig { bias: true, ..shape(11, 9, 2, 3, 4) };
     let rope = GptConfig { position: Position::Rope, rope_theta: 50.0, ..shape(11, 9, 2, 2, 6) };
     let grouped = GptConfig { n_kv_head: 2, ..shape(11, 9, 1, 4, 4) };
     let qwen3 = GptConfig { norm: Norm::Rms, qk_norm: true, n_kv_head: 1, ..rope.clone() };
-    [gpt2, rope, grouped, qwen3]
+    let own_size = GptConfig { head_size: 10, norm_eps: 0.05, ..qwen3.clone() };
+    [gpt2, rope, grouped, qwen3, own_size]
 }
 
 /// The model, and its parameters by name. What blocks add is zero, so that each reads the embeddings.
@@ -67,7 +68,8 @@ fn expected(
             let row =
                 |i: usize| f64::from(wte[id as usize * c + i]) + wpe.as_ref().map_or(0.0, |wpe| wpe[at * c + i].into());
             let x: Vec<f64> = (0..c).map(row).collect();
-            let (centred, eps) = if config.norm == Norm::Layer { (true, 1e-5) } else { (false, 1e-6) };
+            let own = |default| if config.norm_eps == 0.0 { default } else { config.norm_eps };
+            let (centred, eps) = if config.norm == Norm::Layer { (true, own(1e-5)) } else { (false, own(1e-6)) };
             let x = normed(&x, &of("ln_1.weight").unwrap(), of("ln_1.bias").as_deref(), centred, eps);
             let y = |j: usize| {
                 let product: f64 = x.iter().enumerate().map(|(i, x)| x * f64::from(w[i * cols + j])).sum();
@@ -77,7 +79,7 @@ fn expected(
                 let mut z: Vec<f64> = (head * hs..(head + 1) * hs).map(y).collect();
                 if config.qk_norm {
                     let name = if head < config.n_head { "attn.q_norm.weight" } else { "attn.k_norm.weight" };
-                    z = normed(&z, &of(name).unwrap(), None, false, 1e-6);
+                    z = normed(&z, &of(name).unwrap(), None, false, own(1e-6));
                 }
                 if config.position == Position::Rope {
                     for i in 0..hs / 2 {

@@ -42,6 +42,8 @@ fn random_shape(random: &mut Random) -> GptConfig {
         position: if random.coin() && head_size % 2 == 0 { Position::Rope } else { Position::Learned },
         rope_theta: 100.0,
         tie_embeddings: random.coin(),
+        head_size: if random.coin() { head_size + 2 } else { 0 },
+        norm_eps: if random.coin() { 0.01 } else { 0.0 },
         ..shape(random.between(2, 40), random.between(1, 20), random.between(1, 3), n_head, head_size)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tinygpt_model::{
     Checkpoint, ContextPolicy, GenerationDefaults, GptConfig, Mlp, ModelFolder, Tokenizer, TokenizerError,
     checkpoint::open_decoder,
-    config::{InitScheme, Norm, Position},
+    config::{InitScheme, Norm, Position, RopeScaling},
     cpu::WeightFormat,
     param_specs,
 };
@@ -29,6 +29,18 @@ pub(crate) fn llama(qk_norm: bool) -> GptConfig {
         mlp: Mlp::Swiglu,
         qk_norm,
         ..GptConfig::default()
+    }
+}
+
+/// The network with the angles of Llama 3.1.
+pub(crate) fn llama3(config: &GptConfig) -> GptConfig {
+    GptConfig {
+        rope_theta: 500_000.0,
+        rope_scaling: RopeScaling::Llama3,
+        rope_factor: 8.0,
+        rope_high_freq_factor: 3.5,
+        rope_original_block_size: 4,
+        ..config.clone()
     }
 }
 
@@ -69,6 +81,9 @@ fn a_qwen3_and_a_llama_come_back_as_they_were_written() {
         for config in [
             GptConfig { tie_embeddings: false, rope_theta: 12_345.5, ..config.clone() },
             GptConfig { mlp_hidden: 5, n_kv_head: 0, dropout: 0.25, ..config.clone() },
+            GptConfig { norm_eps: 1e-5, head_size: 6, ..config.clone() },
+            GptConfig { rope_scaling: RopeScaling::Linear, rope_factor: 2.5, ..config.clone() },
+            llama3(&config),
             GptConfig { n_kv_head: 1, ..config },
         ] {
             let dir = tempfile::tempdir().unwrap();
@@ -187,19 +202,34 @@ fn folders_that_others_wrote_open_in_every_type_of_numbers_and_with_the_defaults
     assert_eq!(Checkpoint::open(&dir).unwrap().config().rope_theta, 777.0);
 }
 
+/// Angles of a kind that is not computed here.
+fn yarn(rope_type: &str) -> Value {
+    json!({ "rope_type": rope_type, "factor": 4.0, "original_max_position_embeddings": 4 })
+}
+
 #[test]
 fn what_is_not_computed_here_is_refused_by_name_with_what_is() {
     for qk_norm in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &llama(qk_norm));
         for (key, value, supported) in [
-            ("head_dim", json!(8), "hidden_size / num_attention_heads = 16 / 4 only"),
-            ("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }), "supports"),
+            ("head_dim", json!(5), "must be even"),
+            ("head_dim", json!(0), "it must be at least 1"),
+            ("head_dim", json!("4"), "is missing or not a number"),
+            ("rope_scaling", json!({ "type": "linear", "factor": 4.0 }), "have different values of `rope_type`"),
+            ("rope_parameters", yarn("yarn"), "`rope_type` is \"yarn\"; this program supports \"default\", \"linear\""),
+            ("rope_parameters", yarn("dynamic"), "`rope_type` is \"dynamic\"; this program supports"),
+            ("rope_parameters", yarn("longrope"), "`rope_type` is \"longrope\"; this program supports"),
+            ("rope_parameters", json!({ "rope_type": "linear" }), "`factor` is missing"),
+            ("rope_parameters", json!({ "rope_type": "linear", "factor": "x" }), "`factor` is \"x\", not a number"),
+            ("rope_parameters", json!({ "rope_type": "linear", "factor": 0.5 }), "must be at least 1"),
+            ("rope_parameters", json!({ "rope_type": "llama3", "factor": 8.0 }), "`low_freq_factor` is missing"),
             (
                 "rope_parameters",
-                json!({ "rope_type": "llama3" }),
-                "`rope_type` is \"llama3\"; this program supports \"default\"",
+                json!({ "rope_type": "linear", "factor": 2.0, "beta_fast": 32 }),
+                "`beta_fast` is 32; with `rope_type` \"linear\" there is none",
             ),
+            ("rope_parameters", json!({ "rope_type": "default", "partial_rotary_factor": 0.5 }), "supports 1.0 only"),
             ("rope_parameters", json!({ "rope_type": "default", "factor": 2.0 }), "`factor` is 2.0"),
             ("rope_parameters", json!("none"), "`rope_parameters` is \"none\"; this program supports null only"),
             ("rope_parameters", json!({ "rope_theta": "x" }), "`rope_theta` is \"x\", not a number"),
@@ -208,7 +238,9 @@ fn what_is_not_computed_here_is_refused_by_name_with_what_is() {
             ("hidden_act", json!("gelu"), "\"silu\" only"),
             ("use_sliding_window", json!(true), "false only"),
             ("layer_types", json!(["full_attention", "sliding_attention"]), "\"full_attention\" only"),
-            ("rms_norm_eps", json!(1e-5), "1e-6 only"),
+            ("rms_norm_eps", json!(0), "`rms_norm_eps` is 0; it must be at least 1e-12"),
+            ("rms_norm_eps", json!(2.0), "between 1e-12 and 1"),
+            ("rms_norm_eps", json!("1e-6"), "not a number"),
             ("quantization_config", json!({ "bits": 4 }), "null only"),
             ("num_key_value_heads", json!(0), "it must be at least 1"),
             ("num_key_value_heads", json!(3), "must divide n_head"),
@@ -216,7 +248,9 @@ fn what_is_not_computed_here_is_refused_by_name_with_what_is() {
             ("hidden_size", json!("16"), "is missing or not a number"),
         ] {
             let message = refusal(dir.path(), key, value);
-            let named = [key, "n_kv_head", "`rope_theta`"].iter().any(|key| message.contains(key));
+            let named = [key, "n_kv_head", "`rope_theta`", "model.head_size", "model.rope_factor", "model.norm_eps"]
+                .iter()
+                .any(|key| message.contains(key));
             assert!(named && message.contains(supported), "{key}: {message}");
             assert!(message.contains("config.json: "), "{message}");
         }
@@ -226,12 +260,85 @@ fn what_is_not_computed_here_is_refused_by_name_with_what_is() {
 #[test]
 fn a_qwen3_without_a_head_dim_has_that_of_transformers() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &llama(true));
+    let written = GptConfig { head_size: 128, ..llama(true) };
+    write(dir.path(), &written);
     let mut config = read_config(dir.path());
     config.as_object_mut().unwrap().remove("head_dim");
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let message = Checkpoint::open(&dir).unwrap_err().to_string();
-    assert!(message.contains("`head_dim` is 128 (as it is missing)"), "{message}");
+    assert_eq!(Checkpoint::open(&dir).unwrap().config(), &written);
+}
+
+/// The keys of Llama 3.1 and of Llama 2 with interpolated positions, as `transformers` 4 and 5 write them.
+#[test]
+fn scaled_angles_are_read_in_both_spellings() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &llama(false));
+    let base = read_config(dir.path());
+    let scaled = llama3(&llama(false));
+    let linear = GptConfig { rope_scaling: RopeScaling::Linear, rope_factor: 4.0, ..llama(false) };
+    let original = "original_max_position_embeddings";
+    let factors = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 3.5, original: 4,
+    });
+    let with_theta = |mut object: Value| {
+        object["rope_theta"] = json!(500_000.0);
+        object
+    };
+    let without_original = |mut object: Value| {
+        object.as_object_mut().unwrap().remove(original);
+        object
+    };
+    let context = GptConfig { rope_original_block_size: 8, ..scaled.clone() };
+    for (keys, expected) in [
+        (json!({ "rope_scaling": factors, "rope_theta": 500_000.0 }), &scaled),
+        (json!({ "rope_parameters": with_theta(factors.clone()) }), &scaled),
+        (json!({ "rope_scaling": factors, "rope_parameters": with_theta(factors.clone()) }), &scaled),
+        // Where it is in neither, `transformers` takes the context of the model, unless one stands beside the angles.
+        (json!({ "rope_parameters": with_theta(without_original(factors.clone())) }), &context),
+        (json!({ "rope_parameters": with_theta(without_original(factors.clone())), original: 4 }), &scaled),
+        (json!({ "rope_scaling": { "type": "linear", "factor": 4 } }), &linear),
+        (json!({ "rope_parameters": { "rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0 } }), &linear),
+        (json!({ "rope_scaling": { "type": "linear", "rope_type": "linear", "factor": 4.0, original: 4 } }), &linear),
+    ] {
+        let mut file = base.clone();
+        for key in ["rope_theta", "rope_scaling", "rope_parameters"] {
+            file.as_object_mut().unwrap().remove(key);
+        }
+        file.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        fs::write(dir.path().join("config.json"), file.to_string()).unwrap();
+        assert_eq!(Checkpoint::open(&dir).unwrap().config(), expected, "{keys}");
+    }
+}
+
+/// Whatever is cut or changed, the file opens or there is an error.
+#[test]
+fn a_damaged_configuration_is_an_error_or_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &GptConfig { head_size: 6, ..llama3(&llama(true)) });
+    let whole = serde_json::to_vec(&read_config(dir.path())).unwrap();
+    let open = |bytes: &[u8]| {
+        fs::write(dir.path().join("config.json"), bytes).unwrap();
+        Checkpoint::open(&dir).map(|checkpoint| assert!(checkpoint.config().validate().is_ok()))
+    };
+    assert!(open(&whole).is_ok());
+    for at in 0..whole.len() {
+        assert!(open(&whole[..at]).is_err(), "{at} bytes");
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 7);
+        // Either is right: many a number may be another.
+        let _ = open(&flipped);
+    }
+}
+
+#[test]
+fn the_epsilon_of_a_gpt2_is_read_and_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = GptConfig { vocab_size: 4, bias: true, norm_eps: 1e-6, ..GptConfig::default() };
+    write(dir.path(), &config);
+    assert_eq!(read_config(dir.path())["layer_norm_epsilon"], 1e-6);
+    assert_eq!(Checkpoint::open(&dir).unwrap().config(), &config);
+    let message = refusal(dir.path(), "layer_norm_epsilon", json!(0.0));
+    assert!(message.contains("`layer_norm_epsilon` is 0; it must be at least 1e-12"), "{message}");
 }
 
 #[test]
@@ -322,6 +429,8 @@ fn random_shapes_come_back() {
             n_layer: random.between(1, 3),
             mlp_hidden: random.between(1, 20),
             tie_embeddings: random.coin(),
+            norm_eps: if random.coin() { 1e-5 } else { 0.0 },
+            head_size: if random.coin() { 2 * half + 2 } else { 0 },
             ..llama(random.coin())
         };
         let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::Path};
 use candle_core::{Device, Tensor, quantized::gguf_file};
 use tinygpt_model::{Architecture, GptConfig, gguf::write_gguf, init_params};
 
-use crate::elsewhere::{llama, tensors, tokenizer, write};
+use crate::elsewhere::{llama, llama3, tensors, tokenizer, write};
 
 /// The tensors of a GGUF file, read by candle.
 fn read_gguf(path: &Path) -> (gguf_file::Content, HashMap<String, Tensor>) {
@@ -105,6 +105,7 @@ fn a_model_that_is_no_llama_and_no_qwen3_is_not_written_as_gguf_and_its_keys_are
             "model.norm = \"rms\", which is \"layer\"",
         ),
         (GptConfig { logit_cap: 3.0, ..llama(false) }, "a network of its own kind", "model.logit_cap = 0, which is 3"),
+        (llama3(&llama(false)), "its angles are scaled", "model.rope_scaling = \"llama3\""),
     ] {
         let params = init_params(&config, 1);
         let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();

@@ -6,7 +6,7 @@ use crate::common::Random;
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
     ContextPolicy, Decoder, Dropout, Gpt, GptConfig, Mlp, ModelError, Network, TensorDecoder,
-    config::Heads,
+    config::{Heads, RopeScaling},
     cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
     dropout::{DropoutSite, MaskSource},
     ops::{Activation, OPERATION_NAMES, Tape, Tokens, cross_entropy},
@@ -18,6 +18,15 @@ const CPU: Device = Device::Cpu;
 
 /// What is between embedding and head.
 type Body = fn(&mut NetworkBuilder, Value, &GptConfig) -> Value;
+
+/// Attention over queries, keys and values, rotated where heads have pairs of channels and `rotated` says so. Where heads have more
+/// channels than the residual stream, a linear layer brings them back.
+fn attend(net: &mut NetworkBuilder, qkv: Value, heads: Heads, rotated: bool, config: &GptConfig) -> Value {
+    let pairs = heads.head_size.is_multiple_of(2);
+    let h = if rotated && pairs { net.rope(qkv, heads, config.rope_frequencies()) } else { qkv };
+    let y = net.attention(h, heads, DropoutSite::Attention(0));
+    if heads.qkv()[0] == config.n_embd { y } else { net.linear(y, "back", config.n_embd, 0.4) }
+}
 
 /// Every operation: a network of it, between what gives it inputs and gradients that are far from zero.
 const OPERATIONS: &[(&str, Body)] = &[
@@ -40,33 +49,28 @@ const OPERATIONS: &[(&str, Body)] = &[
         net.activation(h, config.mlp.activation().unwrap_or(Activation::Gelu))
     }),
     ("attention", |net, x, config| {
-        let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
-        net.attention(h, config.heads(), DropoutSite::Attention(0))
+        let h = net.linears(x, "qkv", &config.heads().qkv(), 0.6);
+        attend(net, h, config.heads(), false, config)
     }),
     ("rotary positions before attention", |net, x, config| {
-        let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
-        // Heads of an odd size have no pairs.
-        let rotated = config.head_size() % 2 == 0;
-        let h = if rotated { net.rope(h, config.heads(), 50.0) } else { h };
-        net.attention(h, config.heads(), DropoutSite::Attention(0))
+        let h = net.linears(x, "qkv", &config.heads().qkv(), 0.6);
+        attend(net, h, config.heads(), true, config)
     }),
     ("rotary positions and attention with shared keys and values", |net, x, config| {
         let heads = Heads { n_kv_head: if config.n_head % 2 == 0 { config.n_head / 2 } else { 1 }, ..config.heads() };
         let h = net.linears(x, "qkv", &heads.qkv(), 0.6);
-        let h = if config.head_size() % 2 == 0 { net.rope(h, heads, 50.0) } else { h };
-        net.attention(h, heads, DropoutSite::Attention(0))
+        attend(net, h, heads, true, config)
     }),
     ("QK-norm before rotary positions and attention with shared keys and values", |net, x, config| {
         let heads = Heads { n_kv_head: 1, ..config.heads() };
         let h = net.linears(x, "qkv", &heads.qkv(), 0.6);
         let h = net.qk_norm(h, heads, "attn");
-        let h = if config.head_size() % 2 == 0 { net.rope(h, heads, 50.0) } else { h };
-        net.attention(h, heads, DropoutSite::Attention(0))
+        attend(net, h, heads, true, config)
     }),
     ("QK-norm before attention", |net, x, config| {
-        let h = net.linear(x, "qkv", 3 * config.n_embd, 0.6);
+        let h = net.linears(x, "qkv", &config.heads().qkv(), 0.6);
         let h = net.qk_norm(h, config.heads(), "attn");
-        net.attention(h, config.heads(), DropoutSite::Attention(0))
+        attend(net, h, config.heads(), false, config)
     }),
     ("squared ReLU", |net, x, config| {
         let h = net.linear(x, "linear", config.n_embd, 0.8);
@@ -141,6 +145,7 @@ fn shapes() -> Vec<(GptConfig, usize)> {
         dropout: 0.25,
         bias,
         mlp,
+        rope_theta: 50.0,
         // Of the shapes whose logits are of a few units, so that quantized weights show no more than elsewhere.
         logit_cap: if matches!(vocab_size, 2 | 11) { 6.0 } else { 0.0 },
         ..GptConfig::default()
@@ -152,6 +157,28 @@ fn shapes() -> Vec<(GptConfig, usize)> {
         (shape(9, 8, 2, 6, true, Mlp::Gelu), 6),
         (shape(33, 37, 2, 16, false, Mlp::Gelu), 37),
         (shape(65, 70, 2, 17, true, Mlp::Gelu), 69),
+        // Heads of a size of their own, an epsilon that shows, and frequencies of which one stays, one is between and one is divided.
+        (
+            GptConfig {
+                head_size: 6,
+                norm_eps: 0.1,
+                rope_scaling: RopeScaling::Llama3,
+                rope_factor: 4.0,
+                rope_original_block_size: 40,
+                ..shape(13, 8, 2, 5, true, Mlp::GeluNew)
+            },
+            7,
+        ),
+        (
+            GptConfig {
+                head_size: 18,
+                norm_eps: 1e-3,
+                rope_scaling: RopeScaling::Linear,
+                rope_factor: 3.0,
+                ..shape(33, 40, 3, 7, false, Mlp::Gelu)
+            },
+            39,
+        ),
     ]
 }
 

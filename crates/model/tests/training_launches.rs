@@ -38,8 +38,8 @@ fn linear() {
 
 #[test]
 fn norm_and_activations() {
-    assert_eq!(launches(&[&[2, 5, 3], &[3]], |x| ops::layer_norm(&x[0], &x[1], None).unwrap()), (11, 23));
-    assert_eq!(launches(&[&[2, 5, 3], &[3]], |x| ops::rms_norm(&x[0], &x[1]).unwrap()), (8, 17));
+    assert_eq!(launches(&[&[2, 5, 3], &[3]], |x| ops::layer_norm(&x[0], &x[1], None, 1e-5).unwrap()), (11, 23));
+    assert_eq!(launches(&[&[2, 5, 3], &[3]], |x| ops::rms_norm(&x[0], &x[1], 1e-6).unwrap()), (8, 17));
     let activation = |activation| launches(&[&[2, 5, 3]], |x| ops::activate(&x[0], activation).unwrap());
     assert_eq!(activation(Activation::Gelu), (1, 9));
     assert_eq!(activation(Activation::GeluNew), (7, 14));

@@ -94,18 +94,22 @@ fn compare_in(precision: CpuPrecision, config: &GptConfig, rows: usize, cols: us
 fn shapes() -> impl Strategy<Value = (GptConfig, usize, usize)> {
     let shape = (1usize..80, 1usize..100, 1usize..3, 1usize..4, 1usize..40);
     let rest = (any::<bool>(), any::<bool>(), prop_oneof![Just(0.0), Just(0.25)], 1usize..7);
-    let modern = (any::<bool>(), any::<bool>(), any::<bool>());
-    (shape, rest, modern).prop_flat_map(|(shape, (bias, new, dropout, rows), (rms, rope, tie_embeddings))| {
+    let modern = (any::<bool>(), any::<bool>(), any::<bool>(), 0usize..20);
+    (shape, rest, modern).prop_flat_map(|(shape, (bias, new, dropout, rows), (rms, rope, tie_embeddings, own_size))| {
         let (vocab_size, block_size, n_layer, n_head, head_size) = shape;
         // A norm over one or two channels is the same for nearly all weights: gradients would be rounding errors.
         let n_embd = (n_head * head_size).max(4).next_multiple_of(n_head);
-        let rope = rope && (n_embd / n_head) % 2 == 0;
+        // A third of the heads has a size of its own.
+        let head_size = if own_size < 14 { 0 } else { 2 * own_size - 24 };
+        let rope = rope && (head_size > 0 || (n_embd / n_head) % 2 == 0);
         let config = GptConfig {
             vocab_size: vocab_size + 1,
             block_size,
             n_layer,
             n_head,
             n_embd,
+            head_size,
+            norm_eps: if own_size % 2 == 0 { 0.0 } else { 1e-3 },
             dropout,
             bias,
             mlp: if new { Mlp::GeluNew } else { Mlp::Gelu },

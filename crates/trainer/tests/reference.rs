@@ -18,7 +18,7 @@ use tinygpt_trainer::{
 const TOLERANCE: f64 = 1e-4;
 
 /// The fixtures, and what is special about each.
-const FIXTURES: [(&str, &str); 8] = [
+const FIXTURES: [(&str, &str); 10] = [
     ("gelu, no biases", "reference_gelu_nobias"),
     ("gelu_new, biases", "reference_gelu_new_bias"),
     ("RMSNorm", "reference_rms_norm"),
@@ -27,6 +27,8 @@ const FIXTURES: [(&str, &str); 8] = [
     ("squared ReLU, capped logits", "reference_relu2_cap"),
     ("the network of Qwen3", "reference_qwen3"),
     ("the network of Qwen3, Muon", "reference_muon"),
+    ("heads of their own size, linear scaling, biases, epsilon", "reference_rope_linear"),
+    ("heads of their own size, scaling of Llama 3, QK-norm, epsilon", "reference_rope_llama3"),
 ];
 
 /// The optimizer's settings, as the fixtures' metadata has them.

@@ -11,7 +11,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{MODEL_FORMAT, check_format};
-use crate::{GptConfig, config::Architecture, files::FileError};
+use crate::{
+    GptConfig,
+    config::{Architecture, Norm},
+    files::FileError,
+};
 
 pub(super) use attention_scale::AttentionScale;
 
@@ -88,13 +92,33 @@ fn flag(value: &Value, key: &str, default: bool) -> Result<bool, String> {
     }
 }
 
+/// The number of a key; null, or absent, it is none.
+fn optional_number(value: &Value, key: &str) -> Result<Option<f64>, String> {
+    match &value[key] {
+        Value::Null => Ok(None),
+        found => found.as_f64().map(Some).ok_or_else(|| format!("`{key}` is {found}, not a number")),
+    }
+}
+
+/// The key `norm_eps` of an epsilon, which stays 0 where that is the default here; `transformers` has the same defaults.
+fn norm_eps(value: &Value, key: &str, norm: Norm) -> Result<f64, String> {
+    let eps = optional_number(value, key)?.unwrap_or(norm.default_eps());
+    if eps == 0.0 {
+        return Err(format!("`{key}` is 0; it must be at least 1e-12"));
+    }
+    Ok(if eps == norm.default_eps() { 0.0 } else { eps })
+}
+
 /// Refuses a value of a key other than the one that this program computes with; absent, or null, it is the latter.
 fn check_supported(value: &Value, key: &str, supported: &Value) -> Result<(), String> {
     let found = &value[key];
-    // 1 is 1.0.
-    let same = found == supported || found.as_f64().is_some_and(|number| supported.as_f64() == Some(number));
-    if found.is_null() || same {
+    if found.is_null() || same(found, supported) {
         return Ok(());
     }
     Err(format!("`{key}` is {found}; this program supports {supported} only"))
+}
+
+/// Whether two values are the same: 1 is 1.0.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || a.as_f64().is_some_and(|number| b.as_f64() == Some(number))
 }

@@ -106,6 +106,12 @@ impl GptConfig {
                 "\"gelu\" or \"gelu_new\"",
             ),
             (self.kv_heads() == self.n_head, "model.n_kv_head", self.n_kv_head.to_string(), "0 (n_head)"),
+            (
+                [0, self.n_embd].contains(&self.head_size.saturating_mul(self.n_head)),
+                "model.head_size",
+                self.head_size.to_string(),
+                "0 (n_embd / n_head)",
+            ),
             (!self.qk_norm, "model.qk_norm", self.qk_norm.to_string(), "false"),
             (self.logit_cap == 0.0, "model.logit_cap", self.logit_cap.to_string(), "0"),
         ])
@@ -186,6 +192,7 @@ mod tests {
         for (config, key) in [
             (GptConfig { mlp: Mlp::Relu2, ..GptConfig::default() }, "model.mlp"),
             (GptConfig { n_kv_head: 2, ..GptConfig::default() }, "model.n_kv_head"),
+            (GptConfig { head_size: 8, ..GptConfig::default() }, "model.head_size"),
             (GptConfig { qk_norm: true, ..GptConfig::default() }, "model.qk_norm"),
             (GptConfig { position: Position::Rope, ..GptConfig::default() }, "model.position"),
             (GptConfig { position: Position::Learned, ..llama() }, "model.position"),

@@ -2,7 +2,9 @@
 
 mod architecture;
 mod heads;
+mod keys;
 mod precision;
+mod rope;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +14,9 @@ use crate::{ModelError, Result, ops::Activation};
 
 pub use architecture::{Architecture, Blame, Obstacle};
 pub use heads::Heads;
+pub use keys::{MODEL_KEYS, ModelKey};
 pub use precision::Precision;
+pub use rope::{RopeFrequencies, RopeScaling};
 
 /// The MLP of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -105,6 +109,14 @@ impl Norm {
             Self::Rms => "rms",
         }
     }
+
+    /// The epsilon where `norm_eps` is 0: GPT-2's 1e-5, and 1e-6 for RMSNorm.
+    pub fn default_eps(self) -> f64 {
+        match self {
+            Self::Layer => 1e-5,
+            Self::Rms => 1e-6,
+        }
+    }
 }
 
 /// How the network knows positions.
@@ -140,7 +152,7 @@ pub struct GptConfig {
     pub block_size: usize,
     /// Number of transformer blocks.
     pub n_layer: usize,
-    /// Number of attention heads; divides `n_embd`.
+    /// Number of attention heads; divides `n_embd` unless `head_size` is given.
     pub n_head: usize,
     /// Number of channels of the residual stream.
     pub n_embd: usize,
@@ -153,16 +165,31 @@ pub struct GptConfig {
     pub mlp: Mlp,
     /// The norms of the network.
     pub norm: Norm,
+    /// What norms, those of queries and keys included, add to a variance or a mean square before its root; 0 is the default of the
+    /// norm ([`GptConfig::norm_eps()`]).
+    pub norm_eps: f64,
     /// How the network knows positions.
     pub position: Position,
     /// The base of the angles of [`Position::Rope`]: channel pair `i` turns by `position * rope_theta^(-2 i / head_size)`.
     pub rope_theta: f64,
+    /// The scaling of these angles; the four fields below belong to it ([`RopeFrequencies`]).
+    pub rope_scaling: RopeScaling,
+    /// By what scaling divides frequencies, at least 1.
+    pub rope_factor: f64,
+    /// Of [`RopeScaling::Llama3`]: below so many waves in the original context a frequency is divided by the whole factor.
+    pub rope_low_freq_factor: f64,
+    /// Of [`RopeScaling::Llama3`]: above so many waves in the original context a frequency stays.
+    pub rope_high_freq_factor: f64,
+    /// Of [`RopeScaling::Llama3`]: the context of pretraining.
+    pub rope_original_block_size: usize,
     /// Whether the head's matrix is the token embedding, as in GPT-2, or one of its own.
     pub tie_embeddings: bool,
     /// Channels inside the MLP; 0 is what [`GptConfig::hidden`] makes of it.
     pub mlp_hidden: usize,
     /// Heads of keys and values; 0 is `n_head` (Ainslie et al., 2023, "GQA").
     pub n_kv_head: usize,
+    /// Channels of a head; 0 is what [`GptConfig::head_size()`] makes of it.
+    pub head_size: usize,
     /// Whether each head's queries and keys go through an RMSNorm (Dehghani et al., 2023, "Scaling Vision Transformers to
     /// 22 Billion Parameters"; here as in Qwen3).
     pub qk_norm: bool,
@@ -171,81 +198,6 @@ pub struct GptConfig {
     /// The initial values of the matrices of linear layers.
     pub init: InitScheme,
 }
-
-/// A key of the section `[model]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ModelKey {
-    /// With its section: `model.n_layer`.
-    pub key: &'static str,
-    /// The line that documents it, with its unit.
-    pub doc: &'static str,
-    /// The words that it takes, if it takes words.
-    pub choices: &'static [&'static str],
-    /// The revision of the keys with which it came: 0 for those of the first, whose files lack all later ones. The default of
-    /// a later key is what older runs were trained with, which is GPT-2's.
-    pub since: u32,
-}
-
-const fn key(key: &'static str, doc: &'static str) -> ModelKey {
-    ModelKey { key, doc, choices: &[], since: 0 }
-}
-
-/// Every key of the section `[model]`, in the order of the file. A new key takes the number after the largest `since` of all
-/// keys, those of `[train]` included (`trainer/src/config/schema.rs`): by it a run's missing keys are recognised.
-pub const MODEL_KEYS: &[ModelKey] = &[
-    key("model.block_size", "context length in tokens"),
-    key("model.n_layer", "transformer blocks"),
-    key("model.n_head", "attention heads; divides n_embd"),
-    key("model.n_embd", "channels of the residual stream"),
-    key("model.dropout", "probability of dropping a value in training, in [0, 1)"),
-    key("model.bias", "whether linear layers and norms have biases"),
-    ModelKey {
-        choices: &["gelu", "gelu_new", "relu2", "swiglu"],
-        ..key(
-            "model.mlp",
-            "\"gelu\" (exact), \"gelu_new\" (tanh approximation, as GPT-2), \"relu2\" (squared ReLU) or \"swiglu\" (gated, as Llama)",
-        )
-    },
-    ModelKey {
-        choices: &["layer", "rms"],
-        since: 2,
-        ..key("model.norm", "\"layer\" (layer norm, as GPT-2) or \"rms\" (RMSNorm, as Llama: no mean, no bias)")
-    },
-    ModelKey {
-        choices: &["learned", "rope"],
-        since: 3,
-        ..key("model.position", "\"learned\" (embeddings, as GPT-2) or \"rope\" (rotated queries and keys, as Llama)")
-    },
-    ModelKey { since: 3, ..key("model.rope_theta", "base of the angles of \"rope\": larger ones reach further") },
-    ModelKey {
-        since: 4,
-        ..key("model.tie_embeddings", "whether the head is the token embedding, as in GPT-2, or a matrix of its own")
-    },
-    ModelKey {
-        since: 5,
-        ..key(
-            "model.mlp_hidden",
-            "channels inside the MLP; 0 is 4 n_embd, and for \"swiglu\" 8/3 n_embd rounded up to 32",
-        )
-    },
-    ModelKey {
-        since: 5,
-        ..key("model.n_kv_head", "heads of keys and values, each shared by n_head / n_kv_head queries; 0 is n_head")
-    },
-    ModelKey {
-        since: 5,
-        ..key("model.qk_norm", "whether each head's queries and keys go through an RMSNorm, as in Qwen3")
-    },
-    ModelKey { since: 5, ..key("model.logit_cap", "logits become cap * tanh(logits / cap), as in Gemma 2; 0 is off") },
-    ModelKey {
-        choices: &["gpt2", "fan_in", "xavier", "he"],
-        since: 5,
-        ..key(
-            "model.init",
-            "standard deviation of initial linear layers: \"gpt2\" (0.02), \"fan_in\" (1 / sqrt(inputs)), \"xavier\" (sqrt(2 / (inputs + outputs))) or \"he\" (sqrt(2 / inputs))",
-        )
-    },
-];
 
 impl Default for GptConfig {
     /// The shape of the default recipe, for a vocabulary of 65 characters.
@@ -260,11 +212,18 @@ impl Default for GptConfig {
             bias: false,
             mlp: Mlp::Gelu,
             norm: Norm::Layer,
+            norm_eps: 0.0,
             position: Position::Learned,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            rope_factor: 1.0,
+            rope_low_freq_factor: 1.0,
+            rope_high_freq_factor: 4.0,
+            rope_original_block_size: 0,
             tie_embeddings: true,
             mlp_hidden: 0,
             n_kv_head: 0,
+            head_size: 0,
             qk_norm: false,
             logit_cap: 0.0,
             init: InitScheme::Gpt2,
@@ -272,8 +231,8 @@ impl Default for GptConfig {
     }
 }
 
-/// The epsilon of every layer norm, as in GPT-2.
-pub const LAYER_NORM_EPS: f64 = 1e-5;
+/// The largest size of anything.
+const LARGEST: usize = 1 << 24;
 
 impl GptConfig {
     /// Checks that tokens are of the vocabulary.
@@ -325,25 +284,28 @@ impl GptConfig {
                 return bad(field, value.to_string(), "must be at least 1");
             }
             // Positions, tokens and matrix sizes are 32-bit on the devices.
-            if value > 1 << 24 {
+            if value > LARGEST {
                 return bad(field, value.to_string(), "is larger than 16,777,216, the most this program handles");
             }
         }
-        if !self.n_embd.is_multiple_of(self.n_head) {
+        if self.head_size == 0 && !self.n_embd.is_multiple_of(self.n_head) {
             let reason = format!("must be a multiple of n_head = {}", self.n_head);
             return bad("n_embd", self.n_embd.to_string(), &reason);
+        }
+        if self.head_size.saturating_mul(self.n_head) > LARGEST {
+            let reason =
+                format!("times n_head = {} is larger than 16,777,216, the most this program handles", self.n_head);
+            return bad("head_size", self.head_size.to_string(), &reason);
         }
         if !self.n_head.is_multiple_of(self.kv_heads()) {
             let reason = format!("must divide n_head = {}", self.n_head);
             return bad("n_kv_head", self.n_kv_head.to_string(), &reason);
         }
-        if self.position == Position::Rope && !self.head_size().is_multiple_of(2) {
-            let reason = "must be an even multiple of n_head: \"rope\" rotates pairs of a head's channels";
-            return bad("n_embd", self.n_embd.to_string(), reason);
+        if self.norm_eps != 0.0 && !(1e-12..=1.0).contains(&self.norm_eps) {
+            let reason = "must be 0, which is the default of the norm, or between 1e-12 and 1";
+            return bad("norm_eps", self.norm_eps.to_string(), reason);
         }
-        if !(self.rope_theta >= 1.0 && self.rope_theta.is_finite()) {
-            return bad("rope_theta", self.rope_theta.to_string(), "must be at least 1");
-        }
+        self.validate_rope()?;
         if self.logit_cap != 0.0 && !(0.01..=1e6).contains(&self.logit_cap) {
             return bad(
                 "logit_cap",
@@ -355,6 +317,63 @@ impl GptConfig {
             return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");
         }
         Ok(())
+    }
+
+    /// Checks what belongs to rotary positions.
+    fn validate_rope(&self) -> Result<()> {
+        let bad =
+            |field, value: String, reason: &str| Err(ModelError::Config { field, value, reason: reason.to_owned() });
+        let rope = self.position == Position::Rope;
+        if rope && !self.head_size().is_multiple_of(2) {
+            return if self.head_size == 0 {
+                let reason = "must be an even multiple of n_head: \"rope\" rotates pairs of a head's channels";
+                bad("n_embd", self.n_embd.to_string(), reason)
+            } else {
+                let reason = "must be even: \"rope\" rotates pairs of a head's channels";
+                bad("head_size", self.head_size.to_string(), reason)
+            };
+        }
+        for (field, value) in [("rope_theta", self.rope_theta), ("rope_factor", self.rope_factor)] {
+            if !(value >= 1.0 && value.is_finite()) {
+                return bad(field, value.to_string(), "must be at least 1");
+            }
+        }
+        let (low, high) = (self.rope_low_freq_factor, self.rope_high_freq_factor);
+        if low.is_nan() || low <= 0.0 {
+            return bad("rope_low_freq_factor", low.to_string(), "must be larger than 0");
+        }
+        if !(high > low && high.is_finite()) {
+            let reason = format!("must be larger than rope_low_freq_factor = {low}");
+            return bad("rope_high_freq_factor", high.to_string(), &reason);
+        }
+        if self.rope_scaling != RopeScaling::None && !rope {
+            let reason = "must be \"none\" without position = \"rope\"";
+            return bad("rope_scaling", format!("\"{}\"", self.rope_scaling.name()), reason);
+        }
+        let original = self.rope_original_block_size;
+        if original > LARGEST || self.rope_scaling == RopeScaling::Llama3 && original == 0 {
+            let reason = "must be the context of pretraining for rope_scaling = \"llama3\", from 1 to 16,777,216";
+            return bad("rope_original_block_size", original.to_string(), reason);
+        }
+        Ok(())
+    }
+
+    /// The epsilon of norms of a kind: `norm_eps`, or [`Norm::default_eps`] where that is 0. Queries and keys have that of
+    /// [`Norm::Rms`].
+    pub fn norm_eps(&self, norm: Norm) -> f64 {
+        if self.norm_eps == 0.0 { norm.default_eps() } else { self.norm_eps }
+    }
+
+    /// The frequencies of rotary positions.
+    pub fn rope_frequencies(&self) -> RopeFrequencies {
+        RopeFrequencies {
+            theta: self.rope_theta,
+            scaling: self.rope_scaling,
+            factor: self.rope_factor,
+            low_freq_factor: self.rope_low_freq_factor,
+            high_freq_factor: self.rope_high_freq_factor,
+            original_block_size: self.rope_original_block_size,
+        }
     }
 
     /// The channels inside the MLP: `mlp_hidden`, or where that is 0, `4 n_embd`, and for SwiGLU, whose three matrices then
@@ -378,9 +397,9 @@ impl GptConfig {
         Heads { n_head: self.n_head, n_kv_head: self.kv_heads(), head_size: self.head_size() }
     }
 
-    /// The size of one attention head, `n_embd / n_head`.
+    /// The channels of an attention head: `head_size`, or `n_embd / n_head` where that is 0.
     pub fn head_size(&self) -> usize {
-        self.n_embd / self.n_head
+        if self.head_size == 0 { self.n_embd / self.n_head } else { self.head_size }
     }
 
     /// The number of trainable parameters; a tied head's are the token embedding's.

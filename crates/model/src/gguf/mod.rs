@@ -13,8 +13,7 @@ use self::file::GgufValue;
 use crate::{
     GptConfig, ModelError, Result, Tokenizer,
     checkpoint::layout::{Layout, StoredTensor, stored_tensors},
-    config::Architecture,
-    ops::RMS_NORM_EPS,
+    config::{Architecture, Norm, RopeScaling},
     param_specs,
     params::check_values,
 };
@@ -29,7 +28,7 @@ const ALL_F32: u32 = 0;
 /// [`Tokenizer::start_token`], since llama.cpp would otherwise take the token with the id 11.
 ///
 /// # Errors
-/// [`ModelError::NoGguf`] where the network is neither a Llama nor a Qwen3, or the tokenizer is neither of characters nor a
+/// [`ModelError::NoGguf`] where the network is neither a Llama nor a Qwen3, its rotary angles are scaled, or the tokenizer is neither of characters nor a
 /// byte-level BPE with GPT-2's words; when the parameters do not match the configuration, or the disk is full.
 pub fn write_gguf(
     path: &Path,
@@ -42,6 +41,10 @@ pub fn write_gguf(
         let kind = config.architecture().map_or("a network of its own kind", Architecture::class);
         ModelError::NoGguf { reason: format!("it is {kind}, where {blame}") }
     })?;
+    if config.rope_scaling != RopeScaling::None {
+        let reason = format!("its angles are scaled (model.rope_scaling = \"{}\")", config.rope_scaling.name());
+        return Err(ModelError::NoGguf { reason });
+    }
     let specs = param_specs(config);
     check_values(&specs, params)?;
     let mut metadata = describe(config, architecture, name);
@@ -94,7 +97,7 @@ fn describe(config: &GptConfig, architecture: Architecture, name: &str) -> Vec<(
         ("attention.head_count_kv", number(config.kv_heads())),
         ("attention.key_length", number(config.head_size())),
         ("attention.value_length", number(config.head_size())),
-        ("attention.layer_norm_rms_epsilon", GgufValue::F32(RMS_NORM_EPS as f32)),
+        ("attention.layer_norm_rms_epsilon", GgufValue::F32(config.norm_eps(Norm::Rms) as f32)),
         ("rope.dimension_count", number(config.head_size())),
         ("rope.freq_base", GgufValue::F32(config.rope_theta as f32)),
     ];

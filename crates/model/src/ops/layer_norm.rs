@@ -7,7 +7,7 @@ use super::{
     Operation,
     kernels::{
         kernels_for,
-        norm::{self, NormKernels},
+        norm::{self, NormKernels, NormParams},
     },
     launches::{count_launch, mean, sum_rows},
     linear::add_bias,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Result,
-    config::{LAYER_NORM_EPS, Norm},
+    config::Norm,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -35,23 +35,24 @@ pub(crate) struct LayerNorm {
     weight: ParamId,
     /// `(C)`.
     bias: Option<ParamId>,
+    eps: f64,
 }
 
 impl LayerNorm {
-    /// Its kind and parameters.
+    /// Its kind, epsilon and parameters.
     pub(crate) fn norm(&self) -> InputNorm {
-        InputNorm { kind: Norm::Layer, weight: self.weight, bias: self.bias }
+        InputNorm { kind: Norm::Layer, eps: self.eps, weight: self.weight, bias: self.bias }
     }
 }
 
 impl NetworkBuilder {
-    /// Layer norm of `x (T, C)`: `(T, C)`.
+    /// Layer norm of `x (T, C)`: `(T, C)`, with the epsilon of the configuration.
     pub fn layer_norm(&mut self, x: Value, module: &str) -> Value {
         let c = self.cols[x.0];
         let weight = self.param(format!("{module}.weight"), &[c], Role::Norm, Init::Ones);
         let bias = self.bias(module, c);
-        let y = self.value(c);
-        self.push(LayerNorm { x, y, weight, bias })
+        let (y, eps) = (self.value(c), self.config.norm_eps(Norm::Layer));
+        self.push(LayerNorm { x, y, weight, bias, eps })
     }
 }
 
@@ -74,7 +75,8 @@ impl Operation for LayerNorm {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let bias = self.bias.map(|bias| pass.param(bias));
-        layer_norm_to(&pass.value(self.x)?, pass.param(self.weight), bias, pass.operand_dtype())
+        let params = (pass.param(self.weight), bias);
+        layer_norm_to(&pass.value(self.x)?, params, self.eps, pass.operand_dtype())
     }
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
@@ -101,6 +103,7 @@ impl Operation for LayerNorm {
             y: self.y,
             weight: setup.param(self.weight),
             bias: self.bias.map(|bias| setup.param(bias)),
+            eps: self.eps as f32,
             stats: Vec::new(),
         }))
     }
@@ -120,10 +123,10 @@ struct LayerNormTape {
 
 impl TrainOp for LayerNormTape {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
-        let LayerNorm { x, y, weight, bias } = self.op;
+        let LayerNorm { x, y, weight, bias, eps } = self.op;
         let (w, b) = (pass.weights.param(weight), bias.map(|bias| pass.weights.param(bias)));
         let (x, y) = pass.values.pair(x, y, &mut pass.scratch.rows);
-        forward(pass.level, pass.t, x.rows(), (w, b), &mut self.stats, y);
+        forward(pass.level, pass.t, x.rows(), (w, b, eps as f32), &mut self.stats, y);
     }
 
     /// Adds to the gradient of `x`.
@@ -153,6 +156,7 @@ struct DecodeLayerNorm<'a> {
     y: Value,
     weight: &'a [f32],
     bias: Option<&'a [f32]>,
+    eps: f32,
     stats: Vec<LayerNormStats>,
 }
 
@@ -162,32 +166,32 @@ impl DecodeOp for DecodeLayerNorm<'_> {
             self.stats.resize(step.n, LayerNormStats::default());
         }
         let (x, y) = step.values.pair(self.x, self.y);
-        forward(step.level, step.n, x, (self.weight, self.bias), &mut self.stats, y);
+        forward(step.level, step.n, x, (self.weight, self.bias, self.eps), &mut self.stats, y);
     }
 }
 
-/// Layer norm over the last dimension: `(x - mean) / sqrt(var + 1e-5) * w + b`, with the biased variance.
+/// Layer norm over the last dimension: `(x - mean) / sqrt(var + eps) * w + b`, with the biased variance.
 ///
 /// # Errors
 /// On a shape mismatch.
-pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    layer_norm_to(x, w, b, w.dtype())
+pub fn layer_norm(x: &Tensor, w: &Tensor, b: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+    layer_norm_to(x, (w, b), eps, w.dtype())
 }
 
 /// [`layer_norm`] whose kernels write values of a narrower type where products alone read them.
-pub(super) fn layer_norm_to(x: &Tensor, w: &Tensor, b: Option<&Tensor>, dtype: DType) -> Result<Tensor> {
+pub(super) fn layer_norm_to(x: &Tensor, (w, b): NormParams<'_>, eps: f64, dtype: DType) -> Result<Tensor> {
     let x = &tape::cast(x, w.dtype())?;
     let inputs: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
     if norm::fits(w.elem_count(), b.is_some())
         && let Some(kernels) = kernels_for(&inputs)
     {
-        return Ok(NormKernels::of(Norm::Layer).apply(kernels, x, (w, b), dtype)?);
+        return Ok(NormKernels::of(Norm::Layer, eps).apply(kernels, x, (w, b), dtype)?);
     }
-    let y = count_launch(Normalized::new(x)?.z.broadcast_mul(w))?;
+    let y = count_launch(Normalized::new(x, eps)?.z.broadcast_mul(w))?;
     let inputs = (x.clone(), w.clone());
     tape::record_adding("layer norm", &[x, w], &y, move |dy, before| {
         let (x, w) = (&inputs.0, &inputs.1);
-        let Normalized { z, rstd } = Normalized::new(x)?;
+        let Normalized { z, rstd } = Normalized::new(x, eps)?;
         let dw = sum_rows(&count_launch(dy.mul(&z))?)?;
         // dx = (g - mean(g) - z mean(g z)) rstd with g = dy * w
         let g = count_launch(dy.broadcast_mul(w))?;
@@ -208,10 +212,10 @@ struct Normalized {
 }
 
 impl Normalized {
-    fn new(x: &Tensor) -> candle_core::Result<Self> {
+    fn new(x: &Tensor, eps: f64) -> candle_core::Result<Self> {
         let centred = count_launch(x.broadcast_sub(&mean(x)?))?;
         let var = mean(&count_launch(centred.sqr())?)?;
-        let rstd = count_launch(count_launch(count_launch(var + LAYER_NORM_EPS)?.sqrt())?.recip())?;
+        let rstd = count_launch(count_launch(count_launch(var + eps)?.sqrt())?.recip())?;
         Ok(Self { z: count_launch(centred.broadcast_mul(&rstd))?, rstd })
     }
 }
@@ -229,11 +233,11 @@ fn forward(
     level: SimdLevel,
     n: usize,
     x: &Rows,
-    (w, b): (&[f32], Option<&[f32]>),
+    (w, b, eps): (&[f32], Option<&[f32]>, f32),
     stats: &mut [LayerNormStats],
     y: &mut Rows,
 ) {
-    level.run(Forward { n, x, w, b, stats, y });
+    level.run(Forward { n, x, w, b, eps, stats, y });
 }
 
 /// Adds the gradients of the first `n` rows of `x (n, C)` to `dx (n, C)`, and those of weight and bias to `dw (C)` and
@@ -255,6 +259,7 @@ struct Forward<'a> {
     x: &'a Rows,
     w: &'a [f32],
     b: Option<&'a [f32]>,
+    eps: f32,
     stats: &'a mut [LayerNormStats],
     y: &'a mut Rows,
 }
@@ -278,7 +283,7 @@ impl Kernel for Forward<'_> {
                 let centred = s.keep(vectors::lane_mask(cols, v), s.sub(vectors::get(s, x, v), s.splat(mean)));
                 squares = s.mul_add(centred, centred, squares);
             }
-            let rstd = 1.0 / (s.sum(squares) / cols as f32 + LAYER_NORM_EPS as f32).sqrt();
+            let rstd = 1.0 / (s.sum(squares) / cols as f32 + self.eps).sqrt();
             for v in 0..vectors::count(x) {
                 let normed = s.mul(s.sub(vectors::get(s, x, v), s.splat(mean)), s.splat(rstd));
                 let bias = self.b.map_or(zero, |b| vectors::get(s, b, v));

@@ -79,7 +79,7 @@ pub use launches::{cat, count_launch, take_launches};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_by_row};
 pub use residual::residual_norm;
-pub use rms_norm::{RMS_NORM_EPS, rms_norm};
+pub use rms_norm::rms_norm;
 pub use swiglu::{swiglu, swiglu_biased};
 pub use tape::{Gradients, Tape, reshape, transpose};
 

@@ -6,14 +6,14 @@ use tinygpt_sampler::simd::{Kernel, Simd, SimdLevel};
 
 use super::{
     Operation, Rope,
-    kernels::QkNormRope,
+    kernels::{QkNormParams, QkNormRope},
     launches::{cat_last, count_launch},
     rms_norm::{self, normalize_row, weight_grad_row},
     tape,
 };
 use crate::{
     Result,
-    config::Heads,
+    config::{Heads, Norm},
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -35,16 +35,17 @@ pub(crate) struct QkNorm {
     q_weight: ParamId,
     /// `(hs)`, of the keys.
     k_weight: ParamId,
+    eps: f64,
 }
 
 impl NetworkBuilder {
-    /// RMSNorm of each head's queries and keys: `(T, (nh + 2 nkv) hs)` to the same shape.
+    /// RMSNorm of each head's queries and keys, with the epsilon of the configuration: `(T, (nh + 2 nkv) hs)` to the same shape.
     pub fn qk_norm(&mut self, qkv: Value, heads: Heads, module: &str) -> Value {
         let mut weight =
             |name: &str| self.param(format!("{module}.{name}.weight"), &[heads.head_size], Role::Norm, Init::Ones);
         let (q_weight, k_weight) = (weight("q_norm"), weight("k_norm"));
-        let y = self.value(self.cols[qkv.0]);
-        self.push(QkNorm { x: qkv, y, heads, q_weight, k_weight })
+        let (y, eps) = (self.value(self.cols[qkv.0]), self.config.norm_eps(Norm::Rms));
+        self.push(QkNorm { x: qkv, y, heads, q_weight, k_weight, eps })
     }
 }
 
@@ -58,10 +59,14 @@ impl QkNorm {
         self.parts().map(|(_, weight)| pass.param(weight))
     }
 
+    fn kernel_norms<'a>(&self, pass: &Pass<'a>) -> QkNormParams<'a> {
+        QkNormParams { weights: self.weights(pass), eps: self.eps }
+    }
+
     /// The output of `rope`, which rotates what this one norms: by one kernel for both. Nothing where there is none.
     pub(crate) fn forward_rotated(&self, rope: &Rope, pass: &Pass<'_>) -> Result<Option<Tensor>> {
         let (x, angles) = (pass.value(self.x)?, (&*rope.angles, pass.past()));
-        let kernel = QkNormRope::new(&x, self.heads, Some(self.weights(pass)), Some(angles))?;
+        let kernel = QkNormRope::new(&x, self.heads, Some(self.kernel_norms(pass)), Some(angles))?;
         Ok(kernel.map(|kernel| kernel.apply(&x)).transpose()?)
     }
 }
@@ -86,19 +91,19 @@ impl Operation for QkNorm {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
         let x = pass.value(self.x)?; // (B, T, (nh + 2 nkv) hs)
-        if let Some(kernel) = QkNormRope::new(&x, self.heads, Some(self.weights(pass)), None)? {
+        if let Some(kernel) = QkNormRope::new(&x, self.heads, Some(self.kernel_norms(pass)), None)? {
             return Ok(kernel.apply(&x)?);
         }
         let qkv = tape::cast(&x, pass.dtype())?;
         let weights = self.weights(pass);
-        let heads = self.heads;
-        let y = by_head(&qkv, heads, |i, part| rms_norm::value(part, weights[i]))?;
+        let (heads, eps) = (self.heads, self.eps);
+        let y = by_head(&qkv, heads, |i, part| rms_norm::value(part, weights[i], eps))?;
         let (input, held) = (qkv.clone(), weights.map(Tensor::clone));
         tape::record("qk norm", [&qkv, weights[0], weights[1]], &y, move |dy| {
             let x = split(&input, heads)?;
             let mut d_weights = Vec::with_capacity(2);
             let dx = by_head(dy, heads, |i, dy| {
-                let [dx, dw] = rms_norm::gradients(&x[i], &held[i], dy)?;
+                let [dx, dw] = rms_norm::gradients(&x[i], &held[i], eps, dy)?;
                 d_weights.push(dw);
                 Ok(dx)
             })?;
@@ -109,7 +114,7 @@ impl Operation for QkNorm {
     }
 
     fn fuse(&self, fusion: &mut Fusion<'_>) -> Option<()> {
-        fusion.qk_norm(self.x, self.parts().map(|(_, weight)| weight), self.y)
+        fusion.qk_norm(self.x, (self.parts().map(|(_, weight)| weight), self.eps), self.y)
     }
 
     fn training(&self, setup: &TrainSetup<'_>) -> Box<dyn TrainOp> {
@@ -241,13 +246,14 @@ fn forward(
         (input_part, input) = input.split_at_mut(n);
         (r, rrms) = rrms.split_at_mut(heads);
         input_part.copy_from_slice(x_part);
-        level.run(Forward { w, x: input_part, y: x_part, rrms: r });
+        level.run(Forward { w, eps: op.eps as f32, x: input_part, y: x_part, rrms: r });
     }
 }
 
 /// Normalizes each head.
 struct Forward<'a> {
     w: &'a [f32],
+    eps: f32,
     /// `(heads, hs)`.
     x: &'a [f32],
     /// `(heads, hs)`.
@@ -263,7 +269,7 @@ impl Kernel for Forward<'_> {
     fn run<S: Simd>(self, s: S) {
         let hs = self.w.len();
         for ((x, y), rrms) in self.x.chunks_exact(hs).zip(self.y.chunks_exact_mut(hs)).zip(self.rrms) {
-            *rrms = normalize_row(s, x, self.w, y);
+            *rrms = normalize_row(s, x, (self.w, self.eps), y);
         }
     }
 }

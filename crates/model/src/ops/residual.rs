@@ -29,7 +29,7 @@ pub(crate) fn residual_sum(x: &Tensor, y: &Tensor, dropout: BranchDropout<'_>) -
     Ok(tape::add(x, &tape::cast(&y, x.dtype())?)?)
 }
 
-/// The residual sum `x + dropout(y)` and its norm, with a weight and a bias `(C)`: by one kernel, or operation by operation. Kernels
+/// The residual sum `x + dropout(y)` and its norm, with an epsilon, a weight and a bias `(C)`: by one kernel, or operation by operation. Kernels
 /// write the norm in `dtype`.
 ///
 /// # Errors
@@ -39,16 +39,16 @@ pub fn residual_norm(
     x: &Tensor,
     y: &Tensor,
     dropout: BranchDropout<'_>,
-    (norm, (w, b)): (Norm, NormParams<'_>),
+    ((norm, eps), (w, b)): ((Norm, f64), NormParams<'_>),
     dtype: DType,
 ) -> Result<[Tensor; 2]> {
-    if let Some(both) = kernels::residual_norm(x, y, dropout, (norm, (w, b)), dtype)? {
+    if let Some(both) = kernels::residual_norm(x, y, dropout, ((norm, eps), (w, b)), dtype)? {
         return Ok(both);
     }
     let sum = residual_sum(x, y, dropout)?;
     let normed = match norm {
-        Norm::Layer => layer_norm_to(&sum, w, b, dtype)?,
-        Norm::Rms => rms_norm_to(&sum, w, dtype)?,
+        Norm::Layer => layer_norm_to(&sum, (w, b), eps, dtype)?,
+        Norm::Rms => rms_norm_to(&sum, w, eps, dtype)?,
     };
     Ok([sum, normed])
 }

@@ -25,9 +25,6 @@ use crate::{
     tensors::{Fusion, InputNorm, Pass},
 };
 
-/// The epsilon of every RMSNorm, as in Llama and Qwen.
-pub const RMS_NORM_EPS: f64 = 1e-6;
-
 /// RMSNorm of each row.
 #[derive(Debug, Clone)]
 pub(crate) struct RmsNorm {
@@ -35,22 +32,23 @@ pub(crate) struct RmsNorm {
     pub(crate) y: Value,
     /// `(C)`.
     weight: ParamId,
+    eps: f64,
 }
 
 impl RmsNorm {
-    /// Its kind and parameters.
+    /// Its kind, epsilon and parameters.
     pub(crate) fn norm(&self) -> InputNorm {
-        InputNorm { kind: Norm::Rms, weight: self.weight, bias: None }
+        InputNorm { kind: Norm::Rms, eps: self.eps, weight: self.weight, bias: None }
     }
 }
 
 impl NetworkBuilder {
-    /// RMSNorm of `x (T, C)`: `(T, C)`. It has a weight and no bias.
+    /// RMSNorm of `x (T, C)`: `(T, C)`, with the epsilon of the configuration. It has a weight and no bias.
     pub fn rms_norm(&mut self, x: Value, module: &str) -> Value {
         let c = self.cols[x.0];
         let weight = self.param(format!("{module}.weight"), &[c], Role::Norm, Init::Ones);
-        let y = self.value(c);
-        self.push(RmsNorm { x, y, weight })
+        let (y, eps) = (self.value(c), self.config.norm_eps(Norm::Rms));
+        self.push(RmsNorm { x, y, weight, eps })
     }
 }
 
@@ -72,7 +70,7 @@ impl Operation for RmsNorm {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor> {
-        rms_norm_to(&pass.value(self.x)?, pass.param(self.weight), pass.operand_dtype())
+        rms_norm_to(&pass.value(self.x)?, pass.param(self.weight), self.eps, pass.operand_dtype())
     }
 
     fn kept_floats(&self, net: &Network, t: usize) -> usize {
@@ -89,43 +87,44 @@ impl Operation for RmsNorm {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        Some(Box::new(DecodeRmsNorm { x: self.x, y: self.y, weight: setup.param(self.weight), rrms: Vec::new() }))
+        let (weight, eps) = (setup.param(self.weight), self.eps as f32);
+        Some(Box::new(DecodeRmsNorm { x: self.x, y: self.y, weight, eps, rrms: Vec::new() }))
     }
 }
 
-/// RMSNorm over the last dimension: `x / sqrt(mean(x^2) + 1e-6) * w`.
+/// RMSNorm over the last dimension: `x / sqrt(mean(x^2) + eps) * w`.
 ///
 /// # Errors
 /// On a shape mismatch.
-pub fn rms_norm(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    rms_norm_to(x, w, w.dtype())
+pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    rms_norm_to(x, w, eps, w.dtype())
 }
 
 /// [`rms_norm`] whose kernels write values of a narrower type where products alone read them.
-pub(super) fn rms_norm_to(x: &Tensor, w: &Tensor, dtype: DType) -> Result<Tensor> {
+pub(super) fn rms_norm_to(x: &Tensor, w: &Tensor, eps: f64, dtype: DType) -> Result<Tensor> {
     let x = &tape::cast(x, w.dtype())?;
     if norm::fits(w.elem_count(), false)
         && let Some(kernels) = kernels_for(&[x, w])
     {
-        return Ok(NormKernels::of(Norm::Rms).apply(kernels, x, (w, None), dtype)?);
+        return Ok(NormKernels::of(Norm::Rms, eps).apply(kernels, x, (w, None), dtype)?);
     }
-    let y = value(x, w)?;
+    let y = value(x, w, eps)?;
     let inputs = (x.clone(), w.clone());
     tape::record_adding("rms norm", &[x, w], &y, move |dy, before| {
-        let [dx, dw] = gradients(&inputs.0, &inputs.1, dy)?;
+        let [dx, dw] = gradients(&inputs.0, &inputs.1, eps, dy)?;
         Ok(vec![tape::plus(before, dx)?, dw])
     });
     Ok(y)
 }
 
 /// [`rms_norm`], unrecorded.
-pub(super) fn value(x: &Tensor, w: &Tensor) -> candle_core::Result<Tensor> {
-    count_launch(normed(x)?.0.broadcast_mul(w))
+pub(super) fn value(x: &Tensor, w: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
+    count_launch(normed(x, eps)?.0.broadcast_mul(w))
 }
 
 /// The gradients of `x (.., C)` and `w (C)`: `dx = rrms (g - z mean(g z))` with `g = dy * w` and `z` the normed rows.
-pub(super) fn gradients(x: &Tensor, w: &Tensor, dy: &Tensor) -> candle_core::Result<[Tensor; 2]> {
-    let (z, rrms) = normed(x)?;
+pub(super) fn gradients(x: &Tensor, w: &Tensor, eps: f64, dy: &Tensor) -> candle_core::Result<[Tensor; 2]> {
+    let (z, rrms) = normed(x, eps)?;
     let dw = sum_rows(&count_launch(dy.mul(&z))?)?;
     let g = count_launch(dy.broadcast_mul(w))?;
     let along = count_launch(z.broadcast_mul(&mean(&count_launch(g.mul(&z))?)?))?;
@@ -133,9 +132,9 @@ pub(super) fn gradients(x: &Tensor, w: &Tensor, dy: &Tensor) -> candle_core::Res
 }
 
 /// Normalized rows of mean square 1, `(.., C)`, and the reciprocal root mean squares, `(.., 1)`.
-fn normed(x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+fn normed(x: &Tensor, eps: f64) -> candle_core::Result<(Tensor, Tensor)> {
     let mean_square = mean(&count_launch(x.sqr())?)?;
-    let rrms = count_launch(count_launch(count_launch(mean_square + RMS_NORM_EPS)?.sqrt())?.recip())?;
+    let rrms = count_launch(count_launch(count_launch(mean_square + eps)?.sqrt())?.recip())?;
     Ok((count_launch(x.broadcast_mul(&rrms))?, rrms))
 }
 
@@ -151,15 +150,15 @@ struct RmsNormTape {
 
 impl TrainOp for RmsNormTape {
     fn forward(&mut self, pass: &mut TrainPass<'_>) {
-        let RmsNorm { x, y, weight } = self.op;
+        let RmsNorm { x, y, weight, eps } = self.op;
         let w = pass.weights.param(weight);
         let (x, y) = pass.values.pair(x, y, &mut pass.scratch.rows);
-        forward(pass.level, pass.t, x.rows(), w, &mut self.rrms, y);
+        forward(pass.level, pass.t, x.rows(), (w, eps as f32), &mut self.rrms, y);
     }
 
     /// Adds to the gradient of `x`.
     fn backward(&mut self, pass: &mut TrainPass<'_>) {
-        let RmsNorm { x, y, weight } = self.op;
+        let RmsNorm { x, y, weight, .. } = self.op;
         self.dw.fill(0.0);
         let w = pass.weights.param(weight);
         let (dx, dy) = pass.grads.both_rows_mut(x, y);
@@ -177,6 +176,7 @@ struct DecodeRmsNorm<'a> {
     x: Value,
     y: Value,
     weight: &'a [f32],
+    eps: f32,
     rrms: Vec<f32>,
 }
 
@@ -186,19 +186,20 @@ impl DecodeOp for DecodeRmsNorm<'_> {
             self.rrms.resize(step.n, 0.0);
         }
         let (x, y) = step.values.pair(self.x, self.y);
-        forward(step.level, step.n, x, self.weight, &mut self.rrms, y);
+        forward(step.level, step.n, x, (self.weight, self.eps), &mut self.rrms, y);
     }
 }
 
 /// Normalizes the first `n` rows of `x (n, C)` into `y (n, C)`.
-fn forward(level: SimdLevel, n: usize, x: &Rows, w: &[f32], rrms: &mut [f32], y: &mut Rows) {
-    level.run(Forward { n, x, w, rrms, y });
+fn forward(level: SimdLevel, n: usize, x: &Rows, (w, eps): (&[f32], f32), rrms: &mut [f32], y: &mut Rows) {
+    level.run(Forward { n, x, w, eps, rrms, y });
 }
 
 struct Forward<'a> {
     n: usize,
     x: &'a Rows,
     w: &'a [f32],
+    eps: f32,
     rrms: &'a mut [f32],
     y: &'a mut Rows,
 }
@@ -209,20 +210,20 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for (i, rrms) in self.rrms.iter_mut().enumerate().take(self.n) {
-            *rrms = normalize_row(s, self.x.row(i), self.w, self.y.row_mut(i));
+            *rrms = normalize_row(s, self.x.row(i), (self.w, self.eps), self.y.row_mut(i));
         }
     }
 }
 
 /// Normalizes a row `(C)` into `y (C)`, and returns its reciprocal root mean square.
 #[inline(always)]
-pub(super) fn normalize_row<S: Simd>(s: S, x: &[f32], w: &[f32], y: &mut [f32]) -> f32 {
+pub(super) fn normalize_row<S: Simd>(s: S, x: &[f32], (w, eps): (&[f32], f32), y: &mut [f32]) -> f32 {
     let mut squares = s.splat(0.0);
     for v in 0..vectors::count(x) {
         let x = vectors::get(s, x, v);
         squares = s.mul_add(x, x, squares);
     }
-    let rrms = 1.0 / (s.sum(squares) / x.len() as f32 + RMS_NORM_EPS as f32).sqrt();
+    let rrms = 1.0 / (s.sum(squares) / x.len() as f32 + eps).sqrt();
     for v in 0..vectors::count(x) {
         let normed = s.mul(vectors::get(s, x, v), s.splat(rrms));
         vectors::set(s, y, v, s.mul(normed, vectors::get(s, w, v)));

@@ -1,6 +1,6 @@
 //! Rotary position embedding: pairs of channels of queries and keys are rotated by angles proportional to the position, so
 //! that scores depend on distances (Su et al., 2021, "RoFormer"). Channel `i` of a head of `hs` is paired with channel
-//! `i + hs / 2`, as Llama and Qwen do, and turns by `position * theta^(-2 i / hs)`.
+//! `i + hs / 2`, as Llama and Qwen do, and turns by the position times its frequency ([`RopeFrequencies`]).
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Result,
-    config::Heads,
+    config::{Heads, RopeFrequencies},
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -30,7 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Angles {
     block_size: usize,
-    theta: f64,
+    frequencies: RopeFrequencies,
     /// `hs / 2`.
     pairs: usize,
     tables: OnceLock<Tables>,
@@ -46,14 +46,15 @@ struct Tables {
 }
 
 impl Angles {
-    fn new(block_size: usize, head_size: usize, theta: f64) -> Self {
-        Self { block_size, theta, pairs: head_size / 2, tables: OnceLock::new(), on_device: OnceLock::new() }
+    fn new(block_size: usize, head_size: usize, frequencies: RopeFrequencies) -> Self {
+        Self { block_size, frequencies, pairs: head_size / 2, tables: OnceLock::new(), on_device: OnceLock::new() }
     }
 
     fn tables(&self) -> &Tables {
         self.tables.get_or_init(|| {
-            let Self { block_size, theta, pairs, .. } = *self;
-            let angle = |i: usize| (i / pairs) as f64 * theta.powf(-((i % pairs) as f64) / pairs as f64);
+            let Self { block_size, frequencies, pairs, .. } = *self;
+            let rates = frequencies.of_pairs(pairs);
+            let angle = |i: usize| (i / pairs) as f64 * rates[i % pairs];
             let table = |f: fn(f64) -> f64| (0..block_size * pairs).map(|i| f(angle(i)) as f32).collect();
             Tables { cos: table(f64::cos), sin: table(f64::sin) }
         })
@@ -94,14 +95,15 @@ pub(crate) struct Rope {
 
 impl NetworkBuilder {
     /// Rotary position embedding of the queries and keys in `qkv (T, (nh + 2 nkv) hs)`, whose shape it keeps.
-    pub fn rope(&mut self, qkv: Value, heads: Heads, theta: f64) -> Value {
+    pub fn rope(&mut self, qkv: Value, heads: Heads, frequencies: RopeFrequencies) -> Value {
         let cols = self.cols[qkv.0];
         // All layers share one table of angles.
         let same = self.ops.iter().find_map(|op| match op {
             super::Op::Rope(rope) => Some(Arc::clone(&rope.angles)),
             _ => None,
         });
-        let angles = same.unwrap_or_else(|| Arc::new(Angles::new(self.config.block_size, heads.head_size, theta)));
+        let angles =
+            same.unwrap_or_else(|| Arc::new(Angles::new(self.config.block_size, heads.head_size, frequencies)));
         let y = self.value(cols);
         self.push(Rope { x: qkv, y, heads, angles })
     }
@@ -286,7 +288,7 @@ mod tests {
             let cols: usize = heads.qkv().iter().sum();
             let mut net = NetworkBuilder::new(&config);
             let qkv = net.value(cols);
-            net.rope(qkv, heads, 70.0);
+            net.rope(qkv, heads, RopeFrequencies::unscaled(70.0));
             let Some(crate::ops::Op::Rope(rope)) = net.ops.last() else { panic!("a rope") };
             let values: Vec<f64> = (0..b * t * cols).map(|i| ((i * 37) % 101) as f64 / 50.0 - 1.0).collect();
             let x = Tensor::from_slice(&values, (b, t, cols), &Device::Cpu).unwrap();
@@ -299,7 +301,7 @@ mod tests {
 
     #[test]
     fn it_launches_what_the_table_of_operations_says() {
-        let angles = Arc::new(Angles::new(5, 4, 70.0));
+        let angles = Arc::new(Angles::new(5, 4, RopeFrequencies::unscaled(70.0)));
         // The tables are uploaded once for all layers.
         angles.on_device(&Device::Cpu).unwrap();
         let rope = Rope { x: Value(0), y: Value(0), heads: heads(3, 3, 4), angles };

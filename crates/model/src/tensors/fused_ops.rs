@@ -61,12 +61,12 @@ fn residual(drop: Option<&ApplyDropout>, add: &Add, next: Option<&Op>, pass: &mu
         Some(Op::RmsNorm(norm)) if norm.x == add.sum => Some((norm.norm(), norm.y)),
         _ => None,
     };
-    let Some((InputNorm { kind, weight, bias }, normed)) = norm else {
+    let Some((InputNorm { kind, eps, weight, bias }, normed)) = norm else {
         pass.set(add.sum, ops::residual_sum(&x, &y, dropout)?);
         return Ok(1);
     };
     let params = (pass.param(weight), bias.map(|bias| pass.param(bias)));
-    let [sum, y] = ops::residual_norm(&x, &y, dropout, (kind, params), pass.operand_dtype())?;
+    let [sum, y] = ops::residual_norm(&x, &y, dropout, ((kind, eps), params), pass.operand_dtype())?;
     pass.set(add.sum, sum);
     pass.set(normed, y);
     Ok(2)

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device};
 use tinygpt_model::{
     ContextPolicy, Decoder, GptConfig, Mlp, TensorDecoder,
-    config::{Norm, Position},
+    config::{Norm, Position, RopeScaling},
 };
 use tinygpt_sampler::kernels::{Kernels, without_kernels};
 
@@ -48,6 +48,14 @@ fn cases() -> Vec<Case> {
         mlp: Mlp::Swiglu,
         ..config
     };
+    // Heads that do not share out the channels, with an epsilon and frequencies of their own.
+    let own_size = |head_size, config: GptConfig| GptConfig {
+        head_size,
+        norm_eps: 0.02,
+        rope_scaling: RopeScaling::Linear,
+        rope_factor: 4.0,
+        ..qwen(config)
+    };
     let relu2 = |config: GptConfig| GptConfig {
         mlp: Mlp::Relu2,
         mlp_hidden: 37,
@@ -66,6 +74,10 @@ fn cases() -> Vec<Case> {
         case("Qwen3", qwen(shape(4, 2, 16, 12, 129)), 3),
         Case { policy: ContextPolicy::Half, ..case("Qwen3, odd", qwen(shape(6, 2, 10, 140, 43)), 125) },
         case("relu2, own head, cap", relu2(shape(2, 1, 128, 7, 29)), 2),
+        case("wide heads", own_size(24, shape(3, 1, 10, 140, 43)), 130),
+        case("narrow heads", own_size(6, shape(4, 2, 16, 12, 129)), 3),
+        case("heads too wide for a kernel", own_size(130, shape(2, 1, 8, 7, 29)), 2),
+        narrow(DType::BF16, case("wide heads, bf16", own_size(18, shape(2, 2, 8, 9, 43)), 1)),
         narrow(DType::BF16, case("GPT-2, bf16", gpt2(shape(2, 2, 32, 9, 65)), 4)),
         narrow(DType::BF16, case("Qwen3, odd, bf16", qwen(shape(2, 1, 18, 9, 43)), 1)),
         narrow(DType::F16, case("GPT-2, f16", gpt2(shape(2, 2, 32, 9, 65)), 4)),

@@ -6,7 +6,7 @@ use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
     Dropout, Gpt, GptConfig, Mlp, Precision,
-    config::{Norm, Position},
+    config::{Norm, Position, RopeScaling},
     dropout::MaskSource,
     init_params,
     ops::{self, Activation, Tokens},
@@ -58,11 +58,11 @@ pub fn checks(device: &Device) -> anyhow::Result<Vec<Check>> {
         };
         // A norm of one element, and a layer norm of two, are the same whatever these were: there is no gradient to compare.
         if c > 2 {
-            add("layer norm", &inputs, &|x| Ok(ops::layer_norm(&x[0], &x[1], Some(&x[2]))?))?;
-            add("layer norm, no bias", &inputs[..2], &|x| Ok(ops::layer_norm(&x[0], &x[1], None)?))?;
+            add("layer norm", &inputs, &|x| Ok(ops::layer_norm(&x[0], &x[1], Some(&x[2]), 1e-5)?))?;
+            add("layer norm, no bias", &inputs[..2], &|x| Ok(ops::layer_norm(&x[0], &x[1], None, 0.02)?))?;
         }
         if c > 1 {
-            add("RMSNorm", &inputs[..2], &|x| Ok(ops::rms_norm(&x[0], &x[1])?))?;
+            add("RMSNorm", &inputs[..2], &|x| Ok(ops::rms_norm(&x[0], &x[1], 0.02)?))?;
         }
         let weight = values(5, &[3, c], 1.0);
         let biased = [values(6, &[rows, 3], 1.0), weight, values(7, &[c], 1.0)];
@@ -127,7 +127,7 @@ fn of_values((rows, c): (usize, usize), dtype: DType, tolerance: f64, device: &D
         let inputs = [values(1, &[rows, c], 2.0), in_type(2, c, 1.0), values(3, &[c], 1.0), values(4, &[c], 1.0)];
         // Both results are read, by another residual sum with its norm.
         let twice = |x: &[Tensor], norm, bias: Option<&Tensor>, dropout: Option<&Dropout>| {
-            let params = (norm, (&x[2], bias));
+            let params = ((norm, 0.02), (&x[2], bias));
             let dropout = dropout.map(|dropout| (dropout, 7));
             let [sum, normed] = ops::residual_norm(&x[0], &x[1], dropout, params, dtype)?;
             let [_, y] = ops::residual_norm(&sum, &normed, None, params, dtype)?;
@@ -229,6 +229,15 @@ fn networks() -> Vec<(GptConfig, usize)> {
         mlp: Mlp::Swiglu,
         ..config
     };
+    let of_own_size = |config: GptConfig| GptConfig {
+        head_size: 24,
+        norm_eps: 0.02,
+        position: Position::Rope,
+        rope_scaling: RopeScaling::Llama3,
+        rope_factor: 8.0,
+        rope_original_block_size: 64,
+        ..config
+    };
     vec![
         (shape(1, 1, 3, 1, 0.0), 2),
         (shape(2, 2, 5, 70, 0.2), 2),
@@ -242,6 +251,9 @@ fn networks() -> Vec<(GptConfig, usize)> {
         (GptConfig { position: Position::Rope, ..shape(2, 1, 130, 9, 0.0) }, 3),
         (qwen(shape(1, 1, 260, 5, 0.0)), 1),
         (GptConfig { logit_cap: 8.0, ..shape(1, 1, 128, 40, 0.5) }, 2),
+        // Heads that do not share out the channels, with an epsilon and frequencies of their own.
+        (of_own_size(qwen(shape(3, 1, 10, 70, 0.2))), 2),
+        (of_own_size(GptConfig { bias: true, qk_norm: true, ..shape(2, 2, 10, 9, 0.0) }), 1),
         // Masks that begin in the middle of a block of the hash.
         (shape(2, 2, 8, 257, 0.3), 1),
     ]
@@ -279,6 +291,6 @@ fn of_network(
     let specs = tinygpt_model::param_specs(config);
     let name = |i: usize| if i == 0 { "the losses".into() } else { specs[i - 1].name.clone() };
     let off = found.iter().zip(&expected).enumerate().map(|(i, (a, b))| (name(i), of_tensors(a, b)));
-    let of = format!("{} heads of {}, {}", config.n_head, config.n_embd / config.n_head, precision.name());
+    let of = format!("{} heads of {}, {}", config.n_head, config.head_size(), precision.name());
     Ok(Check::new("a network's kernels", &of, tolerance, off))
 }

@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, sync::Arc};
 use candle_core::{DType, Device};
 use tinygpt_model::{
     ContextPolicy, Decoder, Generation, GptConfig, Mlp, Precision, TensorDecoder,
-    config::{InitScheme, Norm, Position},
+    config::{InitScheme, Norm, Position, RopeScaling},
     cpu::{CpuDecoder, CpuPrecision, WeightFormat},
     generate, init_params,
     ops::DIRECT_VOCAB,
@@ -89,6 +89,22 @@ fn shapes() -> Vec<Shape> {
         Shape::new(
             "relu2, capped logits",
             GptConfig { mlp_hidden: 37, logit_cap: 9.0, ..shape(29, 17, 2, 14, true, Mlp::Relu2) },
+            3,
+        ),
+        Shape::new(
+            "Llama 3, wide heads",
+            GptConfig {
+                norm: Norm::Rms,
+                norm_eps: 1e-3,
+                position: Position::Rope,
+                rope_scaling: RopeScaling::Llama3,
+                rope_factor: 8.0,
+                rope_original_block_size: 40,
+                head_size: 10,
+                n_kv_head: 2,
+                tie_embeddings: false,
+                ..shape(47, 21, 4, 24, false, Mlp::Swiglu)
+            },
             3,
         ),
         Shape {

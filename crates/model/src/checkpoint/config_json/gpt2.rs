@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{MODEL_FORMAT, check_supported, flag, number};
-use crate::{GptConfig, Mlp, config::LAYER_NORM_EPS};
+use super::{MODEL_FORMAT, check_supported, flag, norm_eps, number};
+use crate::{GptConfig, Mlp, config::Norm};
 
 /// What Hugging Face needs, and what is true. Its own defaults would be gelu_new and token 50256.
 pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
@@ -22,7 +22,7 @@ pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
-        "layer_norm_epsilon": LAYER_NORM_EPS,
+        "layer_norm_epsilon": config.norm_eps(Norm::Layer),
         "initializer_range": 0.02,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": end_of_text,
@@ -35,12 +35,9 @@ pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
 /// The shape, or why there is none.
 pub(super) fn parse(value: &Value) -> Result<GptConfig, String> {
     // `reorder_and_upcast_attn` computes the same in f32, as everything here is computed, and so may be either.
-    for (key, supported) in [
-        ("layer_norm_epsilon", json!(LAYER_NORM_EPS)),
-        ("add_cross_attention", json!(false)),
-        ("pruned_heads", json!({})),
-        ("quantization_config", Value::Null),
-    ] {
+    for (key, supported) in
+        [("add_cross_attention", json!(false)), ("pruned_heads", json!({})), ("quantization_config", Value::Null)]
+    {
         check_supported(value, key, &supported)?;
     }
     let mlp = match value["activation_function"].as_str() {
@@ -67,6 +64,7 @@ pub(super) fn parse(value: &Value) -> Result<GptConfig, String> {
         mlp,
         mlp_hidden: n_inner(value)?,
         tie_embeddings: flag(value, "tie_word_embeddings", true)?,
+        norm_eps: norm_eps(value, "layer_norm_epsilon", Norm::Layer)?,
         ..GptConfig::default()
     })
 }

@@ -1,18 +1,19 @@
 //! The `config.json` of a Llama or a Qwen3.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{MODEL_FORMAT, check_supported, number};
+use super::{MODEL_FORMAT, check_supported, norm_eps, number, optional_number, same};
 use crate::{
     GptConfig, Mlp,
-    config::{Architecture, Norm, Position},
-    ops::RMS_NORM_EPS,
+    config::{Architecture, Norm, Position, RopeFrequencies, RopeScaling},
 };
 
 /// What `transformers` takes where the file has no `rope_theta`.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 /// What its Qwen3 takes where the file has no `head_dim`; Llama's is hidden_size / num_attention_heads.
 const QWEN3_HEAD_DIM: usize = 128;
+/// The context of pretraining, among the keys of the angles or beside them.
+const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// What Hugging Face needs, and what is true. Angles, and the type of the weights, stand under the keys of `transformers` 4
 /// and under those of 5. Its dropout is that of attention's weights alone; ours is kept beside it.
@@ -29,10 +30,10 @@ pub(super) fn write(config: &GptConfig, architecture: Architecture, end_of_text:
         "num_key_value_heads": config.kv_heads(),
         "head_dim": config.head_size(),
         "hidden_act": "silu",
-        "rms_norm_eps": RMS_NORM_EPS,
+        "rms_norm_eps": config.norm_eps(Norm::Rms),
         "rope_theta": config.rope_theta,
         "rope_scaling": null,
-        "rope_parameters": { "rope_type": "default", "rope_theta": config.rope_theta },
+        "rope_parameters": null,
         "attention_bias": false,
         "attention_dropout": config.dropout,
         "initializer_range": 0.02,
@@ -42,6 +43,7 @@ pub(super) fn write(config: &GptConfig, architecture: Architecture, end_of_text:
         "dtype": "float32",
         "torch_dtype": "float32",
     });
+    write_rope(&mut file, config);
     match architecture {
         Architecture::Qwen3 => {
             file["use_sliding_window"] = json!(false);
@@ -57,7 +59,6 @@ pub(super) fn write(config: &GptConfig, architecture: Architecture, end_of_text:
 pub(super) fn parse(value: &Value, architecture: Architecture) -> Result<GptConfig, String> {
     for (key, supported) in [
         ("hidden_act", json!("silu")),
-        ("rms_norm_eps", json!(RMS_NORM_EPS)),
         ("attention_bias", json!(false)),
         ("mlp_bias", json!(false)),
         ("use_sliding_window", json!(false)),
@@ -71,11 +72,12 @@ pub(super) fn parse(value: &Value, architecture: Architecture) -> Result<GptConf
     }
     let (n_embd, n_head) = (number(value, "hidden_size")?, number(value, "num_attention_heads")?);
     let (hidden, n_kv_head) = (positive(value, "intermediate_size")?, kv_heads(value, architecture, n_head)?);
-    check_head_dim(value, architecture, n_embd, n_head)?;
+    let block_size = number(value, "max_position_embeddings")?;
+    let rope = rope(value, block_size)?;
     let dropout = value["tinygpt"]["dropout"].as_f64().or_else(|| value["attention_dropout"].as_f64());
     let mut config = GptConfig {
         vocab_size: number(value, "vocab_size")?,
-        block_size: number(value, "max_position_embeddings")?,
+        block_size,
         n_layer: number(value, "num_hidden_layers")?,
         n_head,
         n_embd,
@@ -83,8 +85,15 @@ pub(super) fn parse(value: &Value, architecture: Architecture) -> Result<GptConf
         bias: false,
         mlp: Mlp::Swiglu,
         norm: Norm::Rms,
+        norm_eps: norm_eps(value, "rms_norm_eps", Norm::Rms)?,
         position: Position::Rope,
-        rope_theta: rope_theta(value)?,
+        rope_theta: rope.theta,
+        rope_scaling: rope.scaling,
+        rope_factor: rope.factor,
+        rope_low_freq_factor: rope.low_freq_factor,
+        rope_high_freq_factor: rope.high_freq_factor,
+        rope_original_block_size: rope.original_block_size,
+        head_size: head_size(value, architecture, n_embd, n_head)?,
         tie_embeddings: value["tie_word_embeddings"].as_bool().unwrap_or(false), // Hugging Face's default
         qk_norm: architecture == Architecture::Qwen3,
         ..GptConfig::default()
@@ -117,43 +126,115 @@ fn positive(value: &Value, key: &str) -> Result<usize, String> {
     }
 }
 
-fn check_head_dim(value: &Value, architecture: Architecture, n_embd: usize, n_head: usize) -> Result<(), String> {
-    let (head_dim, absent) = match value.get("head_dim") {
-        None if architecture == Architecture::Qwen3 => (QWEN3_HEAD_DIM, " (as it is missing)"),
-        None | Some(Value::Null) => return Ok(()),
-        Some(_) => (number(value, "head_dim")?, ""),
+/// The key `head_size`, which stays 0 where the size follows from the rest.
+fn head_size(value: &Value, architecture: Architecture, n_embd: usize, n_head: usize) -> Result<usize, String> {
+    let head_dim = match value.get("head_dim") {
+        None if architecture == Architecture::Qwen3 => QWEN3_HEAD_DIM,
+        None | Some(Value::Null) => return Ok(0),
+        Some(_) => positive(value, "head_dim")?,
     };
-    if head_dim.checked_mul(n_head) == Some(n_embd) {
-        return Ok(());
-    }
-    Err(format!(
-        "`head_dim` is {head_dim}{absent}; this program supports hidden_size / num_attention_heads = {n_embd} / {n_head} only"
-    ))
+    Ok(if head_dim.checked_mul(n_head) == Some(n_embd) { 0 } else { head_dim })
 }
 
-/// The base of the angles: that of `rope_parameters` (`transformers` 5) or `rope_scaling`, or else the file's own.
-fn rope_theta(value: &Value) -> Result<f64, String> {
-    let mut theta = &value["rope_theta"];
-    for object in ["rope_scaling", "rope_parameters"] {
+/// The objects that have the keys of the angles, in `transformers` 4 and 5.
+const ROPE_OBJECTS: [&str; 2] = ["rope_scaling", "rope_parameters"];
+
+/// The angles of the file: of `rope_parameters` (`transformers` 5), of `rope_scaling` (4), or of the file itself.
+fn rope(value: &Value, block_size: usize) -> Result<RopeFrequencies, String> {
+    let mut found = Map::new();
+    for object in ROPE_OBJECTS {
         let Some(entries) = value[object].as_object() else {
             check_supported(value, object, &Value::Null)?;
             continue;
         };
-        for (key, found) in entries {
-            let supported = match key.as_str() {
-                "rope_theta" => {
-                    theta = found;
-                    continue;
-                }
-                "rope_type" | "type" => json!("default"),
-                "partial_rotary_factor" => json!(1.0),
-                _ => Value::Null,
-            };
-            check_supported(&value[object], key, &supported).map_err(|reason| format!("`{object}`: {reason}"))?;
+        for (key, entry) in entries.iter().filter(|(_, entry)| !entry.is_null()) {
+            let key = if key == "type" { "rope_type" } else { key };
+            let before = found.insert(key.to_owned(), entry.clone());
+            if before.is_some_and(|before| !same(&before, entry)) {
+                return Err(format!("`rope_scaling` and `rope_parameters` have different values of `{key}`"));
+            }
         }
     }
-    match theta {
-        Value::Null => Ok(DEFAULT_ROPE_THETA),
-        number => number.as_f64().ok_or_else(|| format!("`rope_theta` is {number}, not a number")),
+    let mut found = Value::Object(found);
+    let named = |reason: String| {
+        let object = ROPE_OBJECTS.into_iter().find(|object| value[object].is_object()).unwrap_or("rope_scaling");
+        format!("`{object}`: {reason}")
+    };
+    let base = optional_number(value, "rope_theta")?.unwrap_or(DEFAULT_ROPE_THETA);
+    let theta = optional_number(&found, "rope_theta").map_err(named)?.unwrap_or(base);
+    let scaling = match &found["rope_type"] {
+        Value::Null => RopeScaling::None,
+        Value::String(name) if name == "default" => RopeScaling::None,
+        Value::String(name) if name == "linear" => RopeScaling::Linear,
+        Value::String(name) if name == "llama3" => RopeScaling::Llama3,
+        other => {
+            let reason = r#"this program supports "default", "linear" and "llama3" only"#;
+            return Err(named(format!("`rope_type` is {other}; {reason}")));
+        }
+    };
+    // A base model's context may stand beside the angles, and there it is the one that counts.
+    if let Some(original) = value.get(ORIGINAL).filter(|original| !original.is_null()) {
+        found[ORIGINAL] = original.clone();
     }
+    let plain = RopeFrequencies::unscaled(theta);
+    let scaled: &[&str] = match scaling {
+        RopeScaling::None => &[],
+        RopeScaling::Linear => &["factor"],
+        RopeScaling::Llama3 => &["factor", "low_freq_factor", "high_freq_factor"],
+    };
+    // What a scaling does not read must not be there, or the file means another one.
+    let known = ["rope_theta", "rope_type", ORIGINAL];
+    for (key, entry) in found.as_object().into_iter().flatten() {
+        if key == "partial_rotary_factor" {
+            check_supported(&found, key, &json!(1.0)).map_err(named)?;
+        } else if !known.contains(&key.as_str()) && !scaled.contains(&key.as_str()) {
+            return Err(named(format!(
+                "`{key}` is {entry}; with `rope_type` \"{}\" there is none",
+                rope_type(scaling)
+            )));
+        }
+    }
+    let needed = |key: &str| {
+        optional_number(&found, key).and_then(|n| n.ok_or_else(|| format!("`{key}` is missing"))).map_err(named)
+    };
+    Ok(match scaling {
+        RopeScaling::None => plain,
+        RopeScaling::Linear => RopeFrequencies { scaling, factor: needed("factor")?, ..plain },
+        RopeScaling::Llama3 => RopeFrequencies {
+            scaling,
+            factor: needed("factor")?,
+            low_freq_factor: needed("low_freq_factor")?,
+            high_freq_factor: needed("high_freq_factor")?,
+            original_block_size: match &found[ORIGINAL] {
+                Value::Null => block_size, // Hugging Face's default
+                _ => positive(&found, ORIGINAL).map_err(named)?,
+            },
+            ..plain
+        },
+    })
+}
+
+/// Hugging Face's `rope_type`.
+fn rope_type(scaling: RopeScaling) -> &'static str {
+    if scaling == RopeScaling::None { "default" } else { scaling.name() }
+}
+
+/// The keys of the angles: those of `transformers` 4 in `rope_scaling`, null without one, and those of 5 in `rope_parameters`.
+fn write_rope(file: &mut Value, config: &GptConfig) {
+    let mut parameters = json!({ "rope_type": rope_type(config.rope_scaling) });
+    match config.rope_scaling {
+        RopeScaling::None => {}
+        RopeScaling::Linear => parameters["factor"] = json!(config.rope_factor),
+        RopeScaling::Llama3 => {
+            parameters["factor"] = json!(config.rope_factor);
+            parameters["low_freq_factor"] = json!(config.rope_low_freq_factor);
+            parameters["high_freq_factor"] = json!(config.rope_high_freq_factor);
+            parameters[ORIGINAL] = json!(config.rope_original_block_size);
+        }
+    }
+    if config.rope_scaling != RopeScaling::None {
+        file["rope_scaling"] = parameters.clone();
+    }
+    parameters["rope_theta"] = json!(config.rope_theta);
+    file["rope_parameters"] = parameters;
 }

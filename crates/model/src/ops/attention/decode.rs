@@ -60,7 +60,7 @@ impl SequenceKvCache {
 /// From this many `rows * positions * channels` on, attention is divided among threads: 64 KiB of keys and values.
 const MIN_PARALLEL_SCORES: usize = 1 << 13;
 
-/// Computes `y (rows, C)`, the attention of one new position of each sequence, `qkv (rows, (nh + 2 nkv) hs)`, to the first `n`
+/// Computes `y (rows, nh hs)`, the attention of one new position of each sequence, `qkv (rows, (nh + 2 nkv) hs)`, to the first `n`
 /// positions of the sequence's cache, which include the new one. `scores` is a buffer `(rows, n_head, n rounded up to LANES)` at least.
 pub(crate) fn decode_attention(
     (level, workers): (SimdLevel, &mut Workers<'_>),

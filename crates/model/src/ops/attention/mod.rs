@@ -39,9 +39,9 @@ pub(crate) use training::AttentionScratch;
 /// Causal self-attention of one layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
-    /// Queries, keys and values of all heads side by side, `(T, (nh + 2 nkv) hs)`, which is `(T, 3C)` for `nkv = nh`.
+    /// Queries, keys and values of all heads side by side, `(T, (nh + 2 nkv) hs)`.
     qkv: Value,
-    /// The outputs of all heads side by side, `(T, C)`.
+    /// The outputs of all heads side by side, `(T, nh hs)`.
     y: Value,
     heads: Heads,
     /// The index of this attention in the network, and of its key-value cache.
@@ -51,7 +51,7 @@ pub(crate) struct Attention {
 }
 
 impl NetworkBuilder {
-    /// Causal self-attention: queries, keys and values side by side, `(T, (nh + 2 nkv) hs)`, to `(T, C)`.
+    /// Causal self-attention: queries, keys and values side by side, `(T, (nh + 2 nkv) hs)`, to `(T, nh hs)`.
     pub fn attention(&mut self, qkv: Value, heads: Heads, site: DropoutSite) -> Value {
         let y = self.value(heads.n_head * heads.head_size);
         let layer = self.ops.iter().filter(|op| op.get().mixes_positions()).count();
@@ -76,7 +76,7 @@ impl Operation for Attention {
         true
     }
 
-    /// Query p (counted from 1) attends to p keys, each of which costs `C` multiply-adds for its score and `C` for its value.
+    /// Query p (counted from 1) attends to p keys, each of which costs `nh hs` multiply-adds for its score and as many for its value.
     fn multiply_adds(&self, net: &Network, t: usize) -> f64 {
         net.cols(self.y) as f64 * t as f64 * (t as f64 + 1.0)
     }

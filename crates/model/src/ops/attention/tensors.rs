@@ -62,7 +62,8 @@ struct Qkv {
 }
 
 impl TensorAttention {
-    /// Applies attention to queries, keys and values of all heads side by side: `(B, T, 3C)` to `(B, T, C)`.
+    /// Applies attention to queries, keys and values of all heads side by side: `(B, T, 3C)` to `(B, T, C)`, with `C` the
+    /// channels of all heads.
     ///
     /// # Errors
     /// On a shape mismatch, or when the device is out of memory.

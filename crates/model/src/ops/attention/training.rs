@@ -112,7 +112,7 @@ fn tiles(q: usize, rows: usize) -> impl Iterator<Item = ScoreTile> {
     (0..q + rows).step_by(KEYS).map(move |k| ScoreTile { q, rows, k, cols: KEYS.min(q + rows - k) })
 }
 
-/// Computes `y (T, C)` and the log-sum-exp `lse (n_head, T)` from queries, keys and values
+/// Computes `y (T, nh hs)` and the log-sum-exp `lse (n_head, T)` from queries, keys and values
 /// `qkv (T, (nh + 2 nkv) hs)`.
 pub(crate) fn forward(
     level: SimdLevel,
@@ -229,7 +229,7 @@ fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
     lanes
 }
 
-/// Computes the gradient `dqkv (T, (nh + 2 nkv) hs)` from that of the output, `dy (T, C)`, with [`forward`]'s results `y` and `lse`.
+/// Computes the gradient `dqkv (T, (nh + 2 nkv) hs)` from that of the output, `dy (T, nh hs)`, with [`forward`]'s results `y` and `lse`.
 #[expect(
     clippy::too_many_arguments,
     reason = "a backward pass has the inputs, outputs and gradients of its forward pass"

@@ -159,7 +159,7 @@ impl AttentionKernels {
         args
     }
 
-    /// The output `(B, T, C)` and the logarithms of the sums of each row's exponentials, `(B nh, T)`.
+    /// The output `(B, T, nh hs)` and the logarithms of the sums of each row's exponentials, `(B nh, T)`.
     fn forward(&self, qkv: &Tensor) -> Result<(Tensor, Tensor)> {
         let (b, t, _) = qkv.dims3()?;
         let Heads { n_head, head_size, .. } = self.heads;

@@ -4,10 +4,11 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use tinygpt_sampler::kernels::{Arg, Grid, Kernels, Module};
 
+use super::QkNormParams;
 use crate::{
     GptConfig,
-    config::{Heads, LAYER_NORM_EPS, Norm},
-    ops::{Activation, LogitCap, RMS_NORM_EPS, launches::count_launch},
+    config::{Heads, Norm},
+    ops::{Activation, LogitCap, launches::count_launch},
 };
 
 /// The kernels for matrices of a type. Of four names the first two are for four elements at a time, the others for any number;
@@ -82,10 +83,11 @@ pub(crate) const MAX_INPUTS: usize = SHARED_FLOATS - SUMS;
 /// The most outputs of a product: the second dimension of a grid is limited.
 pub(crate) const MAX_OUTPUTS: usize = 65_535 * PRODUCT_COLS;
 
-/// The norm of the input rows of a product: its kind, weight `(in)` and bias `(in)`.
+/// The norm of the input rows of a product: its kind, epsilon, weight `(in)` and bias `(in)`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InputNorm<'a> {
     pub(crate) kind: Norm,
+    pub(crate) eps: f64,
     pub(crate) weight: &'a Tensor,
     pub(crate) bias: Option<&'a Tensor>,
 }
@@ -129,11 +131,12 @@ fn input_args<'a>(x: &'a Tensor, norm: Option<InputNorm<'a>>, extra: usize) -> R
     let (rows, n_in) = x.dims2()?;
     let floats = n_in.next_multiple_of(4) + extra;
     let at_once = if rows > 1 && ROWS * floats <= SHARED_FLOATS { ROWS } else { 1 };
-    let (kind, eps) = match norm.map(|norm| norm.kind) {
-        None => (0, 0.0),
-        Some(Norm::Layer) => (1, LAYER_NORM_EPS),
-        Some(Norm::Rms) => (2, RMS_NORM_EPS),
+    let kind = match norm.map(|norm| norm.kind) {
+        None => 0,
+        Some(Norm::Layer) => 1,
+        Some(Norm::Rms) => 2,
     };
+    let eps = norm.map_or(0.0, |norm| norm.eps);
     let args = [
         Arg::Tensor(x),
         Arg::optional(norm.map(|norm| norm.weight)),
@@ -256,8 +259,8 @@ pub(crate) struct NewPosition<'a> {
     pub(crate) heads: Heads,
     /// `(rows, (nh + 2 nkv) hs)`.
     pub(crate) qkv: &'a Tensor,
-    /// The weights of the norms of queries and keys, `(hs)` each.
-    pub(crate) qk_norm: Option<[&'a Tensor; 2]>,
+    /// The norms of queries and keys.
+    pub(crate) qk_norm: Option<QkNormParams<'a>>,
     /// The cosines and sines of rotary positions, `(block_size, hs / 2)` each.
     pub(crate) angles: Option<&'a [Tensor; 2]>,
     /// The cached keys and values, `(rows, nkv, block_size, hs)` each; the new ones are written.
@@ -278,8 +281,8 @@ pub(crate) fn attend(kernels: &Kernels, new: NewPosition<'_>) -> Result<()> {
     }
     let args = [
         Arg::Tensor(new.qkv),
-        Arg::optional(new.qk_norm.map(|weights| weights[0])),
-        Arg::optional(new.qk_norm.map(|weights| weights[1])),
+        Arg::optional(new.qk_norm.map(|norms| norms.weights[0])),
+        Arg::optional(new.qk_norm.map(|norms| norms.weights[1])),
         Arg::optional(new.angles.map(|tables| &tables[0])),
         Arg::optional(new.angles.map(|tables| &tables[1])),
         Arg::Tensor(new.cached[0]),
@@ -292,7 +295,7 @@ pub(crate) fn attend(kernels: &Kernels, new: NewPosition<'_>) -> Result<()> {
         Arg::U32(block_size as u32),
         Arg::U32(new.past as u32),
         Arg::F32((1.0 / (head_size as f64).sqrt()) as f32),
-        Arg::F32(RMS_NORM_EPS as f32),
+        Arg::F32(new.qk_norm.map_or(0.0, |norms| norms.eps) as f32),
     ];
     let name = if head_size.is_multiple_of(4) { "decode_attention" } else { "decode_attention_any" };
     let splits = (new.past + 1).div_ceil(SPLIT);

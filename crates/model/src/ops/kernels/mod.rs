@@ -21,7 +21,7 @@ pub(crate) mod norm;
 mod qk_norm_rope;
 mod residual;
 
-pub(crate) use qk_norm_rope::QkNormRope;
+pub(crate) use qk_norm_rope::{QkNormParams, QkNormRope};
 pub(crate) use residual::{residual_norm, residual_sum};
 
 /// The device's kernels for these tensors: they take contiguous ones in f32.

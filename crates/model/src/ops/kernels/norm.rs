@@ -6,8 +6,8 @@ use tinygpt_sampler::kernels::{Arg, Grid, Kernels, Module};
 use super::{Element, dropout_args};
 use crate::{
     Dropout,
-    config::{LAYER_NORM_EPS, Norm},
-    ops::{RMS_NORM_EPS, launches::count_launch, tape},
+    config::Norm,
+    ops::{launches::count_launch, tape},
 };
 
 const MODULE: Module = Module { name: "norm", ptx: include_str!("../../../kernels/norm.ptx") };
@@ -44,17 +44,17 @@ pub(crate) type NormParams<'a> = (&'a Tensor, Option<&'a Tensor>);
 pub(crate) type BranchDropout<'a> = Option<(&'a Dropout, u32)>;
 
 impl NormKernels {
-    pub(crate) fn of(norm: Norm) -> Self {
+    pub(crate) fn of(norm: Norm, eps: f64) -> Self {
         match norm {
             Norm::Layer => Self {
                 forward: for_each_element!("layer_norm_forward"),
                 backward: for_each_element!("layer_norm_backward"),
-                eps: LAYER_NORM_EPS,
+                eps,
             },
             Norm::Rms => Self {
                 forward: for_each_element!("rms_norm_forward"),
                 backward: for_each_element!("rms_norm_backward"),
-                eps: RMS_NORM_EPS,
+                eps,
             },
         }
     }

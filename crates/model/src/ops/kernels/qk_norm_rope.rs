@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::Heads,
-    ops::{Angles, RMS_NORM_EPS, launches::count_launch, tape},
+    ops::{Angles, launches::count_launch, tape},
 };
 
 const MODULE: Module = Module { name: "qk_norm_rope", ptx: include_str!("../../../kernels/qk_norm_rope.ptx") };
@@ -20,6 +20,14 @@ const WARPS: usize = 8;
 /// The heads of a block of the backward pass, which leaves one row of sums: enough blocks for a large card, few rows to sum after.
 const HEADS: usize = 128;
 
+/// The norms of queries and of keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QkNormParams<'a> {
+    /// `(hs)` each.
+    pub(crate) weights: [&'a Tensor; 2],
+    pub(crate) eps: f64,
+}
+
 /// The norms of queries and keys in `(B, T, (nh + 2 nkv) hs)`, their rotation, or the norms and then the rotation.
 #[derive(Debug)]
 pub(crate) struct QkNormRope {
@@ -28,6 +36,8 @@ pub(crate) struct QkNormRope {
     heads: Heads,
     /// The weights of the norms of queries and of keys, `(hs)` each.
     norms: Option<[Tensor; 2]>,
+    /// The epsilon of these norms.
+    eps: f64,
     /// The cosines and sines, `(block_size, hs / 2)` each.
     angles: Option<[Tensor; 2]>,
     /// The positions before the first.
@@ -39,18 +49,20 @@ impl QkNormRope {
     pub(crate) fn new(
         qkv: &Tensor,
         heads: Heads,
-        norms: Option<[&Tensor; 2]>,
+        norms: Option<QkNormParams<'_>>,
         angles: Option<(&Angles, usize)>,
     ) -> Result<Option<Self>> {
         // A warp's sums of both weights are in shared memory.
-        let suits = |norms: &[&Tensor; 2]| kernels_for(norms).is_some() && shared(heads.head_size) <= SHARED;
+        let suits =
+            |norms: &QkNormParams<'_>| kernels_for(&norms.weights).is_some() && shared(heads.head_size) <= SHARED;
         let Some((kernels, element)) = kernels_for_values(qkv).filter(|_| norms.as_ref().is_none_or(suits)) else {
             return Ok(None);
         };
         let past = angles.map_or(0, |(_, past)| past);
         let angles = angles.map(|(angles, _)| angles.on_device(qkv.device())).transpose()?;
-        let norms = norms.map(|norms| norms.map(Tensor::clone));
-        Ok(Some(Self { kernels, element, heads, norms, angles, past }))
+        let eps = norms.map_or(0.0, |norms| norms.eps);
+        let norms = norms.map(|norms| norms.weights.map(Tensor::clone));
+        Ok(Some(Self { kernels, element, heads, norms, eps, angles, past }))
     }
 
     /// Applies them to `qkv (B, T, (nh + 2 nkv) hs)`, recorded.
@@ -103,7 +115,7 @@ impl QkNormRope {
             pairs.iter().flat_map(|pair| [0, 1].map(|i| Arg::optional(pair.as_ref().map(|pair| &pair[i])))).collect();
         args.push(Arg::U64(self.all_heads(qkv) as u64));
         args.extend([qkv.dim(1)?, self.past, n_head, n_kv_head, head_size].map(|n| Arg::U32(n as u32)));
-        args.push(Arg::F32(RMS_NORM_EPS as f32));
+        args.push(Arg::F32(self.eps as f32));
         Ok(args)
     }
 

@@ -27,7 +27,7 @@ pub(crate) fn residual_norm(
     x: &Tensor,
     y: &Tensor,
     dropout: BranchDropout<'_>,
-    (norm, (w, b)): (Norm, NormParams<'_>),
+    ((norm, eps), (w, b)): ((Norm, f64), NormParams<'_>),
     dtype: DType,
 ) -> Result<Option<[Tensor; 2]>> {
     let read: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
@@ -35,7 +35,7 @@ pub(crate) fn residual_norm(
         has_masks(dropout) && y.dtype() == dtype && y.is_contiguous() && norm::fits(w.elem_count(), b.is_some());
     let Some(kernels) = kernels_for(&read).filter(|_| suits) else { return Ok(None) };
     let Some(element) = Element::of(y) else { return Ok(None) };
-    let norm = NormKernels::of(norm);
+    let norm = NormKernels::of(norm, eps);
     let [sum, normed] = norm.residual_forward(&kernels, x, (y, dropout), (w, b), dtype)?;
 
     // The norm's backward pass is the last to add to the gradient of the sum, and runs right before the sum's own: it leaves the

@@ -20,10 +20,11 @@ pub(crate) struct Input {
     pub(crate) norm: Option<InputNorm>,
 }
 
-/// A norm: its kind, weight and bias.
+/// A norm: its kind, epsilon, weight and bias.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct InputNorm {
     pub(crate) kind: Norm,
+    pub(crate) eps: f64,
     pub(crate) weight: ParamId,
     pub(crate) bias: Option<ParamId>,
 }
@@ -43,8 +44,8 @@ pub(crate) struct Product {
 #[derive(Debug, Clone)]
 pub(crate) struct Qkv {
     pub(crate) x: Value,
-    /// The weights of the norms of queries and keys.
-    pub(crate) norm: Option<[ParamId; 2]>,
+    /// The weights of the norms of queries and keys, and their epsilon.
+    pub(crate) norm: Option<([ParamId; 2], f64)>,
     /// The angles of rotary positions.
     pub(crate) angles: Option<Arc<Angles>>,
 }
@@ -230,14 +231,14 @@ impl<'a> Fusion<'a> {
         self.set(sum, Form::Stored(sum))
     }
 
-    /// The norms of queries and keys.
-    pub(crate) fn qk_norm(&mut self, x: Value, weights: [ParamId; 2], y: Value) -> Option<()> {
+    /// The norms of queries and keys, with their weights and their epsilon.
+    pub(crate) fn qk_norm(&mut self, x: Value, norm: ([ParamId; 2], f64), y: Value) -> Option<()> {
         let qkv = self.qkv(x)?;
         // The kernel norms before it rotates.
         if qkv.norm.is_some() || qkv.angles.is_some() {
             return None;
         }
-        self.set(y, Form::Qkv(Qkv { norm: Some(weights), ..qkv }))
+        self.set(y, Form::Qkv(Qkv { norm: Some(norm), ..qkv }))
     }
 
     /// The rotation of queries and keys.

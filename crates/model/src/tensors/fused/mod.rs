@@ -8,7 +8,10 @@ use tinygpt_sampler::kernels::Kernels;
 use super::{Gpt, KvCache};
 use crate::{
     ModelError, Result,
-    ops::kernels::decode::{self, SplitScratch},
+    ops::kernels::{
+        QkNormParams,
+        decode::{self, SplitScratch},
+    },
     plan::{ParamId, Value},
 };
 
@@ -54,6 +57,7 @@ impl FusedDecoder {
         let norm = |input: &Input| {
             input.norm.as_ref().map(|norm| decode::InputNorm {
                 kind: norm.kind,
+                eps: norm.eps,
                 weight: param(norm.weight),
                 bias: norm.bias.map(param),
             })
@@ -86,7 +90,7 @@ impl FusedDecoder {
                     let new = decode::NewPosition {
                         heads: *heads,
                         qkv: value(qkv.x),
-                        qk_norm: qkv.norm.map(|weights| weights.map(param)),
+                        qk_norm: qkv.norm.map(|(weights, eps)| QkNormParams { weights: weights.map(param), eps }),
                         angles: qkv.angles.as_ref().and(scratch.angles.as_ref()),
                         cached: cache.layer(*layer),
                         past: cache.len(),
