@@ -158,6 +158,12 @@ class Theirs:
         return folder
 
 
+# Frequencies such that some are scaled, some are not, and some are in between.
+LLAMA3 = dict(
+    rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+    original_max_position_embeddings=20,
+)
+LINEAR = dict(rope_type="linear", rope_theta=500.0, factor=4.0)
 THEIRS = [
     Theirs("gelu_new", "gpt2"),
     Theirs("short names, masks", "gpt2", save=rewritten(short_names_and_masks)),
@@ -173,13 +179,19 @@ THEIRS = [
     Theirs("relu2", "gpt2", {"activation_function": "relu2"}, fixture=False),
     Theirs("unscaled attention", "gpt2", {"scale_attn_weights": False}),
     Theirs("scaled by layer", "gpt2", {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}),
+    Theirs("epsilon", "gpt2", {"layer_norm_epsilon": 0.03}, fixture=False),
     Theirs("n_inner", "gpt2", {"n_inner": lambda n_embd: 3 * n_embd - 1}),
     Theirs("vocab.json, merges.txt", "gpt2", vocabulary=vocabulary_and_merges),
     Theirs("converted pickle", "gpt2", save=pickle, fixture=False),
     Theirs("untied", "llama"),
     Theirs("tied, 1 kv head, shards", "llama", {"tie_word_embeddings": True, "num_key_value_heads": 1}, save=shards),
     Theirs("bf16", "llama", dtype=torch.bfloat16, fixture=False),
+    Theirs("wide heads, epsilon", "llama", {"head_dim": lambda n_embd: n_embd // 2, "rms_norm_eps": 0.03}),
+    Theirs("scaled as llama 3", "llama", {"rope_parameters": LLAMA3}),
+    Theirs("linearly scaled", "llama", {"rope_parameters": LINEAR}),
     Theirs("untied, 1 kv head", "qwen3", {"num_key_value_heads": 1}),
+    Theirs("narrow heads, epsilon", "qwen3", {"head_dim": lambda n_embd: n_embd // 8 * 2, "rms_norm_eps": 0.03}),
+    Theirs("scaled as llama 3", "qwen3", {"rope_parameters": LLAMA3}, fixture=False),
     Theirs("tied, f16", "qwen3", {"tie_word_embeddings": True}, dtype=torch.float16, fixture=False),
 ]
 
@@ -193,6 +205,11 @@ OURS = {
     "llama, tied": LLAMA,
     "llama, untied, 2 kv heads": LLAMA | {"model.tie_embeddings": False, "model.n_kv_head": 2},
     "qwen3, tied": LLAMA | {"model.qk_norm": True},
+    "llama, wide heads, epsilon": LLAMA | {"model.head_size": 20, "model.norm_eps": 0.03},
+    "llama, linearly scaled": LLAMA | {"model.rope_scaling": "linear", "model.rope_factor": 4.0},
+    "qwen3, scaled as llama 3": LLAMA | {
+        "model.qk_norm": True, "model.rope_scaling": "llama3", "model.rope_factor": 8.0, "model.rope_original_block_size": 30,
+    },
     "qwen3, untied, 1 kv head": LLAMA | {"model.qk_norm": True, "model.tie_embeddings": False, "model.n_kv_head": 1},
 }
 
