@@ -230,9 +230,11 @@ class Reference:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def start(self):
-        """The token that tinygpt puts before a text: the end of another, or a line break."""
-        end = self.tokenizer.convert_tokens_to_ids(END) if END in self.tokenizer.get_vocab() else None
-        return end if end is not None else (self.ids("\n") + [0])[0]
+        """The token that tinygpt puts before a text: the one that begins a text, the end of another, or a line break."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.get_vocab().get(END)):
+            if token is not None:
+                return token
+        return (self.ids("\n") + [0])[0]
 
     def logits(self, ids):
         with torch.no_grad():

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tinygpt_model::{Checkpoint, ContextPolicy, Device, cpu::WeightFormat};
+use tinygpt_model::{Checkpoint, ContextPolicy, Device, Tokenizer, cpu::WeightFormat};
 
 use crate::common::Random;
 
@@ -83,6 +83,9 @@ fn a_file_with_a_flipped_bit_opens_or_has_an_error() {
     let (mut opened, mut refused) = (0, 0);
     for name in FIXTURES {
         let folder = fixture(name);
+        // A byte-level BPE in one file, too.
+        let json = Tokenizer::from_folder(&folder).unwrap().json().to_owned();
+        fs::write(folder.path().join("tokenizer.json"), json).unwrap();
         for path in files(&folder) {
             let whole = fs::read(&path).unwrap();
             for _ in 0..150 {

@@ -1,6 +1,6 @@
 //! The model folder: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`.
 //! That of a GPT-2, a Qwen3 or a Llama is Hugging Face's: `transformers` loads it, and this program loads such folders that
-//! others wrote. Any other network opens here alone.
+//! others wrote, whose weights may be in shards and whose tokenizer in GPT-2's two files. Any other network opens here alone.
 
 use std::{
     borrow::Cow,

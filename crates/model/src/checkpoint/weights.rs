@@ -56,19 +56,27 @@ impl Weights {
         // All tensors are looked for before the first is read.
         let located = locate(&files, &specs, Layout::of_folder(config)).map_err(|reason| files.error(reason))?;
         check_others(&files, config, &located).map_err(|reason| files.error(reason))?;
+        let read = |name: &str, entry: &TensorEntry| {
+            values(files.bytes(entry), entry.dtype, &entry.shape)
+                .map_err(|reason| files.error(format!("{name} {reason}")))
+        };
         let param = |(spec, tensors): (&ParamSpec, &Vec<Located<'_>>)| {
             let scale = attention_scale.of_param(&spec.name, config);
-            if let (None, [(StoredTensor { columns: None, .. }, _, entry)]) = (scale, &tensors[..])
-                && lies_as_in_memory(&files, entry)
-            {
-                return Ok(Param::Mapped { file: entry.file, bytes: entry.bytes.clone() });
-            }
-            let mut param = vec![0.0; spec.len()];
-            for (stored, name, entry) in tensors {
-                let values = values(files.bytes(entry), entry.dtype, &entry.shape)
-                    .map_err(|reason| files.error(format!("{name} {reason}")))?;
-                stored.put_into(&values, &mut param);
-            }
+            let mut param = match tensors[..] {
+                [(StoredTensor { columns: None, .. }, name, entry)] => {
+                    if scale.is_none() && lies_as_in_memory(&files, entry) {
+                        return Ok(Param::Mapped { file: entry.file, bytes: entry.bytes.clone() });
+                    }
+                    read(name, entry)?
+                }
+                _ => {
+                    let mut param = vec![0.0; spec.len()];
+                    for (stored, name, entry) in tensors {
+                        stored.put_into(&read(name, entry)?, &mut param);
+                    }
+                    param
+                }
+            };
             if let Some(scale) = scale {
                 scale.apply(&mut param);
             }
