@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scripts/fuzz.sh [SECONDS [TARGET ...]]: runs the fuzz targets (all, if none is named), each for so long (60 s).
 #
-# The files that a target begins with are those of tests/fixtures; what it finds beside them stays in fuzz/corpus, and what fails in
+# The files that a target begins with are those of tests/fixtures and fuzz/seeds; what it finds beside them stays in fuzz/corpus, and what fails in
 # fuzz/artifacts, with the command that runs it again. A target fails on a panic, an invalid access, an allocation of more than 512 MB
 # or an input that takes more than 5 s. fuzz/README.md says what each target holds.
 #
@@ -19,7 +19,7 @@ seed() {
     for file in "${@:2}"; do cp "$file" "corpus/$target/seed-$(sha1sum <"$file" | cut -c -16)"; done
 }
 seed config_json "$fixtures"/*/config.json
-seed tokenizer_json "$fixtures"/*/tokenizer.json
+seed tokenizer_json "$fixtures"/*/tokenizer.json seeds/tokenizer_json/*
 seed safetensors "$fixtures"/gpt2-{gelu-new,f16}/model.safetensors
 seed safetensors_index "$fixtures"/*/model.safetensors.index.json
 
