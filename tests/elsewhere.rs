@@ -50,7 +50,9 @@ fn info_shows_shape_size_and_tokenizer() {
 #[test]
 fn a_qwen3_trains_resumes_and_generates_alike() {
     let place = Place::new();
-    let keys = |steps| [&QWEN3[..], &["model.n_kv_head=1", "model.dropout=0.1", "train.decay_steps=6", steps]].concat();
+    let shape = ["model.n_kv_head=1", "model.head_size=12", "model.norm_eps=1e-5", "model.dropout=0.1"];
+    let angles = ["model.rope_scaling=llama3", "model.rope_factor=8", "model.rope_original_block_size=8"];
+    let keys = |steps| [&QWEN3[..], &shape, &angles, &["train.decay_steps=6", steps]].concat();
     train(&place, "whole", &keys("train.max_steps=6"));
     train(&place, "parts", &keys("train.max_steps=3"));
     stdout(place.tinygpt().args(["train", "--resume", "--out", "parts", "--set", "train.max_steps=6"]));

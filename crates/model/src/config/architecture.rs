@@ -146,7 +146,7 @@ fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::InitScheme;
+    use crate::config::{InitScheme, RopeScaling};
 
     fn llama() -> GptConfig {
         GptConfig { norm: Norm::Rms, position: Position::Rope, mlp: Mlp::Swiglu, ..GptConfig::default() }
@@ -156,7 +156,7 @@ mod tests {
     fn what_does_not_change_the_network_of_an_architecture_leaves_it_one() {
         let gpt2 = GptConfig::default();
         for config in [
-            GptConfig { bias: true, ..gpt2.clone() },
+            GptConfig { bias: true, norm_eps: 1e-6, head_size: 32, ..gpt2.clone() },
             GptConfig { mlp: Mlp::GeluNew, dropout: 0.2, rope_theta: 5.0, ..gpt2.clone() },
             GptConfig { mlp_hidden: 7, tie_embeddings: false, ..gpt2.clone() },
             GptConfig { mlp_hidden: 4 * gpt2.n_embd, n_kv_head: gpt2.n_head, init: InitScheme::FanIn, ..gpt2 },
@@ -167,6 +167,8 @@ mod tests {
             let config = GptConfig { qk_norm, ..llama() };
             for config in [
                 GptConfig { tie_embeddings: false, dropout: 0.1, ..config.clone() },
+                GptConfig { head_size: 6, norm_eps: 1e-5, ..config.clone() },
+                GptConfig { rope_scaling: RopeScaling::Linear, rope_factor: 2.0, ..config.clone() },
                 GptConfig { n_kv_head: 1, mlp_hidden: 5, rope_theta: 1e6, init: InitScheme::FanIn, ..config },
             ] {
                 assert_eq!(config.architecture(), Ok(expected), "{config:?}");

@@ -73,6 +73,10 @@ fn a_wrong_type_is_refused_and_both_types_named() {
         error("[train]\nschedule = \"step\""),
         "`train.schedule` must be \"cosine\", \"linear\" or \"wsd\", not \"step\""
     );
+    assert_eq!(
+        error("[model]\nrope_scaling = \"yarn\""),
+        "`model.rope_scaling` must be \"none\", \"linear\" or \"llama3\", not \"yarn\""
+    );
     assert_eq!(error("[train]\nprior = \"l0\""), "`train.prior` must be \"none\", \"l2\" or \"l1\", not \"l0\"");
     assert!(error("[train]\nmax_steps = -5").contains("must not be negative"));
     assert!(error("[train\n").contains("not valid TOML"));
@@ -86,6 +90,10 @@ fn a_value_out_of_range_is_refused_and_its_key_named() {
         ("[data]\nval_fraction = 1.0", "data.val_fraction"),
         ("[data]\ntokenizer = \"bpe\"\nvocab_size = 100", "data.vocab_size"),
         ("[model]\nn_embd = 130", "model.n_embd"),
+        ("[model]\nhead_size = 5\nposition = \"rope\"", "model.head_size"),
+        ("[model]\nnorm_eps = 1e-20", "model.norm_eps"),
+        ("[model]\nrope_scaling = \"linear\"", "model.rope_scaling"),
+        ("[model]\nrope_scaling = \"llama3\"\nposition = \"rope\"", "model.rope_original_block_size"),
         ("[model]\ndropout = 1.0", "model.dropout"),
         ("[train]\nmax_steps = 0", "train.max_steps"),
         ("[train]\nlr = nan", "train.lr"),

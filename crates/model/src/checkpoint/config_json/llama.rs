@@ -139,8 +139,8 @@ fn head_size(value: &Value, architecture: Architecture, n_embd: usize, n_head: u
 /// The objects that have the keys of the angles, in `transformers` 4 and 5.
 const ROPE_OBJECTS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 
-/// The angles of the file: of `rope_parameters` (`transformers` 5), of `rope_scaling` (4), or of the file itself.
-fn rope(value: &Value, block_size: usize) -> Result<RopeFrequencies, String> {
+/// The keys of both objects that are not null; each of them may have all.
+fn rope_entries(value: &Value) -> Result<Value, String> {
     let mut found = Map::new();
     for object in ROPE_OBJECTS {
         let Some(entries) = value[object].as_object() else {
@@ -155,7 +155,16 @@ fn rope(value: &Value, block_size: usize) -> Result<RopeFrequencies, String> {
             }
         }
     }
-    let mut found = Value::Object(found);
+    // The context of pretraining may stand beside the angles, and `transformers` prefers it there.
+    if let Some(original) = value.get(ORIGINAL).filter(|original| !original.is_null()) {
+        found.insert(ORIGINAL.to_owned(), original.clone());
+    }
+    Ok(Value::Object(found))
+}
+
+/// The angles that the file asks for.
+fn rope(value: &Value, block_size: usize) -> Result<RopeFrequencies, String> {
+    let found = rope_entries(value)?;
     let named = |reason: String| {
         let object = ROPE_OBJECTS.into_iter().find(|object| value[object].is_object()).unwrap_or("rope_scaling");
         format!("`{object}`: {reason}")
@@ -172,10 +181,6 @@ fn rope(value: &Value, block_size: usize) -> Result<RopeFrequencies, String> {
             return Err(named(format!("`rope_type` is {other}; {reason}")));
         }
     };
-    // A base model's context may stand beside the angles, and there it is the one that counts.
-    if let Some(original) = value.get(ORIGINAL).filter(|original| !original.is_null()) {
-        found[ORIGINAL] = original.clone();
-    }
     let plain = RopeFrequencies::unscaled(theta);
     let scaled: &[&str] = match scaling {
         RopeScaling::None => &[],
