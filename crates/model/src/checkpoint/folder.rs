@@ -14,24 +14,20 @@ use super::{
     CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format,
     config_json::{self, Description},
     layout::{Layout, stored_tensors},
+    missing_files::check_files,
     tensors::write_tensors,
-    weight_files::{self, WEIGHTS_INDEX, WeightFiles},
+    weight_files::{self, WeightFiles},
 };
 use crate::{
-    GptConfig, ModelError, Result,
+    GptConfig, Result,
     files::{FileError, atomic, read_json},
-    ngram::is_ngram_folder,
     param_specs,
     params::check_values,
     plan::Role,
-    tokenizer::{GPT2_FILES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer},
+    tokenizer::{TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer},
 };
 
 const GENERATION: &str = "generation_config.json";
-/// PyTorch's files of weights, in one and in several.
-const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
-/// A tokenizer of the `sentencepiece` library.
-const SENTENCEPIECE: &str = "tokenizer.model";
 
 /// A folder with a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,51 +108,10 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::read`].
     pub fn map(&self) -> Result<(GptConfig, Weights)> {
-        self.check()?;
+        check_files(&self.path)?;
         let model = self.describe()?;
         let weights = Weights::new(WeightFiles::open(&self.path)?, &model)?;
         Ok((model.config, weights))
-    }
-
-    fn check(&self) -> Result<()> {
-        let not_a_model = |reason: String| ModelError::NotAModelFolder { path: self.path.clone(), reason };
-        if !self.path.is_dir() {
-            return Err(not_a_model("there is no such folder".into()));
-        }
-        if is_ngram_folder(&self.path) {
-            return Err(not_a_model(
-                "it is an n-gram model, which `generate`, `eval`, `score` and `compare` take".into(),
-            ));
-        }
-        let has = |name: &str| self.path.join(name).is_file();
-        let saved_again = |class: &str| {
-            let python = format!(
-                "import sys, transformers as t; t.{class}.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
-            );
-            format!("python3 -c \"{python}\" {}", shell_word(&self.path))
-        };
-        if !has(CONFIG_FILE) {
-            return Err(not_a_model(format!("it has no {CONFIG_FILE}")));
-        }
-        if !has(WEIGHTS_FILE) && !has(WEIGHTS_INDEX) {
-            let pickle = PICKLES.iter().find(|name| has(name)).map(|name| {
-                let command = saved_again("AutoModelForCausalLM");
-                format!(
-                    ": {name} is a pickle, which can run any program and is not opened here; convert it by {command}"
-                )
-            });
-            return Err(not_a_model(format!("it has no {WEIGHTS_FILE}{}", pickle.unwrap_or_default())));
-        }
-        if !has(TOKENIZER_FILE) && !GPT2_FILES.iter().all(|name| has(name)) {
-            let [vocabulary, merges] = GPT2_FILES;
-            let other = has(SENTENCEPIECE)
-                .then(|| format!("; {SENTENCEPIECE} is not read here, convert it by {}", saved_again("AutoTokenizer")));
-            return Err(not_a_model(format!(
-                "it has no {TOKENIZER_FILE}, nor {vocabulary} with {merges}{}",
-                other.unwrap_or_default()
-            )));
-        }
-        Ok(())
     }
 
     /// Reads the weights, in parameter order.
@@ -209,25 +164,5 @@ impl ModelFolder {
         let value: Value = read_json(&path)?;
         check_format(&path, &value)?;
         serde_json::from_value(value).map_err(|e| FileError::content(&path, e).into())
-    }
-}
-
-/// A path as a word of a shell's command.
-fn shell_word(path: &Path) -> String {
-    let path = path.display().to_string();
-    let plain = |ch: char| ch.is_ascii_alphanumeric() || "/._-".contains(ch);
-    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_one_word_of_a_shell() {
-        for (path, word) in [("runs/a-1.b", "runs/a-1.b"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("$(x)", "'$(x)'")]
-        {
-            assert_eq!(shell_word(Path::new(path)), word);
-        }
     }
 }

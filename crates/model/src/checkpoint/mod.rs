@@ -7,6 +7,7 @@ mod decoder;
 mod folder;
 mod generation;
 pub(crate) mod layout;
+mod missing_files;
 pub mod tensors;
 mod weight_files;
 mod weights;
