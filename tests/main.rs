@@ -17,6 +17,7 @@ mod devices;
 mod docs;
 mod elsewhere;
 mod eval;
+mod foreign;
 mod generate;
 mod gguf;
 mod golden;

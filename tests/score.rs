@@ -41,6 +41,19 @@ fn the_probabilities_of_tokens_multiply_to_that_of_the_text() {
 }
 
 #[test]
+fn the_most_probable_tokens_are_as_many_as_are_asked_for_up_to_the_whole_vocabulary() {
+    for (top, shown) in [("0", 0), ("1", 1), ("1000", 57)] {
+        let value = json(trained().tinygpt().args(["score", "run", "Mia", "--json", "--top", top]));
+        for token in value["tokens"].as_array().unwrap() {
+            let logprobs = token["top"].as_array().unwrap().iter().map(|top| top["logprob"].as_f64().unwrap());
+            assert_eq!(logprobs.len(), shown, "{token}");
+            let sum: f64 = logprobs.map(f64::exp).sum();
+            assert!(shown < 57 || (sum - 1.0).abs() < 1e-6, "{sum}");
+        }
+    }
+}
+
+#[test]
 fn a_text_behind_a_line_break_has_the_loss_that_eval_gives_it() {
     let place = Place::new().with_run("run");
     place.write("story.txt", STORY).write("with_start.txt", format!("\n{STORY}"));

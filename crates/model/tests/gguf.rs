@@ -173,6 +173,7 @@ fn a_model_comes_back_from_each_type_within_its_rounding_and_is_written_alike_ag
     for config in [
         gpt2(true, Mlp::GeluNew),
         gpt2(false, Mlp::Gelu),
+        GptConfig { tie_embeddings: false, mlp_hidden: 64, ..gpt2(true, Mlp::GeluNew) },
         wide(false),
         GptConfig { tie_embeddings: false, n_kv_head: 1, ..wide(true) },
         GptConfig { head_size: 6, norm_eps: 3e-5, ..wide(true) },
@@ -324,8 +325,8 @@ fn a_model_of_no_architecture_is_not_written_as_gguf_and_its_keys_are_named() {
     let dir = tempfile::tempdir().unwrap();
     for (config, message_part) in [
         (
-            GptConfig { tie_embeddings: false, ..gpt2(true, Mlp::Gelu) },
-            "GPT2LMHeadModel needs model.tie_embeddings = true",
+            gpt2(true, Mlp::Relu2),
+            "llama.cpp gives a GPT-2 the approximation of GELU",
         ),
         (GptConfig { logit_cap: 3.0, ..llama(false) }, "LlamaForCausalLM needs model.logit_cap = 0, which is 3"),
         (llama3(&llama(false)), "its angles are scaled by model.rope_scaling = \"llama3\""),

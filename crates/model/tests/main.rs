@@ -7,6 +7,7 @@ mod common;
 mod attention_maps;
 mod cache;
 mod checkpoint;
+mod damaged_folders;
 mod elsewhere;
 mod formats;
 mod generation;

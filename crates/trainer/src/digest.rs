@@ -1,6 +1,11 @@
 //! SHA-256 digests: the names of corpora, tokenizers and downloads.
 
-use std::{fmt, fs::File, io, path::Path};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use sha2::Digest as _;
 
@@ -21,6 +26,19 @@ impl Digest {
     pub fn of_file(path: &Path) -> io::Result<Self> {
         let mut hasher = sha2::Sha256::new();
         io::copy(&mut File::open(path)?, &mut hasher)?;
+        Ok(Self(hasher.finalize().into()))
+    }
+
+    /// The digest of files one behind the other.
+    ///
+    /// # Errors
+    /// That of the first file that cannot be read, with its path.
+    pub fn of_files(paths: &[PathBuf]) -> Result<Self, (&Path, io::Error)> {
+        let mut hasher = sha2::Sha256::new();
+        for path in paths {
+            let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hasher));
+            copied.map_err(|error| (path.as_path(), error))?;
+        }
         Ok(Self(hasher.finalize().into()))
     }
 

@@ -13,7 +13,7 @@ use crate::{
     sliding::{Sliding, SlidingWindow, batches},
 };
 
-/// How many of the most probable tokens are kept.
+/// How many of the most probable tokens are kept where nobody asks for more.
 pub const TOP: usize = 5;
 
 /// A token of a text, under the distribution of the next token that a model gives for the tokens before it.
@@ -28,7 +28,7 @@ pub struct TokenScore {
     pub rank: usize,
     /// The entropy of the distribution, in nats: the surprisal that the model expects.
     pub entropy: f64,
-    /// The [`TOP`] most probable tokens with the logarithms of their probabilities, by rank; all, where there are fewer.
+    /// The most probable tokens with the logarithms of their probabilities, by rank; all, where there are fewer.
     pub top: Vec<(u32, f64)>,
 }
 
@@ -56,7 +56,7 @@ impl TextScore {
 }
 
 /// Scores every token of a text. The first is predicted from `start`, so that the probabilities multiply to that of the whole
-/// text; each is predicted once, in sliding windows. `on_progress(scored, all)` is told how many tokens are scored, and may end
+/// text; each is predicted once, in sliding windows. Of each distribution the `top` most probable tokens are kept. `on_progress(scored, all)` is told how many tokens are scored, and may end
 /// the work by an error.
 ///
 /// # Errors
@@ -67,6 +67,7 @@ pub fn score(
     start: u32,
     ids: &[u32],
     sliding: Sliding,
+    top: usize,
     on_progress: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<Vec<TokenScore>> {
     if ids.is_empty() {
@@ -85,7 +86,7 @@ pub fn score(
         let read: Vec<u32> = group.iter().flat_map(|window| &text[window.start..][..cols]).copied().collect();
         let targets: Vec<u32> = group.iter().flat_map(|window| &text[window.start + 1..][..cols]).copied().collect();
         let windows = Windows { ids: &read, cols, from };
-        scores.extend(each_row(model, windows, |place, logits| token_score(logits, targets[place]))?);
+        scores.extend(each_row(model, windows, |place, logits| token_score(logits, targets[place], top))?);
         on_progress(scores.len(), ids.len())?;
     }
     match scores.iter().position(|token| token.logprob.is_nan()) {
@@ -95,18 +96,18 @@ pub fn score(
 }
 
 /// The score of a token whose prediction has these logits `(V)`.
-fn token_score(logits: &[f32], id: u32) -> TokenScore {
+fn token_score(logits: &[f32], id: u32, top: usize) -> TokenScore {
     let (next, own) = (NextToken::of(logits), logits[id as usize]);
     // Of equals, the token with the smaller id is the more probable one.
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0));
-    let mut top: Vec<(u32, f32)> = Vec::with_capacity(TOP + 1);
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(top.min(logits.len()) + 1);
     let mut rank = 1;
     for token in (0..).zip(logits.iter().copied()) {
         rank += usize::from(order(&token, &(id, own)) == Ordering::Less);
-        if top.len() < TOP || top.last().is_some_and(|last| order(&token, last) == Ordering::Less) {
-            let place = top.partition_point(|other| order(other, &token) == Ordering::Less);
-            top.insert(place, token);
-            top.truncate(TOP);
+        if best.len() < top || best.last().is_some_and(|last| order(&token, last) == Ordering::Less) {
+            let place = best.partition_point(|other| order(other, &token) == Ordering::Less);
+            best.insert(place, token);
+            best.truncate(top);
         }
     }
     TokenScore {
@@ -114,7 +115,7 @@ fn token_score(logits: &[f32], id: u32) -> TokenScore {
         logprob: next.logprob(own),
         rank,
         entropy: next.entropy,
-        top: top.into_iter().map(|(id, logit)| (id, next.logprob(logit))).collect(),
+        top: best.into_iter().map(|(id, logit)| (id, next.logprob(logit))).collect(),
     }
 }
 
@@ -183,7 +184,7 @@ mod tests {
 
     fn scores(model: Hashing, ids: &[u32], context: usize, stride: usize) -> Vec<TokenScore> {
         let sliding = Sliding { context, stride };
-        score(&mut { model }, 0, ids, sliding, &mut |_, _| Ok(())).unwrap()
+        score(&mut { model }, 0, ids, sliding, TOP, &mut |_, _| Ok(())).unwrap()
     }
 
     proptest! {
@@ -257,12 +258,12 @@ mod tests {
 
     #[test]
     fn a_text_of_probability_1_has_perplexity_1_and_a_uniform_model_that_of_its_vocabulary() {
-        let token = |logits: &[f32]| vec![token_score(logits, 1); 3];
+        let token = |logits: &[f32]| vec![token_score(logits, 1, TOP); 3];
         let certain = TextScore::new(&token(&[f32::NEG_INFINITY, 2.0]), 3);
         assert_eq!((certain.logprob, certain.perplexity, certain.bits_per_byte), (0.0, 1.0, 0.0));
         let uniform = TextScore::new(&token(&[0.5; 4]), 6);
         assert!((uniform.perplexity - 4.0).abs() < 1e-12 && (uniform.bits_per_byte - 1.0).abs() < 1e-12);
-        let impossible = token_score(&[0.0, f32::NEG_INFINITY], 1);
+        let impossible = token_score(&[0.0, f32::NEG_INFINITY], 1, TOP);
         assert_eq!((impossible.logprob, impossible.rank, impossible.entropy), (f64::NEG_INFINITY, 2, 0.0));
     }
 
@@ -270,11 +271,11 @@ mod tests {
     fn what_has_no_score_is_refused() {
         let mut model = Hashing::new(5, 4, 0);
         let mut refused = |ids: &[u32], context| {
-            score(&mut model, 0, ids, Sliding { context, stride: 1 }, &mut |_, _| Ok(())).unwrap_err().to_string()
+            score(&mut model, 0, ids, Sliding { context, stride: 1 }, TOP, &mut |_, _| Ok(())).unwrap_err().to_string()
         };
         assert!(refused(&[], 4).contains("the text is empty"));
         assert!(refused(&[1, 5], 4).contains("token 5 is outside"));
         assert!(refused(&[1], 5).contains("from 1 to 4"));
-        assert!(token_score(&[f32::NAN, 1.0], 1).logprob.is_nan());
+        assert!(token_score(&[f32::NAN, 1.0], 1, TOP).logprob.is_nan());
     }
 }

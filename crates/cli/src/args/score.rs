@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tinygpt_trainer::score;
 
 use crate::device::DeviceChoice;
 
@@ -28,6 +29,9 @@ pub struct ScoreArgs {
     /// How far a window lies behind the one before, for a text of several [default: half the context].
     #[arg(long, value_name = "S")]
     pub stride: Option<usize>,
+    /// How many of the most probable tokens are shown of each prediction.
+    #[arg(long, value_name = "N", default_value_t = score::TOP)]
+    pub top: usize,
     /// Write a page with the coloured text (.html), or a chart of the surprisal of each token (.svg or .png).
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! `config.json`: the shape of a model. That of a GPT-2, a Qwen3 or a Llama is Hugging Face's, and `transformers` loads it;
 //! any other network is of a type of its own, which opens here alone.
 
+mod attention_scale;
 mod gpt2;
 mod llama;
 
@@ -15,6 +16,15 @@ use crate::{
     config::{Architecture, Norm},
     files::FileError,
 };
+
+pub(super) use attention_scale::AttentionScale;
+
+/// What the file says of a model.
+#[derive(Debug)]
+pub(super) struct Description {
+    pub(super) config: GptConfig,
+    pub(super) attention_scale: AttentionScale,
+}
 
 /// The type of a network that is of no architecture of Hugging Face.
 const OWN_TYPE: &str = "tinygpt";
@@ -37,11 +47,11 @@ pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
     }
 }
 
-/// The shape that the file at `path` gives.
+/// What the file at `path` says.
 ///
 /// # Errors
 /// When it is broken, or asks for what this program does not do: that must not be computed wrongly in silence.
-pub(super) fn parse(path: &Path, value: &Value) -> Result<GptConfig, FileError> {
+pub(super) fn parse(path: &Path, value: &Value) -> Result<Description, FileError> {
     let bad = |reason: String| FileError::content(path, reason);
     check_format(path, value)?;
     let config = match value["model_type"].as_str() {
@@ -56,7 +66,11 @@ pub(super) fn parse(path: &Path, value: &Value) -> Result<GptConfig, FileError> 
     };
     let config = config.map_err(bad)?;
     config.validate().map_err(|e| bad(e.to_string()))?;
-    Ok(config)
+    let attention_scale = match value["model_type"].as_str() {
+        Some("gpt2") => AttentionScale::parse(value).map_err(bad)?,
+        _ => AttentionScale::default(),
+    };
+    Ok(Description { config, attention_scale })
 }
 
 fn own(value: &Value) -> Result<GptConfig, String> {
@@ -67,6 +81,15 @@ fn own(value: &Value) -> Result<GptConfig, String> {
 /// The whole number of a key.
 fn number(value: &Value, key: &str) -> Result<usize, String> {
     value[key].as_u64().map(|n| n as usize).ok_or_else(|| format!("`{key}` is missing or not a number"))
+}
+
+/// The truth of a key; absent, or null, it is the default of `transformers`.
+fn flag(value: &Value, key: &str, default: bool) -> Result<bool, String> {
+    match &value[key] {
+        Value::Null => Ok(default),
+        Value::Bool(flag) => Ok(*flag),
+        other => Err(format!("`{key}` is {other}, neither true nor false")),
+    }
 }
 
 /// The number of a key; null, or absent, it is none.

@@ -1,6 +1,7 @@
 //! The model folder: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`.
 //! That of a GPT-2, a Qwen3 or a Llama is Hugging Face's: `transformers` loads it, and this program loads such folders that
-//! others wrote. Any other network opens here alone. Where a folder is read, a GGUF file may stand.
+//! others wrote, whose weights may be in shards and whose tokenizer in GPT-2's two files. Any other network opens here alone.
+//! Where a folder is read, a GGUF file may stand.
 
 use std::{
     borrow::Cow,
@@ -11,25 +12,24 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format, config_json,
+    CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format,
+    config_json::{self, Description},
     layout::{Layout, stored_tensors},
-    tensors::{read_params, write_tensors},
+    missing_files::check_files,
+    tensors::write_tensors,
+    weight_files::{self, WeightFiles},
 };
 use crate::{
-    GptConfig, ModelError, Result,
+    GptConfig, Result,
     files::{FileError, atomic, read_json},
     gguf::GgufFile,
-    ngram::is_ngram_folder,
     param_specs,
     params::check_values,
     plan::Role,
-    tokenizer::{TOKENIZER_FILE, Tokenizer},
+    tokenizer::{TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer},
 };
 
-/// There where Hugging Face's weights are in several files.
-const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 const GENERATION: &str = "generation_config.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// A folder with a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl ModelFolder {
             atomic::write(&path, (text + "\n").as_bytes())
         };
         atomic::write(&self.path.join(TOKENIZER_FILE), tokenizer.json())?;
-        write_json(TOKENIZER_CONFIG, &tokenizer.tokenizer_config(config.block_size))?;
+        write_json(TOKENIZER_CONFIG_FILE, &tokenizer.tokenizer_config(config.block_size))?;
         write_json(GENERATION, &defaults.to_json(tokenizer.end_of_text()))?;
         Ok(write_json(CONFIG_FILE, &config_json::write(config, tokenizer.end_of_text()))?)
     }
@@ -84,7 +84,7 @@ impl ModelFolder {
                 tensors.insert(stored.name, (stored.shape, values));
             }
         }
-        let zeros = vec![0.0; 4 * config.n_embd];
+        let zeros = vec![0.0; config.hidden().max(3 * config.n_embd)];
         let with_biases = GptConfig { bias: config.bias || config.is_gpt2(), ..config.clone() };
         for spec in param_specs(&with_biases).into_iter().filter(|spec| spec.role == Role::Bias) {
             let n = spec.len();
@@ -101,12 +101,8 @@ impl ModelFolder {
     /// # Errors
     /// When a file is missing, truncated or foreign, or a tensor is missing or has another shape.
     pub fn read(&self) -> Result<(GptConfig, Vec<Vec<f32>>)> {
-        if self.gguf()?.is_none() {
-            self.check()?;
-        }
-        let config = self.read_config()?;
-        let params = self.read_weights(&config)?;
-        Ok((config, params))
+        let (config, weights) = self.map()?;
+        Ok((config, weights.into_values()))
     }
 
     /// Reads the shape of the model and maps its weights.
@@ -119,41 +115,15 @@ impl ModelFolder {
             let weights = Weights::of_values(file.params(&config)?);
             return Ok((config, weights));
         }
-        self.check()?;
-        let config = self.read_config()?;
-        let weights = Weights::open(&self.path.join(WEIGHTS_FILE), &config)?;
-        Ok((config, weights))
+        check_files(&self.path)?;
+        let model = self.describe()?;
+        let weights = Weights::new(WeightFiles::open(&self.path)?, &model)?;
+        Ok((model.config, weights))
     }
 
     /// The file, where the path is that of a file.
     fn gguf(&self) -> Result<Option<GgufFile>> {
         self.path.is_file().then(|| GgufFile::open(&self.path)).transpose()
-    }
-
-    /// The file of the weights.
-    pub fn weights_path(&self) -> PathBuf {
-        if self.path.is_file() { self.path.clone() } else { self.path.join(WEIGHTS_FILE) }
-    }
-
-    fn check(&self) -> Result<()> {
-        let not_a_model = |reason: String| ModelError::NotAModelFolder { path: self.path.clone(), reason };
-        if !self.path.is_dir() {
-            return Err(not_a_model("there is no such folder".into()));
-        }
-        if is_ngram_folder(&self.path) {
-            return Err(not_a_model(
-                "it is an n-gram model, which `generate`, `eval`, `score` and `compare` take".into(),
-            ));
-        }
-        for name in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
-            if !self.path.join(name).is_file() {
-                let in_parts = name == WEIGHTS_FILE && self.path.join(WEIGHTS_INDEX).is_file();
-                let why =
-                    if in_parts { "; its weights are in several files, this program reads them from one" } else { "" };
-                return Err(not_a_model(format!("it has no {name}{why}")));
-            }
-        }
-        Ok(())
     }
 
     /// Reads the weights, in parameter order.
@@ -164,7 +134,16 @@ impl ModelFolder {
         if let Some(file) = self.gguf()? {
             return file.params(config);
         }
-        read_params(&self.path.join(WEIGHTS_FILE), config, Layout::of_folder(config))
+        let model = Description { config: config.clone(), ..self.describe()? };
+        Ok(Weights::new(WeightFiles::open(&self.path)?, &model)?.into_values())
+    }
+
+    /// The files of the weights: one, or several where an index lists them.
+    ///
+    /// # Errors
+    /// When the index is broken.
+    pub fn weight_files(&self) -> Result<Vec<PathBuf>> {
+        if self.path.is_file() { Ok(vec![self.path.clone()]) } else { Ok(weight_files::paths(&self.path)?) }
     }
 
     /// Reads the shape of the model.
@@ -175,6 +154,10 @@ impl ModelFolder {
         if let Some(file) = self.gguf()? {
             return file.config();
         }
+        Ok(self.describe()?.config)
+    }
+
+    fn describe(&self) -> Result<Description> {
         let path = self.path.join(CONFIG_FILE);
         Ok(config_json::parse(&path, &read_json(&path)?)?)
     }
@@ -182,12 +165,12 @@ impl ModelFolder {
     /// The tokenizer.
     ///
     /// # Errors
-    /// When the file is missing or broken.
+    /// When its files are missing or broken.
     pub fn read_tokenizer(&self) -> Result<Tokenizer> {
         if let Some(file) = self.gguf()? {
             return file.tokenizer();
         }
-        Ok(Tokenizer::from_file(self.path.join(TOKENIZER_FILE))?)
+        Ok(Tokenizer::from_folder(&self.path)?)
     }
 
     /// The defaults for generation; all absent where there is no such file.

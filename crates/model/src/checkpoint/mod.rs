@@ -7,7 +7,9 @@ mod decoder;
 mod folder;
 mod generation;
 pub(crate) mod layout;
+mod missing_files;
 pub mod tensors;
+mod weight_files;
 mod weights;
 
 use std::path::Path;

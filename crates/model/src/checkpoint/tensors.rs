@@ -9,9 +9,8 @@ use candle_core::{DType, Device};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::Value;
 
-use super::layout::{Layout, StoredTensor, stored_tensors};
 use crate::{
-    GptConfig, ParamSpec, Result,
+    GptConfig, Result,
     files::{FileError, atomic},
     param_specs,
 };
@@ -54,45 +53,14 @@ fn with_metadata(file: &[u8], metadata: &Value) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), &header[..], &file[tensors_at..]].concat()
 }
 
-/// Reads all parameters of a model, in parameter order, from a safetensors file that has them as they are in memory, with
-/// Hugging Face's GPT-2 names (with or without the prefix `transformer.`).
+/// Reads all parameters of a model, in parameter order, from a safetensors file that has them as they are in memory, under
+/// their own names: that of the last update of a run.
 ///
 /// # Errors
 /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
 pub fn read_weights(path: &Path, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
-    read_params(path, config, Layout::Own)
-}
-
-/// As [`read_weights`], from a file of any layout.
-pub(super) fn read_params(path: &Path, config: &GptConfig, layout: Layout) -> Result<Vec<Vec<f32>>> {
     let tensors = Tensors::read(path)?;
-    let read = |spec: &ParamSpec| {
-        let stored = stored_tensors(spec, layout);
-        if let [StoredTensor { name, shape, columns: None }] = &stored[..] {
-            return tensors.get(name, shape);
-        }
-        let mut param = vec![0.0; spec.len()];
-        for tensor in &stored {
-            tensor.put_into(&tensors.get(&tensor.name, &tensor.shape)?, &mut param);
-        }
-        Ok(param)
-    };
-    param_specs(config).iter().map(read).collect()
-}
-
-/// The tensor of a name, with or without the prefix of the model that the head is on, or why there is none of this shape.
-pub(super) fn named<T>(
-    name: &str,
-    shape: &[usize],
-    get: impl Fn(&str) -> Option<T>,
-    dims: impl Fn(&T) -> &[usize],
-) -> std::result::Result<T, String> {
-    let short = ["transformer.", "model."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-    let tensor = get(name).or_else(|| get(short)).ok_or_else(|| format!("it has no tensor {name}"))?;
-    if dims(&tensor) != shape {
-        return Err(format!("{name} has shape {:?}, the model needs {shape:?}", dims(&tensor)));
-    }
-    Ok(tensor)
+    param_specs(config).iter().map(|spec| tensors.get(&spec.name, &spec.shape)).collect()
 }
 
 /// The tensors of a safetensors file.
@@ -131,8 +99,11 @@ impl Tensors {
     /// # Errors
     /// When there is none of this name and shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let tensor = named(name, shape, |name| self.tensors.get(name), |tensor| tensor.dims())
-            .map_err(|reason| FileError::content(&self.path, reason))?;
+        let bad = |reason: String| FileError::content(&self.path, reason);
+        let tensor = self.tensors.get(name).ok_or_else(|| bad(format!("it has no tensor {name}")))?;
+        if tensor.dims() != shape {
+            return Err(bad(format!("{name} has shape {:?}, the model needs {shape:?}", tensor.dims())).into());
+        }
         Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }

@@ -96,7 +96,6 @@ impl GptConfig {
     }
 
     fn obstacles_to_gpt2(&self) -> Vec<Obstacle> {
-        let (c, n_head) = (self.n_embd, self.n_head);
         obstacles([
             (self.norm == Norm::Layer, "model.norm", quoted(self.norm.name()), "\"layer\""),
             (self.position == Position::Learned, "model.position", quoted(self.position.name()), "\"learned\""),
@@ -106,16 +105,14 @@ impl GptConfig {
                 quoted(self.mlp.name()),
                 "\"gelu\" or \"gelu_new\"",
             ),
-            ([0, 4 * c].contains(&self.mlp_hidden), "model.mlp_hidden", self.mlp_hidden.to_string(), "0 (4 n_embd)"),
-            (self.kv_heads() == n_head, "model.n_kv_head", self.n_kv_head.to_string(), "0 (n_head)"),
+            (self.kv_heads() == self.n_head, "model.n_kv_head", self.n_kv_head.to_string(), "0 (n_head)"),
             (
-                [0, c].contains(&self.head_size.saturating_mul(n_head)),
+                [0, self.n_embd].contains(&self.head_size.saturating_mul(self.n_head)),
                 "model.head_size",
                 self.head_size.to_string(),
                 "0 (n_embd / n_head)",
             ),
             (!self.qk_norm, "model.qk_norm", self.qk_norm.to_string(), "false"),
-            (self.tie_embeddings, "model.tie_embeddings", self.tie_embeddings.to_string(), "true"),
             (self.logit_cap == 0.0, "model.logit_cap", self.logit_cap.to_string(), "0"),
         ])
     }
@@ -161,6 +158,7 @@ mod tests {
         for config in [
             GptConfig { bias: true, norm_eps: 1e-6, head_size: 32, ..gpt2.clone() },
             GptConfig { mlp: Mlp::GeluNew, dropout: 0.2, rope_theta: 5.0, ..gpt2.clone() },
+            GptConfig { mlp_hidden: 7, tie_embeddings: false, ..gpt2.clone() },
             GptConfig { mlp_hidden: 4 * gpt2.n_embd, n_kv_head: gpt2.n_head, init: InitScheme::FanIn, ..gpt2 },
         ] {
             assert_eq!(config.architecture(), Ok(Architecture::Gpt2), "{config:?}");
@@ -195,11 +193,9 @@ mod tests {
         );
         for (config, key) in [
             (GptConfig { mlp: Mlp::Relu2, ..GptConfig::default() }, "model.mlp"),
-            (GptConfig { mlp_hidden: 7, ..GptConfig::default() }, "model.mlp_hidden"),
             (GptConfig { n_kv_head: 2, ..GptConfig::default() }, "model.n_kv_head"),
             (GptConfig { head_size: 8, ..GptConfig::default() }, "model.head_size"),
             (GptConfig { qk_norm: true, ..GptConfig::default() }, "model.qk_norm"),
-            (GptConfig { tie_embeddings: false, ..GptConfig::default() }, "model.tie_embeddings"),
             (GptConfig { position: Position::Rope, ..GptConfig::default() }, "model.position"),
             (GptConfig { position: Position::Learned, ..llama() }, "model.position"),
             (GptConfig { mlp: Mlp::Gelu, ..llama() }, "model.mlp"),

@@ -17,7 +17,7 @@ use std::{borrow::Cow, collections::HashMap, path::Path};
 
 use self::{reader::Gguf, tensor_type::BLOCK};
 use crate::{
-    GptConfig, ModelError, Result, Tokenizer,
+    GptConfig, Mlp, ModelError, Result, Tokenizer,
     checkpoint::layout::{Layout, StoredTensor, stored_tensors},
     config::{Architecture, RopeScaling},
     param_specs,
@@ -57,6 +57,10 @@ pub fn write_gguf(
     let architecture = config.architecture().map_err(|blame| ModelError::NoGguf { reason: blame.to_string() })?;
     if config.rope_scaling == RopeScaling::Llama3 {
         let reason = "its angles are scaled by model.rope_scaling = \"llama3\"; \"none\" and \"linear\" are written";
+        return Err(ModelError::NoGguf { reason: reason.into() });
+    }
+    if architecture == Architecture::Gpt2 && config.mlp == Mlp::Relu2 {
+        let reason = "llama.cpp gives a GPT-2 the approximation of GELU, and it has model.mlp = \"relu2\"";
         return Err(ModelError::NoGguf { reason: reason.into() });
     }
     let specs = param_specs(config);

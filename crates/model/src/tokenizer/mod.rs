@@ -10,6 +10,7 @@ mod bpe;
 pub(crate) mod byte_level;
 mod char;
 mod encode;
+mod folder;
 mod library;
 mod segment;
 mod stop;
@@ -25,6 +26,12 @@ use self::{char::CharTable, library::Library};
 
 /// The name of the tokenizer's file in a run or model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// The names of GPT-2's vocabulary and merges, where a folder has these in the place of [`TOKENIZER_FILE`].
+pub const GPT2_FILES: [&str; 2] = ["vocab.json", "merges.txt"];
+
+/// The name of the file that says which tokens begin and end a text.
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// The token that ends a text in GPT-2's vocabulary.
 pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
@@ -103,6 +110,14 @@ pub enum TokenizerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file beside a tokenizer is not JSON, or not an object.
+    #[error("{path}: not the JSON it should be: {reason}")]
+    NotJson {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The `tokenizers` library refused a text or a training run.
     #[error("the tokenizers library failed: {0}")]
     Library(String),
@@ -122,6 +137,9 @@ pub type Result<T> = std::result::Result<T, TokenizerError>;
 pub struct Tokenizer {
     inner: Inner,
     json: Vec<u8>,
+    /// The special token that begins a text, where the folder says so.
+    begin_of_text: Option<u32>,
+    end_of_text: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -204,6 +222,15 @@ impl Tokenizer {
         Ok(Self::new(Inner::Library(Box::new(library)), json))
     }
 
+    /// Reads the tokenizer of a folder: `tokenizer.json`, or else GPT-2's `vocab.json` and `merges.txt`. Which tokens begin and
+    /// end a text is what `tokenizer_config.json` says, or `special_tokens_map.json`.
+    ///
+    /// # Errors
+    /// When a file is missing or broken.
+    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
+        folder::read(folder.as_ref())
+    }
+
     /// Reads a `tokenizer.json`: one of ours, or any other that the `tokenizers` library can run.
     ///
     /// # Errors
@@ -237,7 +264,17 @@ impl Tokenizer {
     }
 
     fn new(inner: Inner, json: Vec<u8>) -> Self {
-        Self { inner, json }
+        let end_of_text = inner.special_id(END_OF_TEXT);
+        Self { inner, json, begin_of_text: None, end_of_text }
+    }
+
+    /// The same with these tokens at the begin and the end of a text, as far as they are special ones.
+    fn with_boundaries(mut self, begin: Option<&str>, end: Option<&str>) -> Self {
+        let id = |token: Option<&str>| token.and_then(|token| self.inner.special_id(token));
+        let (begin, end) = (id(begin), id(end));
+        self.begin_of_text = begin;
+        self.end_of_text = end.or(self.end_of_text);
+        self
     }
 
     /// The content of `tokenizer.json`: what was loaded, or what training made.
@@ -354,19 +391,16 @@ impl Tokenizer {
         }
     }
 
-    /// The id of the special token that ends a text (GPT-2's `<|endoftext|>`), if the tokenizer has one: of those that are
-    /// trained here, the ones of a text of documents.
+    /// The id of the special token that ends a text, if the tokenizer has one: what its folder says, or GPT-2's
+    /// `<|endoftext|>`; of those that are trained here, the ones of a text of documents have it.
     pub fn end_of_text(&self) -> Option<u32> {
-        match &self.inner {
-            Inner::Char(table) => table.end_of_text(),
-            Inner::Library(library) => library.special_id(END_OF_TEXT),
-        }
+        self.end_of_text
     }
 
-    /// The token that a text starts behind where there is no prompt: the end of another text, or a line break; in a
-    /// vocabulary without either, its first token.
+    /// The token that a text starts behind where there is no prompt: the one that begins a text, the end of another text, or
+    /// a line break; in a vocabulary without any, its first token.
     pub fn start_token(&self) -> u32 {
-        self.end_of_text().or_else(|| self.id_of("\n")).unwrap_or(0)
+        self.begin_of_text.or(self.end_of_text).or_else(|| self.id_of("\n")).unwrap_or(0)
     }
 
     /// The content of the `tokenizer_config.json` that lets `transformers.AutoTokenizer` load the folder.
@@ -374,14 +408,14 @@ impl Tokenizer {
     /// `model_max_length` is the model's block size. The begin and end tokens are those that exist, or null; batches are padded
     /// by the end token, which the attention mask hides.
     pub fn tokenizer_config(&self, model_max_length: usize) -> serde_json::Value {
-        let end_of_text = self.end_of_text().map(|_| END_OF_TEXT);
+        let text = |id: Option<u32>| id.and_then(|id| self.token_text(id).ok());
         serde_json::json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": model_max_length,
             "clean_up_tokenization_spaces": false,
-            "bos_token": end_of_text,
-            "eos_token": end_of_text,
-            "pad_token": end_of_text,
+            "bos_token": text(self.begin_of_text.or(self.end_of_text)),
+            "eos_token": text(self.end_of_text),
+            "pad_token": text(self.end_of_text),
             "unk_token": null,
         })
     }
@@ -390,4 +424,13 @@ impl Tokenizer {
 /// A piece of a text that is not cut into documents.
 fn undivided<S, E>(piece: std::result::Result<S, E>) -> std::result::Result<Piece<S>, E> {
     piece.map(|text| Piece { text, ends_document: false })
+}
+
+impl Inner {
+    fn special_id(&self, token: &str) -> Option<u32> {
+        match self {
+            Self::Char(table) => table.end_of_text().filter(|_| token == END_OF_TEXT),
+            Self::Library(library) => library.special_id(token),
+        }
+    }
 }

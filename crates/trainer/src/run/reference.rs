@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct OpenReference {
     path: PathBuf,
     tokenizer: Tokenizer,
-    /// SHA-256 of the file of the weights.
+    /// SHA-256 of the file of the weights, or of all of them in order.
     pub(super) hash: String,
     reference: Reference,
 }
@@ -38,8 +38,8 @@ impl OpenReference {
         };
         let folder = ModelFolder::new(&path);
         let (config, params) = folder.read()?;
-        let weights = folder.weights_path();
-        let hash = Digest::of_file(&weights).map_err(TrainError::io("read", &weights))?.to_string();
+        let files = folder.weight_files()?;
+        let hash = Digest::of_files(&files).map_err(|(file, error)| TrainError::io("read", file)(error))?.to_string();
         let reference = Reference { config, params, weight };
         Ok(Some(Self { tokenizer: folder.read_tokenizer()?, path, hash, reference }))
     }

@@ -81,7 +81,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let sliding = Sliding { context, stride: args.stride.unwrap_or(context.div_ceil(2)) };
     sliding.check(measured.model.block_size()).map_err(|error| Usage(error.to_string()))?;
 
-    let scores = score_text(&mut measured, &text, sliding)?;
+    let scores = score_text(&mut measured, &text, sliding, args.top)?;
     let score = TextScore::new(&scores, text.len());
     let mut compare = None;
     if args.compare {
@@ -90,7 +90,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         };
         let mut texts = vec![Compared { name: "text", text: text.clone(), tokens: scores.len(), score }];
         for (name, text) in [("shuffled words", shuffled_words(&text, args.seed)), ("random characters", random)] {
-            let scores = score_text(&mut measured, &text, sliding)?;
+            let scores = score_text(&mut measured, &text, sliding, args.top)?;
             texts.push(Compared { name, tokens: scores.len(), score: TextScore::new(&scores, text.len()), text });
         }
         compare = Some(texts);
@@ -136,10 +136,10 @@ fn source(text: &str) -> Source<'_> {
     if text == "-" { Source::File(Path::new(text)) } else { Source::Argument(text) }
 }
 
-fn score_text(measured: &mut Measured, text: &str, sliding: Sliding) -> anyhow::Result<Vec<TokenScore>> {
+fn score_text(measured: &mut Measured, text: &str, sliding: Sliding, top: usize) -> anyhow::Result<Vec<TokenScore>> {
     let ids = measured.tokenizer.encode(text)?;
     let mut progress = WorkProgress::new("scoring");
-    Ok(score(measured.model.as_mut(), measured.tokenizer.start_token(), &ids, sliding, &mut progress.callback())?)
+    Ok(score(measured.model.as_mut(), measured.tokenizer.start_token(), &ids, sliding, top, &mut progress.callback())?)
 }
 
 impl Token {
@@ -199,6 +199,7 @@ mod tests {
             run_and_text: run_and_text.iter().map(|&arg| arg.to_owned()).collect(),
             file: file.map(Into::into),
             compare: false,
+            top: 5,
             seed: 0,
             context: None,
             stride: None,

@@ -1,0 +1,8 @@
+//! Any `config.json` beside the weights of a small GPT-2 opens, or has an error that names a file.
+#![no_main]
+
+mod folder;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|json: &[u8]| folder::open_with("config.json", json));
