@@ -56,6 +56,7 @@ pub mod sliding;
 pub mod statistics;
 pub mod stories;
 pub mod sweep;
+pub mod tensorboard;
 #[cfg(test)]
 mod test_models;
 pub mod token_cache;

@@ -7,7 +7,7 @@ use clap::Args;
 /// Arguments of `info`.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// A run folder, or a GPT-2, Qwen3 or Llama folder of Hugging Face.
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, a folder of `baseline --save`, or a .safetensors file.
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// Print one JSON object.

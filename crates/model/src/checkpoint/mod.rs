@@ -7,6 +7,7 @@ mod decoder;
 mod folder;
 mod generation;
 pub(crate) mod layout;
+mod summary;
 pub mod tensors;
 mod weights;
 
@@ -18,6 +19,7 @@ use serde_json::Value;
 pub use decoder::open_decoder;
 pub use folder::ModelFolder;
 pub use generation::GenerationDefaults;
+pub use summary::{SafetensorsSummary, TensorSummary};
 pub use weights::Weights;
 
 use crate::{ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError, tokenizer::Tokenizer};

@@ -10,7 +10,7 @@ use candle_core::Device;
 use tinygpt_model::{GptConfig, init_params};
 
 use super::{
-    IfExists, LoopState, RUNS, RunDir,
+    IfExists, LoopState, Part, RUNS, RunDir,
     reference::{OpenReference, objective},
 };
 use crate::{
@@ -168,7 +168,7 @@ impl Run {
             config.data.corpus = corpus;
             make_absolute(&mut config)?;
         }
-        let state = dir.last().read_state()?;
+        let mut state = dir.last().read_state()?;
         let max_steps = config.train.max_steps;
         if max_steps < state.step {
             return Err(TrainError::StepsAlreadyMade { max_steps, step: state.step });
@@ -194,6 +194,7 @@ impl Run {
         if config != dir.read_config(&[])? {
             describe(&dir, &config, &gpt, &data)?;
         }
+        state.parts.push(Part::now(state.step, state.seconds));
         Ok(Self { dir, config, data, engine, state, notices, is_new: false })
     }
 
