@@ -120,7 +120,8 @@ fn event_files_have_every_figure_of_the_metrics_once_also_after_a_resumption() {
     for tag in tags.iter().chain(&["eval/update_ratio"]) {
         assert!(first.iter().any(|(found, ..)| found == tag), "{tag}");
     }
-    // Without the flag, since it has a log already; the first line is of an update that a crash has cut off the state.
+    // Without the flag, since it has a log already. The last line is of an update that the saved state has not seen, as a
+    // crash leaves it.
     let metrics_file = place.text("run/metrics.jsonl");
     let beyond = metrics_file.lines().rfind(|line| line.contains("train")).unwrap().replace("\"step\":3", "\"step\":4");
     place.write("run/metrics.jsonl", metrics_file.clone() + &beyond + "\n");
@@ -247,7 +248,8 @@ fn info_tells_parameters_by_part_memory_flops_tokenizer_and_history() {
     assert!(training > 16.0 * sum as f64, "weights, gradients and two moments, in f32: {value}");
     let flops = |what: &str| value["flops_per_token"][what].as_f64().unwrap();
     // Two for each weight of a matrix, and what attention takes.
-    assert!(flops("forward") > 2.0 * (sum - 16 * 16 - 3 * 16) as f64 && flops("training") == 3.0 * flops("forward"));
+    assert!(flops("forward") > 2.0 * (sum - 16 * 16 - 3 * 16) as f64, "{value}");
+    assert!((flops("training") / flops("forward") - 3.0).abs() < 1e-9, "{value}");
     assert_eq!((&value["end_of_text"], &value["start_token"]["text"]), (&json!(null), &json!("\n")));
     let history = &value["history"];
     assert_eq!(
@@ -304,7 +306,7 @@ fn info_of_a_file_lists_its_tensors_and_refuses_a_damaged_or_foreign_one() {
     let wte = text.lines().find(|line| line.starts_with("  transformer.wte.weight ")).unwrap();
     assert!(wte.contains(" F32 ") && wte.ends_with(", 16]"), "{text}");
     let value = json(place.tinygpt().args(["info", "run/last/optimizer-60.safetensors", "--json"]));
-    assert_eq!(value["metadata"]["tinygpt"], "1", "{value}");
+    assert_eq!(value["metadata"]["tinygpt_format"], "1", "{value}");
     let bytes: u64 = value["tensors"].as_array().unwrap().iter().map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
     assert_eq!((value["bytes"].as_u64(), value["elements"].as_u64()), (Some(bytes), Some(bytes / 4)));
 

@@ -12,7 +12,7 @@ use crate::{Result, TrainError};
 /// The file that is locked.
 pub(super) const LOCK_FILE: &str = ".lock";
 /// How long a lock is waited for: whoever asks [`is_held`] holds it for a moment.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(500);
 const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
 /// The lock of a run, held until this value is dropped.
@@ -84,7 +84,7 @@ mod tests {
         assert!(!is_held(dir.path()), "there is no lock yet");
         drop(RunLock::acquire(dir.path()).unwrap());
         thread::scope(|scope| {
-            let asker = scope.spawn(|| (0..2000).filter(|_| is_held(dir.path())).count());
+            let asker = scope.spawn(|| (0..300).filter(|_| is_held(dir.path())).count());
             while !asker.is_finished() {
                 drop(RunLock::acquire(dir.path()).unwrap());
             }

@@ -1,6 +1,6 @@
 //! A run is a folder. Its top level is the model's folder (`tinygpt_model::checkpoint`); beside that lie `train.toml` (the
-//! configuration as resolved), `metrics.jsonl`, `loss.svg`, `samples.jsonl` where samples are taken, and `last/` (everything
-//! needed to go on).
+//! configuration as resolved), `metrics.jsonl`, `loss.svg`, `samples.jsonl` where samples are taken, `tensorboard/` where event
+//! files are asked for, and `last/` (everything needed to go on).
 
 mod last;
 mod list;
