@@ -46,7 +46,7 @@ install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$folder"
     cd "$work"
     export TINYGPT_CACHE=$work/cache
     "$folder/tinygpt" train --config tiny --out run --set train.max_steps=2 --set data.stories_bytes=60000 >/dev/null 2>&1
-    "$folder/tinygpt" generate --checkpoint run --prompt Once --max-new-tokens 5 >/dev/null
+    "$folder/tinygpt" generate --checkpoint run --prompt Once --seed 1 --max-new-tokens 5 >/dev/null
 )
 
 mkdir -p "$out"

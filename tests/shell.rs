@@ -8,6 +8,7 @@ use std::{
 use crate::common::{Place, failure, names, stdout};
 
 /// Runs a program of this machine with a text on its standard input; none where it is not installed, which is said.
+#[expect(clippy::print_stderr, reason = "how a test says what it skips")]
 fn installed(program: &str, args: &[&str], input: &str) -> Option<Output> {
     let child =
         Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
