@@ -10,31 +10,37 @@ fn help_lists_the_commands_and_where_to_start() {
     Usage: tinygpt [OPTIONS] <COMMAND>
 
     Commands:
-      train     Train a model and write a run folder
-      generate  Generate text from a trained model
-      eval      The loss of a trained model on held-out text, or on any text
-      score     The probability of a text, token by token: its surprisal, its rank, what was expected
-                instead
-      compare   How far two models are from each other, or from the truth about the built-in corpus:
-                entropies and divergences
-      lab       Compare sampling strategies side by side: diversity, loops, perplexity, acceptance
-      baseline  Beside a trained model, what n-gram models of its own training text reach
-      report    One page with all that is known of a run: curves, samples, baselines, attention,
-                calibration
-      info      What a model is: its shape, its size, and what else opens it
-      export    Write a trained model as a file that other programs open
-      sample    Draw from numbers: logits with every sampling rule, or weights
-      bench     Measure what this program is made of
-      devices   The devices of this machine: what --device can take here, and what the others need
-      selftest  Check that a device computes what the CPU does: losses, gradients, updates, draws and
-                text
-      data      Make, look at, convert and fetch corpora
-      config    Print every configuration key with its meaning and default, or a recipe: a TOML file to
-                start from
-      plan      Propose a configuration for a time and a text: the size that is expected to end with the
-                least loss
-      sweep     Train every combination of some values, and compare
-      help      Print this message or the help of the given subcommand(s)
+      train        Train a model and write a run folder
+      generate     Generate text from a trained model
+      eval         The loss of a trained model on held-out text, or on any text
+      score        The probability of a text, token by token: its surprisal, its rank, what was expected
+                   instead
+      compare      How far two models are from each other, or from the truth about the built-in corpus:
+                   entropies and divergences
+      lab          Compare sampling strategies side by side: diversity, loops, perplexity, acceptance
+      baseline     Beside a trained model, what n-gram models of its own training text reach
+      report       One page with all that is known of a run: curves, samples, baselines, attention,
+                   calibration
+      runs         The runs below a folder: how far each is, its best loss, size and state, the one that
+                   was saved last first
+      log          Write what a run has logged as files that other programs show
+      info         What a model is: its shape, its size, what it takes to train and to generate, and
+                   what else opens it
+      export       Write a trained model as a file that other programs open
+      sample       Draw from numbers: logits with every sampling rule, or weights
+      bench        Measure what this program is made of
+      devices      The devices of this machine: what --device can take here, and what the others need
+      selftest     Check that a device computes what the CPU does: losses, gradients, updates, draws and
+                   text
+      data         Make, check and fetch corpora
+      config       Print every configuration key with its meaning and default, or a recipe: a TOML file
+                   to start from
+      plan         Propose a configuration for a time and a text: the size that is expected to end with
+                   the least loss
+      sweep        Train every combination of some values, and compare
+      completions  Print what completes this program's commands and flags in a shell
+      man          Print the manual page of the program, or write those of all commands
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
           --threads <N>  Threads to use [default: all cores]. The results do not depend on it
@@ -57,30 +63,27 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
     Usage: tinygpt train [OPTIONS]
 
     Options:
-          --config <FILE>         The configuration: a TOML file, here or in configs/, or a recipe, such
-                                  as tiny or shakespeare-fast (`tinygpt config --help` names all). With
-                                  --resume it only says whose newest run to resume
-          --data <PATH>...        The corpus (or `stories`, the built-in one): files (text, .jsonl,
-                                  .parquet, .gz and .zst of them, or tokens in .bin), folders or globs;
-                                  `-` is standard input. Overrides data.corpus
-          --text-key <KEY>        The key of .jsonl, or the column of .parquet, that holds the text;
-                                  overrides data.text_key
-          --tokenizer <RUN|FILE>  Use the tokenizer of a run, of another folder with a tokenizer.json,
-                                  or such a file; overrides data.tokenizer_path
-          --out <DIR>             The run folder [default: a fresh runs/NAME-N]
-          --device <DEVICE>       auto, cpu, cuda, cuda:N or metal [default: auto]
-          --seed <S>              The seed of everything random; overrides seed
-          --set <KEY=VALUE>       Override a key of the configuration, for example --set
-                                  train.max_steps=100; repeatable
-          --resume                Go on with the run in --out (or the newest of the configuration's
-                                  name, or the newest of all)
-          --overwrite             Replace the run in --out
-          --inspect               Train nothing and write no run: print how activations, weights and
-                                  their gradients are spread at the start, by layer
-          --json                  Print the result as one JSON object
-          --threads <N>           Threads to use [default: all cores]. The results do not depend on it
-      -h, --help                  Print help
-      -V, --version               Print version
+          --config <FILE>    The configuration: a TOML file, here or in configs/, or a recipe, such as
+                             tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume
+                             it only says whose newest run to resume
+          --data <PATH>      The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in
+                             one); overrides data.corpus
+          --out <DIR>        The run folder [default: a fresh runs/NAME-N]
+          --device <DEVICE>  auto, cpu, cuda, cuda:N or metal [default: auto]
+          --seed <S>         The seed of everything random; overrides seed
+          --set <KEY=VALUE>  Override a key of the configuration, for example --set train.max_steps=100;
+                             repeatable
+          --resume           Go on with the run in --out (or the newest of the configuration's name, or
+                             the newest of all)
+          --overwrite        Replace the run in --out
+          --log <FORMAT>     What to write beside metrics.jsonl while it trains: tensorboard, for event
+                             files in RUN/tensorboard. A resumed run goes on with those that it has
+          --inspect          Train nothing and write no run: print how activations, weights and their
+                             gradients are spread at the start, by layer
+          --json             Print the result as one JSON object
+          --threads <N>      Threads to use [default: all cores]. The results do not depend on it
+      -h, --help             Print help
+      -V, --version          Print version
 
     Examples:
       tinygpt train --config tiny
@@ -100,6 +103,8 @@ fn every_command_has_a_help_text_and_the_version() {
         &["report"],
         &["lab"],
         &["baseline"],
+        &["runs"],
+        &["log"],
         &["info"],
         &["export"],
         &["devices"],
@@ -111,6 +116,8 @@ fn every_command_has_a_help_text_and_the_version() {
         &["data", "info"],
         &["data", "tokens"],
         &["config"],
+        &["completions"],
+        &["man"],
         &["bench", "limits"],
         &["bench", "train"],
         &["bench", "decode"],

@@ -27,9 +27,11 @@ mod lab;
 mod plan;
 mod report;
 mod resume;
+mod runs;
 mod sample;
 mod sampling_flags;
 mod score;
+mod shell;
 mod sweep;
 mod train;
 

@@ -10,11 +10,14 @@ mod eval;
 mod generate;
 mod info;
 mod lab;
+mod log;
 mod plan;
 mod report;
 mod rules;
+mod runs;
 mod sample;
 mod score;
+mod shell;
 mod sweep;
 mod train;
 
@@ -37,11 +40,14 @@ pub use self::{
     generate::{GenerateArgs, ScheduleArg, WeightsArg},
     info::{ExportArgs, InfoArgs},
     lab::LabArgs,
+    log::{LogArgs, LogFormat, log_format},
     plan::PlanArgs,
     report::ReportArgs,
     rules::RuleArgs,
+    runs::RunsArgs,
     sample::{DrawMethod, InputKind, SampleArgs, SamplePath},
     score::ScoreArgs,
+    shell::{CompletionsArgs, ManArgs},
     sweep::SweepArgs,
     train::TrainArgs,
 };
@@ -121,9 +127,19 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt report\n  tinygpt report runs/tiny-1 --out tiny.html\n  tinygpt train --config tiny --set train.sample_every=200 && tinygpt report\n\nThe page is one file that needs no network and follows the light or dark setting of the browser. What needs the\ntext of the run is left out where that is gone."
     )]
     Report(ReportArgs),
-    /// What a model is: its shape, its size, and what else opens it.
+    /// The runs below a folder: how far each is, its best loss, size and state, the one that was saved last first.
     #[command(
-        after_help = "Examples:\n  tinygpt info runs/tiny-1\n  tinygpt info runs/tiny-1 --json\n\nA folder that opens in transformers is loaded there with\nAutoModelForCausalLM.from_pretrained(\"runs/tiny-1\"). Of one that opens here alone, the keys of [model] that stand in\nthe way are named."
+        after_help = "Examples:\n  tinygpt runs | head\n  tinygpt runs sweeps --json\n\nThe state of a run is running, finished, interrupted (`train --resume --out RUN` goes on) or damaged, with the reason.\nWhat is read of weights are the heads of their files."
+    )]
+    Runs(RunsArgs),
+    /// Write what a run has logged as files that other programs show.
+    #[command(
+        after_help = "Example:\n  tinygpt log tensorboard runs/tiny-1\n  tensorboard --logdir runs\n\nWhile a run trains, `train --log tensorboard` writes the same."
+    )]
+    Log(LogArgs),
+    /// What a model is: its shape, its size, what it takes to train and to generate, and what else opens it.
+    #[command(
+        after_help = "Examples:\n  tinygpt info runs/tiny-1\n  tinygpt info runs/tiny-1 --json\n  tinygpt info runs/tiny-1/model.safetensors\n\nA folder that opens in transformers is loaded there with\nAutoModelForCausalLM.from_pretrained(\"runs/tiny-1\"). Of one that opens here alone, the keys of [model] that stand in\nthe way are named."
     )]
     Info(InfoArgs),
     /// Write a trained model as a file that other programs open.
@@ -167,6 +183,14 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt sweep --config tiny --set train.max_steps=300 --set train.lr=1e-3,3e-3,1e-2 --seeds 3\n  tinygpt sweep --config tiny --set model.n_layer=1,2,4 --set model.dropout=0,0.1 --jobs 2\n\nEach run is a run folder like any other, below --out, named by its values. Ctrl-C saves, and the same command goes\non; what has ended is not trained again, also when values are added. A run that diverges is a result."
     )]
     Sweep(SweepArgs),
+    /// Print what completes this program's commands and flags in a shell.
+    #[command(
+        after_help = "Examples:\n  tinygpt completions bash > ~/.local/share/bash-completion/completions/tinygpt\n  tinygpt completions zsh > ~/.zfunc/_tinygpt\n  tinygpt completions fish > ~/.config/fish/completions/tinygpt.fish"
+    )]
+    Completions(CompletionsArgs),
+    /// Print the manual page of the program, or write those of all commands.
+    #[command(after_help = "Examples:\n  tinygpt man | man -l -\n  tinygpt man --dir ~/.local/share/man/man1")]
+    Man(ManArgs),
 }
 
 /// Arguments of `config`.

@@ -24,6 +24,7 @@ mod signals;
 mod text_input;
 mod threads;
 mod token_text;
+mod units;
 
 use std::process::ExitCode;
 
@@ -91,6 +92,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Plan(args) => commands::plan::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
         Command::Report(args) => commands::report::run(&args),
+        Command::Runs(args) => commands::runs::run(&args),
+        Command::Log(args) => commands::log::run(&args),
+        Command::Completions(args) => commands::shell::completions(&args),
+        Command::Man(args) => commands::shell::man(&args),
     }
 }
 

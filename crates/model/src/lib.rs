@@ -38,6 +38,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod components;
 pub mod config;
 pub mod cpu;
 pub mod decode;

@@ -324,10 +324,7 @@ fn files_of_the_python_package_open_and_give_the_logits_of_transformers() {
 fn a_model_of_no_architecture_is_not_written_as_gguf_and_its_keys_are_named() {
     let dir = tempfile::tempdir().unwrap();
     for (config, message_part) in [
-        (
-            gpt2(true, Mlp::Relu2),
-            "llama.cpp gives a GPT-2 the approximation of GELU",
-        ),
+        (gpt2(true, Mlp::Relu2), "llama.cpp gives a GPT-2 the approximation of GELU"),
         (GptConfig { logit_cap: 3.0, ..llama(false) }, "LlamaForCausalLM needs model.logit_cap = 0, which is 3"),
         (llama3(&llama(false)), "its angles are scaled by model.rope_scaling = \"llama3\""),
     ] {

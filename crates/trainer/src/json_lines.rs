@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
+    marker::PhantomData,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +16,8 @@ use crate::{Result, TrainError};
 pub trait Line: Serialize + DeserializeOwned {
     /// The format of the lines that this program writes, and reads.
     const FORMAT: u64;
+    /// What to do about a damaged line, as the end of a message.
+    const REMEDY: &'static str;
 
     /// The format that a line says it has.
     fn format(&self) -> u64;
@@ -98,9 +101,53 @@ enum LastLine {
 
 fn read_lines<T: Line>(path: &Path, last: LastLine) -> Result<Vec<T>> {
     match fs::read_to_string(path) {
-        Ok(text) => parse(path, &text, last),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Ok(text) => parse(path, &text, 0, last),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(TrainError::io("read", path)(e)),
+    }
+}
+
+/// Reads a file of lines while another writer appends to it.
+#[derive(Debug)]
+pub struct Tail<T> {
+    path: PathBuf,
+    /// What was read of it, in bytes and in lines.
+    bytes: u64,
+    lines: usize,
+    row: PhantomData<T>,
+}
+
+impl<T: Line> Tail<T> {
+    /// A reader at the start of a file, which need not be there yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, bytes: 0, lines: 0, row: PhantomData }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The lines that were added since the last call. One that is not written to its end is left for the next.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a line of it is broken or of another format.
+    pub fn read_new(&mut self) -> Result<Vec<T>> {
+        let mut new = Vec::new();
+        match File::open(&self.path) {
+            Ok(mut file) => file
+                .seek(SeekFrom::Start(self.bytes))
+                .and_then(|_| file.read_to_end(&mut new))
+                .map_err(TrainError::io("read", &self.path))?,
+            Err(e) if e.kind() == ErrorKind::NotFound => 0,
+            Err(e) => return Err(TrainError::io("read", &self.path)(e)),
+        };
+        new.truncate(new.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1));
+        let text = str::from_utf8(&new).map_err(|e| TrainError::bad_file(&self.path, e))?;
+        let rows = parse(&self.path, text, self.lines, LastLine::IsWhole)?;
+        self.bytes += new.len() as u64;
+        self.lines += rows.len();
+        Ok(rows)
     }
 }
 
@@ -108,7 +155,8 @@ fn to_line(path: &Path, row: &impl Serialize) -> Result<String> {
     Ok(serde_json::to_string(row).map_err(|e| TrainError::bad_file(path, e))? + "\n")
 }
 
-fn parse<T: Line>(path: &Path, text: &str, last: LastLine) -> Result<Vec<T>> {
+/// The lines of a text, which has `before` lines of the file before it.
+fn parse<T: Line>(path: &Path, text: &str, before: usize, last: LastLine) -> Result<Vec<T>> {
     let mut rows = Vec::new();
     let lines: Vec<&str> = text.lines().collect();
     for (i, line) in lines.iter().enumerate() {
@@ -123,7 +171,11 @@ fn parse<T: Line>(path: &Path, text: &str, last: LastLine) -> Result<Vec<T>> {
                 .into());
             }
             Err(_) if i + 1 == lines.len() && last == LastLine::MayBeTorn => {}
-            Err(e) => return Err(TrainError::bad_file(path, format!("line {} is not one of its lines: {e}", i + 1))),
+            Err(e) => {
+                let (line, remedy) = (before + i + 1, T::REMEDY);
+                let reason = format!("line {line} is not one of its lines: {e}; {remedy}");
+                return Err(TrainError::bad_file(path, reason));
+            }
         }
     }
     Ok(rows)

@@ -4,7 +4,8 @@
 //! (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`score`]
 //! and [`mod@compare`] (what else is measured), [`run`] (starting, resuming, and the folder a run leaves). [`stories`] is the
 //! built-in corpus, whose entropy is known, [`scaling`] says what a size is expected to reach, [`ngram`] trains what a network is
-//! compared with, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, and [`chart`] draws.
+//! compared with, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, [`chart`] draws, and [`tensorboard`] follows
+//! a run for TensorBoard.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -57,6 +58,7 @@ pub mod sliding;
 pub mod statistics;
 pub mod stories;
 pub mod sweep;
+pub mod tensorboard;
 #[cfg(test)]
 mod test_models;
 pub mod token_cache;

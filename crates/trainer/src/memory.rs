@@ -3,6 +3,7 @@
 
 use std::{fs, path::Path};
 
+use serde::Serialize;
 use tinygpt_model::{
     GptConfig,
     cpu::{CpuPrecision, TrainingFloats},
@@ -17,12 +18,15 @@ use crate::{
 
 const F32: f64 = 4.0;
 
-/// A lower bound of one part of the memory that training needs.
-struct Part {
-    /// Its name in the error message.
-    what: &'static str,
-    bytes: f64,
+/// A lower bound of one part of the memory that training on the CPU needs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct MemoryPart {
+    /// What it is for.
+    pub what: &'static str,
+    /// Its size.
+    pub bytes: f64,
     /// The configuration keys to lower.
+    #[serde(skip)]
     keys: &'static str,
 }
 
@@ -42,14 +46,15 @@ fn check_against(config: &RunConfig, vocab_size: usize, reference: Option<&GptCo
     let parts = parts(config, vocab_size, reference);
     let needed: f64 = parts.iter().map(|part| part.bytes).sum();
     match parts.into_iter().max_by(|a, b| a.bytes.total_cmp(&b.bytes)) {
-        Some(Part { what, bytes, keys }) if needed > available => {
+        Some(MemoryPart { what, bytes, keys }) if needed > available => {
             Err(TrainError::TooLarge { needed, available, what, bytes, keys })
         }
         _ => Ok(()),
     }
 }
 
-fn parts(config: &RunConfig, vocab_size: usize, reference: Option<&GptConfig>) -> [Part; 4] {
+/// Lower bounds of what training on the CPU needs, with a model to stay near of the shape `reference`.
+pub fn parts(config: &RunConfig, vocab_size: usize, reference: Option<&GptConfig>) -> [MemoryPart; 4] {
     // f16, which the CPU has not, takes as much memory as bf16.
     let precision = CpuPrecision::of(config.train.precision).unwrap_or(CpuPrecision::Bf16);
     let floats = TrainingFloats::new(&config.gpt(vocab_size), precision);
@@ -68,18 +73,18 @@ fn parts(config: &RunConfig, vocab_size: usize, reference: Option<&GptConfig>) -
     let stories = if config.data.corpus == BUILTIN_CORPUS { config.data.stories_bytes as f64 } else { 0.0 };
     let per_byte = if config.data.tokenizer == TokenizerKind::Char { 1.0 + F32 } else { 1.0 };
     [
-        Part {
+        MemoryPart {
             what: "the parameters, their gradients and moments",
             bytes: F32 * parameters,
             keys: "model.n_embd, model.n_layer, model.block_size or the vocabulary",
         },
-        Part {
+        MemoryPart {
             what: "the activations of a batch",
             bytes: F32 * activations,
             keys: "train.batch_size (train.grad_accum makes up for it) or model.block_size",
         },
-        Part { what: "the model to stay near", bytes: F32 * reference, keys: "the size of train.reference" },
-        Part { what: "the built-in corpus", bytes: per_byte * stories, keys: "data.stories_bytes" },
+        MemoryPart { what: "the model to stay near", bytes: F32 * reference, keys: "the size of train.reference" },
+        MemoryPart { what: "the built-in corpus", bytes: per_byte * stories, keys: "data.stories_bytes" },
     ]
 }
 

@@ -87,6 +87,7 @@ impl Metrics {
 
 impl Line for Metrics {
     const FORMAT: u64 = METRICS_FORMAT;
+    const REMEDY: &'static str = "delete that line, on which nothing but plots and logs depends";
 
     fn format(&self) -> u64 {
         self.format

@@ -39,6 +39,7 @@ pub struct Sample {
 
 impl Line for Sample {
     const FORMAT: u64 = SAMPLES_FORMAT;
+    const REMEDY: &'static str = "delete that line, on which nothing but pages and logs depends";
 
     fn format(&self) -> u64 {
         self.format

@@ -16,7 +16,7 @@ use crate::{
     engine::{DeferredScalar, Engine},
     evaluate::{self, Evaluation, Report},
     metrics::{self, Metrics, MetricsFile, RowKind},
-    run::{Best, LAST_FORMAT, LoopState, RunDir},
+    run::{Best, LAST_FORMAT, LoopState, Part, RunDir},
     samples::{self, Sample},
     schedule::learning_rate,
 };
@@ -107,6 +107,7 @@ impl LoopState {
             seconds: 0.0,
             source_hash,
             reference_hash: None,
+            parts: vec![Part::now(0, 0.0)],
         }
     }
 

@@ -136,7 +136,7 @@ fn train_until(settings: &[&str], folder: &Path, resume: bool, at: Option<Break>
 /// Everything that a finished run leaves but its times: state, lines of evaluations, plot.
 fn left(folder: &Path) -> (String, Vec<String>, String) {
     let mut state = RunDir::open(folder).unwrap().last().read_state().unwrap();
-    state.seconds = 0.0;
+    (state.seconds, state.parts) = (0.0, Vec::new());
     (format!("{state:?}"), evaluations(folder), fs::read_to_string(folder.join("loss.svg")).unwrap())
 }
 

@@ -8,7 +8,8 @@ use tinygpt_model::gguf::TensorType;
 /// Arguments of `info`.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, hf:NAME of its hub, or a GGUF file.
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, hf:NAME of its hub, what `baseline --save` wrote, or a
+    /// .gguf or .safetensors file.
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// Print one JSON object.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::TOML_MAX;
+use super::{LogFormat, TOML_MAX, log_format};
 use crate::device::DeviceChoice;
 
 /// Arguments of `train`.
@@ -40,6 +40,9 @@ pub struct TrainArgs {
     /// Replace the run in --out.
     #[arg(long, requires = "out")]
     pub overwrite: bool,
+    /// What to write beside metrics.jsonl while it trains: tensorboard, for event files in RUN/tensorboard. A resumed run goes on with those that it has.
+    #[arg(long, value_name = "FORMAT", value_delimiter = ',', value_parser = log_format, conflicts_with = "inspect")]
+    pub log: Vec<LogFormat>,
     /// Train nothing and write no run: print how activations, weights and their gradients are spread at the start, by layer.
     #[arg(long, conflicts_with_all = ["resume", "out"])]
     pub inspect: bool,

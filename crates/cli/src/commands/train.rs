@@ -24,7 +24,7 @@ use tinygpt_trainer::{
     train::{Outcome, StopReason},
 };
 
-use super::{bench::without_a_text, eval::describe, info::where_it_opens};
+use super::{bench::without_a_text, eval::describe, info::where_it_opens, log};
 use crate::{
     args::TrainArgs,
     config_file,
@@ -72,12 +72,14 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         notice!("train.reference changes nothing: train.kl_weight is 0");
     }
     let mut progress = Progress::new(&config, run.state().step)?;
+    let mut logs = log::open_for(&run, &args.log);
     let outcome = run.train(&stop, &mut |event| {
         progress.on(event);
-        Ok(())
+        Ok(logs.on(event)?)
     });
     progress.finish();
     let outcome = outcome?;
+    logs.catch_up()?;
     if outcome.ending == StopReason::Interrupted {
         let (step, run) = (outcome.state.step, path.display());
         let message = format!("interrupted after step {step}; saved. Go on with: tinygpt train --resume --out {run}");

@@ -8,6 +8,7 @@ mod folder;
 mod generation;
 pub(crate) mod layout;
 mod missing_files;
+mod summary;
 pub mod tensors;
 mod weight_files;
 mod weights;
@@ -20,6 +21,7 @@ use serde_json::Value;
 pub use decoder::open_decoder;
 pub use folder::ModelFolder;
 pub use generation::GenerationDefaults;
+pub use summary::{SafetensorsSummary, TensorSummary};
 pub use weights::Weights;
 
 use crate::{ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError, tokenizer::Tokenizer};

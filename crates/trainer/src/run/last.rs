@@ -3,14 +3,14 @@
 //! Weights and optimizer go to files named for their update, then `state.json`, which names the update, is renamed into
 //! place: whatever happens in between, it points to files of one and the same update.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tinygpt_model::{
     GptConfig, ParamSpec,
     checkpoint::{
-        FORMAT_KEY,
+        FORMAT_KEY, SafetensorsSummary,
         tensors::{Tensors, read_weights, write_tensors},
     },
     files::{FileError, atomic, read_json},
@@ -56,6 +56,28 @@ pub struct LoopState {
     /// SHA-256 of the weights of `train.reference`, where the run stays near one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_hash: Option<String>,
+    /// The parts of the run, of which each but the first is a resumption. There are none in the states of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// A part of a run: what one process has trained of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The updates made before.
+    pub step: u64,
+    /// The seconds spent in training before.
+    pub seconds: f64,
+    /// When it began, in seconds since 1970.
+    pub began: f64,
+}
+
+impl Part {
+    /// A part that begins now.
+    pub(crate) fn now(step: u64, seconds: f64) -> Self {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self { step, seconds, began: since_1970.map_or(0.0, |time| time.as_secs_f64()) }
+    }
 }
 
 /// A best evaluation.
@@ -141,6 +163,17 @@ impl Last {
             Some(found) => Err(FileError::FormatVersion { path, found, expected: LAST_FORMAT }.into()),
             None => Err(TrainError::bad_file(&path, "it has no format version")),
         }
+    }
+
+    /// Checks that the files that a state of the loop names are there and whole, as far as their headers say.
+    ///
+    /// # Errors
+    /// When one is missing or truncated.
+    pub fn check_files(&self, state: &LoopState) -> Result<()> {
+        for path in [self.weights(state.step), self.optimizer(state.step)] {
+            SafetensorsSummary::read(&path)?;
+        }
+        Ok(())
     }
 
     /// Reads the weights and the optimizer's state that belong to a state of the loop.

@@ -1,13 +1,15 @@
 //! A run is a folder. Its top level is the model's folder (`tinygpt_model::checkpoint`); beside that lie `train.toml` (the
-//! configuration as resolved), `metrics.jsonl`, `loss.svg`, `samples.jsonl` where samples are taken, and `last/` (everything
-//! needed to go on).
+//! configuration as resolved), `metrics.jsonl`, `loss.svg`, `samples.jsonl` where samples are taken, `tensorboard/` where event
+//! files are asked for, and `last/` (everything needed to go on).
 
 mod last;
+mod list;
+mod lock;
 mod reference;
 mod session;
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +24,10 @@ use crate::{
     config::{self, RunConfig},
 };
 
-pub use last::{Best, LAST_FORMAT, Last, LoopState};
+use lock::RunLock;
+
+pub use last::{Best, LAST_FORMAT, Last, LoopState, Part};
+pub use list::{ListedRun, RunFigures, RunStatus, list};
 pub(crate) use session::make_absolute;
 pub use session::{Notice, ResumeOptions, Run, StartOptions, check_memory};
 
@@ -30,8 +35,6 @@ pub use session::{Notice, ResumeOptions, Run, StartOptions, check_memory};
 pub const RUNS: &str = "runs";
 /// The file that holds a run's configuration as resolved.
 pub const TRAIN_TOML: &str = "train.toml";
-/// Locked by the process that writes to the run.
-const LOCK: &str = ".lock";
 
 /// The folder of a run.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ pub struct RunDir {
     /// The run that this one replaces, moved aside until this one is saved.
     replaced: Option<PathBuf>,
     /// Held while a process writes to the run.
-    lock: Option<File>,
+    lock: Option<RunLock>,
 }
 
 /// What to do with a folder that already holds something.
@@ -96,16 +99,9 @@ impl RunDir {
     }
 
     /// Keeps other processes from writing to the run, until this value is dropped.
-    fn locked(mut self) -> Result<Self> {
-        let path = self.path.join(LOCK);
-        let file = File::create(&path).map_err(TrainError::io("create", &path))?;
-        match file.try_lock() {
-            Ok(()) => self.lock = Some(file),
-            Err(fs::TryLockError::WouldBlock) => return Err(TrainError::Busy { path: self.path }),
-            // A file system without locks: two processes on one run are the user's care there.
-            Err(fs::TryLockError::Error(_)) => {}
-        }
-        Ok(self)
+    fn locked(self) -> Result<Self> {
+        let lock = RunLock::acquire(&self.path)?;
+        Ok(Self { lock, ..self })
     }
 
     /// Gives up a run that was not saved even once: its folder goes, and the run that it was to replace comes back.
@@ -214,6 +210,11 @@ impl RunDir {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether a process writes to the run.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_some() || lock::is_held(&self.path)
     }
 
     /// The folder of what is needed to go on.

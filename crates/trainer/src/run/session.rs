@@ -10,7 +10,7 @@ use candle_core::Device;
 use tinygpt_model::{GptConfig, init_params};
 
 use super::{
-    IfExists, LoopState, RUNS, RunDir,
+    IfExists, LoopState, Part, RUNS, RunDir,
     reference::{OpenReference, objective},
 };
 use crate::{
@@ -171,7 +171,7 @@ impl Run {
         } else if config.data.corpus == STANDARD_INPUT {
             return Err(TrainError::TextNotKept { run: dir.path().to_owned() });
         }
-        let state = dir.last().read_state()?;
+        let mut state = dir.last().read_state()?;
         let max_steps = config.train.max_steps;
         if max_steps < state.step {
             return Err(TrainError::StepsAlreadyMade { max_steps, step: state.step });
@@ -197,6 +197,7 @@ impl Run {
         if config != dir.read_config(&[])? {
             describe(&dir, &config, &gpt, &data)?;
         }
+        state.parts.push(Part::now(state.step, state.seconds));
         Ok(Self { dir, config, data, engine, state, notices, is_new: false })
     }
 

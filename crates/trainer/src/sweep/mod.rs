@@ -65,6 +65,7 @@ pub struct SweepResult {
 
 impl Line for SweepResult {
     const FORMAT: u64 = RESULTS_FORMAT;
+    const REMEDY: &'static str = "delete that line, and the sweep goes on with the folder of its run";
 
     fn format(&self) -> u64 {
         self.format
