@@ -5,7 +5,10 @@
 use arbitrary::Arbitrary;
 use candle_core::{Device, Tensor};
 use libfuzzer_sys::fuzz_target;
-use tinygpt_sampler::{DeviceRow, DeviceSampler, Row, Sampler, SamplingError, SamplingParams, oracle, uniform};
+use tinygpt_sampler::{
+    DeviceRow, DeviceSampler, Dry, Row, Sampler, SamplingError, SamplingParams,
+    oracle::{self, DrawNumbers},
+};
 
 /// The margin of the definition below which sums in another order may give another answer.
 const BOUNDARY: f64 = 1.0 / 1_048_576.0;
@@ -20,6 +23,13 @@ struct Input {
     presence_penalty: f64,
     frequency_penalty: f64,
     logit_bias: Vec<(u8, f32)>,
+    dry: (f64, f64, u8, u8, Vec<Vec<u8>>),
+    no_repeat_ngram_size: u8,
+    top_n_sigma: f64,
+    dynatemp: (f64, f64),
+    typical_p: f64,
+    xtc: (f64, f64),
+    mirostat: (f64, f64),
     history: Vec<u8>,
     logits: Vec<f32>,
     vocab: u8,
@@ -27,7 +37,25 @@ struct Input {
 }
 
 fuzz_target!(|input: Input| {
+    let (multiplier, base, allowed_length, last_n, breakers) = &input.dry;
+    let tokens = |bytes: &Vec<u8>| bytes.iter().map(|&token| u32::from(token)).collect();
     let params = SamplingParams {
+        dry: Dry {
+            multiplier: *multiplier,
+            base: *base,
+            allowed_length: usize::from(*allowed_length),
+            last_n: usize::from(*last_n),
+            breakers: breakers.iter().map(tokens).collect(),
+        },
+        no_repeat_ngram_size: usize::from(input.no_repeat_ngram_size),
+        top_n_sigma: input.top_n_sigma,
+        dynatemp_range: input.dynatemp.0,
+        dynatemp_exponent: input.dynatemp.1,
+        typical_p: input.typical_p,
+        xtc_probability: input.xtc.0,
+        xtc_threshold: input.xtc.1,
+        mirostat_tau: input.mirostat.0,
+        mirostat_eta: input.mirostat.1,
         temperature: input.temperature,
         top_k: usize::from(input.top_k),
         top_p: input.top_p,
@@ -59,8 +87,8 @@ fuzz_target!(|input: Input| {
         .and_then(|logits| device.sample(&logits, &places))
         .expect("logits of two dimensions, and a place for each row");
     for (n, row) in batch.iter().enumerate() {
-        let u = uniform(params.seed, row.sequence, row.position);
-        let expected = oracle::sample(row.logits, &params, &history, u);
+        let numbers = DrawNumbers::at(&params, row.sequence, row.position);
+        let expected = oracle::sample_with(row.logits, &params, &history, numbers);
         for found in [&by_host[n], &by_device[n]] {
             match (&expected, found) {
                 // A boundary of min-p is none of the margin's: the token may differ where the kept set does.

@@ -32,7 +32,7 @@ pub use self::{
     data::{AcceptArgs, DataCommand, FetchArgs, SynthArgs},
     devices::{DevicesArgs, SelftestArgs},
     eval::EvalArgs,
-    generate::{GenerateArgs, ScheduleArg, WeightsArg},
+    generate::{GenerateArgs, GrammarArgs, ScheduleArg, WeightsArg},
     info::{ExportArgs, InfoArgs},
     lab::LabArgs,
     plan::PlanArgs,

@@ -1,6 +1,6 @@
 //! The token of a row is a function of its logits, its history, the rules and `(seed, sequence, position)` alone.
 
-use tinygpt_sampler::{Row, Sampler, SamplingParams, uniform};
+use tinygpt_sampler::{Dry, Row, Sampler, SamplingParams, uniform};
 
 /// Enough logits for a batch to be spread over threads.
 const VOCAB: usize = 12_000;
@@ -17,7 +17,11 @@ fn rules() -> Vec<SamplingParams> {
         SamplingParams { min_p: 0.02, ..default.clone() },
         SamplingParams { top_k: 6000, top_p: 0.95, min_p: 1e-4, ..default.clone() },
         SamplingParams { top_p: 0.999_99, ..default.clone() },
-        SamplingParams { repetition_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.1, ..default },
+        SamplingParams { repetition_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.1, ..default.clone() },
+        SamplingParams { no_repeat_ngram_size: 1, dry: Dry { multiplier: 1.0, ..Dry::default() }, ..default.clone() },
+        SamplingParams { typical_p: 0.9, top_n_sigma: 2.0, dynatemp_range: 0.5, ..default.clone() },
+        SamplingParams { xtc_probability: 0.5, xtc_threshold: 0.001, ..default.clone() },
+        SamplingParams { mirostat_tau: 8.0, ..default },
     ]
 }
 

@@ -91,7 +91,11 @@ fn strategies() -> Vec<Strategy> {
     let more = "[[strategy]]\nname = 'penalties'\nrepetition_penalty = 1.3\npresence_penalty = 0.2\n\
                 frequency_penalty = 0.1\nlogit_bias = [[2, 1.5], [3, -inf]]\n\
                 [[strategy]]\nname = 'cooling'\ntemperature = 2.0\ntemperature_end = 0.25\n\
-                temperature_schedule = 'exponential'\n";
+                temperature_schedule = 'exponential'\n\
+                [[strategy]]\nname = 'mirostat'\nmirostat_tau = 2.0\nmirostat_eta = 0.5\n\
+                [[strategy]]\nname = 'typical and XTC'\ntypical_p = 0.9\nxtc_probability = 0.5\nxtc_threshold = 0.05\n\
+                top_n_sigma = 2.0\ndynatemp_range = 0.5\n\
+                [[strategy]]\nname = 'no repetition'\ndry_multiplier = 1.5\nno_repeat_ngram_size = 4\n";
     parse_strategies(&(DEFAULT_STRATEGIES.to_owned() + more)).unwrap()
 }
 
