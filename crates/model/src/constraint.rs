@@ -7,8 +7,8 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use llguidance::{
     Matcher, ParserFactory,
-    api::TopLevelGrammar,
-    toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie},
+    api::{StopReason, TopLevelGrammar},
+    toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie},
 };
 
 use crate::tokenizer::Tokenizer;
@@ -40,6 +40,14 @@ pub enum ConstraintError {
         /// The number of tokens before.
         tokens: usize,
     },
+    /// The grammar is too complex to follow.
+    #[error("the grammar cannot be followed after {tokens} tokens: {reason}")]
+    Parser {
+        /// The number of tokens before.
+        tokens: usize,
+        /// What the grammar's parser says.
+        reason: String,
+    },
     /// A token that the grammar does not allow was given to it.
     #[error("the grammar does not allow token {token} after {tokens} tokens: {reason}")]
     NotAllowed {
@@ -56,8 +64,10 @@ pub enum ConstraintError {
 #[derive(Clone)]
 pub struct Constraint {
     matcher: Matcher,
-    /// The token that ends a text; one beyond the vocabulary where the tokenizer has none.
+    /// The token that ends a text.
     end: u32,
+    /// Whether the tokenizer has it. Where not, it is a number beyond the vocabulary, which only the parser knows.
+    has_end: bool,
     tokens: usize,
 }
 
@@ -77,49 +87,65 @@ impl Constraint {
         let end = tokenizer.end_of_text().unwrap_or(tokenizer.vocab_size() as u32);
         let environment = token_environment(tokenizer, end);
         let mut factory = ParserFactory::new_simple(&environment).map_err(|error| refuse(error.to_string()))?;
-        // Libraries never print.
-        factory.quiet();
+        // Libraries never print, and a state of the parser says nothing to a user.
+        factory.quiet().limits_mut().verbose_errors = false;
         let grammar = match grammar {
             Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Grammar::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
             Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
         };
-        let mut matcher = Matcher::new(factory.create_parser(grammar));
+        let matcher = Matcher::new(factory.create_parser(grammar));
         if let Some(error) = matcher.get_error() {
             return Err(refuse(error));
         }
-        let allowed = matcher.compute_mask().map_err(|error| refuse(error.to_string()))?;
-        if allowed.is_zero() {
-            return Err(ConstraintError::NoFirstToken);
+        let mut constraint = Self { matcher, end, has_end: tokenizer.end_of_text().is_some(), tokens: 0 };
+        match constraint.allowed() {
+            Ok(_) => Ok(constraint),
+            Err(ConstraintError::NoNextToken { .. }) => Err(ConstraintError::NoFirstToken),
+            Err(error) => Err(error),
         }
-        Ok(Self { matcher, end, tokens: 0 })
     }
 
     /// Sets the logits of all tokens to -inf that may not follow. `Break` means that nothing may: the text is complete.
     ///
     /// # Errors
-    /// [`ConstraintError::NoNextToken`].
+    /// [`ConstraintError::NoNextToken`] or [`ConstraintError::Parser`].
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<ControlFlow<()>, ConstraintError> {
         if self.is_complete() {
             return Ok(ControlFlow::Break(()));
         }
-        let dead_end = ConstraintError::NoNextToken { tokens: self.tokens };
-        let allowed = self.matcher.compute_mask().map_err(|_| dead_end.clone())?;
+        let allowed = self.allowed()?;
         let mut any = false;
-        for (token, logit) in logits.iter_mut().enumerate() {
+        for (token, logit) in (0..).zip(logits) {
             // A model may have more tokens than its tokenizer.
-            if token < allowed.len() && allowed.is_allowed(token as u32) {
+            let is_token = (token as usize) < allowed.len() && (token != self.end || self.has_end);
+            if is_token && allowed.is_allowed(token) {
                 any = true;
             } else {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        match any {
-            true => Ok(ControlFlow::Continue(())),
-            // Only the end may follow, and no token of the vocabulary is it.
-            false if allowed.is_allowed(self.end) => Ok(ControlFlow::Break(())),
-            false => Err(dead_end),
+        if any {
+            Ok(ControlFlow::Continue(()))
+        } else if allowed.is_allowed(self.end) {
+            Ok(ControlFlow::Break(()))
+        } else {
+            Err(ConstraintError::NoNextToken { tokens: self.tokens })
         }
+    }
+
+    /// The tokens that may follow, of which there is at least one.
+    fn allowed(&mut self) -> Result<SimpleVob, ConstraintError> {
+        let tokens = self.tokens;
+        self.matcher.compute_mask().map_err(|error| {
+            let reason = error.to_string();
+            let is_dead_end = reason.starts_with(&StopReason::NoExtensionBias.to_string());
+            if is_dead_end {
+                ConstraintError::NoNextToken { tokens }
+            } else {
+                ConstraintError::Parser { tokens, reason }
+            }
+        })
     }
 
     /// Goes on with a token. `Break` means that no token may follow it: the text is complete.

@@ -2,8 +2,9 @@
 //! crates of the workspace share: a counter-based random generator and SIMD vectors.
 //!
 //! A row of logits goes through the rules in an order that [`SamplingParams`] defines: penalties, biases and bans, the
-//! temperature, then the cuts, from top-k to XTC, or mirostat, and one draw. The draw depends on the logits, the rules and `(seed, sequence, position)` alone: not on the batch, the threads, the
-//! processor or the draws before.
+//! temperature, then the cuts, from top-k to XTC, or mirostat, and one draw. The draw depends on the logits, the rules and
+//! `(seed, sequence, position)` alone: not on the batch, the threads, the processor or the draws before. (Mirostat follows
+//! the draws of its own text: [`TextState`].)
 //!
 //! ```
 //! use tinygpt_sampler::{Sampler, SamplingParams};

@@ -74,7 +74,8 @@ pub struct InspectedDraw {
 /// Draws tokens on the host.
 ///
 /// A draw is a function of the logits, the history, the parameters and `(seed, sequence, position)`: it does not depend
-/// on the batch or its order, the number of threads, the vector instructions, or earlier draws.
+/// on the batch or its order, the number of threads, the vector instructions, or earlier draws. Mirostat alone looks at the
+/// draws before, of the same text, which a caller's [`TextState`] stands for.
 #[derive(Debug)]
 pub struct Sampler {
     rules: Rules,
