@@ -1,20 +1,25 @@
 """Holds the sampling rules to llama.cpp and transformers: what they keep of random rows, and with which probabilities.
 
     python scripts/check_samplers.py PROGRAM [CASES]        # compares `PROGRAM sample` on all its paths, CASES (200) times
+    python scripts/check_samplers.py PROGRAM --breakers RUN # compares the breakers of DRY in `PROGRAM generate`; RUN has a byte-level BPE
+                                                            # and a network that `PROGRAM export` writes as GGUF
     python scripts/check_samplers.py --write FILE           # writes the rows and answers that crates/sampler/tests/judges.rs reads
 
 Rules alone are compared, and chains of rules in the order that params.rs defines. Needs: pip install llama-cpp-python
-transformers torch numpy
+transformers tokenizers torch numpy
 """
 
 import ctypes
 import json
+import random
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import torch
 from llama_cpp import llama_cpp as llama
+from tokenizers import Tokenizer
 from transformers import LogitsProcessorList
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
@@ -192,6 +197,46 @@ def check(program, cases):
     sys.exit(1 if wrong > cases // 100 or worst > NEAR else 0)
 
 
+def check_breakers(program, run):
+    """The first greedy token after prompts that repeat themselves, against llama.cpp's penalties by its own vocabulary."""
+    rng = random.Random(SEED)
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/model.gguf"
+        subprocess.run([program, "export", run, "--gguf", file], check=True, capture_output=True)
+        params = llama.llama_model_default_params()
+        params.vocab_only = True
+        model = llama.llama_model_load_from_file(file.encode(), params)
+    vocab = llama.llama_model_get_vocab(model)
+    words = ["the", "cat", "sat", ":", "a", "\n", "owl", "*", " said", '"yes"', " far", " away", "."]
+    sets = [["\n", ":", '"', "*"], [" sat"], ["the cat"], ["at s"], [". "], ["owl", "e"], [" the", ":"], ["xyz"]]
+    wrong, moved, count = 0, 0, 200
+    for _ in range(count):
+        part = " ".join(rng.choice(words) for _ in range(rng.randint(2, 5)))
+        prompt = "Once " + " ".join([part] * rng.randint(2, 3)) + " " + part[: rng.randint(0, len(part))]
+        breakers = rng.choice(sets)
+        command = [program, "generate", "--checkpoint", run, "--prompt", prompt, "--temperature", "0", "--json"]
+        command += ["--max-new-tokens", "1", "--logprobs", "1000000", "--dry-multiplier", "20", "--dry-base", "1.5"]
+        command += ["--dry-allowed-length", "1"]
+        for breaker in breakers:
+            command += ["--dry-breaker", breaker.replace("\n", "\\n")]
+        sample = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["samples"][0]
+        logprobs = {token["id"]: token["logprob"] for token in sample["logprobs"][0]["top"]}
+        texts = (ctypes.c_char_p * len(breakers))(*(breaker.encode() for breaker in breakers))
+        texts = ctypes.cast(texts, ctypes.POINTER(ctypes.c_char_p))
+        sampler = llama_sampler("dry", vocab, 20.0, 1.5, 1, 4096, texts, len(breakers))
+        for token in Tokenizer.from_file(f"{run}/tokenizer.json").encode(prompt).ids:
+            llama.llama_sampler_accept(sampler, token)
+        array = token_array([logprobs[token] for token in range(len(logprobs))])
+        llama.llama_sampler_apply(sampler, ctypes.byref(array))
+        llama.llama_sampler_free(sampler)
+        penalised = kept_of(array)
+        best = min(penalised, key=lambda token: (-penalised[token], token))
+        wrong += best != sample["tokens"][0]
+        moved += best != min(logprobs, key=lambda token: (-logprobs[token], token))
+    print(f"{count} prompts, of which DRY changes {moved}: {wrong} differ from llama.cpp")
+    sys.exit(1 if wrong or not moved else 0)
+
+
 def mirostat_chain(rng, vocab, tau, eta, steps):
     """Draws by llama.cpp from one row: what it keeps at each step, at which mu, and what it draws."""
     logits = (rng.normal(size=vocab) * 2).astype(np.float32).tolist()
@@ -225,6 +270,8 @@ def write(file):
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "--write":
         write(sys.argv[2])
+    elif len(sys.argv) == 4 and sys.argv[2] == "--breakers":
+        check_breakers(sys.argv[1], sys.argv[3])
     elif len(sys.argv) in (2, 3):
         check(sys.argv[1], int(sys.argv[2]) if len(sys.argv) == 3 else 200)
     else:

@@ -23,39 +23,50 @@ struct Input {
     presence_penalty: f64,
     frequency_penalty: f64,
     logit_bias: Vec<(u8, f32)>,
-    dry: (f64, f64, u8, u8, Vec<Vec<u8>>),
-    no_repeat_ngram_size: u8,
-    top_n_sigma: f64,
-    dynatemp: (f64, f64),
-    typical_p: f64,
-    xtc: (f64, f64),
-    mirostat: (f64, f64),
+    shape: Shape,
     history: Vec<u8>,
     logits: Vec<f32>,
     vocab: u8,
     position: u64,
 }
 
+/// The rules of which one is on at a time, since most numbers are outside the range of a rule.
+#[derive(Debug, Arbitrary)]
+enum Shape {
+    None,
+    Typical(f64),
+    TopNSigma(f64),
+    Xtc(f64),
+    Mirostat(f64, f64),
+    DynamicTemperature(f64, f64),
+    NoRepeat(u8),
+    Dry { multiplier: f64, base: f64, allowed_length: u8, last_n: u8, breaker: Vec<u8> },
+}
+
+impl Shape {
+    fn params(&self) -> SamplingParams {
+        let off = SamplingParams::default();
+        match *self {
+            Self::None => off,
+            Self::Typical(typical_p) => SamplingParams { typical_p, ..off },
+            Self::TopNSigma(top_n_sigma) => SamplingParams { top_n_sigma, ..off },
+            Self::Xtc(xtc_threshold) => SamplingParams { xtc_probability: 1.0, xtc_threshold, ..off },
+            Self::Mirostat(mirostat_tau, mirostat_eta) => SamplingParams { mirostat_tau, mirostat_eta, ..off },
+            Self::DynamicTemperature(dynatemp_range, dynatemp_exponent) => {
+                SamplingParams { dynatemp_range, dynatemp_exponent, ..off }
+            }
+            Self::NoRepeat(size) => SamplingParams { no_repeat_ngram_size: usize::from(size), ..off },
+            Self::Dry { multiplier, base, allowed_length, last_n, ref breaker } => {
+                let breaker = breaker.iter().map(|&token| u32::from(token)).collect();
+                let (allowed_length, last_n) = (usize::from(allowed_length), usize::from(last_n));
+                SamplingParams { dry: Dry { multiplier, base, allowed_length, last_n, breakers: vec![breaker] }, ..off }
+            }
+        }
+    }
+}
+
 fuzz_target!(|input: Input| {
-    let (multiplier, base, allowed_length, last_n, breakers) = &input.dry;
-    let tokens = |bytes: &Vec<u8>| bytes.iter().map(|&token| u32::from(token)).collect();
     let params = SamplingParams {
-        dry: Dry {
-            multiplier: *multiplier,
-            base: *base,
-            allowed_length: usize::from(*allowed_length),
-            last_n: usize::from(*last_n),
-            breakers: breakers.iter().map(tokens).collect(),
-        },
-        no_repeat_ngram_size: usize::from(input.no_repeat_ngram_size),
-        top_n_sigma: input.top_n_sigma,
-        dynatemp_range: input.dynatemp.0,
-        dynatemp_exponent: input.dynatemp.1,
-        typical_p: input.typical_p,
-        xtc_probability: input.xtc.0,
-        xtc_threshold: input.xtc.1,
-        mirostat_tau: input.mirostat.0,
-        mirostat_eta: input.mirostat.1,
         temperature: input.temperature,
         top_k: usize::from(input.top_k),
         top_p: input.top_p,
@@ -65,6 +76,7 @@ fuzz_target!(|input: Input| {
         frequency_penalty: input.frequency_penalty,
         logit_bias: input.logit_bias.iter().map(|&(token, bias)| (u32::from(token), bias)).collect(),
         seed: 1,
+        ..input.shape.params()
     };
     let history: Vec<u32> = input.history.iter().map(|&token| u32::from(token)).collect();
     let vocab = usize::from(input.vocab).max(1);

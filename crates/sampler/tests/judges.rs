@@ -52,7 +52,7 @@ struct Step {
 }
 
 fn recorded() -> Recorded {
-    serde_json::from_str(include_str!("data/samplers.json")).unwrap()
+    serde_json::from_str(include_str!("data/samplers.json")).expect("the form that the script writes")
 }
 
 /// By token.
