@@ -13,9 +13,9 @@ use std::cmp::Ordering;
 /// The numbers that decide a draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DrawNumbers {
-    /// In `[0, 1)`: chooses the token among those that the rules keep; see [`uniform`](crate::uniform).
+    /// In `[0, 1)`: chooses the token among those that the rules keep; see [`uniform`].
     pub u: f64,
-    /// In `[0, 1)`: XTC acts where it is below `xtc_probability`; see [`xtc_coin`](crate::xtc_coin).
+    /// In `[0, 1)`: XTC acts where it is below `xtc_probability`; see [`xtc_coin`].
     pub xtc_coin: f64,
     /// The largest surprise that mirostat keeps, in bits.
     pub mu: f64,
