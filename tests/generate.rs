@@ -73,6 +73,60 @@ fn json_has_the_prompt_the_seed_and_for_each_sample_its_number_text_tokens_and_e
 }
 
 #[test]
+fn the_prompt_is_printed_unless_it_is_not_wanted() {
+    let args = ["--prompt", "Once", "--seed", "3"];
+    let whole = stdout(&mut generate(&args));
+    let text = whole.strip_prefix("Once").unwrap();
+    assert_eq!(stdout(generate(&args).arg("--no-echo")), text);
+    assert_eq!(stdout(generate(&args).arg("--echo")), whole);
+    // The last one counts.
+    assert_eq!(stdout(generate(&args).args(["--no-echo", "--echo"])), whole);
+    let many = stdout(generate(&args).args(["--no-echo", "--num-samples", "2"]));
+    assert!(many.starts_with(text) && !many.contains("Once"), "{many}");
+    let message = failure(generate(&args).args(["--no-echo", "--json"]), 2);
+    assert!(message.contains("--json"), "{message}");
+}
+
+#[test]
+fn logprobs_are_those_of_the_models_own_distribution_whatever_the_rules() {
+    let args = ["--prompt", "Once", "--seed", "3", "--json", "--max-new-tokens", "12"];
+    let plain = json(&mut generate(&args));
+    let told = json(generate(&args).args(["--logprobs", "3"]));
+    let mut without = told.clone();
+    without["samples"][0].as_object_mut().unwrap().remove("logprobs");
+    assert_eq!(without, plain, "they change nothing");
+    let logprobs = samples(&told)[0]["logprobs"].as_array().unwrap();
+    assert_eq!(logprobs.len(), 12);
+    let tokens = samples(&told)[0]["tokens"].as_array().unwrap();
+    let text: String = logprobs.iter().map(|token| token["token"].as_str().unwrap()).collect();
+    assert_eq!(text, samples(&told)[0]["text"].as_str().unwrap());
+    for (token, id) in logprobs.iter().zip(tokens) {
+        assert_eq!(&token["id"], id);
+        let top: Vec<f64> = token["top"].as_array().unwrap().iter().map(|t| t["logprob"].as_f64().unwrap()).collect();
+        assert!(top.len() == 3 && top.is_sorted_by(|a, b| a >= b) && top[0] <= 0.0, "{token}");
+        let own = token["logprob"].as_f64().unwrap();
+        assert!(own <= top[0], "{token}");
+        if let Some(same) = token["top"].as_array().unwrap().iter().find(|t| t["id"] == token["id"]) {
+            assert_eq!(same["logprob"], token["logprob"]);
+        }
+    }
+    // Rules choose other tokens, and change no probability: the first token has one context.
+    let first = |more: &[&str]| {
+        let all = json(generate(&args).args(["--logprobs", "100000"]).args(more));
+        samples(&all)[0]["logprobs"][0]["top"].clone()
+    };
+    let whole = first(&[]);
+    let sum: f64 = whole.as_array().unwrap().iter().map(|t| t["logprob"].as_f64().unwrap().exp()).sum();
+    assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+    for rules in
+        [&["--temperature", "0.3"][..], &["--top-k", "2"], &["--regex", "[0-9]+|[a-z]+"], &["--logit-bias", "3=9"]]
+    {
+        assert_eq!(first(rules), whole, "{rules:?}");
+    }
+    assert!(failure(generate(&["--logprobs", "3"]).args(["--prompt", "Once"]), 2).contains("--json"));
+}
+
+#[test]
 fn temperature_0_is_greedy_and_names_no_seed() {
     let greedy = || generate(&["--prompt", "Once", "--temperature", "0"]);
     assert_eq!(stderr(&mut greedy()), "");

@@ -98,7 +98,12 @@ fn a_file_of_smaller_weights_has_a_loss_within_their_rounding() {
 fn info_tells_what_a_file_holds() {
     let place = exported("model.gguf", "bf16");
     let said = stdout(place.tinygpt().args(["info", "model.gguf"]));
-    assert!(said.starts_with("model.gguf: ") && said.contains("(char)\n") && said.contains("made by    a GGUF file of f32 and bf16\n"), "{said}");
+    assert!(
+        said.starts_with("model.gguf: ")
+            && said.contains("(char)\n")
+            && said.contains("made by    a GGUF file of f32 and bf16\n"),
+        "{said}"
+    );
     let value = |path: &str| json(place.tinygpt().args(["info", path, "--json"]));
     let (file, run) = (value("model.gguf"), value("run"));
     assert_eq!(file["gguf"], json!(["f32", "bf16"]));

@@ -10,6 +10,7 @@ mod bad_input;
 mod baseline;
 mod bench;
 mod compare;
+mod constraints;
 mod corpora;
 mod damage;
 mod data;

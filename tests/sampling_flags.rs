@@ -26,7 +26,8 @@ fn trained() -> PathBuf {
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tinygpt"));
     command.arg("generate").arg("--checkpoint").arg(trained());
-    command.args(["--seed", "3", "--prompt", "Once upon a", "--json"]).args(args).output().unwrap()
+    let seed = if args.contains(&"--seed") { &[][..] } else { &["--seed", "3"] };
+    command.args(seed).args(["--prompt", "Once upon a", "--json"]).args(args).output().unwrap()
 }
 
 /// The tokens of each sample.
@@ -47,6 +48,13 @@ fn every_rule_gives_the_same_text_alone_and_in_a_batch() {
         &["--temperature", "2", "--temperature-end", "0.2"],
         &["--temperature", "2", "--temperature-end", "0.2", "--temperature-schedule", "exponential"],
         &["--adaptive", "0.1"],
+        &["--typical-p", "0.8"],
+        &["--top-n-sigma", "1.2"],
+        &["--xtc-probability", "0.5", "--xtc-threshold", "0.02"],
+        &["--dynatemp-range", "0.8", "--dynatemp-exponent", "2"],
+        &["--mirostat-tau", "2", "--mirostat-eta", "0.6"],
+        &["--dry-multiplier", "2", "--dry-allowed-length", "1", "--dry-range", "20", "--dry-breaker", "e "],
+        &["--no-repeat-ngram-size", "2"],
     ] {
         let many = tokens(&[rules, &["--num-samples", "5", "--max-new-tokens", "12"]].concat());
         let one = tokens(&[rules, &["--first-sample", "3", "--max-new-tokens", "12"]].concat());
@@ -66,6 +74,47 @@ fn a_banned_token_never_comes_and_a_favoured_one_always() {
 fn a_large_presence_penalty_repeats_no_token() {
     let sample = &tokens(&["--presence-penalty", "10000", "--max-new-tokens", "10"])[0];
     assert_eq!(sample.iter().collect::<HashSet<_>>().len(), 10);
+}
+
+#[test]
+fn no_sequence_of_n_tokens_comes_twice_and_the_prompt_counts() {
+    let prompt: Vec<u64> = tokens(&["--regex", "Once upon a", "--max-new-tokens", "11"]).remove(0);
+    let sample = &tokens(&["--no-repeat-ngram-size", "2", "--temperature", "0", "--max-new-tokens", "60"])[0];
+    let text = [&prompt[..], sample].concat();
+    assert_eq!(text.windows(2).collect::<HashSet<_>>().len(), text.len() - 1, "{text:?}");
+    let free = &tokens(&["--temperature", "0", "--max-new-tokens", "60"])[0];
+    assert!(free.windows(2).collect::<HashSet<_>>().len() < 59, "{free:?}");
+}
+
+#[test]
+fn dry_ends_a_loop_and_a_breaker_lets_it_go_on() {
+    let distinct = |args: &[&str]| {
+        let args = [&["--temperature", "0", "--max-new-tokens", "60"], args].concat();
+        tokens(&args)[0].windows(3).collect::<HashSet<_>>().len()
+    };
+    let dry = ["--dry-multiplier", "5", "--dry-allowed-length", "1", "--dry-breaker", ""];
+    assert!(distinct(&dry) > distinct(&[]), "{} {}", distinct(&dry), distinct(&[]));
+    // Every token is a breaker.
+    let letters: Vec<String> = (' '..='[').chain(']'..='~').chain(['\n']).map(String::from).collect();
+    let breakers: Vec<&str> = letters.iter().flat_map(|letter| ["--dry-breaker", letter]).collect();
+    assert_eq!(distinct(&[&dry[..4], &breakers].concat()), distinct(&[]));
+}
+
+#[test]
+fn xtc_that_always_acts_leaves_the_least_probable_of_the_top_choices() {
+    // All tokens are top choices: the least probable one comes, whatever the draw.
+    let least = tokens(&["--xtc-probability", "1", "--xtc-threshold", "0", "--max-new-tokens", "5"]);
+    let again = tokens(&["--xtc-probability", "1", "--xtc-threshold", "0", "--max-new-tokens", "5", "--seed", "9"]);
+    assert_eq!(least, again);
+    assert_ne!(least, tokens(&["--temperature", "0", "--max-new-tokens", "5"]));
+    assert_eq!(tokens(&["--xtc-probability", "0"]), tokens(&[]));
+}
+
+#[test]
+fn mirostat_stands_in_the_place_of_the_rules_that_keep_tokens() {
+    let narrow = tokens(&["--mirostat-tau", "0.01", "--max-new-tokens", "20"]);
+    assert_eq!(narrow, tokens(&["--temperature", "0", "--max-new-tokens", "20"]));
+    assert_ne!(tokens(&["--mirostat-tau", "6"]), narrow);
 }
 
 #[test]
@@ -99,6 +148,18 @@ fn rules_that_make_no_sense_are_refused_with_exit_code_2() {
         (&["--logit-bias", "4000000000=1"], "--logit-bias: token 4000000000 is not below the vocabulary size"),
         (&["--logit-bias", "x"], "must be ID=VALUE"),
         (&["--adaptive", "-1"], "adaptive is -1"),
+        (&["--typical-p", "2"], "typical_p is 2"),
+        (&["--top-n-sigma", "-1"], "top_n_sigma is -1"),
+        (&["--xtc-probability", "2"], "xtc_probability is 2"),
+        (&["--xtc-threshold", "-0.5"], "xtc_threshold is -0.5"),
+        (&["--dry-multiplier", "nan"], "dry.multiplier is NaN"),
+        (&["--dry-base", "0.5"], "dry.base is 0.5"),
+        (&["--dry-allowed-length", "0"], "dry.allowed_length is 0"),
+        (&["--dynatemp-range", "-1"], "dynatemp_range is -1"),
+        (&["--dynatemp-exponent", "0"], "dynatemp_exponent is 0"),
+        (&["--mirostat-eta", "inf"], "mirostat_eta is inf"),
+        (&["--mirostat-tau", "5", "--top-k", "40"], "since mirostat replaces top_k"),
+        (&["--mirostat-tau", "5", "--xtc-probability", "0.5"], "since mirostat replaces xtc_probability"),
         (&["--temperature-end", "-1"], "the schedule's end temperature is -1"),
         (&["--temperature-end", "0", "--temperature-schedule", "exponential"], "never reaches 0"),
         (&["--temperature-schedule", "exponential"], "--temperature-end"),

@@ -37,7 +37,7 @@ pub use self::{
     data::{AcceptArgs, DataCommand, DataInfoArgs, DataTokensArgs, FetchArgs, SynthArgs, TokensFormat},
     devices::{DevicesArgs, SelftestArgs},
     eval::EvalArgs,
-    generate::{GenerateArgs, ScheduleArg, WeightsArg},
+    generate::{GenerateArgs, GrammarArgs, ScheduleArg, WeightsArg},
     info::{ExportArgs, InfoArgs},
     lab::LabArgs,
     log::{LogArgs, LogFormat, log_format},

@@ -6,6 +6,7 @@ use candle_core::Device;
 use tinygpt_sampler::{SamplingError, TensorSamplingError};
 
 use crate::{
+    constraint::ConstraintError,
     device::{self, is_out_of_memory},
     files::FileError,
     ngram::NgramError,
@@ -137,6 +138,9 @@ pub enum ModelError {
     /// The tokenizer could not be read or applied.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// A grammar was refused, or allows no token.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// A sampling rule was refused, or a row of logits was not finite.
     #[error(transparent)]
     Sampling(#[from] SamplingError),

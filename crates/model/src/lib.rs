@@ -40,6 +40,7 @@
 pub mod checkpoint;
 pub mod components;
 pub mod config;
+pub mod constraint;
 pub mod cpu;
 pub mod decode;
 pub mod device;
@@ -64,7 +65,7 @@ pub use config::{Architecture, GptConfig, MODEL_KEYS, Mlp, ModelKey, Precision};
 pub use decode::{ContextPolicy, Decoder, Logits};
 pub use dropout::Dropout;
 pub use error::{ModelError, Result};
-pub use generate::{Generation, generate};
+pub use generate::{Generation, GenerationHooks, generate, generate_with};
 pub use language_model::{LanguageModel, Windows, open_language_model};
 pub use network::network;
 pub use params::{init_params, param_specs};

@@ -1,9 +1,10 @@
 //! From logits to a token: one definition of every sampling rule, fast paths that equal it, and the two tools that all
 //! crates of the workspace share: a counter-based random generator and SIMD vectors.
 //!
-//! A row of logits goes through, in this order: penalties and biases, temperature, top-k, top-p, min-p, one draw. The
-//! draw depends on the logits, the rules and `(seed, sequence, position)` alone: not on the batch, the threads, the
-//! processor or the draws before.
+//! A row of logits goes through the rules in an order that [`SamplingParams`] defines: penalties, biases and bans, the
+//! temperature, then the cuts, from top-k to XTC, or mirostat, and one draw. The draw depends on the logits, the rules and
+//! `(seed, sequence, position)` alone: not on the batch, the threads, the processor or the draws before. (Mirostat follows
+//! the draws of its own text: [`TextState`].)
 //!
 //! ```
 //! use tinygpt_sampler::{Sampler, SamplingParams};
@@ -25,8 +26,8 @@
 //!
 //! | what | where |
 //! | --- | --- |
-//! | the rules, as parameters | `params.rs` ([`SamplingParams`]), `penalties.rs`, `temperature_schedule.rs` ([`Schedule`]) |
-//! | the definition: f64, a full sort, an inverse CDF | `oracle.rs` ([`oracle::sample`]) |
+//! | the rules, as parameters | `params.rs` ([`SamplingParams`]), `penalties.rs`, `repetition.rs`, `temperature_schedule.rs` ([`Schedule`]) |
+//! | the definition: f64, a full sort, an inverse CDF | `oracle.rs` ([`oracle::sample`]), `oracle/kept.rs` |
 //! | the uniform number of a draw | `rng.rs` ([`rng`]) |
 //! | the fast path on the CPU | `host/mod.rs` ([`Sampler`]), then `host/selection.rs`: one SIMD pass, no sort of the row |
 //! | the fast path on a GPU | `device/mod.rs` ([`DeviceSampler`]), then `device/program.rs`: tensor operations alone |
@@ -64,6 +65,7 @@ mod multinomial;
 pub mod oracle;
 mod params;
 mod penalties;
+mod repetition;
 pub mod rng;
 mod rules;
 pub mod simd;
@@ -79,9 +81,9 @@ pub use error::{SamplingError, TensorSamplingError};
 pub use gumbel::{NoiseSource, gumbel_max, gumbel_softmax, gumbel_top_k};
 #[doc(hidden)]
 pub use host::one_read;
-pub use host::{InspectedDraw, Row, Sampler};
+pub use host::{InspectedDraw, Row, Sampler, TextState};
 pub use information::{cross_entropy, entropy, jensen_shannon, kl_divergence};
 pub use multinomial::{MultinomialError, MultinomialOptions, multinomial, multinomial_row};
-pub use params::SamplingParams;
-pub use rng::{RngDomain, box_muller, philox_at, philox4x32_10, philox4x32_10_batch, uniform, unit_f64};
+pub use params::{Dry, SamplingParams};
+pub use rng::{RngDomain, box_muller, philox_at, philox4x32_10, philox4x32_10_batch, uniform, unit_f64, xtc_coin};
 pub use temperature_schedule::Schedule;

@@ -3,9 +3,35 @@
 //! Both fast paths are tested against it: they keep the same tokens, and draw the same token for the same uniform
 //! number.
 
+mod kept;
+
+use self::kept::Kept;
 use crate::penalties::apply_penalties;
-use crate::{SamplingError, SamplingParams};
+use crate::{SamplingError, SamplingParams, uniform, xtc_coin};
 use std::cmp::Ordering;
+
+/// The numbers that decide a draw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DrawNumbers {
+    /// In `[0, 1)`: chooses the token among those that the rules keep; see [`uniform`].
+    pub u: f64,
+    /// In `[0, 1)`: XTC acts where it is below `xtc_probability`; see [`xtc_coin`].
+    pub xtc_coin: f64,
+    /// The largest surprise that mirostat keeps, in bits.
+    pub mu: f64,
+}
+
+impl DrawNumbers {
+    /// Those of the first draw of a text at this place.
+    #[must_use]
+    pub fn at(params: &SamplingParams, sequence: u64, position: u64) -> Self {
+        Self {
+            u: uniform(params.seed, sequence, position),
+            xtc_coin: xtc_coin(params.seed, sequence, position),
+            mu: 2.0 * params.mirostat_tau,
+        }
+    }
+}
 
 /// The answer of the definition for one row and one uniform number.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,18 +42,31 @@ pub struct Outcome {
     pub probs: Vec<f64>,
     /// The drawn token.
     pub token: u32,
-    /// The distance to the nearest boundary: the least distance of `u` from a step of the CDF, or of `top_p` from a
-    /// cumulative probability. Only where it is tiny may sums in another order give another answer.
+    /// The distance to the nearest boundary: the least distance of `u` from a step of the CDF, of `top_p` or `typical_p`
+    /// from a cumulative probability, or of a token from the threshold of another rule. Only where it is tiny may sums in another order give another answer.
     pub margin: f64,
 }
 
 /// Draws from one row of logits, `[V]`, by the uniform number `u` in `[0, 1)`. The penalties read `history`, the tokens
-/// so far.
+/// so far. XTC does not act, and mirostat is at the start of a text: [`sample_with`] is told more.
 ///
 /// # Errors
 /// Parameters outside their range; a NaN, a +infinity or no finite logit; a token of the history or bias that is not
 /// below V. The row is called row 0.
 pub fn sample(logits: &[f32], params: &SamplingParams, history: &[u32], u: f64) -> Result<Outcome, SamplingError> {
+    sample_with(logits, params, history, DrawNumbers { u, xtc_coin: 1.0, mu: 2.0 * params.mirostat_tau })
+}
+
+/// [`sample`] by all numbers of a draw.
+///
+/// # Errors
+/// As for [`sample`].
+pub fn sample_with(
+    logits: &[f32],
+    params: &SamplingParams,
+    history: &[u32],
+    numbers: DrawNumbers,
+) -> Result<Outcome, SamplingError> {
     params.validate()?;
     let mut row = logits.to_vec();
     if params.changes_logits(history) {
@@ -40,55 +79,37 @@ pub fn sample(logits: &[f32], params: &SamplingParams, history: &[u32], u: f64) 
     let mut order: Vec<usize> = (0..row.len()).filter(|&i| row[i].is_finite()).collect();
     order.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));
 
+    let greedy = Outcome { kept: vec![order[0] as u32], probs: vec![1.0], token: order[0] as u32, margin: 1.0 };
     if params.is_greedy() {
-        return Ok(Outcome { kept: vec![order[0] as u32], probs: vec![1.0], token: order[0] as u32, margin: 1.0 });
+        return Ok(greedy);
     }
-
+    let mut kept = Kept { row: &row, order, weights: Vec::new(), margin: 1.0 };
+    if params.top_n_sigma > 0.0 {
+        kept.keep_top_n_sigma(params.top_n_sigma);
+    }
+    let temperature = kept.temperature(params);
+    if temperature == 0.0 {
+        return Ok(greedy);
+    }
     if params.top_k > 0 {
-        order.truncate(params.top_k);
+        kept.order.truncate(params.top_k);
     }
-    let max = f64::from(row[order[0]]);
-    let mut weights: Vec<f64> = order.iter().map(|&i| ((f64::from(row[i]) - max) / params.temperature).exp()).collect();
-    let mut margin = 1.0f64;
-
+    kept.weigh(temperature);
+    if params.mirostat_tau > 0.0 {
+        kept.keep_unsurprising(numbers.mu);
+    }
+    if params.typical_p < 1.0 {
+        kept.keep_typical(params.typical_p);
+    }
     if params.top_p < 1.0 {
-        let total: f64 = weights.iter().sum();
-        let mut mass = 0.0;
-        let mut keep = weights.len();
-        for (n, weight) in weights.iter().enumerate() {
-            mass += weight;
-            margin = margin.min((mass / total - params.top_p).abs());
-            if keep == weights.len() && mass >= params.top_p * total {
-                keep = n + 1;
-            }
-        }
-        order.truncate(keep);
-        weights.truncate(keep);
+        kept.keep_top_p(params.top_p);
     }
-    let keep = weights.partition_point(|&weight| weight >= params.min_p);
-    order.truncate(keep);
-    weights.truncate(keep);
-
-    let total: f64 = weights.iter().sum();
-    let mut by_token: Vec<(usize, f64)> = order.iter().copied().zip(weights.iter().copied()).collect();
-    by_token.sort_by_key(|&(token, _)| token);
-    by_token.retain(|&(_, weight)| weight > 0.0);
-    let (last, inner) = by_token.split_last().ok_or(SamplingError::NothingFinite { row: 0, vocab: row.len() })?;
-    let mut token = None;
-    let mut cumulative = 0.0;
-    for &(candidate, weight) in inner {
-        cumulative += weight;
-        margin = margin.min((cumulative / total - u).abs());
-        if token.is_none() && cumulative > u * total {
-            token = Some(candidate);
-        }
+    let largest = kept.weights[0];
+    kept.truncate(kept.weights.partition_point(|&weight| weight >= params.min_p * largest));
+    if numbers.xtc_coin < params.xtc_probability {
+        kept.exclude_top_choices(params.xtc_threshold);
     }
-    Ok(Outcome {
-        kept: order.iter().map(|&i| i as u32).collect(),
-        probs: weights.iter().map(|w| w / total).collect(),
-        token: token.unwrap_or(last.0) as u32,
-        margin,
-    })
+    kept.draw(numbers.u)
 }
 
 /// Refuses a row with a NaN, a +infinity or no finite logit, calling it row 0.
@@ -169,6 +190,76 @@ mod tests {
         let row = logits_of(&[8.0, 4.1, 3.9]);
         assert_eq!(kept(&row, &rules(|p| p.min_p = 0.5)), [0, 1]);
         assert_eq!(kept(&row, &rules(|p| p.min_p = 1.0)), [0]);
+    }
+
+    #[test]
+    fn top_n_sigma_keeps_what_is_within_n_deviations_of_the_largest_logit() {
+        // The mean is 1 and the deviation 1, of the finite logits.
+        let row = [0.0, 2.0, 0.0, 2.0, -INF];
+        assert_eq!(kept(&row, &rules(|p| p.top_n_sigma = 1.9)), [1, 3]);
+        assert_eq!(kept(&row, &rules(|p| p.top_n_sigma = 2.0)), [1, 3, 0, 2]);
+        // The temperature moves no token across the threshold.
+        assert_eq!(kept(&row, &rules(|p| (p.top_n_sigma, p.temperature) = (1.9, 9.0))), [1, 3]);
+        assert_eq!(kept(&[1.5; 3], &rules(|p| p.top_n_sigma = 0.1)), [0, 1, 2]);
+    }
+
+    #[test]
+    fn typical_p_keeps_first_what_is_as_surprising_as_expected() {
+        // The entropy is that of a probability of 0.36: nearest is 0.3, then 0.6, then 0.1.
+        let row = logits_of(&[1.0, 6.0, 3.0]);
+        assert_eq!(kept(&row, &rules(|p| p.typical_p = 0.3)), [2]);
+        assert_eq!(kept(&row, &rules(|p| p.typical_p = 0.5)), [1, 2]);
+        assert_eq!(kept(&row, &rules(|p| p.typical_p = 0.95)), [1, 2, 0]);
+        assert_eq!(kept(&[0.0; 4], &rules(|p| p.typical_p = 0.5)), [0, 1]);
+        // Min-p is relative to the largest probability that is left.
+        let both = rules(|p| (p.typical_p, p.min_p) = (0.3, 0.9));
+        assert_eq!(kept(&row, &both), [2]);
+    }
+
+    #[test]
+    fn xtc_leaves_the_least_probable_of_the_top_choices() {
+        let row = logits_of(&[1.0, 4.0, 3.0, 2.0]);
+        let xtc = |threshold, coin| {
+            let params = rules(|p| (p.xtc_probability, p.xtc_threshold) = (0.5, threshold));
+            let numbers = DrawNumbers { u: 0.5, xtc_coin: coin, mu: 0.0 };
+            sample_with(&row, &params, &[], numbers).unwrap().kept
+        };
+        assert_eq!(xtc(0.15, 0.4), [3, 0]);
+        assert_eq!(xtc(0.35, 0.4), [1, 2, 3, 0]);
+        assert_eq!(xtc(0.15, 0.5), [1, 2, 3, 0]);
+        assert_eq!(xtc(0.0, 0.0), [0]);
+    }
+
+    #[test]
+    fn mirostat_keeps_what_surprises_by_at_most_mu_bits_and_at_least_one_token() {
+        let row = logits_of(&[1.0, 4.0, 2.0, 1.0]);
+        let mirostat = |mu| {
+            let params = rules(|p| p.mirostat_tau = 1.0);
+            sample_with(&row, &params, &[], DrawNumbers { u: 0.5, xtc_coin: 0.0, mu }).unwrap().kept
+        };
+        assert_eq!(mirostat(2.5), [1, 2]);
+        assert_eq!(mirostat(3.5), [1, 2, 0, 3]);
+        assert_eq!(mirostat(-1.0), [1]);
+        // A text starts with twice the target.
+        assert_eq!(kept(&row, &rules(|p| p.mirostat_tau = 1.25)), [1, 2]);
+    }
+
+    #[test]
+    fn a_dynamic_temperature_follows_the_entropy() {
+        let probs = |row: &[f32], params: &SamplingParams| sample(row, params, &[], 0.5).unwrap().probs;
+        let dynamic = |range, exponent| {
+            rules(|p| (p.temperature, p.dynatemp_range, p.dynatemp_exponent) = (1.0, range, exponent))
+        };
+        // All tokens are equally probable: the temperature is the highest, and changes nothing.
+        assert_eq!(probs(&[0.0; 4], &dynamic(0.5, 1.0)), [0.25; 4]);
+        // One is all but certain: the temperature is the lowest.
+        let peaked = [0.0, 50.0];
+        assert!(probs(&peaked, &dynamic(0.5, 1.0))[1] < probs(&peaked, &rules(|p| p.temperature = 0.51))[1]);
+        // Entropy 0.811 bits of 1: 0.5 + 0.811^2.
+        let row = logits_of(&[3.0, 1.0]);
+        let temperature = 0.5 + 0.811_278_124_459_132_9f64.powi(2);
+        let expected = probs(&row, &rules(|p| p.temperature = temperature));
+        assert!((probs(&row, &dynamic(0.5, 2.0))[0] - expected[0]).abs() < 1e-7);
     }
 
     #[test]

@@ -1,8 +1,15 @@
-//! Penalties and biases, the only rules that change logits. The oracle and both fast paths share this code.
+//! Penalties, biases and bans, the only rules that change logits. The oracle and both fast paths share this code.
 
+use crate::repetition::history_biases;
 use crate::{SamplingError, SamplingParams};
 
-/// Applies the penalties and the bias of `params` to one row, in place.
+/// All biases of a row with this history, in the order in which they are added: those of the caller, DRY's penalties and
+/// the bans of n-grams.
+pub(crate) fn biases_of(params: &SamplingParams, history: &[u32]) -> impl Iterator<Item = (u32, f32)> {
+    params.logit_bias.iter().copied().chain(history_biases(params, history))
+}
+
+/// Applies the penalties, biases and bans of `params` to one row, in place.
 ///
 /// A penalised logit is computed in f64 and rounded to f32 once, so that every path continues from the same row. A
 /// token that occurs n times in the history is visited once. `sorted_history` is scratch, kept by the caller to save
@@ -12,6 +19,17 @@ use crate::{SamplingError, SamplingParams};
 /// [`SamplingError::UnknownToken`], as of row 0, if a token of the history or of the bias is not below the row's
 /// length.
 pub(crate) fn apply_penalties(
+    logits: &mut [f32],
+    params: &SamplingParams,
+    history: &[u32],
+    sorted_history: &mut Vec<u32>,
+) -> Result<(), SamplingError> {
+    penalise(logits, params, history, sorted_history)?;
+    add_biases(logits, biases_of(params, history))
+}
+
+/// The penalties of [`apply_penalties`] alone.
+pub(crate) fn penalise(
     logits: &mut [f32],
     params: &SamplingParams,
     history: &[u32],
@@ -34,8 +52,20 @@ pub(crate) fn apply_penalties(
             *logit = penalised as f32;
         }
     }
-    for &(token, bias) in &params.logit_bias {
-        let logit = logits.get_mut(token as usize).ok_or_else(|| unknown(token, "logit_bias"))?;
+    Ok(())
+}
+
+/// Adds biases to the logits of a row. [`penalise`] knows all tokens of the history, so one that is unknown here is the
+/// caller's.
+pub(crate) fn add_biases(logits: &mut [f32], biases: impl Iterator<Item = (u32, f32)>) -> Result<(), SamplingError> {
+    let vocab = logits.len();
+    for (token, bias) in biases {
+        let logit = logits.get_mut(token as usize).ok_or(SamplingError::UnknownToken {
+            row: 0,
+            token,
+            place: "logit_bias",
+            vocab,
+        })?;
         *logit += bias;
     }
     Ok(())
@@ -69,6 +99,15 @@ mod tests {
         let params =
             SamplingParams { logit_bias: vec![(1, 0.5), (1, 0.25), (2, f32::NEG_INFINITY)], ..Default::default() };
         assert_eq!(penalised(&[0.0, 1.0, 9.0], &params, &[]), [0.0, 1.75, f32::NEG_INFINITY]);
+    }
+
+    #[test]
+    fn bans_and_penalties_of_sequences_follow_the_biases() {
+        let dry = crate::Dry { multiplier: 0.5, allowed_length: 1, ..Default::default() };
+        let params = SamplingParams { dry, logit_bias: vec![(1, 2.0)], ..Default::default() };
+        assert_eq!(penalised(&[0.0; 3], &params, &[0, 1, 0]), [0.0, 1.5, 0.0]);
+        let params = SamplingParams { no_repeat_ngram_size: 2, ..params };
+        assert_eq!(penalised(&[0.0; 3], &params, &[0, 1, 0]), [0.0, f32::NEG_INFINITY, 0.0]);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum RngDomain {
     Noise = 6,
     /// The order of shuffled words and random characters, the texts that a text is compared with.
     Text = 7,
+    /// The coin of a sampling rule; see [`xtc_coin`].
+    Xtc = 8,
 }
 
 /// One block of Philox4x32 with ten rounds: for each `key`, a bijection of the 128-bit `counter` (lowest word first).
@@ -124,10 +126,25 @@ pub fn uniform(seed: u64, sequence: u64, position: u64) -> f64 {
     unit_f64(w0, w1)
 }
 
+/// The uniform number in `[0, 1)` that decides whether XTC acts at `(seed, sequence, position)`: [`uniform`] in a domain of
+/// its own.
+#[inline]
+#[must_use]
+pub fn xtc_coin(seed: u64, sequence: u64, position: u64) -> f64 {
+    let [w0, w1, _, _] = block_of(RngDomain::Xtc, seed, sequence, position);
+    unit_f64(w0, w1)
+}
+
 /// The whole block of a draw; [`uniform`] uses its first two words, a draw from an alias table all four.
 #[inline]
 pub(crate) fn sampling_block(seed: u64, sequence: u64, position: u64) -> [u32; 4] {
-    let [k0, k1, k2, k3] = philox_at(seed, RngDomain::Sampling, sequence, 0);
+    block_of(RngDomain::Sampling, seed, sequence, position)
+}
+
+/// The block of a position of a sequence.
+#[inline]
+fn block_of(domain: RngDomain, seed: u64, sequence: u64, position: u64) -> [u32; 4] {
+    let [k0, k1, k2, k3] = philox_at(seed, domain, sequence, 0);
     philox4x32_10([low(position), high(position), k2, k3], [k0, k1])
 }
 
@@ -194,12 +211,14 @@ mod tests {
         ] {
             assert_ne!(base, other);
         }
+        assert_ne!(base, xtc_coin(1, 2, 3));
     }
 
     #[test]
     fn domains_of_one_seed_are_different() {
         use RngDomain::*;
-        let blocks = [Sampling, Init, Dropout, Windows, Stories, Noise, Text].map(|domain| philox_at(7, domain, 0, 0));
+        let blocks =
+            [Sampling, Init, Dropout, Windows, Stories, Noise, Text, Xtc].map(|domain| philox_at(7, domain, 0, 0));
         for i in 0..blocks.len() {
             for j in 0..i {
                 assert_ne!(blocks[i], blocks[j]);

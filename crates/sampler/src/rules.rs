@@ -1,7 +1,7 @@
 //! All that is asked of a sampler, on the host or on a device: the parameters, the temperature schedule and the
 //! adaptive threshold.
 
-use crate::{SamplingParams, Schedule};
+use crate::{SamplingParams, Schedule, xtc_coin};
 
 /// The rules of a sampler. [`Sampler`](crate::Sampler) has checked every field.
 #[derive(Debug, Clone)]
@@ -18,6 +18,12 @@ impl Rules {
     /// The rules of `params` at a constant temperature and without an adaptive threshold.
     pub(crate) fn new(params: SamplingParams) -> Self {
         Self { params, schedule: Schedule::Constant, schedule_start: 0, adaptive: None }
+    }
+
+    /// Whether XTC acts at this place.
+    pub(crate) fn xtc_acts(&self, sequence: u64, position: u64) -> bool {
+        let probability = self.params.xtc_probability;
+        probability > 0.0 && xtc_coin(self.params.seed, sequence, position) < probability
     }
 
     /// The temperature of a draw at this position.

@@ -1,8 +1,8 @@
 //! Random rows and rules, by which all fast paths are tested against the definition: here, and by `tinygpt selftest` on a
 //! device.
 
-use crate::SamplingParams;
 use crate::rng::uniform;
+use crate::{Dry, SamplingParams};
 
 /// The [`Outcome::margin`](crate::oracle::Outcome::margin) below which sums in another order may give another answer.
 pub const BOUNDARY: f64 = 1.0 / 1_048_576.0;
@@ -116,5 +116,37 @@ pub fn random_rules(rng: &mut TestRng, vocab: usize) -> (SamplingParams, Vec<u32
         params.frequency_penalty = rng.normal();
         params.logit_bias = vec![(rng.below(vocab) as u32, rng.normal() as f32)];
     }
+    if rng.unit() < 0.1 {
+        history = (0..rng.below(50)).map(|_| rng.below(vocab.min(4)) as u32).collect();
+        params.dry = Dry { multiplier: rng.unit(), allowed_length: 1 + rng.below(3), ..Dry::default() };
+        params.no_repeat_ngram_size = [0, 5][rng.below(2)];
+    }
+    match rng.below(10) {
+        0 => shape_whole_rows(rng, &mut params),
+        1 => {
+            params = SamplingParams { top_k: 0, top_p: 1.0, min_p: 0.0, ..params };
+            params.mirostat_tau = 10.0 * rng.unit();
+        }
+        _ => {}
+    }
     (params, history)
+}
+
+/// Turns on at least one of the rules about the whole distribution.
+fn shape_whole_rows(rng: &mut TestRng, params: &mut SamplingParams) {
+    let which = rng.below(4);
+    if which == 0 || rng.unit() < 0.2 {
+        params.typical_p = [rng.unit(), 1.0 - 0.1 * rng.unit(), 0.0][rng.below(3)];
+    }
+    if which == 1 || rng.unit() < 0.2 {
+        params.top_n_sigma = 3.0 * rng.unit();
+    }
+    if which == 2 || rng.unit() < 0.2 {
+        params.xtc_probability = [1.0, 0.5][rng.below(2)];
+        params.xtc_threshold = 0.6 * rng.unit() * rng.unit();
+    }
+    if which == 3 || rng.unit() < 0.2 {
+        params.dynatemp_range = params.temperature.min(10.0) * 2.0 * rng.unit();
+        params.dynatemp_exponent = 0.5 + 2.0 * rng.unit();
+    }
 }

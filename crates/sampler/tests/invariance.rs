@@ -1,6 +1,6 @@
 //! The token of a row is a function of its logits, its history, the rules and `(seed, sequence, position)` alone.
 
-use tinygpt_sampler::{Row, Sampler, SamplingParams, uniform};
+use tinygpt_sampler::{Dry, Row, Sampler, SamplingParams, uniform};
 
 /// Enough logits for a batch to be spread over threads.
 const VOCAB: usize = 12_000;
@@ -17,7 +17,11 @@ fn rules() -> Vec<SamplingParams> {
         SamplingParams { min_p: 0.02, ..default.clone() },
         SamplingParams { top_k: 6000, top_p: 0.95, min_p: 1e-4, ..default.clone() },
         SamplingParams { top_p: 0.999_99, ..default.clone() },
-        SamplingParams { repetition_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.1, ..default },
+        SamplingParams { repetition_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.1, ..default.clone() },
+        SamplingParams { no_repeat_ngram_size: 1, dry: Dry { multiplier: 1.0, ..Dry::default() }, ..default.clone() },
+        SamplingParams { typical_p: 0.9, top_n_sigma: 2.0, dynatemp_range: 0.5, ..default.clone() },
+        SamplingParams { xtc_probability: 0.5, xtc_threshold: 0.001, ..default.clone() },
+        SamplingParams { mirostat_tau: 8.0, ..default },
     ]
 }
 
@@ -117,7 +121,7 @@ fn these_rows_always_draw_these_tokens() {
     assert_eq!(tokens, PINNED);
 }
 
-const PINNED: [[u32; ROWS]; 9] = [
+const PINNED: [[u32; ROWS]; 13] = [
     [6825, 10438, 9586, 2883, 11222, 3077, 10938, 10561],
     [2014, 5396, 5166, 8670, 7904, 1805, 3768, 1191],
     [7166, 10084, 9541, 2730, 10793, 2566, 11018, 10498],
@@ -126,5 +130,9 @@ const PINNED: [[u32; ROWS]; 9] = [
     [6825, 10438, 9586, 2883, 11222, 3077, 10938, 10549],
     [6825, 10435, 9586, 2883, 11222, 3077, 10938, 10549],
     [6825, 10438, 9586, 2883, 11222, 3077, 10938, 10561],
+    [6825, 10438, 9586, 2883, 11222, 3077, 10938, 10561],
+    [6824, 10438, 9586, 2883, 11222, 3077, 10938, 10561],
+    [6838, 10435, 9608, 2883, 11227, 3082, 10938, 10567],
+    [6950, 10388, 9586, 2790, 11192, 3454, 10938, 10784],
     [6825, 10438, 9586, 2883, 11222, 3077, 10938, 10561],
 ];

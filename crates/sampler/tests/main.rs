@@ -4,6 +4,7 @@
 mod gumbel;
 mod inspection;
 mod invariance;
+mod judges;
 mod law;
 mod multinomial;
 mod poison;

@@ -2,7 +2,10 @@
 
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
-use tinygpt_sampler::{DeviceRow, DeviceSampler, Row, Sampler, SamplingError, SamplingParams, oracle, uniform};
+use tinygpt_sampler::{
+    DeviceRow, DeviceSampler, Dry, Row, Sampler, SamplingError, SamplingParams,
+    oracle::{self, DrawNumbers},
+};
 
 const INF: f32 = f32::INFINITY;
 
@@ -19,6 +22,10 @@ fn rules() -> Vec<SamplingParams> {
         SamplingParams { top_p: 0.5, ..default.clone() },
         SamplingParams { top_p: 0.999_999, ..default.clone() },
         SamplingParams { min_p: 0.1, ..default.clone() },
+        SamplingParams { typical_p: 0.9, ..default.clone() },
+        SamplingParams { top_n_sigma: 1.0, dynatemp_range: 0.5, ..default.clone() },
+        SamplingParams { xtc_probability: 1.0, xtc_threshold: 0.0, ..default.clone() },
+        SamplingParams { mirostat_tau: 3.0, ..default.clone() },
         SamplingParams { temperature: 1e-30, ..default },
     ]
 }
@@ -100,11 +107,35 @@ fn any_logit() -> impl Strategy<Value = f32> {
     ]
 }
 
+/// At most a few rules at a time, whose numbers are of any size.
+fn any_shape() -> impl Strategy<Value = SamplingParams> {
+    let number = || prop_oneof![4 => 0.0f64..2.0, 1 => prop::num::f64::ANY, 1 => Just(0.0), 1 => Just(1.0)];
+    (0usize..8, number(), number(), 0usize..4, 0usize..4, prop::collection::vec(0u32..3, 0..3)).prop_map(
+        |(which, a, b, length, last_n, breaker)| {
+            let off = SamplingParams::default();
+            let breakers = if breaker.is_empty() { Vec::new() } else { vec![breaker] };
+            match which {
+                0 => SamplingParams { typical_p: a, ..off },
+                1 => SamplingParams { top_n_sigma: a, ..off },
+                2 => SamplingParams { xtc_probability: 1.0, xtc_threshold: a, ..off },
+                3 => SamplingParams { mirostat_tau: a, mirostat_eta: b, ..off },
+                4 => SamplingParams { dynatemp_range: a, dynatemp_exponent: b, ..off },
+                5 => SamplingParams { no_repeat_ngram_size: length, ..off },
+                6 => SamplingParams {
+                    dry: Dry { multiplier: a, base: b, allowed_length: length, last_n, breakers },
+                    ..off
+                },
+                _ => off,
+            }
+        },
+    )
+}
+
 fn any_params() -> impl Strategy<Value = SamplingParams> {
     let number = || prop_oneof![4 => 0.0f64..2.0, 1 => prop::num::f64::ANY, 1 => Just(0.0), 1 => Just(1.0)];
     let bias = prop::collection::vec((0u32..80, any_logit()), 0..3);
-    (number(), 0usize..80, number(), number(), number(), number(), number(), bias).prop_map(
-        |(temperature, top_k, top_p, min_p, repetition, presence, frequency, logit_bias)| SamplingParams {
+    (number(), 0usize..80, number(), number(), number(), number(), number(), bias, any_shape()).prop_map(
+        |(temperature, top_k, top_p, min_p, repetition, presence, frequency, logit_bias, shape)| SamplingParams {
             temperature,
             top_k,
             top_p,
@@ -114,6 +145,7 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
             frequency_penalty: frequency,
             logit_bias,
             seed: 1,
+            ..shape
         },
     )
 }
@@ -131,13 +163,13 @@ proptest! {
         match Sampler::new(params.clone()) {
             Err(error) => prop_assert_eq!(Err(error), params.validate()),
             Ok(mut sampler) => {
-                let u = uniform(params.seed, 9, position);
+                let numbers = DrawNumbers::at(&params, 9, position);
                 let fast = sampler.sample_row(&logits, &history, 9, position);
                 let tensor = Tensor::from_slice(&logits, (1, logits.len()), &Device::Cpu).unwrap();
                 let place = DeviceRow { history: &history, sequence: 9, position };
                 let on_device = DeviceSampler::new(params.clone()).unwrap().sample(&tensor, &[place]).unwrap().remove(0);
                 for found in [fast, on_device] {
-                    match oracle::sample(&logits, &params, &history, u) {
+                    match oracle::sample_with(&logits, &params, &history, numbers) {
                         Ok(outcome) if outcome.margin > 1e-6 => prop_assert_eq!(found, Ok(outcome.token)),
                         Ok(_) => prop_assert!(found.is_ok()),
                         Err(error) => prop_assert_eq!(found, Err(error)),

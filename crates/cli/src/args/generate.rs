@@ -35,6 +35,12 @@ pub struct GenerateArgs {
     pub top_p: Option<f64>,
     #[command(flatten)]
     pub rules: RuleArgs,
+    /// A text that no repetition of DRY reaches across (`\n`, `\t` and `\\` are understood); repeatable; an empty one is none
+    /// [default: \n : " *].
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub dry_breaker: Vec<String>,
+    #[command(flatten)]
+    pub grammar: GrammarArgs,
     /// Move the temperature, from the first new token to the last of --max-new-tokens, to this one.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature_end: Option<f64>,
@@ -65,9 +71,33 @@ pub struct GenerateArgs {
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+    /// Print the prompt before each sample; the default.
+    #[arg(long, overrides_with = "no_echo", conflicts_with = "json")]
+    pub echo: bool,
+    /// Print the samples without the prompt.
+    #[arg(long, overrides_with = "echo", conflicts_with = "json")]
+    pub no_echo: bool,
     /// Print one JSON object with prompt, seed and samples instead of text.
     #[arg(long)]
     pub json: bool,
+    /// Tell, of every token, its log-probability in the model's own distribution, before any rule, and the N most probable.
+    #[arg(long, value_name = "N", requires = "json")]
+    pub logprobs: Option<usize>,
+}
+
+/// What the generated text must be; one of them.
+#[derive(Debug, Clone, Args)]
+#[group(multiple = false)]
+pub struct GrammarArgs {
+    /// Generate a text that matches this regular expression as a whole.
+    #[arg(long, value_name = "RE", allow_hyphen_values = true)]
+    pub regex: Option<String>,
+    /// Generate a text of the grammar in this file, in llguidance's variant of Lark.
+    #[arg(long, value_name = "FILE")]
+    pub grammar: Option<PathBuf>,
+    /// Generate JSON of the schema in this file.
+    #[arg(long, value_name = "FILE")]
+    pub json_schema: Option<PathBuf>,
 }
 
 /// The temperature schedules of `generate`.

@@ -1,28 +1,35 @@
 //! `tinygpt generate`.
 
-use std::{ops::ControlFlow, path::Path};
+mod logprobs;
+mod texts;
+
+use std::path::Path;
 
 use anyhow::Context;
-use serde::Serialize;
 use serde_json::json;
 use tinygpt_model::{
-    Decoder, Generation, GenerationDefaults, ModelFolder, generate,
-    tokenizer::{StopStrings, TextStream, Tokenizer},
+    Decoder, Generation, GenerationDefaults, ModelFolder,
+    constraint::{Constraint, Grammar},
+    generate_with,
+    tokenizer::{StopStrings, Tokenizer},
 };
 use tinygpt_sampler::{Sampler, SamplingParams, Schedule};
 use tinygpt_trainer::{RunDir, run::RUNS};
 
 use crate::{
-    args::{GenerateArgs, ScheduleArg},
+    args::{GenerateArgs, GrammarArgs, ScheduleArg},
     generator::Generator,
     hub,
     output::{Usage, print_json, print_stdout},
 };
+use texts::{Sample, Texts};
 
 /// Tokens after the prompt where neither the flag nor the run says.
 const MAX_NEW_TOKENS: usize = 300;
 /// Samples that are computed side by side. The text does not depend on it.
 const ROWS: u64 = 16;
+/// What no repetition reaches across where no flag says: as in llama.cpp.
+const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 /// What is generated, resolved from flags and the run's defaults.
 struct Plan {
@@ -30,6 +37,10 @@ struct Plan {
     prompt: Vec<u32>,
     stops: Vec<String>,
     max_new_tokens: usize,
+    /// What the generated text must be, before its first token.
+    constraint: Option<Constraint>,
+    /// How many of the most probable tokens are told beside each token.
+    logprobs: Option<usize>,
 }
 
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
@@ -42,13 +53,17 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     };
     let defaults = folder.read_generation_defaults()?;
     // Refused before anything is read, and used once the prompt's length is known.
-    let rules = rules(args, &defaults);
-    let sampler = args.rules.sampler(rules.clone())?;
+    let mut rules = rules(args, &defaults);
+    args.rules.sampler(rules.clone())?;
+    let grammar = grammar(&args.grammar)?;
     let generator = Generator::open(folder.path())?;
     let tokenizer = generator.tokenizer();
-    let plan = plan(args, &defaults, tokenizer)?;
+    let plan = plan(args, &defaults, tokenizer, grammar.as_ref())?;
     refuse_unknown_biases(&rules, generator.vocab_size())?;
-    let mut sampler = scheduled(sampler, args, &plan)?;
+    if rules.dry.multiplier > 0.0 {
+        rules.dry.breakers = dry_breakers(args, tokenizer)?;
+    }
+    let mut sampler = scheduled(args.rules.sampler(rules.clone())?, args, &plan)?;
     let rows = ROWS.min(args.num_samples) as usize;
     let mut decoder = generator.decoder(args, rows)?;
     if args.seed.is_none() && (rules.temperature > 0.0 || args.temperature_end.is_some()) {
@@ -56,19 +71,19 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     }
     let decoder = decoder.as_mut();
     if args.json {
-        let samples = batches(args, |first, rows| buffered(decoder, &mut sampler, tokenizer, &plan, first, rows))?;
+        let samples = batches(args, |first, rows| samples(decoder, &mut sampler, tokenizer, &plan, first, rows))?;
         let seed = sampler.params().seed;
         return print_json(&json!({ "prompt": plan.prompt_text, "seed": seed, "samples": samples }));
     }
     if args.num_samples == 1 {
-        return streamed(decoder, &mut sampler, tokenizer, &plan, args.first_sample);
+        return streamed(decoder, &mut sampler, tokenizer, &plan, args);
     }
     let mut first = true;
     batches(args, |start, rows| {
-        for sample in buffered(decoder, &mut sampler, tokenizer, &plan, start, rows)? {
+        for sample in samples(decoder, &mut sampler, tokenizer, &plan, start, rows)? {
             let separator =
                 if first || args.separator.is_empty() { String::new() } else { format!("{}\n", args.separator) };
-            print_stdout(&format!("{separator}{}{}\n", plan.prompt_text, sample.text))?;
+            print_stdout(&format!("{separator}{}{}\n", plan.echoed(args), sample.text))?;
             first = false;
         }
         Ok(Vec::<()>::new())
@@ -93,12 +108,40 @@ fn batches<T>(
 
 fn rules(args: &GenerateArgs, defaults: &GenerationDefaults) -> SamplingParams {
     let greedy = defaults.do_sample == Some(false);
+    // Mirostat stands in the place of what the run would keep tokens by.
+    let kept_by = if args.rules.mirostat_tau > 0.0 { &GenerationDefaults::default() } else { defaults };
     args.rules.params(
         args.temperature.or(if greedy { Some(0.0) } else { defaults.temperature }).unwrap_or(1.0),
-        args.top_k.or(defaults.top_k).unwrap_or(0),
-        args.top_p.or(defaults.top_p).unwrap_or(1.0),
+        args.top_k.or(kept_by.top_k).unwrap_or(0),
+        args.top_p.or(kept_by.top_p).unwrap_or(1.0),
         args.seed.unwrap_or_else(fresh_seed),
     )
+}
+
+/// The grammar of the flags; its files are read.
+fn grammar(args: &GrammarArgs) -> anyhow::Result<Option<Grammar>> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    Ok(match args {
+        GrammarArgs { regex: Some(regex), .. } => Some(Grammar::Regex(regex.clone())),
+        GrammarArgs { grammar: Some(path), .. } => Some(Grammar::Lark(read(path)?)),
+        GrammarArgs { json_schema: Some(path), .. } => {
+            let schema = serde_json::from_str(&read(path)?);
+            Some(Grammar::JsonSchema(schema.with_context(|| format!("{} is not JSON", path.display()))?))
+        }
+        _ => None,
+    })
+}
+
+/// What no repetition reaches across, in tokens.
+fn dry_breakers(args: &GenerateArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<u32>>> {
+    let given: Vec<String> = args.dry_breaker.iter().map(|text| unescape(text)).collect();
+    let texts = if given.is_empty() { DRY_BREAKERS.map(String::from).to_vec() } else { given };
+    let mut breakers = Vec::new();
+    for text in texts.iter().filter(|text| !text.is_empty()) {
+        let sequences = tokenizer.sequences_with(text);
+        breakers.extend(sequences.map_err(|error| Usage(format!("--dry-breaker: {error}")))?);
+    }
+    Ok(breakers)
 }
 
 /// The sampler with the temperature's way to `--temperature-end`: it starts at the first new token, whose position is
@@ -129,7 +172,12 @@ fn fresh_seed() -> u64 {
     (now.as_nanos() % 1_000_000_000) as u64
 }
 
-fn plan(args: &GenerateArgs, defaults: &GenerationDefaults, tokenizer: &Tokenizer) -> anyhow::Result<Plan> {
+fn plan(
+    args: &GenerateArgs,
+    defaults: &GenerationDefaults,
+    tokenizer: &Tokenizer,
+    grammar: Option<&Grammar>,
+) -> anyhow::Result<Plan> {
     let prompt_text = match (&args.prompt, &args.prompt_file) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) => {
@@ -148,7 +196,23 @@ fn plan(args: &GenerateArgs, defaults: &GenerationDefaults, tokenizer: &Tokenize
     let stops: Vec<String> = args.stop.iter().map(|stop| unescape(stop)).collect();
     StopStrings::new(stops.clone()).map_err(|e| Usage(format!("--stop: {e}")))?;
     let max_new_tokens = args.max_new_tokens.or(defaults.max_new_tokens).unwrap_or(MAX_NEW_TOKENS);
-    Ok(Plan { prompt_text, prompt, stops, max_new_tokens })
+    let constraint = |grammar: &Grammar| {
+        let flag = match grammar {
+            Grammar::Regex(_) => "--regex",
+            Grammar::Lark(_) => "--grammar",
+            Grammar::JsonSchema(_) => "--json-schema",
+        };
+        Constraint::new(grammar, tokenizer).map_err(|error| Usage(format!("{flag}: {error}")))
+    };
+    let constraint = grammar.map(constraint).transpose()?;
+    Ok(Plan { prompt_text, prompt, stops, max_new_tokens, constraint, logprobs: args.logprobs })
+}
+
+impl Plan {
+    /// What is printed before a sample.
+    fn echoed(&self, args: &GenerateArgs) -> &str {
+        if args.no_echo { "" } else { &self.prompt_text }
+    }
 }
 
 /// Line breaks and tabs are hard to type in a shell.
@@ -171,86 +235,22 @@ fn unescape(text: &str) -> String {
     out
 }
 
-/// One sample's text as it grows.
-struct Text<'t> {
-    stream: Option<TextStream<'t>>,
-    stops: StopStrings,
-    end_of_text: Option<u32>,
-}
-
-impl<'t> Text<'t> {
-    fn new(tokenizer: &'t Tokenizer, plan: &Plan) -> anyhow::Result<Self> {
-        let stops = StopStrings::new(plan.stops.clone())?;
-        Ok(Self { stream: Some(tokenizer.text_stream()), stops, end_of_text: tokenizer.end_of_text() })
-    }
-
-    /// The text that a token settles, and whether the sample is over.
-    fn push(&mut self, token: u32) -> anyhow::Result<(String, bool)> {
-        if Some(token) == self.end_of_text {
-            return Ok((String::new(), true));
-        }
-        match &mut self.stream {
-            Some(stream) => Ok(self.stops.push(&stream.push(token)?)),
-            None => Ok((String::new(), true)),
-        }
-    }
-
-    /// The rest: what was held back for a stop string or an unfinished character.
-    fn finish(&mut self) -> anyhow::Result<String> {
-        let Some(stream) = self.stream.take() else { return Ok(String::new()) };
-        let (text, _) = self.stops.push(&stream.finish()?);
-        Ok(text + &self.stops.finish())
-    }
-}
-
-/// A finished sample.
-#[derive(Debug, Serialize)]
-struct Sample {
-    /// The number of the sample: what its draws depend on, beside the seed.
-    sample: u64,
-    /// The generated text, without the prompt.
-    text: String,
-    /// The generated tokens, those of the stop included.
-    tokens: Vec<u32>,
-    /// `stop` or `length`.
-    ended_by: &'static str,
-}
-
 /// One sample, printed token by token.
 fn streamed(
     decoder: &mut dyn Decoder,
     sampler: &mut Sampler,
     tokenizer: &Tokenizer,
     plan: &Plan,
-    first: u64,
+    args: &GenerateArgs,
 ) -> anyhow::Result<()> {
-    print_stdout(&plan.prompt_text)?;
-    let mut text = Text::new(tokenizer, plan)?;
-    let mut failed = None;
-    let request =
-        Generation { prompt: &plan.prompt, first_sequence: first, rows: 1, max_new_tokens: plan.max_new_tokens };
-    generate(decoder, sampler, request, |_, token| {
-        let shown = text.push(token).and_then(|(piece, over)| {
-            print_stdout(&piece)?;
-            Ok(over)
-        });
-        match shown {
-            Ok(false) => ControlFlow::Continue(()),
-            Ok(true) => ControlFlow::Break(()),
-            Err(e) => {
-                failed = Some(e);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    if let Some(e) = failed {
-        return Err(e);
-    }
-    Ok(print_stdout(&(text.finish()? + "\n"))?)
+    print_stdout(plan.echoed(args))?;
+    let texts = Texts::new(tokenizer, plan, args.first_sample, 1, print_stdout)?;
+    generated(decoder, sampler, plan, texts)?;
+    Ok(print_stdout("\n")?)
 }
 
 /// Some samples side by side.
-fn buffered(
+fn samples(
     decoder: &mut dyn Decoder,
     sampler: &mut Sampler,
     tokenizer: &Tokenizer,
@@ -258,37 +258,20 @@ fn buffered(
     first: u64,
     rows: usize,
 ) -> anyhow::Result<Vec<Sample>> {
-    let mut texts = (0..rows).map(|_| Text::new(tokenizer, plan)).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut samples: Vec<Sample> = (0..rows as u64)
-        .map(|row| Sample { sample: first + row, text: String::new(), tokens: Vec::new(), ended_by: "length" })
-        .collect();
-    let mut failed = None;
-    let request = Generation { prompt: &plan.prompt, first_sequence: first, rows, max_new_tokens: plan.max_new_tokens };
-    generate(decoder, sampler, request, |row, token| {
-        let sample = &mut samples[row];
-        sample.tokens.push(token);
-        match texts[row].push(token) {
-            Ok((piece, over)) => {
-                sample.text += &piece;
-                if over {
-                    sample.ended_by = "stop";
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            }
-            Err(e) => {
-                failed = Some(e);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    if let Some(e) = failed {
-        return Err(e);
-    }
-    for (sample, text) in samples.iter_mut().zip(&mut texts) {
-        sample.text += &text.finish()?;
-    }
-    Ok(samples)
+    generated(decoder, sampler, plan, Texts::new(tokenizer, plan, first, rows, |_| Ok(()))?)
+}
+
+/// Generates some texts to their ends.
+fn generated(
+    decoder: &mut dyn Decoder,
+    sampler: &mut Sampler,
+    plan: &Plan,
+    mut texts: Texts<'_>,
+) -> anyhow::Result<Vec<Sample>> {
+    let (first_sequence, rows) = texts.place();
+    let request = Generation { prompt: &plan.prompt, first_sequence, rows, max_new_tokens: plan.max_new_tokens };
+    generate_with(decoder, sampler, request, &mut texts)?;
+    texts.finish()
 }
 
 #[cfg(test)]

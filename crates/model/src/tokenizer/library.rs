@@ -96,6 +96,22 @@ impl Library {
         }
     }
 
+    /// The bytes of a token that a text may contain.
+    pub(super) fn token_content(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.token(id).ok()?;
+        if self.is_added(id) {
+            let is_special = self.tokenizer.get_added_vocabulary().is_special_token(&token);
+            return (!is_special).then(|| token.into_bytes());
+        }
+        if self.byte_level {
+            return token.chars().map(byte_level::byte_of).collect();
+        }
+        match byte_fallback(&token) {
+            Some(byte) => Some(vec![byte]),
+            None => Some(self.added_text(id).ok()?.into_bytes()),
+        }
+    }
+
     fn is_added(&self, id: u32) -> bool {
         self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
     }

@@ -378,6 +378,38 @@ impl Tokenizer {
         }
     }
 
+    /// The bytes that a token adds to a text that already has tokens. None for a special token, which no text contains, and for
+    /// an id that is not in the vocabulary.
+    pub fn token_content(&self, id: u32) -> Option<Vec<u8>> {
+        match &self.inner {
+            Inner::Char(table) => Some(table.char_of(id).ok()?.to_string().into_bytes()),
+            Inner::Library(library) => library.token_content(id),
+        }
+    }
+
+    /// How tokens write `text`, as sequences: each token that has all of it, and each that ends with its beginning, followed by
+    /// the tokens of the rest.
+    ///
+    /// # Errors
+    /// When a char tokenizer meets a character that it does not know.
+    pub fn sequences_with(&self, text: &str) -> Result<Vec<Vec<u32>>> {
+        let mut sequences = Vec::new();
+        for id in 0..self.vocab_size() as u32 {
+            let Some(token) = self.token_content(id) else { continue };
+            if token.windows(text.len().max(1)).any(|part| part == text.as_bytes()) {
+                sequences.push(vec![id]);
+                continue;
+            }
+            let begins = |&cut: &usize| text.is_char_boundary(cut) && token.ends_with(&text.as_bytes()[..cut]);
+            for cut in (1..text.len()).filter(begins) {
+                let mut sequence = vec![id];
+                sequence.extend(self.encode(&text[cut..])?);
+                sequences.push(sequence);
+            }
+        }
+        Ok(sequences)
+    }
+
     /// The id of a special token or of a text that is exactly one token.
     pub fn id_of(&self, text: &str) -> Option<u32> {
         match &self.inner {

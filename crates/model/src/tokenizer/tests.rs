@@ -314,6 +314,33 @@ fn the_texts_of_tokens_join_to_the_text_but_for_parts_of_characters() {
     assert!(matches!(chars.token_text(2), Err(TokenizerError::UnknownId { id: 2, vocab_size: 2 })));
 }
 
+#[test]
+fn the_content_of_a_token_is_its_bytes_and_a_special_token_has_none() {
+    let special = load(&with_special_token(BPE.json()));
+    let joined = |text: &str| -> Vec<u8> {
+        special.encode(text).unwrap().iter().flat_map(|&id| special.token_content(id).unwrap()).collect()
+    };
+    assert_eq!(joined(MIXED), MIXED.as_bytes());
+    assert_eq!(special.token_content(special.end_of_text().unwrap()), None);
+    assert_eq!(special.token_content(special.vocab_size() as u32), None);
+    let chars = Tokenizer::train_char(text("aé")).unwrap();
+    assert_eq!([0, 1, 2].map(|id| chars.token_content(id)), [Some(b"a".to_vec()), Some("é".into()), None]);
+}
+
+#[test]
+fn a_text_is_written_by_tokens_that_have_it_or_begin_it() {
+    let chars = Tokenizer::train_char(text("abc")).unwrap();
+    assert_eq!(chars.sequences_with("b").unwrap(), [[1]]);
+    assert_eq!(chars.sequences_with("bca").unwrap(), [[1, 2, 0]]);
+    assert!(chars.sequences_with("x").unwrap().is_empty());
+    let sequences = BPE.sequences_with("the").unwrap();
+    // Whatever stands before it.
+    for before in ["", "a ", "x", "\n"] {
+        let ids = BPE.encode(&format!("{before}the")).unwrap();
+        assert!(sequences.iter().any(|sequence| ids.ends_with(sequence)), "{before:?}: {ids:?}");
+    }
+}
+
 /// Texts in which white space, contractions, digits, letters and special tokens meet in every way.
 fn texts() -> impl Strategy<Value = String> {
     let parts = [

@@ -13,6 +13,7 @@ use super::penalties::penalised_tokens;
 use super::program::{inverse_temperature, min_p_distance};
 use super::{DeviceRow, Rows, at_temperature};
 use crate::kernels::{Arg, Grid, Kernels, Module};
+use crate::penalties::biases_of;
 use crate::rules::Rules;
 use crate::{SamplingError, SamplingParams, uniform};
 use candle_core::{DType, Result, Tensor, bail};
@@ -199,7 +200,7 @@ fn patches_of(
     sorted.sort_unstable();
     let of_history = sorted.chunk_by(|a, b| a == b);
     let of_history = of_history.map(|same| Patch { token: same[0], count: same.len() as u32, bias: NO_BIAS });
-    let of_bias = params.logit_bias.iter().map(|&(token, bias)| Patch { token, count: 0, bias });
+    let of_bias = biases_of(params, history).map(|(token, bias)| Patch { token, count: 0, bias });
     let mut patches: Vec<Patch> = of_history.chain(of_bias).collect();
     patches.sort_by_key(|patch| patch.token);
     Ok(patches)

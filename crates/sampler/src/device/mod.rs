@@ -19,6 +19,9 @@
 //! - **Schedules** give each row the temperature of its position. Rows of one temperature, as all rows of one step are,
 //!   form one batch. **Adaptive** takes the first of the largest logits where the total shows that it is probable
 //!   enough.
+//! - **Rules about the whole distribution** (top-n-sigma, a dynamic temperature, typical-p, XTC, mirostat) are the host's:
+//!   with one of them the logits are read back, and a [`Sampler`] draws. DRY and the ban of n-grams are biases of a row,
+//!   and stay here.
 //!
 //! # What a step costs by kernels
 //! One upload, one read-back and, for every rule, at most three kernels and three reads of the logits (`fused`). What
@@ -71,7 +74,7 @@ mod threshold_search;
 mod top_k;
 
 use crate::rules::Rules;
-use crate::{Distribution, Sampler, SamplingError, SamplingParams, TensorSamplingError, uniform};
+use crate::{Distribution, Row, Sampler, SamplingError, SamplingParams, TensorSamplingError, uniform};
 use candle_core::{DType, Tensor};
 use constants::{NEEDS_SEARCH, NO_TOKEN};
 use fused::FusedDraw;
@@ -93,7 +96,8 @@ pub struct DeviceRow<'a> {
     pub position: u64,
 }
 
-/// Draws tokens on the device of the logits; see [`device`](crate::device).
+/// Draws tokens on the device of the logits, where [`SamplingParams::draws_on_host`] says nothing else; every row as the first
+/// of its text, which only matters to mirostat. See [`device`](crate::device).
 #[derive(Debug)]
 pub struct DeviceSampler {
     rules: Rules,
@@ -150,6 +154,10 @@ impl DeviceSampler {
         let Some((ops, logits)) = self.begin(logits, rows)? else {
             return Ok((empty_rows(&rules.params, logits, rows)?, DeviceCost::default()));
         };
+        if rules.params.draws_on_host() {
+            let logits = HostRows::read(ops, &logits)?;
+            return Ok((Sampler::from_rules(rules).sample_batch(&logits.rows(rows)), ops.cost()));
+        }
         if let Some(draw) = FusedDraw::of(ops, &logits, &rules, rows)? {
             return Ok((draw.sample()?, ops.cost()));
         }
@@ -199,6 +207,12 @@ impl DeviceSampler {
         let Some((ops, logits)) = self.begin(logits, rows)? else {
             return empty_rows(&rules.params, logits, rows);
         };
+        if rules.params.draws_on_host() {
+            let logits = HostRows::read(ops, &logits)?;
+            let mut host = Sampler::from_rules(rules);
+            let distribution = |(n, row)| host.distribution(row).map_err(|error: SamplingError| error.at_row(n));
+            return Ok(logits.rows(rows).iter().enumerate().map(distribution).collect());
+        }
         let (logits, errors) = penalties::apply_on_device(ops, &logits, &rules.params, rows)?;
         let mut distributions = Vec::with_capacity(rows.len());
         for (row, error) in errors.into_iter().enumerate() {
@@ -254,6 +268,29 @@ impl DeviceSampler {
             logits = ops.copy(&logits)?;
         }
         Ok(Some((ops, logits)))
+    }
+}
+
+/// Logits that were read back.
+struct HostRows {
+    logits: Vec<f32>,
+    vocab: usize,
+}
+
+impl HostRows {
+    /// Those of `(B, V)` on a device.
+    fn read(ops: &Ops, logits: &Tensor) -> candle_core::Result<Self> {
+        Ok(Self { logits: ops.read_f32(&ops.cast(logits, DType::F32)?)?, vocab: logits.dim(1)? })
+    }
+
+    fn rows<'a>(&'a self, rows: &[DeviceRow<'a>]) -> Vec<Row<'a>> {
+        let row = |(logits, here): (_, &DeviceRow<'a>)| Row {
+            logits,
+            history: here.history,
+            sequence: here.sequence,
+            position: here.position,
+        };
+        self.logits.chunks(self.vocab).zip(rows).map(row).collect()
     }
 }
 

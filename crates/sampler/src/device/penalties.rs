@@ -1,12 +1,12 @@
 //! Penalties and biases on a device. They change few logits, which are gathered, changed by the arithmetic of
-//! [`apply_penalties`] (f64, rounded to f32 once) and scattered into a copy of the logits.
+//! [`apply_penalties`](crate::penalties::apply_penalties) (f64, rounded to f32 once) and scattered into a copy of the logits.
 //!
 //! The arithmetic runs on the device if that has f64. Metal has none, and pairs of f32 would take some 25 launches
 //! without giving the same bits, so there the few logits are read back and changed on the host.
 
 use super::DeviceRow;
 use super::ops::{Binary, Ops};
-use crate::penalties::apply_penalties;
+use crate::penalties::{add_biases, biases_of, penalise};
 use crate::{SamplingError, SamplingParams};
 use candle_core::{DType, Result, Tensor};
 
@@ -54,7 +54,7 @@ pub(super) fn apply_on_device(
     Ok((ops.scatter(&ops.cast(logits, DType::F32)?, &indices, &values)?, errors))
 }
 
-/// The operands of the arithmetic of [`apply_penalties`], each an array of `shape` to upload.
+/// The operands of the arithmetic of `apply_penalties`, each an array of `shape` to upload.
 struct PenaltyTerms {
     /// `[rows, columns]`; a column is one of the penalised tokens of a row.
     shape: [usize; 2],
@@ -84,14 +84,14 @@ impl PenaltyTerms {
             }
         }
         let mut biases: Vec<Vec<f64>> = Vec::new();
-        for (n, tokens) in tokens_of_rows.iter().enumerate() {
+        for (n, (tokens, here)) in tokens_of_rows.iter().zip(rows).enumerate() {
             let mut seen = vec![0; tokens.len()];
-            for (token, bias) in &params.logit_bias {
-                let Ok(column) = tokens.binary_search(token) else { continue };
+            for (token, bias) in biases_of(params, here.history) {
+                let Ok(column) = tokens.binary_search(&token) else { continue };
                 if seen[column] == biases.len() {
                     biases.push(vec![0.0; counts.len()]);
                 }
-                biases[seen[column]][n * columns + column] = f64::from(*bias);
+                biases[seen[column]][n * columns + column] = f64::from(bias);
                 seen[column] += 1;
             }
         }
@@ -174,14 +174,14 @@ pub(super) fn penalised_tokens(
     Ok(tokens)
 }
 
-/// [`apply_penalties`] to `values`, the logits of these tokens alone; they include all of the history and the bias.
+/// The arithmetic of `apply_penalties` on `values`, the logits of these tokens alone; they include all of the history and
+/// the bias.
 fn apply_on_host(values: &mut [f32], tokens: &[u32], params: &SamplingParams, history: &[u32]) {
     let column = |token: u32| tokens.partition_point(|&known| known < token) as u32;
-    let history: Vec<u32> = history.iter().map(|&token| column(token)).collect();
-    let logit_bias = params.logit_bias.iter().map(|&(token, bias)| (column(token), bias)).collect();
-    let params = SamplingParams { logit_bias, ..params.clone() };
+    let columns: Vec<u32> = history.iter().map(|&token| column(token)).collect();
+    let biases = biases_of(params, history).map(|(token, bias)| (column(token), bias));
     if !tokens.is_empty() {
         // Every column is within `values`, so there is no error.
-        let _ = apply_penalties(values, &params, &history, &mut Vec::new());
+        let _ = penalise(values, params, &columns, &mut Vec::new()).and_then(|()| add_biases(values, biases));
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
+use crate::oracle::{self, DrawNumbers};
 use crate::test_rows::{BOUNDARY, TestRng, random_batch, random_rules};
-use crate::{Row, Sampler, Schedule, oracle};
+use crate::{Row, Sampler, Schedule};
 use candle_core::Device;
 
 const INF: f32 = f32::INFINITY;
@@ -65,7 +66,8 @@ fn compare(batches: std::ops::Range<u64>, max_size: usize, sorts: Sorts) {
             let here = Row { logits: row, history: &history, sequence: n as u64, position: 7 };
             let by_host = host.sample_row(row, &history, n as u64, 7).map_err(at_row);
             let host_kept = host.distribution(&here).map(|d| d.kept().to_vec()).map_err(at_row);
-            let outcome = oracle::sample(row, &params, &history, uniform(params.seed, n as u64, 7)).map_err(at_row);
+            let outcome =
+                oracle::sample_with(row, &params, &history, DrawNumbers::at(&params, n as u64, 7)).map_err(at_row);
             let expected = (outcome.clone().map(|o| o.token), outcome.clone().map(|o| o.kept));
             let kept = kept[n].clone().map(|d| d.kept().to_vec());
             if (&found[n], &kept) != (&expected.0, &expected.1) || (&by_host, &host_kept) != (&expected.0, &expected.1)

@@ -8,7 +8,7 @@
 //! - `softmax_scale`: from logits to weights, `exp((x - origin) / temperature)`;
 //! - `shortlist`: the few logits among which top-k, top-p or min-p cut;
 //! - `cut` and `cut_search`: where the cut is, found by pivots instead of a sort;
-//! - `f64_selection`: the same in f64, for temperatures and top-p where f32 would not be exact;
+//! - `f64_selection`: the same in f64, for temperatures and top-p where f32 would not be exact, and all other rules;
 //! - `read_limit`: one read of the rows, the limit that benchmarks compare with.
 
 mod blocks;
@@ -29,6 +29,7 @@ use crate::rng::uniform;
 use crate::rules::Rules;
 use crate::simd::SimdLevel;
 use crate::{Distribution, SamplingError, SamplingParams, Schedule};
+use f64_selection::RowNumbers;
 use rayon::prelude::*;
 use selection::Selection;
 use std::cmp::Ordering;
@@ -51,6 +52,14 @@ pub struct Row<'a> {
     pub position: u64,
 }
 
+/// What the draws of a text leave behind for the next one, beside its tokens: the largest surprise of mirostat. Other rules
+/// have no state.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TextState {
+    /// In bits.
+    mu: f64,
+}
+
 /// A draw, and what is known of the distribution that it was drawn from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InspectedDraw {
@@ -65,7 +74,8 @@ pub struct InspectedDraw {
 /// Draws tokens on the host.
 ///
 /// A draw is a function of the logits, the history, the parameters and `(seed, sequence, position)`: it does not depend
-/// on the batch or its order, the number of threads, the vector instructions, or earlier draws.
+/// on the batch or its order, the number of threads, the vector instructions, or earlier draws. Mirostat alone looks at the
+/// draws before, of the same text, which a caller's [`TextState`] stands for.
 #[derive(Debug)]
 pub struct Sampler {
     rules: Rules,
@@ -96,7 +106,7 @@ impl Sampler {
     /// [`Sampler::new`] with the vector instructions of a given level.
     fn with_level(params: SamplingParams, level: SimdLevel) -> Result<Self, SamplingError> {
         params.validate()?;
-        Ok(Self { rules: Rules::new(params), level, scratch: vec![HostScratch::new(level)] })
+        Ok(Self { level, scratch: vec![HostScratch::new(level)], ..Self::from_rules(Rules::new(params)) })
     }
 
     /// Makes the temperature follow the position of the row.
@@ -135,9 +145,43 @@ impl Sampler {
         &self.rules.params
     }
 
+    /// The sampler of all rules of a sampler on a device.
+    pub(crate) fn from_rules(rules: Rules) -> Self {
+        let level = SimdLevel::detect();
+        Self { rules, level, scratch: vec![HostScratch::new(level)] }
+    }
+
     /// All rules, for a sampler on a device.
     pub(crate) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// The state of a text that nothing was drawn for yet. A text has one of its own.
+    #[must_use]
+    pub fn begin_text(&self) -> TextState {
+        TextState { mu: 2.0 * self.rules.params.mirostat_tau }
+    }
+
+    /// Draws the next token of a text and carries its state on. All other functions draw from a row as the first of its
+    /// text, which only matters to mirostat.
+    ///
+    /// # Errors
+    /// As for [`Sampler::sample_row`]; the state is then as before.
+    pub fn sample_next(&mut self, row: &Row<'_>, state: &mut TextState) -> Result<u32, SamplingError> {
+        self.scratch[0].select(&self.rules, row, *state)?;
+        Ok(self.draw_next(row, state))
+    }
+
+    /// Draws from the row that was selected from, and carries the state on.
+    fn draw_next(&self, row: &Row<'_>, state: &mut TextState) -> u32 {
+        let (params, scratch) = (&self.rules.params, &self.scratch[0]);
+        let token = scratch.draw(&self.rules, row);
+        if params.mirostat_tau > 0.0 {
+            // A greedy draw is no surprise.
+            let surprise = scratch.selection.surprise(token).unwrap_or(0.0);
+            state.mu -= params.mirostat_eta * (surprise - params.mirostat_tau);
+        }
+        token
     }
 
     /// Draws the next token of one row of logits, `[V]`. Only the penalties read `history`, the tokens so far.
@@ -153,7 +197,8 @@ impl Sampler {
         position: u64,
     ) -> Result<u32, SamplingError> {
         let row = Row { logits, history, sequence, position };
-        self.scratch[0].sample(&self.rules, &row)
+        let first = self.begin_text();
+        self.scratch[0].sample(&self.rules, &row, first)
     }
 
     /// Draws the next token of each row, on the threads of the current rayon pool. The answer of a row that cannot be
@@ -171,6 +216,7 @@ impl Sampler {
         let logits: usize = rows.iter().map(|row| row.logits.len()).sum();
         let threads =
             if logits < MIN_PARALLEL_LOGITS { 1 } else { rayon::current_num_threads().min(rows.len()).max(1) };
+        let first = self.begin_text();
         let Self { rules, level, scratch } = self;
         if scratch.len() < threads {
             scratch.resize_with(threads, || HostScratch::new(*level));
@@ -179,7 +225,7 @@ impl Sampler {
         let sample_group = |group: usize, tokens: &mut [Result<u32, SamplingError>], scratch: &mut HostScratch| {
             for (n, token) in tokens.iter_mut().enumerate() {
                 let row = group * per_thread + n;
-                *token = scratch.sample(rules, &rows[row]).map_err(|error| error.at_row(row));
+                *token = scratch.sample(rules, &rows[row], first).map_err(|error| error.at_row(row));
             }
         };
         if threads == 1 {
@@ -191,21 +237,23 @@ impl Sampler {
     }
 
     /// Draws `count` times from the same logits, at the position of the row and those that follow it. The tokens are
-    /// those of `count` calls of [`Sampler::sample_row`], but the row is selected from once for each temperature.
+    /// those of `count` calls of [`Sampler::sample_row`], but the row is selected from only where the temperature or XTC
+    /// changes what is kept.
     ///
     /// # Errors
     /// As for [`Sampler::sample_row`].
     pub fn sample_row_repeatedly(&mut self, row: &Row<'_>, count: usize) -> Result<Vec<u32>, SamplingError> {
+        let first = self.begin_text();
         let Self { rules, scratch, .. } = self;
         let scratch = &mut scratch[0];
         let mut selected_at = None;
         (0..count as u64)
             .map(|draw| {
                 let row = Row { position: row.position.wrapping_add(draw), ..*row };
-                let temperature = rules.temperature(row.position);
-                if selected_at != Some(temperature) {
-                    scratch.select(rules, &row)?;
-                    selected_at = Some(temperature);
+                let here = (rules.temperature(row.position), rules.xtc_acts(row.sequence, row.position));
+                if selected_at != Some(here) {
+                    scratch.select(rules, &row, first)?;
+                    selected_at = Some(here);
                 }
                 Ok(scratch.draw(rules, &row))
             })
@@ -218,25 +266,34 @@ impl Sampler {
     /// # Errors
     /// As for [`Sampler::sample_row`].
     pub fn inspect_row(&mut self, row: &Row<'_>) -> Result<InspectedDraw, SamplingError> {
+        self.inspect_next(row, &mut self.begin_text())
+    }
+
+    /// [`Sampler::inspect_row`] of the next token of a text, as [`Sampler::sample_next`].
+    ///
+    /// # Errors
+    /// As for [`Sampler::sample_row`]; the state is then as before.
+    pub fn inspect_next(&mut self, row: &Row<'_>, state: &mut TextState) -> Result<InspectedDraw, SamplingError> {
         let scratch = &mut self.scratch[0];
-        scratch.select(&self.rules, row)?;
+        scratch.select(&self.rules, row, *state)?;
         let kept = scratch.selection.kept(scratch.logits(row));
         // Of weights w with the sum W, -sum w/W ln w/W is ln W - sum(w ln w) / W.
         let total: f64 = kept.iter().map(|&(_, weight)| weight).sum();
         let surprise: f64 = kept.iter().map(|&(_, w)| if w > 0.0 { w * w.ln() } else { 0.0 }).sum();
         // Rounding may leave the entropy of a near-certain token a little below 0.
         let entropy = (total.ln() - surprise / total).max(0.0);
-        Ok(InspectedDraw { token: scratch.draw(&self.rules, row), kept: kept.len(), entropy })
+        Ok(InspectedDraw { kept: kept.len(), token: self.draw_next(row, state), entropy })
     }
 
-    /// The distribution that [`Sampler::sample_row`] draws this row from. It does not depend on the sequence, and on
-    /// the position only with a schedule.
+    /// The distribution that [`Sampler::sample_row`] draws this row from. It depends on the position only with a schedule or
+    /// XTC, and on the sequence only with XTC.
     ///
     /// # Errors
     /// As for [`Sampler::sample_row`].
     pub fn distribution(&mut self, row: &Row<'_>) -> Result<Distribution, SamplingError> {
+        let first = self.begin_text();
         let scratch = &mut self.scratch[0];
-        scratch.select(&self.rules, row)?;
+        scratch.select(&self.rules, row, first)?;
         let logits = scratch.logits(row);
         let mut kept = scratch.selection.kept(logits);
         // The sort is stable: equal logits stay in vocabulary order.
@@ -259,13 +316,13 @@ impl HostScratch {
         }
     }
 
-    fn sample(&mut self, rules: &Rules, row: &Row<'_>) -> Result<u32, SamplingError> {
-        self.select(rules, row)?;
+    fn sample(&mut self, rules: &Rules, row: &Row<'_>, state: TextState) -> Result<u32, SamplingError> {
+        self.select(rules, row, state)?;
         Ok(self.draw(rules, row))
     }
 
     /// Applies all rules to the row, which leaves the tokens that may be drawn in `self.selection`.
-    fn select(&mut self, rules: &Rules, row: &Row<'_>) -> Result<(), SamplingError> {
+    fn select(&mut self, rules: &Rules, row: &Row<'_>, state: TextState) -> Result<(), SamplingError> {
         self.is_penalised = rules.params.changes_logits(row.history);
         let mut logits = row.logits;
         if self.is_penalised {
@@ -275,7 +332,8 @@ impl HostScratch {
             logits = &self.penalised;
         }
         let selection = &mut self.selection;
-        selection.select(logits, &rules.params, rules.temperature(row.position))?;
+        let numbers = RowNumbers { xtc_acts: rules.xtc_acts(row.sequence, row.position), mu: state.mu };
+        selection.select(logits, &rules.params, rules.temperature(row.position), numbers)?;
         if rules.adaptive.is_some_and(|threshold| selection.largest_probability() > threshold) {
             selection.make_greedy(logits);
         }

@@ -4,6 +4,7 @@
 //! Where the weights of all tokens are needed, the same pass sums them, relative to a large logit that a sample of the
 //! row has shown. What follows depends on the rules:
 //!
+//! - a rule about the whole distribution, or numbers beyond f32: `f64_selection`, after the pass that finds the largest;
 //! - greedy: the first token of the largest logit, in the first block that has it;
 //! - top-k: the k-th largest lane maximum is a lower bound of the k-th largest logit. The logits that reach it (rarely
 //!   many more than k, from few blocks) are the shortlist, which is cut at exactly k, then at top-p;
@@ -14,7 +15,7 @@
 
 use super::blocks::BLOCK;
 use super::cut_search::{from_total_order_key, total_order_key};
-use super::f64_selection::{self, WeightedToken};
+use super::f64_selection::{self, RowNumbers, WeightedToken};
 use super::row_kernels::{FirstBlockReaching, LaneMaxima, MaximaAndSums, RowMax, sample_vectors};
 use super::shortlist::{RowScan, Shortlist, find_block, find_in_block};
 use super::softmax_scale::{BlockSums, SoftmaxScale, SoftmaxWeights};
@@ -86,6 +87,7 @@ impl Selection {
         row: &[f32],
         params: &SamplingParams,
         temperature: f64,
+        numbers: RowNumbers,
     ) -> Result<(), SamplingError> {
         if temperature == 0.0 || params.top_k == 1 {
             self.scan_maxima(row)?;
@@ -93,10 +95,10 @@ impl Selection {
             return Ok(());
         }
         let close_to_one = params.top_p < 1.0 && params.top_p > MAX_F32_TOP_P;
-        if close_to_one || !SoftmaxScale::TEMPERATURES.contains(&temperature) {
+        if params.draws_on_host() || close_to_one || !SoftmaxScale::TEMPERATURES.contains(&temperature) {
             self.scan_maxima(row)?;
             self.kind = SelectionKind::F64;
-            f64_selection::select(row, self.max, params, temperature, &mut self.f64_tokens);
+            f64_selection::select(row, self.max, params, temperature, numbers, &mut self.f64_tokens);
             return Ok(());
         }
         let top_k = params.top_k > 0 && params.top_k < row.len();
@@ -156,15 +158,29 @@ impl Selection {
     pub(super) fn largest_probability(&self) -> f64 {
         match self.kind {
             SelectionKind::Greedy(_) => 1.0,
-            SelectionKind::F64 => 1.0 / self.f64_tokens.iter().map(|c| c.weight).sum::<f64>(),
+            SelectionKind::F64 => {
+                let largest = self.f64_tokens.iter().map(|entry| entry.weight).fold(0.0, f64::max);
+                largest / f64_selection::total_weight(&self.f64_tokens)
+            }
             SelectionKind::AllTokens => self.max_weight() / self.total_weight,
             SelectionKind::Shortlist => self.max_weight() / self.shortlist.total_weight(),
         }
     }
 
-    /// Keeps the most probable token alone, of equal ones the lowest.
+    /// Keeps the most probable of the kept tokens alone, of equal ones the lowest.
     pub(super) fn make_greedy(&mut self, row: &[f32]) {
-        self.kind = SelectionKind::Greedy(self.first_index_of(row, self.max));
+        match self.kind {
+            // XTC and typical-p may have dropped the largest logit.
+            SelectionKind::F64 => f64_selection::keep_largest(&mut self.f64_tokens),
+            _ => self.kind = SelectionKind::Greedy(self.first_index_of(row, self.max)),
+        }
+    }
+
+    /// How surprising `token`, which was drawn by the rules of `f64_selection`, is among the tokens that are kept, in bits.
+    pub(super) fn surprise(&self, token: u32) -> Option<f64> {
+        let place = self.f64_tokens.binary_search_by_key(&token, |entry| entry.token).ok();
+        let of = |place: usize| -(self.f64_tokens[place].weight / f64_selection::total_weight(&self.f64_tokens)).log2();
+        place.filter(|_| self.kind == SelectionKind::F64).map(of)
     }
 
     /// The tokens that may be drawn and their weights, in vocabulary order.

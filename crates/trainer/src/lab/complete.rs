@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use tinygpt_model::{Decoder, language_model::NextToken};
-use tinygpt_sampler::{Row, Sampler};
+use tinygpt_sampler::{Row, Sampler, TextState};
 
 use super::Lab;
 use crate::Result;
@@ -77,6 +77,7 @@ struct GroupRow {
     sample: u64,
     /// The prompt and what was drawn.
     history: Vec<u32>,
+    state: TextState,
     drawn: Drawn,
 }
 
@@ -131,10 +132,11 @@ fn groups(lab: &Lab<'_>, prompt: &[u32], rows: &[RowId]) -> tinygpt_model::Resul
     for of_strategy in rows.chunk_by(|a, b| a.strategy == b.strategy) {
         for ids in of_strategy.chunks(ROWS_PER_SAMPLER) {
             let sampler = lab.sampler(ids[0].strategy, prompt.len())?;
+            let state = sampler.begin_text();
             let row = |(i, id): (usize, &RowId)| {
                 let sums = Sums { drawn_from: Some(DrawnFrom::default()), ..Sums::default() };
                 let drawn = Drawn { sums, ..Drawn::default() };
-                GroupRow { at: at + i, sample: id.sample, history: prompt.to_vec(), drawn }
+                GroupRow { at: at + i, sample: id.sample, history: prompt.to_vec(), state, drawn }
             };
             groups.push(Group { sampler, rows: ids.iter().enumerate().map(row).collect() });
             at += ids.len();
@@ -147,7 +149,7 @@ impl GroupRow {
     /// Draws the next token, and measures what it was drawn from.
     fn draw(&mut self, sampler: &mut Sampler, logits: &[f32], position: u64) -> tinygpt_model::Result<()> {
         let row = Row { logits, history: &self.history, sequence: self.sample, position };
-        let draw = sampler.inspect_row(&row).map_err(|error| error.at_row(self.at))?;
+        let draw = sampler.inspect_next(&row, &mut self.state).map_err(|error| error.at_row(self.at))?;
         let next = NextToken::of(logits);
         let step = Sums {
             steps: 1,

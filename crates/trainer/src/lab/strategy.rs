@@ -1,7 +1,7 @@
 //! What is compared: rules of sampling with a name, or beam search.
 
 use serde::Deserialize;
-use tinygpt_sampler::{Sampler, SamplingError, SamplingParams, Schedule};
+use tinygpt_sampler::{Dry, Sampler, SamplingError, SamplingParams, Schedule};
 
 /// The file that is compared where no other is given: `configs/lab.toml`.
 pub const DEFAULT_STRATEGIES: &str = include_str!("../../configs/lab.toml");
@@ -47,6 +47,32 @@ pub struct Strategy {
     pub frequency_penalty: f64,
     /// See [`SamplingParams::logit_bias`].
     pub logit_bias: Vec<(u32, f32)>,
+    /// See [`Dry::multiplier`]. A strategy has no breakers.
+    pub dry_multiplier: f64,
+    /// See [`Dry::base`].
+    pub dry_base: f64,
+    /// See [`Dry::allowed_length`].
+    pub dry_allowed_length: usize,
+    /// See [`Dry::last_n`].
+    pub dry_range: usize,
+    /// See [`SamplingParams::no_repeat_ngram_size`].
+    pub no_repeat_ngram_size: usize,
+    /// See [`SamplingParams::top_n_sigma`].
+    pub top_n_sigma: f64,
+    /// See [`SamplingParams::dynatemp_range`].
+    pub dynatemp_range: f64,
+    /// See [`SamplingParams::dynatemp_exponent`].
+    pub dynatemp_exponent: f64,
+    /// See [`SamplingParams::typical_p`].
+    pub typical_p: f64,
+    /// See [`SamplingParams::xtc_probability`].
+    pub xtc_probability: f64,
+    /// See [`SamplingParams::xtc_threshold`].
+    pub xtc_threshold: f64,
+    /// See [`SamplingParams::mirostat_tau`].
+    pub mirostat_tau: f64,
+    /// See [`SamplingParams::mirostat_eta`].
+    pub mirostat_eta: f64,
     /// See [`Sampler::with_adaptive`].
     pub adaptive: Option<f64>,
     /// Beam search of this many hypotheses, instead of draws.
@@ -68,6 +94,19 @@ impl Default for Strategy {
             presence_penalty: params.presence_penalty,
             frequency_penalty: params.frequency_penalty,
             logit_bias: params.logit_bias,
+            dry_multiplier: params.dry.multiplier,
+            dry_base: params.dry.base,
+            dry_allowed_length: params.dry.allowed_length,
+            dry_range: params.dry.last_n,
+            no_repeat_ngram_size: params.no_repeat_ngram_size,
+            top_n_sigma: params.top_n_sigma,
+            dynatemp_range: params.dynatemp_range,
+            dynatemp_exponent: params.dynatemp_exponent,
+            typical_p: params.typical_p,
+            xtc_probability: params.xtc_probability,
+            xtc_threshold: params.xtc_threshold,
+            mirostat_tau: params.mirostat_tau,
+            mirostat_eta: params.mirostat_eta,
             adaptive: None,
             beam: None,
         }
@@ -196,10 +235,26 @@ impl Strategy {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             logit_bias: self.logit_bias.clone(),
+            dry: Dry {
+                multiplier: self.dry_multiplier,
+                base: self.dry_base,
+                allowed_length: self.dry_allowed_length,
+                last_n: self.dry_range,
+                breakers: Vec::new(),
+            },
+            no_repeat_ngram_size: self.no_repeat_ngram_size,
+            top_n_sigma: self.top_n_sigma,
             temperature: self.temperature,
+            dynatemp_range: self.dynatemp_range,
+            dynatemp_exponent: self.dynatemp_exponent,
             top_k: self.top_k,
+            typical_p: self.typical_p,
             top_p: self.top_p,
             min_p: self.min_p,
+            xtc_probability: self.xtc_probability,
+            xtc_threshold: self.xtc_threshold,
+            mirostat_tau: self.mirostat_tau,
+            mirostat_eta: self.mirostat_eta,
             seed,
         })?;
         if let Some(threshold) = self.adaptive {

@@ -5,7 +5,8 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use tinygpt_sampler::{
     DeviceRow, DeviceSampler, MultinomialOptions, NoiseSource, Row, Sampler, SamplingError, SamplingParams,
-    TensorSamplingError, entropy, gumbel_max, gumbel_top_k, multinomial_row, oracle, uniform,
+    TensorSamplingError, entropy, gumbel_max, gumbel_top_k, multinomial_row,
+    oracle::{self, DrawNumbers, Outcome},
 };
 
 use crate::{
@@ -150,13 +151,13 @@ fn by_definition(
     params: &SamplingParams,
     row: &Row<'_>,
 ) -> Result<Drawn, SamplingError> {
-    let mut params = params.clone();
-    let mut at = |position| {
-        let u = uniform(params.seed, row.sequence, position);
-        let outcome = oracle::sample(row.logits, &params, row.history, u)?;
+    let at = |position| {
+        let numbers = DrawNumbers::at(params, row.sequence, position);
+        let outcome = oracle::sample_with(row.logits, params, row.history, numbers)?;
         if args.rules.adaptive.is_some_and(|threshold| outcome.probs[0] > threshold) {
-            params.temperature = 0.0;
-            return oracle::sample(row.logits, &params, row.history, u);
+            // Greedy over what the rules keep, of which the most probable is the first.
+            let greedy = outcome.kept[0];
+            return Ok(Outcome { kept: vec![greedy], probs: vec![1.0], token: greedy, margin: outcome.margin });
         }
         Ok(outcome)
     };

@@ -4,9 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use tinygpt_sampler::{
     DeviceRow, DeviceSampler, Sampler, SamplingError, SamplingParams, Schedule,
     kernels::{Kernels, without_kernels},
-    oracle,
+    oracle::{self, DrawNumbers},
     test_rows::{BOUNDARY, TestRng, random_batch, random_rules},
-    uniform,
 };
 
 use super::check::Check;
@@ -206,8 +205,8 @@ fn wrong(drawn: &Drawn, values: &[Vec<f32>], rules: &RuleSet, places: &[DeviceRo
     let mut is_wrong = |row: usize| {
         let (logits, DeviceRow { history, sequence, position }) = (&values[row], places[row]);
         let (expected, margin) = if by_definition {
-            let outcome =
-                oracle::sample(logits, &rules.params, history, uniform(rules.params.seed, sequence, position));
+            let numbers = DrawNumbers::at(&rules.params, sequence, position);
+            let outcome = oracle::sample_with(logits, &rules.params, history, numbers);
             let margin = outcome.as_ref().map_or(1.0, |outcome| outcome.margin);
             (outcome.map(|outcome| outcome.token), margin)
         } else {

@@ -1,0 +1,170 @@
+//! The samples of `generate` as they grow.
+
+use std::{io, ops::ControlFlow};
+
+use serde::Serialize;
+use tinygpt_model::{
+    GenerationHooks, ModelError, Tokenizer,
+    constraint::Constraint,
+    tokenizer::{StopStrings, TextStream},
+};
+
+use super::{
+    Plan,
+    logprobs::{Logprobs, TokenLogprob},
+};
+
+/// A finished sample.
+#[derive(Debug, Serialize)]
+pub struct Sample {
+    /// The number of the sample: what its draws depend on, beside the seed.
+    sample: u64,
+    /// The generated text, without the prompt.
+    pub text: String,
+    /// The generated tokens, those of the stop included.
+    tokens: Vec<u32>,
+    /// `stop`, `grammar` (the text is complete) or `length`.
+    ended_by: &'static str,
+    /// Of each token, where they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<TokenLogprob>>,
+}
+
+/// Samples side by side. Each piece of text is told as soon as it is settled.
+pub struct Texts<'t> {
+    tokenizer: &'t Tokenizer,
+    rows: Vec<Text<'t>>,
+    samples: Vec<Sample>,
+    logprobs: Option<Logprobs>,
+    on_text: fn(&str) -> io::Result<()>,
+    /// Why a text could not be told.
+    failed: Option<io::Error>,
+}
+
+impl<'t> Texts<'t> {
+    /// The samples from number `first` on, without a token.
+    pub fn new(
+        tokenizer: &'t Tokenizer,
+        plan: &Plan,
+        first: u64,
+        rows: usize,
+        on_text: fn(&str) -> io::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let sample = |row| Sample {
+            sample: first + row,
+            text: String::new(),
+            tokens: Vec::new(),
+            ended_by: "length",
+            logprobs: plan.logprobs.map(|_| Vec::new()),
+        };
+        Ok(Self {
+            tokenizer,
+            rows: (0..rows).map(|_| Text::new(tokenizer, plan)).collect::<anyhow::Result<_>>()?,
+            samples: (0..rows as u64).map(sample).collect(),
+            logprobs: plan.logprobs.map(Logprobs::new),
+            on_text,
+            failed: None,
+        })
+    }
+
+    /// The number of the first sample, and how many there are.
+    pub fn place(&self) -> (u64, usize) {
+        (self.samples[0].sample, self.samples.len())
+    }
+
+    /// Ends the texts: what was held back is told too.
+    pub fn finish(mut self) -> anyhow::Result<Vec<Sample>> {
+        if let Some(error) = self.failed {
+            return Err(error.into());
+        }
+        for (text, sample) in self.rows.iter_mut().zip(&mut self.samples) {
+            let rest = text.finish()?;
+            sample.text += &rest;
+            (self.on_text)(&rest)?;
+            if sample.ended_by == "length" && text.constraint.as_mut().is_some_and(|constraint| !constraint.may_end()) {
+                notice!("sample {} was cut before the grammar was complete: raise --max-new-tokens", sample.sample);
+            }
+        }
+        Ok(self.samples)
+    }
+}
+
+impl GenerationHooks for Texts<'_> {
+    fn reads_logits(&self) -> bool {
+        self.logprobs.is_some() || self.rows.iter().any(|text| text.constraint.is_some())
+    }
+
+    fn logits(&mut self, row: usize, logits: &mut [f32]) -> Result<ControlFlow<()>, ModelError> {
+        // Those of the model, before the grammar's mask.
+        if let Some(logprobs) = &mut self.logprobs {
+            logprobs.see(logits);
+        }
+        let Some(constraint) = &mut self.rows[row].constraint else { return Ok(ControlFlow::Continue(())) };
+        let next = constraint.mask(logits)?;
+        if next.is_break() {
+            self.samples[row].ended_by = "grammar";
+        }
+        Ok(next)
+    }
+
+    fn token(&mut self, row: usize, token: u32) -> Result<ControlFlow<()>, ModelError> {
+        let (text, sample) = (&mut self.rows[row], &mut self.samples[row]);
+        sample.tokens.push(token);
+        if let (Some(logprobs), Some(told)) = (&self.logprobs, &mut sample.logprobs) {
+            told.push(logprobs.of(token, self.tokenizer)?);
+        }
+        let (piece, is_over) = text.push(token)?;
+        sample.text += &piece;
+        if let Err(error) = (self.on_text)(&piece) {
+            self.failed = Some(error);
+            return Ok(ControlFlow::Break(()));
+        }
+        if is_over {
+            sample.ended_by = "stop";
+            return Ok(ControlFlow::Break(()));
+        }
+        let Some(constraint) = &mut text.constraint else { return Ok(ControlFlow::Continue(())) };
+        let next = constraint.accept(token)?;
+        if next.is_break() {
+            sample.ended_by = "grammar";
+        }
+        Ok(next)
+    }
+}
+
+/// One sample's text as it grows.
+struct Text<'t> {
+    stream: Option<TextStream<'t>>,
+    stops: StopStrings,
+    end_of_text: Option<u32>,
+    constraint: Option<Constraint>,
+}
+
+impl<'t> Text<'t> {
+    fn new(tokenizer: &'t Tokenizer, plan: &Plan) -> anyhow::Result<Self> {
+        Ok(Self {
+            stream: Some(tokenizer.text_stream()),
+            stops: StopStrings::new(plan.stops.clone())?,
+            end_of_text: tokenizer.end_of_text(),
+            constraint: plan.constraint.clone(),
+        })
+    }
+
+    /// The text that a token settles, and whether the sample is over.
+    fn push(&mut self, token: u32) -> Result<(String, bool), ModelError> {
+        if Some(token) == self.end_of_text {
+            return Ok((String::new(), true));
+        }
+        match &mut self.stream {
+            Some(stream) => Ok(self.stops.push(&stream.push(token)?)),
+            None => Ok((String::new(), true)),
+        }
+    }
+
+    /// The rest: what was held back for a stop string or an unfinished character.
+    fn finish(&mut self) -> Result<String, ModelError> {
+        let Some(stream) = self.stream.take() else { return Ok(String::new()) };
+        let (text, _) = self.stops.push(&stream.finish()?);
+        Ok(text + &self.stops.finish())
+    }
+}
