@@ -16,6 +16,7 @@ mod devices;
 mod docs;
 mod elsewhere;
 mod eval;
+mod finetune;
 mod generate;
 mod golden;
 mod help;

@@ -80,7 +80,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a model and write a run folder.
     #[command(
-        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect"
+        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect\n  tinygpt train --init-from gpt2 --config finetune-gpt2 --data my.txt"
     )]
     Train(TrainArgs),
     /// Generate text from a trained model.
@@ -126,7 +126,7 @@ pub enum Command {
     Info(InfoArgs),
     /// Write a trained model as a file that other programs open.
     #[command(
-        after_help = "Example:\n  tinygpt train --config tiny --out runs/tiny\n  tinygpt export runs/tiny --gguf tiny.gguf\n\nGGUF is what llama.cpp opens. A model can be written that is a Qwen3 or a Llama (`tinygpt info RUN` says what it\nis), with a tokenizer of characters or a byte-level BPE. Weights are f32; llama.cpp's llama-quantize makes them smaller.\nText ends there at <|endoftext|> or, where the tokenizer has none, at a line break; --ignore-eos goes on."
+        after_help = "Examples:\n  tinygpt train --config tiny --out runs/tiny\n  tinygpt export runs/tiny --gguf tiny.gguf\n  tinygpt export gpt2 --adapter runs/lora-1/adapter --merge --out merged\n\nGGUF is what llama.cpp opens. A model can be written that is a Qwen3 or a Llama (`tinygpt info RUN` says what it\nis), with a tokenizer of characters or a byte-level BPE. Weights are f32; llama.cpp's llama-quantize makes them smaller.\nText ends there at <|endoftext|> or, where the tokenizer has none, at a line break; --ignore-eos goes on."
     )]
     Export(ExportArgs),
     /// Draw from numbers: logits with every sampling rule, or weights.

@@ -37,6 +37,8 @@ pub enum RngDomain {
     Noise = 6,
     /// The order of shuffled words and random characters, the texts that a text is compared with.
     Text = 7,
+    /// Initial weights of adapters.
+    Adapter = 9,
 }
 
 /// One block of Philox4x32 with ten rounds: for each `key`, a bijection of the 128-bit `counter` (lowest word first).
@@ -199,7 +201,8 @@ mod tests {
     #[test]
     fn domains_of_one_seed_are_different() {
         use RngDomain::*;
-        let blocks = [Sampling, Init, Dropout, Windows, Stories, Noise, Text].map(|domain| philox_at(7, domain, 0, 0));
+        let blocks =
+            [Sampling, Init, Dropout, Windows, Stories, Noise, Text, Adapter].map(|domain| philox_at(7, domain, 0, 0));
         for i in 0..blocks.len() {
             for j in 0..i {
                 assert_ne!(blocks[i], blocks[j]);

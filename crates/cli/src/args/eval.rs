@@ -13,6 +13,9 @@ pub struct EvalArgs {
     /// runs/].
     #[arg(value_name = "RUN")]
     pub run: Option<PathBuf>,
+    /// Add an adapter in the format of PEFT to the weights: the folder of its adapter_config.json.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Evaluate on this text instead of the run's validation split: a UTF-8 file, a folder or a glob.
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,

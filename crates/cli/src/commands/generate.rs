@@ -43,7 +43,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     // Refused before anything is read, and used once the prompt's length is known.
     let rules = rules(args, &defaults);
     let sampler = args.rules.sampler(rules.clone())?;
-    let generator = Generator::open(folder.path())?;
+    let generator = Generator::open(folder.path(), args.adapter.as_deref())?;
     let tokenizer = generator.tokenizer();
     let plan = plan(args, &defaults, tokenizer)?;
     refuse_unknown_biases(&rules, generator.vocab_size())?;

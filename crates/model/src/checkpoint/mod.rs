@@ -20,7 +20,9 @@ pub use folder::ModelFolder;
 pub use generation::GenerationDefaults;
 pub use weights::Weights;
 
-use crate::{ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError, tokenizer::Tokenizer};
+use crate::{
+    Adapter, ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError, tokenizer::Tokenizer,
+};
 
 /// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
 pub const MODEL_FORMAT: u64 = 1;
@@ -53,6 +55,16 @@ impl Checkpoint {
         let (config, weights) = folder.map()?;
         let (tokenizer, defaults) = (folder.read_tokenizer()?, folder.read_generation_defaults()?);
         Ok(Self { config, weights, tokenizer, defaults })
+    }
+
+    /// The same with the adapter of a folder: the weights are the effective ones.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn with_adapter(self, folder: impl AsRef<Path>) -> Result<Self> {
+        let mut params: Vec<Vec<f32>> = self.weights.slices().iter().map(|values| values.to_vec()).collect();
+        Adapter::open(folder, &self.config)?.merge_into(&self.config, &mut params)?;
+        Ok(Self { weights: Weights::of_values(params), ..self })
     }
 
     /// The shape of the model.

@@ -45,6 +45,11 @@ impl Weights {
         }
     }
 
+    /// Weights that were read, in parameter order.
+    pub(crate) fn of_values(values: Vec<Vec<f32>>) -> Self {
+        Self(Source::Read(values))
+    }
+
     /// The values of each parameter.
     pub fn slices(&self) -> Vec<&[f32]> {
         match &self.0 {
