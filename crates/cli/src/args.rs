@@ -170,8 +170,8 @@ pub enum Command {
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// A recipe: tiny, shakespeare-small-fast, shakespeare-fast (-5min, -10min), shakespeare-small, shakespeare-baby or
-    /// shakespeare-baby-fast [default: every key with its meaning and default].
+    /// A recipe: tiny, shakespeare-small-fast, shakespeare-fast (-5min, -10min), shakespeare-small, shakespeare-baby,
+    /// shakespeare-baby-fast or finetune-gpt2 [default: every key with its meaning and default].
     #[arg(value_name = "RECIPE")]
     pub recipe: Option<String>,
 }
