@@ -195,9 +195,10 @@ fn only_the_adapter_changes_and_the_model_computes_with_both() {
 #[test]
 fn an_engine_goes_on_from_its_state_with_the_same_bits() {
     let (config, state) = (qwen3(), start(&qwen3(), &[]));
-    let fresh: [fn(&GptConfig, &EngineState) -> Box<dyn Engine>; 2] =
-        [|config, state| Box::new(cpu(config, ADAMW, state)), |config, state| Box::new(tensors(config, ADAMW, state))];
-    for open in fresh {
+    type Open = fn(&GptConfig, &EngineState) -> Box<dyn Engine>;
+    let open_cpu: Open = |config, state| Box::new(cpu(config, ADAMW, state));
+    let open_tensors: Open = |config, state| Box::new(tensors(config, ADAMW, state));
+    for open in [open_cpu, open_tensors] {
         let mut whole = open(&config, &state);
         train(whole.as_mut());
         let between = whole.state_dict().unwrap();
