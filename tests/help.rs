@@ -60,9 +60,9 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
           --config <FILE>    The configuration: a TOML file, here or in configs/, or a recipe, such as
                              tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume
                              it only says whose newest run to resume
-          --init-from <DIR>  Start from the weights of this model, with its tokenizer and its [model]: a
-                             run, or a GPT-2, Qwen3 or Llama folder of Hugging Face. Of [model], only
-                             block_size and dropout may be set
+          --init-from <DIR>  Start from the weights of this model, with its tokenizer and its shape: a
+                             run, or a GPT-2, Qwen3 or Llama folder of Hugging Face. Only
+                             model.block_size and model.dropout may be others
           --data <PATH>      The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in
                              one); overrides data.corpus
           --out <DIR>        The run folder [default: a fresh runs/NAME-N]

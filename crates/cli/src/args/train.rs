@@ -13,8 +13,8 @@ pub struct TrainArgs {
     /// The configuration: a TOML file, here or in configs/, or a recipe, such as tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume it only says whose newest run to resume.
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     pub config: Option<PathBuf>,
-    /// Start from the weights of this model, with its tokenizer and its [model]: a run, or a GPT-2, Qwen3 or Llama folder of
-    /// Hugging Face. Of [model], only block_size and dropout may be set.
+    /// Start from the weights of this model, with its tokenizer and its shape: a run, or a GPT-2, Qwen3 or Llama folder of
+    /// Hugging Face. Only model.block_size and model.dropout may be others.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "inspect"])]
     pub init_from: Option<PathBuf>,
     /// The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in one); overrides data.corpus.
