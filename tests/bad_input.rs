@@ -89,7 +89,7 @@ mod configuration {
     fn a_missing_configuration() {
         let place = Place::new();
         let message = failure(place.tinygpt().args(["train", "--config", "none.toml"]), 2);
-        insta::assert_snapshot!(message.trim_end(), @"error: there is no configuration none.toml here or in configs/, and the recipes are tiny, shakespeare-small-fast, shakespeare-fast, shakespeare-fast-5min, shakespeare-fast-10min, shakespeare-baby-fast, shakespeare-small, shakespeare-baby; `tinygpt config` prints one");
+        insta::assert_snapshot!(message.trim_end(), @"error: there is no configuration none.toml here or in configs/, and the recipes are tiny, shakespeare-small-fast, shakespeare-fast, shakespeare-fast-5min, shakespeare-fast-10min, shakespeare-baby-fast, shakespeare-small, shakespeare-baby, finetune-gpt2; `tinygpt config` prints one");
         assert!(!place.join("runs").exists());
     }
 

@@ -66,6 +66,9 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
           --config <FILE>    The configuration: a TOML file, here or in configs/, or a recipe, such as
                              tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume
                              it only says whose newest run to resume
+          --init-from <DIR>  Start from the weights of this model, with its tokenizer and its shape: a
+                             run, or a GPT-2, Qwen3 or Llama folder of Hugging Face. Only
+                             model.block_size and model.dropout may be others
           --data <PATH>      The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in
                              one); overrides data.corpus
           --out <DIR>        The run folder [default: a fresh runs/NAME-N]
@@ -90,6 +93,7 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
       tinygpt train --config tiny --data my.txt --set train.max_steps=500
       tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000
       tinygpt train --config tiny --set model.init=he --inspect
+      tinygpt train --init-from gpt2 --config finetune-gpt2 --data my.txt
     "##);
 }
 

@@ -18,6 +18,7 @@ mod devices;
 mod docs;
 mod elsewhere;
 mod eval;
+mod finetune;
 mod foreign;
 mod generate;
 mod gguf;

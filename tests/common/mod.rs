@@ -118,11 +118,14 @@ impl Place {
     /// Every file below a folder, by name, but for those that hold times: `metrics.jsonl` and `state.json`.
     pub(crate) fn timeless(&self, run: &str) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();
-        for folder in [run.to_owned(), format!("{run}/last")] {
+        for folder in ["", "last", "adapter", "base"].map(|folder| format!("{run}/{folder}")) {
+            if !self.join(&folder).is_dir() {
+                continue;
+            }
             for name in self.names(&folder) {
                 let path = format!("{folder}/{name}");
                 if self.join(&path).is_file() && !["metrics.jsonl", "state.json"].contains(&name.as_str()) {
-                    files.insert(path[run.len() + 1..].to_owned(), self.read(&path));
+                    files.insert(path[run.len()..].trim_matches('/').to_owned(), self.read(&path));
                 }
             }
         }

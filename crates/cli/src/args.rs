@@ -88,7 +88,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a model and write a run folder.
     #[command(
-        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect"
+        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect\n  tinygpt train --init-from gpt2 --config finetune-gpt2 --data my.txt"
     )]
     Train(TrainArgs),
     /// Generate text from a trained model.
@@ -144,7 +144,7 @@ pub enum Command {
     Info(InfoArgs),
     /// Write a trained model as a file that other programs open.
     #[command(
-        after_help = "Examples:\n  tinygpt export runs/tiny-1 --gguf tiny.gguf\n  tinygpt export runs/tiny-1 --gguf tiny-q8.gguf --dtype q8_0\n  tinygpt generate --checkpoint tiny-q8.gguf --prompt \"Once\"\n\nGGUF is what llama.cpp opens, and every command here that takes a folder. A model can be written that is a GPT-2, a\nQwen3 or a Llama (`tinygpt info RUN` says what it is), with a tokenizer of characters or a byte-level BPE. Biases,\nnorms and learned positions are f32 always. Text ends there at <|endoftext|> or, where the tokenizer has none, at a\nline break; --ignore-eos goes on."
+        after_help = "Examples:\n  tinygpt export runs/tiny-1 --gguf tiny.gguf\n  tinygpt export runs/tiny-1 --gguf tiny-q8.gguf --dtype q8_0\n  tinygpt generate --checkpoint tiny-q8.gguf --prompt \"Once\"\n  tinygpt export gpt2 --adapter runs/lora-1/adapter --merge --out merged\n\nGGUF is what llama.cpp opens, and every command here that takes a folder. A model can be written that is a GPT-2, a\nQwen3 or a Llama (`tinygpt info RUN` says what it is), with a tokenizer of characters or a byte-level BPE. Biases,\nnorms and learned positions are f32 always. Text ends there at <|endoftext|> or, where the tokenizer has none, at a\nline break; --ignore-eos goes on."
     )]
     Export(ExportArgs),
     /// Draw from numbers: logits with every sampling rule, or weights.
@@ -196,8 +196,8 @@ pub enum Command {
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// A recipe: tiny, shakespeare-small-fast, shakespeare-fast (-5min, -10min), shakespeare-small, shakespeare-baby or
-    /// shakespeare-baby-fast [default: every key with its meaning and default].
+    /// A recipe: tiny, shakespeare-small-fast, shakespeare-fast (-5min, -10min), shakespeare-small, shakespeare-baby,
+    /// shakespeare-baby-fast or finetune-gpt2 [default: every key with its meaning and default].
     #[arg(value_name = "RECIPE")]
     pub recipe: Option<String>,
 }

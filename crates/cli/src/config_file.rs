@@ -16,7 +16,12 @@ use crate::output::Usage;
 
 /// The configuration of a file, of `configs/FILE` or `configs/FILE.toml`, or of a built-in recipe, with overrides
 /// `KEY=VALUE`.
-pub fn read(path: &Path, mut overrides: Vec<String>) -> anyhow::Result<RunConfig> {
+pub fn read(path: &Path, overrides: Vec<String>) -> anyhow::Result<RunConfig> {
+    read_over(&RunConfig::default(), path, overrides)
+}
+
+/// As [`read`], with other defaults.
+pub fn read_over(base: &RunConfig, path: &Path, mut overrides: Vec<String>) -> anyhow::Result<RunConfig> {
     let mut with_extension = path.as_os_str().to_owned();
     with_extension.push(".toml");
     let with_extension = PathBuf::from(with_extension);
@@ -37,7 +42,7 @@ pub fn read(path: &Path, mut overrides: Vec<String>) -> anyhow::Result<RunConfig
         // A file without a name is named for itself.
         overrides.insert(0, format!("name=\"{}\"", run_name(stem)));
     }
-    let config = config::load(&text, &overrides, false).map_err(|e| match e {
+    let config = config::load_over(base, &text, &overrides).map_err(|e| match e {
         ConfigError::InOverride { .. } | ConfigError::Override(_) => Usage(e.to_string()),
         _ => Usage(format!("{}: {e}", found.display())),
     })?;

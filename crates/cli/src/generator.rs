@@ -19,8 +19,11 @@ pub enum Generator {
 }
 
 impl Generator {
-    /// Opens the model of a folder.
-    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+    /// Opens the model of a folder, with an adapter of its weights if one is given.
+    pub fn open(folder: &Path, adapter: Option<&Path>) -> anyhow::Result<Self> {
+        if let Some(adapter) = adapter {
+            return Ok(Self::Network(Checkpoint::open(folder)?.with_adapter(adapter)?));
+        }
         if is_ngram_folder(folder) {
             let (model, tokenizer) = open_with_tokenizer(folder)?;
             return Ok(Self::Ngrams(model, tokenizer));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tinygpt_model::{
-    LanguageModel, ModelFolder, Tokenizer,
+    Adapter, LanguageModel, ModelFolder, Tokenizer,
     ngram::{is_ngram_folder, open_with_tokenizer},
     open_language_model,
 };
@@ -16,7 +16,7 @@ use tinygpt_trainer::{
     token_cache::default_cache_dir,
 };
 
-use crate::{device::DeviceChoice, hub};
+use crate::{device::DeviceChoice, hub, output::Usage};
 
 /// A model that was opened to be measured.
 pub struct Measured {
@@ -31,17 +31,28 @@ pub struct Measured {
 impl Measured {
     /// Opens the model of a folder, or of the newest run, on a device.
     pub fn open(run: Option<&Path>, device: DeviceChoice) -> anyhow::Result<Self> {
+        Self::open_adapted(run, None, device)
+    }
+
+    /// As [`Measured::open`], with an adapter of the weights if one is given.
+    pub fn open_adapted(run: Option<&Path>, adapter: Option<&Path>, device: DeviceChoice) -> anyhow::Result<Self> {
+        if run.is_none() && adapter.is_some() {
+            return Err(Usage("--adapter needs the model that it is for: give its folder as RUN".into()).into());
+        }
         let path = match run {
             Some(path) => hub::folder(path)?.into_owned(),
             None => newest_run()?,
         };
-        if is_ngram_folder(&path) {
+        if is_ngram_folder(&path) && adapter.is_none() {
             device.expect_cpu_for_ngrams()?;
             let (model, tokenizer) = open_with_tokenizer(&path)?;
             return Ok(Self { path, tokenizer, model: Box::new(model) });
         }
         let folder = ModelFolder::new(&path);
-        let (config, params) = folder.read()?;
+        let (config, mut params) = folder.read()?;
+        if let Some(adapter) = adapter {
+            Adapter::open(adapter, &config)?.merge_into(&config, &mut params)?;
+        }
         let tokenizer = folder.read_tokenizer()?;
         let model = open_language_model(&config, &params, &device.open()?)?;
         Ok(Self { path, tokenizer, model })

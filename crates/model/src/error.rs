@@ -52,6 +52,14 @@ pub enum ModelError {
         /// The shape that was given.
         got: Vec<usize>,
     },
+    /// A target of an adapter that no linear layer has as its name, or as the end of it.
+    #[error("`{target}` is no linear layer of this model: they are {known}")]
+    AdapterTarget {
+        /// The target.
+        target: String,
+        /// The last parts of the names that there are.
+        known: String,
+    },
     /// The number of given tensors is not the number of parameters.
     #[error("the configuration has {expected} parameters, got {got} tensors")]
     ParamCount {

@@ -37,6 +37,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod components;
 pub mod config;
@@ -58,6 +59,7 @@ pub mod plan;
 mod tensors;
 pub mod tokenizer;
 
+pub use adapter::{Adapter, AdapterShape};
 /// Where tensors live; of the one version of candle that this crate works with.
 pub use candle_core::Device;
 pub use checkpoint::{Checkpoint, GenerationDefaults, ModelFolder};

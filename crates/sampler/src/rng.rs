@@ -39,6 +39,8 @@ pub enum RngDomain {
     Text = 7,
     /// The coin of a sampling rule; see [`xtc_coin`].
     Xtc = 8,
+    /// Initial weights of adapters.
+    Adapter = 9,
 }
 
 /// One block of Philox4x32 with ten rounds: for each `key`, a bijection of the 128-bit `counter` (lowest word first).
@@ -217,8 +219,8 @@ mod tests {
     #[test]
     fn domains_of_one_seed_are_different() {
         use RngDomain::*;
-        let blocks =
-            [Sampling, Init, Dropout, Windows, Stories, Noise, Text, Xtc].map(|domain| philox_at(7, domain, 0, 0));
+        let blocks = [Sampling, Init, Dropout, Windows, Stories, Noise, Text, Xtc, Adapter]
+            .map(|domain| philox_at(7, domain, 0, 0));
         for i in 0..blocks.len() {
             for j in 0..i {
                 assert_ne!(blocks[i], blocks[j]);

@@ -151,6 +151,14 @@ pub enum TrainError {
         /// Why not.
         reason: String,
     },
+    /// A model that no run can start from.
+    #[error("{path}: {reason}")]
+    InitialModel {
+        /// Its folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A run that the machine has no memory for.
     #[error(
         "training needs at least {} of memory, and {} is there: {} for {what}; lower {keys}",

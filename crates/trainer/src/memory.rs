@@ -57,11 +57,20 @@ fn check_against(config: &RunConfig, vocab_size: usize, reference: Option<&GptCo
 pub fn parts(config: &RunConfig, vocab_size: usize, reference: Option<&GptConfig>) -> [MemoryPart; 4] {
     // f16, which the CPU has not, takes as much memory as bf16.
     let precision = CpuPrecision::of(config.train.precision).unwrap_or(CpuPrecision::Bf16);
-    let floats = TrainingFloats::new(&config.gpt(vocab_size), precision);
+    let gpt = config.gpt(vocab_size);
+    let floats = TrainingFloats::new(&gpt, precision);
     // AdamW keeps two moments of each parameter, and Muon as many slots, and works in copies of a matrix.
     let muon = config.train.optimizer == OptimizerKind::Muon;
+    let moments = match config.lora.shape(&gpt) {
+        // The adapter with its gradients and moments, and the weights that it changes as they were.
+        Ok(Some(adapter)) => {
+            let changed: usize = adapter.layers.iter().map(|layer| layer.n_in * layer.n_out).sum();
+            (4 * adapter.n_params() + changed) as f64
+        }
+        _ => 2.0 * floats.parameters,
+    };
     let parameters = floats.weights
-        + 2.0 * floats.parameters
+        + moments
         + if muon { Muon::scratch_floats(&config.gpt(vocab_size), rayon::current_num_threads()) } else { 0.0 };
     // The activations of one sequence in flight, and what each window of the batch needs in addition.
     let activations = floats.sequence + config.train.batch_size as f64 * floats.window;

@@ -7,13 +7,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use tinygpt_model::{ContextPolicy, files::atomic};
+use tinygpt_model::{Adapter, ContextPolicy, files::atomic};
 
 use crate::{
     Result, TrainError, chart,
     config::{RunConfig, TrainConfig},
     data::Dataset,
-    engine::{DeferredScalar, Engine},
+    engine::{DeferredScalar, Engine, EngineState},
     evaluate::{self, Evaluation, Report},
     metrics::{self, Metrics, MetricsFile, RowKind},
     run::{Best, LAST_FORMAT, LoopState, Part, RunDir},
@@ -108,6 +108,7 @@ impl LoopState {
             source_hash,
             reference_hash: None,
             parts: vec![Part::now(0, 0.0)],
+            init_from: None,
         }
     }
 
@@ -287,19 +288,33 @@ impl Trainer<'_> {
         let exported = self.engine.state_dict()?;
         self.run.last().save(self.engine.config(), &exported, &self.state)?;
         if self.state.is_best() {
-            self.run.model().write_weights(self.engine.config(), &exported.params)?;
+            self.write_best(&exported)?;
         }
         self.run.delete_replaced()
+    }
+
+    /// Writes the weights as the best ones, and the adapter where one is trained.
+    fn write_best(&self, state: &EngineState) -> Result<()> {
+        let config = self.engine.config();
+        let Some(adapter) = &state.adapter else {
+            return Ok(self.run.model().write_weights(config, &state.params)?);
+        };
+        self.run.model().write_weights(config, &self.engine.params()?)?;
+        let base = self.state.init_from.as_ref().map_or("", |origin| &origin.path);
+        Ok(adapter.write(self.run.adapter(), config, base)?)
     }
 
     /// Writes what belongs to the evaluation that was saved last, where a crash or a full disk came in between: the
     /// weights, if they are the best, and the plot.
     fn catch_up(&self, metrics: &MetricsFile) -> Result<()> {
         if self.state.is_best() {
-            let (config, params) = (self.engine.config(), self.engine.state_dict()?.params);
-            let written = self.run.model().read_weights(config);
-            if !written.is_ok_and(|written| written == params) {
-                self.run.model().write_weights(config, &params)?;
+            let (config, params, state) = (self.engine.config(), self.engine.params()?, self.engine.state_dict()?);
+            let written = self.run.model().read_weights(config).is_ok_and(|written| written == params);
+            let is_written = |adapter: &Adapter| {
+                Adapter::open(self.run.adapter(), config).is_ok_and(|written| written.values == adapter.values)
+            };
+            if !written || !state.adapter.as_ref().is_none_or(is_written) {
+                self.write_best(&state)?;
             }
         }
         if self.state.last_evaluation == Some(self.state.step) { self.write_plot(metrics) } else { Ok(()) }
@@ -368,7 +383,11 @@ impl Trainer<'_> {
     /// The best weights on the whole validation split.
     fn report(&mut self, stop: &AtomicBool) -> Result<Report> {
         let mut state = self.engine.state_dict()?;
-        state.params = self.run.model().read_weights(self.engine.config())?;
+        let config = self.engine.config();
+        match &mut state.adapter {
+            Some(adapter) => adapter.values = Adapter::open(self.run.adapter(), config)?.values,
+            None => state.params = self.run.model().read_weights(config)?,
+        }
         self.engine.load_state_dict(&state)?;
         let evaluation = evaluate::whole_split(self.engine, &self.data.val, self.config.train.batch_size, stop)?;
         Report::new(evaluation, &self.data.val, &self.data.tokenizer)

@@ -11,6 +11,7 @@ mod engine;
 mod golden;
 mod interrupted;
 mod launches;
+mod lora;
 mod mixed_precision;
 mod muon;
 mod ngram;

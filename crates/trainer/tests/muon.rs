@@ -182,7 +182,7 @@ fn muon_goes_on_from_a_checkpoint_to_the_same_bytes_with_any_number_of_threads()
             let run = RunDir::create(&dir.path().join("run"), IfExists::Refuse).unwrap();
             let state = LoopState { step: 3, ..LoopState::fresh("hash".into()) };
             run.last().save(&config(), &saved, &state).unwrap();
-            let mut resumed = engine(&run.last().read_engine(&config(), &state).unwrap());
+            let mut resumed = engine(&run.last().read_engine(&config(), &state, None).unwrap());
             updates(whole.as_mut(), 3..5);
             updates(resumed.as_mut(), 3..5);
             let end = whole.state_dict().unwrap();

@@ -92,7 +92,7 @@ fn a_checkpoint_carries_the_slots_of_any_optimizer_and_a_run_goes_on_to_the_same
             let run = RunDir::create(&dir.path().join("run"), IfExists::Refuse).unwrap();
             let state = LoopState { step: 3, ..LoopState::fresh("hash".into()) };
             run.last().save(&config(), &saved, &state).unwrap();
-            let read = run.last().read_engine(&config(), &state).unwrap();
+            let read = run.last().read_engine(&config(), &state, None).unwrap();
             assert!(read == saved, "{optimizer:?}");
             let mut resumed = engines(&optimizer, &read).unwrap().into_iter().nth(which).unwrap();
             updates(engine.as_mut(), 3..5);

@@ -199,7 +199,7 @@ fn the_update_before_an_evaluation_is_measured_by_the_weights_before_and_after_i
     let mut on_event = |event: Event<'_>| {
         if let Event::Eval { metrics, .. } = event {
             let last = RunDir::open(&out)?.last();
-            let state = last.read_engine(&RunDir::open(&out)?.model().read_config()?, &last.read_state()?)?;
+            let state = last.read_engine(&RunDir::open(&out)?.model().read_config()?, &last.read_state()?, None)?;
             weights.push(state.params.concat().into_iter().map(f64::from).collect());
             measured.push(metrics.update_ratio);
         }

@@ -13,6 +13,9 @@ pub struct EvalArgs {
     /// [default: the newest run in runs/].
     #[arg(value_name = "RUN")]
     pub run: Option<PathBuf>,
+    /// Add an adapter in the format of PEFT to the weights: the folder of its adapter_config.json.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Evaluate on this text instead of the run's validation split: a file (text, .jsonl, .parquet, .gz and .zst of them, or
     /// tokens in .bin), a folder or a glob; `-` is standard input.
     #[arg(long, value_name = "PATH")]

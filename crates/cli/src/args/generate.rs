@@ -15,6 +15,9 @@ pub struct GenerateArgs {
     /// [default: the newest run in runs/].
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
+    /// Add an adapter in the format of PEFT to the weights of --checkpoint: the folder of its adapter_config.json.
+    #[arg(long, value_name = "DIR", requires = "checkpoint")]
+    pub adapter: Option<PathBuf>,
     /// The text to continue; it is printed too [default: a line break, not printed].
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
     pub prompt: Option<String>,

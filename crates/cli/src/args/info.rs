@@ -24,11 +24,20 @@ pub struct ExportArgs {
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// The file to write, in the format GGUF.
-    #[arg(long, value_name = "FILE")]
-    pub gguf: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "merge")]
+    pub gguf: Option<PathBuf>,
     /// What matrices are stored in: f32, f16, bf16, or blocks of 32 weights of 8 bits.
-    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0")]
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0", conflicts_with = "merge")]
     pub dtype: DtypeArg,
+    /// Add an adapter in the format of PEFT to the weights: the folder of its adapter_config.json.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Write a model folder with the weights of RUN and its adapter as one.
+    #[arg(long, requires = "out", conflicts_with = "gguf")]
+    pub merge: bool,
+    /// The folder that --merge writes, which must be new or empty.
+    #[arg(long, value_name = "DIR", requires = "merge")]
+    pub out: Option<PathBuf>,
     /// Replace the file if it exists.
     #[arg(long)]
     pub overwrite: bool,

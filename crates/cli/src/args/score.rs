@@ -14,6 +14,9 @@ pub struct ScoreArgs {
     /// runs/), and the text; `-` is standard input.
     #[arg(value_names = ["RUN", "TEXT"], num_args = 0..=2)]
     pub run_and_text: Vec<String>,
+    /// Add an adapter in the format of PEFT to the weights: the folder of its adapter_config.json.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Read the text from a file.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,

@@ -13,6 +13,10 @@ pub struct TrainArgs {
     /// The configuration: a TOML file, here or in configs/, or a recipe, such as tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume it only says whose newest run to resume.
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     pub config: Option<PathBuf>,
+    /// Start from the weights of this model, with its tokenizer and its shape: a run, or a GPT-2, Qwen3 or Llama folder of
+    /// Hugging Face. Only model.block_size and model.dropout may be others.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "inspect"])]
+    pub init_from: Option<PathBuf>,
     /// The corpus (or `stories`, the built-in one): files (text, .jsonl, .parquet, .gz and .zst of them, or tokens in .bin), folders or globs; `-` is standard input. Overrides data.corpus.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub data: Vec<String>,

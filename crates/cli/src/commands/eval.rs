@@ -27,7 +27,7 @@ struct EvalReport<'a> {
 }
 
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let mut measured = Measured::open(args.run.as_deref(), args.device)?;
+    let mut measured = Measured::open_adapted(args.run.as_deref(), args.adapter.as_deref(), args.device)?;
     let context = args.context.unwrap_or(measured.model.block_size());
     let sliding = Sliding::of(measured.model.as_ref(), context);
     let sliding = Sliding { stride: args.stride.unwrap_or(sliding.stride), ..sliding };

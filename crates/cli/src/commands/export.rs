@@ -1,5 +1,7 @@
 //! `tinygpt export`.
 
+mod merge;
+
 use serde_json::json;
 use tinygpt_model::{
     Architecture, Checkpoint, Mlp,
@@ -9,12 +11,19 @@ use tinygpt_model::{
 use crate::{
     args::ExportArgs,
     hub,
-    output::{new_or_replaced, print_json, print_stdout},
+    output::{Usage, new_or_replaced, print_json, print_stdout},
 };
 
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(hub::folder(&args.run)?)?;
-    let out = new_or_replaced(&args.gguf, args.overwrite, "--gguf")?;
+    let mut checkpoint = Checkpoint::open(hub::folder(&args.run)?)?;
+    if let Some(adapter) = &args.adapter {
+        checkpoint = checkpoint.with_adapter(adapter)?;
+    }
+    if let Some(out) = &args.out {
+        return merge::write_model(&checkpoint, out, args.json);
+    }
+    let gguf = args.gguf.as_deref().ok_or_else(|| Usage("give --gguf FILE, or --merge --out DIR".into()))?;
+    let out = new_or_replaced(gguf, args.overwrite, "--gguf")?;
     // The run's name is the model's.
     let name = args.run.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     let (config, tokenizer) = (checkpoint.config(), checkpoint.tokenizer());
@@ -34,13 +43,13 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let parameters = config.n_params();
     if args.json {
         return print_json(&json!({
-            "gguf": args.gguf.display().to_string(), "architecture": architecture.model_type(), "name": name,
+            "gguf": gguf.display().to_string(), "architecture": architecture.model_type(), "name": name,
             "parameters": parameters, "dtype": kind.name(),
         }));
     }
     Ok(print_stdout(&format!(
         "{}: {} \"{name}\", {parameters} parameters in {}\n",
-        args.gguf.display(),
+        gguf.display(),
         architecture.model_type(),
         kind.name()
     ))?)

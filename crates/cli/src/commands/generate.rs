@@ -56,7 +56,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let mut rules = rules(args, &defaults);
     args.rules.sampler(rules.clone())?;
     let grammar = grammar(&args.grammar)?;
-    let generator = Generator::open(folder.path())?;
+    let generator = Generator::open(folder.path(), args.adapter.as_deref())?;
     let tokenizer = generator.tokenizer();
     let plan = plan(args, &defaults, tokenizer, grammar.as_ref())?;
     refuse_unknown_biases(&rules, generator.vocab_size())?;

@@ -20,7 +20,7 @@ use tinygpt_trainer::{
     config::OptimizerKind,
     data::BUILTIN_CORPUS,
     engine::ParameterGroup,
-    run::{IfExists, LoopState, RUNS, ResumeOptions, Run, StartOptions},
+    run::{IfExists, InitialModel, LoopState, RUNS, ResumeOptions, Run, StartOptions},
     train::{Outcome, StopReason},
 };
 
@@ -37,11 +37,12 @@ use crate::{
 const SAMPLES: usize = 3;
 
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let device = args.device.open_for(|| work(args))?;
+    let init_from = args.init_from.as_deref().map(InitialModel::open).transpose()?;
+    let device = args.device.open_for(|| work(args, init_from.as_ref()))?;
     if args.inspect {
-        return inspect::run(args, read_config(needed_config(args)?, args)?, &device);
+        return inspect::run(args, read_config(needed_config(args)?, args, None)?, &device);
     }
-    let run = if args.resume { resume(args, &device)? } else { start(args, &device)? };
+    let run = if args.resume { resume(args, &device)? } else { start(args, init_from, &device)? };
     let stop = stop_on_signals()?;
 
     let (path, config) = (run.path().to_owned(), run.config().clone());
@@ -67,6 +68,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     }
     if let Some(groups) = parameter_groups(run.gpt(), &config) {
         notice!("{groups}");
+    }
+    if let Some(adapter) = config.lora.shape(run.gpt())? {
+        let (layers, parameters) = (adapter.layers.len(), adapter.n_params());
+        notice!("lora: {parameters} parameters of an adapter of {layers} linear layers are trained, and no others");
     }
     if !config.train.reference.is_empty() && config.train.kl_weight == 0.0 {
         notice!("train.reference changes nothing: train.kl_weight is 0");
@@ -120,10 +125,10 @@ fn resumed(state: &LoopState, config: &RunConfig) -> String {
 }
 
 /// The updates of the run that is to be started or resumed.
-fn work(args: &TrainArgs) -> anyhow::Result<Work> {
+fn work(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<Work> {
     let (config, gpt) = match &args.config {
         Some(path) if !args.resume => {
-            let config = read_config(path, args)?.resolved()?;
+            let config = read_config(path, args, init_from)?.resolved()?;
             let gpt = without_a_text(&config);
             (config, gpt)
         }
@@ -136,12 +141,13 @@ fn work(args: &TrainArgs) -> anyhow::Result<Work> {
     Ok(Work::training(&config, &gpt))
 }
 
-fn start(args: &TrainArgs, device: &Device) -> anyhow::Result<Run> {
+fn start(args: &TrainArgs, init_from: Option<InitialModel>, device: &Device) -> anyhow::Result<Run> {
     let path = needed_config(args)?;
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
-    let config = read_config(path, args)?;
+    let config = read_config(path, args, init_from.as_ref())?;
     refuse_to_replace_the_reference(args, &config)?;
-    let options = StartOptions { out: args.out.clone(), if_exists, device: device.clone(), ..StartOptions::default() };
+    let (out, device) = (args.out.clone(), device.clone());
+    let options = StartOptions { out, if_exists, device, init_from, ..StartOptions::default() };
     Ok(Run::start(config, options)?)
 }
 
@@ -176,16 +182,20 @@ fn run_to_resume(args: &TrainArgs) -> anyhow::Result<PathBuf> {
     let runs = Path::new(RUNS);
     let newest = match (&args.out, &args.config) {
         (Some(out), _) => return Ok(out.clone()),
-        (None, Some(path)) => RunDir::open_numbered(runs, &read_config(path, args)?.name)?,
+        (None, Some(path)) => RunDir::open_numbered(runs, &read_config(path, args, None)?.name)?,
         (None, None) => RunDir::latest(runs)?,
     };
     Ok(newest.path().to_owned())
 }
 
-/// The configuration of a file or a recipe, with the flags that override it.
-fn read_config(path: &Path, args: &TrainArgs) -> anyhow::Result<RunConfig> {
+/// The configuration of a file or a recipe, with the flags that override it. What it leaves out is as in the model that the run
+/// starts from.
+fn read_config(path: &Path, args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<RunConfig> {
     let overrides = if args.resume { Vec::new() } else { args.overrides.clone() };
-    let mut config = config_file::read(path, overrides)?;
+    let mut config = match init_from {
+        Some(model) => config_file::read_over(&model.defaults(), path, overrides)?,
+        None => config_file::read(path, overrides)?,
+    };
     // Flags win over --set.
     if !args.data.is_empty() {
         // Some paths are a line each.

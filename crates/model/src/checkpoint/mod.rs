@@ -24,7 +24,9 @@ pub use generation::GenerationDefaults;
 pub use summary::{SafetensorsSummary, TensorSummary};
 pub use weights::Weights;
 
-use crate::{ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError, tokenizer::Tokenizer};
+use crate::{
+    Adapter, ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError, tokenizer::Tokenizer,
+};
 
 /// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
 pub const MODEL_FORMAT: u64 = 1;
@@ -77,6 +79,16 @@ impl Checkpoint {
     /// How text is generated where nobody says otherwise.
     pub fn defaults(&self) -> &GenerationDefaults {
         &self.defaults
+    }
+
+    /// The same with the adapter of a folder: the weights are the effective ones.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn with_adapter(self, folder: impl AsRef<Path>) -> Result<Self> {
+        let mut params: Vec<Vec<f32>> = self.weights.slices().iter().map(|values| values.to_vec()).collect();
+        Adapter::open(folder, &self.config)?.merge_into(&self.config, &mut params)?;
+        Ok(Self { weights: Weights::of_values(params), ..self })
     }
 
     /// The fastest decoder of a device for this model. On the CPU it reads weights in f32 where they lie in the file.

@@ -89,6 +89,11 @@ impl Tensors {
         self.tensors.keys().filter_map(|name| Some(name.split_once('/')?.0.to_owned())).collect()
     }
 
+    /// The names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

@@ -48,8 +48,9 @@ pub fn cat(tensors: &[Tensor]) -> Result<Tensor> {
 ///
 /// # Errors
 /// When there is no tensor, or shapes differ in another dimension.
+#[doc(hidden)]
 #[expect(clippy::disallowed_methods, reason = "the callers' tensors are contiguous, which is asserted")]
-pub(crate) fn cat_last(tensors: &[Tensor]) -> Result<Tensor> {
+pub fn cat_last(tensors: &[Tensor]) -> Result<Tensor> {
     debug_assert!(tensors.iter().all(Tensor::is_contiguous));
     LAUNCHES.set(LAUNCHES.get() + tensors.len());
     Tensor::cat(tensors, D::Minus1)

@@ -75,7 +75,7 @@ pub use activation::{Activation, activate, activate_biased};
 pub use attention::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
 pub use embedding::{DIRECT_VOCAB, Tokens, embedding};
 pub use head::{LOGIT_BYTES, cross_entropy, head_loss};
-pub use launches::{cat, count_launch, take_launches};
+pub use launches::{cat, cat_last, count_launch, take_launches};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_by_row};
 pub use residual::residual_norm;

@@ -59,7 +59,7 @@ impl CharTable {
         }
     }
 
-    fn char_of(&self, id: u32) -> Result<char> {
+    pub(super) fn char_of(&self, id: u32) -> Result<char> {
         let vocab_size = self.len();
         self.chars.get(id as usize).copied().ok_or(TokenizerError::UnknownId { id, vocab_size })
     }

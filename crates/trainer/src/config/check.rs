@@ -7,7 +7,7 @@ use tinygpt_model::{
 use toml::{Table, Value};
 
 use super::{
-    CONFIG_FORMAT, PriorKind, RunConfig, TokenizerKind,
+    CONFIG_FORMAT, OptimizerKind, PriorKind, RunConfig, TokenizerKind,
     schema::{ConfigError, fields},
 };
 
@@ -75,7 +75,7 @@ pub(super) fn unknown(key: &str) -> ConfigError {
         // A right name in a wrong section is as good as a misspelt one in the right section.
         whole.max(tail)
     };
-    let sections = ["data", "model", "train", "generate"];
+    let sections = ["data", "model", "train", "lora", "generate"];
     let candidates =
         fields().map(|f| f.key).chain(if key.contains('.') { [].iter() } else { sections.iter() }.copied());
     // `data` is a section, and no key.
@@ -91,7 +91,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     let refuse = |key: &str, value: &dyn std::fmt::Display, reason: &str| {
         Err(ConfigError::Range { key: key.into(), value: value.to_string(), reason: reason.into() })
     };
-    let RunConfig { format, name, data, train, generate, .. } = config;
+    let RunConfig { format, name, data, train, lora, generate, .. } = config;
     if *format != CONFIG_FORMAT {
         return refuse("format", format, &format!("this program reads format {CONFIG_FORMAT}"));
     }
@@ -133,6 +133,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         ("train.eval_batches", train.eval_batches),
         ("train.sample_tokens", train.sample_tokens),
         ("data.vocab_size", data.vocab_size),
+        ("lora.rank", lora.rank),
     ] {
         if value > MOST {
             return refuse(key, &value, "is larger than 16,777,216, the most this program handles");
@@ -157,6 +158,13 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     }
     if !(1..=POLAR_EXPRESS.len()).contains(&train.muon_steps) {
         return refuse("train.muon_steps", &train.muon_steps, "must be between 1 and 5");
+    }
+    if lora.rank > 0 && train.optimizer != OptimizerKind::Adamw {
+        let reason = "the matrices of an adapter (lora.rank) are trained by \"adamw\"";
+        return refuse("train.optimizer", &format!("\"{}\"", train.optimizer.name()), reason);
+    }
+    if lora.rank > 0 && train.prior != PriorKind::None {
+        return refuse("train.prior_weight", &train.prior_weight, "an adapter (lora.rank) is trained without a prior");
     }
     let at_least_0 = |x: f64| x >= 0.0 && x.is_finite();
     for (key, value, good, reason) in [
@@ -201,6 +209,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
             train.kl_weight == 0.0 || !train.reference.is_empty(),
             "needs a train.reference to stay near",
         ),
+        ("lora.alpha", lora.alpha, lora.alpha > 0.0 && lora.alpha.is_finite(), "must be larger than 0"),
         ("train.clip", train.clip, at_least_0(train.clip), "must be at least 0 (0 is off)"),
         ("generate.temperature", generate.temperature, at_least_0(generate.temperature), "must be at least 0"),
         ("generate.top_p", generate.top_p, (0.0..=1.0).contains(&generate.top_p), "must lie in [0, 1]"),

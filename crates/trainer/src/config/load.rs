@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::{
     RunConfig,
     check::{check_table, kind, unknown},
-    schema::{ConfigError, FREE_ON_RESUME, RENAMED, defaults, fields, later_keys, lookup, missing_key},
+    schema::{ConfigError, FREE_ON_RESUME, RENAMED, defaults, fields, later_keys, lookup, missing_key, to_table},
 };
 
 /// Reads a configuration from TOML text with `KEY=VALUE` overrides, fills in defaults and checks everything that can be
@@ -15,7 +15,19 @@ use super::{
 /// # Errors
 /// [`ConfigError`], naming the key, and the override where one is to blame.
 pub fn load(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
-    let first = |n: usize| read(text, &overrides[..n], resume);
+    load_with(text, overrides, resume, &defaults()?)
+}
+
+/// As [`load()`] of a new run, with other defaults: those of a run that starts from a model.
+///
+/// # Errors
+/// As [`load()`].
+pub fn load_over(base: &RunConfig, text: &str, overrides: &[String]) -> Result<RunConfig, ConfigError> {
+    load_with(text, overrides, false, &to_table(base)?)
+}
+
+fn load_with(text: &str, overrides: &[String], resume: bool, defaults: &Table) -> Result<RunConfig, ConfigError> {
+    let first = |n: usize| read(text, &overrides[..n], resume, defaults);
     let error = match first(overrides.len()) {
         Err(error) if !matches!(error, ConfigError::Override(_)) => error,
         done => return done,
@@ -41,14 +53,27 @@ pub fn load_resolved(text: &str) -> Result<RunConfig, ConfigError> {
     }
 }
 
-fn read(text: &str, overrides: &[String], resume: bool) -> Result<RunConfig, ConfigError> {
+fn read(text: &str, overrides: &[String], resume: bool, defaults: &Table) -> Result<RunConfig, ConfigError> {
     let mut table = parse(text)?;
     for item in overrides {
         apply_override(&mut table, item, resume)?;
     }
-    let defaults = defaults()?;
-    check_table("", &mut table, &defaults)?;
+    check_table("", &mut table, defaults)?;
+    fill(&mut table, defaults);
     RunConfig::deserialize(table).map_err(|e| ConfigError::Syntax(e.to_string()))?.resolved()
+}
+
+/// Adds the keys that are missing.
+fn fill(table: &mut Table, defaults: &Table) {
+    for (key, default) in defaults {
+        match (table.get_mut(key), default) {
+            (Some(Value::Table(section)), Value::Table(defaults)) => fill(section, defaults),
+            (Some(_), _) => {}
+            (None, default) => {
+                table.insert(key.clone(), default.clone());
+            }
+        }
+    }
 }
 
 /// The table of a file, whose keys have their present names.

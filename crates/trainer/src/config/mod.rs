@@ -1,5 +1,6 @@
 //! The configuration of a run: what `train.toml` and the files in `configs/` hold.
 
+mod base;
 mod check;
 mod choices;
 mod load;
@@ -9,12 +10,12 @@ mod schema;
 mod tests;
 
 use serde::{Deserialize, Serialize};
-use tinygpt_model::{GenerationDefaults, GptConfig, Precision};
+use tinygpt_model::{AdapterShape, GenerationDefaults, GptConfig, Precision};
 
 use crate::corpus::{CorpusOptions, Documents};
 
 pub use choices::{OptimizerKind, PriorKind, Schedule};
-pub use load::{load, load_resolved};
+pub use load::{load, load_over, load_resolved};
 pub use recipes::{RECIPES, recipe};
 pub use schema::{ConfigError, Field, annotated_default, fields};
 
@@ -37,6 +38,8 @@ pub struct RunConfig {
     pub model: GptConfig,
     /// The training loop.
     pub train: TrainConfig,
+    /// The adapter that is trained in the place of the weights.
+    pub lora: LoraConfig,
     /// Defaults of `tinygpt generate` for this run.
     pub generate: GenerateConfig,
 }
@@ -147,6 +150,35 @@ pub struct TrainConfig {
     pub sample_prompt: String,
 }
 
+/// The low-rank adapter ([`tinygpt_model::adapter`]) that is trained in the place of the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// The rank of its products; 0 is no adapter.
+    pub rank: usize,
+    /// Divided by the rank, the factor of its products.
+    pub alpha: f64,
+    /// The linear layers, as PEFT's `target_modules`; none are all.
+    pub targets: Vec<String>,
+}
+
+impl LoraConfig {
+    /// The adapter of a model of the shape `gpt`; `None` where all weights are trained.
+    ///
+    /// # Errors
+    /// [`ConfigError::Range`] of a target that is no linear layer of the model.
+    pub fn shape(&self, gpt: &GptConfig) -> Result<Option<AdapterShape>, ConfigError> {
+        let Self { rank, alpha, targets } = self;
+        if *rank == 0 {
+            return Ok(None);
+        }
+        AdapterShape::new(gpt, *rank, *alpha, targets).map(Some).map_err(|error| {
+            let (key, value) = ("lora.targets".into(), format!("{targets:?}"));
+            ConfigError::Range { key, value, reason: error.to_string() }
+        })
+    }
+}
+
 /// Defaults of `tinygpt generate` for a run, kept in its `generation_config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -170,6 +202,7 @@ impl Default for RunConfig {
             data: DataConfig::default(),
             model: GptConfig::default(),
             train: TrainConfig::default(),
+            lora: LoraConfig::default(),
             generate: GenerateConfig::default(),
         }
     }
@@ -227,6 +260,12 @@ impl Default for TrainConfig {
             sample_tokens: 100,
             sample_prompt: String::new(),
         }
+    }
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { rank: 0, alpha: 16.0, targets: Vec::new() }
     }
 }
 

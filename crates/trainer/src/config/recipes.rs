@@ -10,6 +10,7 @@ pub const RECIPES: &[(&str, &str)] = &[
     ("shakespeare-baby-fast", include_str!("../../configs/shakespeare-baby-fast.toml")),
     ("shakespeare-small", include_str!("../../configs/shakespeare-small.toml")),
     ("shakespeare-baby", include_str!("../../configs/shakespeare-baby.toml")),
+    ("finetune-gpt2", include_str!("../../configs/finetune-gpt2.toml")),
 ];
 
 /// The text of a recipe, called `tiny`, `tiny.toml` or `configs/tiny.toml`.

@@ -134,6 +134,9 @@ const TRAINING: &[Field] = fields! {
     "train.sample_every": "updates between samples by the rules of [generate], which go to samples.jsonl; 0 is never",
     "train.sample_tokens": "tokens of a sample after its prompt",
     "train.sample_prompt": "text that samples continue; an empty one begins as `tinygpt generate` without a prompt",
+    "lora.rank": "rank of the adapter that is trained in the place of the weights of --init-from; 0 trains all weights",
+    "lora.alpha": "the products of the adapter are multiplied with alpha / rank",
+    "lora.targets": "linear layers that it adapts, as PEFT's target_modules: for example [\"c_attn\"] or [\"q_proj\", \"v_proj\"]; [] is all",
     "generate.temperature": "default of `tinygpt generate`; 0 is greedy",
     "generate.top_k": "default of `tinygpt generate`: keep the k most probable tokens; 0 is off",
     "generate.top_p": "default of `tinygpt generate`: keep the smallest set of probability p; 1 is off",
@@ -170,6 +173,9 @@ const LATER_OF_TRAINING: &[(&str, u32)] = &[
     ("train.sample_every", 6),
     ("train.sample_tokens", 6),
     ("train.sample_prompt", 6),
+    ("lora.rank", 8),
+    ("lora.alpha", 8),
+    ("lora.targets", 8),
     ("data.val", 9),
     ("data.text_key", 9),
     ("data.documents", 9),
@@ -223,7 +229,12 @@ pub fn annotated_default() -> Result<String, ConfigError> {
 }
 
 pub(super) fn defaults() -> Result<Table, ConfigError> {
-    Table::try_from(RunConfig::default()).map_err(|e| ConfigError::Syntax(e.to_string()))
+    to_table(&RunConfig::default())
+}
+
+/// The keys of a configuration.
+pub(super) fn to_table(config: &RunConfig) -> Result<Table, ConfigError> {
+    Table::try_from(config).map_err(|e| ConfigError::Syntax(e.to_string()))
 }
 
 pub(super) fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use tinygpt_model::{
     ContextPolicy, Decoder, Dropout, GptConfig, ParamSpec,
-    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, CpuReference, RowDropout, WeightFormat},
+    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, CpuReference, ParamLayout, RowDropout, WeightFormat},
     dropout::MaskSource,
 };
 use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
     Batch, CpuUpdate, DeferredScalar, Engine, EngineState, Evaluator, Objective, Optimizer, Prior, Reference,
-    StateSlot, adamw, missing_gradient,
+    StateSlot, adamw,
+    lora::CpuLora,
+    missing_gradient,
     optimizer::{check_slots, slot_values},
     tensors::CPU_SHARDS,
 };
@@ -25,11 +27,12 @@ pub struct CpuEngine {
     optimizer: Arc<dyn Optimizer>,
     prior: Prior,
     seed: u64,
-    /// The optimizer's state, flat, with the layout of the parameters.
+    /// The optimizer's state, flat, with the layout of the parameters that are trained.
     slots: Vec<Vec<f32>>,
     updates: u64,
     batches: usize,
     gradients_checked: bool,
+    lora: Option<CpuLora>,
 }
 
 impl CpuEngine {
@@ -46,8 +49,13 @@ impl CpuEngine {
     ) -> Result<Self> {
         let optimizer = optimizer.into();
         check_slots(state, &*optimizer)?;
-        let gpt = CpuGpt::new(config, precision, &state.params)?;
-        let layout = gpt.layout();
+        let level = SimdLevel::detect();
+        let mut gpt = CpuGpt::new(config, precision, &state.params)?;
+        let lora = state.adapter.as_ref().map(|adapter| CpuLora::new(adapter, &state.params)).transpose()?;
+        if let Some(lora) = &lora {
+            gpt.optimizer_step(|layout, params, _| lora.merge(level, layout, params));
+        }
+        let layout = lora.as_ref().map_or(gpt.layout(), |lora| &lora.layout);
         let flat = |name: &&str| -> Result<Vec<f32>> {
             let mut flat = vec![0.0; layout.len()];
             layout.fill(&slot_values(state, name, layout.specs.iter().map(ParamSpec::len))?, &mut flat)?;
@@ -56,7 +64,7 @@ impl CpuEngine {
         Ok(Self {
             slots: optimizer.slots().iter().map(flat).collect::<Result<_>>()?,
             gpt,
-            level: SimdLevel::detect(),
+            level,
             optimizer,
             prior: Prior::default(),
             seed,
@@ -64,6 +72,7 @@ impl CpuEngine {
             batches: 0,
             // A resumed run has passed the check.
             gradients_checked: state.updates > 0,
+            lora,
         })
     }
 
@@ -147,16 +156,21 @@ impl Engine for CpuEngine {
         if !prior.is_none() {
             self.gpt.add_to_grads(|layout, params, grads| prior.add_to(layout, params, grads, batches));
         }
-        let Self { gpt, level, optimizer, slots, updates, .. } = self;
-        let norm = adamw::norm(*level, gpt.grads()) * mean;
-        let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
+        let Self { gpt, level, optimizer, slots, updates, lora, .. } = self;
         let (level, n) = (*level, *updates);
-        let mut done = Ok(());
+        let mut step = |layout: &ParamLayout, params: &mut [f32], grads: &mut [f32]| {
+            let norm = adamw::norm(level, grads) * mean;
+            let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
+            optimizer.step_cpu(CpuUpdate { level, layout, params, grads, slots, lr, scale, n }).map(|()| norm)
+        };
+        let mut norm = Ok(0.0);
         gpt.optimizer_step(|layout, params, grads| {
-            done = optimizer.step_cpu(CpuUpdate { level, layout, params, grads, slots, lr, scale, n });
+            norm = match lora {
+                Some(lora) => lora.step(level, layout, params, grads, step),
+                None => step(layout, params, grads),
+            };
         });
-        done?;
-        Ok(DeferredScalar::Known(norm))
+        norm.map(DeferredScalar::Known)
     }
 
     fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>> {
@@ -169,10 +183,15 @@ impl Engine for CpuEngine {
     }
 
     fn state_dict(&self) -> Result<EngineState> {
-        let layout = self.gpt.layout();
+        let layout = self.lora.as_ref().map_or(self.gpt.layout(), |lora| &lora.layout);
         let slot = |(name, flat): (&&str, &Vec<f32>)| StateSlot { name: name.to_string(), values: layout.split(flat) };
+        let mut params = self.params()?;
+        if let Some(lora) = &self.lora {
+            lora.restore_base(&mut params);
+        }
         Ok(EngineState {
-            params: self.params()?,
+            params,
+            adapter: self.lora.as_ref().map(CpuLora::adapter),
             optimizer: self.optimizer.slots().iter().zip(&self.slots).map(slot).collect(),
             updates: self.updates,
             loss_scaling: None,

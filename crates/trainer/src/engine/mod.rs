@@ -5,6 +5,7 @@ mod cpu;
 mod deferred;
 mod groups;
 mod lanes;
+mod lora;
 mod muon;
 mod objective;
 mod optimizer;
@@ -13,7 +14,7 @@ mod tensors;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use tinygpt_model::{ContextPolicy, Decoder, GptConfig, ParamSpec, Precision, cpu::CpuPrecision};
+use tinygpt_model::{Adapter, ContextPolicy, Decoder, GptConfig, ParamSpec, Precision, cpu::CpuPrecision, param_specs};
 
 use crate::{Result, TrainError};
 
@@ -59,9 +60,11 @@ impl Batch {
 /// The whole state of an engine, from which another continues with the same bits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineState {
-    /// The parameters' values, in parameter order.
+    /// The values of the model's parameters, in parameter order: without the adapter, where there is one.
     pub params: Vec<Vec<f32>>,
-    /// The optimizer's state; empty, which means zeros, before the first step.
+    /// The adapter that is trained in the place of the parameters, which then stay as they are.
+    pub adapter: Option<Adapter>,
+    /// The optimizer's state of what is trained; empty, which means zeros, before the first step.
     pub optimizer: Vec<StateSlot>,
     /// The number of optimizer steps so far, skipped ones included.
     pub updates: u64,
@@ -90,7 +93,15 @@ impl Default for LossScaling {
 impl EngineState {
     /// The state before the first step.
     pub fn fresh(params: Vec<Vec<f32>>) -> Self {
-        Self { params, optimizer: Vec::new(), updates: 0, loss_scaling: None }
+        Self { params, adapter: None, optimizer: Vec::new(), updates: 0, loss_scaling: None }
+    }
+
+    /// The parameters that are trained, with their values: those of the adapter, or else of the model.
+    pub fn trained(&self, config: &GptConfig) -> (Vec<ParamSpec>, &[Vec<f32>]) {
+        match &self.adapter {
+            Some(adapter) => (adapter.shape.specs(), &adapter.values),
+            None => (param_specs(config), &self.params),
+        }
     }
 
     /// The values of a slot of the optimizer's state, in parameter order; `None` before the first step, or if the optimizer
@@ -142,7 +153,7 @@ pub trait Engine: Evaluator {
     /// When the device fails.
     fn decoder(&self, window: ContextPolicy) -> Result<Box<dyn Decoder + '_>>;
 
-    /// Copies the parameters, in parameter order.
+    /// Copies the parameters that the model computes with, in parameter order: those with the adapter, where there is one.
     ///
     /// # Errors
     /// When the device fails.

@@ -8,15 +8,15 @@ use std::{fs, path::PathBuf, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tinygpt_model::{
-    GptConfig, ParamSpec,
+    Adapter, AdapterShape, GptConfig, ParamSpec,
     checkpoint::{
         FORMAT_KEY, SafetensorsSummary,
         tensors::{Tensors, read_weights, write_tensors},
     },
     files::{FileError, atomic, read_json},
-    param_specs,
 };
 
+use super::Origin;
 use crate::{
     Result, TrainError,
     engine::{EngineState, LossScaling, StateSlot},
@@ -56,6 +56,9 @@ pub struct LoopState {
     /// SHA-256 of the weights of `train.reference`, where the run stays near one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_hash: Option<String>,
+    /// Where the run's weights come from, where they were no random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<Origin>,
     /// The parts of the run, of which each but the first is a resumption. There are none in the states of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
@@ -119,9 +122,9 @@ impl Last {
     /// When the disk is full; the state saved before is still whole then.
     pub fn save(&self, config: &GptConfig, engine: &EngineState, state: &LoopState) -> Result<()> {
         fs::create_dir_all(&self.path).map_err(TrainError::io("create", &self.path))?;
-        let specs = param_specs(config);
+        let (specs, values) = engine.trained(config);
         let metadata = json!({ FORMAT_KEY: LAST_FORMAT.to_string() });
-        write_tensors(&self.weights(state.step), named(&specs, String::new(), &engine.params), metadata.clone())?;
+        write_tensors(&self.weights(state.step), named(&specs, String::new(), values), metadata.clone())?;
         let scaling =
             engine.loss_scaling.map(|LossScaling { scale, good, skipped }| [scale, good as f32, skipped as f32]);
         let scaling =
@@ -176,13 +179,29 @@ impl Last {
         Ok(())
     }
 
-    /// Reads the weights and the optimizer's state that belong to a state of the loop.
+    /// Reads the weights and the optimizer's state that belong to a state of the loop. Where the run trains an adapter, that is
+    /// what is read, for the model with the parameters that it started from.
     ///
     /// # Errors
     /// When a file is missing or truncated, or does not match the configuration.
-    pub fn read_engine(&self, config: &GptConfig, state: &LoopState) -> Result<EngineState> {
-        let params = read_weights(&self.weights(state.step), config)?;
-        let specs = param_specs(config);
+    pub fn read_engine(
+        &self,
+        config: &GptConfig,
+        state: &LoopState,
+        adapter: Option<(AdapterShape, Vec<Vec<f32>>)>,
+    ) -> Result<EngineState> {
+        let weights = self.weights(state.step);
+        let (params, adapter) = match adapter {
+            Some((shape, params)) => {
+                let tensors = Tensors::read(&weights)?;
+                let get = |spec: ParamSpec| Ok(tensors.get(&spec.name, &spec.shape)?);
+                let values = shape.specs().into_iter().map(get).collect::<Result<_>>()?;
+                (params, Some(Adapter { values, shape }))
+            }
+            None => (read_weights(&weights, config)?, None),
+        };
+        let fresh = EngineState { adapter, ..EngineState::fresh(params) };
+        let (specs, _) = fresh.trained(config);
         let optimizer = Tensors::read(&self.optimizer(state.step))?;
         let slot = |name: String| -> Result<StateSlot> {
             let values = specs.iter().map(|spec| Ok(optimizer.get(&format!("{name}/{}", spec.name), &spec.shape)?));
@@ -196,7 +215,7 @@ impl Last {
             }
             false => None,
         };
-        Ok(EngineState { params, optimizer: slots, updates: state.step, loss_scaling })
+        Ok(EngineState { optimizer: slots, updates: state.step, loss_scaling, ..fresh })
     }
 }
 

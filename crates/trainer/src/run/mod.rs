@@ -1,12 +1,15 @@
 //! A run is a folder. Its top level is the model's folder (`tinygpt_model::checkpoint`); beside that lie `train.toml` (the
 //! configuration as resolved), `metrics.jsonl`, `loss.svg`, `samples.jsonl` where samples are taken, `tensorboard/` where event
-//! files are asked for, and `last/` (everything needed to go on).
+//! files are asked for, and `last/` (everything needed to go on). A run that trains an adapter has the model of the best one's
+//! effective weights at its top level, the adapter itself in `adapter/`, and in `base/` the model that it started from.
 
+mod initial;
 mod last;
 mod list;
 mod lock;
 mod reference;
 mod session;
+mod start;
 
 use std::{
     fs,
@@ -26,6 +29,7 @@ use crate::{
 
 use lock::RunLock;
 
+pub use initial::{InitialModel, Origin};
 pub use last::{Best, LAST_FORMAT, Last, LoopState, Part};
 pub use list::{ListedRun, RunFigures, RunStatus, list};
 pub(crate) use session::make_absolute;
@@ -225,6 +229,16 @@ impl RunDir {
     /// The model in the run's top level.
     pub fn model(&self) -> ModelFolder {
         ModelFolder::new(&self.path)
+    }
+
+    /// The model without the adapter, where a run trains one.
+    pub fn base(&self) -> ModelFolder {
+        ModelFolder::new(&self.path.join("base"))
+    }
+
+    /// The folder of the best adapter, in the format of PEFT, where a run trains one.
+    pub fn adapter(&self) -> PathBuf {
+        self.path.join("adapter")
     }
 
     /// Writes the configuration.

@@ -7,11 +7,12 @@ use std::{
 };
 
 use candle_core::Device;
-use tinygpt_model::{GptConfig, init_params};
+use tinygpt_model::{Adapter, GptConfig};
 
 use super::{
-    IfExists, LoopState, Part, RUNS, RunDir,
+    IfExists, InitialModel, LoopState, Part, RUNS, RunDir,
     reference::{OpenReference, objective},
+    start,
 };
 use crate::{
     Dataset, Result, TrainError,
@@ -46,11 +47,14 @@ pub struct StartOptions {
     pub cache_dir: PathBuf,
     /// What to train on.
     pub device: Device,
+    /// The model to start from; without it, random weights.
+    pub init_from: Option<InitialModel>,
 }
 
 impl Default for StartOptions {
     fn default() -> Self {
-        Self { out: None, if_exists: IfExists::Refuse, cache_dir: default_cache_dir(), device: Device::Cpu }
+        let (if_exists, cache_dir) = (IfExists::Refuse, default_cache_dir());
+        Self { out: None, if_exists, cache_dir, device: Device::Cpu, init_from: None }
     }
 }
 
@@ -122,8 +126,9 @@ impl Run {
     /// When the configuration, the corpus, the device or the memory does not allow it; [`TrainError::RunExists`] and
     /// [`TrainError::NotOurs`] as [`RunDir::create`].
     pub fn start(config: RunConfig, options: StartOptions) -> Result<Self> {
-        let StartOptions { out, if_exists, cache_dir, device } = options;
+        let StartOptions { out, if_exists, cache_dir, device, init_from } = options;
         let mut config = config.resolved()?;
+        start::check_init(&config, init_from.as_ref())?;
         if let Some(out) = &out {
             RunDir::check_new(out, if_exists)?;
         }
@@ -132,23 +137,25 @@ impl Run {
         let shape = reference.as_ref().map(OpenReference::gpt);
         // Before the corpus is read, which may take minutes; and once more when the vocabulary is known.
         check_memory(&config, 1, shape, &device)?;
-        let data = Dataset::load(&config.data, config.seed, None, &cache_dir)?;
+        let tokenizer = init_from.as_ref().map(|model| model.tokenizer().clone());
+        let data = Dataset::load(&config.data, config.seed, tokenizer, &cache_dir)?;
         check_data(&config, &data)?;
-        let gpt = config.gpt(data.tokenizer.vocab_size());
+        let gpt = config.gpt(init_from.as_ref().map_or(data.tokenizer.vocab_size(), |model| model.gpt().vocab_size));
         check_memory(&config, gpt.vocab_size, shape, &device)?;
         if let Some(reference) = &reference {
             reference.check(&gpt, &data.tokenizer, None)?;
         }
         let mut state = LoopState::fresh(data.source_hash.clone());
         state.reference_hash = reference.as_ref().map(|reference| reference.hash.clone());
-        let weights = EngineState::fresh(init_params(&gpt, config.seed));
+        let weights = start::weights(&config, &gpt, init_from.as_ref(), &mut state)?;
         let engine = open_engine(&gpt, &config, objective(&config, reference), &weights, &device)?;
         let dir = match &out {
             Some(out) => RunDir::create(out, if_exists)?,
             None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
         };
         make_absolute(&mut config)?;
-        if let Err(error) = describe(&dir, &config, &gpt, &data) {
+        let described = describe(&dir, &config, &gpt, &data).and_then(|()| start::write_base(&dir, &gpt, &weights));
+        if let Err(error) = described {
             // A folder with half a description is of no use to anybody.
             return Err(discarded(dir, error));
         }
@@ -183,6 +190,9 @@ impl Run {
         // written again where they are.
         if state.best.is_some() && !state.is_best() {
             dir.model().read_weights(&gpt)?;
+            if config.lora.rank > 0 {
+                Adapter::open(dir.adapter(), &gpt)?;
+            }
         }
         let tokenizer = dir.model().read_tokenizer()?;
         let data =
@@ -191,7 +201,8 @@ impl Run {
         if let Some(reference) = &reference {
             reference.check(&gpt, &data.tokenizer, Some(&state))?;
         }
-        let weights = dir.last().read_engine(&gpt, &state)?;
+        let adapter = start::base_of_adapter(&dir, &config, &gpt, &state)?;
+        let weights = dir.last().read_engine(&gpt, &state, adapter)?;
         let engine = open_engine(&gpt, &config, objective(&config, reference), &weights, &device)?;
         let notices = notices(&dir, &config, &state);
         if config != dir.read_config(&[])? {

@@ -45,7 +45,7 @@ pub fn prepare(settings: &[&str], folder: &Path, resume: bool) -> Prepared {
     let (run, state, weights) = if resume {
         let run = RunDir::open_for_writing(folder).unwrap();
         let state = run.last().read_state().unwrap();
-        let weights = run.last().read_engine(&gpt, &state).unwrap();
+        let weights = run.last().read_engine(&gpt, &state, None).unwrap();
         (run, state, weights)
     } else {
         let run = RunDir::create(folder, IfExists::Refuse).unwrap();

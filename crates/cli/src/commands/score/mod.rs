@@ -76,7 +76,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         Source::Argument(text) => text.to_owned(),
         Source::File(path) => read_text(path)?,
     };
-    let mut measured = Measured::open(run, args.device)?;
+    let mut measured = Measured::open_adapted(run, args.adapter.as_deref(), args.device)?;
     let context = args.context.unwrap_or(measured.model.block_size());
     let sliding = Sliding { context, stride: args.stride.unwrap_or(context.div_ceil(2)) };
     sliding.check(measured.model.block_size()).map_err(|error| Usage(error.to_string()))?;
@@ -197,6 +197,7 @@ mod tests {
     fn one_argument_is_the_text_and_two_are_the_run_and_the_text() {
         let args = |run_and_text: &[&str], file: Option<&str>| ScoreArgs {
             run_and_text: run_and_text.iter().map(|&arg| arg.to_owned()).collect(),
+            adapter: None,
             file: file.map(Into::into),
             compare: false,
             top: 5,

@@ -23,7 +23,11 @@ pub struct ParamLayout {
 impl ParamLayout {
     /// The layout of a network's parameters.
     pub fn new(net: &Network) -> Self {
-        let specs = net.params().to_vec();
+        Self::of(net.params().to_vec())
+    }
+
+    /// The layout of any parameters.
+    pub fn of(specs: Vec<ParamSpec>) -> Self {
         let mut end = 0;
         let range = |spec: &ParamSpec| {
             let range = end..end + spec.len();

@@ -9,6 +9,7 @@
 //! and threads do not synchronise within every small operation.
 
 mod kernels;
+mod lora;
 mod optimizer;
 mod tf32;
 
@@ -31,6 +32,7 @@ use super::{
 };
 use crate::{Result, TrainError};
 use kernels::KernelStep;
+use lora::TensorLora;
 use optimizer::{DeviceOptimizer, FlatParams};
 use tf32::ProductsOfF32;
 
@@ -54,6 +56,7 @@ pub struct TensorEngine {
     /// The model over the variables' storage.
     model: TensorEvaluator,
     flat: FlatParams,
+    lora: Option<TensorLora>,
     optimizer: DeviceOptimizer,
     prior: Prior,
     /// A model to stay near, and the weight of the divergence.
@@ -89,14 +92,19 @@ impl TensorEngine {
         state: &EngineState,
         device: &Device,
     ) -> Result<Self> {
-        let tensors = |values: &[Vec<f32>]| params::to_tensors(config, values, DType::F32, device);
-        let vars = tensors(&state.params)?.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
+        let tensors = params::to_tensors(config, &state.params, DType::F32, device)?;
+        let vars = tensors.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let detached: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
         let flat = FlatParams::new(param_specs(config), device)?;
+        let lora = state.adapter.as_ref().map(|adapter| TensorLora::new(adapter, &vars, device)).transpose()?;
+        if let Some(lora) = &lora {
+            lora.merge(&vars)?;
+        }
         check_slots(state, &*rule)?;
+        let trained = lora.as_ref().map_or(&flat, |lora| &lora.flat);
         let slot = |name: &&str| {
-            let values = slot_values(state, name, flat.specs.iter().map(ParamSpec::len))?;
-            flat.join(&tensors(&values)?)
+            let values = slot_values(state, name, trained.specs.iter().map(ParamSpec::len))?;
+            trained.join(&trained.upload(&values)?)
         };
         let slots = rule.slots().iter().map(slot).collect::<Result<Vec<_>>>()?;
         let scaling = (precision == Precision::F16).then(|| state.loss_scaling.unwrap_or_default());
@@ -109,6 +117,7 @@ impl TensorEngine {
             seed,
             vars,
             flat,
+            lora,
             grads: Vec::new(),
             batches: 0,
             // A resumed run has passed the check.
@@ -166,26 +175,44 @@ impl TensorEngine {
         Ok(loss)
     }
 
-    /// Subtracts a step of the optimizer from the parameters, and returns the norm of the gradients.
+    /// Performs a step of the optimizer on what is trained, and returns the norm of its gradients.
     fn apply_step(&mut self, lr: f64, clip: f64) -> Result<DeferredScalar> {
-        let _products = ProductsOfF32::of(self.precision);
         let batches = self.batches.max(1);
-        let mean = 1.0 / batches as f64;
         self.batches = 0;
         let mut grads = std::mem::take(&mut self.grads);
         if !self.prior.is_none() {
             self.add_prior(&mut grads, batches)?;
         }
+        let mean = 1.0 / batches as f64;
+        let Some(lora) = &self.lora else { return self.update(grads, mean, lr, clip) };
+        if !grads.is_empty() {
+            grads = lora.gradients(&grads)?;
+        }
+        let norm = self.update(grads, mean, lr, clip)?;
+        if let Some(lora) = &self.lora {
+            lora.merge(&self.vars)?;
+        }
+        Ok(norm)
+    }
+
+    /// Subtracts a step of the optimizer from the parameters that are trained, whose gradients are `grads * mean`.
+    fn update(&mut self, grads: Vec<Tensor>, mean: f64, lr: f64, clip: f64) -> Result<DeferredScalar> {
+        let _products = ProductsOfF32::of(self.precision);
         let device = self.model.gpt.device();
+        let (flat, vars) = match &self.lora {
+            Some(lora) => (&lora.flat, &lora.vars),
+            None => (&self.flat, &self.vars),
+        };
         if let Some(rule) = self.optimizer.rule.kernel_rule()
             && self.precision != Precision::F16
             && !grads.is_empty()
             && let Some(kernels) = Kernels::of(device)
         {
             self.optimizer.updates += 1;
+            let params: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
             let step = KernelStep {
-                flat: &self.flat,
-                params: self.model.gpt.params(),
+                flat,
+                params: &params,
                 grads: &grads,
                 slots: &self.optimizer.slots,
                 n: self.optimizer.updates,
@@ -195,14 +222,14 @@ impl TensorEngine {
             };
             return Ok(DeferredScalar::OnDevice(step.run(rule, &kernels, device)?));
         }
-        let grads = if grads.is_empty() { self.flat.zeros()? } else { self.flat.join(&grads)? };
-        let (norm, step) = self.optimizer.step(&self.flat, &grads, mean, lr, clip)?;
+        let grads = if grads.is_empty() { flat.zeros()? } else { flat.join(&grads)? };
+        let (norm, step) = self.optimizer.step(flat, &grads, mean, lr, clip)?;
         let rates = self.optimizer.rule.rate_factors();
         let decay = self.optimizer.decay(lr * rates.matrices)?;
         // Another factor is another launch in f16.
         let of_embeddings = (rates.embeddings != rates.matrices).then(|| self.optimizer.decay(lr * rates.embeddings));
         let of_embeddings = of_embeddings.transpose()?;
-        for ((spec, var), mut step) in self.flat.specs.iter().zip(&self.vars).zip(self.flat.parts(&step)?) {
+        for ((spec, var), mut step) in flat.specs.iter().zip(vars).zip(flat.parts(&step)?) {
             let decay = if spec.role == Role::Matrix { &decay } else { of_embeddings.as_ref().unwrap_or(&decay) };
             let rate = rates.of(spec.role);
             if rate != 1.0 {
@@ -376,11 +403,17 @@ impl Engine for TensorEngine {
     }
 
     fn state_dict(&self) -> Result<EngineState> {
+        let trained = self.lora.as_ref().map_or(&self.flat, |lora| &lora.flat);
         let slot =
-            |(name, flat): (&&str, &Tensor)| Ok(StateSlot { name: name.to_string(), values: self.flat.read(flat)? });
+            |(name, flat): (&&str, &Tensor)| Ok(StateSlot { name: name.to_string(), values: trained.read(flat)? });
         let DeviceOptimizer { rule, slots, .. } = &self.optimizer;
+        let mut params = self.params()?;
+        if let Some(lora) = &self.lora {
+            lora.restore_base(&mut params)?;
+        }
         Ok(EngineState {
-            params: self.params()?,
+            params,
+            adapter: self.lora.as_ref().map(TensorLora::adapter).transpose()?,
             optimizer: rule.slots().iter().zip(slots).map(slot).collect::<Result<_>>()?,
             updates: self.optimizer.updates,
             loss_scaling: self.optimizer.loss_scaling()?,

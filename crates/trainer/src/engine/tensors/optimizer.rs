@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
     ParamSpec,
     ops::{cat, count_launch},
+    params::check_values,
 };
 
 use super::super::{LossScaling, Optimizer, TensorStep, TensorUpdate};
@@ -56,6 +57,17 @@ impl FlatParams {
     pub(super) fn zeros(&self) -> Result<Tensor> {
         let len = self.ranges.last().map_or(0, |range| range.end).next_multiple_of(ROW);
         Ok(Tensor::zeros(len, DType::F32, &self.device)?)
+    }
+
+    /// Copies values in parameter order to the device.
+    ///
+    /// # Errors
+    /// When they are not as many, or as long, as the parameters.
+    pub(super) fn upload(&self, values: &[Vec<f32>]) -> Result<Vec<Tensor>> {
+        check_values(&self.specs, values)?;
+        let tensor =
+            |(spec, values): (&ParamSpec, &Vec<f32>)| Tensor::from_slice(values, spec.shape.as_slice(), &self.device);
+        Ok(self.specs.iter().zip(values).map(tensor).collect::<candle_core::Result<_>>()?)
     }
 
     /// Concatenates tensors in parameter order to a flat one, with a copy of each.
