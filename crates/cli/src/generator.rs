@@ -8,7 +8,7 @@ use tinygpt_model::{
     ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
 };
 
-use crate::{args::GenerateArgs, device::Work, output::Usage};
+use crate::{args::GenerateArgs, device::Work, hub, output::Usage};
 
 /// A model that was opened to generate from.
 pub enum Generator {
@@ -22,7 +22,7 @@ impl Generator {
     /// Opens the model of a folder, with an adapter of its weights if one is given.
     pub fn open(folder: &Path, adapter: Option<&Path>) -> anyhow::Result<Self> {
         if let Some(adapter) = adapter {
-            return Ok(Self::Network(Checkpoint::open(folder)?.with_adapter(adapter)?));
+            return Ok(Self::Network(Checkpoint::open(folder)?.with_adapter(&hub::folder(adapter)?)?));
         }
         if is_ngram_folder(folder) {
             let (model, tokenizer) = open_with_tokenizer(folder)?;

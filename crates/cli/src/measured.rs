@@ -51,7 +51,7 @@ impl Measured {
         let folder = ModelFolder::new(&path);
         let (config, mut params) = folder.read()?;
         if let Some(adapter) = adapter {
-            Adapter::open(adapter, &config)?.merge_into(&config, &mut params)?;
+            Adapter::open(&hub::folder(adapter)?, &config)?.merge_into(&config, &mut params)?;
         }
         let tokenizer = folder.read_tokenizer()?;
         let model = open_language_model(&config, &params, &device.open()?)?;

@@ -17,7 +17,7 @@ use crate::{
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let mut checkpoint = Checkpoint::open(hub::folder(&args.run)?)?;
     if let Some(adapter) = &args.adapter {
-        checkpoint = checkpoint.with_adapter(adapter)?;
+        checkpoint = checkpoint.with_adapter(&hub::folder(adapter)?)?;
     }
     if let Some(out) = &args.out {
         return merge::write_model(&checkpoint, out, args.json);
@@ -25,7 +25,8 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let gguf = args.gguf.as_deref().ok_or_else(|| Usage("give --gguf FILE, or --merge --out DIR".into()))?;
     let out = new_or_replaced(gguf, args.overwrite, "--gguf")?;
     // The run's name is the model's.
-    let name = args.run.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    let path = args.run.canonicalize().unwrap_or_else(|_| args.run.clone()); // one of the hub is no path
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let (config, tokenizer) = (checkpoint.config(), checkpoint.tokenizer());
     let name = name.unwrap_or_else(|| "tinygpt".into());
     let kind: TensorType = args.dtype.into();

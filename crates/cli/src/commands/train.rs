@@ -3,6 +3,7 @@
 mod inspect;
 
 use std::{
+    borrow::Cow,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -29,6 +30,7 @@ use crate::{
     args::TrainArgs,
     config_file,
     device::Work,
+    hub,
     output::{Interrupted, Usage, print_json, print_stdout},
     progress::{Progress, human_time, in_thousands},
 };
@@ -37,7 +39,7 @@ use crate::{
 const SAMPLES: usize = 3;
 
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let init_from = args.init_from.as_deref().map(InitialModel::open).transpose()?;
+    let init_from = args.init_from.as_deref().map(initial_model).transpose()?;
     let device = args.device.open_for(|| work(args, init_from.as_ref()))?;
     if args.inspect {
         return inspect::run(args, read_config(needed_config(args)?, args, None)?, &device);
@@ -121,6 +123,14 @@ fn resumed(state: &LoopState, config: &RunConfig) -> String {
         Some(StopReason::MaxSteps) => finished("max_steps"),
         Some(StopReason::MaxMinutes) => finished("max_minutes"),
         Some(StopReason::Patience) => finished("patience"),
+    }
+}
+
+/// The model that `--init-from` names. One of the hub keeps its name in the run, since the place in the cache says little.
+fn initial_model(path: &Path) -> anyhow::Result<InitialModel> {
+    match hub::folder(path)? {
+        Cow::Borrowed(folder) => Ok(InitialModel::open(folder)?),
+        Cow::Owned(folder) => Ok(InitialModel::open_as(&path.to_string_lossy(), &folder)?),
     }
 }
 

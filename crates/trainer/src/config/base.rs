@@ -25,7 +25,7 @@ impl RunConfig {
         // A vocabulary of characters has no size that a configuration could say.
         let has_size = base.data.tokenizer == TokenizerKind::Bpe;
         let settled = |key: &str| match key {
-            "data.tokenizer" => true,
+            "data.tokenizer" | "data.tokenizer_path" => true,
             "data.vocab_size" => has_size,
             _ => key.starts_with("model.") && !FREE.contains(&key),
         };
@@ -51,7 +51,13 @@ impl RunConfig {
 /// The configuration with those keys of the network written out that follow from others where they are 0.
 fn explicit(config: &RunConfig) -> RunConfig {
     let model = &config.model;
-    let model = GptConfig { mlp_hidden: model.hidden(), n_kv_head: model.kv_heads(), ..model.clone() };
+    let model = GptConfig {
+        mlp_hidden: model.hidden(),
+        n_kv_head: model.kv_heads(),
+        head_size: model.head_size(),
+        norm_eps: model.norm_eps(model.norm),
+        ..model.clone()
+    };
     RunConfig { model, ..config.clone() }
 }
 
