@@ -22,8 +22,9 @@ seed config_json "$fixtures"/*/config.json
 seed tokenizer_json "$fixtures"/*/tokenizer.json seeds/tokenizer_json/*
 seed safetensors "$fixtures"/gpt2-{gelu-new,f16}/model.safetensors
 seed safetensors_index "$fixtures"/*/model.safetensors.index.json
+seed gguf ../tests/fixtures/gguf/*.gguf
 
 for target in "${targets[@]}"; do
     printf '== %s\n' "$target"
-    cargo +nightly fuzz run "$target" -- -max_total_time="$seconds" -max_len=20000 -malloc_limit_mb=512 -timeout=5 -print_final_stats=1
+    cargo +nightly fuzz run "$target" -- -max_total_time="$seconds" -max_len=65536 -malloc_limit_mb=512 -timeout=5 -print_final_stats=1
 done

@@ -241,7 +241,7 @@ mod folders {
         for (folder, reason) in [
             ("nowhere", "nowhere is not a run or a model folder: there is no such folder"),
             ("thesis", "thesis is not a run or a model folder: it has no config.json"),
-            ("file", "file is not a run or a model folder: "),
+            ("file", "file: not a GGUF file: it does not begin with"),
         ] {
             let message = generate(folder);
             assert!(message.contains(reason), "{message}");

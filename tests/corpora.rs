@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::common::{Place, assert_same, failure, json, stderr, stdout};
+use crate::common::{Place, assert_same, failure, json, refusal, stderr, stdout};
 
 /// Documents of two lines, some with what must not become a token.
 fn documents() -> Vec<String> {
@@ -327,4 +327,26 @@ fn a_download_that_fails_leaves_no_folder_and_asks_every_mirror() {
         "{message}"
     );
     assert_eq!(place.names("."), ["small.toml"]);
+}
+
+#[test]
+fn a_damaged_table_is_an_error_without_a_panic_on_standard_error() {
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/texts.parquet");
+    let sound = fs::read(table).unwrap();
+    let place = Place::new();
+    let mut refused = 0;
+    for at in (4..sound.len()).step_by(sound.len() / 60 + 1) {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 0x55;
+        place.write("damaged.parquet", bytes);
+        let output =
+            place.tinygpt().args(["data", "info", "damaged.parquet", "--text-key", "content"]).output().unwrap();
+        if !output.status.success() {
+            refused += 1;
+            let message = refusal(&output, 1);
+            assert!(message.contains("damaged.parquet"), "byte {at}: {message}");
+        }
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "byte {at}");
+    }
+    assert!(refused > 10, "{refused}");
 }

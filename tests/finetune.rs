@@ -294,3 +294,18 @@ fn an_adapter_that_peft_made_computes_here_what_it_does_there() {
         }
     }
 }
+
+#[test]
+fn documents_need_a_tokenizer_that_can_end_them() {
+    let place = Place::new().with_run("base");
+    place.write("fine.toml", FINE).write("texts.jsonl", "{\"text\": \"One day\"}\n".repeat(60));
+    let train = |data: &str| {
+        let mut command = place.tinygpt();
+        command.args(["train", "--config", "fine.toml", "--init-from", "base", "--out", "run", "--data", data]);
+        command
+    };
+    let message = failure(&mut train("texts.jsonl"), 1);
+    assert!(message.contains("texts.jsonl") && message.contains("no token that ends one"), "{message}");
+    place.write("text.txt", "One day\n".repeat(60));
+    stdout(&mut train("text.txt"));
+}

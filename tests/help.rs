@@ -32,7 +32,7 @@ fn help_lists_the_commands_and_where_to_start() {
       devices      The devices of this machine: what --device can take here, and what the others need
       selftest     Check that a device computes what the CPU does: losses, gradients, updates, draws and
                    text
-      data         Make, check and fetch corpora
+      data         Make, look at, convert and fetch corpora
       config       Print every configuration key with its meaning and default, or a recipe: a TOML file
                    to start from
       plan         Propose a configuration for a time and a text: the size that is expected to end with
@@ -63,37 +63,43 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
     Usage: tinygpt train [OPTIONS]
 
     Options:
-          --config <FILE>    The configuration: a TOML file, here or in configs/, or a recipe, such as
-                             tiny or shakespeare-fast (`tinygpt config --help` names all). With --resume
-                             it only says whose newest run to resume
-          --init-from <DIR>  Start from the weights of this model, with its tokenizer and its shape: a
-                             run, or a GPT-2, Qwen3 or Llama folder of Hugging Face. Only
-                             model.block_size and model.dropout may be others
-          --data <PATH>      The corpus: a UTF-8 file, a folder or a glob (or `stories`, the built-in
-                             one); overrides data.corpus
-          --out <DIR>        The run folder [default: a fresh runs/NAME-N]
-          --device <DEVICE>  auto, cpu, cuda, cuda:N or metal [default: auto]
-          --seed <S>         The seed of everything random; overrides seed
-          --set <KEY=VALUE>  Override a key of the configuration, for example --set train.max_steps=100;
-                             repeatable
-          --resume           Go on with the run in --out (or the newest of the configuration's name, or
-                             the newest of all)
-          --overwrite        Replace the run in --out
-          --log <FORMAT>     What to write beside metrics.jsonl while it trains: tensorboard, for event
-                             files in RUN/tensorboard. A resumed run goes on with those that it has
-          --inspect          Train nothing and write no run: print how activations, weights and their
-                             gradients are spread at the start, by layer
-          --json             Print the result as one JSON object
-          --threads <N>      Threads to use [default: all cores]. The results do not depend on it
-      -h, --help             Print help
-      -V, --version          Print version
+          --config <FILE>         The configuration: a TOML file, here or in configs/, or a recipe, such
+                                  as tiny or shakespeare-fast (`tinygpt config --help` names all). With
+                                  --resume it only says whose newest run to resume
+          --init-from <DIR>       Start from the weights of this model, with its tokenizer and its
+                                  shape: a run, or a GPT-2, Qwen3 or Llama folder of Hugging Face. Only
+                                  model.block_size and model.dropout may be others
+          --data <PATH>...        The corpus (or `stories`, the built-in one): files (text, .jsonl,
+                                  .parquet, .gz and .zst of them, or tokens in .bin), folders or globs;
+                                  `-` is standard input. Overrides data.corpus
+          --text-key <KEY>        The key of .jsonl, or the column of .parquet, that holds the text;
+                                  overrides data.text_key
+          --tokenizer <RUN|FILE>  Use the tokenizer of a run, of another folder with a tokenizer.json,
+                                  or such a file; overrides data.tokenizer_path
+          --out <DIR>             The run folder [default: a fresh runs/NAME-N]
+          --device <DEVICE>       auto, cpu, cuda, cuda:N or metal [default: auto]
+          --seed <S>              The seed of everything random; overrides seed
+          --set <KEY=VALUE>       Override a key of the configuration, for example --set
+                                  train.max_steps=100; repeatable
+          --resume                Go on with the run in --out (or the newest of the configuration's
+                                  name, or the newest of all)
+          --overwrite             Replace the run in --out
+          --log <FORMAT>          What to write beside metrics.jsonl while it trains: tensorboard, for
+                                  event files in RUN/tensorboard. A resumed run goes on with those that
+                                  it has
+          --inspect               Train nothing and write no run: print how activations, weights and
+                                  their gradients are spread at the start, by layer
+          --json                  Print the result as one JSON object
+          --threads <N>           Threads to use [default: all cores]. The results do not depend on it
+      -h, --help                  Print help
+      -V, --version               Print version
 
     Examples:
       tinygpt train --config tiny
       tinygpt train --config tiny --data my.txt --set train.max_steps=500
       tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000
       tinygpt train --config tiny --set model.init=he --inspect
-      tinygpt train --init-from gpt2 --config finetune-gpt2 --data my.txt
+      tinygpt train --init-from hf:openai-community/gpt2 --config finetune-gpt2 --data my.txt
     "##);
 }
 

@@ -1,6 +1,6 @@
 //! Models of the hub, from a server of its layout on this machine.
 
-use std::{collections::BTreeMap, net::TcpListener};
+use std::{collections::BTreeMap, fs};
 
 use assert_cmd::Command;
 
@@ -114,13 +114,12 @@ fn other_bytes_than_announced_are_refused_and_not_kept() {
 #[test]
 fn without_a_network_it_is_said_what_was_tried() {
     let place = Place::new();
-    // A port that nobody listens at.
-    let url = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-    let message = failure(&mut generate(tinygpt(&place, &url), "hf:someone/tiny-gpt"), 1);
-    for part in ["cannot download hf:someone/tiny-gpt from", &url, "tried 4 times", "hf/hub", "HF_ENDPOINT"] {
+    let url = "http://127.0.0.1:1"; // nobody listens there
+    let message = failure(&mut generate(tinygpt(&place, url), "hf:someone/tiny-gpt"), 1);
+    for part in ["cannot download hf:someone/tiny-gpt from", url, "tried 4 times", "hf/hub", "HF_ENDPOINT"] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    let message = failure(generate(tinygpt(&place, &url), "hf:someone/tiny-gpt").env("HF_HUB_OFFLINE", "1"), 1);
+    let message = failure(generate(tinygpt(&place, url), "hf:someone/tiny-gpt").env("HF_HUB_OFFLINE", "1"), 1);
     assert!(message.contains("HF_HUB_OFFLINE forbids"), "{message}");
 }
 
@@ -130,7 +129,7 @@ fn the_token_of_the_environment_is_sent_and_a_refusal_asks_for_it() {
     let mut command = generate(tinygpt(&place, &server.url), "hf:someone/tiny-gpt");
     stdout(command.env("HF_TOKEN", "hf_secret"));
     assert!(server.requests().iter().all(|request| request.token.as_deref() == Some("Bearer hf_secret")));
-    let message = failure(&mut generate(tinygpt(&place, &server.url), "hf:someone/other"), 1);
+    let message = failure(generate(tinygpt(&place, &server.url), "hf:someone/other").env("HF_TOKEN", "hf_secret"), 1);
     assert!(
         message.contains("does not give hf:someone/other: status 404") && message.contains("HF_TOKEN"),
         "{message}"
@@ -162,4 +161,17 @@ fn a_download_is_announced() {
     let (place, server) = (Place::new(), server(Faults::default()));
     let said = stderr(&mut generate(tinygpt(&place, &server.url), "hf:someone/tiny-gpt"));
     assert!(said.starts_with(&format!("downloading hf:someone/tiny-gpt from {} to ", server.url)), "{said}");
+}
+
+#[test]
+fn what_another_program_has_left_out_of_the_cache_is_downloaded() {
+    let (place, server) = (Place::new(), server(Faults::default()));
+    let model = format!("hf:{NAME}");
+    stdout(&mut generate(tinygpt(&place, &server.url), &model));
+    let snapshot = place.join(&format!("hf/hub/models--someone--tiny-gpt/snapshots/{COMMIT}"));
+    fs::remove_file(snapshot.join("tokenizer.json")).unwrap();
+    let before = server.requests().len();
+    assert_eq!(stdout(&mut generate(tinygpt(&place, &server.url), &model)), of_the_folder());
+    let asked = server.requests().split_off(before);
+    assert!(asked.iter().all(|request| !request.path.ends_with("safetensors")), "{asked:?}");
 }

@@ -4,8 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use tinygpt_trainer::corpus::Corpus;
 
-/// Names whose endings say what a file holds.
-const NAMES: [&str; 6] = ["a.txt", "a.txt.gz", "a.txt.zst", "a.jsonl", "a.jsonl.gz", "a.parquet"];
+/// Names whose endings say what a file holds. Parquet is left out: assertions of its library are caught and told as errors,
+/// which a fuzzer takes for crashes; `corpora::a_damaged_table_is_an_error_without_a_panic_on_standard_error` goes through them.
+const NAMES: [&str; 5] = ["a.txt", "a.txt.gz", "a.txt.zst", "a.jsonl", "a.jsonl.gz"];
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (name, bytes) = input;

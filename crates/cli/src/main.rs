@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tinygpt_model::ModelError;
-use tinygpt_trainer::{TrainError, hub::HubError};
+use tinygpt_trainer::{TrainError, corpus::panics_are_told_as_errors, hub::HubError};
 
 use crate::{
     args::{Cli, Command, DataCommand},
@@ -47,6 +47,7 @@ const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    hide_panics_that_are_told_as_errors();
     let cli = Cli::parse(); // refuses with exit code 2
     match run(cli) {
         Ok(()) => ExitCode::from(DONE),
@@ -58,6 +59,16 @@ fn main() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// Keeps the message of a panic from standard error where a library catches it and says what is wrong with the file.
+fn hide_panics_that_are_told_as_errors() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panics_are_told_as_errors() {
+            print(panic);
+        }
+    }));
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

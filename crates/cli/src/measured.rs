@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tinygpt_model::{
-    Adapter, LanguageModel, ModelFolder, Tokenizer,
+    Checkpoint, LanguageModel, Tokenizer,
     ngram::{is_ngram_folder, open_with_tokenizer},
     open_language_model,
 };
@@ -48,12 +48,11 @@ impl Measured {
             let (model, tokenizer) = open_with_tokenizer(&path)?;
             return Ok(Self { path, tokenizer, model: Box::new(model) });
         }
-        let folder = ModelFolder::new(&path);
-        let (config, mut params) = folder.read()?;
+        let mut checkpoint = Checkpoint::open(&path)?;
         if let Some(adapter) = adapter {
-            Adapter::open(&hub::folder(adapter)?, &config)?.merge_into(&config, &mut params)?;
+            checkpoint = checkpoint.with_adapter(&*hub::folder(adapter)?)?;
         }
-        let tokenizer = folder.read_tokenizer()?;
+        let (config, params, tokenizer) = checkpoint.into_parts();
         let model = open_language_model(&config, &params, &device.open()?)?;
         Ok(Self { path, tokenizer, model })
     }

@@ -60,6 +60,12 @@ pub enum ModelError {
         /// The last parts of the names that there are.
         known: String,
     },
+    /// An adapter of queries would be added to weights that are others than in the file.
+    #[error(
+        "this GPT-2 scales its attention by scale_attn_weights or scale_attn_by_inverse_layer_idx, which is a part of its queries' \
+         weights here: an adapter of c_attn does not fit them; adapters of the other layers do"
+    )]
+    AdapterOfScaledQueries,
     /// The number of given tensors is not the number of parameters.
     #[error("the configuration has {expected} parameters, got {got} tensors")]
     ParamCount {

@@ -324,7 +324,7 @@ fn files_of_the_python_package_open_and_give_the_logits_of_transformers() {
 fn a_model_of_no_architecture_is_not_written_as_gguf_and_its_keys_are_named() {
     let dir = tempfile::tempdir().unwrap();
     for (config, message_part) in [
-        (gpt2(true, Mlp::Relu2), "llama.cpp gives a GPT-2 the approximation of GELU"),
+        (gpt2(true, Mlp::Relu2), "model.mlp"),
         (GptConfig { logit_cap: 3.0, ..llama(false) }, "LlamaForCausalLM needs model.logit_cap = 0, which is 3"),
         (llama3(&llama(false)), "its angles are scaled by model.rope_scaling = \"llama3\""),
     ] {
@@ -409,9 +409,9 @@ fn what_contradicts_itself_or_is_not_computed_here_is_refused_by_name() {
             patched(
                 &gpt2,
                 &float("gpt2.attention.layer_norm_epsilon", 1e-5),
-                &float("gpt2.attention.layer_norm_epsilon", 1e-6),
+                &float("gpt2.attention.layer_norm_epsilon", 0.0),
             ),
-            "`gpt2.attention.layer_norm_epsilon` is 0.000001; this program supports 0.00001 only",
+            "`gpt2.attention.layer_norm_epsilon` is 0; it must be at least 1e-12",
         ),
         (
             patched(
@@ -424,7 +424,7 @@ fn what_contradicts_itself_or_is_not_computed_here_is_refused_by_name() {
         (patched(&gpt2, b"\x04\0\0\0\0\0\0\0gelu", b"\x04\0\0\0\0\0\0\0relu"), "`tinygpt.mlp` is \"relu\""),
         (
             changed(&llama, "llama.attention.key_length", 4, 8),
-            "`llama.attention.key_length` is 8; this program supports 4 only",
+            "`llama.attention.value_length` is 4; this program supports 8 only",
         ),
         (changed(&llama, "llama.rope.dimension_count", 4, 2), "`llama.rope.dimension_count` is 2"),
         (

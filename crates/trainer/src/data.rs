@@ -70,7 +70,8 @@ impl Dataset {
     ) -> Result<Self> {
         let same = |hash: Digest| match source_hash {
             Some(expected) if expected != hash.to_string() => {
-                Err(TrainError::CorpusChanged { corpus: config.corpus.clone() })
+                let held_out = if config.val.is_empty() { String::new() } else { format!(" or {}", config.val) };
+                Err(TrainError::CorpusChanged { corpus: config.corpus.clone() + &held_out })
             }
             _ => Ok(hash.to_string()),
         };
@@ -136,6 +137,10 @@ impl Dataset {
         let (sources, digests) = source::open(config)?;
         let source_hash = same(source::digest_of_all(&digests))?;
         let tokenizer = tokenizer.map_or_else(|| source::tokenizer(config, &sources), Ok)?;
+        let has_documents = |source: &Source| matches!(source, Source::Text(corpus) if corpus.has_documents());
+        if sources.iter().any(has_documents) && tokenizer.end_of_text().is_none() {
+            return Err(TrainError::NoEndOfText { corpus: config.corpus.clone() });
+        }
         let with_digests = sources.into_iter().zip(digests);
         let stores = with_digests.map(|(source, digest)| source.tokens(digest, &tokenizer, cache_dir).map(Arc::new));
         let stores: Vec<Arc<TokenStore>> = stores.collect::<Result<_>>()?;

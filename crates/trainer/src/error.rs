@@ -55,6 +55,15 @@ pub enum TrainError {
         /// The file of tokens.
         path: PathBuf,
     },
+    /// The documents of a text would run together.
+    #[error(
+        "the text of {corpus} is cut into documents, and its tokenizer, which comes from elsewhere, has no token that ends one: \
+         set data.documents to \"none\" for plain files, or use a tokenizer with an end of text, such as GPT-2's"
+    )]
+    NoEndOfText {
+        /// The corpus as configured.
+        corpus: String,
+    },
     /// nanoGPT's table of characters.
     #[error(
         "`{path}` is a Python pickle, which this program does not open, since a pickle can run any code: train on the text \

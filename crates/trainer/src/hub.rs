@@ -39,6 +39,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+const TOKENIZER: &str = "tokenizer.json";
+const GPT2_TOKENIZER: [&str; 2] = ["vocab.json", "merges.txt"];
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 /// What belongs to a model beside its shape and weights, as far as it has them.
@@ -46,11 +48,11 @@ const DESCRIPTION: &[&str] = &[
     CONFIG,
     ADAPTER_CONFIG,
     "generation_config.json",
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
+    GPT2_TOKENIZER[0],
+    GPT2_TOKENIZER[1],
 ];
 
 /// What can go wrong with a model of the hub.
@@ -195,7 +197,7 @@ impl Display for HubModel {
 }
 
 /// Where models come from, and where they are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Hub {
     /// The server.
     pub endpoint: String,
@@ -205,6 +207,19 @@ pub struct Hub {
     pub token: Option<String>,
     /// Whether the network may not be used.
     pub offline: bool,
+}
+
+impl std::fmt::Debug for Hub {
+    /// Without the token, which is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { endpoint, cache, token, offline } = self;
+        f.debug_struct("Hub")
+            .field("endpoint", endpoint)
+            .field("cache", cache)
+            .field("has_token", &token.is_some())
+            .field("offline", offline)
+            .finish()
+    }
 }
 
 impl Hub {
@@ -245,6 +260,10 @@ impl Hub {
             return folder(adapter);
         }
         has(CONFIG)?;
+        // Another program may have downloaded a part of the model.
+        if has(TOKENIZER).is_none() && !GPT2_TOKENIZER.iter().all(|file| has(file).is_some()) {
+            return None;
+        }
         if let Some(weights) = has(WEIGHTS) {
             return folder(weights);
         }

@@ -36,7 +36,7 @@ pub struct ExportArgs {
     #[arg(long, requires = "out", conflicts_with = "gguf")]
     pub merge: bool,
     /// The folder that --merge writes, which must be new or empty.
-    #[arg(long, value_name = "DIR", requires = "merge")]
+    #[arg(long, value_name = "DIR", requires = "merge", conflicts_with = "gguf")]
     pub out: Option<PathBuf>,
     /// Replace the file if it exists.
     #[arg(long)]

@@ -39,12 +39,20 @@ pub struct Logs(Option<EventLog>);
 
 impl Logs {
     /// Writes what an event has added to the metrics; the line of an update is added behind its event.
-    pub fn on(&mut self, event: Event<'_>) -> tinygpt_trainer::Result<()> {
-        if matches!(event, Event::Step { logged: false, .. }) { Ok(()) } else { self.catch_up() }
+    pub fn on(&mut self, event: Event<'_>) {
+        if !matches!(event, Event::Step { logged: false, .. }) {
+            self.catch_up();
+        }
     }
 
-    /// Writes what is not yet written.
-    pub fn catch_up(&mut self) -> tinygpt_trainer::Result<()> {
-        self.0.as_mut().map_or(Ok(()), EventLog::catch_up)
+    /// Writes what is not yet written. A log that cannot be written is given up, since it must not end hours of training;
+    /// `tinygpt log` makes it of the metrics later.
+    pub fn catch_up(&mut self) {
+        if let Some(log) = &mut self.0
+            && let Err(error) = log.catch_up()
+        {
+            notice!("the log for TensorBoard is given up: {error}; `tinygpt log tensorboard` writes it later");
+            self.0 = None;
+        }
     }
 }

@@ -18,7 +18,7 @@ use tinygpt_model::{
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     RunConfig, RunDir,
-    config::OptimizerKind,
+    config::{LoraConfig, OptimizerKind},
     data::BUILTIN_CORPUS,
     engine::ParameterGroup,
     run::{IfExists, InitialModel, LoopState, RUNS, ResumeOptions, Run, StartOptions},
@@ -75,6 +75,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         let (layers, parameters) = (adapter.layers.len(), adapter.n_params());
         notice!("lora: {parameters} parameters of an adapter of {layers} linear layers are trained, and no others");
     }
+    let unused = LoraConfig { rank: 0, ..config.lora.clone() };
+    if config.lora.rank == 0 && unused != LoraConfig::default() {
+        notice!("lora.rank is 0: no adapter is trained, but all weights; the other keys of [lora] change nothing");
+    }
     if !config.train.reference.is_empty() && config.train.kl_weight == 0.0 {
         notice!("train.reference changes nothing: train.kl_weight is 0");
     }
@@ -82,11 +86,12 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let mut logs = log::open_for(&run, &args.log);
     let outcome = run.train(&stop, &mut |event| {
         progress.on(event);
-        Ok(logs.on(event)?)
+        logs.on(event);
+        Ok(())
     });
     progress.finish();
+    logs.catch_up();
     let outcome = outcome?;
-    logs.catch_up()?;
     if outcome.ending == StopReason::Interrupted {
         let (step, run) = (outcome.state.step, path.display());
         let message = format!("interrupted after step {step}; saved. Go on with: tinygpt train --resume --out {run}");
@@ -206,6 +211,15 @@ fn read_config(path: &Path, args: &TrainArgs, init_from: Option<&InitialModel>) 
         Some(model) => config_file::read_over(&model.defaults(), path, overrides)?,
         None => config_file::read(path, overrides)?,
     };
+    if args.data == ["-"] && args.text_key.is_some() {
+        return Err(Usage(
+            "standard input is plain text, which has no --text-key: save records to a .jsonl file".into(),
+        )
+        .into());
+    }
+    if args.data.len() > 1 && args.data.iter().any(|path| path == "-") {
+        return Err(Usage("`-`, standard input, stands alone: save it to a file to train on others too".into()).into());
+    }
     // Flags win over --set.
     if !args.data.is_empty() {
         // Some paths are a line each.

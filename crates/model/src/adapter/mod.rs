@@ -102,6 +102,17 @@ impl AdapterShape {
         Ok(Self { rank, alpha, rank_stabilized: false, layers })
     }
 
+    /// Refuses an adapter of queries where these are scaled, as [`crate::checkpoint::Weights::queries_are_scaled`] says.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterOfScaledQueries`].
+    pub fn check_queries(&self, are_scaled: bool) -> Result<()> {
+        if are_scaled && self.layers.iter().any(|layer| layer.is("c_attn")) {
+            return Err(ModelError::AdapterOfScaledQueries);
+        }
+        Ok(())
+    }
+
     /// The factor of the products.
     pub fn scale(&self) -> f32 {
         let rank = self.rank as f64;
@@ -196,6 +207,14 @@ mod tests {
         config::{Norm, Position},
         init_params,
     };
+
+    #[test]
+    fn an_adapter_of_queries_that_are_scaled_in_memory_is_refused() {
+        let shape = |target: &str| AdapterShape::new(&GptConfig::default(), 2, 4.0, &[target.to_owned()]).unwrap();
+        assert!(matches!(shape("c_attn").check_queries(true), Err(ModelError::AdapterOfScaledQueries)));
+        shape("c_attn").check_queries(false).unwrap();
+        shape("c_fc").check_queries(true).unwrap();
+    }
 
     fn names(targets: &[&str], config: &GptConfig) -> Vec<String> {
         let targets: Vec<String> = targets.iter().map(|target| target.to_string()).collect();

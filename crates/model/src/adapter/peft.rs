@@ -83,7 +83,11 @@ impl Adapter {
         if layers.is_empty() {
             return bad("it has no tensors".into());
         }
-        Self::new(AdapterShape { rank, alpha, rank_stabilized, layers }, values)
+        let shape = AdapterShape { rank, alpha, rank_stabilized, layers };
+        if !shape.scale().is_finite() {
+            return bad(format!("its lora_alpha of {alpha} is too large"));
+        }
+        Self::new(shape, values)
     }
 
     /// Writes the adapter to a folder, which is made if it is missing. `base` says where the model is that it is for.
@@ -107,7 +111,8 @@ impl Adapter {
     fn keys(&self, config: &GptConfig, base: &str) -> Value {
         let AdapterShape { rank, alpha, rank_stabilized, layers } = &self.shape;
         // A whole number is written as one, as PEFT does.
-        let alpha = if alpha.fract() == 0.0 { json!(*alpha as i64) } else { json!(alpha) };
+        let alpha =
+            if alpha.fract() == 0.0 && alpha.abs() < 2f64.powi(53) { json!(*alpha as i64) } else { json!(alpha) };
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",

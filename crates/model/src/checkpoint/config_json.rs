@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{MODEL_FORMAT, check_format};
 use crate::{
-    GptConfig,
+    GptConfig, Tokenizer,
     config::{Architecture, Norm},
     files::FileError,
 };
@@ -29,18 +29,31 @@ pub(super) struct Description {
 /// The type of a network that is of no architecture of Hugging Face.
 const OWN_TYPE: &str = "tinygpt";
 
-/// The content of the file. `end_of_text` is the id of the token that ends a text.
-pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
+/// The ids of the tokens that begin and end a text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Boundaries {
+    pub(super) begin: Option<u32>,
+    pub(super) end: Option<u32>,
+}
+
+impl Boundaries {
+    pub(super) fn of(tokenizer: &Tokenizer) -> Self {
+        Self { begin: tokenizer.begin_of_text(), end: tokenizer.end_of_text() }
+    }
+}
+
+/// The content of the file.
+pub(super) fn write(config: &GptConfig, boundaries: Boundaries) -> Value {
     match config.architecture() {
-        Ok(Architecture::Gpt2) => gpt2::write(config, end_of_text),
-        Ok(Architecture::Qwen3) => llama::write(config, Architecture::Qwen3, end_of_text),
-        Ok(Architecture::Llama) => llama::write(config, Architecture::Llama, end_of_text),
+        Ok(Architecture::Gpt2) => gpt2::write(config, boundaries),
+        Ok(Architecture::Qwen3) => llama::write(config, Architecture::Qwen3, boundaries),
+        Ok(Architecture::Llama) => llama::write(config, Architecture::Llama, boundaries),
         Err(_) => json!({
             "architectures": ["TinyGptForCausalLM"],
             "model_type": OWN_TYPE,
             "vocab_size": config.vocab_size,
-            "bos_token_id": end_of_text,
-            "eos_token_id": end_of_text,
+            "bos_token_id": boundaries.begin,
+            "eos_token_id": boundaries.end,
             "torch_dtype": "float32",
             "tinygpt": { "format": MODEL_FORMAT, "model": config },
         }),

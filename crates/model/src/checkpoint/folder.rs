@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format,
-    config_json::{self, Description},
+    config_json::{self, Boundaries, Description},
     layout::{Layout, stored_tensors},
     missing_files::check_files,
     tensors::write_tensors,
@@ -65,8 +65,8 @@ impl ModelFolder {
         };
         atomic::write(&self.path.join(TOKENIZER_FILE), tokenizer.json())?;
         write_json(TOKENIZER_CONFIG_FILE, &tokenizer.tokenizer_config(config.block_size))?;
-        write_json(GENERATION, &defaults.to_json(tokenizer.end_of_text()))?;
-        Ok(write_json(CONFIG_FILE, &config_json::write(config, tokenizer.end_of_text()))?)
+        write_json(GENERATION, &defaults.to_json(Boundaries::of(tokenizer)))?;
+        Ok(write_json(CONFIG_FILE, &config_json::write(config, Boundaries::of(tokenizer)))?)
     }
 
     /// Writes the weights, given in parameter order. Where a GPT-2 has no biases, zeros are written, since Hugging Face's

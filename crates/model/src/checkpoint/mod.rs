@@ -58,6 +58,11 @@ impl Checkpoint {
         let folder = ModelFolder::new(path.as_ref());
         let (config, weights) = folder.map()?;
         let (tokenizer, defaults) = (folder.read_tokenizer()?, folder.read_generation_defaults()?);
+        let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        if tokens > rows {
+            let reason = format!("its tokenizer has {tokens} tokens, and its embedding {rows}");
+            return Err(FileError::content(folder.path(), reason).into());
+        }
         Ok(Self { config, weights, tokenizer, defaults })
     }
 
@@ -69,6 +74,11 @@ impl Checkpoint {
     /// The parameters.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// The shape, the parameters in parameter order, and the tokenizer.
+    pub fn into_parts(self) -> (GptConfig, Vec<Vec<f32>>, Tokenizer) {
+        (self.config, self.weights.into_values(), self.tokenizer)
     }
 
     /// From text to tokens and back.
@@ -84,11 +94,14 @@ impl Checkpoint {
     /// The same with the adapter of a folder: the weights are the effective ones.
     ///
     /// # Errors
-    /// As [`Adapter::open`].
+    /// As [`Adapter::open`]; [`crate::ModelError::AdapterOfScaledQueries`].
     pub fn with_adapter(self, folder: impl AsRef<Path>) -> Result<Self> {
-        let mut params: Vec<Vec<f32>> = self.weights.slices().iter().map(|values| values.to_vec()).collect();
-        Adapter::open(folder, &self.config)?.merge_into(&self.config, &mut params)?;
-        Ok(Self { weights: Weights::of_values(params), ..self })
+        let Self { config, weights, tokenizer, defaults } = self;
+        let adapter = Adapter::open(folder, &config)?;
+        adapter.shape.check_queries(weights.queries_are_scaled())?;
+        let mut params = weights.into_values();
+        adapter.merge_into(&config, &mut params)?;
+        Ok(Self { config, weights: Weights::of_values(params), tokenizer, defaults })
     }
 
     /// The fastest decoder of a device for this model. On the CPU it reads weights in f32 where they lie in the file.

@@ -109,6 +109,11 @@ impl Tensors {
         if tensor.dims() != shape {
             return Err(bad(format!("{name} has shape {:?}, the model needs {shape:?}", tensor.dims())).into());
         }
+        if !tensor.dtype().is_float() {
+            return Err(
+                bad(format!("{name} has numbers of the type {:?}, the model needs floats", tensor.dtype())).into()
+            );
+        }
         Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, ops::Range};
 use safetensors::tensor::Dtype;
 
 use super::{
-    config_json::Description,
+    config_json::{AttentionScale, Description},
     layout::{Layout, StoredTensor, stored_tensors},
     weight_files::{TensorEntry, WeightFiles, values},
 };
@@ -20,6 +20,8 @@ use crate::{
 pub struct Weights {
     files: Vec<MappedFile>,
     params: Vec<Param>,
+    /// Whether a scale of attention's scores was multiplied into the queries' weights.
+    queries_are_scaled: bool,
 }
 
 #[derive(Debug)]
@@ -83,12 +85,17 @@ impl Weights {
             Ok(Param::Read(param))
         };
         let params = specs.iter().zip(&located).map(param).collect::<Result<_, FileError>>()?;
-        Ok(Self { files: files.files, params })
+        Ok(Self { files: files.files, params, queries_are_scaled: *attention_scale != AttentionScale::default() })
     }
 
     /// Weights that were read, in parameter order.
     pub(crate) fn of_values(values: Vec<Vec<f32>>) -> Self {
-        Self { files: Vec::new(), params: values.into_iter().map(Param::Read).collect() }
+        Self { files: Vec::new(), params: values.into_iter().map(Param::Read).collect(), queries_are_scaled: false }
+    }
+
+    /// Whether a scale of attention's scores was multiplied into the queries' weights, which are others than in the file then.
+    pub fn queries_are_scaled(&self) -> bool {
+        self.queries_are_scaled
     }
 
     /// The values of each parameter.
@@ -103,7 +110,7 @@ impl Weights {
 
     /// The values of each parameter, in memory of their own.
     pub(super) fn into_values(self) -> Vec<Vec<f32>> {
-        let Self { files, params } = self;
+        let Self { files, params, .. } = self;
         let values = |param| match param {
             Param::Mapped { file, bytes } => bytemuck::cast_slice(&files[file][bytes]).to_vec(),
             Param::Read(values) => values,

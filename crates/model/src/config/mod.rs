@@ -392,6 +392,18 @@ impl GptConfig {
         if self.n_kv_head == 0 { self.n_head } else { self.n_kv_head }
     }
 
+    /// The same shape with the numbers that zeros stand for.
+    #[must_use]
+    pub fn explicit(&self) -> Self {
+        Self {
+            norm_eps: self.norm_eps(self.norm),
+            mlp_hidden: self.hidden(),
+            n_kv_head: self.kv_heads(),
+            head_size: self.head_size(),
+            ..self.clone()
+        }
+    }
+
     /// The heads of attention.
     pub fn heads(&self) -> Heads {
         Heads { n_head: self.n_head, n_kv_head: self.kv_heads(), head_size: self.head_size() }

@@ -17,7 +17,7 @@ use std::{borrow::Cow, collections::HashMap, path::Path};
 
 use self::{reader::Gguf, tensor_type::BLOCK};
 use crate::{
-    GptConfig, Mlp, ModelError, Result, Tokenizer,
+    GptConfig, ModelError, Result, Tokenizer,
     checkpoint::layout::{Layout, StoredTensor, stored_tensors},
     config::{Architecture, RopeScaling},
     param_specs,
@@ -39,8 +39,8 @@ pub struct GgufWritten {
 /// Writes a model as GGUF, version 3, atomically, with its matrices in a type of numbers; biases, norms and positions are f32
 /// in each. The parameters are given in parameter order; `name` is what programs show of the model.
 ///
-/// The file names one token that begins and ends a text. Where the tokenizer has no `<|endoftext|>` it is
-/// [`Tokenizer::start_token`], since llama.cpp would otherwise take the token with the id 11.
+/// The file names the tokens that begin and end a text. Where the tokenizer has none they are [`Tokenizer::start_token`], since
+/// llama.cpp would otherwise take the token with the id 11.
 ///
 /// # Errors
 /// [`ModelError::NoGguf`] where the network is of no architecture of Hugging Face, or the tokenizer is neither of characters nor
@@ -59,8 +59,8 @@ pub fn write_gguf(
         let reason = "its angles are scaled by model.rope_scaling = \"llama3\"; \"none\" and \"linear\" are written";
         return Err(ModelError::NoGguf { reason: reason.into() });
     }
-    if architecture == Architecture::Gpt2 && config.mlp == Mlp::Relu2 {
-        let reason = "llama.cpp gives a GPT-2 the approximation of GELU, and it has model.mlp = \"relu2\"";
+    if [config.rope_theta, config.rope_factor].iter().any(|&number| !(number as f32).is_finite()) {
+        let reason = "its rope_theta or rope_factor is larger than a number of 32 bits";
         return Err(ModelError::NoGguf { reason: reason.into() });
     }
     let specs = param_specs(config);

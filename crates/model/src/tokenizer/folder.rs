@@ -23,8 +23,9 @@ pub(super) fn read(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join(TOKENIZER_FILE);
     let [vocabulary, merges] = GPT2_FILES.map(|name| folder.join(name));
     let tokenizer = if !path.exists() && vocabulary.exists() {
-        let vocabulary = read_json(&vocabulary)?.unwrap_or_default();
-        let json = gpt2_json(vocabulary, &read_text(&merges)?, &roles);
+        let known = read_json(&vocabulary)?.unwrap_or_default();
+        let json = gpt2_json(known, &read_text(&merges)?, &roles)
+            .map_err(|reason| TokenizerError::Malformed { origin: format!("`{}`", vocabulary.display()), reason })?;
         Tokenizer::parse(json.to_string().into_bytes(), || {
             let [vocabulary, merges] = GPT2_FILES;
             format!("`{}` with {merges}", folder.join(vocabulary).display())
@@ -92,25 +93,23 @@ impl Roles {
         // What comes later overrides.
         for name in [ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE] {
             let Some(file) = read_json(&folder.join(name))? else { continue };
-            if name == ADDED_TOKENS_FILE {
-                roles.add_ids(&file);
-            } else {
-                roles.add(&file);
-            }
+            let added = if name == ADDED_TOKENS_FILE { roles.add_ids(&file) } else { roles.add(&file) };
+            added.map_err(|reason| TokenizerError::NotJson { path: folder.join(name), reason })?;
         }
         Ok(roles)
     }
 
     /// Adds `added_tokens.json`: ids by text.
-    fn add_ids(&mut self, file: &Map<String, Value>) {
+    fn add_ids(&mut self, file: &Map<String, Value>) -> std::result::Result<(), String> {
         for (content, id) in file {
-            if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) {
-                self.added.insert(id, AddedToken::plain(content, false));
-            }
+            let known = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            let id = known.ok_or_else(|| format!("the token {content:?} has the id {id}"))?;
+            self.added.insert(id, AddedToken::plain(content, false));
         }
+        Ok(())
     }
 
-    fn add(&mut self, file: &Map<String, Value>) {
+    fn add(&mut self, file: &Map<String, Value>) -> std::result::Result<(), String> {
         for (key, value) in file {
             if key.ends_with("_token")
                 && let Some(token) = AddedToken::of_role(value)
@@ -122,13 +121,14 @@ impl Roles {
             ["additional_special_tokens", "extra_special_tokens"].map(|key| file.get(key).and_then(Value::as_array));
         self.more.extend(more.into_iter().flatten().flatten().filter_map(AddedToken::of_role));
         for (id, token) in file.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
-            if let (Ok(id), Ok(token)) = (id.parse(), AddedToken::deserialize(token)) {
-                self.added.insert(id, token);
-            }
+            let number = id.parse().map_err(|_| format!("`added_tokens_decoder` has the id {id:?}"))?;
+            let token = AddedToken::deserialize(token).map_err(|e| format!("`added_tokens_decoder`, {id}: {e}"))?;
+            self.added.insert(number, token);
         }
         if let Some(prefix) = file.get("add_prefix_space").and_then(Value::as_bool) {
             self.add_prefix_space = prefix;
         }
+        Ok(())
     }
 
     fn name(&self, role: &str) -> Option<&str> {
@@ -137,7 +137,7 @@ impl Roles {
 }
 
 /// The `tokenizer.json` of a GPT-2 whose vocabulary and merges are in files of their own. The library checks both.
-fn gpt2_json(vocabulary: Map<String, Value>, merges: &str, roles: &Roles) -> Value {
+fn gpt2_json(mut vocabulary: Map<String, Value>, merges: &str, roles: &Roles) -> std::result::Result<Value, String> {
     let id_of = |content: &str| vocabulary.get(content)?.as_u64().and_then(|id| u32::try_from(id).ok());
     // Without a word on special tokens, the class of `transformers` has this one.
     let default = AddedToken::plain(END_OF_TEXT, true);
@@ -151,11 +151,18 @@ fn gpt2_json(vocabulary: Map<String, Value>, merges: &str, roles: &Roles) -> Val
             added.entry(id).or_insert_with(|| token.clone()).special = true;
         }
     }
+    // The library gives an added token that is not in the vocabulary the next id that is free, whatever the file says.
+    for (&id, AddedToken { content, .. }) in &added {
+        let known = vocabulary.entry(content.clone()).or_insert_with(|| id.into());
+        if *known != id {
+            return Err(format!("the token {content:?} has two ids, {known} and {id}"));
+        }
+    }
     let byte_level = |add_prefix_space: bool| json!({ "type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": true });
     // The first line may be the version of the format.
     let pairs = merges.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
     let merges: Vec<&str> = pairs.collect();
-    json!({
+    Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -169,7 +176,7 @@ fn gpt2_json(vocabulary: Map<String, Value>, merges: &str, roles: &Roles) -> Val
             "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
             "vocab": vocabulary, "merges": merges,
         },
-    })
+    }))
 }
 
 /// The object of a JSON file; `None` where there is no file.

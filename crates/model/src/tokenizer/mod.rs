@@ -269,7 +269,7 @@ impl Tokenizer {
     }
 
     /// The same with these tokens at the begin and the end of a text, as far as they are special ones.
-    fn with_boundaries(mut self, begin: Option<&str>, end: Option<&str>) -> Self {
+    pub(crate) fn with_boundaries(mut self, begin: Option<&str>, end: Option<&str>) -> Self {
         let id = |token: Option<&str>| token.and_then(|token| self.inner.special_id(token));
         let (begin, end) = (id(begin), id(end));
         self.begin_of_text = begin;
@@ -280,6 +280,20 @@ impl Tokenizer {
     /// The content of `tokenizer.json`: what was loaded, or what training made.
     pub fn json(&self) -> &[u8] {
         &self.json
+    }
+
+    /// Whether another tokenizer has the same tokens under the same ids and cuts texts alike, however its file lists those that
+    /// stand beside the vocabulary: some put them into it, too.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let with_added = |json: &[u8]| -> Option<serde_json::Value> {
+            let mut value: serde_json::Value = serde_json::from_slice(json).ok()?;
+            for added in value["added_tokens"].as_array().cloned().into_iter().flatten() {
+                let content = added["content"].as_str()?.to_owned();
+                value["model"]["vocab"].as_object_mut()?.insert(content, added["id"].clone());
+            }
+            Some(value)
+        };
+        self.json == other.json || with_added(&self.json).is_some_and(|own| Some(own) == with_added(&other.json))
     }
 
     /// How the tokenizer works.
@@ -429,10 +443,15 @@ impl Tokenizer {
         self.end_of_text
     }
 
+    /// The id of the special token that begins a text: what its folder says, or the one that ends a text, as GPT-2 has it.
+    pub fn begin_of_text(&self) -> Option<u32> {
+        self.begin_of_text.or(self.end_of_text)
+    }
+
     /// The token that a text starts behind where there is no prompt: the one that begins a text, the end of another text, or
     /// a line break; in a vocabulary without any, its first token.
     pub fn start_token(&self) -> u32 {
-        self.begin_of_text.or(self.end_of_text).or_else(|| self.id_of("\n")).unwrap_or(0)
+        self.begin_of_text().or_else(|| self.id_of("\n")).unwrap_or(0)
     }
 
     /// The content of the `tokenizer_config.json` that lets `transformers.AutoTokenizer` load the folder.
@@ -445,7 +464,7 @@ impl Tokenizer {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": model_max_length,
             "clean_up_tokenization_spaces": false,
-            "bos_token": text(self.begin_of_text.or(self.end_of_text)),
+            "bos_token": text(self.begin_of_text()),
             "eos_token": text(self.end_of_text),
             "pad_token": text(self.end_of_text),
             "unk_token": null,

@@ -405,3 +405,16 @@ proptest! {
         prop_assert_eq!(text, BPE.decode(&ids).unwrap());
     }
 }
+
+#[test]
+fn tokens_beside_the_vocabulary_or_in_it_are_the_same_tokenizer_and_others_are_not() {
+    let pieces = || [Ok::<_, TokenizerError>(Piece { text: "low lower lowest low", ends_document: true })];
+    let trained = Tokenizer::train_bpe_on_documents(pieces(), 260).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(trained.json()).unwrap();
+    let added = json["added_tokens"][0].clone();
+    json["model"]["vocab"][added["content"].as_str().unwrap()] = added["id"].clone();
+    let listed = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
+    assert!(trained.json() != listed.json() && trained.is_same(&listed) && listed.is_same(&trained));
+    let other = Tokenizer::train_bpe_on_documents(pieces(), 259).unwrap();
+    assert!(!trained.is_same(&other));
+}

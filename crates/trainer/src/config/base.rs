@@ -1,6 +1,6 @@
 //! What a configuration may say of a run that starts from a model.
 
-use tinygpt_model::config::{GptConfig, Position};
+use tinygpt_model::config::Position;
 use toml::Value;
 
 use super::{
@@ -34,7 +34,12 @@ impl RunConfig {
             if let (Some(own), Some(theirs)) = (own, theirs)
                 && own != theirs
             {
-                let reason = format!("the model that the run starts from has {theirs}; leave the key out");
+                let reason = match key {
+                    "data.tokenizer_path" => {
+                        "the model that the run starts from brings its tokenizer; leave the key out".into()
+                    }
+                    _ => format!("the model that the run starts from has {theirs}; leave the key out"),
+                };
                 return refused(key, &Value::to_string(own), reason);
             }
         }
@@ -48,17 +53,9 @@ impl RunConfig {
     }
 }
 
-/// The configuration with those keys of the network written out that follow from others where they are 0.
+/// The configuration with the numbers that zeros of its model stand for.
 fn explicit(config: &RunConfig) -> RunConfig {
-    let model = &config.model;
-    let model = GptConfig {
-        mlp_hidden: model.hidden(),
-        n_kv_head: model.kv_heads(),
-        head_size: model.head_size(),
-        norm_eps: model.norm_eps(model.norm),
-        ..model.clone()
-    };
-    RunConfig { model, ..config.clone() }
+    RunConfig { model: config.model.explicit(), ..config.clone() }
 }
 
 #[cfg(test)]

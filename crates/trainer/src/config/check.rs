@@ -11,6 +11,9 @@ use super::{
     schema::{ConfigError, fields},
 };
 
+/// The largest rank of an adapter that a file of PEFT is read with (`model/src/adapter/peft.rs`), and more than any layer needs.
+const MAX_LORA_RANK: usize = 1 << 16;
+
 /// Refuses unknown keys and wrong types, and turns integers into floats where a float is meant.
 pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> Result<(), ConfigError> {
     for (name, value) in table.iter_mut() {
@@ -104,6 +107,9 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     if data.stories_bytes == 0 || data.stories_bytes > 1 << 32 {
         return refuse("data.stories_bytes", &data.stories_bytes, "must be between 1 and 4 GiB");
     }
+    if data.val == "-" {
+        return refuse("data.val", &data.val, "must be a file, since standard input is gone when it is read again");
+    }
     if !(data.val_fraction > 0.0 && data.val_fraction < 1.0) {
         return refuse("data.val_fraction", &data.val_fraction, "must lie between 0 and 1, both excluded");
     }
@@ -158,6 +164,9 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     }
     if !(1..=POLAR_EXPRESS.len()).contains(&train.muon_steps) {
         return refuse("train.muon_steps", &train.muon_steps, "must be between 1 and 5");
+    }
+    if lora.rank > MAX_LORA_RANK {
+        return refuse("lora.rank", &lora.rank, &format!("must be at most {MAX_LORA_RANK}"));
     }
     if lora.rank > 0 && train.optimizer != OptimizerKind::Adamw {
         let reason = "the matrices of an adapter (lora.rank) are trained by \"adamw\"";

@@ -88,6 +88,7 @@ fn a_value_out_of_range_is_refused_and_its_key_named() {
         ("format = 9", "format"),
         ("name = \"a/b\"", "name"),
         ("[data]\nval_fraction = 1.0", "data.val_fraction"),
+        ("[data]\nval = \"-\"", "data.val"),
         ("[data]\ntokenizer = \"bpe\"\nvocab_size = 100", "data.vocab_size"),
         ("[model]\nn_embd = 130", "model.n_embd"),
         ("[model]\nhead_size = 5\nposition = \"rope\"", "model.head_size"),

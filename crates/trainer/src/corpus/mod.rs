@@ -20,6 +20,7 @@ mod statistics;
 #[cfg(test)]
 mod tests;
 
+pub use parquet::panics_are_told_as_errors;
 pub use read::Pieces;
 pub use statistics::CorpusStatistics;
 

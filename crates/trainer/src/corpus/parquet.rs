@@ -1,6 +1,7 @@
 //! Documents in a column of a Parquet file.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     fs::File,
     path::{Path, PathBuf},
@@ -140,10 +141,22 @@ impl ParquetTexts {
     }
 }
 
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread is caught and told as an error, so that a program's panic hook has nothing to say about it.
+pub fn panics_are_told_as_errors() -> bool {
+    GUARDED.get()
+}
+
 /// Runs a part of the library, whose assertions a damaged file may fail.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, CorpusError> {
     let bad = |reason: String| CorpusError::Parquet { path: path.to_owned(), reason };
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+    GUARDED.set(true);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    GUARDED.set(false);
+    match result {
         Ok(result) => result.map_err(|error| bad(format!("it cannot be read as Parquet ({error})"))),
         Err(_) => Err(bad("it is damaged".into())),
     }

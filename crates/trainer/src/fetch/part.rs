@@ -135,6 +135,10 @@ impl<'d> Part<'d> {
                     let reason = format!("the connection broke after {} bytes ({error})", self.bytes);
                     return Err(Failure::Broken(self.network(url, reason, target)));
                 }
+                Ok(()) if self.bytes < all => {
+                    let reason = format!("the server ended after {} of {all} bytes", self.bytes);
+                    return Err(Failure::Broken(self.network(url, reason, target)));
+                }
                 Ok(()) => {}
             }
         }

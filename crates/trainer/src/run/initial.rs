@@ -19,6 +19,8 @@ pub struct InitialModel {
     folder: ModelFolder,
     gpt: GptConfig,
     tokenizer: Tokenizer,
+    /// Whether an adapter of them would be added to other weights than the folder has.
+    pub(super) queries_are_scaled: bool,
 }
 
 /// Where the weights of a run come from.
@@ -48,7 +50,7 @@ impl InitialModel {
     pub fn open_as(name: &str, folder: &Path) -> Result<Self> {
         let folder = ModelFolder::new(folder);
         // Tells what is missing, before any of it is read.
-        folder.map()?;
+        let queries_are_scaled = folder.map()?.1.queries_are_scaled();
         let (gpt, tokenizer) = (folder.read_config()?, folder.read_tokenizer()?);
         let (tokens, vocab_size) = (tokenizer.vocab_size(), gpt.vocab_size);
         if tokens > vocab_size {
@@ -56,7 +58,7 @@ impl InitialModel {
             let reason = format!("its tokenizer has {tokens} tokens, and its embedding {vocab_size}");
             return Err(TrainError::InitialModel { path, reason });
         }
-        Ok(Self { name: name.to_owned(), folder, gpt, tokenizer })
+        Ok(Self { name: name.to_owned(), folder, gpt, tokenizer, queries_are_scaled })
     }
 
     /// Its shape.

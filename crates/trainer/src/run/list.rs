@@ -147,6 +147,9 @@ fn look_at(path: &Path, running: bool) -> Result<(RunStatus, RunFigures)> {
     if !running {
         run.last().check_files(&state)?;
         SafetensorsSummary::read(&path.join(WEIGHTS_FILE))?;
+        if config.lora.rank > 0 {
+            SafetensorsSummary::read(&run.base().path().join(WEIGHTS_FILE))?;
+        }
         if !path.join(TOKENIZER_FILE).is_file() {
             return Err(TrainError::bad_file(&path.join(TOKENIZER_FILE), "it is missing"));
         }

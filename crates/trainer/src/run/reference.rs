@@ -57,7 +57,7 @@ impl OpenReference {
     pub(super) fn check(&self, gpt: &GptConfig, tokenizer: &Tokenizer, state: Option<&LoopState>) -> Result<()> {
         let refused = |reason: String| Err(TrainError::Reference { path: self.path.clone(), reason });
         let (own, other) = (gpt.block_size, self.gpt().block_size);
-        if self.tokenizer.json() != tokenizer.json() {
+        if !self.tokenizer.is_same(tokenizer) {
             return refused(format!(
                 "its vocabulary is another ({} tokens, and {} of this text), so that the probabilities of tokens cannot be \
                  compared; train both with one data.tokenizer on one text, or on texts of the same characters",

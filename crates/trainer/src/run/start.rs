@@ -30,7 +30,9 @@ pub(super) fn weights(
     state: &mut LoopState,
 ) -> Result<EngineState> {
     let Some(model) = init_from else { return Ok(EngineState::fresh(init_params(gpt, config.seed))) };
-    let adapter = config.lora.shape(gpt)?.map(|shape| Adapter { values: shape.initial_values(config.seed), shape });
+    let shape = config.lora.shape(gpt)?;
+    shape.iter().try_for_each(|shape| shape.check_queries(model.queries_are_scaled))?;
+    let adapter = shape.map(|shape| Adapter { values: shape.initial_values(config.seed), shape });
     let params = model.read_weights(gpt)?;
     state.init_from = Some(model.origin(&params));
     Ok(EngineState { adapter, ..EngineState::fresh(params) })

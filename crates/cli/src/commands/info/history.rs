@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use tinygpt_trainer::{
     RunConfig, RunDir,
-    run::{Best, LoopState, Part},
+    run::{Best, LoopState, Origin, Part},
     train::StopReason,
 };
 
@@ -14,6 +14,8 @@ use crate::{progress::human_time, units::utc};
 /// The history of a run.
 #[derive(Debug, Serialize)]
 pub struct History {
+    /// The model that it started from; none where it started from random weights.
+    init_from: Option<Origin>,
     /// The parts of the run; none of a run of an earlier version.
     parts: Vec<Part>,
     step: u64,
@@ -42,8 +44,9 @@ impl History {
             }
         };
         let ending = state.ending(&config.train);
-        let LoopState { parts, step, seconds, best, source_hash, .. } = state;
+        let LoopState { parts, step, seconds, best, source_hash, init_from, .. } = state;
         Some(Self {
+            init_from,
             parts,
             step,
             max_steps: config.train.max_steps,
@@ -59,9 +62,12 @@ impl History {
 
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, part) in self.parts.iter().enumerate() {
+        if let Some(Origin { path, weights_sha256 }) = &self.init_from {
+            writeln!(f, "  from       {path}, weights of SHA-256 {weights_sha256}")?;
+        }
+        for part in &self.parts {
             let when = utc(part.began);
-            match n {
+            match part.step {
                 0 => writeln!(f, "  started    {when} UTC")?,
                 _ => writeln!(f, "  resumed    {when} UTC, after step {}", part.step)?,
             }

@@ -8,19 +8,16 @@ mod safetensors;
 use serde_json::{Value, json};
 use tinygpt_model::{Architecture, GptConfig, Tokenizer, ngram::is_ngram_folder, tokenizer::TokenizerFamily};
 
-use crate::{args::InfoArgs, hub, output::Usage};
+use crate::{args::InfoArgs, hub};
 
 pub fn run(args: &InfoArgs) -> anyhow::Result<()> {
     let path = &*hub::folder(&args.run)?;
-    if !path.is_file() {
-        return if is_ngram_folder(path) { ngrams::run(path, args.json) } else { network::run(path, args.json) };
-    }
     match path.extension() {
-        Some(extension) if extension.eq_ignore_ascii_case("safetensors") => safetensors::run(path, args.json),
-        Some(extension) if extension.eq_ignore_ascii_case("gguf") => network::run(path, args.json),
-        _ => {
-            Err(Usage(format!("{} is a file, of which info knows .gguf and .safetensors alone", path.display())).into())
+        Some(extension) if path.is_file() && extension.eq_ignore_ascii_case("safetensors") => {
+            safetensors::run(path, args.json)
         }
+        _ if is_ngram_folder(path) => ngrams::run(path, args.json),
+        _ => network::run(path, args.json),
     }
 }
 

@@ -133,15 +133,7 @@ impl Facts<'_> {
 
     /// The section `[model]`, with the numbers that a 0 stands for.
     fn model(&self) -> anyhow::Result<Value> {
-        let config = self.config;
-        let full = GptConfig {
-            mlp_hidden: config.hidden(),
-            n_kv_head: config.kv_heads(),
-            head_size: config.head_size(),
-            norm_eps: config.norm_eps(config.norm),
-            ..config.clone()
-        };
-        let mut model = serde_json::to_value(full)?;
+        let mut model = serde_json::to_value(self.config.explicit())?;
         // The folder of a GPT-2, a Qwen3 or a Llama does not tell the initial values, which are gone.
         if let Some(keys) = model.as_object_mut() {
             keys.remove("init");
@@ -164,6 +156,9 @@ impl Facts<'_> {
         if let Some(train) = self.train {
             origin.insert("made by".into(), "tinygpt train".into());
             origin.insert("name".into(), train.name.clone().into());
+            if train.lora.rank > 0 {
+                origin.insert("adapter".into(), format!("rank {} on the model below base/", train.lora.rank).into());
+            }
         } else if let Some(kinds) = &self.stored {
             origin.insert("made by".into(), format!("a GGUF file of {}", kinds.join(" and ")).into());
         } else {

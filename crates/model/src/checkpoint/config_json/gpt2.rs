@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{MODEL_FORMAT, check_supported, flag, norm_eps, number};
+use super::{Boundaries, MODEL_FORMAT, check_supported, flag, norm_eps, number};
 use crate::{GptConfig, Mlp, config::Norm};
 
 /// What Hugging Face needs, and what is true. Its own defaults would be gelu_new and token 50256.
-pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
+pub(super) fn write(config: &GptConfig, boundaries: Boundaries) -> Value {
     // Null is 4 n_embd.
     let n_inner = (config.hidden() != 4 * config.n_embd).then(|| config.hidden());
     json!({
@@ -25,8 +25,8 @@ pub(super) fn write(config: &GptConfig, end_of_text: Option<u32>) -> Value {
         "layer_norm_epsilon": config.norm_eps(Norm::Layer),
         "initializer_range": 0.02,
         "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        "bos_token_id": boundaries.begin,
+        "eos_token_id": boundaries.end,
         "torch_dtype": "float32",
         "tinygpt": { "format": MODEL_FORMAT, "bias": config.bias },
     })
@@ -60,7 +60,7 @@ pub(super) fn parse(value: &Value) -> Result<GptConfig, String> {
         n_head: number(value, "n_head")?,
         n_embd: number(value, "n_embd")?,
         dropout: value["resid_pdrop"].as_f64().unwrap_or(0.0),
-        bias: value["tinygpt"]["bias"].as_bool().unwrap_or(true),
+        bias: flag(&value["tinygpt"], "bias", true)?,
         mlp,
         mlp_hidden: n_inner(value)?,
         tie_embeddings: flag(value, "tie_word_embeddings", true)?,

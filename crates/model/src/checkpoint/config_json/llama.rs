@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{MODEL_FORMAT, check_supported, norm_eps, number, optional_number, same};
+use super::{Boundaries, MODEL_FORMAT, check_supported, flag, norm_eps, number, optional_number, same};
 use crate::{
     GptConfig, Mlp,
     config::{Architecture, Norm, Position, RopeFrequencies, RopeScaling},
@@ -17,7 +17,7 @@ const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// What Hugging Face needs, and what is true. Angles, and the type of the weights, stand under the keys of `transformers` 4
 /// and under those of 5. Its dropout is that of attention's weights alone; ours is kept beside it.
-pub(super) fn write(config: &GptConfig, architecture: Architecture, end_of_text: Option<u32>) -> Value {
+pub(super) fn write(config: &GptConfig, architecture: Architecture, boundaries: Boundaries) -> Value {
     let mut file = json!({
         "architectures": [architecture.class()],
         "model_type": architecture.model_type(),
@@ -38,8 +38,8 @@ pub(super) fn write(config: &GptConfig, architecture: Architecture, end_of_text:
         "attention_dropout": config.dropout,
         "initializer_range": 0.02,
         "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        "bos_token_id": boundaries.begin,
+        "eos_token_id": boundaries.end,
         "dtype": "float32",
         "torch_dtype": "float32",
     });
@@ -94,7 +94,7 @@ pub(super) fn parse(value: &Value, architecture: Architecture) -> Result<GptConf
         rope_high_freq_factor: rope.high_freq_factor,
         rope_original_block_size: rope.original_block_size,
         head_size: head_size(value, architecture, n_embd, n_head)?,
-        tie_embeddings: value["tie_word_embeddings"].as_bool().unwrap_or(false), // Hugging Face's default
+        tie_embeddings: flag(value, "tie_word_embeddings", false)?, // Hugging Face's default
         qk_norm: architecture == Architecture::Qwen3,
         ..GptConfig::default()
     };

@@ -49,11 +49,15 @@ pub(in crate::gguf) fn parse(gguf: &Gguf<'_>) -> Result<Tokenizer, String> {
         return Err(format!("it has {} tokens, and an embedding of {}", tokens.len(), rows.unwrap_or(0)));
     }
     let merges = gguf.texts("tokenizer.ggml.merges")?.ok_or("it has no `tokenizer.ggml.merges`")?;
+    let named =
+        |key: &str| -> Result<Option<&str>, String> { Ok(gguf.whole(key)?.and_then(|id| tokens.get(id)).copied()) };
+    let (begin, end) = (named("tokenizer.ggml.bos_token_id")?, named("tokenizer.ggml.eos_token_id")?);
     let vocabulary = Vocabulary { tokens, types, merges };
-    match vocabulary.chars() {
+    let tokenizer = match vocabulary.chars() {
         Some((chars, with_end_of_text)) => Ok(Tokenizer::of_chars(chars, with_end_of_text)),
         None => Tokenizer::from_bytes(&vocabulary.bpe(words)?).map_err(|error| format!("its tokenizer: {error}")),
-    }
+    }?;
+    Ok(tokenizer.with_boundaries(begin, end))
 }
 
 /// The tokens by id, and the merges, most frequent first.

@@ -43,15 +43,16 @@ pub(in crate::gguf) fn describe(tokenizer: &Tokenizer, vocab_size: usize) -> Res
     };
     let Vocabulary { tokens, types, merges } =
         vocabulary.ok_or_else(|| no_gguf("its tokenizer.json has tokens or merges that are not understood"))?;
-    let boundary = tokenizer.end_of_text().unwrap_or_else(|| tokenizer.start_token());
+    let [begin, end] =
+        [tokenizer.begin_of_text(), tokenizer.end_of_text()].map(|id| id.unwrap_or_else(|| tokenizer.start_token()));
     let keys = [
         ("model", GgufValue::String("gpt2".into())),
         ("pre", GgufValue::String(words.names[0].into())),
         ("tokens", GgufValue::Strings(tokens)),
         ("token_type", GgufValue::I32s(types)),
         ("merges", GgufValue::Strings(merges)),
-        ("bos_token_id", GgufValue::U32(boundary)),
-        ("eos_token_id", GgufValue::U32(boundary)),
+        ("bos_token_id", GgufValue::U32(begin)),
+        ("eos_token_id", GgufValue::U32(end)),
         ("add_bos_token", GgufValue::Bool(false)),
     ];
     Ok(keys.map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).into())
