@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format,
-    config_json::{self, Boundaries, Description},
+    config_json::{self, AttentionScale, Boundaries, Description},
     layout::{Layout, stored_tensors},
     missing_files::check_files,
     tensors::write_tensors,
@@ -134,7 +134,11 @@ impl ModelFolder {
         if let Some(file) = self.gguf()? {
             return file.params(config);
         }
-        let model = Description { config: config.clone(), ..self.describe()? };
+        // Weights of our own may lie in a folder without a description yet; they are as in memory.
+        let has_description = self.path.join(CONFIG_FILE).is_file();
+        let described = has_description.then(|| self.describe()).transpose()?;
+        let attention_scale = described.map_or_else(AttentionScale::default, |model| model.attention_scale);
+        let model = Description { config: config.clone(), attention_scale };
         Ok(Weights::new(WeightFiles::open(&self.path)?, &model)?.into_values())
     }
 
