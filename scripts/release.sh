@@ -28,7 +28,7 @@ name=tinygpt-$version-$target
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# What is written in C, the cryptography of downloads, is compiled for musl too.
+# What is written in C, the cryptography of downloads and zstd, is compiled for musl too.
 CC_x86_64_unknown_linux_musl=musl-gcc cargo build --release --locked --target "$target"
 program=target/$target/release/tinygpt
 
@@ -45,14 +45,10 @@ install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$folder"
 (
     cd "$work"
     export TINYGPT_CACHE=$work/cache
-    "$folder/tinygpt" train --config tiny --out run --set train.max_steps=2 --set data.stories_bytes=60000 >/dev/null 2>&1
+    "$folder/tinygpt" train --config tiny --out run --set train.max_steps=2 --set data.stories_bytes=60000 >/dev/null 2>"$work/log" ||
+        { cat "$work/log" >&2; exit 1; }
     "$folder/tinygpt" generate --checkpoint run --prompt Once --seed 1 --max-new-tokens 5 >/dev/null
 )
-
-mkdir -p "$out"
-when=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
-tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$when" -C "$work" -cf - "$name" | gzip -9n > "$out/$name.tar.gz"
-(cd "$out" && sha256sum "$name.tar.gz" > SHA256SUMS)
 
 if [[ $target == *-musl ]]; then
     # A static program names no interpreter.
@@ -61,5 +57,10 @@ if [[ $target == *-musl ]]; then
 else
     needs="Linux with glibc $(objdump -T "$program" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1 | cut -d_ -f2) or later"
 fi
+
+mkdir -p "$out"
+when=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$when" -C "$work" -cf - "$name" | gzip -9n > "$out/$name.tar.gz"
+(cd "$out" && sha256sum "$name.tar.gz" > SHA256SUMS)
 printf '%s/%s.tar.gz: %s, for %s\n' "$out" "$name" "$(du -h "$out/$name.tar.gz" | cut -f1)" "$needs"
 cat "$out/SHA256SUMS"
