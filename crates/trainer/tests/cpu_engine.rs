@@ -58,10 +58,17 @@ fn compare(config: &GptConfig, rows: usize, cols: usize, seed: u64) {
 
 fn compare_in(precision: CpuPrecision, config: &GptConfig, rows: usize, cols: usize, seed: u64) {
     // Of a loss, of a tensor's largest element, and of the norm of all gradients. A bf16 is off by up to 2^-9, and behind a
-    // norm over a few channels that shows thirtyfold.
+    // norm over a few channels that shows thirtyfold, over four of them up to ninetyfold.
     let (of_loss, of_tensor, of_norm) = match precision {
         CpuPrecision::F32 => (1e-5, 3e-5, 1e-4),
-        CpuPrecision::Bf16 => (2e-2, if config.n_embd < 16 { 0.15 } else { 5e-2 }, 5e-2),
+        CpuPrecision::Bf16 => {
+            let of_tensor = match config.n_embd {
+                ..8 => 0.3,
+                8..16 => 0.15,
+                _ => 5e-2,
+            };
+            (2e-2, of_tensor, 5e-2)
+        }
     };
     let state = initial(config, seed);
     let mut tensors = TensorEngine::new(config, Precision::F32, ADAMW, 5, &state, &Device::Cpu).unwrap();
