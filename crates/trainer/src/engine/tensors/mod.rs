@@ -92,8 +92,11 @@ impl TensorEngine {
         state: &EngineState,
         device: &Device,
     ) -> Result<Self> {
-        let tensors = params::to_tensors(config, &state.params, DType::F32, device)?;
-        let vars = tensors.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
+        // The tensors that the variables copy are gone before there is anything else.
+        let vars = params::to_tensors(config, &state.params, DType::F32, device)?
+            .iter()
+            .map(Var::from_tensor)
+            .collect::<candle_core::Result<Vec<_>>>()?;
         let detached: Vec<Tensor> = vars.iter().map(Var::as_detached_tensor).collect();
         let flat = FlatParams::new(param_specs(config), device)?;
         let lora = state.adapter.as_ref().map(|adapter| TensorLora::new(adapter, &vars, device)).transpose()?;
