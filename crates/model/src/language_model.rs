@@ -137,6 +137,19 @@ impl NextToken {
     }
 }
 
+/// The `n` most probable tokens of a row of logits `(V)` with their logits, that of the largest first and of equal ones the
+/// lowest token; tokens without a finite logit are left out.
+pub fn most_probable(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
+    let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).filter(|(_, x)| x.is_finite()).collect();
+    let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if n < tokens.len() {
+        tokens.select_nth_unstable_by(n, by_logit);
+        tokens.truncate(n);
+    }
+    tokens.sort_unstable_by(by_logit);
+    tokens
+}
+
 /// The logarithm of the sum of the exponentials of logits, in f64.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

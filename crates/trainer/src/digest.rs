@@ -24,9 +24,9 @@ impl Digest {
     /// # Errors
     /// When it cannot be read.
     pub fn of_file(path: &Path) -> io::Result<Self> {
-        let mut hasher = sha2::Sha256::new();
-        io::copy(&mut File::open(path)?, &mut hasher)?;
-        Ok(Self(hasher.finalize().into()))
+        let mut hasher = Hasher::default();
+        hasher.read(&mut File::open(path)?)?;
+        Ok(hasher.finish())
     }
 
     /// The digest of files one behind the other.
@@ -34,12 +34,12 @@ impl Digest {
     /// # Errors
     /// That of the first file that cannot be read, with its path.
     pub fn of_files(paths: &[PathBuf]) -> Result<Self, (&Path, io::Error)> {
-        let mut hasher = sha2::Sha256::new();
+        let mut hasher = Hasher::default();
         for path in paths {
-            let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hasher));
-            copied.map_err(|error| (path.as_path(), error))?;
+            let read = File::open(path).and_then(|mut file| hasher.read(&mut file));
+            read.map_err(|error| (path.as_path(), error))?;
         }
-        Ok(Self(hasher.finalize().into()))
+        Ok(hasher.finish())
     }
 
     /// The 32 bytes.
@@ -70,6 +70,14 @@ impl Hasher {
     /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
+    }
+
+    /// Adds all that is left of a file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&mut self, file: &mut File) -> io::Result<()> {
+        io::copy(file, &mut self.0).map(|_| ())
     }
 
     /// The digest of everything that was added.

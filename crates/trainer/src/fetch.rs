@@ -253,21 +253,13 @@ fn is_there(dataset: &Dataset, path: &Path) -> Result<bool, FetchError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(FetchError::io("read", path)(error)),
     };
-    let found = digest_of(&mut file).map_err(FetchError::io("read", path))?.finish();
+    let mut hasher = Hasher::default();
+    hasher.read(&mut file).map_err(FetchError::io("read", path))?;
+    let found = hasher.finish();
     match dataset.text_sha256() {
         expected if found.to_string() == expected => Ok(true),
         expected => Err(FetchError::ExistsWithOtherContent { path: path.to_owned(), found, expected }),
     }
-}
-
-fn digest_of(file: &mut impl Read) -> std::io::Result<Hasher> {
-    let mut hasher = Hasher::default();
-    copy(file, |bytes| {
-        hasher.update(bytes);
-        Ok(())
-    })
-    .map_err(CopyError::into_io)?;
-    Ok(hasher)
 }
 
 fn kept_so_far(bytes: u64) -> String {
@@ -302,13 +294,6 @@ fn explain(error: &ureq::Error) -> String {
 enum CopyError {
     Read(std::io::Error),
     Write(std::io::Error),
-}
-
-impl CopyError {
-    fn into_io(self) -> std::io::Error {
-        let (Self::Read(error) | Self::Write(error)) = self;
-        error
-    }
 }
 
 fn copy(from: &mut impl Read, mut to: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), CopyError> {

@@ -22,7 +22,7 @@ use tinygpt_model::{
 
 use crate::{
     corpus::{Corpus, CorpusError},
-    digest::{Digest, Hasher},
+    digest::Digest,
     token_cache::{TokenCacheError, TokenStore, Width, encode, write_ids},
 };
 
@@ -165,9 +165,7 @@ impl TokenFile {
 
     /// The SHA-256 of the file.
     pub fn sha256(&self) -> Digest {
-        let mut hasher = Hasher::default();
-        hasher.update(&self.map);
-        hasher.finish()
+        Digest::of(&self.map)
     }
 
     /// The tokens, each of which is checked to be of a vocabulary of this size.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use tinygpt_sampler::{RngDomain, philox_at, simd::SimdLevel, unit_f64};
 
-pub use peft::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
+pub use peft::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, MAX_RANK};
 pub use product::LowRank;
 
 use crate::{

@@ -19,7 +19,7 @@ pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of the model's layers.
 const PREFIX: &str = "base_model.model.";
 /// The largest rank that is read; a real one is a few hundreds at most.
-const MAX_RANK: u64 = 1 << 16;
+pub const MAX_RANK: usize = 1 << 16;
 
 /// Keys that change nothing of what a trained adapter computes. The tensors say which layers it has.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -167,8 +167,9 @@ impl Keys {
         if get("peft_type") != "LORA" {
             return Err(format!("`peft_type` is {}; this program supports \"LORA\" only", get("peft_type")));
         }
-        let rank = get("r").as_u64().filter(|rank| (1..=MAX_RANK).contains(rank));
-        let rank = rank.ok_or_else(|| format!("`r` is {}; it must be from 1 to {MAX_RANK}", get("r")))? as usize;
+        let rank = get("r").as_u64().and_then(|rank| usize::try_from(rank).ok());
+        let rank = rank.filter(|rank| (1..=MAX_RANK).contains(rank));
+        let rank = rank.ok_or_else(|| format!("`r` is {}; it must be from 1 to {MAX_RANK}", get("r")))?;
         let alpha = get("lora_alpha").as_f64().filter(|alpha| alpha.is_finite());
         let alpha = alpha.ok_or_else(|| format!("`lora_alpha` is {}, not a number", get("lora_alpha")))?;
         let rank_stabilized = match get("use_rslora") {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format,
     config_json::{self, AttentionScale, Boundaries, Description},
-    layout::{Layout, stored_tensors},
+    layout::{Layout, params_of_file, stored_tensors},
     missing_files::check_files,
     tensors::write_tensors,
     weight_files::{self, WeightFiles},
@@ -25,7 +25,6 @@ use crate::{
     gguf::GgufFile,
     param_specs,
     params::check_values,
-    plan::Role,
     tokenizer::{TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer},
 };
 
@@ -75,20 +74,15 @@ impl ModelFolder {
     /// # Errors
     /// When the values do not match the configuration, or the disk is full.
     pub fn write_weights(&self, config: &GptConfig, params: &[Vec<f32>]) -> Result<()> {
-        let specs = param_specs(config);
-        check_values(&specs, params)?;
+        check_values(&param_specs(config), params)?;
+        let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+        let in_file = params_of_file(config, &slices);
         let mut tensors: HashMap<String, (Vec<usize>, Cow<'_, [f32]>)> = HashMap::new();
-        for (spec, values) in specs.iter().zip(params) {
+        for (spec, values) in &in_file {
             for stored in stored_tensors(spec, Layout::of_folder(config)) {
                 let values = stored.take_from(values);
                 tensors.insert(stored.name, (stored.shape, values));
             }
-        }
-        let zeros = vec![0.0; config.hidden().max(3 * config.n_embd)];
-        let with_biases = GptConfig { bias: config.bias || config.is_gpt2(), ..config.clone() };
-        for spec in param_specs(&with_biases).into_iter().filter(|spec| spec.role == Role::Bias) {
-            let n = spec.len();
-            tensors.entry(spec.name).or_insert_with(|| (spec.shape, zeros[..n].into()));
         }
         // `transformers` loads nothing without this format.
         let metadata = json!({ "format": "pt", FORMAT_KEY: MODEL_FORMAT.to_string() });
@@ -119,6 +113,21 @@ impl ModelFolder {
         let model = self.describe()?;
         let weights = Weights::new(WeightFiles::open(&self.path)?, &model)?;
         Ok((model.config, weights))
+    }
+
+    /// As [`ModelFolder::map`], with the tokenizer.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::map`] and [`ModelFolder::read_tokenizer`]; when the tokenizer has more tokens than the model.
+    pub fn map_with_tokenizer(&self) -> Result<(GptConfig, Weights, Tokenizer)> {
+        let (config, weights) = self.map()?;
+        let tokenizer = self.read_tokenizer()?;
+        let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        if tokens > rows {
+            let reason = format!("its tokenizer has {tokens} tokens, and its embedding {rows}");
+            return Err(FileError::content(&self.path, reason).into());
+        }
+        Ok((config, weights, tokenizer))
     }
 
     /// The file, where the path is that of a file.

@@ -3,9 +3,9 @@
 //! tensor for each linear layer, `(out, in)`, under names of their own: the table is here. A GPT-2 in GGUF has its queries, keys
 //! and values in one.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, collections::HashMap, ops::Range};
 
-use crate::{GptConfig, ParamSpec, config::Architecture, plan::Role};
+use crate::{GptConfig, ParamSpec, config::Architecture, param_specs, plan::Role};
 
 /// How the parameters of a model lie in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,26 @@ pub(crate) struct StoredTensor {
     pub(crate) shape: Vec<usize>,
     /// Which columns of the parameter are its rows; `None` where it is the parameter as it lies in memory.
     pub(crate) columns: Option<Range<usize>>,
+}
+
+/// The parameters of a file, and their values: those of the model, given in parameter order, and where a GPT-2 has no biases,
+/// zeros in their places, since those of others always have them.
+pub(crate) fn params_of_file<'a>(config: &GptConfig, params: &[&'a [f32]]) -> Vec<(ParamSpec, Cow<'a, [f32]>)> {
+    let specs = param_specs(config);
+    let given: HashMap<&str, &'a [f32]> =
+        specs.iter().map(|spec| spec.name.as_str()).zip(params.iter().copied()).collect();
+    let in_file = param_specs(&GptConfig { bias: config.bias || config.is_gpt2(), ..config.clone() });
+    let values = |spec: &ParamSpec| match given.get(spec.name.as_str()) {
+        Some(&values) => values.into(),
+        None => vec![0.0; spec.len()].into(),
+    };
+    in_file
+        .into_iter()
+        .map(|spec| {
+            let values = values(&spec);
+            (spec, values)
+        })
+        .collect()
 }
 
 /// The tensors that a parameter is in a file. Parameters that the table does not know are as in memory.

@@ -56,13 +56,8 @@ impl Checkpoint {
     /// missing or has another shape.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let folder = ModelFolder::new(path.as_ref());
-        let (config, weights) = folder.map()?;
-        let (tokenizer, defaults) = (folder.read_tokenizer()?, folder.read_generation_defaults()?);
-        let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
-        if tokens > rows {
-            let reason = format!("its tokenizer has {tokens} tokens, and its embedding {rows}");
-            return Err(FileError::content(folder.path(), reason).into());
-        }
+        let (config, weights, tokenizer) = folder.map_with_tokenizer()?;
+        let defaults = folder.read_generation_defaults()?;
         Ok(Self { config, weights, tokenizer, defaults })
     }
 

@@ -13,12 +13,12 @@ mod tensor_type;
 mod tokenizer;
 mod writer;
 
-use std::{borrow::Cow, collections::HashMap, path::Path};
+use std::{borrow::Cow, path::Path};
 
 use self::{reader::Gguf, tensor_type::BLOCK};
 use crate::{
     GptConfig, ModelError, Result, Tokenizer,
-    checkpoint::layout::{Layout, StoredTensor, stored_tensors},
+    checkpoint::layout::{Layout, StoredTensor, params_of_file, stored_tensors},
     config::{Architecture, RopeScaling},
     param_specs,
     params::check_values,
@@ -63,20 +63,12 @@ pub fn write_gguf(
         let reason = "its rope_theta or rope_factor is larger than a number of 32 bits";
         return Err(ModelError::NoGguf { reason: reason.into() });
     }
-    let specs = param_specs(config);
-    check_values(&specs, params)?;
+    check_values(&param_specs(config), params)?;
     let mut metadata = keys::describe(config, architecture, kind, name);
     metadata.extend(tokenizer::describe(tokenizer, config.vocab_size)?);
-    // llama.cpp's GPT-2 always has biases.
-    let in_file = GptConfig { bias: config.bias || architecture == Architecture::Gpt2, ..config.clone() };
-    let in_file = param_specs(&in_file);
-    let zeros =
-        vec![0.0; in_file.iter().filter(|spec| spec.shape.len() == 1).map(|spec| spec.len()).max().unwrap_or(0)];
-    let given: HashMap<&str, &[f32]> =
-        specs.iter().map(|spec| spec.name.as_str()).zip(params.iter().copied()).collect();
+    let in_file = params_of_file(config, params);
     let mut tensors = Vec::new();
-    for spec in &in_file {
-        let param = given.get(spec.name.as_str()).copied().unwrap_or_else(|| &zeros[..spec.len()]);
+    for (spec, param) in &in_file {
         for stored in stored_tensors(spec, Layout::of_gguf(architecture)) {
             let interleaved = interleaved_heads(&stored, architecture, config);
             tensors.push(GgufTensor { kind: type_of(&stored, kind), stored, param, interleaved });

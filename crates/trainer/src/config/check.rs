@@ -2,6 +2,7 @@
 
 use tinygpt_model::{
     GptConfig, MODEL_KEYS, ModelError,
+    adapter::MAX_RANK,
     cpu::{CpuPrecision, POLAR_EXPRESS, TrainingFloats},
 };
 use toml::{Table, Value};
@@ -10,9 +11,6 @@ use super::{
     CONFIG_FORMAT, OptimizerKind, PriorKind, RunConfig, TokenizerKind,
     schema::{ConfigError, fields},
 };
-
-/// The largest rank of an adapter that a file of PEFT is read with (`model/src/adapter/peft.rs`), and more than any layer needs.
-const MAX_LORA_RANK: usize = 1 << 16;
 
 /// Refuses unknown keys and wrong types, and turns integers into floats where a float is meant.
 pub(super) fn check_table(prefix: &str, table: &mut Table, defaults: &Table) -> Result<(), ConfigError> {
@@ -165,8 +163,8 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     if !(1..=POLAR_EXPRESS.len()).contains(&train.muon_steps) {
         return refuse("train.muon_steps", &train.muon_steps, "must be between 1 and 5");
     }
-    if lora.rank > MAX_LORA_RANK {
-        return refuse("lora.rank", &lora.rank, &format!("must be at most {MAX_LORA_RANK}"));
+    if lora.rank > MAX_RANK {
+        return refuse("lora.rank", &lora.rank, &format!("must be at most {MAX_RANK}"));
     }
     if lora.rank > 0 && train.optimizer != OptimizerKind::Adamw {
         let reason = "the matrices of an adapter (lora.rank) are trained by \"adamw\"";

@@ -8,7 +8,7 @@ use std::{
 
 use tinygpt_model::files::atomic::sync_folder;
 
-use super::{CopyError, Dataset, FetchError, agent, copy, digest_of, explain, unzip::unzip};
+use super::{CopyError, Dataset, FetchError, agent, copy, explain, unzip::unzip};
 use crate::digest::Hasher;
 
 /// How often a server is asked for the rest after a connection broke. Only a connection that brought something counts anew.
@@ -48,7 +48,8 @@ impl<'d> Part<'d> {
         if file.metadata().map_err(&write)?.len() > dataset.bytes {
             file.set_len(0).map_err(&write)?;
         }
-        let hasher = digest_of(&mut file).map_err(FetchError::io("read", &path))?;
+        let mut hasher = Hasher::default();
+        hasher.read(&mut file).map_err(FetchError::io("read", &path))?;
         let bytes = file.stream_position().map_err(&write)?;
         Ok(Self { dataset, path, file, hasher, bytes })
     }

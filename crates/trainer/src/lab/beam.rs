@@ -7,7 +7,7 @@
 
 use tinygpt_model::{
     LanguageModel, Windows,
-    language_model::{NextToken, each_row},
+    language_model::{NextToken, each_row, most_probable},
 };
 use tinygpt_sampler::{Sampler, SamplingParams};
 
@@ -90,14 +90,7 @@ pub(super) fn beam_search(
 fn continuations(logits: &[f32], width: usize) -> tinygpt_model::Result<Continuations> {
     // A row that cannot be drawn from is refused as a draw refuses it.
     Sampler::new(SamplingParams { temperature: 0.0, ..Default::default() })?.sample_row(logits, &[], 0, 0)?;
-    let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).filter(|(_, x)| x.is_finite()).collect();
-    let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if width < tokens.len() {
-        tokens.select_nth_unstable_by(width, by_logit);
-        tokens.truncate(width);
-    }
-    tokens.sort_by(by_logit);
-    Ok(Continuations { next: NextToken::of(logits), best: tokens })
+    Ok(Continuations { next: NextToken::of(logits), best: most_probable(logits, width) })
 }
 
 impl Candidate {

@@ -50,14 +50,8 @@ impl InitialModel {
     pub fn open_as(name: &str, folder: &Path) -> Result<Self> {
         let folder = ModelFolder::new(folder);
         // Tells what is missing, before any of it is read.
-        let queries_are_scaled = folder.map()?.1.queries_are_scaled();
-        let (gpt, tokenizer) = (folder.read_config()?, folder.read_tokenizer()?);
-        let (tokens, vocab_size) = (tokenizer.vocab_size(), gpt.vocab_size);
-        if tokens > vocab_size {
-            let path = folder.path().to_owned();
-            let reason = format!("its tokenizer has {tokens} tokens, and its embedding {vocab_size}");
-            return Err(TrainError::InitialModel { path, reason });
-        }
+        let (gpt, weights, tokenizer) = folder.map_with_tokenizer()?;
+        let queries_are_scaled = weights.queries_are_scaled();
         Ok(Self { name: name.to_owned(), folder, gpt, tokenizer, queries_are_scaled })
     }
 

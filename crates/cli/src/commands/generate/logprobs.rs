@@ -1,7 +1,10 @@
 //! `generate --logprobs`: what the model itself made of each token.
 
 use serde::Serialize;
-use tinygpt_model::{ModelError, Tokenizer, language_model::NextToken};
+use tinygpt_model::{
+    ModelError, Tokenizer,
+    language_model::{NextToken, most_probable},
+};
 
 /// A drawn token in the model's own distribution: temperature 1, before penalties, grammars and all other rules.
 #[derive(Debug, Serialize)]
@@ -42,25 +45,15 @@ impl Logprobs {
     /// What the row that was seen last makes of the token that was drawn.
     pub fn of(&self, drawn: u32, tokenizer: &Tokenizer) -> Result<TokenLogprob, ModelError> {
         let distribution = NextToken::of(&self.logits);
-        let probability = |id: u32| {
-            let logprob = distribution.logprob(self.logits[id as usize]);
+        let probability = |(id, logit): (u32, f32)| {
+            let logprob = distribution.logprob(logit);
             // A model may have more tokens than its tokenizer.
             let in_tokenizer = (id as usize) < tokenizer.vocab_size();
             let token = if in_tokenizer { tokenizer.token_text(id)? } else { String::new() };
             Ok::<_, ModelError>(TokenProbability { id, token, logprob })
         };
-        let mut ids: Vec<u32> = (0..self.logits.len() as u32).filter(|&id| self.logit(id).is_finite()).collect();
-        let falling = |a: &u32, b: &u32| self.logit(*b).total_cmp(&self.logit(*a)).then(a.cmp(b));
-        if self.top < ids.len() {
-            ids.select_nth_unstable_by(self.top, falling);
-            ids.truncate(self.top);
-        }
-        ids.sort_unstable_by(falling);
-        let top = ids.into_iter().map(probability).collect::<Result<_, _>>()?;
-        Ok(TokenLogprob { token: probability(drawn)?, top })
-    }
-
-    fn logit(&self, id: u32) -> f32 {
-        self.logits[id as usize]
+        let top = most_probable(&self.logits, self.top).into_iter().map(probability).collect::<Result<_, _>>()?;
+        let token = probability((drawn, self.logits[drawn as usize]))?;
+        Ok(TokenLogprob { token, top })
     }
 }
