@@ -33,6 +33,8 @@ mod runs;
 mod sample;
 mod sampling_flags;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 mod shell;
 mod sweep;
 mod train;
