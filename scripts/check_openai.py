@@ -174,8 +174,7 @@ class Crowd:
             self.memory.append(self.server.resident_megabytes())
 
     async def ask(self, clients, seconds):
-        limits = openai.DefaultAsyncHttpxClient(limits=__import__("httpx").Limits(max_connections=None))
-        async with openai.AsyncOpenAI(base_url=f"{self.server.url}/v1", api_key=KEY, max_retries=0, http_client=limits) as client:
+        async with openai.AsyncOpenAI(base_url=f"{self.server.url}/v1", api_key=KEY, max_retries=0) as client:
             self.model = (await client.models.list()).data[0].id
             begun = time.monotonic()
             until = begun + seconds

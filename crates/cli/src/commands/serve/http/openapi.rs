@@ -256,7 +256,7 @@ fn shared_keys() -> Vec<(&'static str, Value, &'static str)> {
         ("adaptive", share(), "Be greedy wherever the largest probability exceeds this."),
         ("regex", string(), "The text matches this regular expression."),
         ("grammar", string(), "The text is one of this grammar, in llguidance's variant of Lark."),
-        ("json_schema", json!({ "type": ["object", "boolean"] }), "The text is JSON of this schema."),
+        ("json_schema", json!({ "type": "object" }), "The text is JSON of this schema."),
     ]
 }
 
