@@ -14,6 +14,7 @@ mod commands;
 mod config_file;
 mod device;
 mod generator;
+mod growing_text;
 mod html;
 mod hub;
 mod measured;

@@ -165,9 +165,31 @@ fn texts_of_every_number_of_rows_have_the_same_bits() {
 
 /// From 64 rows on, products go in tiles.
 #[test]
-fn seventy_texts_have_the_same_bits_as_alone() {
+fn seventy_texts_in_one_step_have_the_same_bits_as_alone() {
+    let config = shape(40, 12, 2, 2, 8);
+    let params = lively_params(&config, 7);
+    let params: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+    let mut random = Random::new(7);
+    let mut text = || Text { prompt: random.tokens(3, 40), tokens: random.tokens(5, 40) };
+    let texts: Vec<Text> = (0..70).map(|_| text()).collect();
+    let slots: Vec<usize> = (0..70).collect();
     for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
-        check(&shape(40, 60, 2, 2, 8), ContextPolicy::Half, format, 80, 90, 7);
+        let mut batch = CpuBatchDecoder::new(&config, &params, ContextPolicy::Half, format, 70).unwrap();
+        let mut lone = CpuDecoder::new(&config, &params, ContextPolicy::Half, format).unwrap();
+        let expected: Vec<_> = texts.iter().map(|text| text.alone(&mut lone)).collect();
+        for (slot, text) in texts.iter().enumerate() {
+            batch.begin(slot, &text.prompt).unwrap();
+            while batch.prompt_part(slot).unwrap().is_none() {}
+        }
+        for n in 0..5 {
+            for (slot, text) in texts.iter().enumerate() {
+                batch.append(slot, text.tokens[n]).unwrap();
+            }
+            let logits = batch.step(&slots).unwrap();
+            for (row, logits) in logits.chunks(40).enumerate() {
+                assert!(bits(logits) == expected[row][n + 1], "row {row}, step {n}, {format:?}");
+            }
+        }
     }
 }
 
