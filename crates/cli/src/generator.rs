@@ -50,9 +50,7 @@ impl Generator {
     #[cfg(feature = "serve")]
     pub fn is_same_but_for_weights(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Network(a), Self::Network(b)) => {
-                a.config() == b.config() && a.tokenizer().is_same(b.tokenizer())
-            }
+            (Self::Network(a), Self::Network(b)) => a.config() == b.config() && a.tokenizer().is_same(b.tokenizer()),
             _ => false,
         }
     }

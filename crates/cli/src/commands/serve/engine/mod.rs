@@ -24,16 +24,16 @@ use tinygpt_model::{ContextPolicy, ModelError, Tokenizer, cpu::WeightFormat};
 use tinygpt_sampler::Sampler;
 use tokio::sync::{mpsc::Receiver, oneshot};
 
-pub use self::{
-    request::{EndedBy, Event, GeneratedToken, Measured, Refused, TextRequest},
-    stats::Stats,
-};
 use self::{
     queue::Closing,
     reload::WeightsSeen,
     row::{Events, Job, LogitsJob, TextJob},
     stats::Counters,
     worker::Worker,
+};
+pub use self::{
+    request::{EndedBy, Event, GeneratedToken, Measured, Refused, TextRequest},
+    stats::Stats,
 };
 use crate::{args::ServeArgs, device::DeviceChoice, generator::Generator};
 

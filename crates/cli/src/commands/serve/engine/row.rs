@@ -151,7 +151,12 @@ impl<'t> Row<'t> {
         } else {
             logits
         };
-        let here = SamplerRow { logits: allowed, history: &*history, sequence: request.sequence, position: history.len() as u64 };
+        let here = SamplerRow {
+            logits: allowed,
+            history: &*history,
+            sequence: request.sequence,
+            position: history.len() as u64,
+        };
         let id = sampler.sample_next(&here, state)?;
         history.push(id);
         let measured = request.top.map(|top| Measured::of(logits, id, top));

@@ -25,10 +25,7 @@ const MIN_PARALLEL_LOGITS: usize = 1 << 16;
 
 /// What has a slot.
 enum Occupant<'m> {
-    Text {
-        row: Box<Row<'m>>,
-        phase: Phase,
-    },
+    Text { row: Box<Row<'m>>, phase: Phase },
     Logits(LogitsJob),
 }
 

@@ -102,8 +102,7 @@ fn lone_twin(generator: &Generator, options: &Options, request: &TextRequest) ->
     let mut decoder = generator.decoder(options.how, 1).unwrap();
     let mut sampler = Sampler::new(request.rules.clone()).unwrap();
     let TextRequest { prompt, sequence, max_new_tokens, .. } = request;
-    let generation =
-        Generation { prompt, first_sequence: *sequence, rows: 1, max_new_tokens: *max_new_tokens };
+    let generation = Generation { prompt, first_sequence: *sequence, rows: 1, max_new_tokens: *max_new_tokens };
     let mut tokens = Vec::new();
     generate(decoder.as_mut(), &mut sampler, generation, |_, token| {
         tokens.push(token);
@@ -370,12 +369,14 @@ fn figures() {
     let folder = PathBuf::from(std::env::var_os("TINYGPT_MODEL").expect("the folder of a model"));
     for rows in [1, 32, 64] {
         let how = (ContextPolicy::Half, WeightFormat::F32, DeviceChoice::Cpu);
-        let engine = Engine::open("test".into(), &folder, Options { slots: rows, queue: rows, timeout: LONG, how }).unwrap();
+        let engine =
+            Engine::open("test".into(), &folder, Options { slots: rows, queue: rows, timeout: LONG, how }).unwrap();
         let n = 200;
         let mut best = 0.0f64;
         for _ in 0..5 {
             let start = Instant::now();
-            let texts: Vec<_> = (0..rows as u64).map(|seed| engine.submit(request(&[1, 2, 3, 4], seed, n)).unwrap()).collect();
+            let texts: Vec<_> =
+                (0..rows as u64).map(|seed| engine.submit(request(&[1, 2, 3, 4], seed, n)).unwrap()).collect();
             texts.into_iter().for_each(|text| drop(read(text)));
             best = best.max((rows * n) as f64 / start.elapsed().as_secs_f64());
         }
@@ -402,6 +403,11 @@ fn figures() {
     for join in [false, true] {
         let pauses = pauses(join);
         let at = |part: f64| pauses[((pauses.len() - 1) as f64 * part) as usize];
-        eprintln!("long prompts join: {join}: ms a token, median {:.2}, 90% {:.2}, most {:.2}", at(0.5), at(0.9), at(1.0));
+        eprintln!(
+            "long prompts join: {join}: ms a token, median {:.2}, 90% {:.2}, most {:.2}",
+            at(0.5),
+            at(0.9),
+            at(1.0)
+        );
     }
 }
