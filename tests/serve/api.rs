@@ -210,7 +210,7 @@ fn the_pieces_of_a_stream_are_the_whole() {
                 of_choice().flat_map(|piece| piece["logprobs"][key].as_array().unwrap().clone()).collect();
             assert_eq!(choice["logprobs"][key], json!(joined), "{key}");
         }
-        assert_eq!(of_choice().last().unwrap()["finish_reason"], choice["finish_reason"]);
+        assert_eq!(of_choice().next_back().unwrap()["finish_reason"], choice["finish_reason"]);
     }
 }
 
@@ -256,12 +256,15 @@ fn what_makes_no_sense_is_refused_with_the_key_to_blame() {
     assert_eq!((status, param, message.as_str()), (404, json!("model"), "no model is named `other`; there are run"));
 }
 
+/// Method, path, headers and body of a request, and the status of the answer.
+type Case<'a> = (&'a str, &'a str, &'a [&'a str], &'a [u8], u16);
+
 #[test]
 fn what_is_no_request_is_refused_in_the_same_shape() {
     let server = server();
     let json_type = &["Content-Type: application/json"];
     let long = format!("{{\"prompt\": \"{}\"}}", "a".repeat(2 << 20));
-    let cases: [(&str, &str, &[&str], &[u8], u16); 9] = [
+    let cases: [Case<'_>; 9] = [
         ("GET", "/other", &[], b"", 404),
         ("GET", "/v1/models/other/one", &[], b"", 404),
         ("GET", "/../../etc/passwd", &[], b"", 404),

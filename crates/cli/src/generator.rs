@@ -8,6 +8,9 @@ use tinygpt_model::{
     ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
 };
 
+#[cfg(feature = "serve")]
+use tinygpt_model::{BatchDecoder, batch_decode::LoneDecoders};
+
 use crate::{
     device::{DeviceChoice, Work},
     hub,
@@ -43,6 +46,15 @@ impl Generator {
         }
     }
 
+    /// Whether this is the same network, of other weights perhaps, with the same tokenizer.
+    #[cfg(feature = "serve")]
+    pub fn is_same_but_for_weights(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Network(a), Self::Network(b)) => a.config() == b.config() && a.tokenizer().is_same(b.tokenizer()),
+            _ => false,
+        }
+    }
+
     /// The number of tokens in the vocabulary.
     pub fn vocab_size(&self) -> usize {
         match self {
@@ -72,12 +84,39 @@ impl Generator {
                 Ok(checkpoint.decoder(window, weights, &device)?)
             }
             Self::Ngrams(model, _) => {
-                device.expect_cpu_for_ngrams()?;
-                if weights != WeightFormat::F32 {
-                    return Err(Usage("an n-gram model has counts and no weights: leave --weights out".into()).into());
-                }
+                expect_none_for_ngrams(weights, device)?;
                 Ok(Box::new(model.decoder()))
             }
         }
     }
+
+    /// The decoder that the flags ask for, of texts that begin and end at any time, at most `slots` of them side by side.
+    #[cfg(feature = "serve")]
+    pub fn batch_decoder(
+        &self,
+        (window, weights, device): (ContextPolicy, WeightFormat, DeviceChoice),
+        slots: usize,
+    ) -> anyhow::Result<Box<dyn BatchDecoder + '_>> {
+        match self {
+            Self::Network(checkpoint) => {
+                let work = || Ok(Work::generation(checkpoint.config(), weights, slots));
+                let device = device.open_for(work)?;
+                Ok(checkpoint.batch_decoder(window, weights, &device, slots)?)
+            }
+            Self::Ngrams(model, _) => {
+                expect_none_for_ngrams(weights, device)?;
+                let open = || Ok(Box::new(model.decoder()) as Box<dyn Decoder>);
+                Ok(Box::new(LoneDecoders::new(model.vocab_size(), slots, Box::new(open))))
+            }
+        }
+    }
+}
+
+/// Refuses flags that are for networks.
+fn expect_none_for_ngrams(weights: WeightFormat, device: DeviceChoice) -> anyhow::Result<()> {
+    device.expect_cpu_for_ngrams()?;
+    if weights != WeightFormat::F32 {
+        return Err(Usage("an n-gram model has counts and no weights: leave --weights out".into()).into());
+    }
+    Ok(())
 }

@@ -15,6 +15,7 @@ mod config_file;
 mod device;
 mod generation;
 mod generator;
+mod growing_text;
 mod html;
 mod hub;
 mod measured;

@@ -117,6 +117,14 @@ pub enum ModelError {
     /// Generation was asked for no sequences.
     #[error("no rows were asked for: generation needs at least one sequence to continue")]
     NoRows,
+    /// A slot of a [`crate::BatchDecoder`] cannot do what it was asked for now.
+    #[error("slot {slot} {reason}")]
+    Slot {
+        /// The index of the slot.
+        slot: usize,
+        /// What it is in the middle of.
+        reason: &'static str,
+    },
     /// Weights of 8 bits on a device that has no products of them here.
     #[error("weights in int8 are for the CPU; on a GPU, use bf16 or f32")]
     Int8OnGpu,

@@ -2,7 +2,7 @@
 //!
 //! Read it in this order: [`config`] (the shape), [`mod@network`] (the network, written once), [`ops`] (an operation a file,
 //! in every form), [`plan`] (what a network is made of), then what executes it: `tensors` (candle, on any device) and
-//! [`cpu`]; [`decode`] and [`mod@generate`] (logits, and the token loop). [`checkpoint`] is a model on disk and
+//! [`cpu`]; [`decode`], [`batch_decode`] and [`mod@generate`] (logits, and the token loop). [`checkpoint`] is a model on disk and
 //! [`tokenizer`] its text. [`ngram`] has what a network is compared with.
 //!
 //! Shapes are written `(B, T, C)`: batch, time (positions), channels (`n_embd`). `V` is the vocabulary size,
@@ -38,6 +38,7 @@
 //! ```
 
 pub mod adapter;
+pub mod batch_decode;
 pub mod checkpoint;
 pub mod components;
 pub mod config;
@@ -60,6 +61,7 @@ mod tensors;
 pub mod tokenizer;
 
 pub use adapter::{Adapter, AdapterShape};
+pub use batch_decode::{BatchDecoder, NextLogits};
 /// Where tensors live; of the one version of candle that this crate works with.
 pub use candle_core::Device;
 pub use checkpoint::{Checkpoint, GenerationDefaults, ModelFolder};

@@ -5,6 +5,7 @@
 mod common;
 
 mod attention_maps;
+mod batch_decode;
 mod cache;
 mod checkpoint;
 mod damaged_folders;

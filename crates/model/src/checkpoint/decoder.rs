@@ -3,8 +3,10 @@
 use candle_core::{DType, Device};
 
 use crate::{
-    ContextPolicy, Decoder, GptConfig, ModelError, Result, TensorDecoder,
-    cpu::{CpuDecoder, WeightFormat},
+    BatchDecoder, ContextPolicy, Decoder, GptConfig, ModelError, Result, TensorDecoder,
+    batch_decode::LoneDecoders,
+    cpu::{CpuBatchDecoder, CpuDecoder, WeightFormat},
+    tensors,
 };
 
 /// A decoder of the model with these parameter values (in parameter order): [`CpuDecoder`] on the CPU,
@@ -22,11 +24,38 @@ pub fn open_decoder<'a>(
     if device.is_cpu() {
         return Ok(Box::new(CpuDecoder::new(config, params, window, format)?));
     }
-    let weights = match format {
-        WeightFormat::F32 => DType::F32,
-        WeightFormat::Bf16 => DType::BF16,
-        WeightFormat::Int8 => return Err(ModelError::Int8OnGpu),
-    };
+    let weights = stored_type(format)?;
     let params: Vec<Vec<f32>> = params.iter().map(|values| values.to_vec()).collect();
     Ok(Box::new(TensorDecoder::new(config, &params, window, weights, device)?))
+}
+
+/// A decoder of up to `slots` texts side by side of the model with these parameter values (in parameter order):
+/// [`CpuBatchDecoder`] on the CPU, and elsewhere a [`TensorDecoder`] for each text over the same weights.
+///
+/// # Errors
+/// As [`open_decoder`].
+pub fn open_batch_decoder<'a>(
+    config: &GptConfig,
+    params: &[&'a [f32]],
+    window: ContextPolicy,
+    format: WeightFormat,
+    (device, slots): (&Device, usize),
+) -> Result<Box<dyn BatchDecoder + 'a>> {
+    if device.is_cpu() {
+        return Ok(Box::new(CpuBatchDecoder::new(config, params, window, format, slots)?));
+    }
+    let params: Vec<Vec<f32>> = params.iter().map(|values| values.to_vec()).collect();
+    let weights = tensors::decoding_weights(config, &params, stored_type(format)?, device)?;
+    let shape = config.clone();
+    let open = move || Ok(Box::new(TensorDecoder::over(&shape, &weights, window)?) as Box<dyn Decoder + 'a>);
+    Ok(Box::new(LoneDecoders::new(config.vocab_size, slots, Box::new(open))))
+}
+
+/// The type in which a GPU stores matrices.
+fn stored_type(format: WeightFormat) -> Result<DType> {
+    match format {
+        WeightFormat::F32 => Ok(DType::F32),
+        WeightFormat::Bf16 => Ok(DType::BF16),
+        WeightFormat::Int8 => Err(ModelError::Int8OnGpu),
+    }
 }

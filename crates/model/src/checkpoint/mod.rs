@@ -18,14 +18,15 @@ use std::path::Path;
 use candle_core::Device;
 use serde_json::Value;
 
-pub use decoder::open_decoder;
+pub use decoder::{open_batch_decoder, open_decoder};
 pub use folder::ModelFolder;
 pub use generation::GenerationDefaults;
 pub use summary::{SafetensorsSummary, TensorSummary};
 pub use weights::Weights;
 
 use crate::{
-    Adapter, ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError, tokenizer::Tokenizer,
+    Adapter, BatchDecoder, ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError,
+    tokenizer::Tokenizer,
 };
 
 /// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
@@ -110,6 +111,20 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Box<dyn Decoder + '_>> {
         open_decoder(&self.config, &self.weights.slices(), window, format, device)
+    }
+
+    /// A decoder of up to `slots` texts side by side. On the CPU it reads weights in f32 where they lie in the file.
+    ///
+    /// # Errors
+    /// As [`open_batch_decoder`].
+    pub fn batch_decoder(
+        &self,
+        window: ContextPolicy,
+        format: WeightFormat,
+        device: &Device,
+        slots: usize,
+    ) -> Result<Box<dyn BatchDecoder + '_>> {
+        open_batch_decoder(&self.config, &self.weights.slices(), window, format, (device, slots))
     }
 }
 

@@ -5,11 +5,33 @@ use tinygpt_sampler::kernels::Kernels;
 
 use super::fused::FusedDecoder;
 use crate::{
-    ContextPolicy, Decoder, Gpt, GptConfig, KvCache, Logits, Result,
+    ContextPolicy, Decoder, Gpt, GptConfig, KvCache, Logits, ModelError, Result,
     decode::{append_tokens, crop_prompt},
     param_specs, params,
     plan::Role,
 };
+
+/// Uploads the parameters of a model (in parameter order) with matrices in the type `weights`, for decoders that share them.
+///
+/// # Errors
+/// When the values do not match the configuration or the device is out of memory.
+pub(crate) fn decoding_weights(
+    config: &GptConfig,
+    values: &[Vec<f32>],
+    weights: DType,
+    device: &Device,
+) -> Result<Vec<Tensor>> {
+    let upload = || {
+        let mut tensors = params::to_tensors(config, values, DType::F32, device)?;
+        for (spec, tensor) in param_specs(config).iter().zip(&mut tensors) {
+            if matches!(spec.role, Role::Embedding | Role::Head | Role::Matrix) {
+                *tensor = tensor.to_dtype(weights)?;
+            }
+        }
+        Ok(tensors)
+    };
+    upload().map_err(|error: ModelError| error.on(device))
+}
 
 /// The [`Decoder`] on candle tensors, on any device.
 ///
@@ -43,23 +65,8 @@ impl TensorDecoder {
         weights: DType,
         device: &Device,
     ) -> Result<Self> {
-        Self::load(config, values, policy, weights, device).map_err(|error| error.on(device))
-    }
-
-    fn load(
-        config: &GptConfig,
-        values: &[Vec<f32>],
-        policy: ContextPolicy,
-        weights: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        let mut tensors = params::to_tensors(config, values, DType::F32, device)?;
-        for (spec, tensor) in param_specs(config).iter().zip(&mut tensors) {
-            if matches!(spec.role, Role::Embedding | Role::Head | Role::Matrix) {
-                *tensor = tensor.to_dtype(weights)?;
-            }
-        }
-        Self::over(config, &tensors, policy)
+        let tensors = decoding_weights(config, values, weights, device)?;
+        Self::over(config, &tensors, policy).map_err(|error| error.on(device))
     }
 
     /// Creates a decoder of a model over these tensors (in parameter order), which it shares.

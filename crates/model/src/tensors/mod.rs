@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub use decoder::TensorDecoder;
+pub(crate) use decoder::decoding_weights;
 pub(crate) use fused::{Fusion, InputNorm};
 pub use inspect::{Inspection, ParamSpread, Spread, ValueSpread};
 pub use kv_cache::KvCache;

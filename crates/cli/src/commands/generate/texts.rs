@@ -3,16 +3,13 @@
 use std::{io, ops::ControlFlow};
 
 use serde::Serialize;
-use tinygpt_model::{
-    GenerationHooks, ModelError, Tokenizer,
-    constraint::Constraint,
-    tokenizer::{StopStrings, TextStream},
-};
+use tinygpt_model::{GenerationHooks, ModelError, Tokenizer, tokenizer::StopStrings};
 
 use super::{
     Plan,
     logprobs::{Logprobs, TokenLogprob},
 };
+use crate::growing_text::GrowingText;
 
 /// A finished sample.
 #[derive(Debug, Serialize)]
@@ -33,7 +30,7 @@ pub struct Sample {
 /// Samples side by side. Each piece of text is told as soon as it is settled.
 pub struct Texts<'t> {
     tokenizer: &'t Tokenizer,
-    rows: Vec<Text<'t>>,
+    rows: Vec<GrowingText<'t>>,
     samples: Vec<Sample>,
     logprobs: Option<Logprobs>,
     on_text: fn(&str) -> io::Result<()>,
@@ -57,9 +54,11 @@ impl<'t> Texts<'t> {
             ended_by: "length",
             logprobs: plan.logprobs.map(|_| Vec::new()),
         };
+        let stops = StopStrings::new(plan.stops.clone())?;
+        let text = |_| GrowingText::new(tokenizer, stops.clone(), plan.constraint.clone());
         Ok(Self {
             tokenizer,
-            rows: (0..rows).map(|_| Text::new(tokenizer, plan)).collect::<anyhow::Result<_>>()?,
+            rows: (0..rows).map(text).collect(),
             samples: (0..rows as u64).map(sample).collect(),
             logprobs: plan.logprobs.map(Logprobs::new),
             on_text,
@@ -81,7 +80,7 @@ impl<'t> Texts<'t> {
             let rest = text.finish()?;
             sample.text += &rest;
             (self.on_text)(&rest)?;
-            if sample.ended_by == "length" && text.constraint.as_mut().is_some_and(|constraint| !constraint.may_end()) {
+            if sample.ended_by == "length" && !text.is_complete() {
                 notice!("sample {} was cut before the grammar was complete: raise --max-new-tokens", sample.sample);
             }
         }
@@ -91,7 +90,7 @@ impl<'t> Texts<'t> {
 
 impl GenerationHooks for Texts<'_> {
     fn reads_logits(&self) -> bool {
-        self.logprobs.is_some() || self.rows.iter().any(|text| text.constraint.is_some())
+        self.logprobs.is_some() || self.rows.iter().any(GrowingText::is_constrained)
     }
 
     fn logits(&mut self, row: usize, logits: &mut [f32]) -> Result<ControlFlow<()>, ModelError> {
@@ -99,12 +98,7 @@ impl GenerationHooks for Texts<'_> {
         if let Some(logprobs) = &mut self.logprobs {
             logprobs.see(logits);
         }
-        let Some(constraint) = &mut self.rows[row].constraint else { return Ok(ControlFlow::Continue(())) };
-        let next = constraint.mask(logits)?;
-        if next.is_break() {
-            self.samples[row].ended_by = "grammar";
-        }
-        Ok(next)
+        Ok(self.rows[row].mask(logits)?.map_break(|ending| self.samples[row].ended_by = ending.name()))
     }
 
     fn token(&mut self, row: usize, token: u32) -> Result<ControlFlow<()>, ModelError> {
@@ -113,58 +107,12 @@ impl GenerationHooks for Texts<'_> {
         if let (Some(logprobs), Some(told)) = (&self.logprobs, &mut sample.logprobs) {
             told.push(logprobs.of(token, self.tokenizer)?);
         }
-        let (piece, is_over) = text.push(token)?;
+        let (piece, next) = text.push(token)?;
         sample.text += &piece;
         if let Err(error) = (self.on_text)(&piece) {
             self.failed = Some(error);
             return Ok(ControlFlow::Break(()));
         }
-        if is_over {
-            sample.ended_by = "stop";
-            return Ok(ControlFlow::Break(()));
-        }
-        let Some(constraint) = &mut text.constraint else { return Ok(ControlFlow::Continue(())) };
-        let next = constraint.accept(token)?;
-        if next.is_break() {
-            sample.ended_by = "grammar";
-        }
-        Ok(next)
-    }
-}
-
-/// One sample's text as it grows.
-struct Text<'t> {
-    stream: Option<TextStream<'t>>,
-    stops: StopStrings,
-    end_of_text: Option<u32>,
-    constraint: Option<Constraint>,
-}
-
-impl<'t> Text<'t> {
-    fn new(tokenizer: &'t Tokenizer, plan: &Plan) -> anyhow::Result<Self> {
-        Ok(Self {
-            stream: Some(tokenizer.text_stream()),
-            stops: StopStrings::new(plan.stops.clone())?,
-            end_of_text: tokenizer.end_of_text(),
-            constraint: plan.constraint.clone(),
-        })
-    }
-
-    /// The text that a token settles, and whether the sample is over.
-    fn push(&mut self, token: u32) -> Result<(String, bool), ModelError> {
-        if Some(token) == self.end_of_text {
-            return Ok((String::new(), true));
-        }
-        match &mut self.stream {
-            Some(stream) => Ok(self.stops.push(&stream.push(token)?)),
-            None => Ok((String::new(), true)),
-        }
-    }
-
-    /// The rest: what was held back for a stop string or an unfinished character.
-    fn finish(&mut self) -> Result<String, ModelError> {
-        let Some(stream) = self.stream.take() else { return Ok(String::new()) };
-        let (text, _) = self.stops.push(&stream.finish()?);
-        Ok(text + &self.stops.finish())
+        Ok(next.map_break(|ending| sample.ended_by = ending.name()))
     }
 }

@@ -30,27 +30,33 @@ pub(crate) trait DecodeOp: std::fmt::Debug + Send {
 
 /// The positions of the rows of a decoding pass.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Positions {
+pub(crate) enum Positions<'p> {
     /// Consecutive positions of one sequence.
     Prompt {
         /// The index of the sequence.
-        row: usize,
+        slot: usize,
         /// The position of the first row.
         first: usize,
     },
-    /// One new position of every sequence.
-    Next {
-        /// The position, the same for all.
-        at: usize,
-    },
+    /// One new position of each of some sequences, which are different ones.
+    Next(&'p [Place]),
 }
 
-impl Positions {
+/// The place of a new position.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// The index of the sequence.
+    pub(crate) slot: usize,
+    /// The position in it.
+    pub(crate) at: usize,
+}
+
+impl Positions<'_> {
     /// The position of row `i` of the pass.
     pub(crate) fn of(self, i: usize) -> usize {
         match self {
             Self::Prompt { first, .. } => first + i,
-            Self::Next { at } => at,
+            Self::Next(places) => places[i].at,
         }
     }
 }
@@ -63,7 +69,7 @@ pub(crate) struct DecodeStep<'s, 'w> {
     pub(crate) n: usize,
     /// The token of each row, `(n)`.
     pub(crate) tokens: &'s [u32],
-    pub(crate) positions: Positions,
+    pub(crate) positions: Positions<'s>,
     pub(crate) values: &'s mut DecodeValues,
     pub(crate) scratch: &'s mut DecodeScratch,
 }
@@ -76,20 +82,8 @@ pub(crate) struct DecodeScratch {
     pub(crate) lse: Vec<f32>,
     /// The tiles of a prompt's attention, which is that of training.
     pub(crate) attention: AttentionScratch,
-    /// Attention scores, `(rows, n_head, block_size rounded up to LANES)`.
+    /// Attention scores, `(slots, n_head, block_size rounded up to LANES)`.
     pub(crate) scores: Vec<f32>,
-}
-
-impl DecodeStep<'_, '_> {
-    /// Drops all rows of a prompt but the last.
-    pub(super) fn keep_last(&mut self) {
-        if let Positions::Prompt { row, first } = self.positions {
-            let last = self.n - 1;
-            self.values.keep_row(last);
-            (self.n, self.tokens) = (1, &self.tokens[last..]);
-            self.positions = Positions::Prompt { row, first: first + last };
-        }
-    }
 }
 
 impl<'a> DecodeSetup<'_, 'a> {

@@ -7,7 +7,7 @@ use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 use crate::{
     config::Heads,
     cpu::{
-        decode::shared_output::SharedOutput,
+        decode::{Place, shared_output::SharedOutput},
         rows::Rows,
         spin_pool::{MAX_TASKS, Workers},
         vectors,
@@ -57,34 +57,38 @@ impl SequenceKvCache {
     }
 }
 
-/// From this many `rows * positions * channels` on, attention is divided among threads: 64 KiB of keys and values.
+/// From this many `positions * channels` of all rows together on, attention is divided among threads: 64 KiB of keys and
+/// values.
 const MIN_PARALLEL_SCORES: usize = 1 << 13;
 
-/// Computes `y (rows, nh hs)`, the attention of one new position of each sequence, `qkv (rows, (nh + 2 nkv) hs)`, to the first `n`
-/// positions of the sequence's cache, which include the new one. `scores` is a buffer `(rows, n_head, n rounded up to LANES)` at least.
+/// Computes `y (rows, nh hs)`, the attention of one new position of some sequences, `qkv (rows, (nh + 2 nkv) hs)`, each to the
+/// positions of its cache up to its place, which has been written. `scores` is a buffer `(rows, n_head, positions of the longest
+/// rounded up to LANES)` at least.
 pub(crate) fn decode_attention(
     (level, workers): (SimdLevel, &mut Workers<'_>),
-    (n, kinds): (usize, Heads),
+    (places, kinds): (&[Place], Heads),
     caches: &[SequenceKvCache],
     qkv: &Rows,
     y: &mut Rows,
     scores: &mut [f32],
 ) {
-    let (rows, c) = (caches.len(), y.cols);
+    let (rows, c) = (places.len(), y.cols);
     let Heads { n_head, head_size, .. } = kinds;
     let (heads, room) = (rows * n_head, scores.len() / (rows * n_head));
-    let tasks = if rows * n * c < MIN_PARALLEL_SCORES { 1 } else { MAX_TASKS.min(heads) };
+    let positions: usize = places.iter().map(|place| place.at + 1).sum();
+    let tasks = if positions * c < MIN_PARALLEL_SCORES { 1 } else { MAX_TASKS.min(heads) };
     let ld = y.ld;
     let y = SharedOutput::new(y.at_mut(0, 0), c, ld);
     let scores = SharedOutput::new(scores, room, room);
     workers.parallel_for(tasks, |task| {
         for i in task * heads / tasks..(task + 1) * heads / tasks {
             let (row, head) = (i / n_head, i % n_head);
+            let Place { slot, at } = places[row];
             let of_head = head * head_size..(head + 1) * head_size;
             let query = &qkv.row(row)[of_head.clone()];
             // SAFETY: every pair of row and head belongs to one task.
             let (y, scores) = unsafe { (y.part(row, &of_head), scores.part(i, &(0..room))) };
-            level.run(DecodeHead { query, cache: &caches[row], n, kv_head: kinds.kv_head(head), scores, y });
+            level.run(DecodeHead { query, cache: &caches[slot], n: at + 1, kv_head: kinds.kv_head(head), scores, y });
         }
     });
 }

@@ -195,7 +195,8 @@ struct DecodeAttention {
 impl DecodeOp for DecodeAttention {
     fn set_rows(&mut self, rows: usize) {
         let [_, kv, _] = self.op.heads.qkv();
-        self.caches = vec![SequenceKvCache::new(self.block_size, kv); rows];
+        // Zeros that nobody has written take no memory, and a clone would write them.
+        self.caches = (0..rows).map(|_| SequenceKvCache::new(self.block_size, kv)).collect();
     }
 
     fn copy_first_row(&mut self, positions: usize) {
@@ -212,20 +213,20 @@ impl DecodeOp for DecodeAttention {
             cache.write(position, &qkv[q..q + kv], &qkv[q + kv..]);
         };
         match step.positions {
-            Positions::Prompt { row, .. } => {
+            Positions::Prompt { slot, .. } => {
                 for i in 0..step.n {
-                    write(&mut caches[row], i, qkv.row(i));
+                    write(&mut caches[slot], i, qkv.row(i));
                 }
                 let shape = AttentionShape { t: step.n, heads: op.heads };
                 let scratch = &mut step.scratch;
                 training::forward(step.level, shape, qkv, None, y, &mut scratch.lse, &mut scratch.attention);
             }
-            Positions::Next { at } => {
-                for (i, cache) in caches.iter_mut().enumerate() {
-                    write(cache, at, qkv.row(i));
+            Positions::Next(places) => {
+                for (i, place) in places.iter().enumerate() {
+                    write(&mut caches[place.slot], place.at, qkv.row(i));
                 }
                 let scores = &mut step.scratch.scores;
-                decode_attention((step.level, step.workers), (at + 1, op.heads), caches, qkv, y, scores);
+                decode_attention((step.level, step.workers), (places, op.heads), caches, qkv, y, scores);
             }
         }
     }

@@ -1,236 +1,263 @@
-//! The engine of a model: a thread that owns the decoder and computes the texts of all requests.
+//! The engine of a model: a thread that owns the decoder and computes the texts of all requests side by side.
+//!
+//! `request.rs` is what it is asked for and tells, `queue.rs` where requests wait, `scheduler.rs` the loop of the thread, `row.rs`
+//! a text in a slot, `worker.rs` the thread of one set of weights, and `reload.rs` how new weights are seen.
 
-mod text;
+mod queue;
+mod reload;
+mod request;
+mod row;
+mod scheduler;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod worker;
 
 use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::{SyncSender, TrySendError, sync_channel},
-    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
-use tinygpt_model::{
-    ModelError, Tokenizer,
-    constraint::Constraint,
-    generate_with,
-    language_model::{NextToken, most_probable},
-    tokenizer::StopStrings,
+use anyhow::bail;
+use tinygpt_model::{ContextPolicy, ModelError, Tokenizer, cpu::WeightFormat};
+use tinygpt_sampler::Sampler;
+use tokio::sync::{mpsc::Receiver, oneshot};
+
+use self::{
+    queue::Closing,
+    reload::WeightsSeen,
+    row::{Events, Job, LogitsJob, TextJob},
+    stats::Counters,
+    worker::Worker,
 };
-use tinygpt_sampler::{Sampler, SamplingParams};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+pub use self::{
+    request::{EndedBy, Event, GeneratedToken, Measured, Refused, TextRequest},
+    stats::Stats,
+};
+use crate::{args::ServeArgs, device::DeviceChoice, generator::Generator};
 
-use self::text::Text;
-use crate::{args::ServeArgs, generator::Generator};
+/// How often a folder is looked at for new weights.
+const RELOAD_EVERY: Duration = Duration::from_secs(1);
 
-/// A text to generate.
+/// How an engine works.
 #[derive(Debug, Clone)]
-pub struct TextRequest {
-    /// What it starts with; at least one token.
-    pub prompt: Vec<u32>,
-    pub rules: SamplingParams,
-    /// Greedy wherever the largest probability, after all rules, exceeds this.
-    pub adaptive: Option<f64>,
-    /// The number of the sample: what its draws depend on, beside the seed.
-    pub sequence: u64,
-    pub max_new_tokens: usize,
-    /// The text ends before the first of these.
-    pub stops: StopStrings,
-    /// How many of the most probable tokens are told beside each token; none of the model's distribution is told without.
-    pub top: Option<usize>,
-    /// What the text must be.
-    pub constraint: Option<Constraint>,
+pub struct Options {
+    /// Texts that are computed side by side.
+    pub slots: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// The longest that a text may take, waiting included.
+    pub timeout: Duration,
+    /// What to do beyond the context, how weights are kept, and where.
+    pub how: (ContextPolicy, WeightFormat, DeviceChoice),
 }
 
-/// What is told of a text as it grows.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    Token(GeneratedToken),
-    Ended {
-        by: EndedBy,
-        /// The text that was held back, as the possible start of a stop or the part of a character.
-        rest: String,
-    },
-    /// Why the text could not go on.
-    Failed(String),
-}
-
-/// A token that was drawn.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GeneratedToken {
-    pub id: u32,
-    /// The text that this token settles; empty where a character or a possible stop is unfinished.
-    pub piece: String,
-    /// In the model's own distribution, where it was asked for.
-    pub measured: Option<Measured>,
-}
-
-/// A token in the model's own distribution: temperature 1, before penalties, grammars and all other rules.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Measured {
-    /// In nats.
-    pub logprob: f64,
-    /// From 1, of the most probable.
-    pub rank: usize,
-    /// Of the distribution, in nats.
-    pub entropy: f64,
-    /// The most probable tokens with their log-probabilities, that one first.
-    pub top: Vec<(u32, f64)>,
-}
-
-impl Measured {
-    /// A token in the distribution of logits `[V]`, with the `top` most probable ones.
-    pub fn of(logits: &[f32], id: u32, top: usize) -> Self {
-        let distribution = NextToken::of(logits);
-        let logit = logits[id as usize];
-        let before = |(other, &x): (usize, &f32)| x > logit || (x == logit && other < id as usize);
-        let logprob = |(id, logit): (u32, f32)| (id, distribution.logprob(logit));
+impl From<&ServeArgs> for Options {
+    fn from(args: &ServeArgs) -> Self {
         Self {
-            logprob: distribution.logprob(logit),
-            rank: 1 + logits.iter().enumerate().filter(|&at| before(at)).count(),
-            entropy: distribution.entropy,
-            top: most_probable(logits, top).into_iter().map(logprob).collect(),
+            slots: args.slots.into(),
+            queue: args.queue.into(),
+            timeout: Duration::from_secs(args.timeout),
+            how: (args.window.into(), args.weights.into(), args.device),
         }
     }
 }
 
-/// How busy an engine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stats {
-    /// Texts that are computed.
-    pub running: usize,
-    /// Texts that wait.
-    pub queued: usize,
-    /// Texts that can be computed side by side.
-    pub slots: usize,
-}
-
-/// Why a text ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndedBy {
-    Stop,
-    Length,
-    Grammar,
-}
-
-/// Why a request was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    #[error("all texts that may wait are waiting: come back in a moment")]
-    QueueFull,
-    #[error("the server is shutting down")]
-    ShuttingDown,
-}
-
-/// A handle to the engine of a model.
+/// A handle to the engine of a model. The last that is dropped ends it.
 #[derive(Clone)]
-pub struct Engine {
-    shared: Arc<Shared>,
-    requests: SyncSender<Work>,
-}
+pub struct Engine(Arc<Shared>);
 
 struct Shared {
     id: String,
-    generator: Generator,
-    running: AtomicUsize,
-    queued: AtomicUsize,
+    /// The same for all weights.
+    tokenizer: Tokenizer,
+    folder: PathBuf,
+    options: Options,
+    counters: Arc<Counters>,
+    /// The thread of the weights that new requests get.
+    current: RwLock<Arc<Worker>>,
+    reloading: Mutex<Reloading>,
 }
 
-/// What the engine's thread does.
-enum Work {
-    Text(Box<TextRequest>, tokio::sync::mpsc::UnboundedSender<Event>),
-    Logits(Vec<u32>, tokio::sync::oneshot::Sender<Result<Vec<f32>, ModelError>>),
+/// What a reload has to know of those before.
+struct Reloading {
+    seen: WeightsSeen,
+    /// The thread of the weights before, which ends when its last text does.
+    retiring: Option<Arc<Worker>>,
 }
 
 impl Engine {
     /// Opens the model of a folder and starts its thread.
     pub fn start(id: String, folder: &Path, args: &ServeArgs) -> anyhow::Result<Self> {
-        let generator = Generator::open(folder, None)?;
-        let shared = Arc::new(Shared { id, generator, running: AtomicUsize::new(0), queued: AtomicUsize::new(0) });
-        let (requests, queue) = sync_channel(usize::from(args.queue));
-        let on_thread = Arc::clone(&shared);
-        let how = (args.window.into(), args.weights.into(), args.device);
-        std::thread::Builder::new().name("engine".into()).spawn(move || {
-            let generator = &on_thread.generator;
-            let mut decoder = match generator.decoder(how, 1) {
-                Ok(decoder) => decoder,
-                Err(error) => return notice!("{error:#}"),
-            };
-            while let Ok(work) = queue.recv() {
-                match work {
-                    Work::Logits(prompt, answer) => {
-                        let logits = decoder.start(&prompt, 1).and_then(|logits| Ok(logits.to_host()?.into_owned()));
-                        answer.send(logits).ok();
-                    }
-                    Work::Text(request, events) => {
-                        on_thread.queued.fetch_sub(1, Ordering::Relaxed);
-                        let sampler = Sampler::new(request.rules.clone()).and_then(|sampler| match request.adaptive {
-                            Some(threshold) => sampler.with_adaptive(threshold),
-                            None => Ok(sampler),
-                        });
-                        let mut sampler = match sampler {
-                            Ok(sampler) => sampler,
-                            Err(error) => {
-                                events.send(Event::Failed(error.to_string())).ok();
-                                continue;
-                            }
-                        };
-                        let mut text = Text::new(generator.tokenizer(), &request, events);
-                        let generation = text.generation();
-                        on_thread.running.store(1, Ordering::Relaxed);
-                        let result = generate_with(decoder.as_mut(), &mut sampler, generation, &mut text);
-                        on_thread.running.store(0, Ordering::Relaxed);
-                        text.end(result);
-                    }
-                }
-            }
-        })?;
-        Ok(Self { shared, requests })
+        let engine = Self::open(id, folder, args.into())?;
+        if args.reload {
+            engine.reload_when_there_are_new_weights()?;
+        }
+        Ok(engine)
+    }
+
+    /// [`Engine::start`], which never reloads by itself.
+    pub fn open(id: String, folder: &Path, options: Options) -> anyhow::Result<Self> {
+        // Looked at before they are read: what comes in between is seen as new.
+        let seen = WeightsSeen::look(folder);
+        let counters = Arc::new(Counters::default());
+        let worker = Worker::start(folder, &options, &counters)?;
+        Ok(Self(Arc::new(Shared {
+            id,
+            tokenizer: worker.generator.tokenizer().clone(),
+            folder: folder.to_owned(),
+            options,
+            counters,
+            current: RwLock::new(Arc::new(worker)),
+            reloading: Mutex::new(Reloading { seen, retiring: None }),
+        })))
     }
 
     /// The model's name in requests.
     pub fn id(&self) -> &str {
-        &self.shared.id
+        &self.0.id
     }
 
     /// From text to tokens and back.
     pub fn tokenizer(&self) -> &Tokenizer {
-        self.shared.generator.tokenizer()
+        &self.0.tokenizer
     }
 
-    /// The model.
-    pub fn generator(&self) -> &Generator {
-        &self.shared.generator
+    /// The model that new requests get.
+    pub fn generator(&self) -> Arc<Generator> {
+        Arc::clone(&self.0.current().generator)
     }
 
-    /// How busy the engine is.
-    pub fn stats(&self) -> Stats {
-        let now = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-        Stats { running: now(&self.shared.running), queued: now(&self.shared.queued), slots: 1 }
-    }
-
-    /// Queues a text. What it becomes is told to the receiver; the text is given up once that is dropped.
-    pub fn submit(&self, request: TextRequest) -> Result<UnboundedReceiver<Event>, Refused> {
-        let (events, receiver) = unbounded_channel();
-        self.shared.queued.fetch_add(1, Ordering::Relaxed);
-        self.send(Work::Text(Box::new(request), events)).inspect_err(|_| {
-            self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-        })?;
+    /// Queues a text. What it becomes is told to the receiver; the text is given up once that is dropped. A reader that is many
+    /// tokens behind stops its text until it has caught up.
+    ///
+    /// # Errors
+    /// When no more texts may wait, the engine is shutting down, or the request has a rule or a token that cannot be.
+    pub fn submit(&self, request: TextRequest) -> Result<Receiver<Event>, Refused> {
+        let sampler = self.check(&request)?;
+        let (events, receiver) = Events::new();
+        let deadline = Instant::now() + self.0.options.timeout;
+        self.send(Job::Text(Box::new(TextJob { request, sampler, events, deadline })))?;
         Ok(receiver)
     }
 
     /// The logits of the token after a prompt, `[V]`.
     pub async fn logits(&self, prompt: Vec<u32>) -> Result<Result<Vec<f32>, ModelError>, Refused> {
-        let (answer, logits) = tokio::sync::oneshot::channel();
-        self.send(Work::Logits(prompt, answer))?;
+        let (answer, logits) = oneshot::channel();
+        self.send(Job::Logits(LogitsJob { prompt, answer }))?;
         logits.await.map_err(|_| Refused::ShuttingDown)
     }
 
-    fn send(&self, work: Work) -> Result<(), Refused> {
-        self.requests.try_send(work).map_err(|error| match error {
-            TrySendError::Full(_) => Refused::QueueFull,
-            TrySendError::Disconnected(_) => Refused::ShuttingDown,
-        })
+    /// What the engine is doing.
+    pub fn stats(&self) -> Stats {
+        let current = self.0.current();
+        let retiring = self.0.reloading().retiring.clone();
+        let (mut queued, mut running) = (0, 0);
+        for worker in [Some(current), retiring].into_iter().flatten() {
+            let (waiting, free) = worker.queue.counts();
+            queued += waiting;
+            running += self.0.options.slots - free;
+        }
+        self.0.counters.stats((queued, running, self.0.options.slots))
+    }
+
+    /// Takes no more requests, lets those that are there go on for some time, and ends the rest. Blocks meanwhile.
+    pub fn shut_down(&self, longest: Duration) {
+        let workers = self.0.close(longest);
+        // A step, and a part of a prompt, come to their ends first.
+        workers.iter().for_each(|worker| worker.wait(longest + Duration::from_secs(2)));
+    }
+
+    /// Serves new weights where there are any: new requests get them, those that are there go on with the ones that they began
+    /// with. Returns whether it did. Not before the texts of the last change have ended.
+    ///
+    /// # Errors
+    /// When the new model cannot be opened, or is no other state of the same one; the old one goes on, and these weights are not
+    /// looked at again.
+    pub fn reload(&self) -> anyhow::Result<bool> {
+        let mut reloading = self.0.reloading();
+        if reloading.retiring.as_ref().is_some_and(|worker| !worker.is_over()) {
+            return Ok(false);
+        }
+        reloading.retiring = None;
+        let Some(seen) = reloading.seen.look_again(&self.0.folder) else { return Ok(false) };
+        reloading.seen = seen;
+        let worker = Worker::start(&self.0.folder, &self.0.options, &self.0.counters)?;
+        if !worker.generator.is_same_but_for_weights(&self.0.current().generator) {
+            worker.queue.close(Closing::WhenDone);
+            bail!("another network or tokenizer is in {} now: start serve anew for it", self.0.folder.display());
+        }
+        let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, Arc::new(worker));
+        old.queue.close(Closing::WhenDone);
+        reloading.retiring = Some(old);
+        self.0.counters.reloaded();
+        Ok(true)
+    }
+
+    /// Looks for new weights now and then, for as long as there is a handle.
+    fn reload_when_there_are_new_weights(&self) -> anyhow::Result<()> {
+        let shared = Arc::downgrade(&self.0);
+        std::thread::Builder::new().name("reload".into()).spawn(move || {
+            loop {
+                std::thread::sleep(RELOAD_EVERY);
+                let Some(shared) = shared.upgrade() else { return };
+                let engine = Self(shared);
+                match engine.reload() {
+                    Ok(true) => notice!("{}: new weights", engine.id()),
+                    Ok(false) => {}
+                    Err(error) => notice!("{}: the new weights are not served: {error:#}", engine.id()),
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Refuses what cannot become a text.
+    fn check(&self, request: &TextRequest) -> Result<Sampler, Refused> {
+        let vocab_size = self.0.current().generator.vocab_size();
+        let biased = request.rules.logit_bias.iter().map(|(token, _)| token);
+        if let Some(token) = request.prompt.iter().chain(biased).find(|&&token| token as usize >= vocab_size) {
+            return Err(Refused::BadRequest(format!("token {token} is not below the vocabulary size {vocab_size}")));
+        }
+        if request.prompt.is_empty() {
+            return Err(Refused::BadRequest(ModelError::EmptyPrompt.to_string()));
+        }
+        let sampler = Sampler::new(request.rules.clone()).and_then(|sampler| match request.adaptive {
+            Some(threshold) => sampler.with_adaptive(threshold),
+            None => Ok(sampler),
+        });
+        sampler.map_err(|error| Refused::BadRequest(error.to_string()))
+    }
+
+    fn send(&self, job: Job) -> Result<(), Refused> {
+        // Held until the job is in the queue: a reload closes it behind.
+        let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.queue.submit(job)
+    }
+}
+
+impl Shared {
+    fn current(&self) -> Arc<Worker> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn reloading(&self) -> MutexGuard<'_, Reloading> {
+        self.reloading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets all threads end within some time.
+    fn close(&self, longest: Duration) -> Vec<Arc<Worker>> {
+        let reloading = self.reloading();
+        let workers: Vec<_> = [Some(self.current()), reloading.retiring.clone()].into_iter().flatten().collect();
+        workers.iter().for_each(|worker| worker.queue.close(Closing::At(Instant::now() + longest)));
+        workers
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close(Duration::ZERO);
     }
 }

@@ -80,6 +80,7 @@ impl ApiError {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         let (status, code) = match refused {
+            Refused::BadRequest(message) => return Self::bad_request(message),
             Refused::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Refused::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         };

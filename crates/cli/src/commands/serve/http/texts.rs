@@ -9,7 +9,7 @@ use tinygpt_model::{
     tokenizer::StopStrings,
 };
 use tokio::{
-    sync::mpsc::UnboundedReceiver,
+    sync::mpsc::Receiver,
     time::{Instant, timeout_at},
 };
 
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     commands::serve::{
         Served,
-        engine::{EndedBy, Engine, Event, TextRequest},
+        engine::{EndedBy, Engine, Event, Refused, TextRequest},
     },
     generation::default_max_new_tokens,
 };
@@ -155,7 +155,7 @@ impl Usage {
 /// The running texts of a request. They are given up when this is dropped.
 pub struct Texts {
     /// None where a text has ended.
-    receivers: Vec<Option<UnboundedReceiver<Event>>>,
+    receivers: Vec<Option<Receiver<Event>>>,
     /// The text that is asked first, so that each has its turn.
     looked_at: usize,
     deadline: Instant,
@@ -178,6 +178,8 @@ impl Texts {
         let Ok((text, event)) = timeout_at(self.deadline, self.any()).await else { return Err(too_long()) };
         match event {
             Some(Event::Failed(message)) => Err(ApiError::internal(message)),
+            Some(Event::Ended { by: EndedBy::TimedOut, .. }) => Err(too_long()),
+            Some(Event::Ended { by: EndedBy::ShutDown, .. }) => Err(Refused::ShuttingDown.into()),
             None => Err(ApiError::internal("the engine of the model has stopped")),
             Some(event) => {
                 if let Event::Ended { .. } = event {
@@ -212,7 +214,8 @@ impl Texts {
 pub fn finish_reason(by: EndedBy) -> &'static str {
     match by {
         EndedBy::Stop | EndedBy::Grammar => "stop",
-        EndedBy::Length => "length",
+        // The last two are errors of the request, in the place of its texts.
+        EndedBy::Length | EndedBy::TimedOut | EndedBy::ShutDown => "length",
     }
 }
 

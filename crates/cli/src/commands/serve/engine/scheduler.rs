@@ -1,0 +1,265 @@
+//! The loop of the engine's thread: requests get slots, prompts are computed in parts, and all texts that have a token make a
+//! step together.
+
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rayon::prelude::*;
+use tinygpt_model::{BatchDecoder, ModelError, NextLogits, Tokenizer};
+
+use super::{
+    queue::{Closing, Queue},
+    request::EndedBy,
+    row::{Drawn, Job, LogitsJob, Row},
+    stats::Counters,
+};
+
+/// How often texts whose readers are behind are looked at where there are no others.
+const SLOW_READERS: Duration = Duration::from_millis(5);
+/// From this many logits of a step on, rows are drawn from by several threads.
+const MIN_PARALLEL_LOGITS: usize = 1 << 16;
+
+/// What has a slot.
+enum Occupant<'m> {
+    Text { row: Box<Row<'m>>, phase: Phase },
+    Logits(LogitsJob),
+}
+
+/// What a text waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Parts of prompt work.
+    Prompt,
+    /// To be given this token, which was drawn.
+    Token(u32),
+    /// The step that comes now.
+    Step,
+}
+
+/// The texts of a decoder.
+pub struct Scheduler<'m> {
+    decoder: Box<dyn BatchDecoder + 'm>,
+    tokenizer: &'m Tokenizer,
+    queue: Arc<Queue>,
+    counters: Arc<Counters>,
+    slots: Vec<Option<Occupant<'m>>>,
+    /// The slots with prompt work, in the order in which it came up.
+    prompts: VecDeque<usize>,
+    /// How long the last step took: what prompts may take between two.
+    step_time: Duration,
+}
+
+impl<'m> Scheduler<'m> {
+    pub fn new(
+        decoder: Box<dyn BatchDecoder + 'm>,
+        tokenizer: &'m Tokenizer,
+        queue: Arc<Queue>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let slots = (0..decoder.slots()).map(|_| None).collect();
+        Self { decoder, tokenizer, queue, counters, slots, prompts: VecDeque::new(), step_time: Duration::ZERO }
+    }
+
+    /// Computes requests until the queue is closed and they are done.
+    pub fn run(mut self) {
+        loop {
+            let closing = self.queue.closing();
+            self.end_what_is_over(closing);
+            self.admit();
+            let is_empty = self.slots.iter().all(Option::is_none);
+            if is_empty {
+                if closing.is_some() {
+                    return;
+                }
+                self.queue.wait();
+            } else if !self.prompts.is_empty() || self.has_ready_rows() {
+                self.work_on_prompts();
+                self.step();
+            } else {
+                std::thread::sleep(SLOW_READERS);
+            }
+        }
+    }
+
+    /// Ends the texts, and the waiting requests, whose readers are gone or whose time is over.
+    fn end_what_is_over(&mut self, closing: Option<Closing>) {
+        let now = Instant::now();
+        let shut_down = matches!(closing, Some(Closing::At(moment)) if moment <= now);
+        let reason = if shut_down { EndedBy::ShutDown } else { EndedBy::TimedOut };
+        for job in self.queue.take_over(|job| shut_down || job.is_cancelled() || job.is_late(now)) {
+            job.end(reason);
+        }
+        for slot in 0..self.slots.len() {
+            let is_over = match &self.slots[slot] {
+                Some(Occupant::Text { row, .. }) => shut_down || row.is_cancelled() || row.is_late(now),
+                Some(Occupant::Logits(job)) => shut_down || job.answer.is_closed(),
+                None => false,
+            };
+            if is_over {
+                self.end(slot, Ok(reason));
+            }
+        }
+    }
+
+    /// Gives free slots to the requests that wait.
+    fn admit(&mut self) {
+        while let Some(slot) = self.slots.iter().position(Option::is_none) {
+            let Some(job) = self.queue.take() else { return };
+            if matches!(&job, Job::Text(job) if job.request.max_new_tokens == 0) {
+                job.end(EndedBy::Length);
+                self.queue.give_back();
+                continue;
+            }
+            if let Err(error) = self.decoder.begin(slot, job.prompt()) {
+                job.fail(error);
+                self.queue.give_back();
+                continue;
+            }
+            self.counters.began(job.prompt().len());
+            self.prompts.push_back(slot);
+            self.slots[slot] = Some(match job {
+                Job::Text(job) => {
+                    Occupant::Text { row: Box::new(Row::new(self.tokenizer, *job)), phase: Phase::Prompt }
+                }
+                Job::Logits(job) => Occupant::Logits(job),
+            });
+        }
+    }
+
+    /// Whether a text has a token to step with, and room for the next.
+    fn has_ready_rows(&self) -> bool {
+        let ready = |occupant: &Occupant<'_>| match occupant {
+            Occupant::Text { row, phase: Phase::Token(_) } => row.has_room(),
+            _ => false,
+        };
+        self.slots.iter().flatten().any(ready)
+    }
+
+    /// Computes parts of prompts, for about as long as a step takes where other texts wait for one.
+    fn work_on_prompts(&mut self) {
+        let start = Instant::now();
+        while let Some(&slot) = self.prompts.front() {
+            match self.decoder.prompt_part(slot) {
+                Ok(None) => {}
+                Ok(Some(logits)) => {
+                    self.prompts.pop_front();
+                    match self.slots[slot].take() {
+                        Some(Occupant::Text { mut row, .. }) => {
+                            let drawn = row.draw(logits);
+                            self.slots[slot] = Some(Occupant::Text { row, phase: Phase::Prompt });
+                            self.counters.drew(1);
+                            self.go_on(slot, drawn);
+                        }
+                        Some(Occupant::Logits(job)) => {
+                            // Nobody may be there any more.
+                            drop(job.answer.send(Ok(logits.to_vec())));
+                            self.free(slot);
+                        }
+                        None => {}
+                    }
+                }
+                Err(error) => self.end(slot, Err(error)),
+            }
+            if start.elapsed() >= self.step_time && self.has_ready_rows() {
+                break;
+            }
+        }
+        self.counters.worked_on_prompts(start.elapsed());
+    }
+
+    /// Computes one position of each text that has a token.
+    fn step(&mut self) {
+        let start = Instant::now();
+        let mut slots = Vec::with_capacity(self.slots.len());
+        for slot in 0..self.slots.len() {
+            let Some(Occupant::Text { row, phase }) = &mut self.slots[slot] else { continue };
+            let &mut Phase::Token(token) = phase else { continue };
+            if !row.has_room() {
+                continue;
+            }
+            match self.decoder.append(slot, token) {
+                Ok(NextLogits::Step) => {
+                    *phase = Phase::Step;
+                    slots.push(slot);
+                }
+                Ok(NextLogits::Prompt) => {
+                    *phase = Phase::Prompt;
+                    self.prompts.push_back(slot);
+                }
+                Err(error) => self.end(slot, Err(error)),
+            }
+        }
+        if slots.is_empty() {
+            return;
+        }
+        let logits = match self.decoder.step(&slots) {
+            Ok(logits) => logits,
+            Err(error) => {
+                let message = error.to_string();
+                for slot in slots {
+                    if let Some(Occupant::Text { row, .. }) = self.slots[slot].take() {
+                        row.end(Err(message.clone()));
+                    }
+                    self.free(slot);
+                }
+                return;
+            }
+        };
+        // Slots are in order, and so are the rows that step.
+        let stepping = self.slots.iter_mut().flatten().filter_map(|occupant| match occupant {
+            Occupant::Text { row, phase: Phase::Step } => Some(row),
+            _ => None,
+        });
+        let mut rows: Vec<_> = stepping.zip(logits.chunks_exact(logits.len() / slots.len())).collect();
+        let drawn: Vec<_> = if logits.len() >= MIN_PARALLEL_LOGITS {
+            rows.par_iter_mut().map(|(row, logits)| row.draw(logits)).collect()
+        } else {
+            rows.iter_mut().map(|(row, logits)| row.draw(logits)).collect()
+        };
+        self.step_time = start.elapsed();
+        self.counters.stepped(slots.len(), self.step_time);
+        for (slot, drawn) in slots.into_iter().zip(drawn) {
+            self.go_on(slot, drawn);
+        }
+    }
+
+    /// Goes on with a text after a draw.
+    fn go_on(&mut self, slot: usize, drawn: Result<Drawn, ModelError>) {
+        match drawn {
+            Ok(ControlFlow::Continue(token)) => {
+                if let Some(Occupant::Text { phase, .. }) = &mut self.slots[slot] {
+                    *phase = Phase::Token(token);
+                }
+            }
+            Ok(ControlFlow::Break(by)) => self.end(slot, Ok(by)),
+            Err(error) => self.end(slot, Err(error)),
+        }
+    }
+
+    /// Ends what is in a slot.
+    fn end(&mut self, slot: usize, by: Result<EndedBy, ModelError>) {
+        match self.slots[slot].take() {
+            Some(Occupant::Text { row, .. }) => row.end(by.map_err(|error| error.to_string())),
+            Some(Occupant::Logits(job)) => {
+                // An answer that is dropped says that there will be none.
+                if let Err(error) = by {
+                    drop(job.answer.send(Err(error)));
+                }
+            }
+            None => {}
+        }
+        self.free(slot);
+    }
+
+    /// Frees a slot.
+    fn free(&mut self, slot: usize) {
+        self.slots[slot] = None;
+        self.prompts.retain(|&other| other != slot);
+        self.decoder.release(slot);
+        self.queue.give_back();
+    }
+}

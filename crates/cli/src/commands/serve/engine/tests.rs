@@ -1,0 +1,414 @@
+use std::ops::ControlFlow;
+
+use tinygpt_model::{
+    Generation, GenerationDefaults, GptConfig, ModelFolder, TokenizerError,
+    constraint::{Constraint, Grammar},
+    generate, init_params,
+    tokenizer::StopStrings,
+};
+use tinygpt_sampler::SamplingParams;
+
+use super::{row::UNREAD, *};
+
+/// A minute: no test waits that long for what comes.
+const LONG: Duration = Duration::from_secs(60);
+/// More tokens than any test reads.
+const ENDLESS: usize = 1 << 40;
+
+fn config(vocab_size: usize) -> GptConfig {
+    GptConfig { vocab_size, block_size: 24, n_layer: 2, n_head: 2, n_embd: 32, ..GptConfig::default() }
+}
+
+/// A folder with a model of random weights.
+fn model(seed: u64) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), seed, |_| {}, |_, _| {});
+    folder
+}
+
+/// Writes a model whose shape and values may be changed.
+fn write(
+    folder: &Path,
+    seed: u64,
+    shape: impl FnOnce(&mut GptConfig),
+    values: impl FnOnce(&GptConfig, &mut Vec<Vec<f32>>),
+) {
+    let tokenizer =
+        Tokenizer::train_char([Ok::<_, TokenizerError>("abcdefghijklmnopqrstuvwxyz .\n0123456789")]).unwrap();
+    let mut config = config(tokenizer.vocab_size());
+    shape(&mut config);
+    // Initial weights give nearly the same chance to all tokens; these do not.
+    let lively = |values: Vec<f32>| values.into_iter().map(|x| if x == 1.0 { x } else { 12.0 * x }).collect();
+    let mut params: Vec<Vec<f32>> = init_params(&config, seed).into_iter().map(lively).collect();
+    values(&config, &mut params);
+    let model = ModelFolder::new(folder);
+    model.write_description(&config, &tokenizer, &GenerationDefaults::default()).unwrap();
+    model.write_weights(&config, &params).unwrap();
+}
+
+fn options(slots: usize, queue: usize) -> Options {
+    let how = (ContextPolicy::Half, WeightFormat::F32, DeviceChoice::Cpu);
+    Options { slots, queue, timeout: LONG, how }
+}
+
+fn engine(folder: &Path, slots: usize, queue: usize) -> Engine {
+    Engine::open("test".into(), folder, options(slots, queue)).unwrap()
+}
+
+fn request(prompt: &[u32], seed: u64, max_new_tokens: usize) -> TextRequest {
+    TextRequest {
+        prompt: prompt.to_vec(),
+        rules: SamplingParams { seed, temperature: 0.9, top_k: 20, ..SamplingParams::default() },
+        adaptive: None,
+        sequence: 0,
+        max_new_tokens,
+        stops: StopStrings::new(Vec::new()).unwrap(),
+        top: None,
+        constraint: None,
+    }
+}
+
+/// What a reader got: tokens, their text, and the last event.
+#[derive(Debug, Clone, PartialEq)]
+struct Read {
+    tokens: Vec<GeneratedToken>,
+    text: String,
+    end: Result<EndedBy, String>,
+}
+
+fn read(mut events: Receiver<Event>) -> Read {
+    let (mut tokens, mut text) = (Vec::new(), String::new());
+    loop {
+        match events.blocking_recv().expect("a last event") {
+            Event::Token(token) => {
+                text += &token.piece;
+                tokens.push(token);
+            }
+            Event::Ended { by, rest } => return Read { tokens, text: text + &rest, end: Ok(by) },
+            Event::Failed(why) => return Read { tokens, text, end: Err(why) },
+        }
+    }
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The tokens of `tinygpt generate` for a request without stops and grammars.
+fn lone_twin(generator: &Generator, options: &Options, request: &TextRequest) -> Vec<u32> {
+    let mut decoder = generator.decoder(options.how, 1).unwrap();
+    let mut sampler = Sampler::new(request.rules.clone()).unwrap();
+    let TextRequest { prompt, sequence, max_new_tokens, .. } = request;
+    let generation = Generation { prompt, first_sequence: *sequence, rows: 1, max_new_tokens: *max_new_tokens };
+    let mut tokens = Vec::new();
+    generate(decoder.as_mut(), &mut sampler, generation, |_, token| {
+        tokens.push(token);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    tokens
+}
+
+#[test]
+fn sixty_four_requests_at_once_have_the_texts_of_their_lone_twins() {
+    let folder = model(1);
+    let engine = engine(folder.path(), 7, 64);
+    let requests: Vec<TextRequest> = (0..64)
+        .map(|i: u64| {
+            let prompt: Vec<u32> = (0..1 + i % 30).map(|at| ((at * 7 + i) % 20) as u32).collect();
+            TextRequest { sequence: i % 5, ..request(&prompt, i / 3, 1 + (i as usize * 11) % 40) }
+        })
+        .collect();
+    let threads: Vec<_> = requests
+        .iter()
+        .cloned()
+        .map(|request| {
+            let engine = engine.clone();
+            std::thread::spawn(move || read(engine.submit(request).unwrap()))
+        })
+        .collect();
+    for (request, thread) in requests.iter().zip(threads) {
+        let read = thread.join().unwrap();
+        let tokens: Vec<u32> = read.tokens.iter().map(|token| token.id).collect();
+        assert_eq!(read.end, Ok(EndedBy::Length));
+        assert_eq!(tokens, lone_twin(&engine.generator(), &options(7, 64), request));
+        assert_eq!(read.text, engine.tokenizer().decode(&tokens).unwrap());
+        assert!(read.tokens.iter().all(|token| token.measured.is_none()));
+    }
+    wait_for("all slots are free again", || engine.stats().running == 0);
+    let stats = engine.stats();
+    let expected: usize = requests.iter().map(|request| request.max_new_tokens).sum();
+    assert_eq!((stats.tokens, stats.queued, stats.slots), (expected as u64, 0, 7));
+    assert!(stats.step_rows > stats.steps, "texts made steps together");
+}
+
+#[test]
+fn stops_grammars_and_measures_are_those_of_each_text() {
+    let folder = model(2);
+    let engine = engine(folder.path(), 4, 8);
+    let free = read(engine.submit(request(&[1], 3, 30)).unwrap());
+    let stop: String = free.text.chars().skip(5).take(2).collect();
+    let stops = StopStrings::new(vec![stop.clone()]).unwrap();
+    let digits = Constraint::new(&Grammar::Regex("[0-9]{4}".into()), engine.tokenizer()).unwrap();
+    let texts = [
+        TextRequest { stops, ..request(&[1], 3, 30) },
+        TextRequest { constraint: Some(digits), ..request(&[1], 3, 30) },
+        TextRequest { top: Some(3), ..request(&[1], 3, 30) },
+        request(&[1], 3, 0),
+    ];
+    let receivers: Vec<_> = texts.into_iter().map(|text| engine.submit(text).unwrap()).collect();
+    let mut texts = receivers.into_iter().map(read);
+    let [stopped, constrained, measured, nothing] = std::array::from_fn(|_| texts.next().unwrap());
+
+    assert_eq!(stopped.end, Ok(EndedBy::Stop));
+    assert_eq!(stopped.text, free.text[..free.text.find(&stop).unwrap()]);
+    assert_eq!(constrained.end, Ok(EndedBy::Grammar));
+    assert!(constrained.text.len() == 4 && constrained.text.bytes().all(|byte| byte.is_ascii_digit()));
+    assert_eq!((measured.text, nothing.text.as_str(), nothing.end), (free.text, "", Ok(EndedBy::Length)));
+    for token in measured.tokens {
+        let Measured { logprob, rank, entropy, top } = token.measured.unwrap();
+        assert!(logprob < 0.0 && entropy > 0.0 && top.len() == 3, "{logprob} {entropy}");
+        match top.get(rank - 1) {
+            Some(&(id, told)) => assert_eq!((id, told), (token.id, logprob)),
+            None => assert!(logprob <= top[2].1),
+        }
+    }
+}
+
+#[test]
+fn the_logits_behind_a_prompt_are_those_of_the_decoder() {
+    let folder = model(3);
+    let engine = engine(folder.path(), 2, 2);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let logits = runtime.block_on(engine.logits(vec![4, 5, 6])).unwrap().unwrap();
+    let generator = engine.generator();
+    let mut decoder = generator.decoder(options(1, 1).how, 1).unwrap();
+    assert_eq!(logits, *decoder.start(&[4, 5, 6], 1).unwrap().to_host().unwrap());
+    let refused = runtime.block_on(engine.logits(vec![1000])).unwrap();
+    assert!(matches!(refused, Err(ModelError::TokenOutOfRange { id: 1000, .. })));
+    assert!(matches!(runtime.block_on(engine.logits(Vec::new())).unwrap(), Err(ModelError::EmptyPrompt)));
+    wait_for("no slot is held", || engine.stats().running == 0);
+}
+
+#[test]
+fn a_reader_that_goes_away_frees_its_slot() {
+    let folder = model(4);
+    let engine = engine(folder.path(), 1, 4);
+    for round in 0..20 {
+        let mut endless = engine.submit(request(&[1], round, ENDLESS)).unwrap();
+        let waiting = engine.submit(request(&[2], round, ENDLESS)).unwrap();
+        if round % 2 == 0 {
+            endless.blocking_recv().unwrap();
+        }
+        drop((endless, waiting));
+    }
+    assert_eq!(read(engine.submit(request(&[1], 1, 3)).unwrap()).end, Ok(EndedBy::Length));
+    wait_for("nobody waits and nobody runs", || (engine.stats().running, engine.stats().queued) == (0, 0));
+}
+
+#[test]
+fn more_requests_than_may_wait_are_refused_and_taken_again_once_there_is_room() {
+    let folder = model(5);
+    let engine = engine(folder.path(), 1, 2);
+    let mut taken: Vec<_> = (0..3).map(|seed| engine.submit(request(&[1], seed, ENDLESS)).unwrap()).collect();
+    assert_eq!(engine.submit(request(&[1], 9, 1)).unwrap_err(), Refused::QueueFull);
+    // Whoever went away makes room, waiting or not.
+    taken.pop();
+    let last = engine.submit(request(&[1], 9, 1)).unwrap();
+    assert_eq!(engine.submit(request(&[1], 9, 1)).unwrap_err(), Refused::QueueFull);
+    drop(taken);
+    assert_eq!(read(last).end, Ok(EndedBy::Length));
+}
+
+#[test]
+fn requests_that_cannot_become_texts_are_refused_with_the_reason() {
+    let folder = model(5);
+    let engine = engine(folder.path(), 1, 2);
+    let rules = |rules| TextRequest { rules, ..request(&[1], 1, 3) };
+    for (bad, reason) in [
+        (request(&[], 1, 3), "the prompt is empty"),
+        (request(&[0, 5000], 1, 3), "token 5000 is not below the vocabulary size 39"),
+        (rules(SamplingParams { top_p: 7.0, ..SamplingParams::default() }), "top_p"),
+        (rules(SamplingParams { logit_bias: vec![(77, 1.0)], ..SamplingParams::default() }), "token 77 is not"),
+    ] {
+        match engine.submit(bad) {
+            Err(Refused::BadRequest(why)) => assert!(why.contains(reason), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(engine.stats().running, 0);
+}
+
+#[test]
+fn a_text_with_nan_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    // The head is a matrix of its own, so the embedding of token 0 spoils the texts that have it, and no others.
+    let untied = |config: &mut GptConfig| config.tie_embeddings = false;
+    write(folder.path(), 6, untied, |config, params| params[0][..config.n_embd].fill(f32::NAN));
+    let engine = engine(folder.path(), 4, 8);
+    let banned = |seed| {
+        let mut request = request(&[1, 2], seed, 12);
+        request.rules.logit_bias = vec![(0, f32::NEG_INFINITY)];
+        request
+    };
+    let good: Vec<_> = (0..3).map(|seed| engine.submit(banned(seed)).unwrap()).collect();
+    let bad = engine.submit(request(&[1, 0], 1, 12)).unwrap();
+    let why = read(bad).end.unwrap_err();
+    assert!(why.contains("NaN"), "{why}");
+    for (seed, good) in good.into_iter().enumerate() {
+        let read = read(good);
+        let tokens: Vec<u32> = read.tokens.iter().map(|token| token.id).collect();
+        assert_eq!(tokens, lone_twin(&engine.generator(), &options(1, 1), &banned(seed as u64)));
+    }
+    wait_for("its slot is free", || engine.stats().running == 0);
+}
+
+#[test]
+fn a_reader_that_is_far_behind_stops_its_text_and_no_other() {
+    let folder = model(7);
+    let engine = engine(folder.path(), 2, 2);
+    let behind = engine.submit(request(&[1], 1, UNREAD + 300)).unwrap();
+    wait_for("it waits", || behind.len() >= UNREAD);
+    assert_eq!(read(engine.submit(request(&[1], 2, 40)).unwrap()).tokens.len(), 40);
+    assert_eq!(behind.len(), UNREAD, "it did not go on meanwhile");
+    let read = read(behind);
+    let tokens: Vec<u32> = read.tokens.iter().map(|token| token.id).collect();
+    assert_eq!(tokens, lone_twin(&engine.generator(), &options(1, 1), &request(&[1], 1, UNREAD + 300)));
+}
+
+#[test]
+fn a_text_that_takes_too_long_ends_where_it_is() {
+    let folder = model(8);
+    let options = Options { timeout: Duration::from_millis(50), ..options(1, 4) };
+    let engine = Engine::open("test".into(), folder.path(), options).unwrap();
+    let texts: Vec<_> = (0..3).map(|seed| engine.submit(request(&[1], seed, ENDLESS)).unwrap()).collect();
+    for text in texts {
+        assert_eq!(read(text).end, Ok(EndedBy::TimedOut), "running, unread or waiting");
+    }
+}
+
+#[test]
+fn a_shutdown_lets_texts_come_to_their_ends() {
+    let folder = model(9);
+    let engine = engine(folder.path(), 1, 4);
+    let texts: Vec<_> = (0..3).map(|seed| engine.submit(request(&[1], seed, 20)).unwrap()).collect();
+    engine.shut_down(LONG);
+    assert!(texts.into_iter().all(|text| read(text).end == Ok(EndedBy::Length)), "those that waited too");
+    assert_eq!(engine.submit(request(&[1], 1, 1)).unwrap_err(), Refused::ShuttingDown);
+}
+
+#[test]
+fn a_shutdown_whose_time_is_over_ends_all_texts_where_they_are() {
+    let folder = model(9);
+    let engine = engine(folder.path(), 1, 4);
+    let texts: Vec<_> = (0..3).map(|seed| engine.submit(request(&[1], seed, ENDLESS)).unwrap()).collect();
+    engine.shut_down(Duration::ZERO);
+    assert!(texts.into_iter().all(|text| read(text).end == Ok(EndedBy::ShutDown)));
+}
+
+#[test]
+fn the_engine_ends_with_its_last_handle() {
+    let folder = model(9);
+    let engine = engine(folder.path(), 1, 4);
+    let endless = engine.submit(request(&[1], 2, ENDLESS)).unwrap();
+    let other = engine.clone();
+    drop(engine);
+    assert_eq!(other.stats().slots, 1);
+    drop(other);
+    assert_eq!(read(endless).end, Ok(EndedBy::ShutDown));
+}
+
+#[test]
+fn new_weights_are_for_new_texts_and_the_others_keep_theirs() {
+    let folder = model(10);
+    let engine = engine(folder.path(), 2, 4);
+    assert!(!engine.reload().unwrap(), "nothing is new");
+    let mut old = engine.submit(request(&[1], 1, UNREAD + 50)).unwrap();
+    let first = old.blocking_recv().unwrap();
+    let of_old = lone_twin(&engine.generator(), &options(1, 1), &request(&[1], 1, UNREAD + 50));
+
+    write(folder.path(), 11, |_| {}, |_, _| {});
+    wait_for("the new weights are seen", || engine.reload().unwrap());
+    let new = read(engine.submit(request(&[1], 1, 30)).unwrap());
+    let tokens: Vec<u32> = new.tokens.iter().map(|token| token.id).collect();
+    assert_eq!(tokens, lone_twin(&engine.generator(), &options(1, 1), &request(&[1], 1, 30)));
+    assert_ne!(tokens, of_old[..30]);
+
+    write(folder.path(), 12, |_| {}, |_, _| {});
+    assert!(!engine.reload().unwrap(), "the weights before are in use still");
+    assert_eq!(engine.stats().running, 1);
+    let rest = read(old);
+    let Event::Token(first) = first else { panic!("{first:?}") };
+    let tokens: Vec<u32> = std::iter::once(first).chain(rest.tokens).map(|token| token.id).collect();
+    assert_eq!(tokens, of_old);
+    wait_for("the newest weights are served", || engine.reload().unwrap());
+    assert_eq!(engine.stats().reloads, 2);
+}
+
+#[test]
+fn another_network_in_the_folder_is_refused_and_the_old_one_goes_on() {
+    let folder = model(13);
+    let engine = engine(folder.path(), 2, 4);
+    let before = read(engine.submit(request(&[1], 1, 20)).unwrap());
+    write(folder.path(), 13, |config| config.n_layer = 3, |_, _| {});
+    let error = engine.reload().unwrap_err().to_string();
+    assert!(error.contains("another network or tokenizer"), "{error}");
+    assert!(!engine.reload().unwrap(), "it is not looked at twice");
+    assert_eq!(read(engine.submit(request(&[1], 1, 20)).unwrap()), before);
+}
+
+/// Tokens a second, and the longest that a text waits for a token while a long prompt joins, of the model in the folder
+/// `TINYGPT_MODEL`: `cargo test --release --workspace --bin tinygpt -- --ignored --nocapture engine::tests::figures`.
+#[test]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stderr, reason = "it tells what it measured")]
+fn figures() {
+    let folder = PathBuf::from(std::env::var_os("TINYGPT_MODEL").expect("the folder of a model"));
+    for rows in [1, 32, 64] {
+        let how = (ContextPolicy::Half, WeightFormat::F32, DeviceChoice::Cpu);
+        let engine =
+            Engine::open("test".into(), &folder, Options { slots: rows, queue: rows, timeout: LONG, how }).unwrap();
+        let n = 200;
+        let mut best = 0.0f64;
+        for _ in 0..5 {
+            let start = Instant::now();
+            let texts: Vec<_> =
+                (0..rows as u64).map(|seed| engine.submit(request(&[1, 2, 3, 4], seed, n)).unwrap()).collect();
+            texts.into_iter().for_each(|text| drop(read(text)));
+            best = best.max((rows * n) as f64 / start.elapsed().as_secs_f64());
+        }
+        eprintln!("{rows} rows: {best:.0} tokens/s, {:?}", engine.stats());
+    }
+    let long: Vec<u32> = match &*engine(&folder, 1, 1).generator() {
+        Generator::Network(checkpoint) => (0..checkpoint.config().block_size as u32).map(|i| i % 50).collect(),
+        Generator::Ngrams(..) => panic!("a network"),
+    };
+    let engine = engine(&folder, 9, 9);
+    let pauses = |join: bool| {
+        let mut text = engine.submit(request(&[1, 2], 1, 150)).unwrap();
+        let (mut last, mut pauses, mut joined) = (Instant::now(), Vec::new(), Vec::new());
+        while let Some(Event::Token(_)) = text.blocking_recv() {
+            pauses.push(last.elapsed().as_secs_f64() * 1e3);
+            last = Instant::now();
+            if join && pauses.len() % 15 == 0 {
+                joined.push(engine.submit(request(&long, 1, 1)).unwrap());
+            }
+        }
+        pauses.sort_by(f64::total_cmp);
+        pauses
+    };
+    for join in [false, true] {
+        let pauses = pauses(join);
+        let at = |part: f64| pauses[((pauses.len() - 1) as f64 * part) as usize];
+        eprintln!(
+            "long prompts join: {join}: ms a token, median {:.2}, 90% {:.2}, most {:.2}",
+            at(0.5),
+            at(0.9),
+            at(1.0)
+        );
+    }
+}
