@@ -1,5 +1,9 @@
 //! The routes of the server.
 
+pub mod error;
+pub mod fields;
+mod limits;
+
 use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, routing::get};
