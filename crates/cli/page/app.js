@@ -35,8 +35,6 @@ function showTab() {
   }
   const title = byId(`tab-${state.tab}`).textContent;
   document.title = `${title} – tinygpt`;
-  // Runs are of all models.
-  document.querySelector(".model").classList.toggle("idle", state.tab === "runs");
 }
 
 function startTabs() {

@@ -121,7 +121,7 @@ export class LineChart {
       s("text", { x: width - right, y: height - 4, class: "axis-text", "text-anchor": "end" }, what.xLabel));
     for (const { y, name } of levels) {
       svg.append(s("line", { x1: left, x2: width - right, y1: toY(y), y2: toY(y), class: "level" }),
-        s("text", { x: width - right - 4, y: toY(y) - 5, class: "axis-text", "text-anchor": "end" }, name));
+        s("text", { x: left + 6, y: toY(y) - 5, class: "axis-text" }, name));
     }
     for (const { look, points, thin, dots } of series) {
       const shown = thinned(points, toX, width);

@@ -28,11 +28,15 @@ export function startPlayground({ model, defaults }) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       generate([], state.prompt);
-    } else if (event.key === "Escape") stop();
+    } else if (event.key === "Escape") {
+      if (running) stop();
+      else if (text.selected >= 0) closeToken();
+    }
   });
   byId("shade").addEventListener("change", shade);
   byId("copy").addEventListener("click", copy);
   byId("to-sampler").addEventListener("click", toSampler);
+  byId("token-close").addEventListener("click", closeToken);
   new ResizeObserver(drawSurprise).observe(byId("text"));
   onChange((changed) => {
     if (changed.has("prompt")) showPrompt();
@@ -166,6 +170,13 @@ function goOn(index, other) {
 function toSampler() {
   update({ tab: "sampler", context: before(text.selected) });
   byId("tab-sampler").focus();
+}
+
+/** Chooses no token, and leaves the keyboard where the token was. */
+function closeToken() {
+  const button = text.buttons[text.selected];
+  text.select(-1);
+  button?.focus();
 }
 
 function drawSurprise() {
