@@ -17,6 +17,8 @@ mod rules;
 mod runs;
 mod sample;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 mod shell;
 mod sweep;
 mod train;
@@ -51,6 +53,9 @@ pub use self::{
     sweep::SweepArgs,
     train::TrainArgs,
 };
+
+#[cfg(feature = "serve")]
+pub use self::serve::ServeArgs;
 
 /// The largest whole number that a TOML file can hold.
 pub const TOML_MAX: u64 = i64::MAX as u64;
@@ -147,6 +152,12 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt export runs/tiny-1 --gguf tiny.gguf\n  tinygpt export runs/tiny-1 --gguf tiny-q8.gguf --dtype q8_0\n  tinygpt generate --checkpoint tiny-q8.gguf --prompt \"Once\"\n  tinygpt export gpt2 --adapter runs/lora-1/adapter --merge --out merged\n\nGGUF is what llama.cpp opens, and every command here that takes a folder. A model can be written that is a GPT-2, a\nQwen3 or a Llama (`tinygpt info RUN` says what it is), with a tokenizer of characters or a byte-level BPE. Biases,\nnorms and learned positions are f32 always. Text ends there at <|endoftext|> or, where the tokenizer has none, at a\nline break; --ignore-eos goes on."
     )]
     Export(ExportArgs),
+    /// Serve models over HTTP: an API that clients of OpenAI's know, and a page to look at them with.
+    #[cfg(feature = "serve")]
+    #[command(
+        after_help = "Examples:\n  tinygpt serve\n  tinygpt serve runs/tiny-1 hf:openai-community/gpt2 --port 8080\n  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once\", \"max_tokens\": 50, \"seed\": 42}'\n\nRequests are computed side by side. The text of a request with a seed is that of tinygpt generate with this seed,\nwhatever else is served at the time. Ctrl-C lets running requests finish for up to 5 s; a second one ends them."
+    )]
+    Serve(ServeArgs),
     /// Draw from numbers: logits with every sampling rule, or weights.
     #[command(
         after_help = "Examples:\n  echo '{\"rows\": [[1, 2, 3, \"-inf\"]]}' | tinygpt sample --input - --top-p 0.9 --num-samples 1000\n  echo '{\"rows\": [[1, 2, 3]]}' | tinygpt sample --input - --kind weights --num-samples 2 --json\n\nA draw depends on the row, the rules and (seed, sequence, position) alone. A bad row is an error\nin its place; the others are drawn from, and the exit code is 1."

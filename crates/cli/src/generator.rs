@@ -3,12 +3,16 @@
 use std::path::Path;
 
 use tinygpt_model::{
-    Checkpoint, Decoder, Tokenizer,
+    Checkpoint, ContextPolicy, Decoder, Tokenizer,
     cpu::WeightFormat,
     ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
 };
 
-use crate::{args::GenerateArgs, device::Work, hub, output::Usage};
+use crate::{
+    device::{DeviceChoice, Work},
+    hub,
+    output::Usage,
+};
 
 /// A model that was opened to generate from.
 pub enum Generator {
@@ -48,16 +52,19 @@ impl Generator {
     }
 
     /// The decoder that the flags ask for, of at most `rows` texts at a time.
-    pub fn decoder(&self, args: &GenerateArgs, rows: usize) -> anyhow::Result<Box<dyn Decoder + '_>> {
-        let weights: WeightFormat = args.weights.into();
+    pub fn decoder(
+        &self,
+        (window, weights, device): (ContextPolicy, WeightFormat, DeviceChoice),
+        rows: usize,
+    ) -> anyhow::Result<Box<dyn Decoder + '_>> {
         match self {
             Self::Network(checkpoint) => {
                 let work = || Ok(Work::generation(checkpoint.config(), weights, rows));
-                let device = args.device.open_for(work)?;
-                Ok(checkpoint.decoder(args.window.into(), weights, &device)?)
+                let device = device.open_for(work)?;
+                Ok(checkpoint.decoder(window, weights, &device)?)
             }
             Self::Ngrams(model, _) => {
-                args.device.expect_cpu_for_ngrams()?;
+                device.expect_cpu_for_ngrams()?;
                 if weights != WeightFormat::F32 {
                     return Err(Usage("an n-gram model has counts and no weights: leave --weights out".into()).into());
                 }

@@ -90,6 +90,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Baseline(args) => commands::baseline::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Export(args) => commands::export::run(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
         Command::Bench { command } => commands::bench::run(&command),
         Command::Devices(args) => commands::devices::run(&args),

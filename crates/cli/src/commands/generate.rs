@@ -65,7 +65,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     }
     let mut sampler = scheduled(args.rules.sampler(rules.clone())?, args, &plan)?;
     let rows = ROWS.min(args.num_samples) as usize;
-    let mut decoder = generator.decoder(args, rows)?;
+    let mut decoder = generator.decoder((args.window.into(), args.weights.into(), args.device), rows)?;
     if args.seed.is_none() && (rules.temperature > 0.0 || args.temperature_end.is_some()) {
         notice!("seed {}", rules.seed);
     }

@@ -18,6 +18,8 @@ pub mod runs;
 pub mod sample;
 pub mod score;
 pub mod selftest;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shell;
 pub mod sweep;
 pub mod train;
