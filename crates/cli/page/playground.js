@@ -36,6 +36,10 @@ export function startPlayground({ model, defaults }) {
   byId("shade").addEventListener("change", shade);
   byId("copy").addEventListener("click", copy);
   byId("to-sampler").addEventListener("click", toSampler);
+  byId("to-attention").addEventListener("click", () => {
+    update({ tab: "attention", text: before(tokens.length) });
+    byId("tab-attention").focus();
+  });
   byId("token-close").addEventListener("click", closeToken);
   new ResizeObserver(drawSurprise).observe(byId("text"));
   onChange((changed) => {
@@ -105,6 +109,7 @@ function working(busy) {
 
 function addToken(token) {
   byId("text-empty").hidden = true;
+  byId("to-attention").hidden = false;
   tokens.push(token);
   if (token.kind === "drawn") {
     const surprisal = bits(-token.logprob);

@@ -11,7 +11,7 @@ export const shadeOf = (surprisal) => `s${FROM_BITS.findLastIndex((from) => surp
 
 /** The legend of the shades. */
 export function shadeLegend(node) {
-  node.append("bits ", ...FROM_BITS.map((from, n) =>
+  node.append("Surprisal in bits ", ...FROM_BITS.map((from, n) =>
     h("span", { class: `s${n}` }, n + 1 < FROM_BITS.length ? `${from}–${FROM_BITS[n + 1]}` : `${from}+`)));
 }
 
