@@ -168,6 +168,8 @@ function goOn(index, other) {
   tokens = tokens.slice(0, index);
   addToken({ ...other, piece: other.text, rank: top.indexOf(other) + 1, entropy, top, kind: "chosen" });
   text.select(index);
+  // The button that was pressed is gone.
+  text.buttons[index].focus({ preventScroll: true });
   generate(tokens, prompt);
 }
 

@@ -154,8 +154,9 @@ function chartData() {
     const pick = (kind, key) => records
       .filter((record) => record.kind === kind && Number.isFinite(record[key]) && Number.isFinite(record[across]))
       .map((record) => [record[across], record[key]]);
-    if (figure.train) series.push({ name: figure.eval ? `${name}, training` : name, look, points: pick("train", figure.train), thin: Boolean(figure.eval) });
-    if (figure.eval) series.push({ name: figure.train ? `${name}, validation` : name, look, points: pick("eval", figure.eval), dots: true });
+    const both = Boolean(figure.train && figure.eval);
+    if (figure.train) series.push({ name: both ? `${name}, training` : name, look, points: pick("train", figure.train), thin: both });
+    if (figure.eval) series.push({ name: both ? `${name}, validation` : name, look, points: pick("eval", figure.eval), dots: true });
     const level = figure.level && records.findLast((record) => Number.isFinite(record[figure.level]))?.[figure.level];
     if (level) levels.set(level.toFixed(4), level);
   }
@@ -185,7 +186,8 @@ function showPoints() {
   const columns = wanted.map(({ points }) => new Map(points));
   byId("runs-points").replaceChildren(
     h("caption", { class: "unseen" }, figure.label),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, across === "step" ? "Step" : "Second"), ...wanted.map(({ name }) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, across === "step" ? "Step" : "Second"),
+      ...wanted.map(({ name }) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, ...xs.slice(-500).map((x) => h("tr", {}, h("th", { scope: "row" }, short(x)),
       ...columns.map((column) => h("td", {}, column.has(x) ? short(column.get(x)) : "–"))))));
 }
