@@ -275,7 +275,8 @@ def check_sampler(program, address, visit):
     expect(len(whole["tokens"]) == whole["vocab_size"], "the server names some tokens only")
     logits = [token["logit"] for token in sorted(whole["tokens"], key=lambda token: token["id"])]
     bars = None
-    steps = [{}, {"temperature": 0.5}, {"temperature": 1.5}, {"top_k": 9}, {"top_p": 0.8}, {"top_k": 0}, {"min_p": 0.5}, {"temperature": 0.0}, {"temperature": 0.8}]
+    steps = [{}, {"temperature": 0.5}, {"temperature": 1.5}, {"top_k": 9}, {"top_k": 0}, {"top_p": 0.8}, {"top_p": 1.0, "min_p": 0.3},
+             {"min_p": 0.05}, {"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.9}]
     for changed in steps:
         rules |= changed
         for name, value in changed.items():
@@ -290,6 +291,10 @@ def check_sampler(program, address, visit):
     page.press("#sampler-temperature", "ArrowRight")
     expect(page.inner_text("output[for='sampler-temperature']") != was, "an arrow key does not move a slider")
 
+    until(lambda: "top_p=0.9" in page.evaluate("() => location.hash"), "the address does not follow the rules")
+    page.reload()
+    until(lambda: page.locator("#sampler-top_p").input_value() == "0.9", "a reload forgets the rules")
+    until(lambda: rows_of(page), "a reload shows no bars")
     until(lambda: "kept" in page.inner_text("#lesson-said") or "bars" in page.inner_text("#lesson-said"), "the lesson has no bars")
     page.click("#lesson-step")
     page.click("#lesson-play")
@@ -429,7 +434,7 @@ def main():
     args.screenshots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         program = Program(args.program, Path(folder))
-        trained = subprocess.run(program.train("first", 60), capture_output=True, text=True, env=program.environment)
+        trained = subprocess.run(program.train("first", 120), capture_output=True, text=True, env=program.environment)
         expect(trained.returncode == 0, trained.stderr)
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium has for other users only
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)

@@ -168,11 +168,12 @@ function showRest(body, rest, draws) {
 /** One draw: the number of sequence `sample`, the next of which is another number at the same position. */
 async function step() {
   if (!next) return false;
-  const mine = sample;
+  const [mine, from] = [sample, next];
   sample += 1;
   try {
     const { draw } = await ask({ sample: mine, limit: 1, draws: 0 });
-    await lesson.show(draw);
+    // A rule that moved meanwhile has changed what is drawn from.
+    if (next === from) await lesson.show(draw);
     return true;
   } catch (error) {
     showError(byId("sampler-error"), error);
