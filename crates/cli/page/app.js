@@ -35,8 +35,6 @@ function showTab() {
   }
   const title = byId(`tab-${state.tab}`).textContent;
   document.title = `${title} – tinygpt`;
-  // Runs are of all models.
-  document.querySelector(".model").classList.toggle("idle", state.tab === "runs");
 }
 
 function startTabs() {
@@ -78,7 +76,9 @@ async function readModels() {
     return showError(byId("trouble"), error);
   }
   const none = models.length === 0;
-  showError(byId("trouble"), none ? "No model is served. Start with `tinygpt serve RUN`; `tinygpt train --config tiny` makes a run in 20 seconds." : null);
+  showError(byId("trouble"), none
+    ? "No model is served. Start with `tinygpt serve RUN`; `tinygpt train --config tiny` makes a run in 20 seconds."
+    : null);
   if (!none && model() === null) update({ model: models[0].id });
   fillIn();
   showModels();

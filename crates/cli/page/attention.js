@@ -5,8 +5,9 @@ import { byId, debounce, h, percent, s, showError, visible } from "./dom.js";
 import { attentionText, onChange, state, update } from "./state.js";
 import { TokenText } from "./tokens.js";
 
-// Tokens of a map up to which it has their names beside it.
-const MOST_NAMES = 48;
+// Pixels of a cell below which the names beside the map would overlap, and the room that they take.
+const LEAST_NAMED = 11;
+const ROOM = 76;
 const LISTED = 8;
 
 let text;
@@ -67,10 +68,11 @@ async function refresh() {
     showError(byId("attention-error"), null);
     byId("attention-body").hidden = false;
     const was = text.selected;
+    const same = sameTokens(answer.tokens);
     text.truncate(0);
-    answer.tokens.forEach((token) => text.add(token.text, "weighed"));
+    answer.tokens.forEach((token) => (text.add(token.text, "weighed").dataset.id = token.id));
     // Another head of the same text keeps the token that was chosen.
-    text.select(was >= 0 && was < answer.tokens.length ? was : answer.tokens.length - 1);
+    text.select(same && was >= 0 ? was : answer.tokens.length - 1);
   } catch (error) {
     if (aborted(error)) return;
     stale = true;
@@ -80,13 +82,16 @@ async function refresh() {
   }
 }
 
+const sameTokens = (tokens) =>
+  tokens.length === text.buttons.length && tokens.every(({ id }, n) => String(id) === text.buttons[n].dataset.id);
+
 /** Bars behind the tokens that this one looked at, and the largest of them as a list. */
 function showToken(index) {
   const row = answer?.weights[index];
   if (!row) return;
   const most = Math.max(...row);
   text.buttons.forEach((button, n) => {
-    button.style.setProperty("--weight", n <= index ? `${(100 * row[n]).toFixed(1)}%` : "0%");
+    button.style.setProperty("--weight", n <= index ? `${((100 * row[n]) / most).toFixed(1)}%` : "0%");
     button.classList.toggle("later", n > index);
   });
   const name = (n) => visible(answer.tokens[n].text);
@@ -107,10 +112,10 @@ function drawMap() {
   if (!answer || node.clientWidth === 0) return;
   const { tokens, weights } = answer;
   const n = tokens.length;
-  const names = n <= MOST_NAMES;
-  const room = names ? 76 : 4;
-  const cell = Math.max(1, Math.floor(Math.min(30, (node.clientWidth - room - 4) / n)));
-  // Above that many pixels, the cells are as small as they can be and the map is scrolled.
+  const cellBeside = (room) => Math.max(1, Math.floor(Math.min(30, (node.clientWidth - room - 4) / n)));
+  const names = cellBeside(ROOM) >= LEAST_NAMED;
+  const room = names ? ROOM : 4;
+  const cell = cellBeside(room);
   const size = cell * n;
   const ratio = devicePixelRatio || 1;
   const canvas = h("canvas", { width: Math.round(size * ratio), height: Math.round(size * ratio), "aria-hidden": "true" });
@@ -130,7 +135,7 @@ function drawMap() {
   });
   const at = (k) => room + k * cell;
   over.append(s("path", { d: staircase(n, cell, room), class: "frame" }));
-  if (names && cell >= 9) {
+  if (names) {
     const cut = (k) => (visible(tokens[k].text).length > 10 ? `${visible(tokens[k].text).slice(0, 9)}…` : visible(tokens[k].text));
     for (let k = 0; k < n; k += 1) {
       const [x, y] = [at(k) + cell / 2, room - 5];

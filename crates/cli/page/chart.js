@@ -121,12 +121,12 @@ export class LineChart {
       s("text", { x: width - right, y: height - 4, class: "axis-text", "text-anchor": "end" }, what.xLabel));
     for (const { y, name } of levels) {
       svg.append(s("line", { x1: left, x2: width - right, y1: toY(y), y2: toY(y), class: "level" }),
-        s("text", { x: width - right - 4, y: toY(y) - 5, class: "axis-text", "text-anchor": "end" }, name));
+        s("text", { x: left + 6, y: toY(y) - 5, class: "axis-text" }, name));
     }
     for (const { look, points, thin, dots } of series) {
       const shown = thinned(points, toX, width);
       const path = shown.map(([x, y]) => `${toX(x).toFixed(1)},${toY(y).toFixed(1)}`).join(" ");
-      svg.append(s("polyline", { points: path, class: `line ${inkOf(look)}${thin ? " thin" : ""}`, "stroke-dasharray": thin ? null : dashOf(look) }));
+      svg.append(s("polyline", { points: path, ...strokeOf(look, thin) }));
       if (dots && shown.length < width / 8) {
         svg.append(...shown.map(([x, y]) => s("circle", { cx: toX(x).toFixed(1), cy: toY(y).toFixed(1), r: 3, class: `dot ${inkOf(look)}` })));
       }
@@ -178,13 +178,16 @@ function nearest(points, x) {
 
 const DASHES = [null, "10 4", "2 4", "10 4 2 4"];
 const inkOf = (look) => `ink${look % 7}`;
-// Seven colours and four dashes have no common divisor, so a second round of the colours has other dashes.
-const dashOf = (look) => DASHES[look % DASHES.length];
+
+/** Seven colours and four dashes have no common divisor, so a second round of the colours has other dashes. */
+const strokeOf = (look, thin) => ({
+  class: `line ${inkOf(look)}${thin ? " thin" : ""}`, "stroke-dasharray": thin ? null : DASHES[look % DASHES.length],
+});
 
 /** A short piece of a series' line. */
 export const swatch = (look, thin = false) =>
   s("svg", { class: "swatch", width: 28, height: 10, "aria-hidden": "true" },
-    s("line", { x1: 1, x2: 27, y1: 5, y2: 5, class: `line ${inkOf(look)}${thin ? " thin" : ""}`, "stroke-dasharray": thin ? null : dashOf(look) }));
+    s("line", { x1: 1, x2: 27, y1: 5, y2: 5, ...strokeOf(look, thin) }));
 
 /** Bars of surprisal and a line of entropy, in bits, one of each for every token. */
 export function surpriseChart(width, tokens, marked) {
@@ -193,10 +196,10 @@ export function surpriseChart(width, tokens, marked) {
   const across = (width - left) / tokens.length;
   const toY = (value) => top + (1 - value / most) * (height - top - bottom);
   const mean = (key) => (tokens.reduce((sum, token) => sum + token[key], 0) / tokens.length).toFixed(2);
-  const svg = s("svg", {
-    width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
-    "aria-label": `Surprisal of ${tokens.length} tokens: ${mean("surprisal")} bits on average, ${Math.max(...tokens.map((t) => t.surprisal)).toFixed(2)} at most; the entropy was ${mean("entropy")} bits on average`,
-  });
+  const largest = Math.max(...tokens.map(({ surprisal }) => surprisal)).toFixed(2);
+  const label = `Surprisal of ${tokens.length} tokens: ${mean("surprisal")} bits on average, ${largest} at most; `
+    + `the entropy was ${mean("entropy")} bits on average`;
+  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   for (const tick of ticks(0, most, 3)) {
     svg.append(s("line", { x1: left, x2: width, y1: toY(tick), y2: toY(tick), class: "grid" }),
       s("text", { x: left - 6, y: toY(tick) + 4, class: "axis-text", "text-anchor": "end" }, short(tick)));

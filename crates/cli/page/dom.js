@@ -40,8 +40,12 @@ export function debounce(f, milliseconds) {
 /** Whether the reader asked for less motion. */
 export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+/** A text whose control characters can be seen: line breaks as in keyboards' signs, the others by Unicode's pictures of them. */
+export const harmless = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥")
+  .replace(/[\0-\x1f\x7f]/g, (control) => (control === "\x7f" ? "␡" : String.fromCharCode(0x2400 + control.charCodeAt(0))));
+
 /** The text of a token on one line: white space can be seen. */
-export const visible = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣");
+export const visible = (text) => harmless(text).replaceAll(" ", "␣");
 
 /** A probability as a percentage of about three digits. */
 export function percent(p) {

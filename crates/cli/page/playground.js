@@ -9,7 +9,7 @@ import { TokenText, shadeLegend, shadeOf } from "./tokens.js";
 
 let models;
 let text;
-// What the strip shows: `{ text, kind: "prompt" | "chosen" | "drawn", ... }`, with the server's figures of what was drawn.
+// What the text is: `{ text, kind: "prompt" | "chosen" | "drawn", ... }`, with the server's figures of all but the prompt.
 let tokens = [];
 let running = null;
 
@@ -28,11 +28,19 @@ export function startPlayground({ model, defaults }) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       generate([], state.prompt);
-    } else if (event.key === "Escape") stop();
+    } else if (event.key === "Escape") {
+      if (running) stop();
+      else if (text.selected >= 0) closeToken();
+    }
   });
   byId("shade").addEventListener("change", shade);
   byId("copy").addEventListener("click", copy);
   byId("to-sampler").addEventListener("click", toSampler);
+  byId("to-attention").addEventListener("click", () => {
+    update({ tab: "attention", text: before(tokens.length) });
+    byId("tab-attention").focus();
+  });
+  byId("token-close").addEventListener("click", closeToken);
   new ResizeObserver(drawSurprise).observe(byId("text"));
   onChange((changed) => {
     if (changed.has("prompt")) showPrompt();
@@ -101,11 +109,11 @@ function working(busy) {
 
 function addToken(token) {
   byId("text-empty").hidden = true;
+  byId("to-attention").hidden = false;
   tokens.push(token);
-  if (token.kind === "drawn") {
-    const surprisal = bits(-token.logprob);
-    text.add(token.text, shadeOf(surprisal), `${visible(token.text)}, ${surprisal.toFixed(1)} bits`);
-  } else text.add(token.text, token.kind);
+  if (token.kind === "prompt") return text.add(token.text, "prompt");
+  const surprisal = bits(-token.logprob);
+  text.add(token.text, `${token.kind} ${shadeOf(surprisal)}`, `${visible(token.text)}, ${surprisal.toFixed(1)} bits`);
 }
 
 const shade = () => byId("text").classList.toggle("shaded", byId("shade").checked);
@@ -115,15 +123,14 @@ const before = (index) => tokens.slice(0, index).map((token) => token.piece ?? t
 
 function showToken(index) {
   const token = tokens[index];
-  byId("token-detail").hidden = token?.kind !== "drawn";
-  byId("token-empty").hidden = token?.kind === "drawn";
+  byId("token-detail").hidden = !token?.top;
   byId("token").classList.toggle("open", token !== undefined);
   byId("token-title").replaceChildren("Token", ...(token ? [" ", h("span", { class: "mono" }, visible(token.text))] : []));
   drawSurprise();
-  if (token?.kind === "prompt") byId("token-empty").textContent = "It is a part of the prompt: the model did not draw it.";
-  else if (token?.kind === "chosen") byId("token-empty").textContent = "You chose it in the model's place.";
-  else if (!token) byId("token-empty").textContent = "No token is chosen.";
-  if (token?.kind !== "drawn") return;
+  const words = { prompt: "A part of the prompt: the model did not draw it.", chosen: "You chose it in the model's place." };
+  byId("token-empty").textContent = token ? words[token.kind] ?? "" : "No token is chosen.";
+  byId("token-empty").hidden = token?.kind === "drawn";
+  if (!token?.top) return;
   const figure = (name, value, shown, why) => {
     const data = h("data");
     setData(data, value, shown);
@@ -147,7 +154,7 @@ function alternative(index, token, other) {
   const sayable = !other.text.includes("\ufffd") && other.text !== "";
   return h("li", {}, h("button", {
     type: "button", class: drawn ? "own" : "", disabled: !sayable, onclick: () => goOn(index, other),
-    "aria-label": `Go on with ${visible(other.text)}, ${percent(p)}${drawn ? ", the one that was drawn" : ""}`,
+    "aria-label": `Go on with ${visible(other.text)}, ${percent(p)}${drawn ? ", the one that is there" : ""}`,
   }, h("span", { class: "name mono" }, visible(other.text)), h("span", { class: "track" }, fill),
     h("data", { class: "value", value: p }, percent(p))));
 }
@@ -155,11 +162,14 @@ function alternative(index, token, other) {
 /** Goes on from before token `index` with another in its place. */
 function goOn(index, other) {
   const prompt = before(index) + other.text;
-  const kept = tokens.slice(0, index);
+  const { entropy, top } = tokens[index];
+  stop();
   text.truncate(index);
-  tokens = kept;
-  addToken({ ...other, kind: "chosen" });
+  tokens = tokens.slice(0, index);
+  addToken({ ...other, piece: other.text, rank: top.indexOf(other) + 1, entropy, top, kind: "chosen" });
   text.select(index);
+  // The button that was pressed is gone.
+  text.buttons[index].focus({ preventScroll: true });
   generate(tokens, prompt);
 }
 
@@ -168,8 +178,15 @@ function toSampler() {
   byId("tab-sampler").focus();
 }
 
+/** Chooses no token, and leaves the keyboard where the token was. */
+function closeToken() {
+  const button = text.buttons[text.selected];
+  text.select(-1);
+  button?.focus();
+}
+
 function drawSurprise() {
-  const drawn = tokens.filter((token) => token.kind === "drawn");
+  const drawn = tokens.filter((token) => token.top);
   byId("surprise").hidden = drawn.length < 2 || running !== null;
   if (byId("surprise").hidden) return;
   const node = byId("surprise-chart");

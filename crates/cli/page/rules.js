@@ -23,7 +23,7 @@ export function rulesCard(card, id, { maxTokens, defaults }) {
     ...SLIDERS.map((slider) => sliderOf(slider, id)),
     numberOf("seed", "Seed", id, { min: 0, max: Number.MAX_SAFE_INTEGER },
       h("button", { type: "button", onclick: () => update({ seed: Math.floor(Math.random() * 1e6) }) }, "New")),
-    maxTokens ? numberOf("max_tokens", "Tokens at most", id, { min: 1, max: 100000 }) : null,
+    ...(maxTokens ? [numberOf("max_tokens", "Tokens at most", id, { min: 1, max: 100000 })] : []),
   );
 }
 

@@ -7,8 +7,6 @@ import { onChange, state } from "./state.js";
 
 // Milliseconds between two looks at the folder while the view is open.
 const EVERY = 1000;
-// So many runs are in the chart at first, those that were saved last.
-const FIRST = 1;
 
 const FIGURES = [
   { key: "loss", label: "Loss, nats a token", train: "loss", eval: "val_loss", level: "floor" },
@@ -26,7 +24,6 @@ let chart;
 let looks = 0;
 let timer = 0;
 let looking = false;
-let first = true;
 
 export function startRuns() {
   chart = new LineChart(byId("runs-chart"));
@@ -75,15 +72,16 @@ function showTable(runs) {
   }
   const body = byId("runs-table").tBodies[0];
   runs.forEach((run, n) => {
+    const isNew = !known.has(run.name);
     const entry = known.get(run.name) ?? newEntry(run.name);
     // A run that begins anew in the same folder has fewer steps than it had.
     if (entry.run && run.step < entry.run.step) forget(entry);
     entry.run = run;
     fillRow(entry);
     if (body.rows[n] !== entry.row) body.insertBefore(entry.row, body.rows[n] ?? null);
+    // The chart begins with the newest run and those that train; a run that begins later joins them.
+    if (isNew && (n === 0 || run.state === "running")) toggle(run.name, true);
   });
-  if (first && runs.length > 0) runs.slice(0, FIRST).forEach(({ name }) => toggle(name, true));
-  if (runs.length > 0) first = false;
   if (chosen === null && runs.length > 0) choose(runs[0].name);
 }
 
@@ -154,8 +152,9 @@ function chartData() {
     const pick = (kind, key) => records
       .filter((record) => record.kind === kind && Number.isFinite(record[key]) && Number.isFinite(record[across]))
       .map((record) => [record[across], record[key]]);
-    if (figure.train) series.push({ name: figure.eval ? `${name}, training` : name, look, points: pick("train", figure.train), thin: Boolean(figure.eval) });
-    if (figure.eval) series.push({ name: figure.train ? `${name}, validation` : name, look, points: pick("eval", figure.eval), dots: true });
+    const both = Boolean(figure.train && figure.eval);
+    if (figure.train) series.push({ name: both ? `${name}, training` : name, look, points: pick("train", figure.train), thin: both });
+    if (figure.eval) series.push({ name: both ? `${name}, validation` : name, look, points: pick("eval", figure.eval), dots: true });
     const level = figure.level && records.findLast((record) => Number.isFinite(record[figure.level]))?.[figure.level];
     if (level) levels.set(level.toFixed(4), level);
   }
@@ -185,7 +184,8 @@ function showPoints() {
   const columns = wanted.map(({ points }) => new Map(points));
   byId("runs-points").replaceChildren(
     h("caption", { class: "unseen" }, figure.label),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, across === "step" ? "Step" : "Second"), ...wanted.map(({ name }) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, across === "step" ? "Step" : "Second"),
+      ...wanted.map(({ name }) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, ...xs.slice(-500).map((x) => h("tr", {}, h("th", { scope: "row" }, short(x)),
       ...columns.map((column) => h("td", {}, column.has(x) ? short(column.get(x)) : "–"))))));
 }

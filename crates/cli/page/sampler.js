@@ -135,7 +135,7 @@ function showRows(answer) {
     row.node.dataset.logit = token.logit;
     row.node.dataset.cut = token.cut_by ?? "";
     row.name.textContent = visible(token.text);
-    row.tag.textContent = token.cut_by ? `cut by ${RULE_NAMES[token.cut_by] ?? token.cut_by}` : token.id === draw.id ? "drawn" : "";
+    row.tag.textContent = token.id === draw.id ? "drawn" : "";
     row.barTempered.style.inlineSize = length(token.p_tempered);
     row.barKept.style.inlineSize = length(token.p_kept);
     row.tick.style.insetInlineStart = length(token.p);
@@ -143,13 +143,14 @@ function showRows(answer) {
     row.dot.hidden = token.count === 0;
     showNumbers(row, token, draws);
   });
+  byId("at-temperature").textContent = `At T = ${state.temperature.toFixed(2)}`;
   showRest(body, rest, draws);
   byId("more").hidden = answer.vocab_size <= FEW;
   byId("more").textContent = limit === FEW ? "Show more tokens" : "Show fewer tokens";
 }
 
 function showNumbers(row, token, draws) {
-  setData(row.kept, token.p_kept, token.p_kept === 0 ? "–" : percent(token.p_kept));
+  setData(row.kept, token.p_kept, token.cut_by ? `cut by ${RULE_NAMES[token.cut_by] ?? token.cut_by}` : percent(token.p_kept));
   setData(row.tempered, token.p_tempered, percent(token.p_tempered));
   setData(row.plain, token.p, percent(token.p));
   setData(row.drawn, token.count, integer(token.count));
@@ -167,11 +168,12 @@ function showRest(body, rest, draws) {
 /** One draw: the number of sequence `sample`, the next of which is another number at the same position. */
 async function step() {
   if (!next) return false;
-  const mine = sample;
+  const [mine, from] = [sample, next];
   sample += 1;
   try {
     const { draw } = await ask({ sample: mine, limit: 1, draws: 0 });
-    await lesson.show(draw);
+    // A rule that moved meanwhile has changed what is drawn from.
+    if (next === from) await lesson.show(draw);
     return true;
   } catch (error) {
     showError(byId("sampler-error"), error);

@@ -53,9 +53,11 @@ let timer = 0;
 
 /** Browsers refuse more than some 200 changes of the address in 30 s, which a slider would be. */
 function writeAddress(newPage) {
-  clearTimeout(timer);
-  if (newPage) history.pushState(null, "", address());
-  else timer = setTimeout(() => history.replaceState(null, "", address()), 300);
+  if (newPage) return history.pushState(null, "", address());
+  timer ||= setTimeout(() => {
+    timer = 0;
+    history.replaceState(null, "", address());
+  }, 300);
 }
 
 function address() {

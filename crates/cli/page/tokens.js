@@ -1,7 +1,7 @@
 // A text as its tokens, each a button. They are spans, since a `button` of HTML is a box of its own and lines would break
 // within words. One of them is in the order of the Tab key; the arrow keys move among them.
 
-import { h, visible } from "./dom.js";
+import { h, harmless, visible } from "./dom.js";
 
 // The shades of `tinygpt score`: where each begins, in bits.
 const FROM_BITS = [0, 1, 2, 4, 6, 8];
@@ -11,7 +11,7 @@ export const shadeOf = (surprisal) => `s${FROM_BITS.findLastIndex((from) => surp
 
 /** The legend of the shades. */
 export function shadeLegend(node) {
-  node.append("bits ", ...FROM_BITS.map((from, n) =>
+  node.append("Surprisal in bits ", ...FROM_BITS.map((from, n) =>
     h("span", { class: `s${n}` }, n + 1 < FROM_BITS.length ? `${from}–${FROM_BITS[n + 1]}` : `${from}+`)));
 }
 
@@ -39,7 +39,7 @@ export class TokenText {
 
   /** Adds a token; its classes say what it is. `label` is read out in the place of the text. */
   add(text, classes, label) {
-    const shown = text.replaceAll("\n", "⏎");
+    const shown = harmless(text);
     const button = h("span", {
       role: "button", class: `token ${classes}`, tabindex: this.buttons.length === 0 ? 0 : -1, "aria-pressed": "false",
       "aria-label": label ?? visible(text),
