@@ -47,6 +47,9 @@ pub struct Explanation {
     pub tokens: Vec<ExplainedToken>,
     /// What the definition draws.
     pub outcome: Outcome,
+    /// The interval of the cumulative probability, over the kept tokens by rising id, that the drawn token has: its uniform
+    /// number is at least the first and less than the second.
+    pub interval: (f64, f64),
 }
 
 impl Explanation {
@@ -54,19 +57,6 @@ impl Explanation {
     #[must_use]
     pub fn kept_mass(&self) -> f64 {
         self.tokens.iter().filter(|token| token.cut_by.is_none()).map(|token| token.tempered).sum()
-    }
-
-    /// The interval of the cumulative probability that draws a token: the probability of the kept tokens with lower ids, and
-    /// that with its own. A uniform number from the first, inclusive, to the second, exclusive, draws it. None of a token
-    /// that is not kept.
-    #[must_use]
-    pub fn interval(&self, token: u32) -> Option<(f64, f64)> {
-        let own = self.tokens.iter().find(|entry| entry.token == token && entry.cut_by.is_none())?;
-        let mut below: Vec<&ExplainedToken> = self.tokens.iter().filter(|entry| entry.token < token).collect();
-        // In the order in which the definition adds up.
-        below.sort_unstable_by_key(|entry| entry.token);
-        let from: f64 = below.iter().map(|entry| entry.prob).sum();
-        Some((from, from + own.prob))
     }
 }
 
@@ -103,7 +93,10 @@ pub fn explain(
     };
     let whole = tempered(&row, temperature);
     let tokens = whole.order.iter().zip(whole.probs()).map(explained).collect();
-    Ok(Explanation { tokens, outcome: kept.draw(numbers.u)? })
+    let outcome = kept.draw(numbers.u)?;
+    let (below, own) = (&probs[..outcome.token as usize], probs[outcome.token as usize]);
+    let from: f64 = below.iter().sum();
+    Ok(Explanation { tokens, outcome, interval: (from, from + own) })
 }
 
 /// All tokens with a finite logit, weighed at a temperature.
@@ -179,7 +172,7 @@ mod tests {
         assert!((explanation.kept_mass() - 80.0 / total).abs() < 1e-6);
         let greedy = explained(&rules(|p| p.temperature = 0.0), 0.9);
         assert_eq!(greedy.tokens.iter().map(|entry| entry.tempered).collect::<Vec<_>>(), [1.0, 0.0, 0.0, 0.0, 0.0]);
-        assert_eq!((greedy.kept_mass(), greedy.interval(1)), (1.0, Some((0.0, 1.0))));
+        assert_eq!((greedy.kept_mass(), greedy.interval), (1.0, (0.0, 1.0)));
     }
 
     #[test]
@@ -191,20 +184,19 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_of_a_token_holds_the_numbers_that_draw_it() {
+    fn the_interval_of_a_draw_holds_its_number_and_the_intervals_cover_all() {
         for params in [rules(|_| {}), rules(|p| (p.temperature, p.top_k) = (1.5, 3)), rules(|p| p.top_p = 0.8)] {
-            let mut end = 0.0;
-            for token in 0..5 {
-                let explanation = explained(&params, end);
-                let Some((from, to)) = explanation.interval(token) else {
-                    assert!(explanation.tokens.iter().any(|entry| entry.token == token && entry.cut_by.is_some()));
-                    continue;
-                };
-                assert!((from - end).abs() < 1e-12);
-                assert_eq!(explained(&params, 0.5 * (from + to)).outcome.token, token);
+            let (mut end, mut kept) = (0.0, Vec::new());
+            while end < 1.0 - 1e-9 {
+                let Explanation { interval: (from, to), outcome, .. } = explained(&params, end + 1e-9);
+                assert!((from - end).abs() < 1e-12 && to > from, "{from} {to}, not from {end}");
+                assert_eq!(explained(&params, to - 1e-9).outcome.token, outcome.token);
+                kept.push(outcome.token);
                 end = to;
             }
-            assert!((end - 1.0).abs() < 1e-12);
+            let mut expected = explained(&params, 0.5).outcome.kept;
+            expected.sort_unstable();
+            assert_eq!(kept, expected);
         }
     }
 }
