@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use tinygpt_model::{
     Generation, GenerationHooks, ModelError, Tokenizer,
     constraint::Constraint,
-    language_model::{NextToken, most_probable},
+    language_model::NextToken,
     tokenizer::{StopStrings, TextStream},
 };
 use tokio::sync::mpsc::UnboundedSender;
@@ -82,13 +82,8 @@ impl GenerationHooks for Text<'_> {
             Some(stream) if Some(id) != self.end_of_text => self.stops.push(&stream.push(id)?),
             _ => (String::new(), true),
         };
-        let measured = self.measured.take().zip(self.request.top).map(|((next, logits), top)| {
-            let logit = logits[id as usize];
-            let top = most_probable(&logits, top).into_iter().map(|(id, logit)| (id, next.logprob(logit))).collect();
-            let before = |(other, &x): (usize, &f32)| x > logit || (x == logit && other < id as usize);
-            let rank = 1 + logits.iter().enumerate().filter(|&at| before(at)).count();
-            Measured { logprob: next.logprob(logit), rank, entropy: next.entropy, top }
-        });
+        let measured = self.measured.take().zip(self.request.top);
+        let measured = measured.map(|((next, logits), top)| Measured::of(&next, &logits, id, top));
         let gone = self.events.send(Event::Token(GeneratedToken { id, piece, measured })).is_err();
         if is_over {
             self.ended_by = EndedBy::Stop;
