@@ -129,7 +129,8 @@ def rows_of(page):
     """The table of the next token: by id, the numbers of a row."""
     return page.evaluate("""() => Object.fromEntries([...document.querySelectorAll("#distribution tbody tr[data-id]")].map((row) => {
       const [kept, tempered, plain, drawn, wanted] = [...row.querySelectorAll("data")].map((data) => Number(data.value));
-      return [row.dataset.id, { kept, tempered, plain, drawn, wanted, cut: row.dataset.cut, bar: row.querySelector(".bar-kept").style.inlineSize }];
+      const bar = row.querySelector(".bar-kept").style.inlineSize;
+      return [row.dataset.id, { kept, tempered, plain, drawn, wanted, cut: row.dataset.cut, bar }];
     }))""")
 
 
@@ -139,7 +140,8 @@ def agrees(visit, row, vocab_size):
     shown = rows_of(visit.page)
     for name, token in shown.items():
         p = kept.get(int(name), 0.0)
-        if not (near(token["kept"], p) and (token["cut"] == "") == (p > 0) and token["drawn"] == counts[int(name)] and near(token["wanted"], p * DRAWS)):
+        probable = near(token["kept"], p) and near(token["wanted"], p * DRAWS) and (token["cut"] == "") == (p > 0)
+        if not probable or token["drawn"] != counts[int(name)]:
             return None
     figures = {"kept": len(kept), "after": row["entropy"], "draw": row["samples"][0]}
     holds = all(near(visit.number(f"#figure-{name}"), value) for name, value in figures.items())
@@ -154,7 +156,8 @@ def check_sampler(program, address, visit):
     page.fill("#sampler-seed", str(SEED))
     page.get_by_role("button", name="Reset").last.click()
     rules = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-    whole = asked(address, "/api/next", {"model": "first", "prompt": PROMPT, **rules, "seed": SEED, "sample": 0, "limit": 100000, "draws": 0})
+    body = {"model": "first", "prompt": PROMPT, **rules, "seed": SEED, "sample": 0, "limit": 100000, "draws": 0}
+    whole = asked(address, "/api/next", body)
     expect(len(whole["tokens"]) == whole["vocab_size"], "the server names some tokens only")
     logits = [token["logit"] for token in sorted(whole["tokens"], key=lambda token: token["id"])]
     bars = None
@@ -165,7 +168,7 @@ def check_sampler(program, address, visit):
         for name, value in changed.items():
             page.locator(f"#sampler-{name}").fill(str(value))
         row = expected(program, logits, whole["position"], rules)
-        shown = until(lambda: agrees(visit, row, whole["vocab_size"]), f"the bars are not those of `tinygpt sample` with {rules}: {row}, {rows_of(page)}")
+        shown = until(lambda: agrees(visit, row, whole["vocab_size"]), f"the bars are not those of `tinygpt sample` with {rules}: {row}")
         now = {name: token["bar"] for name, token in shown.items()}
         expect(now != bars, f"no bar moved with {changed}")
         bars = now
@@ -216,11 +219,13 @@ def check_runs(program, visit, folder):
     headers = lambda: page.locator("#runs-points thead th").all_text_contents()
     until(lambda: f"{name}, validation" in headers(), "the table has no column of the run")
     header = headers().index(f"{name}, validation")
-    column = lambda: [float(text) for text in page.locator(f"#runs-points tbody tr > :nth-child({header + 1})").all_text_contents() if text != "–"]
+    cells = page.locator(f"#runs-points tbody tr > :nth-child({header + 1})")
+    column = lambda: [float(text) for text in cells.all_text_contents() if text != "–"]
     until(lambda: len(column()) == len(wanted), f"the table has {len(column())} validations of {len(wanted)}")
     expect(all(abs(a - b) < 1e-3 for a, b in zip(column(), wanted)), f"the table has {column()}, the file {wanted}")
     page.click(f"{row} button")
-    until(lambda: page.inner_text("#config").strip() == (program.runs / name / "train.toml").read_text().strip(), "the configuration is not the run's")
+    toml = (program.runs / name / "train.toml").read_text().strip()
+    until(lambda: page.inner_text("#config").strip() == toml, "the configuration is not the run's")
     samples = [json.loads(line) for line in (program.runs / name / "samples.jsonl").read_text().splitlines()]
     until(lambda: page.locator("#sample").get_attribute("max") == str(len(samples) - 1), "samples are missing")
     for n in (0, len(samples) - 1):

@@ -103,7 +103,10 @@ class Visit:
 
     def painted(self):
         """When the page was first painted, in seconds of Unix."""
-        script = "() => { const [paint] = performance.getEntriesByName('first-contentful-paint'); return paint && performance.timeOrigin + paint.startTime; }"
+        script = """() => {
+          const [paint] = performance.getEntriesByName("first-contentful-paint");
+          return paint && performance.timeOrigin + paint.startTime;
+        }"""
         return until(lambda: self.page.evaluate(script), "nothing is painted") / 1000
 
     def open(self, tab):
