@@ -15,4 +15,4 @@ if [ -z "${PYTHON-}" ] && ! "$python" -c 'import playwright, axe_playwright_pyth
 fi
 program=${TINYGPT-target/debug/tinygpt}
 [ -n "${TINYGPT-}" ] || cargo build --workspace --locked
-exec "$python" scripts/check_page.py "$program" "$out"
+exec "$python" -B scripts/check_page.py "$program" "$out"

@@ -61,7 +61,10 @@ function showModels() {
   if (state.model !== null) select.value = state.model;
   const of = model();
   byId("facts").textContent = of === null ? "" : [
-    `${integer(of.parameters)} parameters`, `${of.n_layer} layers of ${of.n_head} heads`, `context ${integer(of.block_size)}`,
+    `${integer(of.parameters)} parameters`,
+    // An n-gram model has no layers.
+    of.n_layer === 0 ? null : `${of.n_layer} layers of ${of.n_head} heads`,
+    `context ${integer(of.block_size)}`,
     `${integer(of.vocab_size)} tokens`, of.step === null ? null : `step ${integer(of.step)}`,
     of.val_loss === null ? null : `loss ${of.val_loss.toFixed(3)}`,
   ].filter((fact) => fact !== null).join(" · ");

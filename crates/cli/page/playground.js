@@ -74,8 +74,11 @@ async function generate(kept, prompt) {
       if (running !== mine) return;
       if (event.prompt) {
         if (kept.length === 0) event.prompt.forEach((token) => addToken({ ...token, kind: "prompt" }));
-      } else if (event.ended_by) ended = event.ended_by;
-      else {
+      } else if (event.ended_by) {
+        ended = event.ended_by;
+        // Text that was held back, since it might have become a stop or a character.
+        if (event.piece && drawn > 0) tokens.at(-1).piece += event.piece;
+      } else {
         drawn += 1;
         addToken({ ...event, kind: "drawn" });
       }

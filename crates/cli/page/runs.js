@@ -106,7 +106,7 @@ function fillRow({ run, cells }) {
   set(cells.loss, run.best_loss === null ? "–" : run.best_loss.toFixed(4));
   set(cells.size, bytes(run.bytes));
   set(cells.saved, run.saved === null ? "–" : ago(run.saved));
-  set(cells.state, run.reason ? `${run.state}: ${run.reason}` : run.state);
+  set(cells.state, run.reason ? `${run.state}: ${run.reason.replaceAll("_", " ")}` : run.state);
   cells.state.className = `state ${run.state}`;
 }
 
@@ -131,10 +131,12 @@ async function readMetrics(name) {
   entry.reading = true;
   try {
     const { records, next } = await get(`${pathOf(name)}/metrics?from=${entry.next}`);
-    // A shorter file than the one that was read is another one.
-    if (next < entry.next) entry.records = [];
-    entry.next = next;
-    entry.records.push(...records);
+    // A shorter file than the one that was read is another one, and is read from its start.
+    if (next < entry.next) Object.assign(entry, { records: [], next: 0 });
+    else {
+      entry.next = next;
+      entry.records.push(...records);
+    }
     return records.length > 0;
   } finally {
     entry.reading = false;
@@ -215,9 +217,11 @@ async function readSamples(name) {
   entry.readingSamples = true;
   try {
     const { records, next } = await get(`${pathOf(name)}/samples?from=${entry.nextSample}`);
-    if (next < entry.nextSample) entry.samples = [];
-    entry.nextSample = next;
-    entry.samples.push(...records);
+    if (next < entry.nextSample) Object.assign(entry, { samples: [], nextSample: 0 });
+    else {
+      entry.nextSample = next;
+      entry.samples.push(...records);
+    }
     if (chosen === name) showSamples();
   } finally {
     entry.readingSamples = false;
