@@ -83,7 +83,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
             .collect::<anyhow::Result<_>>()?,
         chat_templates: models.iter().map(|(_, path)| ChatTemplate::of_folder(path)).collect::<anyhow::Result<_>>()?,
         guard: Guard::new(args),
-        page: Page::new(args, models.iter().map(|(_, path)| path.clone()).collect()),
+        page: Page::new(args, &models),
         metrics: Metrics::new(),
         timeout: Duration::from_secs(args.timeout),
         max_texts: usize::from(args.queue).max(1),

@@ -9,29 +9,27 @@ use tinygpt_model::{Checkpoint, Gpt, params};
 
 use super::{Served, compute, tokens, tokens_json};
 use crate::{
-    commands::serve::{
-        engine::Engine,
-        http::{error::ApiError, fields::Fields},
-    },
+    commands::serve::http::{error::ApiError, fields::Fields},
     generator::Generator,
 };
 
 /// The longest text, in tokens: a map has the square of it in numbers.
 const MAX_TOKENS: usize = 256;
 
+/// What tells weights apart: the name of their model, and the step of the run that they are from.
+type Weights = (String, Option<u64>);
+
 /// The model whose maps were asked for last, as tensors: a copy of its weights in f32.
 #[derive(Default)]
 pub struct Maps {
-    last: Mutex<Option<(String, Arc<Gpt>)>>,
+    last: Mutex<Option<(Weights, Arc<Gpt>)>>,
 }
 
 impl Maps {
-    /// The tensors of a model.
-    fn gpt(&self, engine: &Engine, checkpoint: &Checkpoint) -> Result<Arc<Gpt>, ApiError> {
+    /// The tensors of these weights, which are a checkpoint's.
+    fn gpt(&self, of: Weights, checkpoint: &Checkpoint) -> Result<Arc<Gpt>, ApiError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, gpt)) = last.as_ref()
-            && id == engine.id()
-        {
+        if let Some((_, gpt)) = last.as_ref().filter(|(known, _)| *known == of) {
             return Ok(Arc::clone(gpt));
         }
         // Memory for one copy at a time.
@@ -39,7 +37,7 @@ impl Maps {
         let config = checkpoint.config();
         let tensors = params::to_tensors(config, &checkpoint.weights().slices(), DType::F32, &Device::Cpu);
         let gpt = Arc::new(tensors.and_then(|tensors| Gpt::new(config, &tensors)).map_err(internal)?);
-        *last = Some((engine.id().to_owned(), Arc::clone(&gpt)));
+        *last = Some((of, Arc::clone(&gpt)));
         Ok(gpt)
     }
 }
@@ -61,7 +59,9 @@ pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) ->
             return Err(ApiError::bad_param("text", "is empty: there is nothing to look at"));
         }
         let tokens = tokens(engine, "text", &text, MAX_TOKENS.min(config.block_size))?;
-        let weights = weights(&*served.page.maps.gpt(engine, checkpoint)?, &tokens, layer, head)?;
+        let step = served.page.models.best(engine.id()).map(|best| best.step);
+        let gpt = served.page.maps.gpt((engine.id().to_owned(), step), checkpoint)?;
+        let weights = weights(&gpt, &tokens, layer, head)?;
         Ok(Json(json!({ "tokens": tokens_json(engine.tokenizer(), &tokens)?, "weights": weights })))
     })
     .await

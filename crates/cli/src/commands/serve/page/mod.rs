@@ -37,11 +37,11 @@ pub struct Page {
 }
 
 impl Page {
-    /// The page of a server of the models in these folders.
-    pub fn new(args: &ServeArgs, folders: Vec<PathBuf>) -> Self {
+    /// The page of a server of these models, by their names, with their folders.
+    pub fn new(args: &ServeArgs, models: &[(String, PathBuf)]) -> Self {
         Self {
             runs: runs::Runs::new(args.runs.clone()),
-            models: models::Trained::new(folders),
+            models: models::Trained::new(models, args.reload),
             maps: attention::Maps::default(),
             free: Arc::new(Semaphore::new(COMPUTATIONS)),
         }

@@ -1,6 +1,10 @@
 //! `GET /api/models`: what is served.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use axum::{Json, extract::State};
 use serde_json::{Value, json};
@@ -16,28 +20,37 @@ use crate::{
 
 /// How far the models were trained.
 pub struct Trained {
-    /// In the order of the engines.
-    folders: Vec<PathBuf>,
+    /// By the names of the models.
+    folders: HashMap<String, PathBuf>,
+    /// What their runs said when they were opened, if they are not opened again.
+    at_start: Option<HashMap<String, Option<Best>>>,
 }
 
 impl Trained {
-    /// The models of these folders.
-    pub fn new(folders: Vec<PathBuf>) -> Self {
-        Self { folders }
+    /// Models by their names, with their folders. With `reload` they follow the runs that train them.
+    pub fn new(models: &[(String, PathBuf)], reload: bool) -> Self {
+        let at_start = || models.iter().map(|(id, folder)| (id.clone(), best_of(folder))).collect();
+        Self { folders: models.iter().cloned().collect(), at_start: (!reload).then(at_start) }
     }
 
-    /// The evaluation of the weights that a run serves, its best ones; none of what is no run of ours.
-    fn best(&self, engine: usize) -> Option<Best> {
-        let run = RunDir::open(&self.folders[engine]).ok()?;
-        run.last().read_state().ok()?.best
+    /// The evaluation of the weights that are served of a model, the best ones of its run; none of what is no run of ours.
+    pub fn best(&self, id: &str) -> Option<Best> {
+        match &self.at_start {
+            Some(known) => *known.get(id)?,
+            None => best_of(self.folders.get(id)?),
+        }
     }
+}
+
+fn best_of(folder: &Path) -> Option<Best> {
+    RunDir::open(folder).ok()?.last().read_state().ok()?.best
 }
 
 /// `{"models": [...]}`.
 pub async fn models(State(served): State<Arc<Served>>) -> Result<Json<Value>, ApiError> {
     compute(&served, |served| {
-        let described = |(at, engine)| described(engine, served.page.models.best(at));
-        let models: Vec<Value> = served.engines.iter().enumerate().map(described).collect();
+        let described = |engine: &Engine| described(engine, served.page.models.best(engine.id()));
+        let models: Vec<Value> = served.engines.iter().map(described).collect();
         Ok(Json(json!({ "models": models })))
     })
     .await
