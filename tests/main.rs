@@ -34,6 +34,9 @@ mod sample;
 mod sampling_flags;
 mod score;
 #[cfg(feature = "serve")]
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(feature = "serve")]
 mod serve_page;
 mod shell;
 mod sweep;

@@ -80,8 +80,9 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// A token in a distribution over `logits`, `[V]`, with the `top` most probable ones.
-    pub fn of(distribution: &NextToken, logits: &[f32], id: u32, top: usize) -> Self {
+    /// A token in the distribution of logits `[V]`, with the `top` most probable ones.
+    pub fn of(logits: &[f32], id: u32, top: usize) -> Self {
+        let distribution = NextToken::of(logits);
         let logit = logits[id as usize];
         let before = |(other, &x): (usize, &f32)| x > logit || (x == logit && other < id as usize);
         let logprob = |(id, logit): (u32, f32)| (id, distribution.logprob(logit));

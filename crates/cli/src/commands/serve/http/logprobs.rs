@@ -1,7 +1,7 @@
 //! What the model itself made of tokens, as completions and chats tell it.
 
 use serde_json::{Map, Value, json};
-use tinygpt_model::{Tokenizer, language_model::NextToken};
+use tinygpt_model::Tokenizer;
 
 use super::{error::ApiError, texts::too_long};
 use crate::{
@@ -94,7 +94,7 @@ pub async fn of_prompt(
         let logits = tokio::time::timeout_at(deadline, engine.logits(prompt[..at].to_vec()));
         let logits = logits.await.map_err(|_| too_long())??;
         let logits = logits.map_err(|error| ApiError::internal(error.to_string()))?;
-        all.push(Some(Measured::of(&NextToken::of(&logits), &logits, prompt[at], top)));
+        all.push(Some(Measured::of(&logits, prompt[at], top)));
     }
     Ok(all)
 }
