@@ -17,6 +17,7 @@ use tinygpt_trainer::RunDir;
 use self::{
     engine::Engine,
     http::{ChatTemplate, connections, error::ApiError, metrics::Metrics, security::Guard},
+    page::Page,
     signals::Signals,
 };
 use crate::{
@@ -32,6 +33,7 @@ pub struct Served {
     /// Those of the models, where they have one.
     chat_templates: Vec<Option<ChatTemplate>>,
     guard: Guard,
+    page: Page,
     metrics: Metrics,
     /// The longest that a request may take.
     pub timeout: Duration,
@@ -81,6 +83,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
             .collect::<anyhow::Result<_>>()?,
         chat_templates: models.iter().map(|(_, path)| ChatTemplate::of_folder(path)).collect::<anyhow::Result<_>>()?,
         guard: Guard::new(args),
+        page: Page::new(args, &models),
         metrics: Metrics::new(),
         timeout: Duration::from_secs(args.timeout),
         max_texts: usize::from(args.queue).max(1),

@@ -57,6 +57,13 @@ impl Fields {
         }
     }
 
+    /// Gives a key the name that another route has for it.
+    pub fn rename(&mut self, name: &str, to: &str) {
+        if let Some(value) = self.0.shift_remove(name) {
+            self.0.insert(to.to_owned(), value);
+        }
+    }
+
     /// Refuses what nobody took.
     pub fn finish(self) -> Result<(), ApiError> {
         match self.0.into_iter().find(|(_, value)| !value.is_null()) {

@@ -6,16 +6,16 @@ mod completions;
 pub mod connections;
 pub mod error;
 pub mod fields;
-mod limits;
+pub mod limits;
 mod logprobs;
 pub mod metrics;
 mod models;
 mod openapi;
 mod reply;
-mod rules;
+pub mod rules;
 pub mod security;
-mod stream;
-mod texts;
+pub mod stream;
+pub mod texts;
 
 use std::{
     sync::Arc,
