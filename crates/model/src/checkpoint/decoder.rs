@@ -22,11 +22,22 @@ pub fn open_decoder<'a>(
     if device.is_cpu() {
         return Ok(Box::new(CpuDecoder::new(config, params, window, format)?));
     }
+    let params = params.iter().map(|values| values.to_vec()).collect();
+    Ok(Box::new(tensor_decoder(config, params, window, format, device)?))
+}
+
+/// The decoder of a GPU. The values are dropped once they are there.
+pub(super) fn tensor_decoder(
+    config: &GptConfig,
+    params: Vec<Vec<f32>>,
+    window: ContextPolicy,
+    format: WeightFormat,
+    device: &Device,
+) -> Result<TensorDecoder> {
     let weights = match format {
         WeightFormat::F32 => DType::F32,
         WeightFormat::Bf16 => DType::BF16,
         WeightFormat::Int8 => return Err(ModelError::Int8OnGpu),
     };
-    let params: Vec<Vec<f32>> = params.iter().map(|values| values.to_vec()).collect();
-    Ok(Box::new(TensorDecoder::new(config, &params, window, weights, device)?))
+    TensorDecoder::new(config, &params, window, weights, device)
 }

@@ -16,10 +16,11 @@ use self::{shared_output::MIN_PARALLEL_BYTES, values::DecodeValues};
 use super::spin_pool::{SpinPool, Workers};
 use crate::{
     ContextPolicy, Decoder, GptConfig, Logits, Network, Result,
+    checkpoint::ParamValues,
     decode::{append_tokens, crop_prompt},
     network,
     ops::{AttentionScratch, Op},
-    params::check_values,
+    params::check_lengths,
 };
 
 pub use format::WeightFormat;
@@ -69,15 +70,38 @@ impl<'a> CpuDecoder<'a> {
         Self::over(network(config), params, policy, format)
     }
 
+    /// [`CpuDecoder::new`] of values that may lie in a file in another way.
+    ///
+    /// # Errors
+    /// As [`CpuDecoder::new`].
+    pub(crate) fn of_values(
+        config: &GptConfig,
+        params: Vec<ParamValues<'a>>,
+        policy: ContextPolicy,
+        format: WeightFormat,
+    ) -> Result<Self> {
+        config.validate()?;
+        Self::over_values(network(config), params, policy, format)
+    }
+
     /// [`CpuDecoder::new`] of any network.
     ///
     /// # Errors
     /// When the values do not match it.
     #[doc(hidden)]
     pub fn over(net: Network, params: &[&'a [f32]], policy: ContextPolicy, format: WeightFormat) -> Result<Self> {
-        check_values(net.params(), params)?;
+        Self::over_values(net, params.iter().map(|&values| values.into()).collect(), policy, format)
+    }
+
+    fn over_values(
+        net: Network,
+        params: Vec<ParamValues<'a>>,
+        policy: ContextPolicy,
+        format: WeightFormat,
+    ) -> Result<Self> {
+        check_lengths(net.params(), params.iter().map(|values| values.len()))?;
         let largest = net.matmul_params().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
-        let forward = Forward::new(net, params, format);
+        let forward = Forward::new(net, &params, format);
         let shared = largest * format.bytes() > MIN_PARALLEL_BYTES;
         Ok(Self { forward, policy, len: 0, rows: Vec::new(), shared, pool: SpinPool::default() })
     }
@@ -99,7 +123,7 @@ impl<'a> CpuDecoder<'a> {
 }
 
 impl<'a> Forward<'a> {
-    fn new(net: Network, params: &[&'a [f32]], format: WeightFormat) -> Self {
+    fn new(net: Network, params: &[ParamValues<'a>], format: WeightFormat) -> Self {
         let block_size = net.config().block_size;
         let setup = DecodeSetup { net: &net, params, format, block_size };
         let weight = net.head.weight;
