@@ -8,7 +8,7 @@ use tinygpt_model::{
     ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
 };
 
-use crate::{args::GenerateArgs, device::Work, hub, output::Usage};
+use crate::{args::OpeningArgs, device::Work, hub, output::Usage};
 
 /// A model that was opened to generate from.
 pub enum Generator {
@@ -47,8 +47,16 @@ impl Generator {
         }
     }
 
+    /// The most tokens that a prediction sees; of an n-gram model there is no such limit on prompts.
+    pub fn block_size(&self) -> Option<usize> {
+        match self {
+            Self::Network(checkpoint) => Some(checkpoint.config().block_size),
+            Self::Ngrams(..) => None,
+        }
+    }
+
     /// The decoder that the flags ask for, of at most `rows` texts at a time.
-    pub fn decoder(&self, args: &GenerateArgs, rows: usize) -> anyhow::Result<Box<dyn Decoder + '_>> {
+    pub fn decoder(&self, args: &OpeningArgs, rows: usize) -> anyhow::Result<Box<dyn Decoder + '_>> {
         let weights: WeightFormat = args.weights.into();
         match self {
             Self::Network(checkpoint) => {

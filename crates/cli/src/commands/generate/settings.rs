@@ -1,0 +1,175 @@
+//! What the flags say of every text, beside its prompt.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tinygpt_model::{
+    GenerationDefaults,
+    constraint::{Constraint, Grammar},
+    tokenizer::{StopStrings, Tokenizer},
+};
+use tinygpt_sampler::{Sampler, SamplingParams, Schedule};
+
+use super::{Plan, prompts::unescape};
+use crate::{
+    args::{GrammarArgs, ScheduleArg, TextArgs},
+    generator::Generator,
+    output::Usage,
+};
+
+/// Tokens after the prompt where neither the flag nor the run says.
+const MAX_NEW_TOKENS: usize = 300;
+/// What no repetition reaches across where no flag says: as in llama.cpp.
+const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
+
+/// What the flags say, before the model is opened: what makes no sense with any model is refused.
+pub struct Wanted<'a> {
+    args: &'a TextArgs,
+    defaults: &'a GenerationDefaults,
+    rules: SamplingParams,
+    grammar: Option<Grammar>,
+}
+
+impl<'a> Wanted<'a> {
+    /// `seed` is what the flags leave open.
+    pub fn new(args: &'a TextArgs, defaults: &'a GenerationDefaults, seed: u64) -> anyhow::Result<Self> {
+        let rules = rules(args, defaults, seed);
+        args.rules.sampler(rules.clone())?;
+        Ok(Self { args, defaults, rules, grammar: grammar(&args.grammar)? })
+    }
+
+    /// The settings for a model.
+    pub fn settings(self, generator: &Generator) -> anyhow::Result<Settings<'a>> {
+        let Self { args, defaults, mut rules, grammar } = self;
+        let tokenizer = generator.tokenizer();
+        let stops: Vec<String> = args.stop.iter().map(|stop| unescape(stop)).collect();
+        StopStrings::new(stops.clone()).map_err(|e| Usage(format!("--stop: {e}")))?;
+        let constraint = grammar.map(|grammar| constraint(&grammar, tokenizer)).transpose()?;
+        refuse_unknown_biases(&rules, generator.vocab_size())?;
+        if rules.dry.multiplier > 0.0 {
+            rules.dry.breakers = dry_breakers(args, tokenizer)?;
+        }
+        let max_new_tokens = args.max_new_tokens.or(defaults.max_new_tokens).unwrap_or(MAX_NEW_TOKENS);
+        Ok(Settings { args, rules, stops, constraint, max_new_tokens })
+    }
+}
+
+/// How every text is drawn from a model.
+pub struct Settings<'a> {
+    args: &'a TextArgs,
+    rules: SamplingParams,
+    stops: Vec<String>,
+    constraint: Option<Constraint>,
+    max_new_tokens: usize,
+}
+
+impl Settings<'_> {
+    /// Whether the seed says anything.
+    pub fn draws(&self) -> bool {
+        self.rules.temperature > 0.0 || self.args.temperature_end.is_some()
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.rules.seed
+    }
+
+    /// What is generated behind a prompt. One that the model does not see as a whole is announced.
+    pub fn plan(&self, prompt: String, logprobs: Option<usize>, generator: &Generator) -> anyhow::Result<Plan> {
+        let tokenizer = generator.tokenizer();
+        let (prompt_text, stops) = (prompt, self.stops.clone());
+        let prompt = if prompt_text.is_empty() {
+            vec![tokenizer.start_token()]
+        } else {
+            tokenizer.encode(&prompt_text).context("the prompt")?
+        };
+        if let Some(block_size) = generator.block_size()
+            && prompt.len() > block_size
+        {
+            notice!("the prompt has {} tokens, of which the model sees the last {block_size}", prompt.len());
+        }
+        let (max_new_tokens, constraint) = (self.max_new_tokens, self.constraint.clone());
+        Ok(Plan { prompt_text, prompt, stops, max_new_tokens, constraint, logprobs })
+    }
+
+    /// The sampler with the temperature's way to `--temperature-end`: it starts at the first new token, whose position is
+    /// the prompt's length, and arrives at the last.
+    pub fn sampler(&self, plan: &Plan) -> anyhow::Result<Sampler> {
+        let sampler = self.args.rules.sampler(self.rules.clone())?;
+        let Some(to) = self.args.temperature_end else { return Ok(sampler) };
+        let steps = (plan.max_new_tokens as u64).saturating_sub(1).max(1);
+        let schedule = match self.args.temperature_schedule {
+            ScheduleArg::Linear => Schedule::Linear { to, steps },
+            ScheduleArg::Exponential => Schedule::Exponential { to, steps },
+        };
+        sampler.with_schedule_from(schedule, plan.prompt.len() as u64).map_err(|e| Usage(e.to_string()).into())
+    }
+
+    /// What is printed before a sample.
+    pub fn echoed<'p>(&self, plan: &'p Plan) -> &'p str {
+        if self.args.no_echo { "" } else { &plan.prompt_text }
+    }
+}
+
+fn rules(args: &TextArgs, defaults: &GenerationDefaults, seed: u64) -> SamplingParams {
+    let greedy = defaults.do_sample == Some(false);
+    // Mirostat stands in the place of what the run would keep tokens by.
+    let kept_by = if args.rules.mirostat_tau > 0.0 { &GenerationDefaults::default() } else { defaults };
+    args.rules.params(
+        args.temperature.or(if greedy { Some(0.0) } else { defaults.temperature }).unwrap_or(1.0),
+        args.top_k.or(kept_by.top_k).unwrap_or(0),
+        args.top_p.or(kept_by.top_p).unwrap_or(1.0),
+        args.seed.unwrap_or(seed),
+    )
+}
+
+/// The grammar of the flags; its files are read.
+fn grammar(args: &GrammarArgs) -> anyhow::Result<Option<Grammar>> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    Ok(match args {
+        GrammarArgs { regex: Some(regex), .. } => Some(Grammar::Regex(regex.clone())),
+        GrammarArgs { grammar: Some(path), .. } => Some(Grammar::Lark(read(path)?)),
+        GrammarArgs { json_schema: Some(path), .. } => {
+            let schema = serde_json::from_str(&read(path)?);
+            Some(Grammar::JsonSchema(schema.with_context(|| format!("{} is not JSON", path.display()))?))
+        }
+        _ => None,
+    })
+}
+
+/// The constraint of a grammar.
+fn constraint(grammar: &Grammar, tokenizer: &Tokenizer) -> Result<Constraint, Usage> {
+    let flag = match grammar {
+        Grammar::Regex(_) => "--regex",
+        Grammar::Lark(_) => "--grammar",
+        Grammar::JsonSchema(_) => "--json-schema",
+    };
+    Constraint::new(grammar, tokenizer).map_err(|error| Usage(format!("{flag}: {error}")))
+}
+
+/// What no repetition reaches across, in tokens.
+fn dry_breakers(args: &TextArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<u32>>> {
+    let given: Vec<String> = args.dry_breaker.iter().map(|text| unescape(text)).collect();
+    let texts = if given.is_empty() { DRY_BREAKERS.map(String::from).to_vec() } else { given };
+    let mut breakers = Vec::new();
+    for text in texts.iter().filter(|text| !text.is_empty()) {
+        let sequences = tokenizer.sequences_with(text);
+        breakers.extend(sequences.map_err(|error| Usage(format!("--dry-breaker: {error}")))?);
+    }
+    Ok(breakers)
+}
+
+/// A bias of a token that the model does not have would fail at the first token, after the prompt was printed.
+fn refuse_unknown_biases(rules: &SamplingParams, vocab_size: usize) -> anyhow::Result<()> {
+    match rules.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size) {
+        Some((token, _)) => {
+            Err(Usage(format!("--logit-bias: token {token} is not below the vocabulary size {vocab_size}")).into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// A seed that is easy to type again.
+pub fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    (now.as_nanos() % 1_000_000_000) as u64
+}
