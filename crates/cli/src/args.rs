@@ -102,7 +102,7 @@ pub enum Command {
         after_help = "Examples:\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n  tinygpt generate --checkpoint runs/tiny-1 -p '- ' -n 50 --num-samples 5 --stop '\\n' --separator ''\n  tinygpt generate --prompt-lines prompts.txt --no-echo --json\n\nThe same seed gives the same text, for one sample or as one of many: sample 4 of --num-samples 8 is\n--first-sample 4 --num-samples 1."
     )]
     Generate(Box<GenerateArgs>),
-    /// Continue one prompt after the other: the model stays loaded, and settings change on the way.
+    /// Continue one prompt after the other, with a model that stays loaded.
     #[command(
         after_help = "Examples:\n  tinygpt chat\n  tinygpt chat runs/tiny-1 --temperature 0.8 --stop '\\n'\n  printf 'Once\\n/again\\n' | tinygpt chat --seed 42\n\nA line is a prompt; one that ends in \\ goes on in the next line, and an empty one starts a text from nothing. A line\nthat begins with / is a command: /help lists them, /temperature 0.7 sets the flag of that name for what follows, /again\ndraws another text, /more goes on. Sample I of a prompt is that of tinygpt generate --first-sample I. The model is no\nassistant unless it was trained to be one: it goes on with the text that it is given."
     )]

@@ -26,7 +26,7 @@ use record::{Clock, Record, Update};
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The plot of the losses in a run.
 pub const LOSS_SVG: &str = "loss.svg";
-/// The same for what shows no SVG.
+/// The same, written when training ends or is interrupted, for what shows no SVG.
 pub const LOSS_PNG: &str = "loss.png";
 
 /// What a training run tells while it works.
@@ -177,6 +177,7 @@ impl Trainer<'_> {
             Ok(StopReason::Interrupted) | Err(TrainError::Interrupted) => {
                 record.read()?;
                 self.save()?;
+                self.write_pixels(&record.metrics)?;
             }
             Err(TrainError::Callback(error)) => {
                 record.read()?;
@@ -184,12 +185,15 @@ impl Trainer<'_> {
                 return Err(TrainError::Callback(error));
             }
             Err(error) => return Err(error),
-            Ok(ending) => match self.report(stop) {
-                Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
-                // The run is saved, and the engine holds the best weights now, which are not to be saved as the last.
-                Err(TrainError::Interrupted) => {}
-                Err(error) => return Err(error),
-            },
+            Ok(ending) => {
+                self.write_pixels(&record.metrics)?;
+                match self.report(stop) {
+                    Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
+                    // The run is saved, and the engine holds the best weights now, which are not to be saved as the last.
+                    Err(TrainError::Interrupted) => {}
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(Outcome { ending: StopReason::Interrupted, state: self.state, report: None })
     }
@@ -312,14 +316,23 @@ impl Trainer<'_> {
         if self.state.last_evaluation == Some(self.state.step) { self.write_plot(metrics) } else { Ok(()) }
     }
 
-    /// Writes the plots of the losses, unless they are there as they should be.
+    /// Writes the plot of the losses.
     fn write_plot(&self, metrics: &MetricsFile) -> Result<()> {
         let Some(figure) = chart::loss_curve(&self.config.name, metrics.rows()) else { return Ok(()) };
-        for (name, bytes) in [(LOSS_SVG, figure.svg()?.into_bytes()), (LOSS_PNG, figure.png()?)] {
-            let path = self.run.path().join(name);
-            if fs::read(&path).ok().as_deref() != Some(&bytes[..]) {
-                atomic::write(&path, &bytes)?;
-            }
+        self.write_changed(LOSS_SVG, figure.svg()?.as_bytes())
+    }
+
+    /// The same as pixels, which take longer to draw than an evaluation of a small model: at the end alone.
+    fn write_pixels(&self, metrics: &MetricsFile) -> Result<()> {
+        let Some(figure) = chart::loss_curve(&self.config.name, metrics.rows()) else { return Ok(()) };
+        self.write_changed(LOSS_PNG, &figure.png()?)
+    }
+
+    /// Writes a file of the run, unless it is there as it should be.
+    fn write_changed(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.run.path().join(name);
+        if fs::read(&path).ok().as_deref() != Some(bytes) {
+            atomic::write(&path, bytes)?;
         }
         Ok(())
     }
