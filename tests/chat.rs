@@ -73,7 +73,7 @@ fn a_prompt_may_begin_with_what_a_command_does() {
 
 #[test]
 fn what_goes_wrong_is_told_and_the_chat_goes_on() {
-    let lines = "Once\n/temperatur 0.5\n/temperature hot\n/top-p 7\n/weights int8\n/threads 1\n/regex (\nthére\nOnce\n";
+    let lines = "Once\n/temperatur 0.5\n/temperature hot\n/top-p 7\n/weights int8\n/threads 1\n/json-schema none\nthére\nOnce\n";
     let output = chat(&[], lines).output().unwrap();
     let text = generated(&["-p", "Once"]);
     assert_eq!(String::from_utf8(output.stdout).unwrap(), text.repeat(2));
@@ -84,7 +84,7 @@ fn what_goes_wrong_is_told_and_the_chat_goes_on() {
         "top_p",
         "--weights is for",
         "--threads is for",
-        "--regex",
+        "cannot read none",
         "'é'",
         "7 of the",
     ];
