@@ -34,7 +34,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM, pipeline
 from transformers.utils import logging
 
 TOLERANCE = 1e-4
@@ -202,6 +202,7 @@ OURS = {
     "gpt2, biases, gelu_new": GPT2 | {"model.bias": True, "model.mlp": "gelu_new"},
     "gpt2, untied, mlp_hidden": GPT2 | {"model.tie_embeddings": False, "model.mlp_hidden": 77, "model.bias": True},
     "gpt2, bpe": GPT2 | {"data.tokenizer": "bpe", "data.vocab_size": 300},
+    "gpt2, lines": GPT2 | {"data.tokenizer": "bpe", "data.vocab_size": 300, "data.corpus": "lines.txt", "data.documents": "line"},
     "llama, tied": LLAMA,
     "llama, untied, 2 kv heads": LLAMA | {"model.tie_embeddings": False, "model.n_kv_head": 2},
     "qwen3, tied": LLAMA | {"model.qk_norm": True},
@@ -258,6 +259,7 @@ class Reference:
 class Check:
     def __init__(self, program, place):
         self.program, self.place, self.failed, self.checked = program, place, False, 0
+        (place / "lines.txt").write_text("".join(f"the {n}. cat sat on the mat and saw {n * n} birds\n" for n in range(600)))
         print(f"{'':6} {'':44} {'logits':>9} {'loss':>9}  greedy text", flush=True)
 
     def tinygpt(self, *args, fails=False):
@@ -320,6 +322,16 @@ class Check:
         self.tinygpt("train", "--config", "tiny", "--device", "cpu", "--out", folder, *sets)
         reference = self.compare(f"ours: {name}", folder, "One day the fox and the bear met. She was glad. " * 3, "One day")
         self.expect_clean(folder, reference, name.split(",")[0])
+        if "data.documents" in keys:
+            self.expect_batches(folder)
+
+    def expect_batches(self, folder):
+        """What ends a document is what a batch is padded by."""
+        generate = pipeline("text-generation", model=str(folder))
+        rules = dict(max_new_tokens=8, do_sample=False)
+        prompts = ["the 1. cat", "the"]
+        if generate(prompts, batch_size=2, **rules) != [generate([prompt], **rules)[0] for prompt in prompts]:
+            sys.exit(f"check_transformers: {folder}: a pipeline's batch has other texts than one prompt at a time")
 
     def expect_clean(self, folder, reference, family=None):
         if reference.problems:

@@ -4,6 +4,11 @@ use std::{fs, process::Output};
 
 use crate::common::{Place, failure, json, stdout};
 use serde_json::Value;
+use tinygpt_model::{
+    GenerationDefaults, GptConfig, ModelFolder, Tokenizer, TokenizerError,
+    gguf::{TensorType, write_gguf},
+    init_params,
+};
 
 fn bench(args: &[&str]) -> Output {
     Place::new().tinygpt().args(["bench", "sampling"]).args(args).output().unwrap()
@@ -139,6 +144,39 @@ fn a_run_is_decoded_up_to_its_context() {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(text.contains("128 tokens that f32 drew"), "{text}");
+}
+
+/// The peak is that of generating: neither the random weights' making nor the comparison with f32 is in it.
+#[test]
+#[cfg(target_os = "linux")]
+fn rounded_weights_take_less_memory_than_the_weights_as_they_are() {
+    let place = Place::new();
+    let tokenizer = Tokenizer::train_char([Ok::<_, TokenizerError>("abc\n")]).unwrap();
+    let config = GptConfig { vocab_size: 4, n_layer: 5, n_head: 8, n_embd: 512, ..GptConfig::default() };
+    let params = init_params(&config, 1);
+    let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+    let folder = ModelFolder::new(place.path());
+    folder.write_description(&config, &tokenizer, &GenerationDefaults::default()).unwrap();
+    folder.write_weights(&config, &params).unwrap();
+    write_gguf(&place.join("q8_0.gguf"), &config, &slices, &tokenizer, "wide", TensorType::Q8_0).unwrap();
+
+    // 12 L C^2 of matrices: 60 MiB in f32, and no other part of the process grows with them.
+    let matrices = 4.0 * 12.0 * 5.0 * 512.0 * 512.0 / f64::from(1 << 20);
+    let peak = |model: &str, weights: &str| {
+        let args = ["decode", model, "--rows", "1", "--tokens", "2", "--weights", weights];
+        positive(&json_of(&place, &args), ["peak_memory_mib"])[0]
+    };
+    let exact = peak(".", "f32");
+    assert!(exact > matrices, "{exact}");
+    for (weights, share) in [("bf16", 0.5), ("int8", 0.25)] {
+        for model in [".", "q8_0.gguf"] {
+            let saved = (exact - peak(model, weights)) / matrices;
+            // What is being rounded is there beside it, and pages around what stays in the file.
+            assert!(saved > 1.0 - share - 0.25, "{model} in {weights}: {saved} of {exact} MiB");
+        }
+    }
+    let random = peak("small", "int8");
+    assert!(random < exact - 0.5 * matrices, "{random}");
 }
 
 #[test]

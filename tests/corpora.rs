@@ -102,6 +102,40 @@ fn bpe_learns_the_token_between_lines_and_a_larger_vocabulary_than_the_text_has_
 }
 
 #[test]
+fn documents_from_all_over_the_corpus_are_held_out_where_that_is_wanted() {
+    let place = Place::new();
+    for (n, text) in documents().iter().enumerate() {
+        place.write(&format!("texts/{n:02}.txt"), text);
+    }
+    // Every fifth, and what others are.
+    let held_out = |n: &usize| (n + 1) % 5 == 0;
+    for (n, text) in documents().iter().enumerate() {
+        let folder = if held_out(&n) { "val" } else { "train" };
+        place.write(&format!("{folder}/{n:02}.txt"), text);
+    }
+    let documents_are_files = ["--set", "data.documents=file"];
+    let spread = ["--data", "texts", "--set", "data.val_documents=true", "--set", "data.val_fraction=0.2"];
+    train(&place, "spread", &[&spread[..], &documents_are_files].concat());
+    train(&place, "apart", &[&["--data", "train", "--set", "data.val=val"][..], &documents_are_files].concat());
+    assert!(place.read("spread/model.safetensors") == place.read("apart/model.safetensors"));
+    let losses = |run: &str| json(place.tinygpt().args(["eval", run, "--json"]))["loss"].clone();
+    assert_eq!(losses("spread"), losses("apart"));
+    stdout(place.tinygpt().args(["train", "--resume", "--out", "spread", "--set", "train.max_steps=8"]));
+
+    let refused = |args: &[&str]| failure(place.train().args(["--set", "data.val_documents=true"]).args(args), 2);
+    assert!(refused(&["--data", "texts"]).contains("data.documents"));
+    assert!(refused(&[]).contains("built-in corpus"));
+    assert!(
+        refused(&[&["--data", "texts", "--set", "data.val=val"][..], &documents_are_files].concat())
+            .contains("data.val")
+    );
+    place.write("one.txt", documents().join("\n"));
+    let one = [&["--data", "one.txt", "--set", "data.val_documents=true"][..], &documents_are_files].concat();
+    let message = failure(place.train().args(one), 1);
+    assert!(message.contains("validation"), "{message}");
+}
+
+#[test]
 fn tables_of_python_and_compressed_files_are_read() {
     let place = Place::new();
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/texts.parquet");

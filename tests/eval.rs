@@ -89,6 +89,24 @@ fn without_a_run_the_newest_is_evaluated_and_named() {
 }
 
 #[test]
+fn the_built_in_corpus_is_a_text_to_evaluate_any_run_on() {
+    let place = Place::new().with_run("run");
+    let of = |args: &[&str]| json(place.tinygpt().args(["eval", "--json"]).args(args));
+    // Of a run that was trained on it, it is what was held out.
+    let (own, stories) = (of(&["run"]), of(&["run", "--data", "stories"]));
+    for key in ["loss", "tokens", "floor", "gap"] {
+        assert_eq!(own[key], stories[key], "{key}");
+    }
+    assert_eq!(stories["data"], "stories");
+    // Of any other, as much as that has by default.
+    let text = place.read("run/train.toml");
+    assert!(String::from_utf8(text).unwrap().contains("stories_bytes = 20000"));
+    std::fs::remove_file(place.join("run/train.toml")).unwrap();
+    let folder = of(&["run", "--data", "stories"]);
+    assert!(folder["tokens"].as_u64() > stories["tokens"].as_u64() && folder["floor"].is_f64(), "{folder}");
+}
+
+#[test]
 fn a_smaller_stride_counts_the_same_tokens_with_more_context() {
     let evaluated = |flags: &[&str]| {
         let value = json(trained().tinygpt().args(["eval", "run", "--json"]).args(flags));

@@ -159,6 +159,8 @@ fn without_a_checkpoint_the_newest_run_is_taken() {
         stdout(command.args(["generate", "--prompt", "O", "--seed", "1", "--max-new-tokens", "30"]).args(checkpoint))
     };
     assert_eq!(text(&[]), text(&["--checkpoint", "runs/small-2"]));
+    let newest = ["generate", "--prompt", "O", "--seed", "1"];
+    assert_eq!(stderr(place.tinygpt().args(newest)), "run: runs/small-2\n", "it says which one it took");
     assert_ne!(text(&[]), text(&["--checkpoint", "runs/small-1"]));
 }
 
@@ -189,6 +191,61 @@ fn a_prompt_comes_from_a_file_byte_for_byte() {
     assert!(message.contains("cannot read none.txt"), "{message}");
     let message = failure(from_file("prompt.txt").args(["--prompt", "x"]), 2);
     assert!(message.contains("cannot be used with"), "{message}");
+    assert_eq!(stdout(from_file("-").write_stdin("Once there\n")), text, "standard input");
+}
+
+#[test]
+fn each_line_of_a_file_is_a_prompt_and_gets_the_text_that_it_gets_alone() {
+    let place = Place::new().with_run("run");
+    place.write("lines.txt", "Once\n\nThere was\n").write("none.txt", "");
+    let of_lines = |more: &[&str]| {
+        let mut command = place.tinygpt();
+        command.args(["generate", "--checkpoint", "run", "--seed", "1", "-n", "9", "--prompt-lines"]).args(more);
+        command
+    };
+    let alone = |prompt: &str| stdout(&mut generate(&["-p", prompt, "--seed", "1", "--max-new-tokens", "9"]));
+    let expected = ["Once", "", "There was"].map(alone).join("---\n");
+    assert_eq!(stdout(&mut of_lines(&["lines.txt"])), expected);
+    assert_eq!(stdout(of_lines(&["-"]).write_stdin("Once\n\nThere was")), expected);
+    let lines = stdout(&mut of_lines(&["lines.txt", "--json", "--num-samples", "2"]));
+    let values: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(values.iter().map(|value| &value["prompt"]).collect::<Vec<_>>(), ["Once", "", "There was"]);
+    assert!(values.iter().all(|value| samples(value).len() == 2));
+    let message = failure(&mut of_lines(&["none.txt"]), 1);
+    assert!(message.contains("none.txt has no lines"), "{message}");
+    failure(&mut of_lines(&["lines.txt", "-p", "x"]), 2);
+}
+
+#[test]
+fn flags_are_short_take_what_begins_with_a_dash_and_the_last_of_a_repeated_one_counts() {
+    let long = ["--prompt", "Once", "--seed", "3", "--max-new-tokens", "20"];
+    let text = stdout(&mut generate(&long));
+    let repeated = ["--seed", "9", "-p", "There", "--max-new-tokens", "3", "--seed", "3", "-p", "Once", "-n", "20"];
+    assert_eq!(stdout(&mut generate(&repeated)), text);
+    assert_eq!(stdout(generate(&repeated).args(["--threads", "2", "--threads", "1"])), text);
+    // Of those that are repeatable, each one counts.
+    let stopped = stdout(generate(&long).args(["--stop", "-never", "--stop", "e"]));
+    assert!(stopped.len() < text.len() && !stopped.trim_end()[4..].contains('e'), "{stopped}");
+    let message = failure(&mut generate(&["-p", "-é"]), 1);
+    assert!(message.contains("character '-' (U+002D)") || message.contains("'é'"), "a prompt, not a flag: {message}");
+}
+
+#[test]
+fn escapes_are_understood_in_prompts_where_they_are_wanted_and_in_separators() {
+    let text = stdout(&mut generate(&["-p", "Once\nthere", "--seed", "3"]));
+    assert_eq!(stdout(&mut generate(&["-e", "-p", "Once\\nthere", "--seed", "3"])), text);
+    let message = failure(&mut generate(&["-p", "Once\\nthere", "--seed", "3"]), 1);
+    assert!(message.contains("character '\\\\'") || message.contains("U+005C"), "{message}");
+    let two = stdout(&mut generate(&["--separator", "\\t*\\n", "--num-samples", "2", "--seed", "3"]));
+    assert_eq!(two.matches("\n\t*\n\n").count(), 1, "{two:?}");
+}
+
+#[test]
+fn a_prompt_that_the_model_does_not_see_whole_is_announced() {
+    let long = "Once there was a girl. ".repeat(4);
+    let told = stderr(&mut generate(&["--prompt", &long, "--seed", "8"]));
+    assert_eq!(told, "the prompt has 92 tokens, of which the model sees the last 16\n");
+    assert_eq!(stderr(&mut generate(&["--prompt", &long[..16], "--seed", "8"])), "");
 }
 
 #[test]

@@ -12,6 +12,7 @@ fn help_lists_the_commands_and_where_to_start() {
     Commands:
       train        Train a model and write a run folder
       generate     Generate text from a trained model
+      chat         Continue one prompt after the other, with a model that stays loaded
       eval         The loss of a trained model on held-out text, or on any text
       score        The probability of a text, token by token: its surprisal, its rank, what was expected
                    instead

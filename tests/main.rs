@@ -9,6 +9,7 @@ mod recorded;
 mod bad_input;
 mod baseline;
 mod bench;
+mod chat;
 mod compare;
 mod constraints;
 mod corpora;

@@ -16,6 +16,7 @@ fn a_run_folder_holds_a_model_its_configuration_its_metrics_and_what_resuming_ne
             "config.json",
             "generation_config.json",
             "last",
+            "loss.png",
             "loss.svg",
             "metrics.jsonl",
             "model.safetensors",

@@ -31,6 +31,8 @@ use clap::{
 };
 use tinygpt_trainer::chart;
 
+#[cfg(all(test, feature = "serve"))]
+pub use self::generate::WindowArg;
 pub use self::{
     baseline::{BaselineArgs, SmoothingArg},
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
@@ -39,7 +41,9 @@ pub use self::{
     data::{AcceptArgs, DataCommand, DataInfoArgs, DataTokensArgs, FetchArgs, SynthArgs, TokensFormat},
     devices::{DevicesArgs, SelftestArgs},
     eval::EvalArgs,
-    generate::{GenerateArgs, GrammarArgs, ScheduleArg, WeightsArg},
+    generate::{ChatArgs, GenerateArgs, GrammarArgs, OpeningArgs, ScheduleArg, TextArgs, WeightsArg},
+};
+pub use self::{
     info::{ExportArgs, InfoArgs},
     lab::LabArgs,
     log::{LogArgs, LogFormat, log_format},
@@ -75,7 +79,13 @@ fn plot_path() -> impl TypedValueParser<Value = PathBuf> {
 
 /// Train a small GPT from text and generate from it.
 #[derive(Debug, Parser)]
-#[command(name = "tinygpt", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "tinygpt",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    args_override_self = true
+)]
 #[command(
     after_help = "Start here:\n  tinygpt train --config tiny\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted."
 )]
@@ -98,9 +108,14 @@ pub enum Command {
     Train(TrainArgs),
     /// Generate text from a trained model.
     #[command(
-        after_help = "Examples:\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n  tinygpt generate --checkpoint runs/tiny-1 --num-samples 5 --stop '\\n' --separator ''\n\nThe same seed gives the same text, for one sample or as one of many: sample 4 of --num-samples 8 is\n--first-sample 4 --num-samples 1."
+        after_help = "Examples:\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n  tinygpt generate --checkpoint runs/tiny-1 -p '- ' -n 50 --num-samples 5 --stop '\\n' --separator ''\n  tinygpt generate --prompt-lines prompts.txt --no-echo --json\n\nThe same seed gives the same text, for one sample or as one of many: sample 4 of --num-samples 8 is\n--first-sample 4 --num-samples 1."
     )]
     Generate(Box<GenerateArgs>),
+    /// Continue one prompt after the other, with a model that stays loaded.
+    #[command(
+        after_help = "Examples:\n  tinygpt chat\n  tinygpt chat runs/tiny-1 --temperature 0.8 --stop '\\n'\n  printf 'Once\\n/again\\n' | tinygpt chat --seed 42\n\nA line is a prompt; one that ends in \\ goes on in the next line, and an empty one starts a text from nothing. A line\nthat begins with / is a command: /help lists them, /temperature 0.7 sets the flag of that name for what follows, /again\ndraws another text, /more goes on. Sample I of a prompt is that of tinygpt generate --first-sample I. The model is no\nassistant unless it was trained to be one: it goes on with the text that it is given."
+    )]
+    Chat(Box<ChatArgs>),
     /// The loss of a trained model on held-out text, or on any text.
     #[command(
         after_help = "Examples:\n  tinygpt eval\n  tinygpt eval runs/tiny-1 --data other.txt\n  tinygpt eval runs/tiny-1 --stride 1\n\nEvery token but the first is predicted once, from the tokens before it in a window of --context tokens. With\n--stride S each window counts its last S predictions, so that all see at least context - S tokens: the smaller\nS, the lower the loss and the longer it takes. Without it windows do not overlap, as in training's report."

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tinygpt_model::{
-    Checkpoint, ContextPolicy, Decoder, GenerationDefaults, Tokenizer,
+    Checkpoint, Decoder, GenerationDefaults, Tokenizer,
     cpu::WeightFormat,
     ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
 };
@@ -12,6 +12,7 @@ use tinygpt_model::{
 use tinygpt_model::{BatchDecoder, batch_decode::LoneDecoders};
 
 use crate::{
+    args::OpeningArgs,
     device::{DeviceChoice, Work},
     hub,
     output::Usage,
@@ -71,17 +72,22 @@ impl Generator {
         }
     }
 
+    /// The most tokens that a prediction sees; of an n-gram model there is no such limit on prompts.
+    pub fn block_size(&self) -> Option<usize> {
+        match self {
+            Self::Network(checkpoint) => Some(checkpoint.config().block_size),
+            Self::Ngrams(..) => None,
+        }
+    }
+
     /// The decoder that the flags ask for, of at most `rows` texts at a time.
-    pub fn decoder(
-        &self,
-        (window, weights, device): (ContextPolicy, WeightFormat, DeviceChoice),
-        rows: usize,
-    ) -> anyhow::Result<Box<dyn Decoder + '_>> {
+    pub fn decoder(&self, opening: &OpeningArgs, rows: usize) -> anyhow::Result<Box<dyn Decoder + '_>> {
+        let (weights, device) = (opening.weights.into(), opening.device);
         match self {
             Self::Network(checkpoint) => {
                 let work = || Ok(Work::generation(checkpoint.config(), weights, rows));
                 let device = device.open_for(work)?;
-                Ok(checkpoint.decoder(window, weights, &device)?)
+                Ok(checkpoint.decoder(opening.window.into(), weights, &device)?)
             }
             Self::Ngrams(model, _) => {
                 expect_none_for_ngrams(weights, device)?;
@@ -92,16 +98,13 @@ impl Generator {
 
     /// The decoder that the flags ask for, of texts that begin and end at any time, at most `slots` of them side by side.
     #[cfg(feature = "serve")]
-    pub fn batch_decoder(
-        &self,
-        (window, weights, device): (ContextPolicy, WeightFormat, DeviceChoice),
-        slots: usize,
-    ) -> anyhow::Result<Box<dyn BatchDecoder + '_>> {
+    pub fn batch_decoder(&self, opening: &OpeningArgs, slots: usize) -> anyhow::Result<Box<dyn BatchDecoder + '_>> {
+        let (weights, device) = (opening.weights.into(), opening.device);
         match self {
             Self::Network(checkpoint) => {
                 let work = || Ok(Work::generation(checkpoint.config(), weights, slots));
                 let device = device.open_for(work)?;
-                Ok(checkpoint.batch_decoder(window, weights, &device, slots)?)
+                Ok(checkpoint.batch_decoder(opening.window.into(), weights, &device, slots)?)
             }
             Self::Ngrams(model, _) => {
                 expect_none_for_ngrams(weights, device)?;

@@ -101,6 +101,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Chat(args) => commands::chat::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
@@ -141,7 +142,7 @@ fn in_words_of_flags(error: anyhow::Error) -> anyhow::Error {
 }
 
 /// The error and its causes on one line. Most of our errors quote their cause already; it is not said twice.
-fn message(error: &anyhow::Error) -> String {
+pub fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {

@@ -9,9 +9,9 @@ use tinygpt_model::{
 };
 use tinygpt_trainer::{
     Dataset, RunDir, TrainError,
-    config::RunConfig,
-    corpus::{CorpusOptions, STANDARD_INPUT},
-    data::{Source, Split},
+    config::{DataConfig, RunConfig},
+    corpus::STANDARD_INPUT,
+    data::{BUILTIN_CORPUS, Source, Split},
     run::RUNS,
     token_cache::default_cache_dir,
 };
@@ -73,12 +73,19 @@ impl Measured {
         Ok(Dataset::load_same(&data, seed, Some(self.tokenizer.clone()), &default_cache_dir(), Some(&source_hash))?)
     }
 
-    /// All tokens of a text, read as the run read its own, but for another key of its records; or those of a file of tokens.
+    /// All tokens of a text, read as the run read its own, but for another key of its records; or those of a file of tokens. Of the
+    /// built-in corpus it is what is held out by the run's seed, or by the default one.
     pub fn text(&self, path: &str, text_key: Option<&str>) -> anyhow::Result<Split> {
-        let mut options = match RunDir::open(&self.path) {
-            Ok(run) => run.read_config(&[])?.data.corpus_options(),
-            Err(_) => CorpusOptions::default(),
+        let config = match RunDir::open(&self.path) {
+            Ok(run) => run.read_config(&[])?,
+            Err(_) => RunConfig::default(),
         };
+        if path == BUILTIN_CORPUS {
+            let RunConfig { data: DataConfig { stories_bytes, val_fraction, .. }, seed, .. } = config;
+            let data = DataConfig { stories_bytes, val_fraction, ..DataConfig::default() };
+            return Ok(Dataset::load(&data, seed, Some(self.tokenizer.clone()), &default_cache_dir())?.val);
+        }
+        let mut options = config.data.corpus_options();
         if let Some(key) = text_key {
             options.text_key = key.into();
         }

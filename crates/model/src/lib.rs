@@ -75,4 +75,6 @@ pub use network::network;
 pub use params::{init_params, param_specs};
 pub use plan::{Network, ParamSpec};
 pub use tensors::{Gpt, Inspection, KvCache, ParamSpread, Spread, TensorDecoder, ValueSpread};
+/// The rules of drawing tokens.
+pub use tinygpt_sampler::SamplingParams;
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -41,11 +41,15 @@ fn normal(seed: u64, param: u32, n: usize, std: f64) -> Vec<f32> {
 /// # Errors
 /// [`ModelError::ParamCount`], or [`ModelError::ParamShape`] of the first parameter whose length differs.
 pub fn check_values<V: AsRef<[f32]>>(specs: &[ParamSpec], values: &[V]) -> Result<()> {
-    if specs.len() != values.len() {
-        return Err(ModelError::ParamCount { expected: specs.len(), got: values.len() });
+    check_lengths(specs, values.iter().map(|values| values.as_ref().len()))
+}
+
+/// [`check_values`] by the lengths of the values.
+pub(crate) fn check_lengths(specs: &[ParamSpec], lengths: impl ExactSizeIterator<Item = usize>) -> Result<()> {
+    if specs.len() != lengths.len() {
+        return Err(ModelError::ParamCount { expected: specs.len(), got: lengths.len() });
     }
-    for (spec, values) in specs.iter().zip(values) {
-        let got = values.as_ref().len();
+    for (spec, got) in specs.iter().zip(lengths) {
         if spec.len() != got {
             let (name, expected) = (spec.name.clone(), spec.shape.clone());
             return Err(ModelError::ParamShape { name, expected, got: vec![got] });

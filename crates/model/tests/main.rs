@@ -16,6 +16,7 @@ mod gguf;
 mod gradients;
 mod inspection;
 mod operations;
+mod rounded_files;
 mod rows;
 mod training_launches;
 mod training_ops;

@@ -14,7 +14,7 @@ use crate::{
     digest::Digest,
     engine::Batch,
     stories::{Grammar, StoryCorpus},
-    token_cache::TokenStore,
+    token_cache::{self, TokenStore},
 };
 
 pub use source::{Source, read_tokenizer};
@@ -56,6 +56,44 @@ impl Dataset {
         Self::load_same(config, seed, tokenizer, cache_dir, None)
     }
 
+    /// A text in memory: `config` says how it becomes tokens and what of it is held out. Nothing is read from files, and nothing
+    /// written.
+    ///
+    /// ```
+    /// use tinygpt_trainer::{Dataset, config::DataConfig};
+    ///
+    /// let data = Dataset::from_text("to be or not to be", &DataConfig { val_fraction: 0.5, ..DataConfig::default() })?;
+    /// assert_eq!((data.train.len(), data.val.len()), (9, 9));
+    /// # Ok::<(), tinygpt_trainer::TrainError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the text is empty or has fewer than two distinct tokens.
+    pub fn from_text(text: &str, config: &DataConfig) -> Result<Self> {
+        let corpus = Corpus::from_text_with(text, config.corpus_options())?;
+        let corpora = if config.val_documents { source::parts(config, corpus)?.into() } else { vec![corpus] };
+        let tokenizer = source::train_tokenizer(config, &corpora.iter().collect::<Vec<_>>())?;
+        let (mut stores, mut digests) = (Vec::new(), Vec::new());
+        for corpus in &corpora {
+            let mut tokens = Vec::new();
+            digests.push(token_cache::encode(&tokenizer, corpus, |ids| {
+                tokens.extend_from_slice(ids);
+                Ok::<_, TrainError>(())
+            })?);
+            stores.push(Arc::new(TokenStore::from(tokens)));
+        }
+        let (train, val) = splits(&stores, config.val_fraction);
+        Self { tokenizer, train, val, source_hash: source::digest_of_all(&digests).to_string() }.checked()
+    }
+
+    /// Refuses a vocabulary in which there is nothing to predict.
+    fn checked(self) -> Result<Self> {
+        match self.tokenizer.vocab_size() {
+            vocab @ 0..2 => Err(TrainError::NothingToPredict(vocab)),
+            _ => Ok(self),
+        }
+    }
+
     /// [`Dataset::load`] for a run that exists: refuses a text whose SHA-256 is not `source_hash`, where that is given,
     /// before anything is encoded.
     ///
@@ -80,10 +118,7 @@ impl Dataset {
         } else {
             Self::text(config, tokenizer, cache_dir, same)?
         };
-        match dataset.tokenizer.vocab_size() {
-            vocab @ 0..2 => Err(TrainError::NothingToPredict(vocab)),
-            _ => Ok(dataset),
-        }
+        dataset.checked()
     }
 
     /// Predicted tokens of the validation split for each byte of their text.
@@ -127,7 +162,7 @@ impl Dataset {
     }
 
     /// A text file, folder or glob, or a file of tokens: the first `1 - val_fraction` of the tokens train and the rest
-    /// validate, unless `val` is a text or file of its own.
+    /// validate, unless `val` is a text or file of its own or `val_documents` takes them from all over the corpus.
     fn text(
         config: &DataConfig,
         tokenizer: Option<Tokenizer>,
@@ -144,13 +179,18 @@ impl Dataset {
         let with_digests = sources.into_iter().zip(digests);
         let stores = with_digests.map(|(source, digest)| source.tokens(digest, &tokenizer, cache_dir).map(Arc::new));
         let stores: Vec<Arc<TokenStore>> = stores.collect::<Result<_>>()?;
-        let n = stores[0].len();
-        let n_train = (n as f64 * (1.0 - config.val_fraction)) as usize;
-        let (train, val) = match stores.get(1) {
-            Some(held_out) => (Split::of(&stores[0], 0..n), Split::of(held_out, 0..held_out.len())),
-            None => (Split::of(&stores[0], 0..n_train), Split::of(&stores[0], n_train..n)),
-        };
+        let (train, val) = splits(&stores, config.val_fraction);
         Ok(Self { tokenizer, train, val, source_hash })
+    }
+}
+
+/// What trains and what is held out: a store each, or the end of the only one.
+fn splits(stores: &[Arc<TokenStore>], val_fraction: f64) -> (Split, Split) {
+    let n = stores[0].len();
+    let n_train = (n as f64 * (1.0 - val_fraction)) as usize;
+    match stores.get(1) {
+        Some(held_out) => (Split::of(&stores[0], 0..n), Split::of(held_out, 0..held_out.len())),
+        None => (Split::of(&stores[0], 0..n_train), Split::of(&stores[0], n_train..n)),
     }
 }
 

@@ -141,6 +141,11 @@ pub enum TrainError {
     /// There is nothing to learn from one distinct token.
     #[error("the corpus has {0} distinct token(s): there is nothing to predict; use a corpus with at least 2")]
     NothingToPredict(usize),
+    /// Training in memory reads no other model.
+    #[error(
+        "an adapter (lora.rank) and a model to stay near (train.reference) need a run: tinygpt_trainer::Run trains them"
+    )]
+    NeedsRun,
     /// A device without products of a precision.
     #[error(
         "train.precision = \"{}\" does not work on this device ({reason}); use \"f32\"{}",

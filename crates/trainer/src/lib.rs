@@ -1,7 +1,7 @@
 //! Training for tinygpt: from text to tokens to batches to a loss to a checkpoint.
 //!
 //! Read it in this order: [`config`] (what a run is), [`corpus`], [`token_cache`] and [`data`] (text to batches), [`engine`]
-//! (loss, gradients, AdamW, Muon), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`score`]
+//! (loss, gradients, AdamW, Muon), [`Fit`] (training in memory), [`schedule`], [`mod@train`] (the loop), [`evaluate`] and [`sliding`] (losses), [`score`]
 //! and [`mod@compare`] (what else is measured), [`run`] (starting, resuming, and the folder a run leaves). [`stories`] is the
 //! built-in corpus, whose entropy is known, [`scaling`] says what a size is expected to reach, [`ngram`] trains what a network is
 //! compared with, [`sweep`] trains a grid of runs, [`lab`] compares sampling strategies, [`chart`] draws, and [`tensorboard`] follows
@@ -42,6 +42,7 @@ pub mod engine;
 mod error;
 pub mod evaluate;
 pub mod fetch;
+mod fit;
 pub mod hub;
 pub mod inspect;
 pub mod json_lines;
@@ -68,6 +69,7 @@ pub mod train;
 pub use config::RunConfig;
 pub use data::Dataset;
 pub use error::{Result, TrainError};
+pub use fit::Fit;
 pub use run::{Run, RunDir};
 /// The shape of a model: the section `[model]` of a configuration.
 pub use tinygpt_model::GptConfig;

@@ -26,6 +26,8 @@ use record::{Clock, Record, Update};
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The plot of the losses in a run.
 pub const LOSS_SVG: &str = "loss.svg";
+/// The same, written when training ends or is interrupted, for what shows no SVG.
+pub const LOSS_PNG: &str = "loss.png";
 
 /// What a training run tells while it works.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -175,6 +177,7 @@ impl Trainer<'_> {
             Ok(StopReason::Interrupted) | Err(TrainError::Interrupted) => {
                 record.read()?;
                 self.save()?;
+                self.write_pixels(&record.metrics)?;
             }
             Err(TrainError::Callback(error)) => {
                 record.read()?;
@@ -182,12 +185,15 @@ impl Trainer<'_> {
                 return Err(TrainError::Callback(error));
             }
             Err(error) => return Err(error),
-            Ok(ending) => match self.report(stop) {
-                Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
-                // The run is saved, and the engine holds the best weights now, which are not to be saved as the last.
-                Err(TrainError::Interrupted) => {}
-                Err(error) => return Err(error),
-            },
+            Ok(ending) => {
+                self.write_pixels(&record.metrics)?;
+                match self.report(stop) {
+                    Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
+                    // The run is saved, and the engine holds the best weights now, which are not to be saved as the last.
+                    Err(TrainError::Interrupted) => {}
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(Outcome { ending: StopReason::Interrupted, state: self.state, report: None })
     }
@@ -223,19 +229,9 @@ impl Trainer<'_> {
 
     /// One update: the gradients of `grad_accum` batches, then the optimizer.
     fn update(&mut self, stop: &AtomicBool) -> Result<Update> {
-        let config = &self.config.train;
         let step = self.state.step;
-        let accum = config.grad_accum as u64;
-        let mut losses = Vec::with_capacity(config.grad_accum);
-        for micro_step in step * accum..(step + 1) * accum {
-            if stop.load(Ordering::Relaxed) {
-                return Err(TrainError::Interrupted);
-            }
-            let block_size = self.config.model.block_size;
-            let batch = self.data.train.random_batch(config.batch_size, block_size, self.config.seed, micro_step)?;
-            losses.push(self.engine.forward_backward(&batch, micro_step)?);
-        }
-        let lr = learning_rate(config, step);
+        let losses = accumulate_gradients(self.engine, self.data, self.config, step, stop)?;
+        let lr = learning_rate(&self.config.train, step);
         let grad_norm = self.optimizer_step(lr)?;
         self.state.step += 1;
         Ok(Update { step: self.state.step, losses, lr, grad_norm })
@@ -320,13 +316,23 @@ impl Trainer<'_> {
         if self.state.last_evaluation == Some(self.state.step) { self.write_plot(metrics) } else { Ok(()) }
     }
 
-    /// Writes the plot of the losses, unless it is there as it should be.
+    /// Writes the plot of the losses.
     fn write_plot(&self, metrics: &MetricsFile) -> Result<()> {
-        let path = self.run.path().join(LOSS_SVG);
         let Some(figure) = chart::loss_curve(&self.config.name, metrics.rows()) else { return Ok(()) };
-        let svg = figure.svg()?;
-        if fs::read(&path).ok().as_deref() != Some(svg.as_bytes()) {
-            atomic::write(&path, svg.as_bytes())?;
+        self.write_changed(LOSS_SVG, figure.svg()?.as_bytes())
+    }
+
+    /// The same as pixels, which take longer to draw than an evaluation of a small model: at the end alone.
+    fn write_pixels(&self, metrics: &MetricsFile) -> Result<()> {
+        let Some(figure) = chart::loss_curve(&self.config.name, metrics.rows()) else { return Ok(()) };
+        self.write_changed(LOSS_PNG, &figure.png()?)
+    }
+
+    /// Writes a file of the run, unless it is there as it should be.
+    fn write_changed(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.run.path().join(name);
+        if fs::read(&path).ok().as_deref() != Some(bytes) {
+            atomic::write(&path, bytes)?;
         }
         Ok(())
     }
@@ -392,6 +398,25 @@ impl Trainer<'_> {
         let evaluation = evaluate::whole_split(self.engine, &self.data.val, self.config.train.batch_size, stop)?;
         Report::new(evaluation, &self.data.val, &self.data.tokenizer)
     }
+}
+
+/// The gradients of the `grad_accum` batches of update `step`, counted from 0, added up in the engine; their losses.
+pub(crate) fn accumulate_gradients(
+    engine: &mut dyn Engine,
+    data: &Dataset,
+    config: &RunConfig,
+    step: u64,
+    stop: &AtomicBool,
+) -> Result<Vec<DeferredScalar>> {
+    let (rows, accum) = (config.train.batch_size, config.train.grad_accum as u64);
+    let loss = |micro_step| {
+        if stop.load(Ordering::Relaxed) {
+            return Err(TrainError::Interrupted);
+        }
+        let batch = data.train.random_batch(rows, config.model.block_size, config.seed, micro_step)?;
+        engine.forward_backward(&batch, micro_step)
+    };
+    (step * accum..(step + 1) * accum).map(loss).collect()
 }
 
 /// Refuses data that cannot fill one window, and a prompt of the samples that its tokenizer does not know.

@@ -8,6 +8,7 @@ mod recorded;
 
 mod cpu_engine;
 mod engine;
+mod fit;
 mod golden;
 mod interrupted;
 mod launches;

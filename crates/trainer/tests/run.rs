@@ -49,7 +49,7 @@ fn timeless(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     for folder in [run.to_owned(), run.join("last")] {
         for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
             let name = path.strip_prefix(run).unwrap().to_owned();
-            if ![METRICS_FILE, "last/state.json", "loss.svg"].iter().any(|timed| name == Path::new(timed)) {
+            if ![METRICS_FILE, "last/state.json", "loss.svg", "loss.png"].iter().any(|timed| name == Path::new(timed)) {
                 files.push((name, fs::read(path).unwrap()));
             }
         }

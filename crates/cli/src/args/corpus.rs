@@ -35,6 +35,6 @@ impl CorpusArgs {
             DocumentsArg::Line => Documents::Line,
             DocumentsArg::Marker => Documents::Marker,
         };
-        CorpusOptions { documents, text_key: self.text_key.clone() }
+        CorpusOptions { documents, text_key: self.text_key.clone(), ..CorpusOptions::default() }
     }
 }

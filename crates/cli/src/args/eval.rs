@@ -17,7 +17,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Evaluate on this text instead of the run's validation split: a file (text, .jsonl, .parquet, .gz and .zst of them, or
-    /// tokens in .bin), a folder or a glob; `-` is standard input.
+    /// tokens in .bin), a folder or a glob; `-` is standard input, and `stories` what the built-in corpus holds out.
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
     /// The key of .jsonl, or the column of .parquet, that holds the text [default: the run's data.text_key].

@@ -19,13 +19,56 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "DIR", requires = "checkpoint")]
     pub adapter: Option<PathBuf>,
     /// The text to continue; it is printed too [default: a line break, not printed].
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
-    /// Read the prompt from a file.
-    #[arg(long, value_name = "F")]
+    /// Read the prompt from a file; `-` is standard input.
+    #[arg(long, value_name = "F", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
+    /// Continue every line of a file, as a prompt of its own; `-` is standard input.
+    #[arg(long, value_name = "F", conflicts_with_all = ["prompt", "prompt_file"])]
+    pub prompt_lines: Option<PathBuf>,
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// How many samples to draw.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub num_samples: u64,
+    /// The number of the first sample, counted from 0.
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    pub first_sample: u64,
+    /// The line between two samples (`\n`, `\t` and `\\` are understood); an empty one is left out.
+    #[arg(long, value_name = "TEXT", default_value = "---", allow_hyphen_values = true)]
+    pub separator: String,
+    #[command(flatten)]
+    pub opening: OpeningArgs,
+    /// Print one JSON object with prompt, seed and samples instead of text; of --prompt-lines, one a line.
+    #[arg(long, conflicts_with_all = ["echo", "no_echo"])]
+    pub json: bool,
+    /// Tell, of every token, its log-probability in the model's own distribution, before any rule, and the N most probable.
+    #[arg(long, value_name = "N", requires = "json")]
+    pub logprobs: Option<usize>,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// A run folder, a GPT-2, Qwen3 or Llama folder of Hugging Face, hf:NAME of its hub, or what `baseline --save` wrote
+    /// [default: the newest run in runs/].
+    #[arg(value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// Add an adapter in the format of PEFT to the weights of RUN: the folder of its adapter_config.json.
+    #[arg(long, value_name = "DIR", requires = "run")]
+    pub adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub opening: OpeningArgs,
+}
+
+/// How a text is drawn and told: what may change from one text to the next.
+#[derive(Debug, Clone, Args)]
+pub struct TextArgs {
     /// Tokens to generate after the prompt [default: the run's].
-    #[arg(long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N")]
     pub max_new_tokens: Option<usize>,
     /// Divides the logits; 0 is greedy [default: the run's].
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
@@ -53,39 +96,33 @@ pub struct GenerateArgs {
     /// The seed of the draws [default: a fresh one, printed to standard error].
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
-    /// How many samples to draw.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub num_samples: u64,
-    /// The number of the first sample, counted from 0.
-    #[arg(long, value_name = "I", default_value_t = 0)]
-    pub first_sample: u64,
     /// End a sample before this text (`\n`, `\t` and `\\` are understood); repeatable.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
-    /// The line between two samples; an empty one is left out.
-    #[arg(long, value_name = "TEXT", default_value = "---")]
-    pub separator: String,
+    /// Understand `\n`, `\t` and `\\` in prompts too.
+    #[arg(short, long)]
+    pub escapes: bool,
+    /// Print the prompt before each sample; the default.
+    #[arg(long, overrides_with = "no_echo")]
+    pub echo: bool,
+    /// Print the samples without the prompt.
+    #[arg(long, overrides_with = "echo")]
+    pub no_echo: bool,
+}
+
+/// How a model is opened.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct OpeningArgs {
     /// What to do beyond block_size tokens.
     #[arg(long, value_enum, default_value_t = WindowArg::Slide)]
     pub window: WindowArg,
-    /// How the weights are kept in memory: rounded, a large model is faster. int8 is for the CPU.
+    /// How the weights are kept in memory: rounded while they are read, they take less of it, and a large model is faster. int8
+    /// is for the CPU.
     #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
     pub weights: WeightsArg,
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Print the prompt before each sample; the default.
-    #[arg(long, overrides_with = "no_echo", conflicts_with = "json")]
-    pub echo: bool,
-    /// Print the samples without the prompt.
-    #[arg(long, overrides_with = "echo", conflicts_with = "json")]
-    pub no_echo: bool,
-    /// Print one JSON object with prompt, seed and samples instead of text.
-    #[arg(long)]
-    pub json: bool,
-    /// Tell, of every token, its log-probability in the model's own distribution, before any rule, and the N most probable.
-    #[arg(long, value_name = "N", requires = "json")]
-    pub logprobs: Option<usize>,
 }
 
 /// What the generated text must be; one of them.
@@ -113,7 +150,7 @@ pub enum ScheduleArg {
 }
 
 /// The windows of `generate`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WindowArg {
     /// Condition on the last block_size tokens, as nanoGPT: every token beyond block_size costs a whole forward pass.
     Slide,

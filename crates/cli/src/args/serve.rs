@@ -4,8 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::generate::{WeightsArg, WindowArg};
-use crate::device::DeviceChoice;
+use super::OpeningArgs;
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -44,13 +43,6 @@ pub struct ServeArgs {
     /// The longest that a request may take, in seconds.
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
-    /// What to do beyond block_size tokens.
-    #[arg(long, value_enum, default_value_t = WindowArg::Slide)]
-    pub window: WindowArg,
-    /// How the weights are kept in memory: rounded, a large model is faster. int8 is for the CPU.
-    #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
-    pub weights: WeightsArg,
-    /// auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
+    #[command(flatten)]
+    pub opening: OpeningArgs,
 }

@@ -17,7 +17,7 @@ use crate::{
     files::FileError,
 };
 
-pub(super) use attention_scale::AttentionScale;
+pub(super) use attention_scale::{AttentionScale, QueryScale};
 
 /// What the file says of a model.
 #[derive(Debug)]

@@ -24,9 +24,19 @@ pub fn open_decoder<'a>(
     if device.is_cpu() {
         return Ok(Box::new(CpuDecoder::new(config, params, window, format)?));
     }
-    let weights = stored_type(format)?;
-    let params: Vec<Vec<f32>> = params.iter().map(|values| values.to_vec()).collect();
-    Ok(Box::new(TensorDecoder::new(config, &params, window, weights, device)?))
+    let params = params.iter().map(|values| values.to_vec()).collect();
+    Ok(Box::new(tensor_decoder(config, params, window, format, device)?))
+}
+
+/// The decoder of a GPU. The values are dropped once they are there.
+pub(super) fn tensor_decoder(
+    config: &GptConfig,
+    params: Vec<Vec<f32>>,
+    window: ContextPolicy,
+    format: WeightFormat,
+    device: &Device,
+) -> Result<TensorDecoder> {
+    TensorDecoder::new(config, &params, window, stored_type(format)?, device)
 }
 
 /// A decoder of up to `slots` texts side by side of the model with these parameter values (in parameter order):
@@ -44,7 +54,18 @@ pub fn open_batch_decoder<'a>(
     if device.is_cpu() {
         return Ok(Box::new(CpuBatchDecoder::new(config, params, window, format, slots)?));
     }
-    let params: Vec<Vec<f32>> = params.iter().map(|values| values.to_vec()).collect();
+    let params = params.iter().map(|values| values.to_vec()).collect();
+    tensor_batch_decoder(config, params, window, format, (device, slots))
+}
+
+/// The decoders of a GPU over the same weights. The values are dropped once they are there.
+pub(super) fn tensor_batch_decoder<'a>(
+    config: &GptConfig,
+    params: Vec<Vec<f32>>,
+    window: ContextPolicy,
+    format: WeightFormat,
+    (device, slots): (&Device, usize),
+) -> Result<Box<dyn BatchDecoder + 'a>> {
     let weights = tensors::decoding_weights(config, &params, stored_type(format)?, device)?;
     let shape = config.clone();
     let open = move || Ok(Box::new(TensorDecoder::over(&shape, &weights, window)?) as Box<dyn Decoder + 'a>);

@@ -106,7 +106,7 @@ impl ModelFolder {
     pub fn map(&self) -> Result<(GptConfig, Weights)> {
         if let Some(file) = self.gguf()? {
             let config = file.config()?;
-            let weights = Weights::of_values(file.params(&config)?);
+            let weights = file.into_weights(&config)?;
             return Ok((config, weights));
         }
         check_files(&self.path)?;
@@ -140,15 +140,23 @@ impl ModelFolder {
     /// # Errors
     /// When the file is missing, truncated or foreign, or a tensor is missing or has another shape.
     pub fn read_weights(&self, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
+        Ok(self.map_weights(config)?.into_values())
+    }
+
+    /// Maps the weights of a model of this shape.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::read_weights`].
+    pub fn map_weights(&self, config: &GptConfig) -> Result<Weights> {
         if let Some(file) = self.gguf()? {
-            return file.params(config);
+            return file.into_weights(config);
         }
         // Weights of our own may lie in a folder without a description yet; they are as in memory.
         let has_description = self.path.join(CONFIG_FILE).is_file();
         let described = has_description.then(|| self.describe()).transpose()?;
         let attention_scale = described.map_or_else(AttentionScale::default, |model| model.attention_scale);
         let model = Description { config: config.clone(), attention_scale };
-        Ok(Weights::new(WeightFiles::open(&self.path)?, &model)?.into_values())
+        Ok(Weights::new(WeightFiles::open(&self.path)?, &model)?)
     }
 
     /// The files of the weights: one, or several where an index lists them.

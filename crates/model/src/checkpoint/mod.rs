@@ -8,25 +8,29 @@ mod folder;
 mod generation;
 pub(crate) mod layout;
 mod missing_files;
+mod param_values;
+pub(crate) mod stored_param;
 mod summary;
 pub mod tensors;
 mod weight_files;
 mod weights;
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use candle_core::Device;
 use serde_json::Value;
+use tinygpt_sampler::{Sampler, SamplingParams};
 
 pub use decoder::{open_batch_decoder, open_decoder};
 pub use folder::ModelFolder;
 pub use generation::GenerationDefaults;
+pub(crate) use param_values::ParamValues;
 pub use summary::{SafetensorsSummary, TensorSummary};
 pub use weights::Weights;
 
 use crate::{
-    Adapter, BatchDecoder, ContextPolicy, Decoder, GptConfig, Result, cpu::WeightFormat, files::FileError,
-    tokenizer::Tokenizer,
+    Adapter, BatchDecoder, ContextPolicy, Decoder, Generation, GptConfig, Result, cpu::WeightFormat, files::FileError,
+    generate, param_specs, params::check_values, tokenizer::Tokenizer,
 };
 
 /// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
@@ -60,6 +64,16 @@ impl Checkpoint {
         let (config, weights, tokenizer) = folder.map_with_tokenizer()?;
         let defaults = folder.read_generation_defaults()?;
         Ok(Self { config, weights, tokenizer, defaults })
+    }
+
+    /// A model of parameters in memory, given in parameter order.
+    ///
+    /// # Errors
+    /// When the shape is invalid or the parameters do not match it.
+    pub fn from_params(config: GptConfig, params: Vec<Vec<f32>>, tokenizer: Tokenizer) -> Result<Self> {
+        config.validate()?;
+        check_values(&param_specs(&config), &params)?;
+        Ok(Self { config, weights: Weights::of_values(params), tokenizer, defaults: GenerationDefaults::default() })
     }
 
     /// The shape of the model.
@@ -100,7 +114,7 @@ impl Checkpoint {
         Ok(Self { config, weights: Weights::of_values(params), tokenizer, defaults })
     }
 
-    /// The fastest decoder of a device for this model. On the CPU it reads weights in f32 where they lie in the file.
+    /// The fastest decoder of a device for this model, as [`Weights::decoder`].
     ///
     /// # Errors
     /// As [`open_decoder`].
@@ -110,7 +124,28 @@ impl Checkpoint {
         format: WeightFormat,
         device: &Device,
     ) -> Result<Box<dyn Decoder + '_>> {
-        open_decoder(&self.config, &self.weights.slices(), window, format, device)
+        self.weights.decoder(&self.config, window, format, device)
+    }
+
+    /// What the model writes behind a prompt, on the CPU: at most `max_new_tokens`, or until it ends the text. An empty prompt is
+    /// the start of a text. [`generate`](crate::generate()) is for more than this: several texts, another device, tokens as they come.
+    ///
+    /// # Errors
+    /// When the tokenizer does not know the prompt, or a sampling rule is out of range.
+    pub fn complete(&self, prompt: &str, max_new_tokens: usize, rules: SamplingParams) -> Result<String> {
+        let tokenizer = &self.tokenizer;
+        let prompt = if prompt.is_empty() { vec![tokenizer.start_token()] } else { tokenizer.encode(prompt)? };
+        let mut decoder = self.decoder(ContextPolicy::Slide, WeightFormat::F32, &Device::Cpu)?;
+        let mut tokens = Vec::new();
+        let request = Generation { prompt: &prompt, first_sequence: 0, rows: 1, max_new_tokens };
+        generate(decoder.as_mut(), &mut Sampler::new(rules)?, request, |_row, token| {
+            if Some(token) == tokenizer.end_of_text() {
+                return ControlFlow::Break(());
+            }
+            tokens.push(token);
+            ControlFlow::Continue(())
+        })?;
+        Ok(tokenizer.decode(&tokens)?)
     }
 
     /// A decoder of up to `slots` texts side by side. On the CPU it reads weights in f32 where they lie in the file.
@@ -124,7 +159,7 @@ impl Checkpoint {
         device: &Device,
         slots: usize,
     ) -> Result<Box<dyn BatchDecoder + '_>> {
-        open_batch_decoder(&self.config, &self.weights.slices(), window, format, (device, slots))
+        self.weights.batch_decoder(&self.config, window, format, (device, slots))
     }
 }
 

@@ -8,11 +8,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use candle_core::{DType, Device, safetensors::Load};
-use safetensors::{
-    SafeTensors,
-    tensor::{Dtype, TensorView},
-};
+use safetensors::{SafeTensors, tensor::Dtype};
 use serde::Deserialize;
 
 use super::WEIGHTS_FILE;
@@ -125,19 +121,6 @@ pub(super) fn tensor_table(file: &[u8]) -> Result<Vec<(String, TensorEntry)>, St
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
 }
 
-/// The values of a tensor as f32.
-///
-/// # Errors
-/// When they are integers, or floats of another kind: those are the numbers of a quantized model, which mean something else.
-pub(super) fn values(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Vec<f32>, String> {
-    if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
-        return Err(format!("is of type {dtype:?}; this program reads F32, F16, BF16 and F64"));
-    }
-    let view = TensorView::new(dtype, shape.to_vec(), bytes).map_err(|e| e.to_string())?;
-    let converted = || view.load(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1();
-    converted().map_err(|e| format!("cannot be converted: {e}"))
-}
-
 /// The index of a model whose weights are in several files.
 #[derive(Debug, Deserialize)]
 pub(super) struct ShardIndex {
@@ -213,13 +196,5 @@ mod tests {
             let message = ShardIndex::parse(json.as_bytes()).unwrap_err();
             assert!(message.contains(reason), "{json}: {message}");
         }
-    }
-
-    #[test]
-    fn numbers_of_a_quantized_model_are_refused_and_doubles_are_rounded() {
-        assert_eq!(values(&0.1f64.to_le_bytes(), Dtype::F64, &[1]).unwrap(), [0.1f32]);
-        assert_eq!(values(&[0, 0x3c], Dtype::F16, &[1]).unwrap(), [1.0]);
-        let message = values(&[1, 2], Dtype::I8, &[2]).unwrap_err();
-        assert_eq!(message, "is of type I8; this program reads F32, F16, BF16 and F64");
     }
 }

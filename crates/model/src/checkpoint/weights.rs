@@ -1,21 +1,28 @@
 //! The weights of a model folder, used where they lie in its files.
 
-use std::{collections::HashSet, ops::Range};
+use std::{borrow::Cow, collections::HashSet, ops::Range};
 
+use candle_core::Device;
 use safetensors::tensor::Dtype;
 
 use super::{
     config_json::{AttentionScale, Description},
+    decoder::{tensor_batch_decoder, tensor_decoder},
     layout::{Layout, StoredTensor, stored_tensors},
-    weight_files::{TensorEntry, WeightFiles, values},
+    param_values::ParamValues,
+    stored_param::{NumberType, Piece, StoredParam},
+    weight_files::{TensorEntry, WeightFiles},
 };
 use crate::{
-    GptConfig, ParamSpec,
+    BatchDecoder, ContextPolicy, Decoder, GptConfig, ParamSpec,
+    cpu::{CpuBatchDecoder, CpuDecoder, WeightFormat},
     files::{FileError, MappedFile},
+    gguf::TensorType,
     param_specs,
 };
 
-/// All parameters of a model, in parameter order.
+/// All parameters of a model, in parameter order. Those that do not lie in their files as in memory are converted when they are
+/// asked for.
 #[derive(Debug)]
 pub struct Weights {
     files: Vec<MappedFile>,
@@ -26,11 +33,12 @@ pub struct Weights {
 
 #[derive(Debug)]
 enum Param {
-    /// Its bytes in one of the files.
+    /// Its bytes in one of the files: f32, as in memory.
     Mapped {
         file: usize,
         bytes: Range<usize>,
     },
+    Stored(StoredParam),
     Read(Vec<f32>),
 }
 
@@ -38,9 +46,9 @@ enum Param {
 type Located<'a> = (StoredTensor, &'a str, &'a TensorEntry);
 
 impl Weights {
-    /// Takes the parameters of a model from its files. Those that lie there as in memory stay mapped; others are converted:
-    /// where numbers are not f32 as this processor has them, matrices are `(out, in)`, as Llama's and Qwen3's, or scores of
-    /// attention are scaled in another way.
+    /// Takes the parameters of a model from its files. Those that lie there as in memory are used there; others are to be
+    /// converted: where numbers are not f32 as this processor has them, matrices are `(out, in)`, as Llama's and Qwen3's, or
+    /// scores of attention are scaled in another way.
     ///
     /// # Errors
     /// When a tensor is missing, has another shape or numbers that are not read here, or the files hold more of the network
@@ -58,34 +66,37 @@ impl Weights {
         // All tensors are looked for before the first is read.
         let located = locate(&files, &specs, Layout::of_folder(config)).map_err(|reason| files.error(reason))?;
         check_others(&files, config, &located).map_err(|reason| files.error(reason))?;
-        let read = |name: &str, entry: &TensorEntry| {
-            values(files.bytes(entry), entry.dtype, &entry.shape)
-                .map_err(|reason| files.error(format!("{name} {reason}")))
-        };
-        let param = |(spec, tensors): (&ParamSpec, &Vec<Located<'_>>)| {
+        let param = |(spec, tensors): (&ParamSpec, Vec<Located<'_>>)| {
             let scale = attention_scale.of_param(&spec.name, config);
-            let mut param = match tensors[..] {
-                [(StoredTensor { columns: None, .. }, name, entry)] => {
-                    if scale.is_none() && lies_as_in_memory(&files, entry) {
-                        return Ok(Param::Mapped { file: entry.file, bytes: entry.bytes.clone() });
-                    }
-                    read(name, entry)?
-                }
-                _ => {
-                    let mut param = vec![0.0; spec.len()];
-                    for (stored, name, entry) in tensors {
-                        stored.put_into(&read(name, entry)?, &mut param);
-                    }
-                    param
-                }
-            };
-            if let Some(scale) = scale {
-                scale.apply(&mut param);
+            if let ([(StoredTensor { columns: None, .. }, _, entry)], None) = (&tensors[..], scale)
+                && lies_as_in_memory(files.bytes(entry), entry.dtype)
+            {
+                return Ok(Param::Mapped { file: entry.file, bytes: entry.bytes.clone() });
             }
-            Ok(Param::Read(param))
+            let piece = |(tensor, name, entry): Located<'_>| {
+                let numbers = NumberType::of(entry.dtype).map_err(|reason| files.error(format!("{name} {reason}")))?;
+                Ok(Piece { tensor, numbers, file: entry.file, bytes: entry.bytes.clone(), interleaved: None })
+            };
+            let pieces = tensors.into_iter().map(piece).collect::<Result<_, FileError>>()?;
+            Ok(Param::Stored(StoredParam::new(spec.len(), pieces, scale)))
         };
-        let params = specs.iter().zip(&located).map(param).collect::<Result<_, FileError>>()?;
+        let params = specs.iter().zip(located).map(param).collect::<Result<_, FileError>>()?;
         Ok(Self { files: files.files, params, queries_are_scaled: *attention_scale != AttentionScale::default() })
+    }
+
+    /// The parameters of a file, each the tensors that it is made of, in parameter order.
+    pub(crate) fn of_file(file: MappedFile, params: Vec<Vec<Piece>>, specs: &[ParamSpec]) -> Self {
+        let param = |(pieces, spec): (Vec<Piece>, &ParamSpec)| match &pieces[..] {
+            [Piece { tensor: StoredTensor { columns: None, .. }, numbers, bytes, interleaved: None, .. }]
+                if *numbers == NumberType::Gguf(TensorType::F32)
+                    && lies_as_in_memory(&file[bytes.clone()], Dtype::F32) =>
+            {
+                Param::Mapped { file: 0, bytes: bytes.clone() }
+            }
+            _ => Param::Stored(StoredParam::new(spec.len(), pieces, None)),
+        };
+        let params = params.into_iter().zip(specs).map(param).collect();
+        Self { files: vec![file], params, queries_are_scaled: false }
     }
 
     /// Weights that were read, in parameter order.
@@ -98,21 +109,157 @@ impl Weights {
         self.queries_are_scaled
     }
 
-    /// The values of each parameter.
+    /// The values of each parameter. Those that do not lie in the file as in memory are converted, and stay in memory.
     pub fn slices(&self) -> Vec<&[f32]> {
-        let slice = |param| match param {
-            // `lies_as_in_memory` has seen that they can be cast.
-            &Param::Mapped { file, ref bytes } => bytemuck::cast_slice(&self.files[file][bytes.clone()]),
-            Param::Read(values) => values,
-        };
-        self.params.iter().map(slice).collect()
+        (0..self.params.len()).map(|param| self.kept(param)).collect()
     }
 
-    /// The values of each parameter, in memory of their own.
+    /// The fastest decoder of a device for the model of this shape. On the CPU it reads weights in f32 where they lie in the
+    /// file; what it rounds it reads piece by piece, and the process holds the rounded weights alone.
+    ///
+    /// # Errors
+    /// As [`open_decoder`](super::open_decoder).
+    pub fn decoder(
+        &self,
+        config: &GptConfig,
+        window: ContextPolicy,
+        format: WeightFormat,
+        device: &Device,
+    ) -> crate::Result<Box<dyn Decoder + '_>> {
+        if device.is_cpu() {
+            return Ok(Box::new(CpuDecoder::of_values(config, self.param_values(), window, format)?));
+        }
+        Ok(Box::new(tensor_decoder(config, self.converted(), window, format, device)?))
+    }
+
+    /// As [`Weights::decoder`], of up to `slots` texts side by side.
+    ///
+    /// # Errors
+    /// As [`open_batch_decoder`](super::open_batch_decoder).
+    pub fn batch_decoder(
+        &self,
+        config: &GptConfig,
+        window: ContextPolicy,
+        format: WeightFormat,
+        (device, slots): (&Device, usize),
+    ) -> crate::Result<Box<dyn BatchDecoder + '_>> {
+        if device.is_cpu() {
+            return Ok(Box::new(CpuBatchDecoder::of_values(config, self.param_values(), window, format, slots)?));
+        }
+        tensor_batch_decoder(config, self.converted(), window, format, (device, slots))
+    }
+
+    /// The values of all parameters, as they lie in the files.
+    fn param_values(&self) -> Vec<ParamValues<'_>> {
+        (0..self.params.len()).map(|param| ParamValues::Of { weights: self, param }).collect()
+    }
+
+    /// All values of all parameters.
+    fn converted(&self) -> Vec<Vec<f32>> {
+        (0..self.params.len()).map(|param| self.values_of(param).into_owned()).collect()
+    }
+
+    /// The number of elements of a parameter.
+    pub(super) fn len_of(&self, param: usize) -> usize {
+        match &self.params[param] {
+            Param::Mapped { bytes, .. } => bytes.len() / size_of::<f32>(),
+            Param::Stored(stored) => stored.len,
+            Param::Read(values) => values.len(),
+        }
+    }
+
+    /// All values of a parameter, which stay in memory where they are converted.
+    pub(super) fn kept(&self, param: usize) -> &[f32] {
+        match &self.params[param] {
+            Param::Stored(stored) => stored.kept.get_or_init(|| stored.values(|piece| self.bytes(piece))),
+            param => self.in_memory(param).unwrap_or_default(),
+        }
+    }
+
+    /// All values of a parameter, converted where they must be.
+    pub(super) fn values_of(&self, param: usize) -> Cow<'_, [f32]> {
+        match (&self.params[param], self.in_memory(&self.params[param])) {
+            (Param::Stored(stored), None) => stored.values(|piece| self.bytes(piece)).into(),
+            (_, values) => values.unwrap_or_default().into(),
+        }
+    }
+
+    /// Whether single rows of `cols` elements can be had without the others.
+    pub(super) fn lies_by_rows(&self, param: usize, cols: usize) -> bool {
+        match &self.params[param] {
+            Param::Stored(stored) => stored.kept.get().is_some() || stored.by_rows(cols).is_some(),
+            _ => true,
+        }
+    }
+
+    /// Shows `f` some rows of `cols` elements of a parameter. One that does not lie by rows is converted as a whole, and kept.
+    pub(super) fn with_rows(&self, param: usize, cols: usize, rows: Range<usize>, f: &mut impl FnMut(&[f32])) {
+        let all = match &self.params[param] {
+            Param::Stored(stored) if stored.kept.get().is_none() => match stored.by_rows(cols) {
+                Some((piece, row_bytes)) => {
+                    let bytes = &self.bytes(piece)[rows.start * row_bytes..rows.end * row_bytes];
+                    return f(&piece.numbers.decode(bytes));
+                }
+                None => self.kept(param),
+            },
+            _ => self.kept(param),
+        };
+        f(&all[rows.start * cols..rows.end * cols]);
+    }
+
+    /// Gives up the memory of the file's bytes that a parameter was read from.
+    pub(super) fn release(&self, param: usize) {
+        match &self.params[param] {
+            Param::Mapped { file, bytes } => self.files[*file].release(bytes.clone()),
+            Param::Stored(stored) => {
+                stored.pieces.iter().for_each(|piece| self.files[piece.file].release(piece.bytes.clone()));
+            }
+            Param::Read(_) => {}
+        }
+    }
+
+    /// As [`Weights::release`], of some rows of `cols` elements.
+    pub(super) fn release_rows(&self, param: usize, cols: usize, rows: Range<usize>) {
+        let part = |bytes: &Range<usize>, row: usize| bytes.start + rows.start * row..bytes.start + rows.end * row;
+        match &self.params[param] {
+            Param::Mapped { file, bytes } => self.files[*file].release(part(bytes, cols * size_of::<f32>())),
+            Param::Stored(stored) => {
+                if let Some((piece, row)) = stored.by_rows(cols) {
+                    self.files[piece.file].release(part(&piece.bytes, row));
+                }
+            }
+            Param::Read(_) => {}
+        }
+    }
+
+    /// The values of a parameter, if they are in memory or lie in the file as they would there.
+    fn in_memory<'a>(&'a self, param: &'a Param) -> Option<&'a [f32]> {
+        match param {
+            // `lies_as_in_memory` has seen that they can be cast.
+            Param::Mapped { file, bytes } => Some(bytemuck::cast_slice(&self.files[*file][bytes.clone()])),
+            Param::Stored(stored) => stored.kept.get().map(Vec::as_slice),
+            Param::Read(values) => Some(values),
+        }
+    }
+
+    fn bytes(&self, piece: &Piece) -> &[u8] {
+        &self.files[piece.file][piece.bytes.clone()]
+    }
+
+    /// The values of each parameter, in memory of their own. Nothing of the files stays there.
     pub(super) fn into_values(self) -> Vec<Vec<f32>> {
         let Self { files, params, .. } = self;
         let values = |param| match param {
-            Param::Mapped { file, bytes } => bytemuck::cast_slice(&files[file][bytes]).to_vec(),
+            Param::Mapped { file, bytes } => {
+                let values = bytemuck::cast_slice(&files[file][bytes.clone()]).to_vec();
+                files[file].release(bytes);
+                values
+            }
+            Param::Stored(mut stored) => stored.kept.take().unwrap_or_else(|| {
+                let values = stored.values(|piece| &files[piece.file][piece.bytes.clone()]);
+                stored.pieces.iter().for_each(|piece| files[piece.file].release(piece.bytes.clone()));
+                values
+            }),
             Param::Read(values) => values,
         };
         params.into_iter().map(values).collect()
@@ -139,11 +286,9 @@ fn without_prefix(name: &str) -> &str {
     ["transformer.", "model."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
-/// Whether a tensor can be used where it lies.
-fn lies_as_in_memory(files: &WeightFiles, entry: &TensorEntry) -> bool {
-    cfg!(target_endian = "little")
-        && entry.dtype == Dtype::F32
-        && bytemuck::try_cast_slice::<u8, f32>(files.bytes(entry)).is_ok()
+/// Whether a tensor of these bytes can be used where it lies.
+fn lies_as_in_memory(bytes: &[u8], dtype: Dtype) -> bool {
+    cfg!(target_endian = "little") && dtype == Dtype::F32 && bytemuck::try_cast_slice::<u8, f32>(bytes).is_ok()
 }
 
 /// What older versions of `transformers` saved beside the parameters: masks, which are the causal one, and the frequencies of
@@ -174,7 +319,7 @@ fn check_others(files: &WeightFiles, config: &GptConfig, located: &[Vec<Located<
         }
         // A GPT-2 has biases in its file always; those of a model that is trained without are zeros.
         if !config.bias && short.ends_with(".bias") {
-            let zeros = values(files.bytes(entry), entry.dtype, &entry.shape);
+            let zeros = NumberType::of(entry.dtype).map(|numbers| numbers.decode(files.bytes(entry)));
             if zeros.is_ok_and(|values| values.iter().all(|&x| x == 0.0)) {
                 continue;
             }
@@ -189,5 +334,16 @@ fn known_entry<'a>(located: &[Vec<Located<'a>>], short: &str) -> Option<&'a Tens
 }
 
 fn same(files: &WeightFiles, a: &TensorEntry, b: &TensorEntry) -> bool {
-    (a.dtype, &a.shape) == (b.dtype, &b.shape) && files.bytes(a) == files.bytes(b)
+    /// The bytes of each that the process holds at a time.
+    const PIECE: usize = 1 << 20;
+    let mut at = (0..a.bytes.len()).step_by(PIECE);
+    (a.dtype, &a.shape) == (b.dtype, &b.shape)
+        && at.all(|at| {
+            let piece = at..a.bytes.len().min(at + PIECE);
+            let is_same = files.bytes(a)[piece.clone()] == files.bytes(b)[piece.clone()];
+            for entry in [a, b] {
+                files.files[entry.file].release(entry.bytes.start + piece.start..entry.bytes.start + piece.end);
+            }
+            is_same
+        })
 }

@@ -4,11 +4,13 @@ pub mod atomic;
 
 use std::{
     fs::{self, File},
-    ops::Deref,
+    ops::{Deref, Range},
     path::{Path, PathBuf},
 };
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use serde::de::DeserializeOwned;
 
 /// A file that cannot be read or written, or does not hold what it should.
@@ -87,6 +89,23 @@ impl MappedFile {
         // with every program that maps its input; nobody else has business in the cache folder. Any bytes are valid floats and valid integers.
         Ok(Self(unsafe { Mmap::map(file) }?))
     }
+
+    /// Tells the system that these bytes are of no use for now. The process gives up their memory, and has them read from the
+    /// file again where it looks at them once more. It is a hint: where it fails, the memory stays.
+    #[cfg(unix)]
+    #[allow(unsafe_code)]
+    pub fn release(&self, bytes: Range<usize>) {
+        if bytes.is_empty() || bytes.end > self.len() {
+            return;
+        }
+        // SAFETY: advice can change what a map holds where it was written to. This one is read only, so that the pages which are
+        // dropped are those of the file, and come back with the same bytes.
+        let _hint = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+    }
+
+    /// Does nothing here: the system has no such advice.
+    #[cfg(not(unix))]
+    pub fn release(&self, _bytes: Range<usize>) {}
 }
 
 impl Deref for MappedFile {
@@ -94,5 +113,24 @@ impl Deref for MappedFile {
 
     fn deref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn bytes_that_were_released_come_back_as_they_were() {
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
+        file.write_all(&bytes).unwrap();
+        let map = MappedFile::new(&file).unwrap();
+        for range in [0..0, 0..100_000, 5_000..70_001, 99_999..100_000, 7..200_000] {
+            map.release(range);
+            assert_eq!(&*map, bytes);
+        }
     }
 }

@@ -10,11 +10,15 @@ use super::{
     Gguf, TensorType, interleaved_heads,
     keys::{self, OUTPUT},
     reader::Tensor,
-    separate_pairs, tokenizer,
+    tokenizer,
 };
 use crate::{
     GptConfig, ParamSpec, Result,
-    checkpoint::layout::{Layout, StoredTensor, stored_tensors},
+    checkpoint::{
+        Weights,
+        layout::{Layout, StoredTensor, stored_tensors},
+        stored_param::{NumberType, Piece, converted},
+    },
     config::Architecture,
     files::{FileError, MappedFile},
     param_specs,
@@ -51,13 +55,16 @@ impl GgufFile {
         Ok(Self { path: path.to_owned(), bytes: Bytes::Mapped(map) })
     }
 
+    fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Given(bytes) => bytes,
+        }
+    }
+
     /// What the header says, through `read`.
     fn read<T>(&self, read: impl FnOnce(&Gguf<'_>) -> Result<T, String>) -> Result<T> {
-        let bytes = match &self.bytes {
-            Bytes::Mapped(map) => map,
-            Bytes::Given(bytes) => &bytes[..],
-        };
-        let read = Gguf::parse(bytes).and_then(|gguf| read(&gguf));
+        let read = Gguf::parse(self.bytes()).and_then(|gguf| read(&gguf));
         read.map_err(|reason| FileError::content(&self.path, reason).into())
     }
 
@@ -82,7 +89,26 @@ impl GgufFile {
     /// # Errors
     /// When the file is truncated or foreign; when a tensor is missing, has another shape, or is none that the model has.
     pub fn params(&self, config: &GptConfig) -> Result<Vec<Vec<f32>>> {
-        self.read(|gguf| params(gguf, config))
+        self.read(|gguf| {
+            let bytes = self.bytes();
+            let pieces = pieces(gguf, bytes, config)?;
+            let param = |(pieces, spec): (&Vec<Piece>, &ParamSpec)| {
+                converted(spec.len(), pieces, |piece| &bytes[piece.bytes.clone()])
+            };
+            Ok(pieces.iter().zip(&param_specs(config)).map(param).collect())
+        })
+    }
+
+    /// The parameters of the model of this shape, which are converted when they are asked for.
+    ///
+    /// # Errors
+    /// As [`GgufFile::params`].
+    pub(crate) fn into_weights(self, config: &GptConfig) -> Result<Weights> {
+        let pieces = self.read(|gguf| pieces(gguf, self.bytes(), config))?;
+        match self.bytes {
+            Bytes::Mapped(map) => Ok(Weights::of_file(map, pieces, &param_specs(config))),
+            Bytes::Given(_) => Ok(Weights::of_values(self.params(config)?)),
+        }
     }
 
     /// The tokenizer.
@@ -94,7 +120,8 @@ impl GgufFile {
     }
 }
 
-fn params(gguf: &Gguf<'_>, config: &GptConfig) -> Result<Vec<Vec<f32>>, String> {
+/// The tensors that each parameter is made of, in a file of these bytes.
+fn pieces(gguf: &Gguf<'_>, file: &[u8], config: &GptConfig) -> Result<Vec<Vec<Piece>>, String> {
     let architecture = keys::architecture(gguf)?;
     let layout = Layout::of_gguf(architecture);
     let specs = param_specs(config);
@@ -111,23 +138,18 @@ fn params(gguf: &Gguf<'_>, config: &GptConfig) -> Result<Vec<Vec<f32>>, String> 
     if let Some(name) = unused.first() {
         return Err(format!("its tensor {name} is none that this program has a use for ({} such)", unused.len()));
     }
-    let param = |spec: &ParamSpec| {
-        let mut param = vec![0.0; spec.len()];
-        for stored in stored_tensors(spec, layout) {
-            let mut values = tensor(gguf, &stored)?.values();
-            if let (Some(head_size), &[_, n_in]) = (interleaved_heads(&stored, architecture, config), &stored.shape[..])
-            {
-                values = separate_pairs(&values, n_in, head_size);
-            }
-            stored.put_into(&values, &mut param);
-        }
-        Ok(param)
+    let piece = |stored: StoredTensor| {
+        let found = tensor(gguf, &stored)?;
+        let start = found.bytes.as_ptr().addr() - file.as_ptr().addr();
+        Ok(Piece {
+            numbers: NumberType::Gguf(found.kind),
+            file: 0,
+            bytes: start..start + found.bytes.len(),
+            interleaved: interleaved_heads(&stored, architecture, config),
+            tensor: stored,
+        })
     };
-    // All are there before the first is converted.
-    for stored in specs.iter().flat_map(|spec| stored_tensors(spec, layout)) {
-        tensor(gguf, &stored)?;
-    }
-    specs.iter().map(param).collect()
+    specs.iter().map(|spec| stored_tensors(spec, layout).into_iter().map(piece).collect()).collect()
 }
 
 /// The tensor of the file that is this one.

@@ -136,7 +136,7 @@ fn interleave_pairs(rows: &[f32], n_in: usize, head_size: usize) -> Vec<f32> {
 }
 
 /// The way back from [`interleave_pairs`].
-fn separate_pairs(rows: &[f32], n_in: usize, head_size: usize) -> Vec<f32> {
+pub(crate) fn separate_pairs(rows: &[f32], n_in: usize, head_size: usize) -> Vec<f32> {
     reorder(rows, n_in, head_size, |channel| channel % (head_size / 2) * 2 + channel / (head_size / 2))
 }
 

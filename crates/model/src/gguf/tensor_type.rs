@@ -62,7 +62,7 @@ impl TensorType {
 
     /// The bytes of a tensor of `rows` rows of `cols` elements; `None` where blocks do not fit a row, or nothing has that
     /// size.
-    pub(super) fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
+    pub(crate) fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
         let row = match self {
             Self::F32 => cols.checked_mul(4)?,
             Self::F16 | Self::Bf16 => cols.checked_mul(2)?,
@@ -98,7 +98,7 @@ impl TensorType {
     }
 
     /// The numbers of some bytes: of whole blocks, where the type has blocks.
-    pub(super) fn decode(self, bytes: &[u8]) -> Vec<f32> {
+    pub(crate) fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F32 => bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
             Self::F16 => bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect(),

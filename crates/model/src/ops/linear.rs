@@ -89,7 +89,8 @@ impl Operation for Linear {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        let weight = WeightMatrix::new(setup.param(self.weight), setup.net.cols(self.y), OutputDim::Cols, setup.format);
+        let weight =
+            WeightMatrix::new(setup.large_param(self.weight), setup.net.cols(self.y), OutputDim::Cols, setup.format);
         Some(Box::new(DecodeLinear { x: self.x, y: self.y, weight, bias: self.bias.map(|bias| setup.param(bias)) }))
     }
 }

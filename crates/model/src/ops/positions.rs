@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::{Operation, count_launch, tape};
 use crate::{
     Result,
+    checkpoint::ParamValues,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -84,7 +85,7 @@ impl Operation for AddPositions {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        Some(Box::new(DecodePositions { y: self.y, table: setup.param(self.table) }))
+        Some(Box::new(DecodePositions { y: self.y, table: setup.large_param(self.table) }))
     }
 }
 
@@ -111,7 +112,7 @@ impl TrainOp for AddPositions {
 #[derive(Debug)]
 struct DecodePositions<'a> {
     y: Value,
-    table: &'a [f32],
+    table: ParamValues<'a>,
 }
 
 impl DecodeOp for DecodePositions<'_> {
@@ -119,7 +120,8 @@ impl DecodeOp for DecodePositions<'_> {
         let positions = step.positions;
         let y = step.values.rows_mut(self.y);
         for i in 0..step.n {
-            add_row(y.row_mut(i), self.table, positions.of(i));
+            let (y, at) = (y.row_mut(i), positions.of(i));
+            self.table.with_rows(y.len(), at..at + 1, |row| add_row(y, row, 0));
         }
     }
 }

@@ -12,7 +12,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use tinygpt_model::{AdapterShape, GenerationDefaults, GptConfig, Precision};
 
-use crate::corpus::{CorpusOptions, Documents};
+use crate::corpus::{CorpusOptions, Documents, Part};
 
 pub use choices::{OptimizerKind, PriorKind, Schedule};
 pub use load::{load, load_over, load_resolved};
@@ -59,6 +59,8 @@ pub struct DataConfig {
     pub vocab_size: usize,
     /// The share of the corpus, at its end, that is held out.
     pub val_fraction: f64,
+    /// Whether the share is one of the documents, spread evenly over the corpus, instead of its end.
+    pub val_documents: bool,
     /// What is held out instead, of the same kinds as `corpus`; nothing where it is empty.
     pub val: String,
     /// The key of JSON lines, or the column of a table, that holds the text.
@@ -216,6 +218,7 @@ impl Default for DataConfig {
             tokenizer: TokenizerKind::Char,
             vocab_size: 1024,
             val_fraction: 0.1,
+            val_documents: false,
             val: String::new(),
             text_key: CorpusOptions::default().text_key,
             documents: Documents::None,
@@ -291,7 +294,7 @@ impl From<&GenerateConfig> for GenerationDefaults {
 impl DataConfig {
     /// How files become documents.
     pub fn corpus_options(&self) -> CorpusOptions {
-        CorpusOptions { documents: self.documents, text_key: self.text_key.clone() }
+        CorpusOptions { documents: self.documents, text_key: self.text_key.clone(), part: Part::Whole }
     }
 }
 

@@ -94,6 +94,7 @@ const GENERAL: &[Field] = fields! {
     "data.tokenizer": "\"char\" (one token a character) or \"bpe\" (byte-level byte-pair encoding)",
     "data.vocab_size": "tokens of the bpe vocabulary, at least 256; char takes what the text has",
     "data.val_fraction": "share of the corpus, at its end, that is held out for validation, in (0, 1)",
+    "data.val_documents": "true takes that share of the documents, spread evenly over the corpus, instead of its end",
     "data.val": "a corpus of its own for validation, instead of that share; \"\" is none",
     "data.text_key": "key of .jsonl, column of .parquet, that holds the text",
     "data.documents": "what of a text is a document, behind which comes <|endoftext|>: \"none\", \"file\", \"line\" or \"marker\" (between <|endoftext|> in the text); a record of .jsonl and .parquet always is one",
@@ -180,6 +181,7 @@ const LATER_OF_TRAINING: &[(&str, u32)] = &[
     ("data.text_key", 9),
     ("data.documents", 9),
     ("data.tokenizer_path", 9),
+    ("data.val_documents", 11),
 ];
 
 /// The first of all keys that a file should have and lacks. It was written with every key of its revision, which is the newest

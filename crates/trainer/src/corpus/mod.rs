@@ -14,6 +14,7 @@ mod find;
 mod format;
 mod json_lines;
 mod parquet;
+mod part;
 mod read;
 mod split;
 mod statistics;
@@ -21,6 +22,7 @@ mod statistics;
 mod tests;
 
 pub use parquet::panics_are_told_as_errors;
+pub use part::Part;
 pub use read::Pieces;
 pub use statistics::CorpusStatistics;
 
@@ -58,17 +60,19 @@ pub enum Documents {
 }
 
 /// How files become documents.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CorpusOptions {
     /// What of a text is a document.
     pub documents: Documents,
     /// The key of JSON lines, or the column of a table, that holds the text.
     pub text_key: String,
+    /// Which of the documents are read.
+    pub part: Part,
 }
 
 impl Default for CorpusOptions {
     fn default() -> Self {
-        Self { documents: Documents::None, text_key: "text".into() }
+        Self { documents: Documents::None, text_key: "text".into(), part: Part::Whole }
     }
 }
 
@@ -273,11 +277,25 @@ impl Corpus {
     /// # Errors
     /// When `text` is empty.
     pub fn from_text(text: impl Into<String>) -> Result<Self, CorpusError> {
+        Self::from_text_with(text, CorpusOptions::default())
+    }
+
+    /// [`Corpus::from_text`], cut into documents as the options say.
+    ///
+    /// # Errors
+    /// When `text` is empty.
+    pub fn from_text_with(text: impl Into<String>, options: CorpusOptions) -> Result<Self, CorpusError> {
         let text = text.into();
         if text.is_empty() {
             return Err(CorpusError::Empty { path: PathBuf::from("(text in memory)") });
         }
-        Ok(Self { bytes: text.len() as u64, source: Source::Text(text), options: CorpusOptions::default() })
+        Ok(Self { bytes: text.len() as u64, source: Source::Text(text), options })
+    }
+
+    /// The same, of which some documents are read.
+    pub fn with_part(mut self, part: Part) -> Self {
+        self.options.part = part;
+        self
     }
 
     /// The files in the order in which they are read; none for a text in memory.

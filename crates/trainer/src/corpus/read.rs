@@ -28,6 +28,8 @@ pub struct Pieces<'a> {
     next: &'a [PathBuf],
     /// What was read and not given yet.
     ready: VecDeque<Piece>,
+    /// The number of the document that the next piece is of.
+    document: u64,
     position: Arc<AtomicU64>,
 }
 
@@ -39,7 +41,7 @@ impl<'a> Pieces<'a> {
 
     pub(super) fn of_files(files: &'a [PathBuf], options: &'a CorpusOptions, chunk_bytes: usize) -> Self {
         let (ready, position) = (VecDeque::new(), Arc::default());
-        Self { chunk_bytes, options, open: None, next: files, ready, position }
+        Self { chunk_bytes, options, open: None, next: files, ready, document: 0, position }
     }
 
     /// About how many bytes of the files were read from the disk; of [`super::Corpus::len_bytes`].
@@ -50,7 +52,12 @@ impl<'a> Pieces<'a> {
     fn read(&mut self) -> Result<Option<Piece>, CorpusError> {
         loop {
             if let Some(piece) = self.ready.pop_front() {
-                return Ok(Some(piece));
+                let is_of_part = self.options.part.has(self.document);
+                self.document += u64::from(piece.ends_document);
+                if is_of_part {
+                    return Ok(Some(piece));
+                }
+                continue;
             }
             if let Some(reader) = &mut self.open {
                 if !reader.read(self.chunk_bytes, &mut self.ready)? {

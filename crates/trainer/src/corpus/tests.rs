@@ -117,7 +117,7 @@ fn the_digest_is_that_of_the_content_however_it_is_spread_over_files() {
 }
 
 fn options(documents: Documents, text_key: &str) -> CorpusOptions {
-    CorpusOptions { documents, text_key: text_key.into() }
+    CorpusOptions { documents, text_key: text_key.into(), ..CorpusOptions::default() }
 }
 
 /// The documents of a corpus, each of which must end; of reads of few bytes and of the usual ones.

@@ -7,7 +7,7 @@ use tinygpt_model::{ModelFolder, Tokenizer};
 use crate::{
     Result, TrainError,
     config::{ConfigError, DataConfig, TokenizerKind},
-    corpus::{Corpus, CorpusOptions, Documents},
+    corpus::{Corpus, CorpusOptions, Documents, Part},
     digest::{Digest, Hasher},
     token_cache::TokenStore,
     token_files::{TokenFile, TokenFileError},
@@ -62,10 +62,33 @@ impl Source {
 
 /// What a configuration trains on, and behind it what it validates with where that is something of its own; and their digests.
 pub(super) fn open(config: &DataConfig) -> Result<(Vec<Source>, Vec<Digest>)> {
-    let paths = [&config.corpus, &config.val].into_iter().filter(|path| !path.is_empty());
-    let sources: Vec<Source> = paths.map(|path| Source::open(path, &config.corpus_options())).collect::<Result<_>>()?;
+    let sources = if config.val_documents {
+        let corpus = match Source::open(&config.corpus, &config.corpus_options())? {
+            Source::Text(corpus) => corpus,
+            Source::Tokens(_) => return Err(val_documents("has no meaning for a file of tokens")),
+        };
+        parts(config, corpus)?.map(Source::Text).into()
+    } else {
+        let paths = [&config.corpus, &config.val].into_iter().filter(|path| !path.is_empty());
+        paths.map(|path| Source::open(path, &config.corpus_options())).collect::<Result<Vec<_>>>()?
+    };
     let digests = sources.iter().map(Source::sha256).collect::<Result<_>>()?;
     Ok((sources, digests))
+}
+
+/// The documents of a corpus that train, and those that are held out.
+pub(super) fn parts(config: &DataConfig, corpus: Corpus) -> Result<[Corpus; 2]> {
+    if !config.val.is_empty() {
+        return Err(val_documents("and data.val both say what is held out: take one"));
+    }
+    if !corpus.has_documents() {
+        return Err(val_documents("needs documents: set data.documents to \"file\", \"line\" or \"marker\""));
+    }
+    Ok([Part::Training, Part::HeldOut].map(|part| corpus.clone().with_part(part(config.val_fraction))))
+}
+
+fn val_documents(reason: &str) -> TrainError {
+    ConfigError::Range { key: "data.val_documents".into(), value: "true".into(), reason: reason.into() }.into()
 }
 
 /// Refuses keys that mean nothing to the built-in corpus.
@@ -76,6 +99,9 @@ pub(super) fn check_builtin(config: &DataConfig) -> Result<()> {
     if !config.val.is_empty() {
         let reason = "the built-in corpus holds out stories of its own (data.val_fraction)";
         return refused("data.val", config.val.clone(), reason);
+    }
+    if config.val_documents {
+        return refused("data.val_documents", "true".into(), "the built-in corpus holds out whole stories in any case");
     }
     if config.documents != Documents::None {
         let value = format!("{:?}", config.documents).to_lowercase();

@@ -1,5 +1,5 @@
 //! A run is a folder. Its top level is the model's folder (`tinygpt_model::checkpoint`); beside that lie `train.toml` (the
-//! configuration as resolved), `metrics.jsonl`, `loss.svg`, `samples.jsonl` where samples are taken, `tensorboard/` where event
+//! configuration as resolved), `metrics.jsonl`, `loss.svg` and `loss.png`, `samples.jsonl` where samples are taken, `tensorboard/` where event
 //! files are asked for, and `last/` (everything needed to go on). A run that trains an adapter has the model of the best one's
 //! effective weights at its top level, the adapter itself in `adapter/`, and in `base/` the model that it started from.
 

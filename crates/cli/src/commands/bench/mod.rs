@@ -77,6 +77,12 @@ fn peak_memory_mib() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
+/// Lets [`peak_memory_mib`] count from now on, where the system can do that.
+fn forget_peak_memory() {
+    // Linux alone has the file; elsewhere the peak is not known at all.
+    let _unless_elsewhere = fs::write("/proc/self/clear_refs", "5");
+}
+
 /// The lines of a report about memory: of the process, and of the tensors on a GPU.
 fn peak_memory(process_mib: Option<f64>, device_mib: Option<f64>) -> String {
     let line = |name, mib: Option<f64>| mib.map_or(String::new(), |mib| format!("{name}{mib:.0} MiB\n"));

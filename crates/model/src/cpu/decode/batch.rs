@@ -7,6 +7,7 @@ use super::{
 use crate::{
     ContextPolicy, GptConfig, Network, Result,
     batch_decode::{BatchDecoder, NextLogits, SlotState, expect_appended},
+    checkpoint::ParamValues,
     decode::crop_prompt,
     network,
 };
@@ -58,6 +59,21 @@ impl<'a> CpuBatchDecoder<'a> {
         Self::over(network(config), params, policy, format, slots)
     }
 
+    /// [`CpuBatchDecoder::new`] of values that may lie in a file in another way.
+    ///
+    /// # Errors
+    /// As [`CpuBatchDecoder::new`].
+    pub(crate) fn of_values(
+        config: &GptConfig,
+        params: Vec<ParamValues<'a>>,
+        policy: ContextPolicy,
+        format: WeightFormat,
+        slots: usize,
+    ) -> Result<Self> {
+        config.validate()?;
+        Self::over_values(network(config), params, policy, format, slots)
+    }
+
     /// [`CpuBatchDecoder::new`] of any network.
     ///
     /// # Errors
@@ -70,8 +86,18 @@ impl<'a> CpuBatchDecoder<'a> {
         format: WeightFormat,
         slots: usize,
     ) -> Result<Self> {
+        Self::over_values(net, params.iter().map(|&values| values.into()).collect(), policy, format, slots)
+    }
+
+    fn over_values(
+        net: Network,
+        params: Vec<ParamValues<'a>>,
+        policy: ContextPolicy,
+        format: WeightFormat,
+        slots: usize,
+    ) -> Result<Self> {
         let v = net.config().vocab_size;
-        let mut forward = Forward::new(net, params, format)?;
+        let mut forward = Forward::new(net, &params, format)?;
         forward.set_slots(slots);
         Ok(Self {
             forward,

@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     GptConfig, Network, Result,
+    checkpoint::ParamValues,
     cpu::spin_pool::{SpinPool, Workers},
     ops::AttentionScratch,
-    params::check_values,
+    params::check_lengths,
 };
 
 /// What an element of an operation without products counts as, in multiply-adds.
@@ -33,8 +34,8 @@ impl<'a> Forward<'a> {
     ///
     /// # Errors
     /// When the values do not match it.
-    pub(super) fn new(net: Network, params: &[&'a [f32]], format: WeightFormat) -> Result<Self> {
-        check_values(net.params(), params)?;
+    pub(super) fn new(net: Network, params: &[ParamValues<'a>], format: WeightFormat) -> Result<Self> {
+        check_lengths(net.params(), params.iter().map(|values| values.len()))?;
         let largest = net.matmul_params().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
         let shared = largest * format.bytes() > MIN_PARALLEL_BYTES;
         Ok(Self { passes: Passes::new(net, params, format), shared, pool: SpinPool::default() })
@@ -127,7 +128,7 @@ impl PromptPass {
 }
 
 impl<'a> Passes<'a> {
-    fn new(net: Network, params: &[&'a [f32]], format: WeightFormat) -> Self {
+    fn new(net: Network, params: &[ParamValues<'a>], format: WeightFormat) -> Self {
         let &GptConfig { block_size, n_head, .. } = net.config();
         let setup = DecodeSetup { net: &net, params, format, block_size };
         let weight = net.head.weight;

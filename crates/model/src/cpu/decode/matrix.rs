@@ -20,6 +20,7 @@ use super::{
     prefetch::load_and_prefetch,
     shared_output::{SharedOutput, parallel_for_columns},
 };
+use crate::checkpoint::ParamValues;
 
 /// A weight matrix: row-major, except that quantized weights `(in, out)` are packed in panels. Which of its dimensions is
 /// the input determines which product applies: [`WeightMatrix::apply`] or [`WeightMatrix::apply_transposed`].
@@ -46,14 +47,20 @@ pub(crate) enum OutputDim {
 
 impl<'a> WeightMatrix<'a> {
     /// Stores a row-major matrix of `cols` columns in a format.
-    pub(crate) fn new(values: &'a [f32], cols: usize, output: OutputDim, format: WeightFormat) -> Self {
+    pub(crate) fn new(values: ParamValues<'a>, cols: usize, output: OutputDim, format: WeightFormat) -> Self {
         let values = match (format, output) {
-            (WeightFormat::F32, _) => StoredWeights::F32(values),
+            (WeightFormat::F32, _) => StoredWeights::F32(values.kept()),
             (WeightFormat::Bf16, OutputDim::Cols) => {
-                StoredWeights::Bf16(PanelView::pack(values, cols, |_, x| to_bf16(x)))
+                StoredWeights::Bf16(values.once(|values| PanelView::pack(values, cols, |_, x| to_bf16(x))))
             }
-            (WeightFormat::Bf16, OutputDim::Rows) => StoredWeights::Bf16(values.iter().map(|&x| to_bf16(x)).collect()),
-            (WeightFormat::Int8, _) => quantize_int8(values, cols, output),
+            (WeightFormat::Bf16, OutputDim::Rows) => {
+                // The head is the largest matrix of a small model, and its rows can be rounded on their own.
+                let mut rounded = Vec::with_capacity(values.len());
+                values.each_piece(cols, |rows| rounded.extend(rows.iter().map(|&x| to_bf16(x))));
+                StoredWeights::Bf16(rounded)
+            }
+            (WeightFormat::Int8, OutputDim::Cols) => values.once(|values| quantize_columns(values, cols)),
+            (WeightFormat::Int8, OutputDim::Rows) => quantize_rows(values, cols),
         };
         Self { values }
     }
@@ -103,22 +110,42 @@ impl<'a> WeightMatrix<'a> {
     }
 }
 
-/// Quantizes a row-major matrix to int8. The scale of an output channel is its largest absolute weight divided by 127.
-fn quantize_int8<'a>(values: &[f32], cols: usize, output: OutputDim) -> StoredWeights<'a> {
-    let n_out = if output == OutputDim::Cols { cols } else { values.len() / cols };
-    let at = |i: usize| if output == OutputDim::Cols { i % cols } else { i / cols };
+/// The scale of the int8 weights of an output channel: the largest absolute weight divided by 127. A NaN makes the scale NaN,
+/// and with it the output.
+fn int8_scale(largest: f32) -> f32 {
+    largest / 127.0
+}
+
+/// The larger of the largest weight so far and the absolute value of another; NaN once there was one.
+fn larger(largest: f32, x: f32) -> f32 {
+    if x.is_nan() || largest.is_nan() { f32::NAN } else { largest.max(x.abs()) }
+}
+
+fn to_int8(x: f32, scale: f32) -> i8 {
+    if scale > 0.0 { (x / scale).round() as i8 } else { 0 }
+}
+
+/// Quantizes a matrix `(in, out)` to int8 in panels.
+fn quantize_columns<'a>(values: &[f32], n_out: usize) -> StoredWeights<'a> {
     let mut scales = vec![0f32; n_out];
-    for (i, x) in values.iter().enumerate() {
-        let scale = &mut scales[at(i)];
-        // A NaN makes the scale NaN, and with it the output.
-        *scale = if x.is_nan() { *x } else { if scale.is_nan() { *scale } else { scale.max(x.abs()) } };
+    for row in values.chunks_exact(n_out) {
+        scales.iter_mut().zip(row).for_each(|(largest, &x)| *largest = larger(*largest, x));
     }
-    scales.iter_mut().for_each(|scale| *scale /= 127.0);
-    let round = |out: usize, x: f32| if scales[out] > 0.0 { (x / scales[out]).round() as i8 } else { 0 };
-    let values = match output {
-        OutputDim::Cols => PanelView::pack(values, cols, round),
-        OutputDim::Rows => values.iter().enumerate().map(|(i, &x)| round(at(i), x)).collect(),
-    };
+    scales.iter_mut().for_each(|scale| *scale = int8_scale(*scale));
+    let values = PanelView::pack(values, n_out, |out, x| to_int8(x, scales[out]));
+    StoredWeights::Int8 { values, scales }
+}
+
+/// Quantizes a matrix `(out, in)` to int8, row by row.
+fn quantize_rows<'a>(matrix: ParamValues<'_>, n_in: usize) -> StoredWeights<'a> {
+    let (mut values, mut scales) = (Vec::with_capacity(matrix.len()), Vec::with_capacity(matrix.len() / n_in));
+    matrix.each_piece(n_in, |rows| {
+        for row in rows.chunks_exact(n_in) {
+            let scale = int8_scale(row.iter().copied().fold(0.0, larger));
+            values.extend(row.iter().map(|&x| to_int8(x, scale)));
+            scales.push(scale);
+        }
+    });
     StoredWeights::Int8 { values, scales }
 }
 

@@ -18,6 +18,7 @@ mod values;
 use self::forward::Forward;
 use crate::{
     ContextPolicy, Decoder, GptConfig, Logits, Network, Result,
+    checkpoint::ParamValues,
     decode::{append_tokens, crop_prompt},
     network,
 };
@@ -52,13 +53,36 @@ impl<'a> CpuDecoder<'a> {
         Self::over(network(config), params, policy, format)
     }
 
+    /// [`CpuDecoder::new`] of values that may lie in a file in another way.
+    ///
+    /// # Errors
+    /// As [`CpuDecoder::new`].
+    pub(crate) fn of_values(
+        config: &GptConfig,
+        params: Vec<ParamValues<'a>>,
+        policy: ContextPolicy,
+        format: WeightFormat,
+    ) -> Result<Self> {
+        config.validate()?;
+        Self::over_values(network(config), params, policy, format)
+    }
+
     /// [`CpuDecoder::new`] of any network.
     ///
     /// # Errors
     /// When the values do not match it.
     #[doc(hidden)]
     pub fn over(net: Network, params: &[&'a [f32]], policy: ContextPolicy, format: WeightFormat) -> Result<Self> {
-        let forward = Forward::new(net, params, format)?;
+        Self::over_values(net, params.iter().map(|&values| values.into()).collect(), policy, format)
+    }
+
+    fn over_values(
+        net: Network,
+        params: Vec<ParamValues<'a>>,
+        policy: ContextPolicy,
+        format: WeightFormat,
+    ) -> Result<Self> {
+        let forward = Forward::new(net, &params, format)?;
         Ok(Self { forward, policy, len: 0, rows: Vec::new(), places: Vec::new(), logits: Vec::new() })
     }
 

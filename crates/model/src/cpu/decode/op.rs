@@ -3,13 +3,13 @@
 use tinygpt_sampler::simd::SimdLevel;
 
 use super::{WeightFormat, values::DecodeValues};
-use crate::{Network, cpu::spin_pool::Workers, ops::AttentionScratch, plan::ParamId};
+use crate::{Network, checkpoint::ParamValues, cpu::spin_pool::Workers, ops::AttentionScratch, plan::ParamId};
 
 /// What [`Operation::decoding`](crate::ops) builds an operation's form in decoding from.
 pub(crate) struct DecodeSetup<'s, 'a> {
     pub(crate) net: &'s Network,
     /// The values of all parameters, in parameter order.
-    pub(super) params: &'s [&'a [f32]],
+    pub(super) params: &'s [ParamValues<'a>],
     /// The format of matrices.
     pub(crate) format: WeightFormat,
     /// The most positions of a sequence.
@@ -89,6 +89,11 @@ pub(crate) struct DecodeScratch {
 impl<'a> DecodeSetup<'_, 'a> {
     /// The values of a parameter.
     pub(crate) fn param(&self, param: ParamId) -> &'a [f32] {
+        self.params[param.0].kept()
+    }
+
+    /// Where the values of a large parameter are found: a table whose single rows are read, or a matrix that is rounded.
+    pub(crate) fn large_param(&self, param: ParamId) -> ParamValues<'a> {
         self.params[param.0]
     }
 }

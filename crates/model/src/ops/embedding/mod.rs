@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::{
     Result,
+    checkpoint::ParamValues,
     cpu::{
         decode::{DecodeOp, DecodeSetup, DecodeStep},
         rows::Rows,
@@ -80,7 +81,7 @@ impl Operation for Embed {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        Some(Box::new(DecodeEmbed { y: self.y, table: setup.param(self.table) }))
+        Some(Box::new(DecodeEmbed { y: self.y, table: setup.large_param(self.table) }))
     }
 }
 
@@ -104,11 +105,15 @@ impl TrainOp for Embed {
 #[derive(Debug)]
 struct DecodeEmbed<'a> {
     y: Value,
-    table: &'a [f32],
+    table: ParamValues<'a>,
 }
 
 impl DecodeOp for DecodeEmbed<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
-        gather_rows(self.table, step.tokens, step.values.rows_mut(self.y));
+        let y = step.values.rows_mut(self.y);
+        for (i, &id) in step.tokens.iter().enumerate() {
+            let (y, id) = (y.row_mut(i), id as usize);
+            self.table.with_rows(y.len(), id..id + 1, |row| y.copy_from_slice(row));
+        }
     }
 }

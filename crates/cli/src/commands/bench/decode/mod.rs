@@ -8,17 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use serde::Serialize;
 use tinygpt_model::{
-    ContextPolicy, Decoder, Generation, GptConfig, Mlp, ModelFolder,
-    checkpoint::{Weights, open_decoder},
-    cpu::WeightFormat,
-    generate, init_params,
+    ContextPolicy, Decoder, Generation, GptConfig, Mlp, ModelFolder, checkpoint::Weights, cpu::WeightFormat, generate,
+    init_params,
 };
 use tinygpt_sampler::{Sampler, SamplingParams};
 
 use super::{
-    CHARACTERS, flag_name,
+    CHARACTERS, flag_name, forget_peak_memory,
     limits::{Memory, READING, Threads, agree},
     median, named_recipe, note_debug_build, peak_memory, peak_memory_mib,
 };
@@ -57,7 +56,8 @@ struct Report {
     /// What a step reads of memory; measured on the CPU alone.
     #[serde(flatten)]
     reading: Option<Reading>,
-    /// The most memory that the process held; what a GPU holds is not in it.
+    /// The most memory that the process held from the opening of the decoder to the end of the first round; what a GPU holds
+    /// is not in it.
     peak_memory_mib: Option<f64>,
     /// The most memory that tensors held on the device, where it counts them.
     device_peak_memory_mib: Option<f64>,
@@ -95,17 +95,18 @@ impl Reading {
 }
 
 pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
-    let Model { config, values } = Model::named(args)?;
+    let Model { config, weights } = Model::named(args)?;
     let device = args.device.open()?;
     note_debug_build();
-    let values = values.slices();
     let format = WeightFormat::from(args.weights);
-    let open = |format, device| open_decoder(&config, &values, ContextPolicy::Slide, format, device);
+    let open = |format, device| weights.decoder(&config, ContextPolicy::Slide, format, device);
+    // Random weights took memory that generating does not.
+    forget_peak_memory();
     let mut decoder = open(format, &device)?;
     let tokens = (args.tokens as usize).min(config.block_size);
     let mut steps = Steps::new(decoder.as_mut(), args.rows as usize, tokens)?;
     steps.round()?;
-    // Of the process until now: what follows is the same again, and what it is compared with.
+    // What follows is the same again, and what it is compared with.
     let (peak_memory_mib, device_peak_memory_mib) = (peak_memory_mib(), device::peak_memory_mib(&device)?);
     let memory = device.is_cpu().then(Memory::new);
     let stretches = steps.time(|| memory.as_ref().map(|memory| memory.read_rate(Threads::All)))?;
@@ -139,55 +140,10 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report, &config))?) }
 }
 
-/// A model to decode with.
+/// A model to decode with, whose weights are mapped as in generation.
 struct Model {
     config: GptConfig,
-    values: Values,
-}
-
-/// The parameters of a model, in parameter order.
-enum Values {
-    Random(InOnePiece),
-    Mapped(Weights),
-}
-
-impl Values {
-    fn slices(&self) -> Vec<&[f32]> {
-        match self {
-            Self::Random(values) => values.slices(),
-            Self::Mapped(weights) => weights.slices(),
-        }
-    }
-}
-
-/// Parameters much as a run's file has them: without gaps, from a cache line on.
-struct InOnePiece {
-    values: Vec<f32>,
-    start: usize,
-    lens: Vec<usize>,
-}
-
-impl InOnePiece {
-    /// Bytes of a cache line.
-    const LINE: usize = 64;
-
-    fn new(params: Vec<Vec<f32>>) -> Self {
-        let lens: Vec<usize> = params.iter().map(Vec::len).collect();
-        let line = Self::LINE / size_of::<f32>();
-        let mut values: Vec<f32> = Vec::with_capacity(lens.iter().sum::<usize>() + line);
-        // A pointer that cannot be aligned is slow, not wrong.
-        let start = values.as_ptr().align_offset(Self::LINE).min(line);
-        values.resize(start, 0.0);
-        // Each is given back once it is copied.
-        params.into_iter().for_each(|param| values.extend(param));
-        Self { values, start, lens }
-    }
-
-    fn slices(&self) -> Vec<&[f32]> {
-        let mut rest = &self.values[self.start..];
-        let mut next = |&len: &usize| rest.split_off(..len).unwrap_or_default();
-        self.lens.iter().map(&mut next).collect()
-    }
+    weights: Weights,
 }
 
 impl Model {
@@ -199,10 +155,14 @@ impl Model {
             None if name == Some("gpt2") => gpt2(),
             None => {
                 let (config, weights) = ModelFolder::new(&hub::folder(&args.work)?).map()?;
-                return Ok(Self { config, values: Values::Mapped(weights) });
+                return Ok(Self { config, weights });
             }
         };
-        Ok(Self { values: Values::Random(InOnePiece::new(init_params(&config, SEED))), config })
+        // The file goes with the folder, and the map stays.
+        let folder = tempfile::tempdir().context("cannot make a folder for the random weights")?;
+        let file = ModelFolder::new(folder.path());
+        file.write_weights(&config, &init_params(&config, SEED))?;
+        Ok(Self { weights: file.map_weights(&config)?, config })
     }
 }
 
@@ -336,13 +296,5 @@ mod tests {
         let reading = Reading::new(8, &unsteady);
         assert_eq!((reading.read_gb_per_s, reading.share_of_bandwidth), (None, None));
         assert_eq!(Reading::new(8, &[stretch(None), stretch(None), stretch(None)]).read_gb_per_s, None);
-    }
-
-    #[test]
-    fn parameters_in_one_piece_are_the_same_and_begin_on_a_cache_line() {
-        let params = vec![vec![1.0, 2.0], vec![], vec![3.0]];
-        let piece = InOnePiece::new(params.clone());
-        assert_eq!(piece.slices(), params);
-        assert!(piece.slices()[0].as_ptr().addr().is_multiple_of(InOnePiece::LINE));
     }
 }

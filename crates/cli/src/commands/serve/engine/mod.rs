@@ -20,7 +20,7 @@ use std::{
 };
 
 use anyhow::bail;
-use tinygpt_model::{ContextPolicy, ModelError, Tokenizer, cpu::WeightFormat};
+use tinygpt_model::{ModelError, Tokenizer};
 use tinygpt_sampler::Sampler;
 use tokio::sync::{mpsc::Receiver, oneshot};
 
@@ -35,7 +35,10 @@ pub use self::{
     request::{EndedBy, Event, GeneratedToken, Measured, Refused, TextRequest},
     stats::Stats,
 };
-use crate::{args::ServeArgs, device::DeviceChoice, generator::Generator};
+use crate::{
+    args::{OpeningArgs, ServeArgs},
+    generator::Generator,
+};
 
 /// How often a folder is looked at for new weights.
 const RELOAD_EVERY: Duration = Duration::from_secs(1);
@@ -49,8 +52,7 @@ pub struct Options {
     pub queue: usize,
     /// The longest that a text may take, waiting included.
     pub timeout: Duration,
-    /// What to do beyond the context, how weights are kept, and where.
-    pub how: (ContextPolicy, WeightFormat, DeviceChoice),
+    pub opening: OpeningArgs,
 }
 
 impl From<&ServeArgs> for Options {
@@ -59,7 +61,7 @@ impl From<&ServeArgs> for Options {
             slots: args.slots.into(),
             queue: args.queue.into(),
             timeout: Duration::from_secs(args.timeout),
-            how: (args.window.into(), args.weights.into(), args.device),
+            opening: args.opening.clone(),
         }
     }
 }

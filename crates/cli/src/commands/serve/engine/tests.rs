@@ -9,9 +9,15 @@ use tinygpt_model::{
 use tinygpt_sampler::SamplingParams;
 
 use super::{row::UNREAD, *};
+use crate::{
+    args::{WeightsArg, WindowArg},
+    device::DeviceChoice,
+};
 
 /// A minute: no test waits that long for what comes.
 const LONG: Duration = Duration::from_secs(60);
+const OPENING: OpeningArgs =
+    OpeningArgs { window: WindowArg::Half, weights: WeightsArg::F32, device: DeviceChoice::Cpu };
 /// More tokens than any test reads.
 const ENDLESS: usize = 1 << 40;
 
@@ -47,8 +53,7 @@ fn write(
 }
 
 fn options(slots: usize, queue: usize) -> Options {
-    let how = (ContextPolicy::Half, WeightFormat::F32, DeviceChoice::Cpu);
-    Options { slots, queue, timeout: LONG, how }
+    Options { slots, queue, timeout: LONG, opening: OPENING }
 }
 
 fn engine(folder: &Path, slots: usize, queue: usize) -> Engine {
@@ -100,7 +105,7 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 
 /// The tokens of `tinygpt generate` for a request without stops and grammars.
 fn lone_twin(generator: &Generator, options: &Options, request: &TextRequest) -> Vec<u32> {
-    let mut decoder = generator.decoder(options.how, 1).unwrap();
+    let mut decoder = generator.decoder(&options.opening, 1).unwrap();
     let mut sampler = Sampler::new(request.rules.clone()).unwrap();
     let TextRequest { prompt, sequence, max_new_tokens, .. } = request;
     let generation = Generation { prompt, first_sequence: *sequence, rows: 1, max_new_tokens: *max_new_tokens };
@@ -186,7 +191,7 @@ fn the_logits_behind_a_prompt_are_those_of_the_decoder() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let logits = runtime.block_on(engine.logits(vec![4, 5, 6])).unwrap().unwrap();
     let generator = engine.generator();
-    let mut decoder = generator.decoder(options(1, 1).how, 1).unwrap();
+    let mut decoder = generator.decoder(&OPENING, 1).unwrap();
     assert_eq!(logits, *decoder.start(&[4, 5, 6], 1).unwrap().to_host().unwrap());
     let refused = runtime.block_on(engine.logits(vec![1000])).unwrap();
     assert!(matches!(refused, Err(ModelError::TokenOutOfRange { id: 1000, .. })));
@@ -369,9 +374,9 @@ fn another_network_in_the_folder_is_refused_and_the_old_one_goes_on() {
 fn figures() {
     let folder = PathBuf::from(std::env::var_os("TINYGPT_MODEL").expect("the folder of a model"));
     for rows in [1, 32, 64] {
-        let how = (ContextPolicy::Half, WeightFormat::F32, DeviceChoice::Cpu);
         let engine =
-            Engine::open("test".into(), &folder, Options { slots: rows, queue: rows, timeout: LONG, how }).unwrap();
+            Engine::open("test".into(), &folder, Options { slots: rows, queue: rows, timeout: LONG, opening: OPENING })
+                .unwrap();
         let n = 200;
         let mut best = 0.0f64;
         for _ in 0..5 {

@@ -32,11 +32,11 @@ impl Worker {
         let (ready, is_ready) = mpsc::sync_channel(1);
         let thread = {
             let (generator, queue, counters) = (Arc::clone(&generator), Arc::clone(&queue), Arc::clone(counters));
-            let Options { how, slots, .. } = *options;
+            let (opening, slots) = (options.opening.clone(), options.slots);
             Builder::new().name("engine".into()).spawn(move || {
                 // Whoever waits for a thread that has panicked would wait forever.
                 let _closed = CloseAtEnd(&queue);
-                match generator.batch_decoder(how, slots) {
+                match generator.batch_decoder(&opening, slots) {
                     Ok(decoder) => {
                         drop(ready.send(Ok(())));
                         Scheduler::new(decoder, generator.tokenizer(), Arc::clone(&queue), counters).run();

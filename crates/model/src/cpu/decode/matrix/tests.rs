@@ -45,8 +45,8 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
         {
             let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
             let x = rows(&uniform(M * n_in, 2), n_in);
-            let linear = WeightMatrix::new(&w, n_out, OutputDim::Cols, format);
-            let head = WeightMatrix::new(&w, n_in, OutputDim::Rows, format);
+            let linear = WeightMatrix::new(w[..].into(), n_out, OutputDim::Cols, format);
+            let head = WeightMatrix::new(w[..].into(), n_in, OutputDim::Rows, format);
             let (linear_w, head_w) = (stored(&linear, n_out, OutputDim::Cols), stored(&head, n_in, OutputDim::Rows));
             assert!(linear_w.iter().zip(&w).all(|(a, b)| (a - b).abs() <= tolerance), "{format:?}");
             assert!(head_w.iter().zip(&w).all(|(a, b)| (a - b).abs() <= tolerance), "{format:?}");
@@ -103,8 +103,8 @@ fn threads_do_not_show_in_a_bit() {
     assert!(n_in * n_out > MIN_PARALLEL_BYTES);
     let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
     for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
-        let linear = WeightMatrix::new(&w, n_out, OutputDim::Cols, format);
-        let head = WeightMatrix::new(&w, n_in, OutputDim::Rows, format);
+        let linear = WeightMatrix::new(w[..].into(), n_out, OutputDim::Cols, format);
+        let head = WeightMatrix::new(w[..].into(), n_in, OutputDim::Rows, format);
         for m in [1, 3, 20, 70] {
             let x = rows(&uniform(m * n_in, 2), n_in);
             let products = |threads| {
