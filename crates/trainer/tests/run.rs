@@ -8,7 +8,7 @@ use std::{
 
 use tinygpt_trainer::{
     GptConfig, Result, Run, RunConfig, RunDir, TrainError,
-    config::{DataConfig, TrainConfig},
+    config::{Change, DataConfig, TrainConfig},
     run::{Notice, ResumeOptions, StartOptions},
     train::{Event, METRICS_FILE, Outcome},
 };
@@ -117,12 +117,21 @@ fn what_the_user_of_a_resumed_run_should_know_is_told_and_what_makes_no_sense_re
     assert_eq!(RunDir::open(&out).unwrap().read_config(&[]).unwrap().train.max_steps, 9, "it is as it was");
 
     fs::remove_file(out.join(METRICS_FILE)).unwrap();
-    let run = resume(&out, &["train.max_steps=12"]).unwrap();
+    let run = resume(&out, &["train.max_steps=12", "train.decay_steps=9"]).unwrap();
     let min_lr = small().train.min_lr;
+    let change = |key: &str, from: &str, to: &str| Change { key: key.into(), from: from.into(), to: to.into() };
+    let changes = [change("train.max_steps", "9", "12"), change("train.decay_steps", "0", "9")];
     assert_eq!(
         run.notices(),
-        [Notice::MetricsGone { run: out.clone(), step: 9 }, Notice::DecayEnded { decay_steps: 9, min_lr }]
+        [
+            Notice::Changed(changes[0].clone()),
+            Notice::Changed(changes[1].clone()),
+            Notice::MetricsGone { run: out.clone(), step: 9 },
+            Notice::DecayEnded { decay_end: 9, min_lr }
+        ]
     );
+    // The history has them before the first update.
+    assert_eq!(RunDir::open(&out).unwrap().last().read_state().unwrap().parts[1].changes, changes);
     assert_eq!(train(run).unwrap().state.step, 12);
 }
 

@@ -9,6 +9,7 @@ use crate::{
     config::{ConfigError, DataConfig, TokenizerKind},
     corpus::{Corpus, CorpusOptions, Documents},
     digest::{Digest, Hasher},
+    preparation::Preparation,
     token_cache::TokenStore,
     token_files::{TokenFile, TokenFileError},
 };
@@ -37,6 +38,14 @@ impl Source {
         }
     }
 
+    /// The same, of whose text `preparation` is told how far it was read.
+    pub fn followed_by(self, preparation: &Preparation) -> Self {
+        match self {
+            Self::Text(corpus) => Self::Text(corpus.followed_by(preparation)),
+            tokens => tokens,
+        }
+    }
+
     /// The digest of the text or of the file of tokens.
     ///
     /// # Errors
@@ -61,9 +70,10 @@ impl Source {
 }
 
 /// What a configuration trains on, and behind it what it validates with where that is something of its own; and their digests.
-pub(super) fn open(config: &DataConfig) -> Result<(Vec<Source>, Vec<Digest>)> {
+pub(super) fn open(config: &DataConfig, preparation: &Preparation) -> Result<(Vec<Source>, Vec<Digest>)> {
     let paths = [&config.corpus, &config.val].into_iter().filter(|path| !path.is_empty());
-    let sources: Vec<Source> = paths.map(|path| Source::open(path, &config.corpus_options())).collect::<Result<_>>()?;
+    let open = |path: &String| Ok(Source::open(path, &config.corpus_options())?.followed_by(preparation));
+    let sources: Vec<Source> = paths.map(open).collect::<Result<_>>()?;
     let digests = sources.iter().map(Source::sha256).collect::<Result<_>>()?;
     Ok((sources, digests))
 }
