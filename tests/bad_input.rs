@@ -48,7 +48,7 @@ mod corpus {
 
     #[test]
     fn an_empty_corpus() {
-        insta::assert_snapshot!(refused_corpus(b""), @"the corpus `a.txt` is empty: there is nothing to train on");
+        insta::assert_snapshot!(refused_corpus(b""), @"the corpus `a.txt` is empty: there is no text in it");
     }
 
     #[test]

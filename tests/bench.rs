@@ -140,7 +140,7 @@ fn a_run_is_decoded_up_to_its_context() {
     let value = json_of(&place, &["decode", "run", "--tokens", "1000", "--weights", "int8"]);
     assert_eq!((&value["work"], &value["tokens"]), (&Value::from("decode run"), &Value::from(16)));
     let text = stdout(place.tinygpt().args(["bench", "decode", "run", "--weights", "bf16"]));
-    for word in ["decode run: 1 layers, 2 heads, 16 channels, context 16", "ms (median of", "of a streaming read"] {
+    for word in ["decode run: 1 layers, 2 heads, 16 channels, context 16", "ms (median of", "MB of weights a step: "] {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(text.contains("128 tokens that f32 drew"), "{text}");

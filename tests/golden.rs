@@ -148,7 +148,8 @@ const ODD: [&str; 11] = [
 ];
 
 /// Two layers of shakespeare-baby at full width with its dropout, on short windows.
-const BABY: [&str; 4] = ["model.n_layer=2", "model.block_size=48", "train.batch_size=5", "train.max_steps=4"];
+const BABY: [&str; 5] =
+    ["model.n_layer=2", "model.block_size=48", "train.batch_size=5", "train.max_steps=4", "train.decay_steps=5000"];
 
 #[test]
 fn tiny_with_its_subwords_trains_generates_and_evaluates_as_recorded() {
@@ -236,7 +237,9 @@ fn shakespeare_baby_at_its_full_width_trains_as_recorded() {
 #[test]
 fn a_long_context_and_a_step_without_clipping_or_decay_train_as_recorded() {
     let set = ["model.n_layer=1", "model.n_head=1", "model.n_embd=33", "model.block_size=300", "train.batch_size=2"];
-    let more = ["train.max_steps=5", "train.clip=0", "train.weight_decay=0", "train.grad_accum=2"];
+    let more = ["max_steps=5", "decay_steps=2000", "clip=0", "weight_decay=0", "grad_accum=2"]
+        .map(|key| format!("train.{key}"));
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
     check_run("long", "shakespeare-small", &[&set[..], &more].concat());
 }
 

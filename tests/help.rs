@@ -36,6 +36,8 @@ fn help_lists_the_commands_and_where_to_start() {
       selftest     Check that a device computes what the CPU does: losses, gradients, updates, draws and
                    text
       data         Make, look at, convert and fetch corpora
+      cache        What is kept of texts that were prepared: tokens, tokenizers, the built-in corpus; or
+                   delete it
       config       Print every configuration key with its meaning and default, or a recipe: a TOML file
                    to start from
       plan         Propose a configuration for a time and a text: the size that is expected to end with
@@ -46,12 +48,14 @@ fn help_lists_the_commands_and_where_to_start() {
       help         Print this message or the help of the given subcommand(s)
 
     Options:
-          --threads <N>  Threads to use [default: all cores]. The results do not depend on it
+          --threads <N>  Threads to use, at most as many as cores [default: all cores]. The results do
+                         not depend on it
       -h, --help         Print help
       -V, --version      Print version
 
     Start here:
       tinygpt train --config tiny
+      tinygpt train --data my.txt
       tinygpt generate --prompt "Once" --top-p 0.9 --seed 42
 
     Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
@@ -67,8 +71,9 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
 
     Options:
           --config <FILE>         The configuration: a TOML file, here or in configs/, or a recipe, such
-                                  as tiny or shakespeare-fast (`tinygpt config --help` names all). With
-                                  --resume it only says whose newest run to resume
+                                  as tiny or shakespeare-fast (`tinygpt config --help` names all).
+                                  Without one, a recipe is chosen by the size of --data. With --resume
+                                  it only says whose newest run to resume
           --init-from <DIR>       Start from the weights of this model, with its tokenizer and its
                                   shape: a run, or a GPT-2, Qwen3 or Llama folder of Hugging Face. Only
                                   model.block_size and model.dropout may be others
@@ -93,12 +98,14 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
           --inspect               Train nothing and write no run: print how activations, weights and
                                   their gradients are spread at the start, by layer
           --json                  Print the result as one JSON object
-          --threads <N>           Threads to use [default: all cores]. The results do not depend on it
+          --threads <N>           Threads to use, at most as many as cores [default: all cores]. The
+                                  results do not depend on it
       -h, --help                  Print help
       -V, --version               Print version
 
     Examples:
       tinygpt train --config tiny
+      tinygpt train --data my.txt
       tinygpt train --config tiny --data my.txt --set train.max_steps=500
       tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000
       tinygpt train --config tiny --set model.init=he --inspect
@@ -130,6 +137,7 @@ fn every_command_has_a_help_text_and_the_version() {
         &["data", "fetch"],
         &["data", "info"],
         &["data", "tokens"],
+        &["cache"],
         &["config"],
         &["completions"],
         &["man"],

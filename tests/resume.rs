@@ -1,6 +1,8 @@
 //! Same seed, same bytes: whatever the number of threads, and wherever a run was interrupted and resumed.
 
-use crate::common::{Place, SMALL, assert_same, failure, json, stderr};
+use std::collections::BTreeMap;
+
+use crate::common::{Place, SMALL, assert_same, failure, json, stderr, stdout};
 
 /// Dropout, accumulation and a fixed end of the decay: everything that a resumed run could get wrong.
 const HARD: [&str; 10] = [
@@ -125,12 +127,88 @@ fn resume_finds_the_newest_run_of_a_name_or_of_all() {
     assert_eq!(json(place.tinygpt().args(["train", "--resume", "--json"]).args(longer))["run"], "runs/c-1");
 }
 
+/// The learning rates of updates by their steps.
+fn rates(place: &Place, run: &str) -> BTreeMap<u64, f64> {
+    let text = place.text(&format!("{run}/metrics.jsonl"));
+    let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    rows.filter_map(|row| Some((row["step"].as_u64()?, row["lr"].as_f64()?))).collect()
+}
+
 #[test]
-fn resume_refuses_what_would_change_the_updates() {
+fn a_longer_run_decays_until_its_new_end_and_one_whose_decay_has_ended_says_so() {
+    let place = Place::new().with_run("run").with_run("fixed");
+    let longer = ["--set", "train.max_steps=90"];
+    let notice = stderr(place.tinygpt().args(["train", "--resume", "--out", "run"]).args(longer));
+    assert!(notice.contains("train.max_steps = 90 (was 60)") && !notice.contains("ends its decay"), "{notice}");
+    let rates = rates(&place, "run");
+    // As a run of 90 updates from the start: well above the minimum of 1e-4 after 60, and there at the end.
+    assert!(rates[&61] > 2.5e-4 && rates[&90] < 1.1e-4, "{rates:?}");
+    let fixed = [&longer[..], &["--set", "train.decay_steps=60"]].concat();
+    let notice = stderr(place.tinygpt().args(["train", "--resume", "--out", "fixed"]).args(fixed));
+    let told = "the learning rate ends its decay at step 60: further steps run at train.min_lr = 0.0001";
+    assert!(notice.contains(told), "{notice}");
+}
+
+#[test]
+fn what_may_change_on_resume_takes_effect_and_is_kept_in_the_history() {
+    let place = Place::new().with_run("run");
+    let keys =
+        ["train.max_steps=63", "train.lr=0.002", "train.min_lr=0.002", "train.batch_size=3", "model.dropout=0.1"];
+    let set = keys.iter().flat_map(|key| ["--set", key]);
+    place.tinygpt().args(["train", "--resume", "--out", "run"]).args(set).assert().success();
+    assert_eq!(rates(&place, "run")[&61], 0.002);
+    let parts = place.json("run/last/state.json")["parts"].clone();
+    let change = serde_json::json!({ "key": "train.batch_size", "from": "2", "to": "3" });
+    assert!(parts[1]["changes"].as_array().unwrap().contains(&change), "{parts}");
+    let info = stdout(place.tinygpt().args(["info", "run"]));
+    for line in ["model.dropout = 0.1 (was 0.0)", "train.lr = 0.002 (was 0.001)"] {
+        assert!(info.contains(line), "{line}: {info}");
+    }
+    assert!(place.text("run/train.toml").contains("batch_size = 3"));
+    // Once more, nothing has changed.
+    let notice = stderr(place.tinygpt().args(["train", "--resume", "--out", "run", "--set", "train.max_steps=64"]));
+    assert!(notice.contains("train.max_steps = 64 (was 63)") && !notice.contains("dropout"), "{notice}");
+}
+
+#[test]
+fn a_configuration_beside_resume_says_whose_run_it_means_and_is_never_taken_silently() {
+    let place = Place::new();
+    place.train().assert().success();
+    place.write("small.toml", SMALL.replace("max_steps = 6", "max_steps = 9"));
+    let notice = stderr(place.tinygpt().args(["train", "--resume", "--config", "small.toml"]));
+    let told = "small.toml only says which run goes on; runs/small-1 keeps its own train.max_steps = 6, not 9";
+    assert!(notice.contains(told), "{notice}");
+    let resume = ["train", "--resume", "--out", "runs/small-1", "--config", "small.toml"];
+    let message = failure(place.tinygpt().args(resume), 2);
+    assert!(message.contains("--config small.toml would change nothing"), "{message}");
+}
+
+#[test]
+fn the_final_evaluation_is_not_made_again_and_may_be_of_a_part() {
+    let place = Place::new().with_run("run");
+    let state = place.json("run/last/state.json");
+    let loss = state["final_evaluation"]["report"]["loss"].as_f64().unwrap();
+    // A result that nobody computed shows that nothing is computed.
+    let mut edited = state.clone();
+    edited["final_evaluation"]["report"]["loss"] = serde_json::json!(1.25);
+    place.write("run/last/state.json", edited.to_string());
+    let resume = |more: &[&str]| json(place.tinygpt().args(["train", "--resume", "--out", "run", "--json"]).args(more));
+    assert_eq!(resume(&[])["report"]["loss"], 1.25);
+    let part = resume(&["--set", "train.final_eval_batches=3"]);
+    assert_eq!(part["report"]["tokens"], 3 * 2 * 16);
+    let whole = resume(&["--set", "train.final_eval_batches=0"]);
+    assert!((whole["report"]["loss"].as_f64().unwrap() - loss).abs() < 1e-9, "{whole}");
+    let text =
+        stdout(place.tinygpt().args(["train", "--resume", "--out", "run", "--set", "train.final_eval_batches=3"]));
+    assert!(text.contains("96 tokens of "), "{text}");
+}
+
+#[test]
+fn resume_refuses_what_would_make_it_another_run() {
     let place = Place::new().with_run("run");
     let before = place.timeless("run");
-    let message = failure(place.tinygpt().args(["train", "--resume", "--out", "run", "--set", "train.lr=0.1"]), 2);
-    assert!(message.contains("`train.lr` cannot change when a run is resumed"), "{message}");
+    let message = failure(place.tinygpt().args(["train", "--resume", "--out", "run", "--set", "train.beta1=0.5"]), 2);
+    assert!(message.contains("`train.beta1` cannot change when a run is resumed"), "{message}");
     let message = failure(place.tinygpt().args(["train", "--resume", "--out", "run", "--seed", "4"]), 2);
     assert!(message.contains("--seed"), "{message}");
     assert_same(&place.timeless("run"), &before);
@@ -216,6 +294,24 @@ mod signals {
             assert!(step >= 20 && message.contains(&format!("interrupted after step {step};")), "{message}");
             resume_and_compare(&place, step);
         }
+    }
+
+    #[test]
+    fn an_interruption_while_the_corpus_is_prepared_says_that_no_run_was_started() {
+        let place = Place::new();
+        // More stories than are drawn before the signal comes. Where it comes before the program listens, it is sent later.
+        let args = ["train", "--config", "small.toml", "--out", "run", "--set", "data.stories_bytes=100000000"];
+        let interrupted_after = |milliseconds| {
+            let mut child = place.process(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+            kill("-INT", &child);
+            let mut message = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+            (child.wait().unwrap().code() == Some(130)).then_some(message)
+        };
+        let message = [300, 1000, 3000, 10_000].into_iter().find_map(interrupted_after).unwrap();
+        assert!(message.contains("interrupted before the first update: no run was started"), "{message}");
+        assert!(!place.join("run").exists());
     }
 
     #[test]

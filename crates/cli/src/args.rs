@@ -2,6 +2,7 @@
 
 mod baseline;
 mod bench;
+mod cache;
 mod compare;
 mod corpus;
 mod data;
@@ -36,6 +37,7 @@ pub use self::generate::WindowArg;
 pub use self::{
     baseline::{BaselineArgs, SmoothingArg},
     bench::{BenchCommand, BenchDecodeArgs, BenchLimitsArgs, BenchSamplingArgs, BenchTrainArgs, Rule},
+    cache::CacheArgs,
     compare::CompareArgs,
     corpus::CorpusArgs,
     data::{AcceptArgs, DataCommand, DataInfoArgs, DataTokensArgs, FetchArgs, SynthArgs, TokensFormat},
@@ -87,13 +89,13 @@ fn plot_path() -> impl TypedValueParser<Value = PathBuf> {
     args_override_self = true
 )]
 #[command(
-    after_help = "Start here:\n  tinygpt train --config tiny\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted."
+    after_help = "Start here:\n  tinygpt train --config tiny\n  tinygpt train --data my.txt\n  tinygpt generate --prompt \"Once\" --top-p 0.9 --seed 42\n\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted."
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Threads to use [default: all cores]. The results do not depend on it.
+    /// Threads to use, at most as many as cores [default: all cores]. The results do not depend on it.
     #[arg(long, global = true, value_name = "N", display_order = 900)]
     pub threads: Option<NonZeroUsize>,
 }
@@ -103,7 +105,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a model and write a run folder.
     #[command(
-        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect\n  tinygpt train --init-from hf:openai-community/gpt2 --config finetune-gpt2 --data my.txt"
+        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --data my.txt\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect\n  tinygpt train --init-from hf:openai-community/gpt2 --config finetune-gpt2 --data my.txt"
     )]
     Train(TrainArgs),
     /// Generate text from a trained model.
@@ -197,6 +199,11 @@ pub enum Command {
         #[command(subcommand)]
         command: DataCommand,
     },
+    /// What is kept of texts that were prepared: tokens, tokenizers, the built-in corpus; or delete it.
+    #[command(
+        after_help = "Examples:\n  tinygpt cache\n  tinygpt cache --clear\n\nThe folder is TINYGPT_CACHE, or tinygpt in XDG_CACHE_HOME or ~/.cache. Nothing in it is needed: what is missing\nis made again."
+    )]
+    Cache(CacheArgs),
     /// Print every configuration key with its meaning and default, or a recipe: a TOML file to start from.
     Config(ConfigArgs),
     /// Propose a configuration for a time and a text: the size that is expected to end with the least loss.

@@ -49,6 +49,11 @@ pub fn read_over(base: &RunConfig, path: &Path, mut overrides: Vec<String>) -> a
     Ok(config)
 }
 
+/// The configuration of a text, with overrides `KEY=VALUE`.
+pub fn load(base: &RunConfig, text: &str, overrides: Vec<String>) -> anyhow::Result<RunConfig> {
+    Ok(config::load_over(base, text, &overrides).map_err(|e| Usage(e.to_string()))?)
+}
+
 fn no_config(path: &Path) -> Usage {
     let recipes = config::RECIPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     Usage(format!(

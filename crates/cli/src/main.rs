@@ -20,6 +20,7 @@ mod html;
 mod hub;
 mod measured;
 mod output;
+mod preparing;
 mod progress;
 mod progress_bar;
 mod signals;
@@ -121,6 +122,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Data { command: DataCommand::Info(args) } => commands::data::info(&args),
         Command::Data { command: DataCommand::Tokens(args) } => commands::data::tokens(&args),
         Command::Config(args) => commands::config::run(&args),
+        Command::Cache(args) => commands::cache::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
         Command::Report(args) => commands::report::run(&args),

@@ -16,7 +16,7 @@ use tinygpt_trainer::{
     token_cache::default_cache_dir,
 };
 
-use crate::{device::DeviceChoice, hub, output::Usage};
+use crate::{device::DeviceChoice, hub, output::Usage, preparing::preparation};
 
 /// A model that was opened to be measured.
 pub struct Measured {
@@ -70,7 +70,8 @@ impl Measured {
             return Err(TrainError::TextNotKept { run: self.path.clone() }.into());
         }
         let source_hash = run.last().read_state()?.source_hash;
-        Ok(Dataset::load_same(&data, seed, Some(self.tokenizer.clone()), &default_cache_dir(), Some(&source_hash))?)
+        let (tokenizer, cache) = (Some(self.tokenizer.clone()), default_cache_dir());
+        Ok(Dataset::load_same(&data, seed, tokenizer, &cache, Some(&source_hash), &preparation(None))?)
     }
 
     /// All tokens of a text, read as the run read its own, but for another key of its records; or those of a file of tokens. Of the
@@ -89,7 +90,7 @@ impl Measured {
         if let Some(key) = text_key {
             options.text_key = key.into();
         }
-        let source = Source::open(path, &options)?;
+        let source = Source::open(path, &options)?.followed_by(&preparation(None));
         let digest = source.sha256()?;
         Ok(Split::whole(source.tokens(digest, &self.tokenizer, &default_cache_dir())?, None))
     }

@@ -8,7 +8,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use tinygpt_trainer::{RunConfig, metrics::Metrics, samples::Sample, train::Event};
 
-use crate::output::harmless;
+use crate::{output::harmless, progress_bar::WorkProgress, units};
 
 /// Plain lines come no more often than this.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -28,6 +28,7 @@ pub struct Progress {
     last_line: Option<Instant>,
     /// Loss and norm as last read.
     figures_read: (Option<f64>, Option<f64>),
+    final_evaluation: Option<WorkProgress>,
 }
 
 impl Progress {
@@ -49,6 +50,7 @@ impl Progress {
             tokens_per_step: config.tokens_per_step() as f64,
             last_line: None,
             figures_read: (None, None),
+            final_evaluation: None,
         })
     }
 
@@ -58,6 +60,7 @@ impl Progress {
             Event::Step { metrics, .. } => self.step(metrics),
             Event::Eval { metrics, best } => self.eval(metrics, best),
             Event::Sample(sample) => self.sample(sample),
+            Event::FinalEvaluation { done, tokens } => self.final_evaluation(done, tokens),
         }
     }
 
@@ -93,7 +96,7 @@ impl Progress {
         let figures = present([
             (0, Some(format!("eval {}/{}", metrics.step, self.max_steps))),
             (0, metrics.val_loss.map(|x| format!("loss {x:.4}"))),
-            (4, metrics.perplexity.map(|x| format!("ppl {x:.3}"))),
+            (4, metrics.perplexity.map(|x| format!("ppl {}", units::perplexity(x)))),
             (3, metrics.bits_per_byte.map(|x| format!("{x:.4} bits/byte"))),
             (2, metrics.floor.map(|x| format!("floor {x:.4}"))),
             (1, best.then(|| "best".to_owned())),
@@ -112,8 +115,18 @@ impl Progress {
         }
     }
 
+    /// The evaluation of the best weights, which has a bar of its own.
+    fn final_evaluation(&mut self, done: u64, tokens: u64) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        let what = || WorkProgress::new(format!("evaluating the best weights on {tokens} validation tokens"));
+        self.final_evaluation.get_or_insert_with(what).at(done as usize, tokens as usize);
+    }
+
     /// Takes the bar away.
-    pub fn finish(&self) {
+    pub fn finish(&mut self) {
+        self.final_evaluation = None;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -13,7 +13,13 @@ const MOST: usize = 256;
 pub fn set_up(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
     let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let from_environment = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|&n| n > 0);
-    let threads = threads.map(NonZeroUsize::get).or_else(from_environment).unwrap_or_else(all).min(MOST);
+    let wanted = threads.map(NonZeroUsize::get).or_else(from_environment).unwrap_or_else(all);
+    let threads = wanted.min(all()).min(MOST);
+    if threads < wanted {
+        notice!(
+            "{wanted} threads are more than the {threads} cores here, and would wait for each other: {threads} are used"
+        );
+    }
     set_up_candle();
     Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
 }

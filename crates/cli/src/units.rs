@@ -46,6 +46,11 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (400 * era + year_of_era + i64::from(month <= 2), month, day)
 }
 
+/// A perplexity in a few digits: `12.345`, `1.2e9`, `inf`.
+pub fn perplexity(value: f64) -> String {
+    if value < 1e6 || !value.is_finite() { format!("{value:.3}") } else { format!("{value:.1e}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +82,11 @@ mod tests {
         ] {
             assert_eq!(utc(seconds), text, "{seconds}");
         }
+    }
+
+    #[test]
+    fn a_large_perplexity_takes_few_digits() {
+        let shown = [5.0124, 999_999.4, 1.25e9, 1e150, f64::INFINITY].map(perplexity);
+        assert_eq!(shown, ["5.012", "999999.400", "1.2e9", "1.0e150", "inf"]);
     }
 }

@@ -1,6 +1,7 @@
 //! From text to tokens: the two splits of a corpus, and windows of them.
 
 mod source;
+mod stories;
 
 use std::{ops::Range, path::Path, sync::Arc};
 
@@ -9,11 +10,12 @@ use tinygpt_sampler::{RngDomain, philox_at};
 
 use crate::{
     Result, TrainError,
+    cache::cached_tokenizer,
     config::DataConfig,
     corpus::Corpus,
     digest::Digest,
     engine::Batch,
-    stories::{Grammar, StoryCorpus},
+    preparation::{Preparation, Stage},
     token_cache::{self, TokenStore},
 };
 
@@ -53,7 +55,7 @@ impl Dataset {
     /// When the corpus is missing, empty or not UTF-8, or has fewer than two distinct tokens; when it holds tokens and there is
     /// no tokenizer, or they are not its own.
     pub fn load(config: &DataConfig, seed: u64, tokenizer: Option<Tokenizer>, cache_dir: &Path) -> Result<Self> {
-        Self::load_same(config, seed, tokenizer, cache_dir, None)
+        Self::load_same(config, seed, tokenizer, cache_dir, None, &Preparation::default())
     }
 
     /// A text in memory: `config` says how it becomes tokens and what of it is held out. Nothing is read from files, and nothing
@@ -95,16 +97,17 @@ impl Dataset {
     }
 
     /// [`Dataset::load`] for a run that exists: refuses a text whose SHA-256 is not `source_hash`, where that is given,
-    /// before anything is encoded.
+    /// before anything is encoded. `preparation` is told how far it is.
     ///
     /// # Errors
-    /// As [`Dataset::load`], and [`TrainError::CorpusChanged`].
+    /// As [`Dataset::load`], [`TrainError::CorpusChanged`], and those by which `preparation` ends it.
     pub fn load_same(
         config: &DataConfig,
         seed: u64,
         tokenizer: Option<Tokenizer>,
         cache_dir: &Path,
         source_hash: Option<&str>,
+        preparation: &Preparation,
     ) -> Result<Self> {
         let same = |hash: Digest| match source_hash {
             Some(expected) if expected != hash.to_string() => {
@@ -114,9 +117,9 @@ impl Dataset {
             _ => Ok(hash.to_string()),
         };
         let dataset = if config.corpus == BUILTIN_CORPUS {
-            Self::stories(config, seed, tokenizer, same)?
+            stories::load(config, seed, tokenizer, cache_dir, preparation, same)?
         } else {
-            Self::text(config, tokenizer, cache_dir, same)?
+            Self::text(config, tokenizer, cache_dir, preparation, same)?
         };
         dataset.checked()
     }
@@ -129,53 +132,35 @@ impl Dataset {
         Ok((self.val.len() - 1) as f64 / self.val.predicted_bytes(&self.tokenizer)? as f64)
     }
 
-    /// The built-in corpus. The split falls between two stories, and the held-out text starts with the line break that
-    /// ends the last training story: that token is given, not predicted, so the information of the held-out stories is
-    /// exactly what a model has to predict.
-    fn stories(
-        config: &DataConfig,
-        seed: u64,
-        tokenizer: Option<Tokenizer>,
-        same: impl FnOnce(Digest) -> Result<String>,
-    ) -> Result<Self> {
-        source::check_builtin(config)?;
-        let corpus = StoryCorpus::synth(Grammar::builtin(), config.stories_bytes, seed);
-        let text = corpus.text.as_str();
-        let source_hash = same(Digest::of(text.as_bytes()))?;
-        let wanted = (text.len() as f64 * (1.0 - config.val_fraction)) as usize;
-        let at = corpus.stories.partition_point(|story| story.end < wanted);
-        let boundary = corpus.stories.get(at).map_or(text.len(), |story| story.end);
-        let tokenizer = match tokenizer {
-            Some(tokenizer) => tokenizer,
-            None => source::tokenizer(config, &[Source::Text(Corpus::from_text(text)?)])?,
-        };
-        let train = tokenizer.encode(&text[..boundary])?;
-        let held_out = boundary.saturating_sub(1);
-        let val = tokenizer.encode(&text[held_out..])?;
-        let surprisals = surprisal_per_token(&val, &tokenizer, &surprisal_per_byte(&text[held_out..])?)?;
-        Ok(Self {
-            tokenizer,
-            train: Split::whole(train.into(), None),
-            val: Split::whole(val.into(), Some(surprisals)),
-            source_hash,
-        })
-    }
-
     /// A text file, folder or glob, or a file of tokens: the first `1 - val_fraction` of the tokens train and the rest
     /// validate, unless `val` is a text or file of its own or `val_documents` takes them from all over the corpus.
     fn text(
         config: &DataConfig,
         tokenizer: Option<Tokenizer>,
         cache_dir: &Path,
+        preparation: &Preparation,
         same: impl FnOnce(Digest) -> Result<String>,
     ) -> Result<Self> {
-        let (sources, digests) = source::open(config)?;
+        preparation.begin(Stage::Reading)?;
+        let (sources, digests) = source::open(config, preparation)?;
         let source_hash = same(source::digest_of_all(&digests))?;
-        let tokenizer = tokenizer.map_or_else(|| source::tokenizer(config, &sources), Ok)?;
         let has_documents = |source: &Source| matches!(source, Source::Text(corpus) if corpus.has_documents());
-        if sources.iter().any(has_documents) && tokenizer.end_of_text().is_none() {
+        let has_documents = sources.iter().any(has_documents);
+        let trained = || {
+            preparation.begin(Stage::Tokenizer)?;
+            source::tokenizer(config, &sources)
+        };
+        let tokenizer = match tokenizer {
+            Some(tokenizer) => tokenizer,
+            None if config.tokenizer_path.is_empty() => {
+                cached_tokenizer(cache_dir, config, has_documents, &digests, trained)?
+            }
+            None => trained()?,
+        };
+        if has_documents && tokenizer.end_of_text().is_none() {
             return Err(TrainError::NoEndOfText { corpus: config.corpus.clone() });
         }
+        preparation.begin(Stage::Tokens)?;
         let with_digests = sources.into_iter().zip(digests);
         let stores = with_digests.map(|(source, digest)| source.tokens(digest, &tokenizer, cache_dir).map(Arc::new));
         let stores: Vec<Arc<TokenStore>> = stores.collect::<Result<_>>()?;
@@ -192,30 +177,6 @@ fn splits(stores: &[Arc<TokenStore>], val_fraction: f64) -> (Split, Split) {
         Some(held_out) => (Split::of(&stores[0], 0..n), Split::of(held_out, 0..held_out.len())),
         None => (Split::of(&stores[0], 0..n_train), Split::of(&stores[0], n_train..n)),
     }
-}
-
-/// The surprisal of every byte of some stories, in nats. The end of a line is certain, and has none.
-fn surprisal_per_byte(stories: &str) -> Result<Vec<f64>> {
-    let mut surprisals = Vec::with_capacity(stories.len());
-    for line in stories.split_inclusive('\n') {
-        match line.trim_end_matches('\n') {
-            "" => {}
-            story => surprisals.extend(Grammar::builtin().surprisal_per_byte(story)?),
-        }
-        surprisals.push(0.0);
-    }
-    Ok(surprisals)
-}
-
-/// The surprisal of each token, in nats: the sum over its bytes.
-fn surprisal_per_token(tokens: &[u32], tokenizer: &Tokenizer, mut bytes: &[f64]) -> Result<Vec<f64>> {
-    let mut surprisals = Vec::with_capacity(tokens.len());
-    for &token in tokens {
-        let (own, rest) = bytes.split_at(tokenizer.token_bytes(token)?.min(bytes.len()));
-        surprisals.push(own.iter().sum());
-        bytes = rest;
-    }
-    Ok(surprisals)
 }
 
 impl Split {

@@ -234,6 +234,19 @@ pub enum TrainError {
         /// NaN or infinite.
         value: f64,
     },
+    /// The validation loss is far above what guessing would give.
+    #[error(
+        "the validation loss of step {step} is {loss:.2} nats/token, and guessing has {uniform:.2}: training has diverged; \
+         `last/` still holds the state of the last save: resume it with a lower train.lr, or start again with one"
+    )]
+    Diverged {
+        /// The update at which it was noticed.
+        step: u64,
+        /// Nats a token.
+        loss: f64,
+        /// That of the uniform distribution over the vocabulary.
+        uniform: f64,
+    },
     /// A parameter would never be trained.
     #[error("parameter {name} has {problem} after the first backward pass: it would never be trained")]
     MissingGradient {

@@ -1,13 +1,10 @@
 //! The loss on held-out text.
 
-use std::{
-    f64::consts::LN_2,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::f64::consts::LN_2;
 
 use tinygpt_model::Tokenizer;
 
-use crate::{Result, TrainError, data::Split, engine::Evaluator};
+use crate::{Result, data::Split, engine::Evaluator};
 
 /// The result of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,26 +18,33 @@ pub struct Evaluation {
     pub tokens: u64,
 }
 
+/// How many tokens are evaluated at a time at least: a batch of fewer leaves threads idle.
+const LEAST_TOKENS: usize = 2048;
+
+/// Is told how many tokens of how many an evaluation has predicted. An error of it ends the evaluation.
+pub type OnTokens<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
+
 /// The whole split, in non-overlapping windows of `block_size`, the last one shorter: every token but the first is
 /// predicted exactly once, from the tokens before it in its window.
 ///
 /// # Errors
-/// When the split has no token to predict, `stop` was set, or the evaluator fails.
+/// When the split has no token to predict, or the evaluator or `on_tokens` fails.
 pub fn whole_split(
     evaluator: &mut dyn Evaluator,
     split: &Split,
     batch_size: usize,
-    stop: &AtomicBool,
+    on_tokens: OnTokens<'_>,
 ) -> Result<Evaluation> {
     split.check("evaluated", 2)?;
     let block_size = evaluator.config().block_size;
-    let windows = (split.len() - 1) / block_size;
-    let mut total = window_losses(evaluator, split, batch_size, &(0..windows).collect::<Vec<_>>(), stop)?;
-    let rest = (split.len() - 1) % block_size;
+    let (windows, rest) = ((split.len() - 1) / block_size, (split.len() - 1) % block_size);
+    let tokens = (split.len() - 1) as u64;
+    let rows = batch_size.max(LEAST_TOKENS / block_size);
+    let mut total = window_losses(evaluator, split, rows, 0..windows, tokens, on_tokens)?;
     if rest > 0 {
         total += evaluator.eval(&split.batch(rest, std::iter::once(windows * block_size))?)?;
     }
-    let tokens = (split.len() - 1) as u64;
+    on_tokens(tokens, tokens)?;
     let floor = split.surprisal(1..split.len()).map(|sum| sum / tokens as f64);
     Ok(Evaluation { loss: total / tokens as f64, floor, tokens })
 }
@@ -55,39 +59,43 @@ pub fn estimate(
     split: &Split,
     batch_size: usize,
     batches: usize,
-    stop: &AtomicBool,
+    on_tokens: OnTokens<'_>,
 ) -> Result<Evaluation> {
     split.check("evaluated", 2)?;
     let block_size = evaluator.config().block_size;
     let windows = (split.len() - 1) / block_size;
     let wanted = batch_size.saturating_mul(batches);
     if wanted == 0 || wanted >= windows {
-        return whole_split(evaluator, split, batch_size, stop);
+        return whole_split(evaluator, split, batch_size, on_tokens);
     }
     let chosen: Vec<usize> = (0..wanted).map(|i| i * windows / wanted).collect();
-    let total = window_losses(evaluator, split, batch_size, &chosen, stop)?;
     let tokens = (wanted * block_size) as u64;
+    let total = window_losses(evaluator, split, batch_size, chosen.iter().copied(), tokens, on_tokens)?;
     let predicted = |window: &usize| window * block_size + 1..(window + 1) * block_size + 1;
     let surprisal: Option<f64> = chosen.iter().map(|window| split.surprisal(predicted(window))).sum();
     Ok(Evaluation { loss: total / tokens as f64, floor: surprisal.map(|sum| sum / tokens as f64), tokens })
 }
 
+/// The summed loss in some windows, `rows` of them at a time; `on_tokens` is told before each batch.
 fn window_losses(
     evaluator: &mut dyn Evaluator,
     split: &Split,
-    batch_size: usize,
-    windows: &[usize],
-    stop: &AtomicBool,
+    rows: usize,
+    mut windows: impl Iterator<Item = usize>,
+    of_tokens: u64,
+    on_tokens: OnTokens<'_>,
 ) -> Result<f64> {
     let block_size = evaluator.config().block_size;
-    let mut total = 0.0;
-    for chunk in windows.chunks(batch_size) {
-        if stop.load(Ordering::Relaxed) {
-            return Err(TrainError::Interrupted);
+    let (mut total, mut done) = (0.0, 0);
+    loop {
+        on_tokens(done, of_tokens)?;
+        let starts: Vec<usize> = windows.by_ref().take(rows).map(|window| window * block_size).collect();
+        if starts.is_empty() {
+            return Ok(total);
         }
-        total += evaluator.eval(&split.batch(block_size, chunk.iter().map(|w| w * block_size))?)?;
+        done += (starts.len() * block_size) as u64;
+        total += evaluator.eval(&split.batch(block_size, starts.into_iter())?)?;
     }
-    Ok(total)
 }
 
 /// A validation loss in the units people compare.
@@ -114,14 +122,16 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report of an evaluation of a whole split.
+    /// The report of an evaluation of a split. Where it did not predict all of it, bytes and characters are taken to be spread
+    /// evenly over the tokens.
     ///
     /// # Errors
     /// When a token of the split is not one of the tokenizer's.
     pub fn new(evaluation: Evaluation, split: &Split, tokenizer: &Tokenizer) -> Result<Self> {
         let Evaluation { loss, floor, tokens } = evaluation;
         let (bytes, chars) = (split.predicted_bytes(tokenizer)?, split.predicted_chars(tokenizer)?);
-        let bits_per = |units: u64, nats: f64| nats * tokens as f64 / LN_2 / units as f64;
+        let all = split.len().saturating_sub(1);
+        let bits_per = |units: u64, nats: f64| nats * all as f64 / LN_2 / units as f64;
         let gap = floor.map(|floor| loss - floor);
         Ok(Self {
             loss,

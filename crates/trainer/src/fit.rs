@@ -104,8 +104,8 @@ impl<'d> Fit<'d> {
     /// # Errors
     /// When the device fails.
     pub fn val_loss(&mut self) -> Result<f64> {
-        let (rows, stop) = (self.config.train.batch_size, AtomicBool::new(false));
-        Ok(evaluate::whole_split(self.engine.as_mut(), &self.data.val, rows, &stop)?.loss)
+        let rows = self.config.train.batch_size;
+        Ok(evaluate::whole_split(self.engine.as_mut(), &self.data.val, rows, &mut |_, _| Ok(()))?.loss)
     }
 
     /// The shape of the model.

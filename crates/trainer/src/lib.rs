@@ -31,6 +31,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod cache;
 pub mod calibration;
 pub mod chart;
 pub mod compare;
@@ -50,6 +51,7 @@ pub mod lab;
 pub mod memory;
 pub mod metrics;
 pub mod ngram;
+pub mod preparation;
 pub mod run;
 pub mod samples;
 pub mod scaling;

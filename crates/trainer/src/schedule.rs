@@ -3,22 +3,22 @@
 use crate::config::{Schedule, TrainConfig};
 
 /// The learning rate of update `step` (counted from 0): `lr (step + 1) / (warmup + 1)` while warming up, then that of
-/// `schedule`, then from `decay_steps` on `min_lr`. "cosine" falls from `lr` along a half cosine, as in nanoGPT; "linear" in
-/// a straight line; "wsd" stays at `lr` and falls in a straight line over the last `decay_fraction` of the `decay_steps`
-/// updates.
+/// `schedule`, then from [`decay_end`](TrainConfig::decay_end) on `min_lr`. "cosine" falls from `lr` along a half cosine, as in nanoGPT; "linear" in
+/// a straight line; "wsd" stays at `lr` and falls in a straight line over the last `decay_fraction` of the updates up to there.
 pub fn learning_rate(config: &TrainConfig, step: u64) -> f64 {
-    let TrainConfig { lr, min_lr, warmup_steps, decay_steps, .. } = *config;
+    let TrainConfig { lr, min_lr, warmup_steps, .. } = *config;
+    let decay_end = config.decay_end();
     if step < warmup_steps {
         return lr * (step + 1) as f64 / (warmup_steps + 1) as f64;
     }
-    if step >= decay_steps {
+    if step >= decay_end {
         return min_lr;
     }
-    let progress = (step - warmup_steps) as f64 / (decay_steps - warmup_steps) as f64;
+    let progress = (step - warmup_steps) as f64 / (decay_end - warmup_steps) as f64;
     let height = match config.schedule {
         Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
         Schedule::Linear => 1.0 - progress,
-        Schedule::Wsd => ((decay_steps - step) as f64 / (decay_steps as f64 * config.decay_fraction)).min(1.0),
+        Schedule::Wsd => ((decay_end - step) as f64 / (decay_end as f64 * config.decay_fraction)).min(1.0),
     };
     min_lr + height * (lr - min_lr)
 }
@@ -63,6 +63,18 @@ mod tests {
         // A decay that is longer than what follows the warm-up has begun when that ends.
         let whole = TrainConfig { decay_fraction: 1.0, ..config.clone() };
         assert!((learning_rate(&whole, 100) - (1e-4 + 0.95 * 9e-4)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_decay_of_0_ends_with_the_run_and_never_inside_the_warm_up() {
+        for schedule in [Schedule::Cosine, Schedule::Linear, Schedule::Wsd] {
+            let given = config(schedule);
+            let derived = |max_steps| TrainConfig { decay_steps: 0, max_steps, ..given.clone() };
+            let same = |step| learning_rate(&derived(2000), step) == learning_rate(&given, step);
+            assert!((0..2100).all(same), "{schedule:?}");
+            assert!(learning_rate(&derived(4000), 2000) > 2.0 * given.min_lr, "a longer run decays later");
+            assert_eq!(learning_rate(&derived(10), 99), learning_rate(&given, 99), "{schedule:?}");
+        }
     }
 
     #[test]

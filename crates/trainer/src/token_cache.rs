@@ -18,7 +18,6 @@ use std::{
     fs::File,
     io::{BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
 use tinygpt_model::{
@@ -30,6 +29,7 @@ use tinygpt_model::{
 };
 
 use crate::{
+    cache::{PARTIAL, TOKENS, remove_abandoned},
     corpus::{self, Corpus, CorpusError},
     digest::{Digest, Hasher},
     token_files::TokenFile,
@@ -44,12 +44,6 @@ const HEADER_BYTES: usize = 128;
 
 /// About how many tokens are written at a time.
 const SINK_TOKENS: usize = 1 << 16;
-
-/// The end of the name of a file that is being written.
-const PARTIAL: &str = ".partial";
-
-/// A file that nobody has written to for this long was left by a process that was killed.
-const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What can go wrong with the tokens of a corpus.
 #[derive(Debug, thiserror::Error)]
@@ -298,7 +292,7 @@ struct Origin {
 
 impl Origin {
     fn file_name(&self) -> String {
-        format!("tokens-v{FORMAT_VERSION}-{:.16}-{:.16}.bin", self.source_hash, self.tokenizer_hash)
+        format!("{TOKENS}v{FORMAT_VERSION}-{:.16}-{:.16}.bin", self.source_hash, self.tokenizer_hash)
     }
 
     fn header(&self, width: Width, count: u64) -> [u8; HEADER_BYTES] {
@@ -348,7 +342,7 @@ fn build(folder: &Path, path: &Path, of: Origin, tokenizer: &Tokenizer, corpus: 
     remove_abandoned(folder);
 
     // Dropped on every way out but the last, which removes the file.
-    let mut file = NewFile::in_folder(folder, "tokens-", PARTIAL).map_err(unwritable)?;
+    let mut file = NewFile::in_folder(folder, TOKENS, PARTIAL).map_err(unwritable)?;
     let width = Width::of(tokenizer.vocab_size());
     let mut writer = BufWriter::with_capacity(1 << 18, file.file());
     writer.write_all(&[0; HEADER_BYTES]).map_err(unwritable)?;
@@ -374,21 +368,5 @@ pub(crate) fn write_ids(writer: &mut impl Write, width: Width, ids: &[u32]) -> s
         // Each id is below the vocabulary's size, which chose the width.
         Width::U16 => ids.iter().try_for_each(|&id| writer.write_all(&(id as u16).to_le_bytes())),
         Width::U32 => ids.iter().try_for_each(|&id| writer.write_all(&id.to_le_bytes())),
-    }
-}
-
-/// Removes what killed processes left behind. That some of it stays is no reason to fail.
-fn remove_abandoned(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_ours = name.to_str().is_some_and(|name| name.starts_with("tokens-") && name.ends_with(PARTIAL));
-        let written = entry.metadata().and_then(|meta| meta.modified());
-        let is_old =
-            written.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ABANDONED_AFTER));
-        if is_ours && is_old {
-            // Another process may have been faster.
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }

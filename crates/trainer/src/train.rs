@@ -16,7 +16,7 @@ use crate::{
     engine::{DeferredScalar, Engine, EngineState},
     evaluate::{self, Evaluation, Report},
     metrics::{self, Metrics, MetricsFile, RowKind},
-    run::{Best, LAST_FORMAT, LoopState, Part, RunDir},
+    run::{Best, FinalEvaluation, LAST_FORMAT, LoopState, Part, RunDir},
     samples::{self, Sample},
     schedule::learning_rate,
 };
@@ -28,6 +28,9 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 pub const LOSS_SVG: &str = "loss.svg";
 /// The same, written when training ends or is interrupted, for what shows no SVG.
 pub const LOSS_PNG: &str = "loss.png";
+
+/// A validation loss of so many times that of guessing, or of the best one where that is worse, has diverged.
+const DIVERGED: f64 = 2.0;
 
 /// What a training run tells while it works.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,13 +51,20 @@ pub enum Event<'a> {
     },
     /// A sample was drawn, and written to `samples.jsonl`.
     Sample(&'a Sample),
+    /// Training has ended, and the best weights are evaluated.
+    FinalEvaluation {
+        /// The tokens that are predicted.
+        done: u64,
+        /// Those that will be.
+        tokens: u64,
+    },
 }
 
 /// Why the caller's function for events failed.
 pub type CallbackError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Is told every [`Event`]. An error of it ends training as an interruption does: the state is saved, and
-/// [`Trainer::train`] gives it back as [`TrainError::Callback`].
+/// Is told every [`Event`]. An error of it ends training, or the evaluation behind it, as an interruption does: the state is
+/// saved, and [`Trainer::train`] gives it back as [`TrainError::Callback`].
 pub type OnEvent<'a> = &'a mut dyn FnMut(Event<'_>) -> std::result::Result<(), CallbackError>;
 
 /// Why training ended.
@@ -78,7 +88,7 @@ pub struct Outcome {
     pub ending: StopReason,
     /// The state of the loop at the end.
     pub state: LoopState,
-    /// The whole validation split under the best weights; not computed when interrupted.
+    /// The validation split under the best weights, as much of it as `final_eval_batches` says; not computed when interrupted.
     pub report: Option<Report>,
 }
 
@@ -109,6 +119,7 @@ impl LoopState {
             seconds: 0.0,
             source_hash,
             reference_hash: None,
+            final_evaluation: None,
             parts: vec![Part::now(0, 0.0)],
             init_from: None,
         }
@@ -187,7 +198,7 @@ impl Trainer<'_> {
             Err(error) => return Err(error),
             Ok(ending) => {
                 self.write_pixels(&record.metrics)?;
-                match self.report(stop) {
+                match self.report(stop, on_event) {
                     Ok(report) => return Ok(Outcome { ending, state: self.state, report: Some(report) }),
                     // The run is saved, and the engine holds the best weights now, which are not to be saved as the last.
                     Err(TrainError::Interrupted) => {}
@@ -234,6 +245,7 @@ impl Trainer<'_> {
         let lr = learning_rate(&self.config.train, step);
         let grad_norm = self.optimizer_step(lr)?;
         self.state.step += 1;
+        self.state.final_evaluation = None;
         Ok(Update { step: self.state.step, losses, lr, grad_norm })
     }
 
@@ -244,10 +256,17 @@ impl Trainer<'_> {
         let config = &self.config.train;
         let val = &self.data.val;
         let Evaluation { loss, floor, .. } =
-            evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches, stop)?;
+            evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches, &mut |_, _| {
+                if stop.load(Ordering::Relaxed) { Err(TrainError::Interrupted) } else { Ok(()) }
+            })?;
         if !loss.is_finite() {
             let what = "validation loss";
             return Err(TrainError::NonFiniteLoss { step: self.state.step, what, value: loss });
+        }
+        // A model that starts from another one may know less of a new text than guessing does, but never less than at its start.
+        let uniform = (self.data.tokenizer.vocab_size() as f64).ln();
+        if self.state.best.is_some_and(|best| loss > DIVERGED * best.val_loss.max(uniform)) {
+            return Err(TrainError::Diverged { step: self.state.step, loss, uniform });
         }
         let best = self.state.best.is_none_or(|best| loss < best.val_loss);
         if best {
@@ -386,8 +405,16 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The best weights on the whole validation split.
-    fn report(&mut self, stop: &AtomicBool) -> Result<Report> {
+    /// The best weights on the validation split. A run that was finished before has its result in its state.
+    fn report(&mut self, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<Report> {
+        let TrainConfig { batch_size, final_eval_batches, .. } = self.config.train;
+        let best_step = self.state.best.map_or(self.state.step, |best| best.step);
+        let windows = batch_size * final_eval_batches;
+        if let Some(known) = self.state.final_evaluation
+            && (known.best_step, known.windows) == (best_step, windows)
+        {
+            return Ok(known.report);
+        }
         let mut state = self.engine.state_dict()?;
         let config = self.engine.config();
         match &mut state.adapter {
@@ -395,8 +422,20 @@ impl Trainer<'_> {
             None => state.params = self.run.model().read_weights(config)?,
         }
         self.engine.load_state_dict(&state)?;
-        let evaluation = evaluate::whole_split(self.engine, &self.data.val, self.config.train.batch_size, stop)?;
-        Report::new(evaluation, &self.data.val, &self.data.tokenizer)
+        let val = &self.data.val;
+        let mut on_tokens = |done, tokens| {
+            if stop.load(Ordering::Relaxed) {
+                return Err(TrainError::Interrupted);
+            }
+            on_event(Event::FinalEvaluation { done, tokens }).map_err(TrainError::Callback)
+        };
+        let evaluation = evaluate::estimate(self.engine, val, batch_size, final_eval_batches, &mut on_tokens)?;
+        let report = Report::new(evaluation, val, &self.data.tokenizer)?;
+        // JSON has no infinity.
+        let is_kept = report.perplexity.is_finite();
+        self.state.final_evaluation = is_kept.then_some(FinalEvaluation { best_step, windows, report });
+        self.run.last().write_state(&self.state)?;
+        Ok(report)
     }
 }
 

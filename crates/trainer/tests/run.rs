@@ -8,9 +8,9 @@ use std::{
 
 use tinygpt_trainer::{
     GptConfig, Result, Run, RunConfig, RunDir, TrainError,
-    config::{DataConfig, TrainConfig},
+    config::{Change, DataConfig, TrainConfig},
     run::{Notice, ResumeOptions, StartOptions},
-    train::{Event, METRICS_FILE, Outcome},
+    train::{Event, METRICS_FILE, Outcome, StopReason},
 };
 
 fn small() -> RunConfig {
@@ -36,7 +36,8 @@ fn start(config: RunConfig, out: &Path) -> Result<Run> {
 
 fn resume(run: &Path, set: &[&str]) -> Result<Run> {
     let overrides = set.iter().map(ToString::to_string).collect();
-    Run::resume(run, ResumeOptions { overrides, ..ResumeOptions::default() })
+    let cache_dir = run.with_extension("cache");
+    Run::resume(run, ResumeOptions { overrides, cache_dir, ..ResumeOptions::default() })
 }
 
 fn train(run: Run) -> Result<Outcome> {
@@ -117,13 +118,62 @@ fn what_the_user_of_a_resumed_run_should_know_is_told_and_what_makes_no_sense_re
     assert_eq!(RunDir::open(&out).unwrap().read_config(&[]).unwrap().train.max_steps, 9, "it is as it was");
 
     fs::remove_file(out.join(METRICS_FILE)).unwrap();
-    let run = resume(&out, &["train.max_steps=12"]).unwrap();
+    let run = resume(&out, &["train.max_steps=12", "train.decay_steps=9"]).unwrap();
     let min_lr = small().train.min_lr;
+    let change = |key: &str, from: &str, to: &str| Change { key: key.into(), from: from.into(), to: to.into() };
+    let changes = [change("train.max_steps", "9", "12"), change("train.decay_steps", "0", "9")];
     assert_eq!(
         run.notices(),
-        [Notice::MetricsGone { run: out.clone(), step: 9 }, Notice::DecayEnded { decay_steps: 9, min_lr }]
+        [
+            Notice::Changed(changes[0].clone()),
+            Notice::Changed(changes[1].clone()),
+            Notice::MetricsGone { run: out.clone(), step: 9 },
+            Notice::DecayEnded { decay_end: 9, min_lr }
+        ]
     );
+    // The history has them before the first update.
+    assert_eq!(RunDir::open(&out).unwrap().last().read_state().unwrap().parts[1].changes, changes);
     assert_eq!(train(run).unwrap().state.step, 12);
+}
+
+#[test]
+fn the_final_evaluation_tells_how_far_it_is_and_is_made_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    // Stops when so many tokens are evaluated; gives what was told, and how it ended.
+    let run_until = |run: Run, stop_at: u64| {
+        let (stop, mut told) = (AtomicBool::new(false), Vec::new());
+        let outcome = run.train(&stop, &mut |event| {
+            if let Event::FinalEvaluation { done, tokens } = event {
+                told.push((done, tokens));
+                stop.fetch_or(done >= stop_at, std::sync::atomic::Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        (told, outcome.unwrap())
+    };
+    let run = start(small(), &out).unwrap();
+    let all = run.data().val.len() as u64 - 1;
+    let (told, outcome) = run_until(run, u64::MAX);
+    assert_eq!((told.first(), told.last()), (Some(&(0, all)), Some(&(all, all))));
+    let report = outcome.report;
+    let (told, again) = run_until(resume(&out, &[]).unwrap(), u64::MAX);
+    assert_eq!((told, again.report, report.unwrap().tokens), (Vec::new(), report, all));
+
+    let mut config = small();
+    config.data.stories_bytes = 80_000;
+    let longer = dir.path().join("longer");
+    let run = start(config, &longer).unwrap();
+    let all_of_longer = run.data().val.len() as u64 - 1;
+    let (told, outcome) = run_until(run, 2048);
+    assert_eq!(
+        (told.as_slice(), outcome.ending),
+        (&[(0, all_of_longer), (2048, all_of_longer)][..], StopReason::Interrupted)
+    );
+    let (told, outcome) = run_until(resume(&longer, &[]).unwrap(), u64::MAX);
+    assert!(told.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{told:?}");
+    assert_eq!(told.last(), Some(&(all_of_longer, all_of_longer)));
+    assert_eq!(outcome.report.unwrap().tokens, all_of_longer);
 }
 
 /// A run of other weights that a run can stay near.

@@ -98,9 +98,9 @@ pub struct BenchDecodeArgs {
     /// Texts side by side.
     #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub rows: u32,
-    /// Tokens of each; at most the context.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
-    pub tokens: u32,
+    /// Tokens of each, at most the context [default: 128].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub tokens: Option<u32>,
     /// How the weights are kept in memory.
     #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
     pub weights: WeightsArg,

@@ -11,6 +11,7 @@ use crate::{
     measured::Measured,
     output::{Usage, print_json, print_stdout},
     progress_bar::WorkProgress,
+    units,
 };
 
 /// What `--json` prints.
@@ -44,19 +45,25 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if args.json {
         return print_json(&EvalReport { run, data: args.data.as_deref(), report, stderr, stride, context });
     }
-    let mut text = describe(&report, args.data.is_none());
+    let of_validation = args.data.is_none().then_some(report.tokens);
+    let mut text = describe(&report, of_validation);
     let stderr = stderr.map_or(String::new(), |stderr| format!("standard error {stderr:.4} over windows; "));
     text += &format!("{stderr}a context of {context} tokens every {stride}\n");
     text += "perplexities of different tokenizers cannot be compared, bits a byte can\n";
     Ok(print_stdout(&text)?)
 }
 
-/// The lines of a report for people: of the whole validation split, or of another text.
-pub fn describe(report: &Report, is_validation: bool) -> String {
-    let (what, split) = if is_validation { ("validation loss", ", whole split") } else { ("loss of the text", "") };
-    let Report { loss, perplexity, bits_per_byte, tokens, floor, gap, gap_bits_per_byte, .. } = report;
+/// The lines of a report for people: of the validation split, which has `of_validation` tokens to predict, or of another text.
+pub fn describe(report: &Report, of_validation: Option<u64>) -> String {
+    let (what, split) = match of_validation {
+        Some(all) if all == report.tokens => ("validation loss", ", whole split".into()),
+        Some(all) => ("validation loss", format!(" of {all}")),
+        None => ("loss of the text", String::new()),
+    };
+    let perplexity = units::perplexity(report.perplexity);
+    let Report { loss, bits_per_byte, tokens, floor, gap, gap_bits_per_byte, .. } = report;
     let mut text = format!(
-        "{what} {loss:.4} nats/token  (perplexity {perplexity:.3}, {bits_per_byte:.4} bits/byte, {tokens} tokens{split})\n"
+        "{what} {loss:.4} nats/token  (perplexity {perplexity}, {bits_per_byte:.4} bits/byte, {tokens} tokens{split})\n"
     );
     if let (Some(floor), Some(gap), Some(bits)) = (floor, gap, gap_bits_per_byte) {
         let share = 100.0 * gap / floor;

@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod bench;
+pub mod cache;
 pub mod chat;
 pub mod compare;
 pub mod config;

@@ -1,6 +1,7 @@
 //! `tinygpt train`.
 
 mod inspect;
+mod own_text;
 
 use std::{
     borrow::Cow,
@@ -32,6 +33,7 @@ use crate::{
     device::Work,
     hub,
     output::{Interrupted, Usage, print_json, print_stdout},
+    preparing::{preparation, until_stopped},
     progress::{Progress, human_time, in_thousands},
 };
 
@@ -42,12 +44,15 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let init_from = args.init_from.as_deref().map(initial_model).transpose()?;
     let device = args.device.open_for(|| work(args, init_from.as_ref()))?;
     if args.inspect {
-        return inspect::run(args, read_config(needed_config(args)?, args, None)?, &device);
+        return inspect::run(args, new_config(args, None)?.0, &device);
     }
-    let run = if args.resume { resume(args, &device)? } else { start(args, init_from, &device)? };
     let stop = stop_on_signals()?;
-
+    let run = match args.resume {
+        true => until_stopped(&stop, "the run is as it was", || resume(args, &device, &stop))?,
+        false => until_stopped(&stop, "no run was started", || start(args, init_from, &device, &stop))?,
+    };
     let (path, config) = (run.path().to_owned(), run.config().clone());
+    let val_tokens = run.data().val.len() as u64 - 1;
     notice!(
         "{}: {} parameters, {} training tokens, {} validation tokens, vocabulary {}{}",
         path.display(),
@@ -82,6 +87,12 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if !config.train.reference.is_empty() && config.train.kl_weight == 0.0 {
         notice!("train.reference changes nothing: train.kl_weight is 0");
     }
+    for notice in run.notices() {
+        notice!("{notice}");
+    }
+    if args.config.is_none() && !args.resume {
+        notice!("{}", own_text::expected_time(&run, &device)?);
+    }
     let mut progress = Progress::new(&config, run.state().step)?;
     let mut logs = log::open_for(&run, &args.log);
     let outcome = run.train(&stop, &mut |event| {
@@ -97,7 +108,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         let message = format!("interrupted after step {step}; saved. Go on with: tinygpt train --resume --out {run}");
         return Err(Interrupted(message).into());
     }
-    show_result(args, &path, &config, &outcome, &device)
+    show_result(args, &path, &config, (&outcome, val_tokens), &device)
 }
 
 /// Which parameters go where, unless all have AdamW and the same learning rate.
@@ -141,13 +152,13 @@ fn initial_model(path: &Path) -> anyhow::Result<InitialModel> {
 
 /// The updates of the run that is to be started or resumed.
 fn work(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<Work> {
-    let (config, gpt) = match &args.config {
-        Some(path) if !args.resume => {
-            let config = read_config(path, args, init_from)?.resolved()?;
+    let (config, gpt) = match args.resume {
+        false => {
+            let config = new_config(args, init_from)?.0.resolved()?;
             let gpt = without_a_text(&config);
             (config, gpt)
         }
-        _ => {
+        true => {
             let run = RunDir::open(&run_to_resume(args)?)?;
             (run.read_config(&args.overrides)?, run.model().read_config()?)
         }
@@ -156,18 +167,34 @@ fn work(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<Wo
     Ok(Work::training(&config, &gpt))
 }
 
-fn start(args: &TrainArgs, init_from: Option<InitialModel>, device: &Device) -> anyhow::Result<Run> {
-    let path = needed_config(args)?;
+fn start(
+    args: &TrainArgs,
+    init_from: Option<InitialModel>,
+    device: &Device,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<Run> {
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
-    let config = read_config(path, args, init_from.as_ref())?;
+    let (config, why) = new_config(args, init_from.as_ref())?;
+    if let Some(why) = why {
+        notice!("{why}");
+    }
     refuse_to_replace_the_reference(args, &config)?;
     let (out, device) = (args.out.clone(), device.clone());
-    let options = StartOptions { out, if_exists, device, init_from, ..StartOptions::default() };
+    let preparation = preparation(Some(Arc::clone(stop)));
+    let options = StartOptions { out, if_exists, device, init_from, preparation, ..StartOptions::default() };
     Ok(Run::start(config, options)?)
 }
 
-fn needed_config(args: &TrainArgs) -> anyhow::Result<&Path> {
-    Ok(args.config.as_deref().ok_or_else(|| Usage("--config FILE is needed to start a run".into()))?)
+/// The configuration of a new run: that of `--config`, or the one that suits the text of `--data`, and why it does.
+fn new_config(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<(RunConfig, Option<String>)> {
+    let overrides = || args.overrides.clone();
+    let (config, why) = match (&args.config, init_from) {
+        // What a configuration leaves out is as in the model that the run starts from.
+        (Some(path), Some(model)) => (config_file::read_over(&model.defaults(), path, overrides())?, None),
+        (Some(path), None) => (config_file::read(path, overrides())?, None),
+        (None, _) => own_text::choose(args).map(|(config, why)| (config, Some(why)))?,
+    };
+    Ok((with_flags(config, args)?, why))
 }
 
 /// A run that replaced its own reference could never be resumed.
@@ -181,13 +208,23 @@ fn refuse_to_replace_the_reference(args: &TrainArgs, config: &RunConfig) -> anyh
     }
 }
 
-fn resume(args: &TrainArgs, device: &Device) -> anyhow::Result<Run> {
+fn resume(args: &TrainArgs, device: &Device, stop: &Arc<AtomicBool>) -> anyhow::Result<Run> {
+    if let (Some(config), Some(out)) = (&args.config, &args.out) {
+        let (config, out) = (config.display(), out.display());
+        return Err(Usage(format!(
+            "--config {config} would change nothing: {out} goes on with its own configuration; leave it out, and change keys by \
+             --set"
+        ))
+        .into());
+    }
+    let path = run_to_resume(args)?;
     let corpus = (!args.data.is_empty()).then(|| args.data.join("\n"));
     let (overrides, device) = (args.overrides.clone(), device.clone());
-    let options = ResumeOptions { overrides, corpus, device, ..ResumeOptions::default() };
-    let run = Run::resume(run_to_resume(args)?, options)?;
-    for notice in run.notices() {
-        notice!("{notice}");
+    let preparation = preparation(Some(Arc::clone(stop)));
+    let options = ResumeOptions { overrides, corpus, device, preparation, ..ResumeOptions::default() };
+    let run = Run::resume(path, options)?;
+    if let Some(config) = &args.config {
+        tell_what_is_not_taken(config, args, &run)?;
     }
     Ok(run)
 }
@@ -197,20 +234,32 @@ fn run_to_resume(args: &TrainArgs) -> anyhow::Result<PathBuf> {
     let runs = Path::new(RUNS);
     let newest = match (&args.out, &args.config) {
         (Some(out), _) => return Ok(out.clone()),
-        (None, Some(path)) => RunDir::open_numbered(runs, &read_config(path, args, None)?.name)?,
+        (None, Some(path)) => RunDir::open_numbered(runs, &config_file::read(path, Vec::new())?.name)?,
         (None, None) => RunDir::latest(runs)?,
     };
     Ok(newest.path().to_owned())
 }
 
-/// The configuration of a file or a recipe, with the flags that override it. What it leaves out is as in the model that the run
-/// starts from.
-fn read_config(path: &Path, args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<RunConfig> {
-    let overrides = if args.resume { Vec::new() } else { args.overrides.clone() };
-    let mut config = match init_from {
-        Some(model) => config_file::read_over(&model.defaults(), path, overrides)?,
-        None => config_file::read(path, overrides)?,
-    };
+/// Says which keys of the configuration that named a run have other values than the run, which goes on with its own.
+fn tell_what_is_not_taken(path: &Path, args: &TrainArgs, run: &Run) -> anyhow::Result<()> {
+    // Paths of a run are absolute.
+    const PATHS: [&str; 4] = ["data.corpus", "data.val", "data.tokenizer_path", "train.reference"];
+    let is_set =
+        |key: &str| args.overrides.iter().any(|item| item.split_once('=').is_some_and(|(set, _)| set.trim() == key));
+    let is_told = |key: &str| !PATHS.contains(&key) && !is_set(key);
+    let changes = config_file::read(path, Vec::new())?.changes_since(run.config())?;
+    let told: Vec<_> = changes.iter().filter(|change| is_told(&change.key)).collect();
+    if !told.is_empty() {
+        let keys: Vec<_> =
+            told.iter().map(|change| format!("{} = {}, not {}", change.key, change.from, change.to)).collect();
+        let (path, run) = (path.display(), run.path().display());
+        notice!("{path} only says which run goes on; {run} keeps its own {}", keys.join(", "));
+    }
+    Ok(())
+}
+
+/// A configuration with the flags that override it.
+fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> {
     if args.data == ["-"] && args.text_key.is_some() {
         return Err(Usage(
             "standard input is plain text, which has no --text-key: save records to a .jsonl file".into(),
@@ -251,7 +300,7 @@ fn show_result(
     args: &TrainArgs,
     run: &Path,
     config: &RunConfig,
-    outcome: &Outcome,
+    (outcome, val_tokens): (&Outcome, u64),
     device: &Device,
 ) -> anyhow::Result<()> {
     let samples = samples(run, config, device)?;
@@ -272,7 +321,7 @@ fn show_result(
         text += &format!("  {}\n", sample.trim_end().replace('\n', "\n  "));
         text += "\n";
     }
-    text += &outcome.report.as_ref().map(|report| describe(report, true)).unwrap_or_default();
+    text += &outcome.report.as_ref().map(|report| describe(report, Some(val_tokens))).unwrap_or_default();
     let why = match outcome.ending {
         StopReason::Patience => {
             format!(" (no better validation loss in {} evaluations)", config.train.patience)

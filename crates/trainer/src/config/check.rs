@@ -135,6 +135,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
         ("train.batch_size", train.batch_size),
         ("train.grad_accum", train.grad_accum),
         ("train.eval_batches", train.eval_batches),
+        ("train.final_eval_batches", train.final_eval_batches),
         ("train.sample_tokens", train.sample_tokens),
         ("data.vocab_size", data.vocab_size),
         ("lora.rank", lora.rank),

@@ -1,9 +1,11 @@
 //! The configuration of a run: what `train.toml` and the files in `configs/` hold.
 
 mod base;
+mod changes;
 mod check;
 mod choices;
 mod load;
+mod own_text;
 mod recipes;
 mod schema;
 #[cfg(test)]
@@ -14,8 +16,10 @@ use tinygpt_model::{AdapterShape, GenerationDefaults, GptConfig, Precision};
 
 use crate::corpus::{CorpusOptions, Documents, Part};
 
+pub use changes::Change;
 pub use choices::{OptimizerKind, PriorKind, Schedule};
 pub use load::{load, load_over, load_resolved};
+pub use own_text::TextSize;
 pub use recipes::{RECIPES, recipe};
 pub use schema::{ConfigError, Field, annotated_default, fields};
 
@@ -101,7 +105,7 @@ pub struct TrainConfig {
     pub min_lr: f64,
     /// Updates of linear warm-up.
     pub warmup_steps: u64,
-    /// The update at which the decay ends; 0 means `max_steps`.
+    /// The update at which the decay ends; 0 means `max_steps`, whatever that becomes.
     pub decay_steps: u64,
     /// AdamW's decay of the first moment.
     pub beta1: f64,
@@ -117,6 +121,8 @@ pub struct TrainConfig {
     pub eval_every: u64,
     /// Batches of an evaluation during training; 0 is the whole split.
     pub eval_batches: usize,
+    /// Batches of the evaluation of the best weights at the end; 0 is the whole split.
+    pub final_eval_batches: usize,
     /// Evaluations without a new best before training stops; 0 is never.
     pub patience: u64,
     /// Updates between lines of `metrics.jsonl`.
@@ -246,6 +252,7 @@ impl Default for TrainConfig {
             clip: 1.0,
             eval_every: 250,
             eval_batches: 20,
+            final_eval_batches: 0,
             patience: 0,
             log_every: 10,
             optimizer: OptimizerKind::default(),
@@ -298,22 +305,26 @@ impl DataConfig {
     }
 }
 
+impl TrainConfig {
+    /// The update at which the decay ends: that of `decay_steps`, or with 0 the last one; never before the end of the warm-up,
+    /// so that a short trial of a long recipe ends inside it.
+    pub fn decay_end(&self) -> u64 {
+        let end = if self.decay_steps == 0 { self.max_steps } else { self.decay_steps };
+        end.max(self.warmup_steps)
+    }
+}
+
 impl RunConfig {
     /// The model's shape for a vocabulary.
     pub fn gpt(&self, vocab_size: usize) -> GptConfig {
         GptConfig { vocab_size, ..self.model.clone() }
     }
 
-    /// The configuration with what depends on other keys filled in, and every value checked. [`load()`] returns one.
+    /// The configuration, every value of which was checked. [`load()`] returns one.
     ///
     /// # Errors
     /// [`ConfigError::Range`], naming the key.
-    pub fn resolved(mut self) -> Result<Self, ConfigError> {
-        if self.train.decay_steps == 0 {
-            self.train.decay_steps = self.train.max_steps;
-        }
-        // A short trial of a long recipe must not fail for its warm-up; it simply ends inside it.
-        self.train.decay_steps = self.train.decay_steps.max(self.train.warmup_steps);
+    pub fn resolved(self) -> Result<Self, ConfigError> {
         check::validate(&self)?;
         Ok(self)
     }

@@ -62,7 +62,7 @@ pub enum ConfigError {
     Incomplete(String),
     /// An override that a resumed run cannot take.
     #[error(
-        "`{0}` cannot change when a run is resumed: only train.max_steps, train.max_minutes, train.patience, train.eval_every, train.eval_batches, train.log_every, train.sample_* and generate.* can"
+        "`{0}` cannot change when a run is resumed: only train.max_steps, train.max_minutes, train.patience, train.lr, train.lr_*, train.min_lr, train.decay_steps, train.batch_size, model.dropout, train.eval_*, train.final_eval_batches, train.log_every, train.sample_* and generate.* can"
     )]
     FixedOnResume(String),
 }
@@ -111,7 +111,7 @@ const TRAINING: &[Field] = fields! {
     "train.lr": "learning rate after the warm-up",
     "train.min_lr": "learning rate at the end of the decay",
     "train.warmup_steps": "updates of linear warm-up",
-    "train.decay_steps": "update at which the decay ends; 0 is max_steps",
+    "train.decay_steps": "update at which the decay ends; 0 is max_steps, also of a run that is resumed with more",
     "train.beta1": "AdamW: decay of the first moment",
     "train.beta2": "AdamW: decay of the second moment",
     "train.eps": "AdamW: added to the root of the second moment",
@@ -119,6 +119,7 @@ const TRAINING: &[Field] = fields! {
     "train.clip": "largest global norm of the gradient; 0 is off",
     "train.eval_every": "updates between evaluations, each of which also saves the run",
     "train.eval_batches": "batches of an evaluation during training, spread over the split; 0 is the whole split",
+    "train.final_eval_batches": "batches of the evaluation of the best weights at the end, spread over the split; 0 is the whole split",
     "train.patience": "stop after so many evaluations without a new best; 0 is never",
     "train.log_every": "updates between lines of metrics.jsonl",
     "train.optimizer": "\"adamw\", or \"muon\" (Muon for the matrices of linear layers, AdamW for all else)",
@@ -181,6 +182,7 @@ const LATER_OF_TRAINING: &[(&str, u32)] = &[
     ("data.text_key", 9),
     ("data.documents", 9),
     ("data.tokenizer_path", 9),
+    ("train.final_eval_batches", 10),
     ("data.val_documents", 11),
 ];
 
@@ -195,17 +197,26 @@ pub(super) fn missing_key(later: &[(&str, u32)], has: impl Fn(&str) -> bool) -> 
 /// Keys under names that they had earlier, and have now.
 pub(super) const RENAMED: &[(&str, &str)] = &[("model.activation", "model.mlp")];
 
-/// Keys that may change between two parts of one run: none of them alters the updates.
+/// Keys that may change between two parts of one run. Those of the first lines alter no update, but for what
+/// `train.decay_steps` = 0 derives of `train.max_steps`; the others do, which the run records ([`Change`](super::Change)).
 pub(super) const FREE_ON_RESUME: &[&str] = &[
     "train.max_steps",
     "train.max_minutes",
     "train.patience",
     "train.eval_every",
     "train.eval_batches",
+    "train.final_eval_batches",
     "train.log_every",
     "train.sample_every",
     "train.sample_tokens",
     "train.sample_prompt",
+    "train.lr",
+    "train.lr_matrices",
+    "train.lr_embeddings",
+    "train.min_lr",
+    "train.decay_steps",
+    "train.batch_size",
+    "model.dropout",
 ];
 
 /// All keys with their documentation and defaults, as a commented TOML file.

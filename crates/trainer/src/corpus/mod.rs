@@ -30,6 +30,7 @@ use self::format::Format;
 use crate::{
     digest::{Digest, Hasher},
     fetch::DATASETS,
+    preparation::Preparation,
 };
 
 /// How many bytes of a file are read at a time.
@@ -131,7 +132,7 @@ pub enum CorpusError {
         path: PathBuf,
     },
     /// There is no text at all.
-    #[error("the corpus `{path}` is empty: there is nothing to train on")]
+    #[error("the corpus `{path}` is empty: there is no text in it")]
     Empty {
         /// What was given.
         path: PathBuf,
@@ -171,6 +172,9 @@ pub enum CorpusError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// Whoever follows the reading has ended it.
+    #[error("interrupted")]
+    Stopped,
     /// A file or a folder cannot be read.
     #[error("cannot read `{path}`: {source}")]
     Unreadable {
@@ -203,6 +207,7 @@ pub struct Corpus {
     source: Source,
     bytes: u64,
     options: CorpusOptions,
+    preparation: Preparation,
 }
 
 #[derive(Debug, Clone)]
@@ -254,7 +259,7 @@ impl Corpus {
         if bytes == 0 {
             return Err(CorpusError::Empty { path: path.to_owned() });
         }
-        Ok(Self { source: Source::Files(files), bytes, options })
+        Ok(Self { source: Source::Files(files), bytes, options, preparation: Preparation::default() })
     }
 
     /// A corpus that is copied to a temporary file, since it is read more than once.
@@ -269,7 +274,8 @@ impl Corpus {
             return Err(CorpusError::Empty { path: STANDARD_INPUT.into() });
         }
         let path = file.path().to_owned();
-        Ok(Self { source: Source::Copied(Arc::new((file, [path]))), bytes, options })
+        let source = Source::Copied(Arc::new((file, [path])));
+        Ok(Self { source, bytes, options, preparation: Preparation::default() })
     }
 
     /// A corpus in memory.
@@ -289,13 +295,19 @@ impl Corpus {
         if text.is_empty() {
             return Err(CorpusError::Empty { path: PathBuf::from("(text in memory)") });
         }
-        Ok(Self { bytes: text.len() as u64, source: Source::Text(text), options })
+        let (bytes, source) = (text.len() as u64, Source::Text(text));
+        Ok(Self { bytes, source, options, preparation: Preparation::default() })
     }
 
     /// The same, of which some documents are read.
     pub fn with_part(mut self, part: Part) -> Self {
         self.options.part = part;
         self
+    }
+
+    /// The same, of which `preparation` is told how far it was read, each time it is.
+    pub fn followed_by(self, preparation: &Preparation) -> Self {
+        Self { preparation: preparation.clone(), ..self }
     }
 
     /// The files in the order in which they are read; none for a text in memory.
@@ -326,10 +338,11 @@ impl Corpus {
 
     /// As [`Corpus::pieces`], with another size of the reads.
     fn pieces_of(&self, chunk_bytes: usize) -> Pieces<'_> {
-        match &self.source {
+        let pieces = match &self.source {
             Source::Text(text) => Pieces::of_text(text, &self.options, chunk_bytes),
             Source::Files(_) | Source::Copied(_) => Pieces::of_files(self.files(), &self.options, chunk_bytes),
-        }
+        };
+        pieces.followed_by(&self.preparation, self.bytes)
     }
 
     /// The text of [`Corpus::pieces`], which does not tell where documents end.

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io::Read,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,6 +20,7 @@ use super::{
     parquet::ParquetTexts,
     split::Splitter,
 };
+use crate::preparation::Preparation;
 
 /// A corpus in pieces; see [`super::Corpus::pieces`].
 pub struct Pieces<'a> {
@@ -31,7 +33,16 @@ pub struct Pieces<'a> {
     /// The number of the document that the next piece is of.
     document: u64,
     position: Arc<AtomicU64>,
+    /// Who is told how many bytes of how many were read; and how many there were when they were told last.
+    preparation: Preparation,
+    of_bytes: u64,
+    told: u64,
+    /// The bytes of the text that were given.
+    given: u64,
 }
+
+/// How many bytes are read until that is told again.
+const TOLD_EVERY: u64 = 1 << 20;
 
 impl<'a> Pieces<'a> {
     pub(super) fn of_text(text: &'a str, options: &'a CorpusOptions, chunk_bytes: usize) -> Self {
@@ -41,7 +52,42 @@ impl<'a> Pieces<'a> {
 
     pub(super) fn of_files(files: &'a [PathBuf], options: &'a CorpusOptions, chunk_bytes: usize) -> Self {
         let (ready, position) = (VecDeque::new(), Arc::default());
-        Self { chunk_bytes, options, open: None, next: files, ready, document: 0, position }
+        let (preparation, of_bytes, told, given) = (Preparation::default(), 0, 0, 0);
+        Self {
+            chunk_bytes,
+            options,
+            open: None,
+            next: files,
+            ready,
+            document: 0,
+            position,
+            preparation,
+            of_bytes,
+            told,
+            given,
+        }
+    }
+
+    /// The same, with somebody who is told how many bytes of `of_bytes` were read.
+    pub(super) fn followed_by(self, preparation: &Preparation, of_bytes: u64) -> Self {
+        Self { preparation: preparation.clone(), of_bytes, ..self }
+    }
+
+    /// Tells how far the reading is, now and then. A text in memory has no position; all of it was read that was given.
+    fn tell(&mut self, text_bytes: usize) -> Result<(), CorpusError> {
+        self.given += text_bytes as u64;
+        let done = match self.bytes_read() {
+            0 => self.given,
+            read => read,
+        };
+        if done.saturating_sub(self.told) < TOLD_EVERY && done < self.of_bytes {
+            return Ok(());
+        }
+        self.told = done;
+        match self.preparation.at(done, self.of_bytes) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(CorpusError::Stopped),
+        }
     }
 
     /// About how many bytes of the files were read from the disk; of [`super::Corpus::len_bytes`].
@@ -76,7 +122,12 @@ impl Iterator for Pieces<'_> {
     type Item = Result<Piece, CorpusError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let piece = self.read();
+        let mut piece = self.read();
+        if let Ok(Some(read)) = &piece
+            && let Err(stopped) = self.tell(read.text.len())
+        {
+            piece = Err(stopped);
+        }
         if piece.is_err() {
             (self.open, self.next) = (None, &[]);
         }

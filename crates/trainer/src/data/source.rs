@@ -9,6 +9,7 @@ use crate::{
     config::{ConfigError, DataConfig, TokenizerKind},
     corpus::{Corpus, CorpusOptions, Documents, Part},
     digest::{Digest, Hasher},
+    preparation::Preparation,
     token_cache::TokenStore,
     token_files::{TokenFile, TokenFileError},
 };
@@ -37,6 +38,14 @@ impl Source {
         }
     }
 
+    /// The same, of whose text `preparation` is told how far it was read.
+    pub fn followed_by(self, preparation: &Preparation) -> Self {
+        match self {
+            Self::Text(corpus) => Self::Text(corpus.followed_by(preparation)),
+            tokens => tokens,
+        }
+    }
+
     /// The digest of the text or of the file of tokens.
     ///
     /// # Errors
@@ -61,16 +70,17 @@ impl Source {
 }
 
 /// What a configuration trains on, and behind it what it validates with where that is something of its own; and their digests.
-pub(super) fn open(config: &DataConfig) -> Result<(Vec<Source>, Vec<Digest>)> {
+pub(super) fn open(config: &DataConfig, preparation: &Preparation) -> Result<(Vec<Source>, Vec<Digest>)> {
     let sources = if config.val_documents {
         let corpus = match Source::open(&config.corpus, &config.corpus_options())? {
             Source::Text(corpus) => corpus,
             Source::Tokens(_) => return Err(val_documents("has no meaning for a file of tokens")),
         };
-        parts(config, corpus)?.map(Source::Text).into()
+        parts(config, corpus)?.map(|part| Source::Text(part).followed_by(preparation)).into()
     } else {
         let paths = [&config.corpus, &config.val].into_iter().filter(|path| !path.is_empty());
-        paths.map(|path| Source::open(path, &config.corpus_options())).collect::<Result<Vec<_>>>()?
+        let open = |path: &String| Ok(Source::open(path, &config.corpus_options())?.followed_by(preparation));
+        paths.map(open).collect::<Result<Vec<_>>>()?
     };
     let digests = sources.iter().map(Source::sha256).collect::<Result<_>>()?;
     Ok((sources, digests))

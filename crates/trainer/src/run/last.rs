@@ -19,7 +19,9 @@ use tinygpt_model::{
 use super::Origin;
 use crate::{
     Result, TrainError,
+    config::Change,
     engine::{EngineState, LossScaling, StateSlot},
+    evaluate::Report,
 };
 
 /// The format of the files in `last/`.
@@ -59,13 +61,16 @@ pub struct LoopState {
     /// Where the run's weights come from, where they were no random ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<Origin>,
+    /// The evaluation at the end, while no update has been made since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_evaluation: Option<FinalEvaluation>,
     /// The parts of the run, of which each but the first is a resumption. There are none in the states of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
 }
 
 /// A part of a run: what one process has trained of it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Part {
     /// The updates made before.
     pub step: u64,
@@ -73,14 +78,28 @@ pub struct Part {
     pub seconds: f64,
     /// When it began, in seconds since 1970.
     pub began: f64,
+    /// The keys of the configuration that changed with this part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
 }
 
 impl Part {
     /// A part that begins now.
     pub(crate) fn now(step: u64, seconds: f64) -> Self {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        Self { step, seconds, began: since_1970.map_or(0.0, |time| time.as_secs_f64()) }
+        Self { step, seconds, began: since_1970.map_or(0.0, |time| time.as_secs_f64()), changes: Vec::new() }
     }
+}
+
+/// What the evaluation at the end of a run has found: a finished run that is looked at again does not make it anew.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct FinalEvaluation {
+    /// The update whose weights were evaluated.
+    pub best_step: u64,
+    /// The windows that were asked for; 0 is the whole split.
+    pub windows: usize,
+    /// The result.
+    pub report: Report,
 }
 
 /// A best evaluation.
@@ -131,10 +150,18 @@ impl Last {
             scaling.iter().map(|numbers| (LOSS_SCALING.to_owned(), (vec![numbers.len()], numbers.as_slice())));
         let slots = engine.optimizer.iter().flat_map(|slot| named(&specs, format!("{}/", slot.name), &slot.values));
         write_tensors(&self.optimizer(state.step), slots.chain(scaling), metadata)?;
+        self.write_state(state)?;
+        self.delete_others(state.step)
+    }
+
+    /// Writes the state of the loop alone: what belongs to its update was saved before.
+    ///
+    /// # Errors
+    /// When the disk is full; the state saved before is still whole then.
+    pub(crate) fn write_state(&self, state: &LoopState) -> Result<()> {
         let path = self.path.join(STATE);
         let json = serde_json::to_string_pretty(state).map_err(|e| TrainError::bad_file(&path, e))?;
-        atomic::write(&path, (json + "\n").as_bytes())?;
-        self.delete_others(state.step)
+        Ok(atomic::write(&path, (json + "\n").as_bytes())?)
     }
 
     fn delete_others(&self, step: u64) -> Result<()> {

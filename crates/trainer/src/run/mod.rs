@@ -7,6 +7,7 @@ mod initial;
 mod last;
 mod list;
 mod lock;
+mod notices;
 mod reference;
 mod session;
 mod start;
@@ -30,10 +31,11 @@ use crate::{
 use lock::RunLock;
 
 pub use initial::{InitialModel, Origin};
-pub use last::{Best, LAST_FORMAT, Last, LoopState, Part};
+pub use last::{Best, FinalEvaluation, LAST_FORMAT, Last, LoopState, Part};
 pub use list::{ListedRun, RunFigures, RunLister, RunStatus, list};
+pub use notices::Notice;
 pub(crate) use session::make_absolute;
-pub use session::{Notice, ResumeOptions, Run, StartOptions, check_memory};
+pub use session::{ResumeOptions, Run, StartOptions, check_memory};
 
 /// Where runs go, and where they are looked for.
 pub const RUNS: &str = "runs";

@@ -1,7 +1,6 @@
 //! Starting and resuming: everything is read and checked before the first file is written.
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -10,7 +9,7 @@ use candle_core::Device;
 use tinygpt_model::{Adapter, GptConfig};
 
 use super::{
-    IfExists, InitialModel, LoopState, Part, RUNS, RunDir,
+    IfExists, InitialModel, LoopState, Notice, Part, RUNS, RunDir, notices,
     reference::{OpenReference, objective},
     start,
 };
@@ -21,8 +20,9 @@ use crate::{
     data::BUILTIN_CORPUS,
     engine::{self, Engine, EngineState, Objective},
     memory,
+    preparation::Preparation,
     token_cache::default_cache_dir,
-    train::{METRICS_FILE, OnEvent, Outcome, Trainer, check_data},
+    train::{OnEvent, Outcome, Trainer, check_data},
 };
 
 /// A run that is about to start or to go on.
@@ -49,19 +49,22 @@ pub struct StartOptions {
     pub device: Device,
     /// The model to start from; without it, random weights.
     pub init_from: Option<InitialModel>,
+    /// Is told how far the preparation of the corpus is.
+    pub preparation: Preparation,
 }
 
 impl Default for StartOptions {
     fn default() -> Self {
         let (if_exists, cache_dir) = (IfExists::Refuse, default_cache_dir());
-        Self { out: None, if_exists, cache_dir, device: Device::Cpu, init_from: None }
+        let preparation = Preparation::default();
+        Self { out: None, if_exists, cache_dir, device: Device::Cpu, init_from: None, preparation }
     }
 }
 
 /// How a run goes on.
 #[derive(Debug, Clone)]
 pub struct ResumeOptions {
-    /// `KEY=VALUE`, of the keys that leave the updates as they are.
+    /// `KEY=VALUE`, of the keys that may change.
     pub overrides: Vec<String>,
     /// Where the same text is now, if it was moved.
     pub corpus: Option<String>,
@@ -69,44 +72,18 @@ pub struct ResumeOptions {
     pub cache_dir: PathBuf,
     /// What to train on.
     pub device: Device,
+    /// Is told how far the preparation of the corpus is.
+    pub preparation: Preparation,
 }
 
 impl Default for ResumeOptions {
     fn default() -> Self {
-        Self { overrides: Vec::new(), corpus: None, cache_dir: default_cache_dir(), device: Device::Cpu }
-    }
-}
-
-/// What whoever resumes a run should know.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Notice {
-    /// The run has lost its metrics.
-    MetricsGone {
-        /// The run's folder.
-        run: PathBuf,
-        /// The update after which they begin anew.
-        step: u64,
-    },
-    /// There are steps to make after the end of the decay.
-    DecayEnded {
-        /// The update at which it ended.
-        decay_steps: u64,
-        /// The learning rate since.
-        min_lr: f64,
-    },
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MetricsGone { run, step } => {
-                write!(f, "{} has no {METRICS_FILE} any more: it begins anew at step {step}", run.display())
-            }
-            Self::DecayEnded { decay_steps, min_lr } => write!(
-                f,
-                "the learning rate has ended its decay at step {decay_steps}: further steps run at train.min_lr = {min_lr}"
-            ),
+        Self {
+            overrides: Vec::new(),
+            corpus: None,
+            cache_dir: default_cache_dir(),
+            device: Device::Cpu,
+            preparation: Preparation::default(),
         }
     }
 }
@@ -126,7 +103,7 @@ impl Run {
     /// When the configuration, the corpus, the device or the memory does not allow it; [`TrainError::RunExists`] and
     /// [`TrainError::NotOurs`] as [`RunDir::create`].
     pub fn start(config: RunConfig, options: StartOptions) -> Result<Self> {
-        let StartOptions { out, if_exists, cache_dir, device, init_from } = options;
+        let StartOptions { out, if_exists, cache_dir, device, init_from, preparation } = options;
         let mut config = config.resolved()?;
         start::check_init(&config, init_from.as_ref())?;
         if let Some(out) = &out {
@@ -138,13 +115,14 @@ impl Run {
         // Before the corpus is read, which may take minutes; and once more when the vocabulary is known.
         check_memory(&config, 1, shape, &device)?;
         let tokenizer = init_from.as_ref().map(|model| model.tokenizer().clone());
-        let data = Dataset::load(&config.data, config.seed, tokenizer, &cache_dir)?;
+        let data = Dataset::load_same(&config.data, config.seed, tokenizer, &cache_dir, None, &preparation)?;
         check_data(&config, &data)?;
         let gpt = config.gpt(init_from.as_ref().map_or(data.tokenizer.vocab_size(), |model| model.gpt().vocab_size));
         check_memory(&config, gpt.vocab_size, shape, &device)?;
         if let Some(reference) = &reference {
             reference.check(&gpt, &data.tokenizer, None)?;
         }
+        let notices = notices::of_new(&config, &gpt, &data, init_from.is_none())?;
         let mut state = LoopState::fresh(data.source_hash.clone());
         state.reference_hash = reference.as_ref().map(|reference| reference.hash.clone());
         let weights = start::weights(&config, &gpt, init_from.as_ref(), &mut state)?;
@@ -159,7 +137,7 @@ impl Run {
             // A folder with half a description is of no use to anybody.
             return Err(discarded(dir, error));
         }
-        Ok(Self { dir, config, data, engine, state, notices: Vec::new(), is_new: true })
+        Ok(Self { dir, config, data, engine, state, notices, is_new: true })
     }
 
     /// A run that goes on after its last save. Where this fails, its files are as they were.
@@ -168,7 +146,7 @@ impl Run {
     /// When there is no run, another process writes to it, one of its files is damaged, its corpus has changed, or an
     /// override would change its updates.
     pub fn resume(path: impl AsRef<Path>, options: ResumeOptions) -> Result<Self> {
-        let ResumeOptions { overrides, corpus, cache_dir, device } = options;
+        let ResumeOptions { overrides, corpus, cache_dir, device, preparation } = options;
         let dir = RunDir::open_for_writing(path.as_ref())?;
         let mut config = dir.read_config(&overrides)?;
         engine::check_precision(config.train.precision, &device)?;
@@ -183,7 +161,8 @@ impl Run {
         if max_steps < state.step {
             return Err(TrainError::StepsAlreadyMade { max_steps, step: state.step });
         }
-        let gpt = dir.model().read_config()?;
+        // Dropout is the one key of the network that may change.
+        let gpt = GptConfig { dropout: config.model.dropout, ..dir.model().read_config()? };
         let reference = OpenReference::open(&config)?;
         check_memory(&config, gpt.vocab_size, reference.as_ref().map(OpenReference::gpt), &device)?;
         // The best weights are needed at the end: better to know now that they are damaged. Those of the last step are
@@ -195,8 +174,8 @@ impl Run {
             }
         }
         let tokenizer = dir.model().read_tokenizer()?;
-        let data =
-            Dataset::load_same(&config.data, config.seed, Some(tokenizer), &cache_dir, Some(&state.source_hash))?;
+        let expected = Some(state.source_hash.as_str());
+        let data = Dataset::load_same(&config.data, config.seed, Some(tokenizer), &cache_dir, expected, &preparation)?;
         check_data(&config, &data)?;
         if let Some(reference) = &reference {
             reference.check(&gpt, &data.tokenizer, Some(&state))?;
@@ -204,11 +183,15 @@ impl Run {
         let adapter = start::base_of_adapter(&dir, &config, &gpt, &state)?;
         let weights = dir.last().read_engine(&gpt, &state, adapter)?;
         let engine = open_engine(&gpt, &config, objective(&config, reference), &weights, &device)?;
-        let notices = notices(&dir, &config, &state);
-        if config != dir.read_config(&[])? {
+        let changes = config.changes_since(&dir.read_config(&[])?)?;
+        let notices = notices::of_resumed(&dir, &config, &state, &changes);
+        let part = Part::now(state.step, state.seconds);
+        state.parts.push(Part { changes: changes.clone(), ..part });
+        if !changes.is_empty() {
+            // First the history, then what it tells of: a crash in between repeats an entry, and loses none.
+            dir.last().write_state(&state)?;
             describe(&dir, &config, &gpt, &data)?;
         }
-        state.parts.push(Part::now(state.step, state.seconds));
         Ok(Self { dir, config, data, engine, state, notices, is_new: false })
     }
 
@@ -253,7 +236,7 @@ impl Run {
         &self.state
     }
 
-    /// What its user should know before it goes on.
+    /// What its user should know before it starts or goes on.
     pub fn notices(&self) -> &[Notice] {
         &self.notices
     }
@@ -275,18 +258,6 @@ fn open_engine(
 fn describe(dir: &RunDir, config: &RunConfig, gpt: &GptConfig, data: &Dataset) -> Result<()> {
     dir.write_config(config)?;
     Ok(dir.model().write_description(gpt, &data.tokenizer, &(&config.generate).into())?)
-}
-
-fn notices(dir: &RunDir, config: &RunConfig, state: &LoopState) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    if state.step > 0 && !dir.path().join(METRICS_FILE).exists() {
-        notices.push(Notice::MetricsGone { run: dir.path().to_owned(), step: state.step });
-    }
-    let train = &config.train;
-    if train.max_steps > train.decay_steps && state.ending(train).is_none() {
-        notices.push(Notice::DecayEnded { decay_steps: train.decay_steps, min_lr: train.min_lr });
-    }
-    notices
 }
 
 /// The corpus, the tokenizer and the reference are to be found again from any folder.

@@ -198,7 +198,6 @@ fn candidate(size: Size, law: &ScalingLaw, speed: &Speed, budget: &Budget) -> Re
 
     config.data.val_fraction = budget.val_fraction();
     config.train.max_steps = updates;
-    config.train.decay_steps = updates;
     config.train.eval_every = updates.div_ceil(EVALUATIONS);
     let tokens = updates * per_update as u64;
     Ok(Some(Candidate {
@@ -287,7 +286,7 @@ mod tests {
         let candidate = plan(1.0).into_iter().find(|candidate| candidate.size == "64x4").unwrap();
         let RunConfig { model, train, .. } = &candidate.config;
         assert_eq!((model.n_embd, model.n_layer, model.n_head, model.hidden()), (64, 4, 2, 192));
-        assert_eq!((train.max_steps, train.decay_steps), (candidate.updates, candidate.updates));
+        assert_eq!((train.max_steps, train.decay_end()), (candidate.updates, candidate.updates));
         assert_eq!(candidate.config.gpt(65).n_params(), candidate.parameters);
         let text = candidate.config.to_toml().unwrap();
         assert_eq!(config::load_resolved(&text).unwrap(), candidate.config);

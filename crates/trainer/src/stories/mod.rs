@@ -51,6 +51,11 @@ impl Grammar {
         BUILTIN.get_or_init(|| Grammar::parse(BUILTIN_TEXT).expect("data/stories.grammar is well formed"))
     }
 
+    /// The text of [`Grammar::builtin`].
+    pub(crate) fn builtin_text() -> &'static str {
+        BUILTIN_TEXT
+    }
+
     /// Reads a grammar and proves it fit for use.
     ///
     /// # Errors

@@ -247,7 +247,9 @@ impl Sweep {
         let (report, diverged) = match outcome {
             Ok(outcome) if outcome.ending == StopReason::Interrupted => return Ok(None),
             Ok(outcome) => (outcome.report, None),
-            Err(error @ TrainError::NonFiniteLoss { .. }) => (None, Some(error.to_string())),
+            Err(error @ (TrainError::NonFiniteLoss { .. } | TrainError::Diverged { .. })) => {
+                (None, Some(error.to_string()))
+            }
             Err(error) => return Err(error),
         };
         Ok(Some(SweepResult {

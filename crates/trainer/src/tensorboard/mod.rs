@@ -130,7 +130,8 @@ impl EventLog {
         let modified = fs::metadata(self.metrics.path()).and_then(|metadata| metadata.modified());
         let ended = modified.ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let seconds = rows.last().map_or(0.0, |row| row.seconds);
-        Part { step: 0, seconds: 0.0, began: ended.map_or(0.0, |time| time.as_secs_f64()) - seconds }
+        let began = ended.map_or(0.0, |time| time.as_secs_f64()) - seconds;
+        Part { step: 0, seconds: 0.0, began, changes: Vec::new() }
     }
 
     fn sample(&self, Sample { step, prompt, text, .. }: &Sample) -> Vec<u8> {
@@ -198,7 +199,7 @@ mod tests {
     fn what_is_appended_is_written_once_and_a_resumed_run_has_neither_lost_nor_double_steps() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("tensorboard");
-        let part = |step: u64, began: f64| Part { step, seconds: step as f64, began };
+        let part = |step: u64, began: f64| Part { step, seconds: step as f64, began, changes: Vec::new() };
         let scalar = |wall_time, step, loss| event::scalars(wall_time, step, &[("train/loss".into(), loss)]);
         let metrics = dir.path().join(METRICS_FILE);
         let mut rows = MetricsFile::create(&metrics, Vec::new()).unwrap();

@@ -1,4 +1,7 @@
+use std::time::{Duration, SystemTime};
+
 use super::*;
+use crate::cache::ABANDONED_AFTER;
 
 fn setup(text: &str) -> (tempfile::TempDir, Corpus, Digest, Tokenizer) {
     let corpus = Corpus::from_text(text).unwrap();

@@ -40,7 +40,8 @@ pub struct Prepared {
 pub fn prepare(settings: &[&str], folder: &Path, resume: bool) -> Prepared {
     let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
     let config = load(CONFIG, &settings, false).unwrap();
-    let data = Dataset::load(&config.data, 1, None, folder).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let data = Dataset::load(&config.data, 1, None, cache.path()).unwrap();
     let gpt = config.gpt(data.tokenizer.vocab_size());
     let (run, state, weights) = if resume {
         let run = RunDir::open_for_writing(folder).unwrap();

@@ -71,6 +71,9 @@ impl fmt::Display for History {
                 0 => writeln!(f, "  started    {when} UTC")?,
                 _ => writeln!(f, "  resumed    {when} UTC, after step {}", part.step)?,
             }
+            for change in &part.changes {
+                writeln!(f, "             {change}")?;
+            }
         }
         let ending = match self.ending {
             Some(StopReason::MaxSteps) => ", finished: train.max_steps",

@@ -83,7 +83,7 @@ fn describe(out: &Path, figures: &Figures) -> String {
     let json = report_json(out, figures);
     let mut text: String = json.left_out.iter().map(|reason| format!("left out: {reason}\n")).collect();
     if let Some(report) = &json.summary.validation {
-        text += &super::eval::describe(report, true);
+        text += &super::eval::describe(report, Some(report.tokens));
     }
     if let Some(Generalization { generalization_gap, limit, .. }) = json.generalization {
         text += &format!("generalization gap {generalization_gap:.4} nats/token; limited by {}\n", page::name(*limit));

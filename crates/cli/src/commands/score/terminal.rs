@@ -7,7 +7,7 @@ use super::{
     shade::{SHADES, legend, shade},
     visible,
 };
-use crate::output::harmless;
+use crate::{output::harmless, units};
 
 /// Background and foreground of each shade, of the 256 colours of terminals. Both are set, so that the text is legible whatever
 /// the terminal's own are.
@@ -71,7 +71,8 @@ fn summary(report: &ScoreReport) -> String {
     let TextScore { logprob, perplexity, bits_per_byte } = report.score;
     let tokens = report.tokens.len();
     let mut text = format!(
-        "log-probability {logprob:.3} nats, perplexity {perplexity:.3}, {bits_per_byte:.4} bits/byte ({tokens} tokens)\n"
+        "log-probability {logprob:.3} nats, perplexity {}, {bits_per_byte:.4} bits/byte ({tokens} tokens)\n",
+        units::perplexity(perplexity)
     );
     if tokens > report.context {
         text += &format!("read in windows of {} tokens every {}\n", report.context, report.stride);

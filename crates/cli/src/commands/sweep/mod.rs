@@ -150,7 +150,7 @@ impl<'a> Shown<'a> {
                 }
             }
             SweepEvent::End { place, result } => {
-                if let Some(progress) = state.progress.take() {
+                if let Some(mut progress) = state.progress.take() {
                     progress.finish();
                 }
                 state.ended += 1;
@@ -163,7 +163,7 @@ impl<'a> Shown<'a> {
     }
 
     fn finish(&self) {
-        if let Some(progress) = self.state.lock().unwrap_or_else(PoisonError::into_inner).progress.take() {
+        if let Some(mut progress) = self.state.lock().unwrap_or_else(PoisonError::into_inner).progress.take() {
             progress.finish();
         }
     }

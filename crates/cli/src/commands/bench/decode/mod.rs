@@ -28,6 +28,8 @@ use crate::{
 };
 use losses::Losses;
 
+/// The tokens of a round, where the context has as many.
+const DEFAULT_TOKENS: u32 = 128;
 /// The seed of weights and draws.
 const SEED: u64 = 1337;
 /// How long stretches of rounds are started after a round that warms up, and how many of them must count: be set against
@@ -103,7 +105,10 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     // Random weights took memory that generating does not.
     forget_peak_memory();
     let mut decoder = open(format, &device)?;
-    let tokens = (args.tokens as usize).min(config.block_size);
+    let tokens = (args.tokens.unwrap_or(DEFAULT_TOKENS) as usize).min(config.block_size);
+    if let Some(asked) = args.tokens.filter(|&asked| asked as usize > tokens) {
+        notice!("--tokens {asked} is more than the context of {tokens}: {tokens} tokens are measured");
+    }
     let mut steps = Steps::new(decoder.as_mut(), args.rows as usize, tokens)?;
     steps.round()?;
     // What follows is the same again, and what it is compared with.
@@ -154,7 +159,14 @@ impl Model {
             Some(recipe) => recipe?.gpt(CHARACTERS),
             None if name == Some("gpt2") => gpt2(),
             None => {
-                let (config, weights) = ModelFolder::new(&hub::folder(&args.work)?).map()?;
+                let folder = hub::folder(&args.work)?;
+                if !folder.exists() {
+                    let name = folder.display();
+                    anyhow::bail!(
+                        "there is no model {name}: give the folder of one, or one of the shapes small, baby and gpt2"
+                    );
+                }
+                let (config, weights) = ModelFolder::new(&folder).map()?;
                 return Ok(Self { config, weights });
             }
         };
@@ -256,6 +268,11 @@ fn describe(report: &Report, config: &GptConfig) -> String {
     );
     if let Some(Reading { weight_bytes, read_gb_per_s, share_of_bandwidth }) = reading {
         let share = match (share_of_bandwidth, read_gb_per_s) {
+            (Some(share), Some(rate)) if *share > 1.0 => {
+                format!(
+                    "more than a streaming read of memory gives ({rate:.1} GB/s), since the caches hold some of them"
+                )
+            }
             (Some(share), Some(rate)) => format!("{:.1}% of a streaming read of {rate:.1} GB/s", 100.0 * share),
             _ => "the rate of a streaming read cannot be measured now, as something else runs on this machine".into(),
         };
