@@ -91,7 +91,9 @@ class Visit:
     def __init__(self, browser, address, screen, may_refuse=False):
         theme, width = SCREENS[screen]
         self.screen, self.problems = screen, []
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce")
+        # What moves is looked at in one theme.
+        motion = "no-preference" if theme == "dark" else "reduce"
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion=motion)
         context.set_default_timeout(PATIENCE * 1000)
         self.page = page = context.new_page()
         note = self.problems.append

@@ -4,6 +4,8 @@ import { calm, h, percent, s, visible } from "./dom.js";
 
 const HEIGHT = 280;
 const [LEFT, RIGHT, TOP, BOTTOM] = [40, 10, 12, 34];
+// Where the names of the tokens stand.
+const NAMES = HEIGHT - BOTTOM + 17;
 const MILLISECONDS = 1300;
 // So many draws are listed.
 const LISTED = 8;
@@ -14,7 +16,7 @@ export class Lesson {
     this.nodes = nodes;
     this.bars = [];
     this.shown = null;
-    this.frame = 0;
+    this.drawn = null;
     new ResizeObserver(() => this.#paint()).observe(nodes.chart);
   }
 
@@ -37,7 +39,6 @@ export class Lesson {
 
   /** Forgets the draws. */
   clear() {
-    cancelAnimationFrame(this.frame);
     this.shown = null;
     this.nodes.draws.replaceChildren();
     this.nodes.said.textContent = this.missing
@@ -46,9 +47,8 @@ export class Lesson {
     this.#paint();
   }
 
-  /** Shows a draw, `{ id, text, uniform, from, to }`; the promise is kept when it has been seen. */
+  /** Shows a draw, `{ id, text, uniform, from, to }`; the promise is kept when it has been seen, or another one has replaced it. */
   show(draw) {
-    cancelAnimationFrame(this.frame);
     this.shown = { draw, at: 0 };
     if (calm()) return Promise.resolve(this.#finish());
     const began = performance.now();
@@ -58,78 +58,89 @@ export class Lesson {
         if (this.shown?.draw !== draw) return resolve();
         this.shown.at = Math.min(1, (now - began) / MILLISECONDS);
         if (this.shown.at >= 1) return resolve(this.#finish());
-        this.#paint();
-        this.frame = requestAnimationFrame(tick);
+        this.#move();
+        requestAnimationFrame(tick);
       };
-      this.frame = requestAnimationFrame(tick);
+      requestAnimationFrame(tick);
     });
   }
 
   #finish() {
     const { draw } = this.shown;
     this.shown.at = 1;
-    this.#paint();
     const [u, from, to] = [draw.uniform, draw.from, draw.to].map((x) => x.toFixed(4));
     this.nodes.said.textContent = `The number ${u} falls between ${from} and ${to}: the token is ${visible(draw.text)}`;
     this.nodes.draws.prepend(h("li", {}, h("data", { value: draw.uniform }, u), " → ", h("span", { class: "mono" }, visible(draw.text))));
     while (this.nodes.draws.children.length > LISTED) this.nodes.draws.lastChild.remove();
+    this.#move();
   }
 
+  /** Draws the bars, which stay while a draw moves over them. */
   #paint() {
     const width = this.nodes.chart.clientWidth;
     if (width === 0) return;
     const { bars } = this;
-    const svg = s("svg", {
-      width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img",
-      "aria-label": `Cumulative probabilities of ${bars.length} tokens${this.shown?.at === 1 ? `; ${this.nodes.said.textContent}` : ""}`,
-    });
-    const toY = (p) => TOP + (1 - p) * (HEIGHT - TOP - BOTTOM);
+    const svg = s("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
     const across = (width - LEFT - RIGHT) / Math.max(1, bars.length);
-    const toX = (n) => LEFT + n * across;
     for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
       svg.append(s("line", { x1: LEFT, x2: width - RIGHT, y1: toY(tick), y2: toY(tick), class: "grid" }),
         s("text", { x: LEFT - 6, y: toY(tick) + 4, class: "axis-text", "text-anchor": "end" }, String(tick)));
     }
     const gap = across > 6 ? Math.min(4, across * 0.15) : 0;
-    const { draw, at } = this.shown ?? { draw: null, at: 0 };
-    // The bar by its number, since a bar that is drawn in proportion may end a little before the true one.
-    const met = draw ? bars.findIndex((bar) => bar.id === draw.id) : -1;
-    bars.forEach((bar, n) => {
-      const box = { x: toX(n) + gap / 2, width: Math.max(0.3, across - gap) };
-      const hit = n === met && at > 0.65;
-      svg.append(
-        s("rect", { ...box, y: toY(bar.from), height: toY(0) - toY(bar.from), class: "below" }),
-        s("rect", { ...box, y: toY(bar.to), height: Math.max(0.5, toY(bar.from) - toY(bar.to)), class: hit ? "piece hit" : "piece" }));
-      if (across > 22) svg.append(this.#name(bar, toX(n) + across / 2, across, n === met && at > 0.65));
+    const named = across > 22;
+    const pieces = bars.map((bar, n) => {
+      const box = { x: LEFT + n * across + gap / 2, width: Math.max(0.3, across - gap) };
+      const piece = s("rect", { ...box, y: toY(bar.to), height: Math.max(0.5, toY(bar.from) - toY(bar.to)), class: "piece" });
+      const name = named ? nameOf(bar, LEFT + (n + 0.5) * across, across) : null;
+      svg.append(...[s("rect", { ...box, y: toY(bar.from), height: toY(0) - toY(bar.from), class: "below" }), piece, name].filter(Boolean));
+      return { piece, name };
     });
-    if (draw) this.#ray(svg, { draw, at, met, width, toX, toY, across });
+    const over = s("g");
+    svg.append(over);
+    this.drawn = { svg, over, pieces, across, named, width, hit: null };
     this.nodes.chart.replaceChildren(svg);
-  }
-
-  #name(bar, x, across, hit) {
-    const room = Math.max(1, Math.floor(across / 7.5));
-    const text = visible(bar.text);
-    const cut = text.length > room ? `${text.slice(0, Math.max(1, room - 1))}…` : text;
-    return s("text", { x, y: HEIGHT - BOTTOM + 17, class: hit ? "axis-text bold" : "axis-text", "text-anchor": "middle" }, cut);
+    this.#move();
   }
 
   /** The number rises to its height, goes across to the bar that it meets, and down to the token. */
-  #ray(svg, { draw, at, met, width, toX, toY, across }) {
-    const ease = (t) => 1 - (1 - Math.min(1, Math.max(0, t))) ** 3;
+  #move() {
+    if (!this.drawn) return;
+    const { svg, over, pieces, across, named, width, hit } = this.drawn;
+    const said = this.shown?.at === 1 ? `; ${this.nodes.said.textContent}` : "";
+    svg.setAttribute("aria-label", `Cumulative probabilities of ${this.bars.length} tokens${said}`);
+    hit?.piece.classList.remove("hit");
+    hit?.name?.classList.remove("bold");
+    over.replaceChildren();
+    if (!this.shown) return;
+    const { draw, at } = this.shown;
+    // The bar is found by its token, since one that is drawn in proportion may end a little before the true one.
+    const met = this.bars.findIndex((bar) => bar.id === draw.id);
     const [rise, go, fall] = [ease(at / 0.3), ease((at - 0.3) / 0.35), ease((at - 0.65) / 0.25)];
     const height = toY(draw.uniform * rise);
-    const target = met < 0 ? width - RIGHT : toX(met) + across / 2;
-    const x = LEFT + (target - LEFT) * go;
-    svg.append(s("line", { x1: LEFT, x2: x, y1: height, y2: height, class: "ray" }));
+    const target = met < 0 ? width - RIGHT : LEFT + (met + 0.5) * across;
+    over.append(s("line", { x1: LEFT, x2: LEFT + (target - LEFT) * go, y1: height, y2: height, class: "ray" }));
     if (met >= 0 && fall > 0) {
-      const end = height + (toY(0) + 5 - height) * fall;
-      svg.append(s("line", { x1: target, x2: target, y1: height, y2: end, class: "ray" }));
-      if (at === 1 && across <= 22) {
+      pieces[met].piece.classList.add("hit");
+      pieces[met].name?.classList.add("bold");
+      this.drawn.hit = pieces[met];
+      over.append(s("line", { x1: target, x2: target, y1: height, y2: height + (toY(0) + 5 - height) * fall, class: "ray" }));
+      if (at === 1 && !named) {
         const anchor = target < width / 4 ? "start" : target > (width * 3) / 4 ? "end" : "middle";
-        svg.append(s("text", { x: target, y: HEIGHT - BOTTOM + 18, class: "axis-text bold", "text-anchor": anchor }, visible(draw.text)));
+        over.append(s("text", { x: target, y: NAMES, class: "axis-text bold", "text-anchor": anchor }, visible(draw.text)));
       }
     }
-    svg.append(s("circle", { cx: LEFT, cy: height, r: 5, class: "number" }),
-      s("text", { x: LEFT + 9, y: height - 7 < 14 ? height + 16 : height - 7, class: "axis-text bold halo" }, (draw.uniform * rise).toFixed(4)));
+    over.append(s("circle", { cx: LEFT, cy: height, r: 5, class: "number" }),
+      s("text", { x: LEFT + 9, y: height < 21 ? height + 16 : height - 7, class: "axis-text bold halo" }, (draw.uniform * rise).toFixed(4)));
   }
+}
+
+const toY = (p) => TOP + (1 - p) * (HEIGHT - TOP - BOTTOM);
+const ease = (t) => 1 - (1 - Math.min(1, Math.max(0, t))) ** 3;
+
+/** The name below a bar, as much of it as there is room for. */
+function nameOf(bar, x, across) {
+  const room = Math.max(1, Math.floor(across / 7.5));
+  const text = visible(bar.text);
+  const cut = text.length > room ? `${text.slice(0, Math.max(1, room - 1))}…` : text;
+  return s("text", { x, y: NAMES, class: "axis-text", "text-anchor": "middle" }, cut);
 }
