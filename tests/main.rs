@@ -37,7 +37,6 @@ mod sample;
 mod sampling_flags;
 mod score;
 #[cfg(feature = "serve")]
-#[cfg(feature = "serve")]
 mod serve;
 #[cfg(feature = "serve")]
 mod serve_page;

@@ -117,7 +117,7 @@ fn a_model_is_described_with_the_evaluation_of_its_weights() {
     let [model] = array(&models["models"]) else { panic!("{models}") };
     let config = trained().json("run/config.json");
     let best = trained().json("run/last/state.json")["best"].clone();
-    assert_eq!([&model["id"], &model["tokenizer"]], ["run", "bpe"]);
+    assert_eq!([&model["id"], &model["tokenizer"]], ["run", "char"]);
     assert_eq!([&model["step"], &model["val_loss"]], [&best["step"], &best["val_loss"]]);
     for (key, of_config) in [
         ("vocab_size", "vocab_size"),
@@ -136,8 +136,8 @@ fn a_model_is_described_with_the_evaluation_of_its_weights() {
 #[test]
 fn a_text_is_cut_into_its_tokens() {
     let server = server();
-    let answer = asked(&server, "/api/tokenize", &json!({ "model": "run", "text": "Once there was <b>" }));
-    assert_eq!(texts(&answer["tokens"]), "Once there was <b>");
+    let answer = asked(&server, "/api/tokenize", &json!({ "model": "run", "text": "Once there was" }));
+    assert_eq!(texts(&answer["tokens"]), "Once there was");
     assert!(array(&answer["tokens"]).len() > 1);
     assert_eq!(asked(&server, "/api/tokenize", &json!({ "text": "" }))["tokens"], json!([]));
 }
@@ -162,9 +162,9 @@ fn the_next_token_is_that_of_sample_rule_by_rule() {
         (json!({ "temperature": 1.0, "top_k": 0, "top_p": 1.0 }), json!([null])),
         (json!({ "temperature": 0.7, "top_k": 5, "top_p": 1.0 }), json!([null, "top_k"])),
         (json!({ "temperature": 1.5, "top_k": 0, "top_p": 0.6 }), json!([null, "top_p"])),
-        (json!({ "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.3 }), json!([null, "min_p"])),
+        (json!({ "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.7 }), json!([null, "min_p"])),
         (
-            json!({ "temperature": 1.2, "top_k": 40, "top_p": 0.9, "min_p": 0.1 }),
+            json!({ "temperature": 0.2, "top_k": 20, "top_p": 0.9, "min_p": 0.3 }),
             json!([null, "min_p", "top_k", "top_p"]),
         ),
         (json!({ "temperature": 0.0, "top_k": 0, "top_p": 1.0 }), json!([null, "temperature"])),
@@ -425,7 +425,7 @@ fn runs_and_their_lines_grow_while_another_process_trains() {
     until("it is interrupted", &mut || got(&server, "/api/runs")["runs"][0]["state"] == "interrupted");
     // Who asks for more lines than there are has read another file.
     let again = got(&server, "/api/runs/group%2Fone/samples?from=99999999");
-    assert_eq!(array(&again["records"])[0]["step"], 3);
+    assert_eq!(array(&again["records"])[0]["step"], 0, "the text before the first update");
     fs::remove_dir_all(place.join("runs/group")).unwrap();
     until("it is gone", &mut || got(&server, "/api/runs") == json!({ "runs": [] }));
     assert_eq!(server.get("/api/runs/group%2Fone/metrics").status, 404);

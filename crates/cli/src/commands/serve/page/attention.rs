@@ -47,7 +47,8 @@ impl Maps {
 pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) -> Result<Json<Value>, ApiError> {
     compute(&served, move |served| {
         let engine = served.engine(fields.take::<String>("model")?.as_deref())?;
-        let Generator::Network(checkpoint) = engine.generator() else {
+        let generator: &Generator = &engine.generator();
+        let Generator::Network(checkpoint) = generator else {
             return Err(ApiError::bad_param("model", "an n-gram model has no attention"));
         };
         let config = checkpoint.config();

@@ -57,7 +57,7 @@ pub async fn models(State(served): State<Arc<Served>>) -> Result<Json<Value>, Ap
 }
 
 fn described(engine: &Engine, best: Option<Best>) -> Value {
-    let generator = engine.generator();
+    let generator: &Generator = &engine.generator();
     let defaults = generator.defaults();
     let rules = DefaultRules::of(&defaults, false);
     // An n-gram model has neither layers nor channels, and sees the tokens before the last of an n-gram.
