@@ -1,7 +1,7 @@
 //! A training loop of one's own over the engine: `cargo run --release -p tinygpt-trainer --example own_loop`.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::{env, error::Error, sync::atomic::AtomicBool};
+use std::{env, error::Error};
 
 use tinygpt_model::{Device, GptConfig, Precision, init_params};
 use tinygpt_trainer::{

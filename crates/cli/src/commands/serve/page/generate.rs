@@ -83,7 +83,8 @@ impl Chunks for Tokens {
             Event::Ended { by, rest } => {
                 let by = match by {
                     EndedBy::Stop => "stop",
-                    EndedBy::Length => "length",
+                    // The last two are errors of the request, in the place of its texts.
+                    EndedBy::Length | EndedBy::TimedOut | EndedBy::ShutDown => "length",
                     EndedBy::Grammar => "grammar",
                 };
                 json!({ "ended_by": by, "piece": rest })
