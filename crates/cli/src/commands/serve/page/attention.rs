@@ -1,6 +1,6 @@
 //! `POST /api/attention`: where a head looks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use axum::{Json, extract::State};
 use candle_core::{DType, Device};
@@ -16,20 +16,18 @@ use crate::{
 /// The longest text, in tokens: a map has the square of it in numbers.
 const MAX_TOKENS: usize = 256;
 
-/// What tells weights apart: the name of their model, and the step of the run that they are from.
-type Weights = (String, Option<u64>);
-
 /// The model whose maps were asked for last, as tensors: a copy of its weights in f32.
 #[derive(Default)]
 pub struct Maps {
-    last: Mutex<Option<(Weights, Arc<Gpt>)>>,
+    last: Mutex<Option<(Weak<Generator>, Arc<Gpt>)>>,
 }
 
 impl Maps {
-    /// The tensors of these weights, which are a checkpoint's.
-    fn gpt(&self, of: Weights, checkpoint: &Checkpoint) -> Result<Arc<Gpt>, ApiError> {
+    /// The tensors of a model, whose checkpoint this is. New weights of a run are another model.
+    fn gpt(&self, model: &Arc<Generator>, checkpoint: &Checkpoint) -> Result<Arc<Gpt>, ApiError> {
+        let model = Arc::downgrade(model);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, gpt)) = last.as_ref().filter(|(known, _)| *known == of) {
+        if let Some((_, gpt)) = last.as_ref().filter(|(known, _)| known.ptr_eq(&model)) {
             return Ok(Arc::clone(gpt));
         }
         // Memory for one copy at a time.
@@ -37,7 +35,7 @@ impl Maps {
         let config = checkpoint.config();
         let tensors = params::to_tensors(config, &checkpoint.weights().slices(), DType::F32, &Device::Cpu);
         let gpt = Arc::new(tensors.and_then(|tensors| Gpt::new(config, &tensors)).map_err(internal)?);
-        *last = Some((of, Arc::clone(&gpt)));
+        *last = Some((model, Arc::clone(&gpt)));
         Ok(gpt)
     }
 }
@@ -47,8 +45,8 @@ impl Maps {
 pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) -> Result<Json<Value>, ApiError> {
     compute(&served, move |served| {
         let engine = served.engine(fields.take::<String>("model")?.as_deref())?;
-        let generator: &Generator = &engine.generator();
-        let Generator::Network(checkpoint) = generator else {
+        let generator = engine.generator();
+        let Generator::Network(checkpoint) = &*generator else {
             return Err(ApiError::bad_param("model", "an n-gram model has no attention"));
         };
         let config = checkpoint.config();
@@ -60,8 +58,7 @@ pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) ->
             return Err(ApiError::bad_param("text", "is empty: there is nothing to look at"));
         }
         let tokens = tokens(engine, "text", &text, MAX_TOKENS.min(config.block_size))?;
-        let step = served.page.models.best(engine.id()).map(|best| best.step);
-        let gpt = served.page.maps.gpt((engine.id().to_owned(), step), checkpoint)?;
+        let gpt = served.page.maps.gpt(&generator, checkpoint)?;
         let weights = weights(&gpt, &tokens, layer, head)?;
         Ok(Json(json!({ "tokens": tokens_json(engine.tokenizer(), &tokens)?, "weights": weights })))
     })
