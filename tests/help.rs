@@ -27,6 +27,8 @@ fn help_lists_the_commands_and_where_to_start() {
       info         What a model is: its shape, its size, what it takes to train and to generate, and
                    what else opens it
       export       Write a trained model as a file that other programs open
+      serve        Serve models over HTTP: an API that clients of OpenAI's know, and a page to look at
+                   them with
       sample       Draw from numbers: logits with every sampling rule, or weights
       bench        Measure what this program is made of
       devices      The devices of this machine: what --device can take here, and what the others need
@@ -117,6 +119,8 @@ fn every_command_has_a_help_text_and_the_version() {
         &["log"],
         &["info"],
         &["export"],
+        #[cfg(feature = "serve")]
+        &["serve"],
         &["devices"],
         &["selftest"],
         &["data"],

@@ -33,6 +33,10 @@ mod runs;
 mod sample;
 mod sampling_flags;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(feature = "serve")]
+mod serve_page;
 mod shell;
 mod sweep;
 mod train;

@@ -1,6 +1,7 @@
 //! What the black-box tests share: the built program, a folder for each test, and one trained run for all tests.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+pub(crate) mod http_server;
 pub(crate) mod hub_server;
 
 use std::{

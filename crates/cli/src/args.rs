@@ -155,7 +155,7 @@ pub enum Command {
     /// Serve models over HTTP: an API that clients of OpenAI's know, and a page to look at them with.
     #[cfg(feature = "serve")]
     #[command(
-        after_help = "Examples:\n  tinygpt serve\n  tinygpt serve runs/tiny-1 hf:openai-community/gpt2 --port 8080\n  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once\", \"max_tokens\": 50, \"seed\": 42}'\n\nRequests are computed side by side. The text of a request with a seed is that of tinygpt generate with this seed,\nwhatever else is served at the time. Ctrl-C lets running requests finish for up to 5 s; a second one ends them."
+        after_help = "Examples:\n  tinygpt serve\n  tinygpt serve runs/tiny-1 hf:openai-community/gpt2 --port 8080\n  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once\", \"max_tokens\": 50, \"seed\": 42}'\n\nRequests are computed side by side. The text of a request with a seed is that of tinygpt generate with this seed,\nwhatever else is served at the time. Ctrl-C lets running requests finish for up to 5 s; a second one ends them. Exit codes: 0 where all had finished, 130\nwhere some were cut off."
     )]
     Serve(ServeArgs),
     /// Draw from numbers: logits with every sampling rule, or weights.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tinygpt_model::{
-    Checkpoint, ContextPolicy, Decoder, Tokenizer,
+    Checkpoint, ContextPolicy, Decoder, GenerationDefaults, Tokenizer,
     cpu::WeightFormat,
     ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
 };
@@ -48,6 +48,14 @@ impl Generator {
         match self {
             Self::Network(checkpoint) => checkpoint.config().vocab_size,
             Self::Ngrams(model, _) => model.vocab_size(),
+        }
+    }
+
+    /// How text is generated where nobody says otherwise.
+    pub fn defaults(&self) -> GenerationDefaults {
+        match self {
+            Self::Network(checkpoint) => checkpoint.defaults().clone(),
+            Self::Ngrams(..) => GenerationDefaults::default(),
         }
     }
 

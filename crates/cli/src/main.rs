@@ -13,6 +13,7 @@ mod args;
 mod commands;
 mod config_file;
 mod device;
+mod generation;
 mod generator;
 mod html;
 mod hub;
@@ -74,9 +75,25 @@ fn hide_panics_that_are_told_as_errors() {
 fn run(cli: Cli) -> anyhow::Result<()> {
     threads::set_up(cli.threads)?;
     signals::survive_file_size_limit()?;
+    if waits_for_requests(&cli.command) {
+        // A thread of the pool that waits would be missed by those who compute.
+        return execute(cli.command);
+    }
     // On a thread of the pool: from there a parallel loop starts at once, without waking another thread for its first
     // part.
     rayon::scope(|_| execute(cli.command))
+}
+
+/// Whether the command leaves computing to threads of its own.
+fn waits_for_requests(command: &Command) -> bool {
+    #[cfg(feature = "serve")]
+    let waits = matches!(command, Command::Serve(_));
+    #[cfg(not(feature = "serve"))]
+    let waits = {
+        let _ = command;
+        false
+    };
+    waits
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {

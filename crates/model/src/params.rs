@@ -59,12 +59,17 @@ pub fn check_values<V: AsRef<[f32]>>(specs: &[ParamSpec], values: &[V]) -> Resul
 /// # Errors
 /// When the configuration is invalid, the number or the sizes of the values do not match it, or the device is out of
 /// memory.
-pub fn to_tensors(config: &GptConfig, values: &[Vec<f32>], dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+pub fn to_tensors<V: AsRef<[f32]>>(
+    config: &GptConfig,
+    values: &[V],
+    dtype: DType,
+    device: &Device,
+) -> Result<Vec<Tensor>> {
     config.validate()?;
     let specs = param_specs(config);
     check_values(&specs, values)?;
-    let tensor = |(spec, values): (&ParamSpec, &Vec<f32>)| {
-        Ok(Tensor::from_slice(values, spec.shape.as_slice(), device)?.to_dtype(dtype)?)
+    let tensor = |(spec, values): (&ParamSpec, &V)| {
+        Ok(Tensor::from_slice(values.as_ref(), spec.shape.as_slice(), device)?.to_dtype(dtype)?)
     };
     specs.iter().zip(values).map(tensor).collect()
 }

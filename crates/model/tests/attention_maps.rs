@@ -1,7 +1,7 @@
 //! `Gpt::attention_maps`: probabilities that equal those of a plain composition in f64, for every variant of attention.
 
 use crate::common::{Random, lively_params, shape};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use tinygpt_model::{
     Gpt, GptConfig, ModelError,
     config::{Norm, Position},
@@ -111,6 +111,11 @@ fn maps_are_those_of_a_plain_composition_in_every_variant() {
         let ids = Random::new(5).tokens(T, config.vocab_size);
         let maps = gpt.attention_maps(&ids).unwrap();
         assert_eq!(maps.len(), config.n_layer);
+        let numbers = |map: &Tensor| map.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (layer, map) in maps.iter().enumerate() {
+            assert_eq!(numbers(&gpt.attention_map(&ids, layer).unwrap().unwrap()), numbers(map));
+        }
+        assert!(gpt.attention_map(&ids, config.n_layer).unwrap().is_none());
         for (layer, map) in maps.iter().enumerate() {
             let map: Vec<Vec<Vec<f32>>> = map.to_vec3().unwrap();
             let expected = expected(&config, layer, &ids, &param);

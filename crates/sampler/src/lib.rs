@@ -27,7 +27,7 @@
 //! | what | where |
 //! | --- | --- |
 //! | the rules, as parameters | `params.rs` ([`SamplingParams`]), `penalties.rs`, `repetition.rs`, `temperature_schedule.rs` ([`Schedule`]) |
-//! | the definition: f64, a full sort, an inverse CDF | `oracle.rs` ([`oracle::sample`]), `oracle/kept.rs` |
+//! | the definition: f64, a full sort, an inverse CDF | `oracle.rs` ([`oracle::sample`]), `oracle/kept.rs`; rule by rule, `oracle/explain.rs` |
 //! | the uniform number of a draw | `rng.rs` ([`rng`]) |
 //! | the fast path on the CPU | `host/mod.rs` ([`Sampler`]), then `host/selection.rs`: one SIMD pass, no sort of the row |
 //! | the fast path on a GPU | `device/mod.rs` ([`DeviceSampler`]), then `device/program.rs`: tensor operations alone |

@@ -3,12 +3,14 @@
 //! Both fast paths are tested against it: they keep the same tokens, and draw the same token for the same uniform
 //! number.
 
+mod explain;
 mod kept;
+
+pub use self::explain::{CutRule, ExplainedToken, Explanation, explain};
 
 use self::kept::Kept;
 use crate::penalties::apply_penalties;
 use crate::{SamplingError, SamplingParams, uniform, xtc_coin};
-use std::cmp::Ordering;
 
 /// The numbers that decide a draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,49 +69,70 @@ pub fn sample_with(
     history: &[u32],
     numbers: DrawNumbers,
 ) -> Result<Outcome, SamplingError> {
+    let row = changed_row(logits, params, history)?;
+    let (kept, _) = keep(&row, params, numbers, |_, _| {});
+    kept.draw(numbers.u)
+}
+
+/// The row after penalties, biases and bans: what the other rules and the draw read. Refuses what nothing can be drawn from.
+fn changed_row(logits: &[f32], params: &SamplingParams, history: &[u32]) -> Result<Vec<f32>, SamplingError> {
     params.validate()?;
     let mut row = logits.to_vec();
     if params.changes_logits(history) {
         apply_penalties(&mut row, params, history, &mut Vec::new())?;
     }
     check_row(&row)?;
+    Ok(row)
+}
 
-    // Most probable first; the sort is stable, so equal logits stay in vocabulary order. The raw logits are compared,
-    // since dividing by the temperature could make neighbours equal.
-    let mut order: Vec<usize> = (0..row.len()).filter(|&i| row[i].is_finite()).collect();
-    order.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));
-
-    let greedy = Outcome { kept: vec![order[0] as u32], probs: vec![1.0], token: order[0] as u32, margin: 1.0 };
+/// Applies the rules that keep tokens to a checked row: what is left, and the temperature. `after` is told what each rule has
+/// left, rule by rule.
+fn keep<'a>(
+    row: &'a [f32],
+    params: &SamplingParams,
+    numbers: DrawNumbers,
+    mut after: impl FnMut(CutRule, &[usize]),
+) -> (Kept<'a>, f64) {
+    let mut kept = Kept::all(row);
     if params.is_greedy() {
-        return Ok(greedy);
+        kept.keep_largest();
+        after(if params.temperature == 0.0 { CutRule::Temperature } else { CutRule::TopK }, &kept.order);
+        return (kept, params.temperature);
     }
-    let mut kept = Kept { row: &row, order, weights: Vec::new(), margin: 1.0 };
     if params.top_n_sigma > 0.0 {
         kept.keep_top_n_sigma(params.top_n_sigma);
+        after(CutRule::TopNSigma, &kept.order);
     }
     let temperature = kept.temperature(params);
     if temperature == 0.0 {
-        return Ok(greedy);
+        kept.keep_largest();
+        after(CutRule::Temperature, &kept.order);
+        return (kept, temperature);
     }
     if params.top_k > 0 {
         kept.order.truncate(params.top_k);
+        after(CutRule::TopK, &kept.order);
     }
     kept.weigh(temperature);
     if params.mirostat_tau > 0.0 {
         kept.keep_unsurprising(numbers.mu);
+        after(CutRule::Mirostat, &kept.order);
     }
     if params.typical_p < 1.0 {
         kept.keep_typical(params.typical_p);
+        after(CutRule::TypicalP, &kept.order);
     }
     if params.top_p < 1.0 {
         kept.keep_top_p(params.top_p);
+        after(CutRule::TopP, &kept.order);
     }
-    let largest = kept.weights[0];
-    kept.truncate(kept.weights.partition_point(|&weight| weight >= params.min_p * largest));
+    kept.keep_min_p(params.min_p);
+    after(CutRule::MinP, &kept.order);
     if numbers.xtc_coin < params.xtc_probability {
         kept.exclude_top_choices(params.xtc_threshold);
+        after(CutRule::Xtc, &kept.order);
     }
-    kept.draw(numbers.u)
+    (kept, temperature)
 }
 
 /// Refuses a row with a NaN, a +infinity or no finite logit, calling it row 0.

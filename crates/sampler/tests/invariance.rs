@@ -112,6 +112,20 @@ fn repeated_draws_are_those_of_successive_positions() {
     }
 }
 
+#[test]
+fn draws_in_sequences_are_those_of_successive_texts() {
+    let case = Case::new();
+    for params in rules() {
+        let mut sampler = Sampler::new(params).unwrap();
+        let row = Row { sequence: u64::MAX - 9, ..case.row(3) };
+        let texts = sampler.sample_row_in_sequences(&row, 20).unwrap();
+        for (n, &token) in (0..).zip(&texts) {
+            let single = sampler.sample_row(row.logits, row.history, row.sequence.wrapping_add(n), row.position);
+            assert_eq!(single, Ok(token));
+        }
+    }
+}
+
 /// These tokens are part of the results of the program: the same in debug and release builds and at every SIMD level.
 #[test]
 fn these_rows_always_draw_these_tokens() {

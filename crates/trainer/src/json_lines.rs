@@ -1,5 +1,9 @@
 //! Files of one JSON object a line, to which a run appends while it trains: metrics and samples.
 
+mod indexed;
+
+pub use indexed::{IndexedLines, ReadLines};
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Seek, SeekFrom, Write},

@@ -26,6 +26,9 @@ pub struct ServeArgs {
     /// Listen at an address that other machines reach without an --api-key.
     #[arg(long)]
     pub insecure: bool,
+    /// A name of this server that requests may have in Host, beside localhost and addresses; repeatable.
+    #[arg(long, value_name = "NAME")]
+    pub allowed_host: Vec<String>,
     /// The folder whose runs the page shows.
     #[arg(long, value_name = "DIR", default_value = tinygpt_trainer::run::RUNS)]
     pub runs: PathBuf,

@@ -18,18 +18,15 @@ use tinygpt_trainer::{RunDir, run::RUNS};
 
 use crate::{
     args::{GenerateArgs, GrammarArgs, ScheduleArg},
+    generation::{DefaultRules, default_max_new_tokens, dry_breakers, fresh_seed},
     generator::Generator,
     hub,
     output::{Usage, print_json, print_stdout},
 };
 use texts::{Sample, Texts};
 
-/// Tokens after the prompt where neither the flag nor the run says.
-const MAX_NEW_TOKENS: usize = 300;
 /// Samples that are computed side by side. The text does not depend on it.
 const ROWS: u64 = 16;
-/// What no repetition reaches across where no flag says: as in llama.cpp.
-const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 /// What is generated, resolved from flags and the run's defaults.
 struct Plan {
@@ -61,7 +58,9 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let plan = plan(args, &defaults, tokenizer, grammar.as_ref())?;
     refuse_unknown_biases(&rules, generator.vocab_size())?;
     if rules.dry.multiplier > 0.0 {
-        rules.dry.breakers = dry_breakers(args, tokenizer)?;
+        let given = args.dry_breaker.iter().map(|text| unescape(text)).collect();
+        rules.dry.breakers =
+            dry_breakers(given, tokenizer).map_err(|error| Usage(format!("--dry-breaker: {error}")))?;
     }
     let mut sampler = scheduled(args.rules.sampler(rules.clone())?, args, &plan)?;
     let rows = ROWS.min(args.num_samples) as usize;
@@ -107,13 +106,11 @@ fn batches<T>(
 }
 
 fn rules(args: &GenerateArgs, defaults: &GenerationDefaults) -> SamplingParams {
-    let greedy = defaults.do_sample == Some(false);
-    // Mirostat stands in the place of what the run would keep tokens by.
-    let kept_by = if args.rules.mirostat_tau > 0.0 { &GenerationDefaults::default() } else { defaults };
+    let of_run = DefaultRules::of(defaults, args.rules.mirostat_tau > 0.0);
     args.rules.params(
-        args.temperature.or(if greedy { Some(0.0) } else { defaults.temperature }).unwrap_or(1.0),
-        args.top_k.or(kept_by.top_k).unwrap_or(0),
-        args.top_p.or(kept_by.top_p).unwrap_or(1.0),
+        args.temperature.unwrap_or(of_run.temperature),
+        args.top_k.unwrap_or(of_run.top_k),
+        args.top_p.unwrap_or(of_run.top_p),
         args.seed.unwrap_or_else(fresh_seed),
     )
 }
@@ -130,18 +127,6 @@ fn grammar(args: &GrammarArgs) -> anyhow::Result<Option<Grammar>> {
         }
         _ => None,
     })
-}
-
-/// What no repetition reaches across, in tokens.
-fn dry_breakers(args: &GenerateArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<u32>>> {
-    let given: Vec<String> = args.dry_breaker.iter().map(|text| unescape(text)).collect();
-    let texts = if given.is_empty() { DRY_BREAKERS.map(String::from).to_vec() } else { given };
-    let mut breakers = Vec::new();
-    for text in texts.iter().filter(|text| !text.is_empty()) {
-        let sequences = tokenizer.sequences_with(text);
-        breakers.extend(sequences.map_err(|error| Usage(format!("--dry-breaker: {error}")))?);
-    }
-    Ok(breakers)
 }
 
 /// The sampler with the temperature's way to `--temperature-end`: it starts at the first new token, whose position is
@@ -164,12 +149,6 @@ fn refuse_unknown_biases(rules: &SamplingParams, vocab_size: usize) -> anyhow::R
         }
         None => Ok(()),
     }
-}
-
-/// A seed that is easy to type again.
-fn fresh_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    (now.as_nanos() % 1_000_000_000) as u64
 }
 
 fn plan(
@@ -195,7 +174,7 @@ fn plan(
     };
     let stops: Vec<String> = args.stop.iter().map(|stop| unescape(stop)).collect();
     StopStrings::new(stops.clone()).map_err(|e| Usage(format!("--stop: {e}")))?;
-    let max_new_tokens = args.max_new_tokens.or(defaults.max_new_tokens).unwrap_or(MAX_NEW_TOKENS);
+    let max_new_tokens = args.max_new_tokens.unwrap_or_else(|| default_max_new_tokens(defaults));
     let constraint = |grammar: &Grammar| {
         let flag = match grammar {
             Grammar::Regex(_) => "--regex",

@@ -1,5 +1,7 @@
 //! The tokens that are left of a row, from rule to rule of the definition.
 
+use std::cmp::Ordering;
+
 use super::Outcome;
 use crate::{SamplingError, SamplingParams};
 
@@ -13,7 +15,16 @@ pub(super) struct Kept<'a> {
     pub(super) margin: f64,
 }
 
-impl Kept<'_> {
+impl<'a> Kept<'a> {
+    /// All tokens with a finite logit, not weighed yet.
+    pub(super) fn all(row: &'a [f32]) -> Self {
+        // Most probable first; the sort is stable, so equal logits stay in vocabulary order. The raw logits are compared,
+        // since dividing by the temperature could make neighbours equal.
+        let mut order: Vec<usize> = (0..row.len()).filter(|&i| row[i].is_finite()).collect();
+        order.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));
+        Self { row, order, weights: Vec::new(), margin: 1.0 }
+    }
+
     fn logit(&self, token: usize) -> f64 {
         f64::from(self.row[token])
     }
@@ -23,7 +34,7 @@ impl Kept<'_> {
         self.weights.truncate(keep);
     }
 
-    fn probs(&self) -> Vec<f64> {
+    pub(super) fn probs(&self) -> Vec<f64> {
         let total: f64 = self.weights.iter().sum();
         self.weights.iter().map(|weight| weight / total).collect()
     }
@@ -119,6 +130,18 @@ impl Kept<'_> {
             }
         }
         self.truncate(keep);
+    }
+
+    pub(super) fn keep_min_p(&mut self, min_p: f64) {
+        let largest = self.weights[0];
+        self.truncate(self.weights.partition_point(|&weight| weight >= min_p * largest));
+    }
+
+    /// Keeps the token of the largest logit, of equal ones the lowest: no boundary is near then.
+    pub(super) fn keep_largest(&mut self) {
+        self.order.truncate(1);
+        self.weights = vec![1.0];
+        self.margin = 1.0;
     }
 
     pub(super) fn exclude_top_choices(&mut self, threshold: f64) {

@@ -1,6 +1,7 @@
 //! The runs below a folder, with what each has come to. Nothing is written, and a damaged run is one of the list.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -69,15 +70,57 @@ pub struct RunFigures {
 /// # Errors
 /// [`TrainError::NoRun`], where there is no such folder; and when it cannot be read.
 pub fn list(folder: &Path) -> Result<Vec<ListedRun>> {
-    if !folder.is_dir() {
-        return Err(TrainError::NoRun { wanted: format!("in {}/", folder.display()) });
+    RunLister::new(folder.to_owned()).list()
+}
+
+/// Lists the runs below a folder again and again. A run that nothing trains and whose files are as they were is not read again.
+#[derive(Debug)]
+pub struct RunLister {
+    folder: PathBuf,
+    /// The runs that nothing trained when they were looked at.
+    known: HashMap<PathBuf, (Files, ListedRun)>,
+}
+
+/// What tells that the files of a run are others than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Files {
+    count: u64,
+    bytes: u64,
+    changed: Option<SystemTime>,
+}
+
+impl RunLister {
+    /// A lister that has not looked yet.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, known: HashMap::new() }
     }
-    let mut runs = Vec::new();
-    for path in subfolders(folder)? {
-        look_into(folder, &path, DEPTH, &mut runs);
+
+    /// The runs, those that were saved last first.
+    ///
+    /// # Errors
+    /// As [`list`].
+    pub fn list(&mut self) -> Result<Vec<ListedRun>> {
+        let folder = &self.folder;
+        if !folder.is_dir() {
+            return Err(TrainError::NoRun { wanted: format!("in {}/", folder.display()) });
+        }
+        let mut listing = Listing { root: folder, known: std::mem::take(&mut self.known), runs: Vec::new() };
+        for path in subfolders(folder)? {
+            listing.look_into(&path, DEPTH);
+        }
+        let still = |(files, run): &(Files, ListedRun)| (run.path.clone(), (*files, run.clone()));
+        self.known = listing.runs.iter().filter(|(_, run)| run.status != RunStatus::Running).map(still).collect();
+        let mut runs: Vec<ListedRun> = listing.runs.into_iter().map(|(_, run)| run).collect();
+        runs.sort_by(|one, other| other.saved.cmp(&one.saved).then_with(|| one.name.cmp(&other.name)));
+        Ok(runs)
     }
-    runs.sort_by(|one, other| other.saved.cmp(&one.saved).then_with(|| one.name.cmp(&other.name)));
-    Ok(runs)
+}
+
+/// A look at a folder.
+struct Listing<'a> {
+    root: &'a Path,
+    known: HashMap<PathBuf, (Files, ListedRun)>,
+    runs: Vec<(Files, ListedRun)>,
 }
 
 /// The folders in a folder that are not hidden: a run that is being replaced waits in a hidden one.
@@ -94,38 +137,52 @@ fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// Adds a folder to the list, if it is a run or was meant to be one, or else the runs below it.
-fn look_into(root: &Path, path: &Path, depth: usize, runs: &mut Vec<ListedRun>) {
-    let is_run = [TRAIN_TOML, METRICS_FILE, lock::LOCK_FILE, "last"].iter().any(|name| path.join(name).exists());
-    if is_run {
-        runs.push(listed(root, path));
-    } else if depth > 1 {
-        match subfolders(path) {
-            Ok(folders) => folders.iter().for_each(|path| look_into(root, path, depth - 1, runs)),
-            Err(error) => runs.push(damaged(root, path, error.to_string())),
+impl Listing<'_> {
+    /// Adds a folder to the list, if it is a run or was meant to be one, or else the runs below it.
+    fn look_into(&mut self, path: &Path, depth: usize) {
+        let is_run = [TRAIN_TOML, METRICS_FILE, lock::LOCK_FILE, "last"].iter().any(|name| path.join(name).exists());
+        if is_run {
+            self.add(path);
+        } else if depth > 1 {
+            match subfolders(path) {
+                Ok(folders) => folders.iter().for_each(|path| self.look_into(path, depth - 1)),
+                Err(error) => {
+                    let (root, files) = (self.root, Files::below(path));
+                    self.runs.push((files, damaged(root, path, files, error.to_string())));
+                }
+            }
         }
+    }
+
+    fn add(&mut self, path: &Path) {
+        let (running, files) = (lock::is_held(path), Files::below(path));
+        let run = match self.known.remove(path) {
+            Some((before, run)) if !running && before == files => run,
+            _ => listed(self.root, path, files, running),
+        };
+        self.runs.push((files, run));
     }
 }
 
-fn damaged(root: &Path, path: &Path, reason: String) -> ListedRun {
+fn damaged(root: &Path, path: &Path, files: Files, reason: String) -> ListedRun {
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     ListedRun {
         name: path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned(),
         path: path.to_owned(),
         status: RunStatus::Damaged(reason),
         figures: None,
-        bytes: size(path),
+        bytes: files.bytes,
         saved: modified(&path.join("last").join("state.json")).or_else(|| modified(path)),
     }
 }
 
-fn listed(root: &Path, path: &Path) -> ListedRun {
-    let running = lock::is_held(path);
+fn listed(root: &Path, path: &Path, files: Files, running: bool) -> ListedRun {
+    let damaged = |reason| damaged(root, path, files, reason);
     match look_at(path, running) {
-        Ok((status, figures)) => ListedRun { status, figures: Some(figures), ..damaged(root, path, String::new()) },
+        Ok((status, figures)) => ListedRun { status, figures: Some(figures), ..damaged(String::new()) },
         // Its first files are just being written, or the next ones.
-        Err(_) if running => ListedRun { status: RunStatus::Running, ..damaged(root, path, String::new()) },
-        Err(error) => damaged(root, path, error.to_string()),
+        Err(_) if running => ListedRun { status: RunStatus::Running, ..damaged(String::new()) },
+        Err(error) => damaged(error.to_string()),
     }
 }
 
@@ -159,13 +216,51 @@ fn look_at(path: &Path, running: bool) -> Result<(RunStatus, RunFigures)> {
     Ok((status, RunFigures { step: state.step, max_steps, best: state.best, parameters }))
 }
 
-/// The size of all files below a folder. What cannot be read, or is deleted while it is looked at, counts nothing.
-fn size(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let bytes = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => size(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    };
-    entries.map(bytes).sum()
+impl Files {
+    /// All files below a folder. What cannot be read, or is deleted while it is looked at, counts nothing.
+    fn below(folder: &Path) -> Self {
+        let mut files = Self::default();
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            let more = if metadata.is_dir() {
+                Self::below(&entry.path())
+            } else {
+                Self { count: 1, bytes: metadata.len(), changed: metadata.modified().ok() }
+            };
+            files.count += more.count;
+            files.bytes += more.bytes;
+            files.changed = files.changed.max(more.changed);
+        }
+        files
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_read_again_when_one_of_its_files_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("one");
+        fs::create_dir(&run).unwrap();
+        fs::write(run.join(TRAIN_TOML), "").unwrap();
+        let mut lister = RunLister::new(dir.path().to_owned());
+        let reason = |lister: &mut RunLister| match lister.list().unwrap().as_slice() {
+            [ListedRun { status: RunStatus::Damaged(reason), .. }] => reason.clone(),
+            other => panic!("{other:?}"),
+        };
+        let empty = reason(&mut lister);
+        // The list is told apart from one that was read anew by a mark in what is remembered.
+        let known = lister.known.get_mut(&run).unwrap();
+        known.1.status = RunStatus::Damaged("remembered".into());
+        assert_eq!(reason(&mut lister), "remembered");
+        fs::write(run.join(TRAIN_TOML), "[train]\n").unwrap();
+        assert_ne!(reason(&mut lister), "remembered");
+        fs::write(run.join(TRAIN_TOML), "").unwrap();
+        assert_eq!(reason(&mut lister), empty);
+        fs::remove_dir_all(&run).unwrap();
+        assert_eq!(lister.list().unwrap(), []);
+        assert!(lister.known.is_empty());
+    }
 }

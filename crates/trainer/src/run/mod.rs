@@ -31,7 +31,7 @@ use lock::RunLock;
 
 pub use initial::{InitialModel, Origin};
 pub use last::{Best, LAST_FORMAT, Last, LoopState, Part};
-pub use list::{ListedRun, RunFigures, RunStatus, list};
+pub use list::{ListedRun, RunFigures, RunLister, RunStatus, list};
 pub(crate) use session::make_absolute;
 pub use session::{Notice, ResumeOptions, Run, StartOptions, check_memory};
 

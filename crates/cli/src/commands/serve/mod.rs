@@ -3,23 +3,61 @@
 mod engine;
 mod http;
 mod page;
+mod signals;
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tinygpt_trainer::RunDir;
 
+use self::{
+    engine::Engine,
+    http::{ChatTemplate, connections, error::ApiError, metrics::Metrics, security::Guard},
+    page::Page,
+    signals::Signals,
+};
 use crate::{
     args::ServeArgs,
     hub,
-    output::{Usage, print_stdout},
+    output::{Interrupted, Usage, print_stdout},
 };
-use engine::Engine;
 
 /// What all requests share.
 pub struct Served {
     /// The models, that of requests without a model's name first.
     pub engines: Vec<Engine>,
+    /// Those of the models, where they have one.
+    chat_templates: Vec<Option<ChatTemplate>>,
+    guard: Guard,
+    page: Page,
+    metrics: Metrics,
+    /// The longest that a request may take.
+    pub timeout: Duration,
+    /// The most texts of a request: as many as may wait.
+    max_texts: usize,
+    /// When the server started, in seconds since 1970.
+    started: u64,
+}
+
+impl Served {
+    /// The model of a name, or without one the first.
+    pub fn engine(&self, name: Option<&str>) -> Result<&Engine, ApiError> {
+        let Some(name) = name else { return Ok(&self.engines[0]) };
+        self.engines.iter().find(|engine| engine.id() == name).ok_or_else(|| {
+            let names: Vec<_> = self.engines.iter().map(Engine::id).collect();
+            ApiError::no_model(name, &names)
+        })
+    }
+
+    /// The chat template of a model.
+    fn chat_template(&self, id: &str) -> Option<&ChatTemplate> {
+        let at = self.engines.iter().position(|engine| engine.id() == id)?;
+        self.chat_templates[at].as_ref()
+    }
 }
 
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
@@ -30,25 +68,67 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         );
         return Err(Usage(refused).into());
     }
-    let folders = match args.models.as_slice() {
-        [] => vec![RunDir::latest(&args.runs)?.path().to_owned()],
-        given => given.iter().map(|path| Ok(hub::folder(path)?.into_owned())).collect::<anyhow::Result<_>>()?,
-    };
-    let engines: Vec<Engine> =
-        folders.iter().map(|folder| Engine::start(id_of(folder), folder, args)).collect::<anyhow::Result<_>>()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(args, Served { engines }))
-}
-
-/// The name of a model in requests: that of its folder.
-fn id_of(folder: &Path) -> String {
-    folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
-}
-
-async fn serve(args: &ServeArgs, served: Served) -> anyhow::Result<()> {
+    if args.api_key.as_ref().is_some_and(String::is_empty) {
+        return Err(Usage("--api-key: an empty key is none; leave it out".into()).into());
+    }
+    let models = models(args)?;
+    // Before the models are opened, which may take long.
     let address = SocketAddr::new(args.host, args.port);
-    let listener =
-        tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen at {address}"))?;
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
+    listener.set_nonblocking(true)?;
+    let served = Served {
+        engines: models
+            .iter()
+            .map(|(id, path)| Engine::start(id.clone(), path, args))
+            .collect::<anyhow::Result<_>>()?,
+        chat_templates: models.iter().map(|(_, path)| ChatTemplate::of_folder(path)).collect::<anyhow::Result<_>>()?,
+        guard: Guard::new(args),
+        page: Page::new(args, &models),
+        metrics: Metrics::new(),
+        timeout: Duration::from_secs(args.timeout),
+        max_texts: usize::from(args.queue).max(1),
+        started: http::now(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let cut = runtime.block_on(serve(listener, served));
+    // Work that is not waited for ends with the program.
+    runtime.shutdown_background();
+    match cut? {
+        0 => Ok(()),
+        cut => Err(Interrupted(format!("interrupted: {cut} connections were cut off")).into()),
+    }
+}
+
+/// The names of the models in requests, and where they are.
+fn models(args: &ServeArgs) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let given = match args.models.as_slice() {
+        [] => vec![RunDir::latest(&args.runs)?.path().to_owned()],
+        given => given.to_vec(),
+    };
+    let mut models: Vec<(String, PathBuf)> = Vec::new();
+    for path in given {
+        let id = id_of(&path);
+        if models.iter().any(|(other, _)| *other == id) {
+            return Err(Usage(format!("two models are named `{id}`: requests could not tell them apart")).into());
+        }
+        models.push((id, hub::folder(&path)?.into_owned()));
+    }
+    Ok(models)
+}
+
+/// The name of a model in requests: that of its folder, or of the hub.
+fn id_of(path: &Path) -> String {
+    match path.to_str().and_then(|path| path.strip_prefix("hf:")) {
+        Some(name) => name.to_owned(),
+        None => path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+    }
+}
+
+/// Answers requests until a signal; tells how many connections were cut off.
+async fn serve(listener: TcpListener, served: Served) -> anyhow::Result<usize> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let signals = Signals::listen()?;
+    let metrics = served.metrics.clone();
     print_stdout(&format!("http://{}\n", listener.local_addr()?))?;
-    Ok(axum::serve(listener, http::router(served)).await?)
+    Ok(connections::serve(listener, http::router(served), &metrics, signals).await)
 }

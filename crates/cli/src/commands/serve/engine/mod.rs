@@ -6,11 +6,18 @@ use std::{
     path::Path,
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
 };
 
-use tinygpt_model::{ModelError, Tokenizer, constraint::Constraint, generate_with, tokenizer::StopStrings};
+use tinygpt_model::{
+    ModelError, Tokenizer,
+    constraint::Constraint,
+    generate_with,
+    language_model::{NextToken, most_probable},
+    tokenizer::StopStrings,
+};
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -23,6 +30,8 @@ pub struct TextRequest {
     /// What it starts with; at least one token.
     pub prompt: Vec<u32>,
     pub rules: SamplingParams,
+    /// Greedy wherever the largest probability, after all rules, exceeds this.
+    pub adaptive: Option<f64>,
     /// The number of the sample: what its draws depend on, beside the seed.
     pub sequence: u64,
     pub max_new_tokens: usize,
@@ -70,6 +79,33 @@ pub struct Measured {
     pub top: Vec<(u32, f64)>,
 }
 
+impl Measured {
+    /// A token in the distribution of logits `[V]`, with the `top` most probable ones.
+    pub fn of(logits: &[f32], id: u32, top: usize) -> Self {
+        let distribution = NextToken::of(logits);
+        let logit = logits[id as usize];
+        let before = |(other, &x): (usize, &f32)| x > logit || (x == logit && other < id as usize);
+        let logprob = |(id, logit): (u32, f32)| (id, distribution.logprob(logit));
+        Self {
+            logprob: distribution.logprob(logit),
+            rank: 1 + logits.iter().enumerate().filter(|&at| before(at)).count(),
+            entropy: distribution.entropy,
+            top: most_probable(logits, top).into_iter().map(logprob).collect(),
+        }
+    }
+}
+
+/// How busy an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Texts that are computed.
+    pub running: usize,
+    /// Texts that wait.
+    pub queued: usize,
+    /// Texts that can be computed side by side.
+    pub slots: usize,
+}
+
 /// Why a text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndedBy {
@@ -97,6 +133,8 @@ pub struct Engine {
 struct Shared {
     id: String,
     generator: Generator,
+    running: AtomicUsize,
+    queued: AtomicUsize,
 }
 
 /// What the engine's thread does.
@@ -109,7 +147,7 @@ impl Engine {
     /// Opens the model of a folder and starts its thread.
     pub fn start(id: String, folder: &Path, args: &ServeArgs) -> anyhow::Result<Self> {
         let generator = Generator::open(folder, None)?;
-        let shared = Arc::new(Shared { id, generator });
+        let shared = Arc::new(Shared { id, generator, running: AtomicUsize::new(0), queued: AtomicUsize::new(0) });
         let (requests, queue) = sync_channel(usize::from(args.queue));
         let on_thread = Arc::clone(&shared);
         let how = (args.window.into(), args.weights.into(), args.device);
@@ -126,7 +164,12 @@ impl Engine {
                         answer.send(logits).ok();
                     }
                     Work::Text(request, events) => {
-                        let mut sampler = match Sampler::new(request.rules.clone()) {
+                        on_thread.queued.fetch_sub(1, Ordering::Relaxed);
+                        let sampler = Sampler::new(request.rules.clone()).and_then(|sampler| match request.adaptive {
+                            Some(threshold) => sampler.with_adaptive(threshold),
+                            None => Ok(sampler),
+                        });
+                        let mut sampler = match sampler {
                             Ok(sampler) => sampler,
                             Err(error) => {
                                 events.send(Event::Failed(error.to_string())).ok();
@@ -135,7 +178,9 @@ impl Engine {
                         };
                         let mut text = Text::new(generator.tokenizer(), &request, events);
                         let generation = text.generation();
+                        on_thread.running.store(1, Ordering::Relaxed);
                         let result = generate_with(decoder.as_mut(), &mut sampler, generation, &mut text);
+                        on_thread.running.store(0, Ordering::Relaxed);
                         text.end(result);
                     }
                 }
@@ -159,10 +204,19 @@ impl Engine {
         &self.shared.generator
     }
 
+    /// How busy the engine is.
+    pub fn stats(&self) -> Stats {
+        let now = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        Stats { running: now(&self.shared.running), queued: now(&self.shared.queued), slots: 1 }
+    }
+
     /// Queues a text. What it becomes is told to the receiver; the text is given up once that is dropped.
     pub fn submit(&self, request: TextRequest) -> Result<UnboundedReceiver<Event>, Refused> {
         let (events, receiver) = unbounded_channel();
-        self.send(Work::Text(Box::new(request), events))?;
+        self.shared.queued.fetch_add(1, Ordering::Relaxed);
+        self.send(Work::Text(Box::new(request), events)).inspect_err(|_| {
+            self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+        })?;
         Ok(receiver)
     }
 

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use tinygpt_model::{
     Generation, GenerationHooks, ModelError, Tokenizer,
     constraint::Constraint,
-    language_model::{NextToken, most_probable},
     tokenizer::{StopStrings, TextStream},
 };
 use tokio::sync::mpsc::UnboundedSender;
@@ -19,7 +18,7 @@ pub struct Text<'a> {
     stops: StopStrings,
     end_of_text: Option<u32>,
     constraint: Option<Constraint>,
-    measured: Option<(NextToken, Vec<f32>)>,
+    measured: Option<Vec<f32>>,
     ended_by: EndedBy,
     events: UnboundedSender<Event>,
 }
@@ -68,7 +67,7 @@ impl GenerationHooks for Text<'_> {
     }
 
     fn logits(&mut self, _: usize, logits: &mut [f32]) -> Result<ControlFlow<()>, ModelError> {
-        self.measured = self.request.top.map(|_| (NextToken::of(logits), logits.to_vec()));
+        self.measured = self.request.top.map(|_| logits.to_vec());
         let Some(constraint) = &mut self.constraint else { return Ok(ControlFlow::Continue(())) };
         let next = constraint.mask(logits)?;
         if next.is_break() {
@@ -82,13 +81,8 @@ impl GenerationHooks for Text<'_> {
             Some(stream) if Some(id) != self.end_of_text => self.stops.push(&stream.push(id)?),
             _ => (String::new(), true),
         };
-        let measured = self.measured.take().zip(self.request.top).map(|((next, logits), top)| {
-            let logit = logits[id as usize];
-            let top = most_probable(&logits, top).into_iter().map(|(id, logit)| (id, next.logprob(logit))).collect();
-            let before = |(other, &x): (usize, &f32)| x > logit || (x == logit && other < id as usize);
-            let rank = 1 + logits.iter().enumerate().filter(|&at| before(at)).count();
-            Measured { logprob: next.logprob(logit), rank, entropy: next.entropy, top }
-        });
+        let measured = self.measured.take().zip(self.request.top);
+        let measured = measured.map(|(logits, top)| Measured::of(&logits, id, top));
         let gone = self.events.send(Event::Token(GeneratedToken { id, piece, measured })).is_err();
         if is_over {
             self.ended_by = EndedBy::Stop;

@@ -1,22 +1,79 @@
-//! The routes of the server.
+//! The routes of the server, and what all requests go through.
 
-use std::sync::Arc;
+mod chat;
+mod chat_template;
+mod completions;
+pub mod connections;
+pub mod error;
+pub mod fields;
+pub mod limits;
+mod logprobs;
+pub mod metrics;
+mod models;
+mod openapi;
+mod reply;
+pub mod rules;
+pub mod security;
+pub mod stream;
+pub mod texts;
 
-use axum::{Json, Router, extract::State, routing::get};
-use serde_json::{Value, json};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Request},
+    http::StatusCode,
+    middleware::from_fn_with_state,
+    routing::{get, post},
+};
+use serde_json::json;
+
+pub use self::chat_template::ChatTemplate;
+use self::{error::ApiError, reply::Reply};
 use super::{Served, page};
 
 /// All routes.
 pub fn router(served: Served) -> Router {
+    let served = Arc::new(served);
     Router::new()
         .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
-        .route("/v1/models", get(models))
+        .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(openapi::openapi))
+        .route("/v1/models", get(models::models))
+        // Names of the hub have a slash.
+        .route("/v1/models/{*id}", get(models::model))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/chat/completions", post(chat::chat_completions))
         .merge(page::router())
-        .with_state(Arc::new(served))
+        .fallback(no_route)
+        .method_not_allowed_fallback(other_method)
+        .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
+        .layer(from_fn_with_state(Arc::clone(&served), security::guard))
+        .layer(from_fn_with_state(Arc::clone(&served), metrics::count))
+        .with_state(served)
 }
 
-async fn models(State(served): State<Arc<Served>>) -> Json<Value> {
-    let models = served.engines.iter().map(|engine| json!({ "id": engine.id(), "object": "model" }));
-    Json(json!({ "object": "list", "data": models.collect::<Vec<_>>() }))
+async fn no_route(request: Request) -> ApiError {
+    let message = format!("there is no {}; /openapi.json says what there is", request.uri().path());
+    ApiError::new(StatusCode::NOT_FOUND, message).with_code("unknown_url")
+}
+
+async fn other_method(request: Request) -> ApiError {
+    let message = format!("{} does not take {}", request.uri().path(), request.method());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
+/// Does what may take long, such as reading a grammar, without keeping other requests waiting.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

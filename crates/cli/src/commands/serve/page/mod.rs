@@ -1,12 +1,110 @@
-//! The page, and what it asks for.
+//! The page, and the routes below `/api` that it asks.
 
-use std::sync::Arc;
+mod attention;
+mod files;
+mod generate;
+mod models;
+mod next;
+mod runs;
+mod tokenize;
 
-use axum::Router;
+use std::{path::PathBuf, sync::Arc};
 
-use super::Served;
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+use tinygpt_model::Tokenizer;
+use tokio::sync::Semaphore;
+
+use super::{
+    Served,
+    engine::Engine,
+    http::{error::ApiError, limits},
+};
+use crate::{args::ServeArgs, token_text::text_of};
+
+/// Computations for the page at a time; others wait for their turn. Texts are not among them, which the engines compute.
+const COMPUTATIONS: usize = 2;
+
+/// What the page's requests share.
+pub struct Page {
+    runs: runs::Runs,
+    models: models::Trained,
+    maps: attention::Maps,
+    free: Arc<Semaphore>,
+}
+
+impl Page {
+    /// The page of a server of these models, by their names, with their folders.
+    pub fn new(args: &ServeArgs, models: &[(String, PathBuf)]) -> Self {
+        Self {
+            runs: runs::Runs::new(args.runs.clone()),
+            models: models::Trained::new(models, args.reload),
+            maps: attention::Maps::default(),
+            free: Arc::new(Semaphore::new(COMPUTATIONS)),
+        }
+    }
+}
 
 /// The routes of the page.
 pub fn router() -> Router<Arc<Served>> {
     Router::new()
+        .route("/", get(files::index))
+        .route("/assets/{name}", get(files::asset))
+        .route("/api/models", get(models::models))
+        .route("/api/tokenize", post(tokenize::tokenize))
+        .route("/api/generate", post(generate::generate))
+        .route("/api/next", post(next::next))
+        .route("/api/runs", get(runs::runs))
+        .route("/api/runs/{name}/metrics", get(runs::metrics))
+        .route("/api/runs/{name}/samples", get(runs::samples))
+        .route("/api/runs/{name}/config", get(runs::config))
+        .route("/api/attention", post(attention::attention))
+}
+
+/// Computes what takes a while on a thread of its own, when it is its turn. Once begun, it keeps its turn to its end, also where
+/// the client is gone.
+async fn compute<T: Send + 'static>(
+    served: &Arc<Served>,
+    work: impl FnOnce(&Served) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let internal = |error: &dyn std::fmt::Display| ApiError::internal(error.to_string());
+    let turn = Arc::clone(&served.page.free).acquire_owned().await.map_err(|error| internal(&error))?;
+    let served = Arc::clone(served);
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work(&served);
+        drop(turn);
+        result
+    });
+    done.await.map_err(|error| internal(&error))?
+}
+
+/// The tokens of a prompt. As for `tinygpt generate --prompt`, no text is the token that texts start behind.
+fn prompt_tokens(engine: &Engine, text: &str) -> Result<Vec<u32>, ApiError> {
+    if text.is_empty() {
+        return Ok(vec![engine.tokenizer().start_token()]);
+    }
+    tokens(engine, "prompt", text, limits::PROMPT_TOKENS)
+}
+
+/// The tokens of the text of a key, of which there may be so many.
+fn tokens(engine: &Engine, key: &str, text: &str, most: usize) -> Result<Vec<u32>, ApiError> {
+    let tokens = engine.tokenizer().encode(text).map_err(|error| ApiError::bad_param(key, error))?;
+    if tokens.len() > most {
+        return Err(ApiError::bad_param(key, format!("has {} tokens, but may have {most} at most", tokens.len())));
+    }
+    Ok(tokens)
+}
+
+/// A token as the page is told of it.
+fn token_json(tokenizer: &Tokenizer, id: u32) -> Result<Value, ApiError> {
+    let text = text_of(tokenizer, id).map_err(|error| ApiError::internal(format!("{error:#}")))?;
+    Ok(json!({ "id": id, "text": text }))
+}
+
+/// Tokens as the page is told of them.
+fn tokens_json(tokenizer: &Tokenizer, ids: &[u32]) -> Result<Vec<Value>, ApiError> {
+    ids.iter().map(|&id| token_json(tokenizer, id)).collect()
 }

@@ -1,0 +1,89 @@
+//! Connections: how many, how long they may take, and how they end.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+use tokio_io_timeout::TimeoutStream;
+
+use super::{limits, metrics::Metrics};
+use crate::commands::serve::signals::Signals;
+
+/// How long requests may go on that run when the server is told to end.
+const GRACE: Duration = Duration::from_secs(5);
+/// What a server without free handles waits before it accepts again.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Serves until a first signal; then no connection is taken, and requests that run may go on for a while, or until a second
+/// signal. Tells how many connections were cut off.
+pub async fn serve(listener: TcpListener, router: Router, metrics: &Metrics, mut signals: Signals) -> usize {
+    let (end, ends) = watch::channel(false);
+    let free = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            // Connections that have ended are forgotten.
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&listener, &free) => {
+                let Some((stream, permit)) = accepted else { continue };
+                let (router, ends, open) = (router.clone(), ends.clone(), metrics.connection());
+                connections.spawn(async move {
+                    connection(stream, router, ends).await;
+                    drop((permit, open));
+                });
+            }
+        }
+    }
+    drop(listener);
+    end.send_replace(true);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    tokio::select! {
+        () = all_ended => {}
+        () = tokio::time::sleep(GRACE) => {}
+        () = signals.next() => {}
+    }
+    connections.len()
+}
+
+/// Takes a connection once there is room for it: others wait in the system's queue.
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(free).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, permit)),
+        Err(_) => {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            None
+        }
+    }
+}
+
+/// Answers the requests of a connection, one after the other.
+async fn connection(stream: TcpStream, router: Router, mut ends: watch::Receiver<bool>) {
+    // A token is sent when it is there; without it, it only comes later.
+    stream.set_nodelay(true).ok();
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits::WRITE_SECONDS));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD_SECONDS)
+        .max_header_size(limits::HEAD_BYTES)
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // What goes wrong with a connection is the client's affair: it has gone, or is told.
+        _ = connection.as_mut() => return,
+        _ = ends.wait_for(|&ends| ends) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await.ok();
+}

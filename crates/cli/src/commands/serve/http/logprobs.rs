@@ -1,0 +1,100 @@
+//! What the model itself made of tokens, as completions and chats tell it.
+
+use serde_json::{Map, Value, json};
+use tinygpt_model::Tokenizer;
+
+use super::{error::ApiError, texts::too_long};
+use crate::{
+    commands::serve::engine::{Engine, GeneratedToken, Measured},
+    token_text::text_of,
+};
+
+/// The text of a token; models may have more tokens than their tokenizer.
+pub fn token_text(tokenizer: &Tokenizer, id: u32) -> Result<String, ApiError> {
+    text_of(tokenizer, id).map_err(|error| ApiError::internal(error.to_string()))
+}
+
+/// How many characters begin in a token: what it adds to the offset of those after it.
+fn chars_of(tokenizer: &Tokenizer, id: u32) -> usize {
+    let is_start = |byte: &u8| byte & 0b1100_0000 != 0b1000_0000;
+    match tokenizer.token_content(id) {
+        Some(bytes) => bytes.iter().filter(|byte| is_start(byte)).count(),
+        // A special token is in the text by its name.
+        None => tokenizer.token_text(id).map_or(0, |name| name.chars().count()),
+    }
+}
+
+/// `logprobs` of a completion, of some of its tokens.
+#[derive(Debug, Default)]
+pub struct CompletionLogprobs {
+    tokens: Vec<String>,
+    token_logprobs: Vec<Option<f64>>,
+    top_logprobs: Vec<Option<Map<String, Value>>>,
+    text_offset: Vec<usize>,
+}
+
+impl CompletionLogprobs {
+    /// Adds a token that begins at this character of the text, and gives where the next one does. The first token of a text
+    /// has nothing that it could have been expected from.
+    pub fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        id: u32,
+        measured: Option<&Measured>,
+        offset: usize,
+    ) -> Result<usize, ApiError> {
+        let text = token_text(tokenizer, id)?;
+        let top = measured.map(|measured| {
+            let mut top = Map::new();
+            for &(id, logprob) in &measured.top {
+                top.insert(token_text(tokenizer, id)?, json!(logprob));
+            }
+            top.insert(text.clone(), json!(measured.logprob));
+            Ok::<_, ApiError>(top)
+        });
+        self.tokens.push(text);
+        self.token_logprobs.push(measured.map(|measured| measured.logprob));
+        self.top_logprobs.push(top.transpose()?);
+        self.text_offset.push(offset);
+        Ok(offset + chars_of(tokenizer, id))
+    }
+
+    pub fn to_json(&self) -> Value {
+        json!({
+            "tokens": self.tokens,
+            "token_logprobs": self.token_logprobs,
+            "top_logprobs": self.top_logprobs,
+            "text_offset": self.text_offset,
+        })
+    }
+}
+
+/// A token in `logprobs.content` of a chat.
+pub fn chat_logprob(tokenizer: &Tokenizer, token: &GeneratedToken) -> Result<Option<Value>, ApiError> {
+    let Some(measured) = &token.measured else { return Ok(None) };
+    let entry = |(id, logprob): (u32, f64)| {
+        let bytes = tokenizer.token_content(id);
+        let text = token_text(tokenizer, id)?;
+        Ok::<_, ApiError>(json!({ "token": text, "logprob": logprob, "bytes": bytes }))
+    };
+    let mut drawn = entry((token.id, measured.logprob))?;
+    drawn["top_logprobs"] = measured.top.iter().copied().map(entry).collect::<Result<_, _>>()?;
+    Ok(Some(drawn))
+}
+
+/// The tokens of a prompt in the model's own distribution, each after those before it; the first has none.
+pub async fn of_prompt(
+    engine: &Engine,
+    prompt: &[u32],
+    top: usize,
+    deadline: tokio::time::Instant,
+) -> Result<Vec<Option<Measured>>, ApiError> {
+    let mut all = vec![None];
+    for at in 1..prompt.len() {
+        let logits = tokio::time::timeout_at(deadline, engine.logits(prompt[..at].to_vec()));
+        let logits = logits.await.map_err(|_| too_long())??;
+        let logits = logits.map_err(|error| ApiError::internal(error.to_string()))?;
+        all.push(Some(Measured::of(&logits, prompt[at], top)));
+    }
+    Ok(all)
+}
