@@ -57,7 +57,8 @@ def check_playground(program, visit):
     # Each ends a line of the page besides.
     text = "".join(shown).replace("⏎", "\n")
     words = shlex.split(page.inner_text("#command"))
-    expect(words[:3] == ["tinygpt", "generate", "--checkpoint"], f"the command is {words}")
+    expect(words[:4] == ["tinygpt", "generate", "--checkpoint", "first"], f"the command is {words}")
+    # The command names the run's folder as it is seen from the folder of runs.
     args = ["generate", "--checkpoint", str(program.runs / "first"), *words[4:]]
     said = program.output(*args)
     expect(text == said.removesuffix("\n"), f"the page has {text!r}, `tinygpt {' '.join(args)}` {said!r}")
@@ -294,7 +295,9 @@ def check_screens(browser, address, folder):
         visit.page.locator("#text-tokens .token:not(.prompt)").nth(12).click()
         visit.wait("#token-detail:not([hidden])")
         visit.settle(Axe(), folder, "playground")
+        token = visit.page.inner_text("#token-title .mono")
         visit.page.click("#to-sampler")
+        until(lambda: visit.page.inner_text("#figure-draw") == token, f"the Sampler does not draw {token} where it was drawn")
         visit.page.locator("#sampler-top_p").fill("0.9")
         until(lambda: visit.page.locator("#distribution tr.cut").count(), "nothing is cut")
         visit.page.click("#lesson-step")
