@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ try:
 except ImportError as missing:
     sync_playwright, why_not = None, missing
 
-from page_visit import SCREENS, Fault, Program, Visit, asked, expect, near, until
+from page_visit import PATIENCE, SCREENS, Fault, Program, Visit, asked, expect, near, until
 
 TABS = ["playground", "sampler", "runs", "attention"]
 # The prompt is what would be HTML if it could be.
@@ -56,7 +57,8 @@ def check_playground(program, visit):
     # Each ends a line of the page besides.
     text = "".join(shown).replace("⏎", "\n")
     words = shlex.split(page.inner_text("#command"))
-    expect(words[:3] == ["tinygpt", "generate", "--checkpoint"], f"the command is {words}")
+    expect(words[:4] == ["tinygpt", "generate", "--checkpoint", "first"], f"the command is {words}")
+    # The command names the run's folder as it is seen from the folder of runs.
     args = ["generate", "--checkpoint", str(program.runs / "first"), *words[4:]]
     said = program.output(*args)
     expect(text == said.removesuffix("\n"), f"the page has {text!r}, `tinygpt {' '.join(args)}` {said!r}")
@@ -195,11 +197,11 @@ def check_sampler(program, address, visit):
 # Runs
 
 def check_runs(program, visit, folder):
-    """A run that another process trains is in the list, its curve grows, and at the end its numbers are those of its files."""
+    """A run that another process trains is in the list, its curve grows, and its numbers are those of its files."""
     page, name = visit.page, "second"
     visit.open("runs")
     visit.wait("#runs-table tbody tr:has-text('first')")
-    trainer = program.start(program.train(name, 400))
+    trainer = program.start(program.train(name, 20000))
     try:
         row = f"#runs-table tbody tr:has-text('{name}')"
         visit.wait(row)
@@ -208,9 +210,12 @@ def check_runs(program, visit, folder):
         lengths = [until(points, "the chart has no line")]
         while len(lengths) < 3:
             lengths.append(until(lambda: points() > lengths[-1] and points(), f"the curve does not grow: {lengths}"))
-        visit.wait(f"{row}:has-text('running')" if trainer.poll() is None else row)
+        visit.wait(f"{row}:has-text('running')")
         visit.settle(Axe(), folder, "runs-growing")
-        visit.wait(f"{row}:has-text('finished')")
+        # As by Ctrl-C.
+        trainer.send_signal(signal.SIGINT)
+        trainer.wait(PATIENCE)
+        visit.wait(f"{row}:has-text('interrupted')")
     finally:
         trainer.kill()
         trainer.wait()
@@ -290,7 +295,9 @@ def check_screens(browser, address, folder):
         visit.page.locator("#text-tokens .token:not(.prompt)").nth(12).click()
         visit.wait("#token-detail:not([hidden])")
         visit.settle(Axe(), folder, "playground")
+        token = visit.page.inner_text("#token-title .mono")
         visit.page.click("#to-sampler")
+        until(lambda: visit.page.inner_text("#figure-draw") == token, f"the Sampler does not draw {token} where it was drawn")
         visit.page.locator("#sampler-top_p").fill("0.9")
         until(lambda: visit.page.locator("#distribution tr.cut").count(), "nothing is cut")
         visit.page.click("#lesson-step")

@@ -202,10 +202,10 @@ function drawSurprise() {
 const quote = (text) => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 function showCommand(prompt) {
-  const { model, seed, temperature, top_k, top_p, min_p, max_tokens } = state;
+  const { seed, temperature, top_k, top_p, min_p, max_tokens } = state;
   const said = quote(prompt);
   byId("command").textContent = [
-    "tinygpt generate", `--checkpoint ${quote(models()?.path ?? model ?? "RUN")}`,
+    "tinygpt generate", `--checkpoint ${quote(state.model ?? "RUN")}`,
     // A prompt that begins like an option is taken for one, unless it is joined to its own.
     ...(prompt === "" ? [] : [prompt.startsWith("-") ? `--prompt=${said}` : `--prompt ${said}`]),
     `--seed ${seed}`, `--temperature ${temperature ?? 1}`, `--top-k ${top_k ?? 0}`, `--top-p ${top_p ?? 1}`,
