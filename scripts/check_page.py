@@ -57,9 +57,8 @@ def check_playground(program, visit):
     # Each ends a line of the page besides.
     text = "".join(shown).replace("⏎", "\n")
     words = shlex.split(page.inner_text("#command"))
-    expect(words[:4] == ["tinygpt", "generate", "--checkpoint", "first"], f"the command is {words}")
-    # The command names the run's folder as it is seen from the folder of runs.
-    args = ["generate", "--checkpoint", str(program.runs / "first"), *words[4:]]
+    expect(words[0] == "tinygpt", f"the command is {words}")
+    args = words[1:]
     said = program.output(*args)
     expect(text == said.removesuffix("\n"), f"the page has {text!r}, `tinygpt {' '.join(args)}` {said!r}")
     expect(page.locator("#text-tokens b").count() == 0, "a text became HTML")

@@ -117,7 +117,7 @@ fn a_model_is_described_with_the_evaluation_of_its_weights() {
     let [model] = array(&models["models"]) else { panic!("{models}") };
     let config = trained().json("run/config.json");
     let best = trained().json("run/last/state.json")["best"].clone();
-    assert_eq!([&model["id"], &model["tokenizer"]], ["run", "char"]);
+    assert_eq!([&model["id"], &model["path"], &model["tokenizer"]], ["run", "run", "char"]);
     assert_eq!([&model["step"], &model["val_loss"]], [&best["step"], &best["val_loss"]]);
     for (key, of_config) in [
         ("vocab_size", "vocab_size"),

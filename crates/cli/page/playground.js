@@ -205,7 +205,7 @@ function showCommand(prompt) {
   const { seed, temperature, top_k, top_p, min_p, max_tokens } = state;
   const said = quote(prompt);
   byId("command").textContent = [
-    "tinygpt generate", `--checkpoint ${quote(state.model ?? "RUN")}`,
+    "tinygpt generate", `--checkpoint ${quote(models()?.path ?? "RUN")}`,
     // A prompt that begins like an option is taken for one, unless it is joined to its own.
     ...(prompt === "" ? [] : [prompt.startsWith("-") ? `--prompt=${said}` : `--prompt ${said}`]),
     `--seed ${seed}`, `--temperature ${temperature ?? 1}`, `--top-k ${top_k ?? 0}`, `--top-p ${top_p ?? 1}`,

@@ -33,6 +33,11 @@ impl Trained {
         Self { folders: models.iter().cloned().collect(), at_start: (!reload).then(at_start) }
     }
 
+    /// The folder of a model, for command lines that people copy.
+    fn folder(&self, id: &str) -> Option<&Path> {
+        self.folders.get(id).map(PathBuf::as_path)
+    }
+
     /// The evaluation of the weights that are served of a model, the best ones of its run; none of what is no run of ours.
     pub fn best(&self, id: &str) -> Option<Best> {
         match &self.at_start {
@@ -49,14 +54,15 @@ fn best_of(folder: &Path) -> Option<Best> {
 /// `{"models": [...]}`.
 pub async fn models(State(served): State<Arc<Served>>) -> Result<Json<Value>, ApiError> {
     compute(&served, |served| {
-        let described = |engine: &Engine| described(engine, served.page.models.best(engine.id()));
+        let trained = &served.page.models;
+        let described = |engine: &Engine| described(engine, trained.folder(engine.id()), trained.best(engine.id()));
         let models: Vec<Value> = served.engines.iter().map(described).collect();
         Ok(Json(json!({ "models": models })))
     })
     .await
 }
 
-fn described(engine: &Engine, best: Option<Best>) -> Value {
+fn described(engine: &Engine, folder: Option<&Path>, best: Option<Best>) -> Value {
     let generator: &Generator = &engine.generator();
     let defaults = generator.defaults();
     let rules = DefaultRules::of(&defaults, false);
@@ -70,6 +76,7 @@ fn described(engine: &Engine, best: Option<Best>) -> Value {
     };
     json!({
         "id": engine.id(),
+        "path": folder.map(|folder| folder.display().to_string()),
         "vocab_size": generator.vocab_size(),
         "block_size": block_size,
         "n_layer": n_layer,
