@@ -201,8 +201,7 @@ def as_many(server, client, clients, seconds, quick):
     crowd = asyncio.run(Crowd(server, twins).ask(clients, seconds))
     after = server.metrics()
     grown = lambda name: sum(after[key] - before.get(key, 0) for key in after if key.split("{")[0] == name)
-    # A step is the time from a token of a text to its next, as the server measured it.
-    step = grown("tinygpt_time_per_token_seconds_sum") / max(1, grown("tinygpt_time_per_token_seconds_count"))
+    step = grown("tinygpt_step_seconds_total") / max(1, grown("tinygpt_steps_total"))
     first = percentile(crowd.first, 0.99)
     row(f"{clients} clients for {seconds:g} s: no error but 429", not crowd.errors, crowd.errors[:1] or f"{crowd.refused} of 429")
     row("each text equals its lone twin", crowd.wrong == 0 and lone.wrong == 0 and crowd.requests > 0, f"{crowd.requests} texts")
@@ -211,7 +210,6 @@ def as_many(server, client, clients, seconds, quick):
     row("memory is flat", growth < 8, f"{growth:+.1f} MB, {max(crowd.memory, default=0):.0f} MB at most")
     ratio = crowd.rate / lone.rate
     row("throughput beside one client", quick or ratio >= 4, f"{ratio:.1f} times: {crowd.rate:.0f} and {lone.rate:.0f} tokens/s")
-    # A text that waits for a slot waits for others to end: steps are counted for those that need not.
     figure = f"{first * 1e3:.0f} ms, {first / step:.0f} steps of {step * 1e3:.2f} ms" if step else f"{first * 1e3:.0f} ms"
     row("p99 of the time to the first token", quick or first < 50 * step, figure)
 
@@ -256,11 +254,12 @@ def main():
     parser.add_argument("--cuts", type=int, default=200)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("flags", nargs="*", help="of `tinygpt serve`, behind --")
+    parser.add_argument("flags", nargs="*", help="of `tinygpt serve`, behind -- [default: --slots CLIENTS]")
     args = parser.parse_args()
 
     os.environ.pop("OPENAI_API_KEY", None)
-    server = Server(args.program, args.run, *args.flags)
+    # With a slot for each client, no text waits for the end of another.
+    server = Server(args.program, args.run, *(args.flags or ["--slots", str(args.clients)]))
     try:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
             as_one_client(args.program, args.run, client)
