@@ -173,6 +173,31 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             sum_register(_mm256_add_ps(_mm512_castps512_ps256(v), high))
         }
     }
+    // Two vectors become one of half the lanes of each, until one has a lane of each.
+    #[inline(always)]
+    fn sums(self, v: [__m512; LANES]) -> Lanes {
+        // The shuffles end in lane 4 i + j with the sum of the vector that was number 4 j + i.
+        let v: [__m512; LANES] = std::array::from_fn(|i| v[i % 4 * 4 + i / 4]);
+        unsafe {
+            let by_eight: [__m512; 8] = std::array::from_fn(|i| {
+                let (a, b) = (v[2 * i], v[2 * i + 1]);
+                _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xEE>(a, b))
+            });
+            let by_four: [__m512; 4] = std::array::from_fn(|i| {
+                let (a, b) = (by_eight[2 * i], by_eight[2 * i + 1]);
+                _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b))
+            });
+            let by_two: [__m512; 2] = std::array::from_fn(|i| {
+                let (a, b) = (by_four[2 * i], by_four[2 * i + 1]);
+                _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xEE>(a, b))
+            });
+            let [a, b] = by_two;
+            let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xDD>(a, b));
+            let mut lanes = [0.0; LANES];
+            _mm512_storeu_ps(lanes.as_mut_ptr(), sums);
+            lanes
+        }
+    }
     // In a register, then stored: on Zen 4 the compressing store is microcode that takes a hundred cycles.
     #[inline(always)]
     fn compress(self, mask: u16, v: __m512, to: &mut Lanes) {

@@ -110,6 +110,11 @@ pub trait Simd: Sealed + Copy {
     /// The sum of the lanes, in this order at every level: lane i + 8 is added to lane i, then lane i + 4, i + 2 and i
     /// + 1.
     fn sum(self, v: Self::V) -> f32;
+    /// [`Simd::sum`] of each of sixteen vectors.
+    #[inline(always)]
+    fn sums(self, v: [Self::V; LANES]) -> Lanes {
+        v.map(|v| self.sum(v))
+    }
     /// Stores the lanes of the mask next to each other at the front of `to`. The rest of `to` becomes arbitrary.
     fn compress(self, mask: u16, v: Self::V, to: &mut Lanes);
     /// [`Simd::compress`], faster for masks that rarely have more than eight lanes.
@@ -302,7 +307,9 @@ mod tests {
             push(pa);
             push(s.neighbours_bf16(va, vb));
             push(s.dot_bf16(pa, pb, va));
-            let rows = s.transpose(std::array::from_fn(|i| s.add(va, s.splat(i as f32))));
+            let vectors = std::array::from_fn(|i| s.add(va, s.splat(i as f32)));
+            out.extend(s.sums(vectors).map(f32::to_bits));
+            let rows = s.transpose(vectors);
             for row in rows {
                 let mut lanes = [0.0; LANES];
                 s.store(row, &mut lanes);

@@ -364,11 +364,18 @@ impl<E: WeightElement> DotProducts<'_, E> {
                 }
             }
         }
-        for (i, sums) in sums.into_iter().enumerate() {
+        // A whole tile has a vector of sums, which are added up side by side.
+        let added: [[f32; N]; R] = if N * R == LANES {
+            let added = s.sums(std::array::from_fn(|i| sums[i / N][i % N]));
+            std::array::from_fn(|i| std::array::from_fn(|j| added[i * N + j]))
+        } else {
+            sums.map(|sums| sums.map(|sum| s.sum(sum)))
+        };
+        for (i, added) in added.into_iter().enumerate() {
             // SAFETY: the ranges of the tasks are disjoint, and this one uses one slice at a time.
             let y = unsafe { columns.part(row + i, &(at..at + N)) };
-            for (i, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
-                *y = s.sum(sum) * scales.map_or(1.0, |scales| scales[at + i]);
+            for (i, (y, sum)) in y.iter_mut().zip(added).enumerate() {
+                *y = sum * scales.map_or(1.0, |scales| scales[at + i]);
             }
         }
     }

@@ -14,46 +14,64 @@ use crate::{
     },
 };
 
-/// The cached keys and values of one layer and one sequence. Keys are stored in tiles of sixteen positions, so that the
-/// scores of sixteen positions are computed from contiguous vectors.
+/// The cached keys and values of one layer and one sequence. What a head reads lies together, since it is read from memory where
+/// many sequences take turns. Keys are stored in tiles of sixteen positions, so that the scores of sixteen positions are computed
+/// from contiguous vectors.
 #[derive(Debug, Clone)]
 pub(crate) struct SequenceKvCache {
-    /// `(block_size / 16, nkv * hs, 16)`.
+    /// `(nkv, block_size / 16, hs, 16)`.
     keys: Vec<f32>,
-    /// `(block_size, nkv * hs)`.
+    /// `(nkv, block_size, hs)`.
     values: Vec<f32>,
-    /// `nkv * hs`.
-    channels: usize,
+    /// `block_size / 16`, rounded up.
+    tiles: usize,
+    block_size: usize,
+    /// The channels of a head.
+    head_size: usize,
 }
 
 impl SequenceKvCache {
     /// Allocates an empty cache.
-    pub(crate) fn new(block_size: usize, channels: usize) -> Self {
+    pub(crate) fn new(block_size: usize, Heads { n_kv_head, head_size, .. }: Heads) -> Self {
         let tiles = block_size.div_ceil(LANES);
-        Self { keys: vec![0.0; tiles * LANES * channels], values: vec![0.0; block_size * channels], channels }
+        let keys = vec![0.0; n_kv_head * tiles * head_size * LANES];
+        Self { keys, values: vec![0.0; n_kv_head * block_size * head_size], tiles, block_size, head_size }
     }
 
     /// Stores the keys `(nkv * hs)` and the values `(nkv * hs)` of a position.
     pub(crate) fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
-        let tile = &mut self.keys.as_chunks_mut::<LANES>().0[position / LANES * self.channels..];
-        for (lanes, &key) in tile.iter_mut().zip(key) {
-            lanes[position % LANES] = key;
+        let Self { keys, values, tiles, block_size, head_size } = self;
+        let by_head = key.chunks_exact(*head_size).zip(value.chunks_exact(*head_size)).enumerate();
+        for (head, (key, value)) in by_head {
+            let tile = &mut keys.as_chunks_mut::<LANES>().0[(head * *tiles + position / LANES) * *head_size..];
+            for (lanes, &key) in tile.iter_mut().zip(key) {
+                lanes[position % LANES] = key;
+            }
+            values[(head * *block_size + position) * *head_size..][..*head_size].copy_from_slice(value);
         }
-        self.values[position * self.channels..][..self.channels].copy_from_slice(value);
     }
 
     /// Copies the first `n` positions of another cache.
     pub(crate) fn copy_from(&mut self, other: &Self, n: usize) {
-        let keys = n.next_multiple_of(LANES) * self.channels;
-        self.keys[..keys].copy_from_slice(&other.keys[..keys]);
-        let values = n * self.channels;
-        self.values[..values].copy_from_slice(&other.values[..values]);
+        let (keys, values) = (self.tiles * self.head_size * LANES, self.block_size * self.head_size);
+        let (key_len, value_len) = (n.next_multiple_of(LANES) * self.head_size, n * self.head_size);
+        for (to, from) in self.keys.chunks_exact_mut(keys).zip(other.keys.chunks_exact(keys)) {
+            to[..key_len].copy_from_slice(&from[..key_len]);
+        }
+        for (to, from) in self.values.chunks_exact_mut(values).zip(other.values.chunks_exact(values)) {
+            to[..value_len].copy_from_slice(&from[..value_len]);
+        }
     }
 
-    /// The keys of a head from a tile on: `head_size` vectors of sixteen positions, then those of the other heads, then the
-    /// next tile.
-    fn keys(&self, tile: usize, head: usize, head_size: usize) -> &[[f32; LANES]] {
-        &self.keys.as_chunks::<LANES>().0[tile * self.channels + head * head_size..]
+    /// The keys of a head from a tile on: `head_size` vectors of sixteen positions, then those of the next tile.
+    fn keys(&self, tile: usize, head: usize) -> &[[f32; LANES]] {
+        &self.keys.as_chunks::<LANES>().0[(head * self.tiles + tile) * self.head_size..]
+    }
+
+    /// The values of a head, `(block_size, hs)`.
+    fn values(&self, head: usize) -> &[f32] {
+        let len = self.block_size * self.head_size;
+        &self.values[head * len..][..len]
     }
 }
 
@@ -115,7 +133,6 @@ impl Kernel for DecodeHead<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { query, cache, n, kv_head, scores, y } = self;
         let head_size = query.len();
-        let channels = cache.channels;
         let scale = s.splat(1.0 / (head_size as f32).sqrt());
         let count = n.div_ceil(LANES);
         let scores = &mut scores.as_chunks_mut::<LANES>().0[..count];
@@ -124,10 +141,10 @@ impl Kernel for DecodeHead<'_> {
         for scores in scores.chunks_mut(UNROLL) {
             // Lanes after the last position hold stale or zero keys, and are masked below.
             let mut sums = [s.splat(0.0); UNROLL];
-            let keys = cache.keys(first, kv_head, head_size);
+            let keys = cache.keys(first, kv_head);
             for (c, &query) in query.iter().enumerate() {
                 for (tile, sum) in sums.iter_mut().enumerate().take(scores.len()) {
-                    *sum = s.mul_add(s.splat(query), s.load(&keys[tile * channels + c]), *sum);
+                    *sum = s.mul_add(s.splat(query), s.load(&keys[tile * head_size + c]), *sum);
                 }
             }
             for (score, sum) in scores.iter_mut().zip(sums) {
@@ -148,11 +165,12 @@ impl Kernel for DecodeHead<'_> {
             total = s.add(total, weight);
         }
         let factor = s.splat(1.0 / s.sum(total));
+        let values = cache.values(kv_head);
         for from in (0..vectors::count(y)).step_by(UNROLL) {
             let count = UNROLL.min(vectors::count(y) - from);
             let mut sums = [s.splat(0.0); UNROLL];
             for (i, &weight) in scores.as_flattened()[..n].iter().enumerate() {
-                let value = &cache.values[i * channels + kv_head * head_size..][..head_size];
+                let value = &values[i * head_size..][..head_size];
                 for (v, sum) in sums.iter_mut().enumerate().take(count) {
                     *sum = s.mul_add(s.splat(weight), vectors::get(s, value, from + v), *sum);
                 }

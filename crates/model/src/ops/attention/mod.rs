@@ -194,9 +194,8 @@ struct DecodeAttention {
 
 impl DecodeOp for DecodeAttention {
     fn set_rows(&mut self, rows: usize) {
-        let [_, kv, _] = self.op.heads.qkv();
         // Zeros that nobody has written take no memory, and a clone would write them.
-        self.caches = (0..rows).map(|_| SequenceKvCache::new(self.block_size, kv)).collect();
+        self.caches = (0..rows).map(|_| SequenceKvCache::new(self.block_size, self.op.heads)).collect();
     }
 
     fn copy_first_row(&mut self, positions: usize) {

@@ -20,8 +20,9 @@ use super::{
 
 /// How often texts whose readers are behind are looked at where there are no others.
 const SLOW_READERS: Duration = Duration::from_millis(5);
-/// From this many logits of a step on, rows are drawn from by several threads.
-const MIN_PARALLEL_LOGITS: usize = 1 << 16;
+/// From this cost of the draws of a step on, several threads draw: the logits that are read, and as many for the rest of a draw.
+const MIN_PARALLEL_DRAWS: usize = 1 << 15;
+const DRAW_COST: usize = 1 << 10;
 
 /// What has a slot.
 enum Occupant<'m> {
@@ -215,7 +216,7 @@ impl<'m> Scheduler<'m> {
             _ => None,
         });
         let mut rows: Vec<_> = stepping.zip(logits.chunks_exact(logits.len() / slots.len())).collect();
-        let drawn: Vec<_> = if logits.len() >= MIN_PARALLEL_LOGITS {
+        let drawn: Vec<_> = if logits.len() + DRAW_COST * rows.len() >= MIN_PARALLEL_DRAWS {
             rows.par_iter_mut().map(|(row, logits)| row.draw(logits)).collect()
         } else {
             rows.iter_mut().map(|(row, logits)| row.draw(logits)).collect()
