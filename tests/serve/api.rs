@@ -309,7 +309,7 @@ fn models_health_metrics_and_the_description_are_there() {
     }
     let properties = description["components"]["schemas"]["CompletionRequest"]["properties"].as_object().unwrap();
     let keys: BTreeSet<_> = properties.keys().collect();
-    assert!(keys.len() > 40);
+    assert!(keys.len() >= 40);
     for key in keys {
         // A value of a wrong type is blamed on the key, which is hence known.
         let (status, param, message) = refusal(&server, "/v1/completions", json!({ key.as_str(): [[[]]] }));
@@ -322,7 +322,7 @@ fn a_chat_needs_a_template_and_is_a_prompt_with_it() {
     let place = Place::new().with_run("plain").with_run("chatty");
     let config = "chatty/tokenizer_config.json";
     let mut tokenizer = place.json(config);
-    let template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}One{% endif %}";
+    let template = "{% for message in messages %}{{ message.role }}, {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}One{% endif %}";
     tokenizer["chat_template"] = json!(template);
     place.write(config, tokenizer.to_string());
     let server = Server::start(&place, &["plain", "chatty"]);
@@ -336,7 +336,7 @@ fn a_chat_needs_a_template_and_is_a_prompt_with_it() {
     let answer = server.post(path, &chat(json!({ "logprobs": true, "top_logprobs": 2, "n": 2 })));
     assert_eq!(answer.status, 200, "{answer:?}");
     let answer = answer.json();
-    let twin = complete(&server, json!({ "prompt": "user: One\nOne", "seed": 5, "max_tokens": 12, "n": 2 }));
+    let twin = complete(&server, json!({ "prompt": "user, One\nOne", "seed": 5, "max_tokens": 12, "n": 2 }));
     for at in 0..2 {
         assert_eq!(answer["choices"][at]["message"]["content"], twin["choices"][at]["text"]);
         let tokens = answer["choices"][at]["logprobs"]["content"].as_array().unwrap();
@@ -351,9 +351,9 @@ fn a_chat_needs_a_template_and_is_a_prompt_with_it() {
 
     let json_text = server.post(
         path,
-        &chat(json!({ "response_format": { "type": "json_schema", "json_schema": { "schema": { "const": 1 } } } })),
+        &chat(json!({ "response_format": { "type": "json_schema", "json_schema": { "schema": { "const": true } } } })),
     );
-    assert_eq!(json_text.json()["choices"][0]["message"]["content"], "1");
+    assert_eq!(json_text.json()["choices"][0]["message"]["content"], "true");
 
     let (status, param, message) = refusal(&server, path, chat(json!({ "model": "plain" })));
     assert_eq!((status, param), (400, json!("model")));

@@ -89,12 +89,17 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         max_texts: usize::from(args.queue).max(1),
         started: http::now(),
     };
+    let engines = served.engines.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let cut = runtime.block_on(serve(listener, served));
     // Work that is not waited for ends with the program.
     runtime.shutdown_background();
     match cut? {
-        0 => Ok(()),
+        0 => {
+            // No text runs, hence none is waited for.
+            engines.iter().for_each(|engine| engine.shut_down(Duration::ZERO));
+            Ok(())
+        }
         cut => Err(Interrupted(format!("interrupted: {cut} connections were cut off")).into()),
     }
 }

@@ -124,7 +124,9 @@ mod tests {
     fn messages_become_a_prompt_that_ends_where_the_answer_begins() {
         let parts = json!([{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }]);
         let messages = [json!({ "role": "system", "content": " x " }), json!({ "role": "user", "content": parts })];
-        assert_eq!(template().render(&messages).unwrap(), "<|SYSTEM|>x</s><|USER|>ab</s><|ASSISTANT|>");
+        // What jinja2 makes of it, with transformers' settings.
+        let expected = "<|SYSTEM|>x</s>\n<|USER|>ab</s>\n<|ASSISTANT|>";
+        assert_eq!(template().render(&messages).unwrap(), expected);
     }
 
     #[test]

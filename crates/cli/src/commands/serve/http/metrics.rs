@@ -1,7 +1,10 @@
 //! `GET /metrics`: what the server does, in the text format of Prometheus.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicI64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,7 +34,7 @@ const REQUEST_BUCKETS: [f64; 15] =
 type ByModel<M> = Family<[(&'static str, String); 1], M>;
 type HistogramByModel = Family<[(&'static str, String); 1], Histogram, fn() -> Histogram>;
 
-/// Counters and histograms, which count on by themselves, and gauges, which are set when they are asked for.
+/// What is counted here, and what engines count, which is set when it is asked for.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
@@ -46,6 +49,9 @@ pub struct Metrics {
     running: ByModel<Gauge>,
     queued: ByModel<Gauge>,
     slots: ByModel<Gauge>,
+    steps: ByModel<Counter>,
+    step_seconds: ByModel<Counter<f64, AtomicU64>>,
+    reloads: ByModel<Counter>,
     connections: Gauge<i64, AtomicI64>,
 }
 
@@ -67,6 +73,9 @@ impl Metrics {
             running: Family::default(),
             queued: Family::default(),
             slots: Family::default(),
+            steps: Family::default(),
+            step_seconds: Family::default(),
+            reloads: Family::default(),
             connections: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("tinygpt");
@@ -83,6 +92,9 @@ impl Metrics {
         to.register("running_texts", "Texts that are computed", self.running.clone());
         to.register("queued_texts", "Texts that wait", self.queued.clone());
         to.register("slots", "Texts that can be computed side by side", self.slots.clone());
+        to.register("steps", "Steps, each of one token of every running text", self.steps.clone());
+        to.register("step_seconds", "What the steps took, in seconds", self.step_seconds.clone());
+        to.register("reloads", "How often new weights took the place of others", self.reloads.clone());
         to.register("connections", "Open connections", self.connections.clone());
         let seconds = || Unit::Seconds;
         let first = "From a request to the first token of any of its texts";
@@ -195,6 +207,10 @@ pub async fn metrics(State(served): State<Arc<Served>>) -> Result<Response, ApiE
         metrics.running.get_or_create(&label).set(stats.running as i64);
         metrics.queued.get_or_create(&label).set(stats.queued as i64);
         metrics.slots.get_or_create(&label).set(stats.slots as i64);
+        // Engines count for themselves: what they say is the count.
+        metrics.steps.get_or_create(&label).inner().store(stats.steps, Ordering::Relaxed);
+        metrics.step_seconds.get_or_create(&label).inner().store(stats.step_seconds.to_bits(), Ordering::Relaxed);
+        metrics.reloads.get_or_create(&label).inner().store(stats.reloads, Ordering::Relaxed);
     }
     let mut text = String::new();
     let registry = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
