@@ -308,7 +308,6 @@ mod tests {
             push(s.neighbours_bf16(va, vb));
             push(s.dot_bf16(pa, pb, va));
             let vectors = std::array::from_fn(|i| s.add(va, s.splat(i as f32)));
-            out.extend(s.sums(vectors).map(f32::to_bits));
             let rows = s.transpose(vectors);
             for row in rows {
                 let mut lanes = [0.0; LANES];
@@ -336,6 +335,7 @@ mod tests {
                 s.compress_integers(mask, &std::array::from_fn(|i| i as u32 * 3), &mut numbers);
                 out.extend(&numbers[..count]);
             }
+            out.extend(s.sums(vectors).map(f32::to_bits));
             out
         }
     }
