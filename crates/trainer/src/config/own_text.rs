@@ -76,34 +76,34 @@ impl TextSize {
         if by_pieces {
             data.tokenizer = TokenizerKind::Bpe;
             data.vocab_size = match bytes {
-                ..1_000_000 => 512,
-                ..5_000_000 => 1024,
-                ..20_000_000 => 2048,
+                0..1_000_000 => 512,
+                1_000_000..5_000_000 => 1024,
+                5_000_000..20_000_000 => 2048,
                 _ => 4096,
             };
         }
         data.val_fraction = (HELD_OUT_BYTES / bytes.max(1) as f64).min(0.1);
         let GptConfig { n_layer, n_head, n_embd, block_size, dropout, .. } = model;
         (*n_layer, *n_head, *n_embd, *block_size) = match bytes {
-            ..300_000 => (4, 2, 64, 128),
-            ..5_000_000 => (4, 4, 128, 256),
-            ..20_000_000 => (6, 6, 192, 256),
+            0..300_000 => (4, 2, 64, 128),
+            300_000..5_000_000 => (4, 4, 128, 256),
+            5_000_000..20_000_000 => (6, 6, 192, 256),
             _ => (6, 4, 256, 256),
         };
         *dropout = if bytes < 800_000 { 0.1 } else { 0.0 };
         train.batch_size = match bytes {
-            ..300_000 => 8,
-            ..5_000_000 => 4,
+            0..300_000 => 8,
+            300_000..5_000_000 => 4,
             _ => 8,
         };
         let tokens_per_step = train.batch_size * *block_size;
         let tokens = bytes as f64 * if by_pieces { 1.0 / CHARACTERS_PER_PIECE } else { 1.0 };
         let epochs = |epochs: f64| (epochs * tokens / tokens_per_step as f64) as u64;
         train.max_steps = match bytes {
-            ..300_000 => epochs(12.0).clamp(600, 1500),
-            ..800_000 => 2000,
-            ..5_000_000 => epochs(2.4).clamp(2600, 6000),
-            ..20_000_000 => 4000,
+            0..300_000 => epochs(12.0).clamp(600, 1500),
+            300_000..800_000 => 2000,
+            800_000..5_000_000 => epochs(2.4).clamp(2600, 6000),
+            5_000_000..20_000_000 => 4000,
             _ => 6000,
         };
         train.eval_every = train.max_steps.div_ceil(EVALUATIONS);
