@@ -11,7 +11,12 @@ const PIECE_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ParamValues<'a> {
     InMemory(&'a [f32]),
-    Of { weights: &'a Weights, param: usize },
+    Of {
+        weights: &'a Weights,
+        param: usize,
+        /// Whether the process gives up the pages of the file behind what was read.
+        gives_up: bool,
+    },
 }
 
 impl<'a> From<&'a [f32]> for ParamValues<'a> {
@@ -25,7 +30,7 @@ impl<'a> ParamValues<'a> {
     pub(crate) fn len(self) -> usize {
         match self {
             Self::InMemory(values) => values.len(),
-            Self::Of { weights, param } => weights.len_of(param),
+            Self::Of { weights, param, .. } => weights.len_of(param),
         }
     }
 
@@ -33,7 +38,15 @@ impl<'a> ParamValues<'a> {
     pub(crate) fn kept(self) -> &'a [f32] {
         match self {
             Self::InMemory(values) => values,
-            Self::Of { weights, param } => weights.kept(param),
+            Self::Of { weights, param, .. } => weights.kept(param),
+        }
+    }
+
+    /// As [`ParamValues::kept`], of a parameter so small that a copy is better than the pages of the file that it lies in.
+    pub(crate) fn small(self) -> &'a [f32] {
+        match self {
+            Self::Of { weights, param, gives_up: true } => weights.copied(param),
+            values => values.kept(),
         }
     }
 
@@ -41,7 +54,7 @@ impl<'a> ParamValues<'a> {
     pub(crate) fn once<R>(self, f: impl FnOnce(&[f32]) -> R) -> R {
         match self {
             Self::InMemory(values) => f(values),
-            Self::Of { weights, param } => {
+            Self::Of { weights, param, .. } => {
                 let made = f(&weights.values_of(param));
                 weights.release(param);
                 made
@@ -54,7 +67,7 @@ impl<'a> ParamValues<'a> {
         let at_a_time = (PIECE_BYTES / size_of::<f32>() / cols).max(1);
         match self {
             Self::InMemory(values) => values.chunks(at_a_time * cols).for_each(f),
-            Self::Of { weights, param } if weights.lies_by_rows(param, cols) => {
+            Self::Of { weights, param, .. } if weights.lies_by_rows(param, cols) => {
                 let rows = self.len() / cols;
                 for first in (0..rows).step_by(at_a_time) {
                     let rows = first..rows.min(first + at_a_time);
@@ -70,7 +83,12 @@ impl<'a> ParamValues<'a> {
     pub(crate) fn with_rows(self, cols: usize, rows: Range<usize>, mut f: impl FnMut(&[f32])) {
         match self {
             Self::InMemory(values) => f(&values[rows.start * cols..rows.end * cols]),
-            Self::Of { weights, param } => weights.with_rows(param, cols, rows, &mut f),
+            Self::Of { weights, param, gives_up } => {
+                weights.with_rows(param, cols, rows.clone(), &mut f);
+                if gives_up {
+                    weights.release_rows(param, cols, rows);
+                }
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The weights of a model folder, used where they lie in its files.
 
-use std::{borrow::Cow, collections::HashSet, ops::Range};
+use std::{borrow::Cow, collections::HashSet, ops::Range, sync::OnceLock};
 
 use candle_core::Device;
 use safetensors::tensor::Dtype;
@@ -37,9 +37,17 @@ enum Param {
     Mapped {
         file: usize,
         bytes: Range<usize>,
+        /// A copy, once somebody wanted one.
+        copy: OnceLock<Vec<f32>>,
     },
     Stored(StoredParam),
     Read(Vec<f32>),
+}
+
+impl Param {
+    fn mapped(file: usize, bytes: Range<usize>) -> Self {
+        Self::Mapped { file, bytes, copy: OnceLock::new() }
+    }
 }
 
 /// A tensor that a parameter needs, its name in the file, and where it lies.
@@ -71,7 +79,7 @@ impl Weights {
             if let ([(StoredTensor { columns: None, .. }, _, entry)], None) = (&tensors[..], scale)
                 && lies_as_in_memory(files.bytes(entry), entry.dtype)
             {
-                return Ok(Param::Mapped { file: entry.file, bytes: entry.bytes.clone() });
+                return Ok(Param::mapped(entry.file, entry.bytes.clone()));
             }
             let piece = |(tensor, name, entry): Located<'_>| {
                 let numbers = NumberType::of(entry.dtype).map_err(|reason| files.error(format!("{name} {reason}")))?;
@@ -91,7 +99,7 @@ impl Weights {
                 if *numbers == NumberType::Gguf(TensorType::F32)
                     && lies_as_in_memory(&file[bytes.clone()], Dtype::F32) =>
             {
-                Param::Mapped { file: 0, bytes: bytes.clone() }
+                Param::mapped(0, bytes.clone())
             }
             _ => Param::Stored(StoredParam::new(spec.len(), pieces, None)),
         };
@@ -127,7 +135,7 @@ impl Weights {
         device: &Device,
     ) -> crate::Result<Box<dyn Decoder + '_>> {
         if device.is_cpu() {
-            return Ok(Box::new(CpuDecoder::of_values(config, self.param_values(), window, format)?));
+            return Ok(Box::new(CpuDecoder::of_values(config, self.param_values(format), window, format)?));
         }
         Ok(Box::new(tensor_decoder(config, self.converted(), window, format, device)?))
     }
@@ -144,14 +152,16 @@ impl Weights {
         (device, slots): (&Device, usize),
     ) -> crate::Result<Box<dyn BatchDecoder + '_>> {
         if device.is_cpu() {
-            return Ok(Box::new(CpuBatchDecoder::of_values(config, self.param_values(), window, format, slots)?));
+            return Ok(Box::new(CpuBatchDecoder::of_values(config, self.param_values(format), window, format, slots)?));
         }
         tensor_batch_decoder(config, self.converted(), window, format, (device, slots))
     }
 
     /// The values of all parameters, as they lie in the files.
-    fn param_values(&self) -> Vec<ParamValues<'_>> {
-        (0..self.params.len()).map(|param| ParamValues::Of { weights: self, param }).collect()
+    fn param_values(&self, format: WeightFormat) -> Vec<ParamValues<'_>> {
+        // What is rounded is all that a decoder reads of the file but single rows and small parameters.
+        let gives_up = format != WeightFormat::F32;
+        (0..self.params.len()).map(|param| ParamValues::Of { weights: self, param, gives_up }).collect()
     }
 
     /// All values of all parameters.
@@ -173,6 +183,19 @@ impl Weights {
         match &self.params[param] {
             Param::Stored(stored) => stored.kept.get_or_init(|| stored.values(|piece| self.bytes(piece))),
             param => self.in_memory(param).unwrap_or_default(),
+        }
+    }
+
+    /// A copy of all values of a parameter, which stays in memory. A system may map megabytes of a file around what is read of it,
+    /// which small parameters are not worth.
+    pub(super) fn copied(&self, param: usize) -> &[f32] {
+        match &self.params[param] {
+            Param::Mapped { copy, .. } => copy.get_or_init(|| {
+                let values = self.kept(param).to_vec();
+                self.release(param);
+                values
+            }),
+            _ => self.kept(param),
         }
     }
 
@@ -210,7 +233,7 @@ impl Weights {
     /// Gives up the memory of the file's bytes that a parameter was read from.
     pub(super) fn release(&self, param: usize) {
         match &self.params[param] {
-            Param::Mapped { file, bytes } => self.files[*file].release(bytes.clone()),
+            Param::Mapped { file, bytes, .. } => self.files[*file].release(bytes.clone()),
             Param::Stored(stored) => {
                 stored.pieces.iter().for_each(|piece| self.files[piece.file].release(piece.bytes.clone()));
             }
@@ -222,7 +245,7 @@ impl Weights {
     pub(super) fn release_rows(&self, param: usize, cols: usize, rows: Range<usize>) {
         let part = |bytes: &Range<usize>, row: usize| bytes.start + rows.start * row..bytes.start + rows.end * row;
         match &self.params[param] {
-            Param::Mapped { file, bytes } => self.files[*file].release(part(bytes, cols * size_of::<f32>())),
+            Param::Mapped { file, bytes, .. } => self.files[*file].release(part(bytes, cols * size_of::<f32>())),
             Param::Stored(stored) => {
                 if let Some((piece, row)) = stored.by_rows(cols) {
                     self.files[piece.file].release(part(&piece.bytes, row));
@@ -236,7 +259,7 @@ impl Weights {
     fn in_memory<'a>(&'a self, param: &'a Param) -> Option<&'a [f32]> {
         match param {
             // `lies_as_in_memory` has seen that they can be cast.
-            Param::Mapped { file, bytes } => Some(bytemuck::cast_slice(&self.files[*file][bytes.clone()])),
+            Param::Mapped { file, bytes, .. } => Some(bytemuck::cast_slice(&self.files[*file][bytes.clone()])),
             Param::Stored(stored) => stored.kept.get().map(Vec::as_slice),
             Param::Read(values) => Some(values),
         }
@@ -250,7 +273,7 @@ impl Weights {
     pub(super) fn into_values(self) -> Vec<Vec<f32>> {
         let Self { files, params, .. } = self;
         let values = |param| match param {
-            Param::Mapped { file, bytes } => {
+            Param::Mapped { file, bytes, .. } => {
                 let values = bytemuck::cast_slice(&files[file][bytes.clone()]).to_vec();
                 files[file].release(bytes);
                 values

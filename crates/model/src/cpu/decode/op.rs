@@ -87,9 +87,9 @@ pub(crate) struct DecodeScratch {
 }
 
 impl<'a> DecodeSetup<'_, 'a> {
-    /// The values of a parameter.
+    /// The values of a small parameter: of a norm, or a bias.
     pub(crate) fn param(&self, param: ParamId) -> &'a [f32] {
-        self.params[param.0].kept()
+        self.params[param.0].small()
     }
 
     /// Where the values of a large parameter are found: a table whose single rows are read, or a matrix that is rounded.
