@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use tinygpt_model::{
-    Checkpoint, Decoder, GenerationDefaults, Tokenizer,
+    Checkpoint, Decoder, Tokenizer,
     cpu::WeightFormat,
     ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
 };
 
 #[cfg(feature = "serve")]
-use tinygpt_model::{BatchDecoder, batch_decode::LoneDecoders};
+use tinygpt_model::{BatchDecoder, GenerationDefaults, batch_decode::LoneDecoders};
 
 use crate::{
     args::OpeningArgs,
@@ -65,6 +65,7 @@ impl Generator {
     }
 
     /// How text is generated where nobody says otherwise.
+    #[cfg(feature = "serve")]
     pub fn defaults(&self) -> GenerationDefaults {
         match self {
             Self::Network(checkpoint) => checkpoint.defaults().clone(),
