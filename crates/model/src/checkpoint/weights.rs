@@ -343,6 +343,7 @@ fn check_others(files: &WeightFiles, config: &GptConfig, located: &[Vec<Located<
         // A GPT-2 has biases in its file always; those of a model that is trained without are zeros.
         if !config.bias && short.ends_with(".bias") {
             let zeros = NumberType::of(entry.dtype).map(|numbers| numbers.decode(files.bytes(entry)));
+            files.files[entry.file].release(entry.bytes.clone());
             if zeros.is_ok_and(|values| values.iter().all(|&x| x == 0.0)) {
                 continue;
             }
