@@ -299,15 +299,15 @@ impl Corpus {
         Ok(Self { bytes, source, options, preparation: Preparation::default() })
     }
 
+    /// The same, of which `preparation` is told how far it was read, each time it is.
+    pub fn followed_by(self, preparation: &Preparation) -> Self {
+        Self { preparation: preparation.clone(), ..self }
+    }
+
     /// The same, of which some documents are read.
     pub fn with_part(mut self, part: Part) -> Self {
         self.options.part = part;
         self
-    }
-
-    /// The same, of which `preparation` is told how far it was read, each time it is.
-    pub fn followed_by(self, preparation: &Preparation) -> Self {
-        Self { preparation: preparation.clone(), ..self }
     }
 
     /// The files in the order in which they are read; none for a text in memory.

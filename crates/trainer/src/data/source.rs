@@ -71,15 +71,15 @@ impl Source {
 
 /// What a configuration trains on, and behind it what it validates with where that is something of its own; and their digests.
 pub(super) fn open(config: &DataConfig, preparation: &Preparation) -> Result<(Vec<Source>, Vec<Digest>)> {
+    let open = |path: &String| Ok(Source::open(path, &config.corpus_options())?.followed_by(preparation));
     let sources = if config.val_documents {
-        let corpus = match Source::open(&config.corpus, &config.corpus_options())? {
+        let corpus = match open(&config.corpus)? {
             Source::Text(corpus) => corpus,
             Source::Tokens(_) => return Err(val_documents("has no meaning for a file of tokens")),
         };
-        parts(config, corpus)?.map(|part| Source::Text(part).followed_by(preparation)).into()
+        parts(config, corpus)?.map(Source::Text).into()
     } else {
         let paths = [&config.corpus, &config.val].into_iter().filter(|path| !path.is_empty());
-        let open = |path: &String| Ok(Source::open(path, &config.corpus_options())?.followed_by(preparation));
         paths.map(open).collect::<Result<Vec<_>>>()?
     };
     let digests = sources.iter().map(Source::sha256).collect::<Result<_>>()?;
