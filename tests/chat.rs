@@ -46,7 +46,7 @@ fn settings_change_on_the_way_and_the_last_one_counts() {
     assert_eq!(stdout(&mut chat(&[], lines)), expected.concat());
     // Flags of the command line stay, and those without a value are set without one.
     let text = generated(&["-p", "Once", "--no-echo", "--top-k", "3", "--stop", " "]);
-    assert_eq!(stdout(&mut chat(&["--top-k", "3"], "/no-echo\n/stop  \nOnce\n").arg("--stop= ")), text);
+    assert_eq!(stdout(chat(&["--top-k", "3"], "/no-echo\n/stop  \nOnce\n").arg("--stop= ")), text);
     let told = stderr(&mut chat(&[], "/settings\n/top-k 5\n/min-p 0.1\n/settings\n"));
     assert!(told.contains("nothing but") && told.ends_with("--top-k=5 --min-p=0.1\n"), "{told}");
 }

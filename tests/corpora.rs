@@ -113,7 +113,7 @@ fn documents_from_all_over_the_corpus_are_held_out_where_that_is_wanted() {
         place.write(&format!("texts/{n:02}.txt"), text);
     }
     // Every fifth, and what others are.
-    let held_out = |n: &usize| (n + 1) % 5 == 0;
+    let held_out = |n: &usize| (n + 1).is_multiple_of(5);
     for (n, text) in documents().iter().enumerate() {
         let folder = if held_out(&n) { "val" } else { "train" };
         place.write(&format!("{folder}/{n:02}.txt"), text);
