@@ -49,8 +49,9 @@ impl<'d> Fit<'d> {
     /// When a value of the configuration is out of range, the data too short for a window, or an adapter or a model to stay near
     /// is configured: those need a [`Run`](crate::Run).
     pub fn new(config: RunConfig, data: &'d Dataset) -> Result<Self> {
+        let config = config.resolved()?;
         let params = init_params(&config.gpt(data.tokenizer.vocab_size()), config.seed);
-        Self::from_params(config, data, params)
+        Self::of_resolved(config, data, params)
     }
 
     /// [`Fit::new`] with these weights, given in parameter order.
@@ -58,7 +59,10 @@ impl<'d> Fit<'d> {
     /// # Errors
     /// As [`Fit::new`]; when the weights do not match the shape.
     pub fn from_params(config: RunConfig, data: &'d Dataset, params: Vec<Vec<f32>>) -> Result<Self> {
-        let config = config.resolved()?;
+        Self::of_resolved(config.resolved()?, data, params)
+    }
+
+    fn of_resolved(config: RunConfig, data: &'d Dataset, params: Vec<Vec<f32>>) -> Result<Self> {
         if config.lora.rank > 0 || !config.train.reference.is_empty() {
             return Err(TrainError::NeedsRun);
         }

@@ -75,6 +75,9 @@ fn weights_go_in_and_out_and_text_comes_from_them() {
     assert!(checkpoint.complete("\u{2603}", 3, rules()).unwrap_err().to_string().contains('\u{2603}'));
     let (gpt, out, tokenizer) = checkpoint.into_parts();
     assert_eq!(out, one.params().unwrap());
+    let small = GptConfig { vocab_size: 2, ..gpt.clone() };
+    let unknown = Checkpoint::from_params(small, out.clone(), tokenizer.clone()).unwrap_err().to_string();
+    assert!(unknown.contains("the tokenizer has"), "{unknown}");
     let missing = Checkpoint::from_params(gpt, out[1..].to_vec(), tokenizer).unwrap_err().to_string();
     assert!(missing.contains("parameters"), "{missing}");
 }
@@ -99,6 +102,7 @@ fn what_needs_a_run_or_more_text_is_refused() {
     assert!(matches!(refused(&|config| config.lora.rank = 2), TrainError::NeedsRun));
     assert!(matches!(refused(&|config| config.train.reference = "runs/a".into()), TrainError::NeedsRun));
     assert!(matches!(refused(&|config| config.train.batch_size = 0), TrainError::Config(_)));
+    assert!(matches!(refused(&|config| config.model.n_head = 0), TrainError::Config(_)));
     let long = refused(&|config| config.model.block_size = 100_000);
     assert!(matches!(long, TrainError::SplitTooShort { split: "training", .. }), "{long}");
     for text in ["", "aaaa"] {

@@ -29,8 +29,8 @@ pub use summary::{SafetensorsSummary, TensorSummary};
 pub use weights::Weights;
 
 use crate::{
-    Adapter, BatchDecoder, ContextPolicy, Decoder, Generation, GptConfig, Result, cpu::WeightFormat, files::FileError,
-    generate, param_specs, params::check_values, tokenizer::Tokenizer,
+    Adapter, BatchDecoder, ContextPolicy, Decoder, Generation, GptConfig, ModelError, Result, cpu::WeightFormat,
+    files::FileError, generate, param_specs, params::check_values, tokenizer::Tokenizer,
 };
 
 /// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
@@ -69,9 +69,13 @@ impl Checkpoint {
     /// A model of parameters in memory, given in parameter order.
     ///
     /// # Errors
-    /// When the shape is invalid or the parameters do not match it.
+    /// When the shape is invalid, the parameters do not match it, or the tokenizer has more tokens than it.
     pub fn from_params(config: GptConfig, params: Vec<Vec<f32>>, tokenizer: Tokenizer) -> Result<Self> {
         config.validate()?;
+        if tokenizer.vocab_size() > config.vocab_size {
+            let reason = format!("the tokenizer has {} tokens", tokenizer.vocab_size());
+            return Err(ModelError::Config { field: "vocab_size", value: config.vocab_size.to_string(), reason });
+        }
         check_values(&param_specs(&config), &params)?;
         Ok(Self { config, weights: Weights::of_values(params), tokenizer, defaults: GenerationDefaults::default() })
     }

@@ -182,7 +182,9 @@ impl Weights {
     pub(super) fn kept(&self, param: usize) -> &[f32] {
         match &self.params[param] {
             Param::Stored(stored) => stored.kept.get_or_init(|| stored.values(|piece| self.bytes(piece))),
-            param => self.in_memory(param).unwrap_or_default(),
+            // `lies_as_in_memory` has seen that they can be cast.
+            Param::Mapped { file, bytes, .. } => bytemuck::cast_slice(&self.files[*file][bytes.clone()]),
+            Param::Read(values) => values,
         }
     }
 
@@ -201,9 +203,9 @@ impl Weights {
 
     /// All values of a parameter, converted where they must be.
     pub(super) fn values_of(&self, param: usize) -> Cow<'_, [f32]> {
-        match (&self.params[param], self.in_memory(&self.params[param])) {
-            (Param::Stored(stored), None) => stored.values(|piece| self.bytes(piece)).into(),
-            (_, values) => values.unwrap_or_default().into(),
+        match &self.params[param] {
+            Param::Stored(stored) if stored.kept.get().is_none() => stored.values(|piece| self.bytes(piece)).into(),
+            _ => self.kept(param).into(),
         }
     }
 
@@ -252,16 +254,6 @@ impl Weights {
                 }
             }
             Param::Read(_) => {}
-        }
-    }
-
-    /// The values of a parameter, if they are in memory or lie in the file as they would there.
-    fn in_memory<'a>(&'a self, param: &'a Param) -> Option<&'a [f32]> {
-        match param {
-            // `lies_as_in_memory` has seen that they can be cast.
-            Param::Mapped { file, bytes, .. } => Some(bytemuck::cast_slice(&self.files[*file][bytes.clone()])),
-            Param::Stored(stored) => stored.kept.get().map(Vec::as_slice),
-            Param::Read(values) => Some(values),
         }
     }
 

@@ -80,7 +80,8 @@ impl<'a> Pieces<'a> {
             0 => self.given,
             read => read,
         };
-        if done.saturating_sub(self.told) < TOLD_EVERY && done < self.of_bytes {
+        let is_end = done >= self.of_bytes && self.told < self.of_bytes;
+        if done.saturating_sub(self.told) < TOLD_EVERY && !is_end {
             return Ok(());
         }
         self.told = done;

@@ -85,16 +85,16 @@ pub(super) fn load(
             source::train_tokenizer(config, &[&Corpus::from_text(text.as_str())?.followed_by(preparation)])
         })?,
     };
-    let stories = match recipe.read(&tokenizer) {
-        Some(stories) => stories,
+    let (source_hash, stories) = match recipe.read(&tokenizer) {
+        Some(stories) => (same(stories.text_hash)?, stories),
         None => {
             let corpus = drawn.map_or_else(draw, Ok)?;
+            let source_hash = same(Digest::of(corpus.text.as_bytes()))?;
             let stories = encode(&corpus, config, &tokenizer, preparation)?;
             recipe.keep(&tokenizer, &stories);
-            stories
+            (source_hash, stories)
         }
     };
-    let source_hash = same(stories.text_hash)?;
     let Stories { train, val, surprisals, .. } = stories;
     let (train, val) = (Split::whole(train.into(), None), Split::whole(val.into(), Some(surprisals)));
     Ok(Dataset { tokenizer, train, val, source_hash })
