@@ -116,3 +116,25 @@ fn without_a_run_the_newest_is_taken_and_named_and_so_is_a_seed_that_was_not_giv
     let args = ["generate", "--checkpoint", "runs/small-1", "-p", "Once", "-n", "5", "--seed", seed];
     assert_eq!(stdout(place.tinygpt().args(args)).into_bytes(), output.stdout);
 }
+
+#[test]
+fn the_seed_is_told_before_the_first_text_that_draws_and_once() {
+    let mut chat = trained().tinygpt();
+    let lines = "Once\n/temperature 1\nOnce\n/again\n/seed 5\nOnce\n";
+    let output = chat.args(["chat", "run", "-n", "20", "--temperature", "0"]).write_stdin(lines).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    let seed = told.strip_prefix("seed ").unwrap_or_else(|| panic!("{told}")).trim_end();
+    let drawn = |args: &[&str]| generated_by(seed, args);
+    let expected =
+        [drawn(&["--temperature", "0"]), drawn(&[]), drawn(&["--first-sample", "1"]), generated_by("5", &[])];
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected.concat());
+    let mut greedy = trained().tinygpt();
+    greedy.args(["chat", "run", "-n", "20", "--temperature", "0"]).write_stdin("Once\n");
+    assert_eq!(stderr(&mut greedy), "");
+}
+
+/// What `generate` says of "Once" by a seed.
+fn generated_by(seed: &str, args: &[&str]) -> String {
+    let mut command = trained().tinygpt();
+    stdout(command.args(["generate", "--checkpoint", "run", "-n", "20", "-p", "Once", "--seed", seed]).args(args))
+}

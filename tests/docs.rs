@@ -59,6 +59,31 @@ fn every_relative_link_of_the_documents_leads_to_a_file() {
     }
 }
 
+/// The anchors of a document's headings, as GitHub makes them: small letters and digits, hyphens for spaces, nothing else.
+fn anchors(text: &str) -> Vec<String> {
+    let prose: String = text.split("```").step_by(2).collect();
+    let headings = prose.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |c: char| c.is_alphanumeric() || "-_ ".contains(c);
+    headings
+        .map(|heading| heading.to_lowercase().chars().filter(|&c| kept(c)).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
+#[test]
+fn every_anchor_of_a_link_is_that_of_a_heading() {
+    let mut found = 0;
+    for (name, text) in documents() {
+        let file = root().join(&name);
+        for link in between(&text, "](", ')').filter(|link| !link.starts_with("http")) {
+            let Some((path, anchor)) = link.split_once('#') else { continue };
+            let target = if path.is_empty() { file.clone() } else { file.parent().unwrap().join(path) };
+            assert!(anchors(&self::text(&target)).iter().any(|there| there == anchor), "{name}: {link}");
+            found += 1;
+        }
+    }
+    assert!(found > 10, "{found}");
+}
+
 /// `model/src/plan.rs` in prose is `crates/model/src/plan.rs`.
 #[test]
 fn every_path_of_the_workspace_that_the_documents_quote_is_there() {

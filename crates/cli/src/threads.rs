@@ -11,17 +11,22 @@ const MOST: usize = 256;
 ///
 /// The first thing the program does.
 pub fn set_up(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
-    let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let from_environment = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|&n| n > 0);
-    let wanted = threads.map(NonZeroUsize::get).or_else(from_environment).unwrap_or_else(all);
-    let threads = wanted.min(all()).min(MOST);
-    if threads < wanted {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let from_environment = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok();
+    let asked = threads.or_else(from_environment).map(NonZeroUsize::get);
+    let threads = used(asked, cores);
+    if let Some(asked) = asked.filter(|&asked| asked > threads) {
         notice!(
-            "{wanted} threads are more than the {threads} cores here, and would wait for each other: {threads} are used"
+            "{asked} threads are more than the {cores} cores here, or than {MOST}, and would wait for each other: {threads} are used"
         );
     }
     set_up_candle();
     Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
+}
+
+/// How many threads are used where so many were asked for.
+fn used(asked: Option<usize>, cores: usize) -> usize {
+    asked.unwrap_or(cores).min(cores).min(MOST)
 }
 
 /// One thread inside an operation, and kernels on Metal that take infinities and NaN for what they are: masks are minus
@@ -34,5 +39,16 @@ fn set_up_candle() {
         // SAFETY: this is the first thing the program does, before it starts any thread, so that nothing reads the
         // environment at the same time.
         unsafe { std::env::set_var(name, value) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_as_many_as_asked_for_but_neither_more_than_cores_nor_than_256() {
+        assert_eq!([used(None, 8), used(Some(3), 8), used(Some(9), 8)], [8, 3, 8]);
+        assert_eq!([used(None, 512), used(Some(300), 512), used(Some(100), 512)], [MOST, MOST, 100]);
     }
 }

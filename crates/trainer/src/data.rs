@@ -96,8 +96,8 @@ impl Dataset {
         }
     }
 
-    /// [`Dataset::load`] for a run that exists: refuses a text whose SHA-256 is not `source_hash`, where that is given,
-    /// before anything is encoded. `preparation` is told how far it is.
+    /// [`Dataset::load`] for a run that exists: refuses a text whose SHA-256 is not `source_hash`, where that is given, a text
+    /// of the user's before it is encoded. `preparation` is told how far it is.
     ///
     /// # Errors
     /// As [`Dataset::load`], [`TrainError::CorpusChanged`], and those by which `preparation` ends it.
@@ -141,7 +141,6 @@ impl Dataset {
         preparation: &Preparation,
         same: impl FnOnce(Digest) -> Result<String>,
     ) -> Result<Self> {
-        preparation.begin(Stage::Reading)?;
         let (sources, digests) = source::open(config, preparation)?;
         let source_hash = same(source::digest_of_all(&digests))?;
         let has_documents = |source: &Source| matches!(source, Source::Text(corpus) if corpus.has_documents());
@@ -160,7 +159,6 @@ impl Dataset {
         if has_documents && tokenizer.end_of_text().is_none() {
             return Err(TrainError::NoEndOfText { corpus: config.corpus.clone() });
         }
-        preparation.begin(Stage::Tokens)?;
         let with_digests = sources.into_iter().zip(digests);
         let stores = with_digests.map(|(source, digest)| source.tokens(digest, &tokenizer, cache_dir).map(Arc::new));
         let stores: Vec<Arc<TokenStore>> = stores.collect::<Result<_>>()?;

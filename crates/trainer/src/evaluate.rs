@@ -2,7 +2,7 @@
 
 use std::f64::consts::LN_2;
 
-use tinygpt_model::Tokenizer;
+use tinygpt_model::{GptConfig, Tokenizer};
 
 use crate::{Result, data::Split, engine::Evaluator};
 
@@ -18,8 +18,10 @@ pub struct Evaluation {
     pub tokens: u64,
 }
 
-/// How many tokens are evaluated at a time at least: a batch of fewer leaves threads idle.
+/// How many tokens are evaluated at a time where the batches of training have fewer, since these leave threads idle; but no more
+/// than have so many logits, since the memory is checked for the batches of training.
 const LEAST_TOKENS: usize = 2048;
+const MOST_LOGITS: usize = 1 << 23;
 
 /// Is told how many tokens of how many an evaluation has predicted. An error of it ends the evaluation.
 pub type OnTokens<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
@@ -36,10 +38,10 @@ pub fn whole_split(
     on_tokens: OnTokens<'_>,
 ) -> Result<Evaluation> {
     split.check("evaluated", 2)?;
-    let block_size = evaluator.config().block_size;
+    let &GptConfig { block_size, vocab_size, .. } = evaluator.config();
     let (windows, rest) = ((split.len() - 1) / block_size, (split.len() - 1) % block_size);
     let tokens = (split.len() - 1) as u64;
-    let rows = batch_size.max(LEAST_TOKENS / block_size);
+    let rows = rows(batch_size, block_size, vocab_size);
     let mut total = window_losses(evaluator, split, rows, 0..windows, tokens, on_tokens)?;
     if rest > 0 {
         total += evaluator.eval(&split.batch(rest, std::iter::once(windows * block_size))?)?;
@@ -47,6 +49,11 @@ pub fn whole_split(
     on_tokens(tokens, tokens)?;
     let floor = split.surprisal(1..split.len()).map(|sum| sum / tokens as f64);
     Ok(Evaluation { loss: total / tokens as f64, floor, tokens })
+}
+
+/// How many windows are evaluated at a time.
+fn rows(batch_size: usize, block_size: usize, vocab_size: usize) -> usize {
+    batch_size.max(LEAST_TOKENS.min(MOST_LOGITS / vocab_size) / block_size)
 }
 
 /// An estimate from `batches * batch_size` of the whole windows, spread evenly over the split and the same every time;
@@ -144,5 +151,19 @@ impl Report {
             gap,
             gap_bits_per_byte: gap.map(|gap| bits_per(bytes, gap)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_batches_are_made_larger_where_that_makes_few_logits() {
+        assert_eq!(rows(2, 64, 65), 32);
+        assert_eq!(rows(40, 64, 65), 40);
+        assert_eq!(rows(2, 256, 4096), 8);
+        assert_eq!(rows(2, 64, 50_257), 2);
+        assert_eq!(rows(1, 64, 50_257), 166 / 64);
     }
 }

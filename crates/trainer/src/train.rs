@@ -168,7 +168,7 @@ impl LoopState {
 
 impl Trainer<'_> {
     /// Trains until a limit of the configuration is reached or `stop` is set, then evaluates the best weights on the
-    /// whole validation split. What it writes depends on the configuration and the corpus alone, but for times: not on
+    /// validation split, or on `final_eval_batches` of it. What it writes depends on the configuration and the corpus alone, but for times: not on
     /// where it was interrupted and resumed.
     ///
     /// # Errors

@@ -1,17 +1,17 @@
 //! `tinygpt cache`: what is kept of texts that were prepared, and how to be rid of it.
 
-use std::{fmt::Write as _, time::UNIX_EPOCH};
+use std::fmt::Write as _;
 
 use serde_json::json;
 use tinygpt_trainer::{
-    cache::{self, CacheFile, CacheKind},
+    cache::{self, CacheKind},
     token_cache::default_cache_dir,
 };
 
 use crate::{
     args::CacheArgs,
     output::{print_json, print_stdout},
-    units::{human_bytes, utc},
+    units::{human_bytes, seconds_since_1970, utc},
 };
 
 pub fn run(args: &CacheArgs) -> anyhow::Result<()> {
@@ -21,7 +21,7 @@ pub fn run(args: &CacheArgs) -> anyhow::Result<()> {
     if args.json {
         let files: Vec<_> = files
             .iter()
-            .map(|file| json!({ "path": file.path, "kind": file.kind, "bytes": file.bytes, "modified": seconds(file) }))
+            .map(|file| json!({ "path": file.path, "kind": file.kind, "bytes": file.bytes, "modified": seconds_since_1970(file.modified) }))
             .collect();
         return print_json(&json!({ "folder": folder, "cleared": args.clear, "bytes": bytes, "files": files }));
     }
@@ -34,7 +34,12 @@ pub fn run(args: &CacheArgs) -> anyhow::Result<()> {
             CacheKind::Stories => "stories",
             CacheKind::Partial => "partial",
         };
-        writeln!(text, "{:>10}  {} UTC  {kind:<9}  {name}", human_bytes(file.bytes as f64), utc(seconds(file)))?;
+        writeln!(
+            text,
+            "{:>10}  {} UTC  {kind:<9}  {name}",
+            human_bytes(file.bytes as f64),
+            utc(seconds_since_1970(file.modified))
+        )?;
     }
     let (n, files) = (files.len(), if files.len() == 1 { "file" } else { "files" });
     let (size, folder) = (human_bytes(bytes as f64), folder.display());
@@ -44,9 +49,4 @@ pub fn run(args: &CacheArgs) -> anyhow::Result<()> {
         (false, _) => writeln!(text, "{n} {files}, {size}, in {folder}; `tinygpt cache --clear` deletes them")?,
     }
     Ok(print_stdout(&text)?)
-}
-
-/// When a file was written or used last, in seconds since 1970.
-fn seconds(file: &CacheFile) -> f64 {
-    file.modified.duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }

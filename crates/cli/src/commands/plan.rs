@@ -190,7 +190,8 @@ fn measure(minutes: f64, vocab_size: usize, device: &Device) -> anyhow::Result<(
         {
             break;
         }
-        let (seconds, _) = Training::new(&config, &gpt, device)?.time_for(WARM_UP, TIMED_FOR, TIMED_LEAST)?;
+        let (seconds, _) =
+            Training::new(&config, &gpt, device)?.time_for(WARM_UP, TIMED_FOR, TIMED_LEAST, || Ok(()))?;
         let seconds = median(seconds);
         notice!("timed {size}: {:.1} ms an update", 1e3 * seconds);
         timings.push(Timing { flops, seconds });

@@ -90,9 +90,6 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     for notice in run.notices() {
         notice!("{notice}");
     }
-    if args.config.is_none() && !args.resume {
-        notice!("{}", own_text::expected_time(&run, &device)?);
-    }
     let mut progress = Progress::new(&config, run.state().step)?;
     let mut logs = log::open_for(&run, &args.log);
     let outcome = run.train(&stop, &mut |event| {
@@ -175,10 +172,14 @@ fn start(
 ) -> anyhow::Result<Run> {
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
     let (config, why) = new_config(args, init_from.as_ref())?;
+    refuse_to_replace_the_reference(args, &config)?;
     if let Some(why) = why {
         notice!("{why}");
+        if let Some(out) = &args.out {
+            RunDir::check_new(out, if_exists)?;
+        }
+        notice!("{}", own_text::expected_time(&config, device, stop)?);
     }
-    refuse_to_replace_the_reference(args, &config)?;
     let (out, device) = (args.out.clone(), device.clone());
     let preparation = preparation(Some(Arc::clone(stop)));
     let options = StartOptions { out, if_exists, device, init_from, preparation, ..StartOptions::default() };

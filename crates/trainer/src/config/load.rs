@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Reads a configuration from TOML text with `KEY=VALUE` overrides, fills in defaults and checks everything that can be
-/// checked without the corpus. With `resume`, only keys that leave the updates as they are may be overridden.
+/// checked without the corpus. With `resume`, only keys that a run may change on its way may be overridden.
 ///
 /// # Errors
 /// [`ConfigError`], naming the key, and the override where one is to blame.

@@ -304,6 +304,11 @@ impl Corpus {
         Self { preparation: preparation.clone(), ..self }
     }
 
+    /// Who is told how far it was read.
+    pub(crate) fn preparation(&self) -> &Preparation {
+        &self.preparation
+    }
+
     /// The same, of which some documents are read.
     pub fn with_part(mut self, part: Part) -> Self {
         self.options.part = part;

@@ -9,7 +9,7 @@ use crate::{
     config::{ConfigError, DataConfig, TokenizerKind},
     corpus::{Corpus, CorpusOptions, Documents, Part},
     digest::{Digest, Hasher},
-    preparation::Preparation,
+    preparation::{Preparation, Stage},
     token_cache::TokenStore,
     token_files::{TokenFile, TokenFileError},
 };
@@ -46,24 +46,31 @@ impl Source {
         }
     }
 
-    /// The digest of the text or of the file of tokens.
+    /// The digest of the text or of the file of tokens. Of a text this is [`Stage::Reading`].
     ///
     /// # Errors
     /// When the text cannot be read.
     pub fn sha256(&self) -> Result<Digest> {
         match self {
-            Self::Text(corpus) => Ok(corpus.sha256()?),
+            Self::Text(corpus) => {
+                corpus.preparation().begin(Stage::Reading)?;
+                Ok(corpus.sha256()?)
+            }
             Self::Tokens(file) => Ok(file.sha256()),
         }
     }
 
-    /// The tokens; those of a text are kept in `cache_dir`. `digest` is that of [`Source::sha256`].
+    /// The tokens; those of a text are kept in `cache_dir`, and making them is [`Stage::Tokens`]. `digest` is that of
+    /// [`Source::sha256`].
     ///
     /// # Errors
     /// When the text cannot be encoded or kept, or a token is not one of the tokenizer's.
     pub fn tokens(self, digest: Digest, tokenizer: &Tokenizer, cache_dir: &Path) -> Result<TokenStore> {
         match self {
-            Self::Text(corpus) => Ok(TokenStore::open_or_build(cache_dir, digest, tokenizer, &corpus)?),
+            Self::Text(corpus) => {
+                corpus.preparation().begin(Stage::Tokens)?;
+                Ok(TokenStore::open_or_build(cache_dir, digest, tokenizer, &corpus)?)
+            }
             Self::Tokens(file) => Ok(file.into_store(tokenizer.vocab_size())?),
         }
     }
@@ -175,5 +182,35 @@ pub(super) fn train_tokenizer(config: &DataConfig, corpora: &[&Corpus]) -> Resul
         (TokenizerKind::Char, true) => Tokenizer::train_char_on_documents(pieces),
         (TokenizerKind::Bpe, false) => Tokenizer::train_bpe(texts(), config.vocab_size),
         (TokenizerKind::Bpe, true) => Tokenizer::train_bpe_on_documents(pieces, config.vocab_size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        ops::ControlFlow,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_source_is_the_stage_that_it_is_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, "to be or not to be").unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&told);
+        let preparation = Preparation::new(move |progress| {
+            told.lock().unwrap().push(progress.stage);
+            ControlFlow::Continue(())
+        });
+        let source = Source::open(path.to_str().unwrap(), &CorpusOptions::default()).unwrap().followed_by(&preparation);
+        let tokenizer = Tokenizer::train_char([Ok::<_, TrainError>("to be or not to be")]).unwrap();
+        let digest = source.sha256().unwrap();
+        assert!(seen.lock().unwrap().drain(..).all(|stage| stage == Stage::Reading));
+        source.tokens(digest, &tokenizer, &dir.path().join("cache")).unwrap();
+        let stages = seen.lock().unwrap().clone();
+        assert!(!stages.is_empty() && stages.iter().all(|&stage| stage == Stage::Tokens), "{stages:?}");
     }
 }

@@ -7,7 +7,7 @@ use tinygpt_model::GptConfig;
 use super::{LoopState, RunDir};
 use crate::{
     Dataset, Result,
-    config::{Change, OptimizerKind, RunConfig},
+    config::{Change, OptimizerKind, RunConfig, TokenizerKind},
     train::METRICS_FILE,
 };
 
@@ -67,6 +67,8 @@ pub enum Notice {
         rare: usize,
         /// Of how many.
         vocab_size: usize,
+        /// What they are.
+        tokenizer: TokenizerKind,
     },
     /// A learning rate is far from what the size of the model suggests.
     LearningRate {
@@ -115,10 +117,14 @@ impl fmt::Display for Notice {
                 "warning: {tokens} validation tokens are less than {FEW_WINDOWS} windows of {block_size}: their loss says \
                  little; use more text, a larger data.val_fraction or a smaller model.block_size"
             ),
-            Self::RareTokens { rare, vocab_size } => write!(
+            Self::RareTokens { rare, vocab_size, tokenizer } => write!(
                 f,
                 "warning: {rare} of the {vocab_size} tokens of the vocabulary occur at most once in the training text: the model \
-                 cannot learn them; use a smaller data.vocab_size, or more text"
+                 cannot learn them; use {}, or more text",
+                match tokenizer {
+                    TokenizerKind::Char => "data.tokenizer = \"bpe\"",
+                    TokenizerKind::Bpe => "a smaller data.vocab_size",
+                }
             ),
             Self::LearningRate { key, rate, usual } if rate > usual => write!(
                 f,
@@ -158,7 +164,7 @@ pub(super) fn of_resumed(dir: &RunDir, config: &RunConfig, state: &LoopState, ch
 }
 
 /// Of a new run: where its configuration cannot mean what it says. One that starts from a model has the model's vocabulary, and
-/// is trained as gently as its text needs.
+/// is trained as gently as its text needs. A tokenizer that was given is not of this text.
 pub(super) fn of_new(config: &RunConfig, gpt: &GptConfig, data: &Dataset, is_fresh: bool) -> Result<Vec<Notice>> {
     let train = &config.train;
     let mut notices = Vec::new();
@@ -170,8 +176,10 @@ pub(super) fn of_new(config: &RunConfig, gpt: &GptConfig, data: &Dataset, is_fre
     if tokens.saturating_sub(1) < FEW_WINDOWS * block_size {
         notices.push(Notice::FewWindows { tokens, block_size });
     }
-    if is_fresh && let Some(rare) = rare_tokens(data)? {
-        notices.push(Notice::RareTokens { rare, vocab_size: data.tokenizer.vocab_size() });
+    let is_trained_here = is_fresh && config.data.tokenizer_path.is_empty();
+    if is_trained_here && let Some(rare) = rare_tokens(data)? {
+        let (vocab_size, tokenizer) = (data.tokenizer.vocab_size(), config.data.tokenizer);
+        notices.push(Notice::RareTokens { rare, vocab_size, tokenizer });
     }
     notices.extend(learning_rate(config, gpt, is_fresh));
     let (tokens, of_tokens, parameters) = (config.tokens_per_step(), data.train.len(), gpt.n_params());

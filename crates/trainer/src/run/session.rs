@@ -144,7 +144,7 @@ impl Run {
     ///
     /// # Errors
     /// When there is no run, another process writes to it, one of its files is damaged, its corpus has changed, or an
-    /// override would change its updates.
+    /// override is of a key that a run keeps.
     pub fn resume(path: impl AsRef<Path>, options: ResumeOptions) -> Result<Self> {
         let ResumeOptions { overrides, corpus, cache_dir, device, preparation } = options;
         let dir = RunDir::open_for_writing(path.as_ref())?;

@@ -55,7 +55,7 @@ pub struct SweepResult {
     pub seconds: f64,
     /// The mean training loss of the last tenth of the logged updates, in nats a token.
     pub train_loss: Option<f64>,
-    /// The whole validation split under the best weights; none of a run that diverged.
+    /// The validation split under the best weights, as much of it as `final_eval_batches` says; none of a run that diverged.
     pub report: Option<Report>,
     /// Why there is no report.
     pub diverged: Option<String>,

@@ -16,7 +16,7 @@ pub struct Summary {
     pub diverged: usize,
     /// The number of parameters.
     pub parameters: usize,
-    /// The mean validation loss of those that did not diverge, in nats a token: the whole split under the best weights.
+    /// The mean validation loss of those that did not diverge, in nats a token, under the best weights.
     pub val_loss: Option<f64>,
     /// Its standard deviation over seeds; none of one seed.
     pub val_loss_std: Option<f64>,

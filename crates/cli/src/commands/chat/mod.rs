@@ -50,30 +50,31 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let wanted = Wanted::new(&args.text, &defaults, seed)?;
     let generator = Generator::open(&path, args.adapter.as_deref())?;
     // What makes no sense is refused now, and not at the first prompt.
-    if wanted.settings(&generator)?.draws() && args.text.seed.is_none() {
-        notice!("seed {seed}");
-    }
+    wanted.settings(&generator)?;
     let decoder = generator.decoder(&args.opening, 1)?;
     let text = args.text.clone();
-    let mut chat =
-        Chat { args, generator: &generator, defaults, decoder, seed, set: Vec::new(), text, last: None, failed: 0 };
+    let mut chat = Chat {
+        args,
+        generator: &generator,
+        defaults,
+        decoder,
+        seed,
+        set: Vec::new(),
+        text,
+        last: None,
+        failed: 0,
+        told_seed: false,
+    };
     let mut lines = Lines::open()?;
     if lines.is_terminal() {
         notice!("/help lists what can be done beside typing a prompt");
         signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&INTERRUPTED))?;
     }
-    while let Some(line) = lines.next_text()? {
-        match chat.line(&line) {
-            Ok(Next::Line) => {}
-            Ok(Next::Quit) => break,
-            Err(error) if is_broken_pipe(&error) => return Err(error),
-            Err(error) => {
-                notice!("error: {}", message(&error));
-                chat.failed += 1;
-            }
-        }
+    let ended = chat.until_the_end(&mut lines);
+    if let Err(error) = lines.save() {
+        notice!("the history is not kept: {}", message(&error));
     }
-    lines.save()?;
+    ended?;
     // Who types has seen it.
     anyhow::ensure!(lines.is_terminal() || chat.failed == 0, "{} of the lines failed", chat.failed);
     Ok(())
@@ -106,9 +107,27 @@ struct Chat<'a> {
     text: TextArgs,
     last: Option<Told>,
     failed: usize,
+    /// Whether the seed that no flag says was told.
+    told_seed: bool,
 }
 
 impl Chat<'_> {
+    /// Follows the lines until they end or one of them says so. What goes wrong in one of them is told.
+    fn until_the_end(&mut self, lines: &mut Lines) -> anyhow::Result<()> {
+        while let Some(line) = lines.next_text()? {
+            match self.line(&line) {
+                Ok(Next::Line) => {}
+                Ok(Next::Quit) => break,
+                Err(error) if is_broken_pipe(&error) => return Err(error),
+                Err(error) => {
+                    notice!("error: {}", message(&error));
+                    self.failed += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn line(&mut self, line: &str) -> anyhow::Result<Next> {
         let Some(command) = line.strip_prefix('/') else {
             self.prompt(line)?;
@@ -146,6 +165,10 @@ impl Chat<'_> {
         let settings = Wanted::new(&self.text, &self.defaults, self.seed)?.settings(generator)?;
         let plan = settings.plan(prompt, None, generator)?;
         let mut sampler = settings.sampler(&plan)?;
+        if settings.draws() && self.text.seed.is_none() && !self.told_seed {
+            notice!("seed {}", self.seed);
+            self.told_seed = true;
+        }
         INTERRUPTED.store(false, Ordering::Relaxed);
         print_stdout(settings.echoed(&plan))?;
         let told = streamed(

@@ -1,18 +1,23 @@
 //! A run on a text without a configuration: the recipe is chosen by the size of the text.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use candle_core::Device;
 use tinygpt_trainer::{
-    Run, RunConfig,
+    RunConfig, TrainError,
     config::{TextSize, TokenizerKind, recipe},
     corpus::{CorpusOptions, STANDARD_INPUT},
-    data::{BUILTIN_CORPUS, Source},
+    data::{BUILTIN_CORPUS, Source, read_tokenizer},
+    run::check_memory,
 };
 
 use crate::{
     args::TrainArgs,
-    commands::bench::{median, train::Training},
+    commands::bench::{median, train::Training, without_a_text},
     config_file::{load, run_name},
     output::Usage,
     progress::{human_time, in_thousands},
@@ -21,7 +26,7 @@ use crate::{
 /// How long updates are made before the first that is timed, how long they are timed, and how many at least.
 const WARM_UP: Duration = Duration::from_millis(200);
 const TIMED_FOR: Duration = Duration::from_millis(600);
-const TIMED_LEAST: usize = 2;
+const TIMED_LEAST: usize = 1;
 /// What evaluations, saves and samples add to the time of the updates, about.
 const BESIDE_UPDATES: f64 = 1.1;
 
@@ -78,12 +83,56 @@ fn reason(size: TextSize, config: &RunConfig, has_tokenizer: bool) -> String {
     )
 }
 
-/// What a run will take on this machine, measured on some updates on random tokens.
-pub fn expected_time(run: &Run, device: &Device) -> anyhow::Result<String> {
-    let config = run.config();
-    let mut training = Training::new(config, run.gpt(), device)?;
-    let seconds = median(training.time_for(WARM_UP, TIMED_FOR, TIMED_LEAST)?.0);
-    let updates = config.train.max_steps;
-    let total = human_time(seconds * updates as f64 * BESIDE_UPDATES);
-    Ok(format!("an update takes {:.1} ms here: about {total} for {updates}", 1e3 * seconds))
+/// What a run will take on this machine, measured on some updates on random tokens, by an engine that is gone before the run opens
+/// its own. Of a vocabulary that is still to be made, only the size that was asked for is known.
+///
+/// # Errors
+/// When the tokenizer cannot be read, there is no memory for the run, the device fails, or `stop` is set.
+pub fn expected_time(config: &RunConfig, device: &Device, stop: &AtomicBool) -> anyhow::Result<String> {
+    let gpt = match &*config.data.tokenizer_path {
+        "" => without_a_text(config),
+        path => config.gpt(read_tokenizer(Path::new(path))?.vocab_size()),
+    };
+    check_memory(config, gpt.vocab_size, None, device)?;
+    let go_on = || match stop.load(Ordering::Relaxed) {
+        true => Err(TrainError::Interrupted.into()),
+        false => Ok(()),
+    };
+    let (seconds, _) = Training::new(config, &gpt, device)?.time_for(WARM_UP, TIMED_FOR, TIMED_LEAST, go_on)?;
+    Ok(in_words(config, median(seconds)))
+}
+
+/// What a run takes whose updates take so many seconds each.
+fn in_words(config: &RunConfig, seconds: f64) -> String {
+    let (updates, minutes) = (config.train.max_steps, config.train.max_minutes);
+    let told = format!("an update takes {:.1} ms here", 1e3 * seconds);
+    let total = seconds * updates as f64 * BESIDE_UPDATES;
+    if minutes > 0.0 && total > 60.0 * minutes {
+        let limit = human_time(60.0 * minutes);
+        return format!("{told}: {limit} (train.max_minutes) are not enough for {updates}");
+    }
+    format!("{told}: about {} for {updates}", human_time(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_in_minutes_is_the_time_that_is_expected_where_the_updates_take_longer() {
+        let told = |max_minutes: f64| {
+            let mut config = RunConfig::default();
+            (config.train.max_steps, config.train.max_minutes) = (1000, max_minutes);
+            in_words(&config, 1.0)
+        };
+        assert_eq!(told(0.0), "an update takes 1000.0 ms here: about 18m20s for 1000");
+        assert_eq!(told(20.0), told(0.0));
+        assert_eq!(told(1.0), "an update takes 1000.0 ms here: 1m00s (train.max_minutes) are not enough for 1000");
+    }
+
+    #[test]
+    fn whoever_stops_does_not_wait_for_the_measurement() {
+        let error = expected_time(&RunConfig::default(), &Device::Cpu, &AtomicBool::new(true)).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(TrainError::Interrupted)), "{error}");
+    }
 }

@@ -149,16 +149,23 @@ impl<'a> Training<'a> {
     /// The seconds of each of `iters` updates, or of as many as the default takes, and the loss of the last one.
     fn time(&mut self, iters: Option<u32>) -> anyhow::Result<(Vec<f64>, f64)> {
         match (iters, DEFAULT) {
-            (Some(iters), _) => self.time_for(WARM_UP, Duration::ZERO, iters as usize),
-            (None, (long, least)) => self.time_for(WARM_UP, long, least),
+            (Some(iters), _) => self.time_for(WARM_UP, Duration::ZERO, iters as usize, || Ok(())),
+            (None, (long, least)) => self.time_for(WARM_UP, long, least, || Ok(())),
         }
     }
 
     /// The seconds of each update, at least `least` of them and for `long`, once updates were made for `warm_up`; and the
-    /// loss of the last one.
-    pub fn time_for(&mut self, warm_up: Duration, long: Duration, least: usize) -> anyhow::Result<(Vec<f64>, f64)> {
+    /// loss of the last one. An error of `go_on`, which is asked before each, ends it.
+    pub fn time_for(
+        &mut self,
+        warm_up: Duration,
+        long: Duration,
+        least: usize,
+        go_on: impl Fn() -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Vec<f64>, f64)> {
         let start = Instant::now();
         loop {
+            go_on()?;
             self.update()?;
             if start.elapsed() >= warm_up {
                 break;
@@ -167,6 +174,7 @@ impl<'a> Training<'a> {
         let (mut times, mut losses) = (Vec::new(), Vec::new());
         let start = Instant::now();
         while times.len() < least || start.elapsed() < long {
+            go_on()?;
             let start = Instant::now();
             losses = self.update()?;
             times.push(start.elapsed().as_secs_f64());
