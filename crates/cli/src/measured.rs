@@ -71,7 +71,7 @@ impl Measured {
         }
         let source_hash = run.last().read_state()?.source_hash;
         let (tokenizer, cache) = (Some(self.tokenizer.clone()), default_cache_dir());
-        Ok(Dataset::load_same(&data, seed, tokenizer, &cache, Some(&source_hash), &preparation(None))?)
+        Ok(Dataset::load_same(&data, seed, tokenizer, &cache, Some(&source_hash), &preparation())?)
     }
 
     /// All tokens of a text, read as the run read its own, but for another key of its records; or those of a file of tokens. Of the
@@ -90,7 +90,7 @@ impl Measured {
         if let Some(key) = text_key {
             options.text_key = key.into();
         }
-        let source = Source::open(path, &options)?.followed_by(&preparation(None));
+        let source = Source::open(path, &options)?.followed_by(&preparation());
         let digest = source.sha256()?;
         Ok(Split::whole(source.tokens(digest, &self.tokenizer, &default_cache_dir())?, None))
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -9,7 +10,8 @@ use std::{
 use tinygpt_trainer::{
     GptConfig, Result, Run, RunConfig, RunDir, TrainError,
     config::{Change, DataConfig, TrainConfig},
-    run::{Notice, ResumeOptions, StartOptions},
+    preparation::{Preparation, Stage},
+    run::{IfExists, Notice, ResumeOptions, StartOptions},
     train::{Event, METRICS_FILE, Outcome, StopReason},
 };
 
@@ -106,6 +108,40 @@ fn a_run_that_cannot_start_leaves_no_folder() {
     let error = start(RunConfig { model, ..small() }, &out).err().unwrap();
     assert!(matches!(error, TrainError::Config(_)), "{error}");
     assert!(!out.exists());
+}
+
+#[test]
+fn a_run_that_is_stopped_when_all_is_ready_has_written_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    train(start(small(), &out).unwrap()).unwrap();
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let (files, entries) = (timeless(&out), names());
+    let at_the_end = || {
+        Preparation::new(|progress| match progress.stage {
+            Stage::Ready => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+    };
+    let cache_dir = out.with_extension("cache");
+    let options = StartOptions {
+        out: Some(out.clone()),
+        if_exists: IfExists::Overwrite,
+        cache_dir: cache_dir.clone(),
+        preparation: at_the_end(),
+        ..StartOptions::default()
+    };
+    let error = Run::start(small(), options).err().unwrap();
+    assert!(matches!(error, TrainError::Interrupted), "{error}");
+    let overrides = vec!["train.max_steps=12".into()];
+    let options = ResumeOptions { overrides, cache_dir, preparation: at_the_end(), ..ResumeOptions::default() };
+    let error = Run::resume(&out, options).err().unwrap();
+    assert!(matches!(error, TrainError::Interrupted), "{error}");
+    assert!(timeless(&out) == files && names() == entries, "{:?}", names());
 }
 
 #[test]

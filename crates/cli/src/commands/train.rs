@@ -22,6 +22,7 @@ use tinygpt_trainer::{
     config::{LoraConfig, OptimizerKind},
     data::BUILTIN_CORPUS,
     engine::ParameterGroup,
+    preparation::Preparation,
     run::{IfExists, InitialModel, LoopState, RUNS, ResumeOptions, Run, StartOptions},
     train::{Outcome, StopReason},
 };
@@ -33,7 +34,7 @@ use crate::{
     device::Work,
     hub,
     output::{Interrupted, Usage, print_json, print_stdout},
-    preparing::{preparation, until_stopped},
+    preparing::until_stopped,
     progress::{Progress, human_time, in_thousands},
 };
 
@@ -48,8 +49,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     }
     let stop = stop_on_signals()?;
     let run = match args.resume {
-        true => until_stopped(&stop, "the run is as it was", || resume(args, &device, &stop))?,
-        false => until_stopped(&stop, "no run was started", || start(args, init_from, &device, &stop))?,
+        true => until_stopped(&stop, "the run is as it was", |preparation| resume(args, &device, preparation))?,
+        false => {
+            until_stopped(&stop, "no run was started", |preparation| start(args, init_from, &device, preparation))?
+        }
     };
     let (path, config) = (run.path().to_owned(), run.config().clone());
     let val_tokens = run.data().val.len() as u64 - 1;
@@ -171,7 +174,7 @@ fn start(
     args: &TrainArgs,
     init_from: Option<InitialModel>,
     device: &Device,
-    stop: &Arc<AtomicBool>,
+    preparation: Preparation,
 ) -> anyhow::Result<Run> {
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
     let (config, why) = new_config(args, init_from.as_ref())?;
@@ -180,7 +183,6 @@ fn start(
     }
     refuse_to_replace_the_reference(args, &config)?;
     let (out, device) = (args.out.clone(), device.clone());
-    let preparation = preparation(Some(Arc::clone(stop)));
     let options = StartOptions { out, if_exists, device, init_from, preparation, ..StartOptions::default() };
     Ok(Run::start(config, options)?)
 }
@@ -208,7 +210,7 @@ fn refuse_to_replace_the_reference(args: &TrainArgs, config: &RunConfig) -> anyh
     }
 }
 
-fn resume(args: &TrainArgs, device: &Device, stop: &Arc<AtomicBool>) -> anyhow::Result<Run> {
+fn resume(args: &TrainArgs, device: &Device, preparation: Preparation) -> anyhow::Result<Run> {
     if let (Some(config), Some(out)) = (&args.config, &args.out) {
         let (config, out) = (config.display(), out.display());
         return Err(Usage(format!(
@@ -220,7 +222,6 @@ fn resume(args: &TrainArgs, device: &Device, stop: &Arc<AtomicBool>) -> anyhow::
     let path = run_to_resume(args)?;
     let corpus = (!args.data.is_empty()).then(|| args.data.join("\n"));
     let (overrides, device) = (args.overrides.clone(), device.clone());
-    let preparation = preparation(Some(Arc::clone(stop)));
     let options = ResumeOptions { overrides, corpus, device, preparation, ..ResumeOptions::default() };
     let run = Run::resume(path, options)?;
     if let Some(config) = &args.config {
