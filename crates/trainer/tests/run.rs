@@ -212,6 +212,31 @@ fn the_final_evaluation_tells_how_far_it_is_and_is_made_once() {
     assert_eq!(outcome.report.unwrap().tokens, all_of_longer);
 }
 
+/// A run on a text whose held-out part contradicts it.
+fn contradicted(folder: &Path, lr: f64) -> RunConfig {
+    let [corpus, val] = [("text.txt", "abcd"), ("val.txt", "dcba")].map(|(name, text)| {
+        let path = folder.join(name);
+        fs::write(&path, text.repeat(100)).unwrap();
+        path.to_string_lossy().into_owned()
+    });
+    let train = TrainConfig { lr, min_lr: 0.0, max_steps: 150, eval_every: 50, clip: 0.0, ..small().train };
+    RunConfig { data: DataConfig { corpus, val, ..DataConfig::default() }, train, ..small() }
+}
+
+#[test]
+fn a_text_that_is_learned_by_heart_has_not_diverged_and_one_that_is_lost_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("by_heart");
+    let outcome = train(start(contradicted(dir.path(), 0.02), &out).unwrap()).unwrap();
+    assert_eq!((outcome.ending, outcome.state.step), (StopReason::MaxSteps, 150));
+    let rows = tinygpt_trainer::metrics::read(&out.join(METRICS_FILE)).unwrap();
+    let worst = rows.iter().filter_map(|row| row.val_loss).fold(0.0, f64::max);
+    assert!(worst > 2.0 * rows[0].val_loss.unwrap().max(4f64.ln()), "nothing was contradicted: {worst}");
+
+    let error = train(start(contradicted(dir.path(), 30.0), &dir.path().join("lost")).unwrap()).unwrap_err();
+    assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+}
+
 /// A run of other weights that a run can stay near.
 fn reference(folder: &Path) -> PathBuf {
     let path = folder.join("reference");
