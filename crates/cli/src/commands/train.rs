@@ -19,7 +19,7 @@ use tinygpt_model::{
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     RunConfig, RunDir,
-    config::{LoraConfig, OptimizerKind},
+    config::{Change, LoraConfig, OptimizerKind},
     data::BUILTIN_CORPUS,
     engine::ParameterGroup,
     preparation::Preparation,
@@ -247,12 +247,18 @@ fn tell_what_is_not_taken(path: &Path, args: &TrainArgs, run: &Run) -> anyhow::R
     const PATHS: [&str; 4] = ["data.corpus", "data.val", "data.tokenizer_path", "train.reference"];
     let is_set =
         |key: &str| args.overrides.iter().any(|item| item.split_once('=').is_some_and(|(set, _)| set.trim() == key));
-    let is_told = |key: &str| !PATHS.contains(&key) && !is_set(key);
+    // What the configuration leaves out, it says nothing of.
+    let is_told = |key: &str| -> anyhow::Result<bool> {
+        Ok(!PATHS.contains(&key) && !is_set(key) && config_file::sets(path, key)?)
+    };
     let changes = config_file::read(path, Vec::new())?.changes_since(run.config())?;
-    let told: Vec<_> = changes.iter().filter(|change| is_told(&change.key)).collect();
-    if !told.is_empty() {
-        let keys: Vec<_> =
-            told.iter().map(|change| format!("{} = {}, not {}", change.key, change.from, change.to)).collect();
+    let mut keys = Vec::new();
+    for Change { key, from, to } in changes {
+        if is_told(&key)? {
+            keys.push(format!("{key} = {from}, not {to}"));
+        }
+    }
+    if !keys.is_empty() {
         let (path, run) = (path.display(), run.path().display());
         notice!("{path} only says which run goes on; {run} keeps its own {}", keys.join(", "));
     }
