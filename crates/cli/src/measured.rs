@@ -82,6 +82,9 @@ impl Measured {
             Err(_) => RunConfig::default(),
         };
         if path == BUILTIN_CORPUS {
+            if text_key.is_some() {
+                return Err(Usage("the built-in corpus has no records, and so no --text-key".into()).into());
+            }
             let RunConfig { data: DataConfig { stories_bytes, val_fraction, .. }, seed, .. } = config;
             let data = DataConfig { stories_bytes, val_fraction, ..DataConfig::default() };
             return Ok(Dataset::load(&data, seed, Some(self.tokenizer.clone()), &default_cache_dir())?.val);
