@@ -450,8 +450,7 @@ impl Trainer<'_> {
         let evaluation = evaluate::estimate(self.engine, val, batch_size, final_eval_batches, &mut on_tokens)?;
         let report = Report::new(evaluation, val, &self.data.tokenizer)?;
         // JSON has no infinity.
-        let is_kept = report.perplexity.is_finite();
-        self.state.final_evaluation = is_kept.then_some(FinalEvaluation { best_step, windows, report });
+        self.state.final_evaluation = report.is_finite().then_some(FinalEvaluation { best_step, windows, report });
         self.run.last().write_state(&self.state)?;
         Ok(report)
     }
