@@ -98,6 +98,9 @@ fn the_built_in_corpus_is_a_text_to_evaluate_any_run_on() {
         assert_eq!(own[key], stories[key], "{key}");
     }
     assert_eq!(stories["data"], "stories");
+    let key = ["eval", "run", "--data", "stories", "--text-key", "content"];
+    let message = failure(place.tinygpt().args(key), 2);
+    assert!(message.contains("no --text-key"), "{message}");
     // Of any other, as much as that has by default.
     let text = place.read("run/train.toml");
     assert!(String::from_utf8(text).unwrap().contains("stories_bytes = 20000"));

@@ -45,6 +45,26 @@ fn a_text_of_many_characters_is_learned_by_pieces() {
 }
 
 #[test]
+fn a_text_may_be_named_and_described_by_keys_where_no_flag_does() {
+    let place = Place::new();
+    place.write("named.txt", text());
+    let records = |line| serde_json::json!({ "content": line }).to_string() + "\n";
+    place.write("records.jsonl", text().lines().map(records).collect::<String>());
+    let train = |args: &[&str]| {
+        let short = ["--set", "train.max_steps=2", "--set", "model.n_embd=16"];
+        stderr(place.tinygpt().arg("train").args(args).args(short))
+    };
+    let notice = train(&["--set", "data.corpus=named.txt"]);
+    assert!(notice.contains("no --config: for a text of ") && notice.contains("runs/named-1: "), "{notice}");
+    let by_key = train(&["--data", "records.jsonl", "--set", "data.text_key=content", "--out", "key"]);
+    let by_flag = train(&["--data", "records.jsonl", "--text-key", "content", "--out", "flag"]);
+    let why = |notice: &str| notice.lines().find(|line| line.starts_with("no --config")).map(str::to_owned).unwrap();
+    assert_eq!(why(&by_key), why(&by_flag));
+    let config = place.text("key/train.toml");
+    assert!(config == place.text("flag/train.toml") && config.contains("text_key = \"content\""), "{config}");
+}
+
+#[test]
 fn without_a_text_and_a_configuration_there_is_nothing_to_train() {
     let place = Place::new();
     let message = failure(place.tinygpt().arg("train"), 2);

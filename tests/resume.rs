@@ -178,6 +178,11 @@ fn a_configuration_beside_resume_says_whose_run_it_means_and_is_never_taken_sile
     let notice = stderr(place.tinygpt().args(["train", "--resume", "--config", "small.toml"]));
     let told = "small.toml only says which run goes on; runs/small-1 keeps its own train.max_steps = 6, not 9";
     assert!(notice.contains(told), "{notice}");
+    // Of a key that it leaves out it says nothing, though the run has another value than the default.
+    place.write("other.toml", SMALL);
+    place.tinygpt().args(["train", "--config", "other.toml", "--set", "train.lr=0.002"]).assert().success();
+    let notice = stderr(place.tinygpt().args(["train", "--resume", "--config", "other.toml"]));
+    assert!(notice.contains("runs/other-1") && !notice.contains("only says which run goes on"), "{notice}");
     let resume = ["train", "--resume", "--out", "runs/small-1", "--config", "small.toml"];
     let message = failure(place.tinygpt().args(resume), 2);
     assert!(message.contains("--config small.toml would change nothing"), "{message}");

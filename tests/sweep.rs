@@ -58,6 +58,26 @@ fn what_has_ended_is_not_trained_again_and_values_may_be_added() {
 }
 
 #[test]
+fn a_sweep_of_an_earlier_version_goes_on() {
+    let place = Place::new();
+    let grid = ["sweep", "--config", "small.toml", "--set", "train.lr=1e-3,3e-3", "--out", "grid"];
+    place.tinygpt().args(grid).assert().success();
+    // It wrote what decay_steps = 0 stood for. One of its runs has ended, and the other is saved.
+    let older = place.text("grid/results.jsonl").replace("\"decay_steps\":0", "\"decay_steps\":6");
+    let (first, second) = older.trim_end().split_once('\n').unwrap();
+    assert!([first, second].iter().all(|line| line.contains("\"decay_steps\":6")), "{older}");
+    place.write("grid/results.jsonl", format!("{first}\n"));
+    let path = "grid/lr=3e-3,seed=1337/train.toml";
+    let config = place.text(path);
+    assert!(config.contains("decay_steps = 0"), "{config}");
+    place.write(path, config.replace("decay_steps = 0", "decay_steps = 6"));
+    let told = stderr(place.tinygpt().args(grid));
+    assert!(told.contains("1 of 2 runs have ended before"), "{told}");
+    let told = failure(place.tinygpt().args(grid).args(["--set", "train.decay_steps=5"]), 1);
+    assert!(told.contains("was trained with another configuration"), "{told}");
+}
+
+#[test]
 fn runs_side_by_side_have_the_bytes_of_runs_in_turn() {
     let place = Place::new();
     let train = |jobs: &str, out: &str| {

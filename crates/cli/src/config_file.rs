@@ -20,8 +20,17 @@ pub fn read(path: &Path, overrides: Vec<String>) -> anyhow::Result<RunConfig> {
     read_over(&RunConfig::default(), path, overrides)
 }
 
-/// As [`read`], with other defaults.
-pub fn read_over(base: &RunConfig, path: &Path, mut overrides: Vec<String>) -> anyhow::Result<RunConfig> {
+/// Whether the configuration that [`read`] would read sets a key `SECTION.NAME` or `NAME` itself.
+pub fn sets(path: &Path, key: &str) -> anyhow::Result<bool> {
+    let table: toml::Table = find(path)?.1.parse()?;
+    Ok(match key.split_once('.') {
+        Some((section, name)) => table.get(section).is_some_and(|section| section.get(name).is_some()),
+        None => table.contains_key(key),
+    })
+}
+
+/// The file, or the name of the recipe, and its text.
+fn find(path: &Path) -> anyhow::Result<(PathBuf, String)> {
     let mut with_extension = path.as_os_str().to_owned();
     with_extension.push(".toml");
     let with_extension = PathBuf::from(with_extension);
@@ -31,12 +40,18 @@ pub fn read_over(base: &RunConfig, path: &Path, mut overrides: Vec<String>) -> a
         Path::new("configs").join(path),
         Path::new("configs").join(with_extension),
     ];
-    let (found, text) = match candidates.iter().find(|p| p.is_file()) {
+    Ok(match candidates.into_iter().find(|p| p.is_file()) {
         Some(found) => {
-            (found.as_path(), read_to_string(found).with_context(|| format!("cannot read {}", found.display()))?)
+            let text = read_to_string(&found).with_context(|| format!("cannot read {}", found.display()))?;
+            (found, text)
         }
-        None => (path, path.to_str().and_then(recipe).ok_or_else(|| no_config(path))?.to_owned()),
-    };
+        None => (path.to_owned(), path.to_str().and_then(recipe).ok_or_else(|| no_config(path))?.to_owned()),
+    })
+}
+
+/// As [`read`], with other defaults.
+pub fn read_over(base: &RunConfig, path: &Path, mut overrides: Vec<String>) -> anyhow::Result<RunConfig> {
+    let (found, text) = find(path)?;
     let named = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("name"));
     if !named && let Some(stem) = found.file_stem() {
         // A file without a name is named for itself.

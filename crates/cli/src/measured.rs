@@ -71,7 +71,7 @@ impl Measured {
         }
         let source_hash = run.last().read_state()?.source_hash;
         let (tokenizer, cache) = (Some(self.tokenizer.clone()), default_cache_dir());
-        Ok(Dataset::load_same(&data, seed, tokenizer, &cache, Some(&source_hash), &preparation(None))?)
+        Ok(Dataset::load_same(&data, seed, tokenizer, &cache, Some(&source_hash), &preparation())?)
     }
 
     /// All tokens of a text, read as the run read its own, but for another key of its records; or those of a file of tokens. Of the
@@ -82,6 +82,9 @@ impl Measured {
             Err(_) => RunConfig::default(),
         };
         if path == BUILTIN_CORPUS {
+            if text_key.is_some() {
+                return Err(Usage("the built-in corpus has no records, and so no --text-key".into()).into());
+            }
             let RunConfig { data: DataConfig { stories_bytes, val_fraction, .. }, seed, .. } = config;
             let data = DataConfig { stories_bytes, val_fraction, ..DataConfig::default() };
             return Ok(Dataset::load(&data, seed, Some(self.tokenizer.clone()), &default_cache_dir())?.val);
@@ -90,7 +93,7 @@ impl Measured {
         if let Some(key) = text_key {
             options.text_key = key.into();
         }
-        let source = Source::open(path, &options)?.followed_by(&preparation(None));
+        let source = Source::open(path, &options)?.followed_by(&preparation());
         let digest = source.sha256()?;
         Ok(Split::whole(source.tokens(digest, &self.tokenizer, &default_cache_dir())?, None))
     }

@@ -58,8 +58,8 @@ impl Dataset {
         Self::load_same(config, seed, tokenizer, cache_dir, None, &Preparation::default())
     }
 
-    /// A text in memory: `config` says how it becomes tokens and what of it is held out. Nothing is read from files, and nothing
-    /// written.
+    /// A text in memory: `config` says how it becomes tokens and what of it is held out; its `corpus` says nothing here. Nothing is
+    /// read from files, and nothing written.
     ///
     /// ```
     /// use tinygpt_trainer::{Dataset, config::DataConfig};
@@ -70,8 +70,10 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// When the text is empty or has fewer than two distinct tokens.
+    /// When the text is empty or has fewer than two distinct tokens; [`TrainError::Config`] where `config` names another file
+    /// (`val`, `tokenizer_path`).
     pub fn from_text(text: &str, config: &DataConfig) -> Result<Self> {
+        source::check_in_memory(config)?;
         let corpus = Corpus::from_text_with(text, config.corpus_options())?;
         let corpora = if config.val_documents { source::parts(config, corpus)?.into() } else { vec![corpus] };
         let tokenizer = source::train_tokenizer(config, &corpora.iter().collect::<Vec<_>>())?;

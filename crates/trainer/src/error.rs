@@ -234,7 +234,7 @@ pub enum TrainError {
         /// NaN or infinite.
         value: f64,
     },
-    /// The validation loss is far above what guessing would give.
+    /// The validation loss is far above what guessing would give, and the training loss above it too.
     #[error(
         "the validation loss of step {step} is {loss:.2} nats/token, and guessing has {uniform:.2}: training has diverged; \
          `last/` still holds the state of the last save: resume it with a lower train.lr, or start again with one"

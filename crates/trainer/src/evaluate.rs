@@ -152,6 +152,53 @@ impl Report {
             gap_bits_per_byte: gap.map(|gap| bits_per(bytes, gap)),
         })
     }
+
+    /// Whether every figure is a finite number, and JSON can hold them all. A text of no byte has infinitely many bits a byte.
+    pub(crate) fn is_finite(&self) -> bool {
+        let Self {
+            loss,
+            perplexity,
+            bits_per_token,
+            bits_per_byte,
+            bits_per_char,
+            tokens: _,
+            floor,
+            gap,
+            gap_bits_per_byte,
+        } = *self;
+        let figures = [loss, perplexity, bits_per_token, bits_per_byte, bits_per_char];
+        figures.into_iter().chain(floor).chain(gap).chain(gap_bits_per_byte).all(f64::is_finite)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_finite_where_all_of_its_figures_are() {
+        let finite = Report {
+            loss: 2.0,
+            perplexity: 7.4,
+            bits_per_token: 2.9,
+            bits_per_byte: 2.9,
+            bits_per_char: 2.9,
+            tokens: 9,
+            floor: None,
+            gap: None,
+            gap_bits_per_byte: None,
+        };
+        assert!(finite.is_finite());
+        assert!(Report { floor: Some(1.0), gap: Some(1.0), gap_bits_per_byte: Some(1.4), ..finite }.is_finite());
+        for report in [
+            Report { perplexity: f64::INFINITY, ..finite },
+            Report { bits_per_byte: f64::INFINITY, ..finite },
+            Report { bits_per_char: f64::NAN, ..finite },
+            Report { gap_bits_per_byte: Some(f64::INFINITY), ..finite },
+        ] {
+            assert!(!report.is_finite(), "{report:?}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub enum Stage {
     Tokens,
     /// The entropy of the held-out stories is computed.
     Entropy,
+    /// All is read and checked. What follows writes the run's files, and is not to be cut short.
+    Ready,
 }
 
 /// As in `training the tokenizer`.
@@ -32,6 +34,7 @@ impl fmt::Display for Stage {
             Self::Tokenizer => "training the tokenizer",
             Self::Tokens => "encoding the text",
             Self::Entropy => "computing the entropy of the stories",
+            Self::Ready => "ready",
         })
     }
 }

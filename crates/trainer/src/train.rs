@@ -29,7 +29,8 @@ pub const LOSS_SVG: &str = "loss.svg";
 /// The same, written when training ends or is interrupted, for what shows no SVG.
 pub const LOSS_PNG: &str = "loss.png";
 
-/// A validation loss of so many times that of guessing, or of the best one where that is worse, has diverged.
+/// Training has diverged where the validation loss is so many times that of guessing, or the best one where that is worse, and
+/// the training loss is worse than that as well: a text that is learned by heart is learned.
 const DIVERGED: f64 = 2.0;
 
 /// What a training run tells while it works.
@@ -265,7 +266,11 @@ impl Trainer<'_> {
         }
         // A model that starts from another one may know less of a new text than guessing does, but never less than at its start.
         let uniform = (self.data.tokenizer.vocab_size() as f64).ln();
-        if self.state.best.is_some_and(|best| loss > DIVERGED * best.val_loss.max(uniform)) {
+        let level = self.state.best.map(|best| best.val_loss.max(uniform));
+        if let Some(level) = level
+            && loss > DIVERGED * level
+            && self.training_loss()? > level
+        {
             return Err(TrainError::Diverged { step: self.state.step, loss, uniform });
         }
         let best = self.state.best.is_none_or(|best| loss < best.val_loss);
@@ -405,6 +410,19 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// The loss of the next update's batches under the weights as they are, in nats a token. It depends on nothing that an
+    /// interruption would lose.
+    fn training_loss(&mut self) -> Result<f64> {
+        let RunConfig { model, train, seed, .. } = self.config;
+        let accum = train.grad_accum as u64;
+        let mut total = 0.0;
+        for micro_step in self.state.step * accum..(self.state.step + 1) * accum {
+            let batch = self.data.train.random_batch(train.batch_size, model.block_size, *seed, micro_step)?;
+            total += self.engine.eval(&batch)?;
+        }
+        Ok(total / self.config.tokens_per_step() as f64)
+    }
+
     /// The best weights on the validation split. A run that was finished before has its result in its state.
     fn report(&mut self, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<Report> {
         let TrainConfig { batch_size, final_eval_batches, .. } = self.config.train;
@@ -432,8 +450,7 @@ impl Trainer<'_> {
         let evaluation = evaluate::estimate(self.engine, val, batch_size, final_eval_batches, &mut on_tokens)?;
         let report = Report::new(evaluation, val, &self.data.tokenizer)?;
         // JSON has no infinity.
-        let is_kept = report.perplexity.is_finite();
-        self.state.final_evaluation = is_kept.then_some(FinalEvaluation { best_step, windows, report });
+        self.state.final_evaluation = report.is_finite().then_some(FinalEvaluation { best_step, windows, report });
         self.run.last().write_state(&self.state)?;
         Ok(report)
     }

@@ -108,4 +108,12 @@ fn what_needs_a_run_or_more_text_is_refused() {
     for text in ["", "aaaa"] {
         assert!(Dataset::from_text(text, &DataConfig::default()).is_err(), "{text:?}");
     }
+    let file = || "other.txt".to_owned();
+    for (key, config) in [
+        ("data.val", DataConfig { val: file(), ..DataConfig::default() }),
+        ("data.tokenizer_path", DataConfig { tokenizer_path: file(), ..DataConfig::default() }),
+    ] {
+        let error = Dataset::from_text(&text(), &config).unwrap_err();
+        assert!(matches!(error, TrainError::Config(_)) && error.to_string().contains(key), "{error}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -9,7 +10,8 @@ use std::{
 use tinygpt_trainer::{
     GptConfig, Result, Run, RunConfig, RunDir, TrainError,
     config::{Change, DataConfig, TrainConfig},
-    run::{Notice, ResumeOptions, StartOptions},
+    preparation::{Preparation, Stage},
+    run::{IfExists, Notice, ResumeOptions, StartOptions},
     train::{Event, METRICS_FILE, Outcome, StopReason},
 };
 
@@ -109,6 +111,40 @@ fn a_run_that_cannot_start_leaves_no_folder() {
 }
 
 #[test]
+fn a_run_that_is_stopped_when_all_is_ready_has_written_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    train(start(small(), &out).unwrap()).unwrap();
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let (files, entries) = (timeless(&out), names());
+    let at_the_end = || {
+        Preparation::new(|progress| match progress.stage {
+            Stage::Ready => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+    };
+    let cache_dir = out.with_extension("cache");
+    let options = StartOptions {
+        out: Some(out.clone()),
+        if_exists: IfExists::Overwrite,
+        cache_dir: cache_dir.clone(),
+        preparation: at_the_end(),
+        ..StartOptions::default()
+    };
+    let error = Run::start(small(), options).err().unwrap();
+    assert!(matches!(error, TrainError::Interrupted), "{error}");
+    let overrides = vec!["train.max_steps=12".into()];
+    let options = ResumeOptions { overrides, cache_dir, preparation: at_the_end(), ..ResumeOptions::default() };
+    let error = Run::resume(&out, options).err().unwrap();
+    assert!(matches!(error, TrainError::Interrupted), "{error}");
+    assert!(timeless(&out) == files && names() == entries, "{:?}", names());
+}
+
+#[test]
 fn what_the_user_of_a_resumed_run_should_know_is_told_and_what_makes_no_sense_refused() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
@@ -174,6 +210,31 @@ fn the_final_evaluation_tells_how_far_it_is_and_is_made_once() {
     assert!(told.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{told:?}");
     assert_eq!(told.last(), Some(&(all_of_longer, all_of_longer)));
     assert_eq!(outcome.report.unwrap().tokens, all_of_longer);
+}
+
+/// A run on a text whose held-out part contradicts it.
+fn contradicted(folder: &Path, lr: f64) -> RunConfig {
+    let [corpus, val] = [("text.txt", "abcd"), ("val.txt", "dcba")].map(|(name, text)| {
+        let path = folder.join(name);
+        fs::write(&path, text.repeat(100)).unwrap();
+        path.to_string_lossy().into_owned()
+    });
+    let train = TrainConfig { lr, min_lr: 0.0, max_steps: 150, eval_every: 50, clip: 0.0, ..small().train };
+    RunConfig { data: DataConfig { corpus, val, ..DataConfig::default() }, train, ..small() }
+}
+
+#[test]
+fn a_text_that_is_learned_by_heart_has_not_diverged_and_one_that_is_lost_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("by_heart");
+    let outcome = train(start(contradicted(dir.path(), 0.02), &out).unwrap()).unwrap();
+    assert_eq!((outcome.ending, outcome.state.step), (StopReason::MaxSteps, 150));
+    let rows = tinygpt_trainer::metrics::read(&out.join(METRICS_FILE)).unwrap();
+    let worst = rows.iter().filter_map(|row| row.val_loss).fold(0.0, f64::max);
+    assert!(worst > 2.0 * rows[0].val_loss.unwrap().max(4f64.ln()), "nothing was contradicted: {worst}");
+
+    let error = train(start(contradicted(dir.path(), 30.0), &dir.path().join("lost")).unwrap()).unwrap_err();
+    assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
 }
 
 /// A run of other weights that a run can stay near.

@@ -5,7 +5,7 @@ pub mod prompts;
 pub mod settings;
 mod texts;
 
-use std::io;
+use std::ops::ControlFlow;
 
 use serde_json::json;
 use tinygpt_model::{Decoder, Generation, ModelFolder, constraint::Constraint, generate_with, tokenizer::Tokenizer};
@@ -21,7 +21,7 @@ use crate::{
 };
 use prompts::{prompts, unescape};
 use settings::{Settings, Wanted};
-use texts::{Sample, Texts};
+use texts::{OnText, Sample, Texts};
 
 /// Samples that are computed side by side. The text does not depend on it.
 const ROWS: u64 = 16;
@@ -62,7 +62,9 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let (decoder, tokenizer) = (decoder.as_mut(), generator.tokenizer());
     if let ([plan], [sampler], false, 1) = (&plans[..], &mut samplers[..], args.json, args.num_samples) {
         print_stdout(settings.echoed(plan))?;
-        streamed(decoder, sampler, tokenizer, plan, args.first_sample, print_stdout)?;
+        streamed(decoder, sampler, tokenizer, plan, args.first_sample, |text| {
+            print_stdout(text).map(ControlFlow::Continue)
+        })?;
         return Ok(print_stdout("\n")?);
     }
     let mut output = Output { args, settings: &settings, is_first: true };
@@ -115,14 +117,14 @@ impl Output<'_> {
     }
 }
 
-/// The text of one sample, told piece by piece as its tokens are drawn.
+/// The text of one sample, told piece by piece as its tokens are drawn, until `on_text` ends it.
 pub fn streamed(
     decoder: &mut dyn Decoder,
     sampler: &mut Sampler,
     tokenizer: &Tokenizer,
     plan: &Plan,
     sample: u64,
-    on_text: fn(&str) -> io::Result<()>,
+    on_text: OnText,
 ) -> anyhow::Result<String> {
     let texts = Texts::new(tokenizer, plan, sample, 1, on_text)?;
     let samples = generated(decoder, sampler, plan, texts)?;
@@ -138,7 +140,7 @@ fn samples(
     first: u64,
     rows: usize,
 ) -> anyhow::Result<Vec<Sample>> {
-    generated(decoder, sampler, plan, Texts::new(tokenizer, plan, first, rows, |_| Ok(()))?)
+    generated(decoder, sampler, plan, Texts::new(tokenizer, plan, first, rows, |_| Ok(ControlFlow::Continue(())))?)
 }
 
 /// Generates some texts to their ends.

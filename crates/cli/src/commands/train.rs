@@ -19,9 +19,10 @@ use tinygpt_model::{
 use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     RunConfig, RunDir,
-    config::{LoraConfig, OptimizerKind},
+    config::{Change, LoraConfig, OptimizerKind},
     data::BUILTIN_CORPUS,
     engine::ParameterGroup,
+    preparation::Preparation,
     run::{IfExists, InitialModel, LoopState, RUNS, ResumeOptions, Run, StartOptions},
     train::{Outcome, StopReason},
 };
@@ -33,7 +34,7 @@ use crate::{
     device::Work,
     hub,
     output::{Interrupted, Usage, print_json, print_stdout},
-    preparing::{preparation, until_stopped},
+    preparing::until_stopped,
     progress::{Progress, human_time, in_thousands},
 };
 
@@ -48,8 +49,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     }
     let stop = stop_on_signals()?;
     let run = match args.resume {
-        true => until_stopped(&stop, "the run is as it was", || resume(args, &device, &stop))?,
-        false => until_stopped(&stop, "no run was started", || start(args, init_from, &device, &stop))?,
+        true => until_stopped(&stop, "the run is as it was", |preparation| resume(args, &device, preparation))?,
+        false => {
+            until_stopped(&stop, "no run was started", |preparation| start(args, init_from, &device, preparation))?
+        }
     };
     let (path, config) = (run.path().to_owned(), run.config().clone());
     let val_tokens = run.data().val.len() as u64 - 1;
@@ -168,7 +171,7 @@ fn start(
     args: &TrainArgs,
     init_from: Option<InitialModel>,
     device: &Device,
-    stop: &Arc<AtomicBool>,
+    preparation: Preparation,
 ) -> anyhow::Result<Run> {
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
     let (config, why) = new_config(args, init_from.as_ref())?;
@@ -181,7 +184,6 @@ fn start(
         notice!("{}", own_text::expected_time(&config, device, stop)?);
     }
     let (out, device) = (args.out.clone(), device.clone());
-    let preparation = preparation(Some(Arc::clone(stop)));
     let options = StartOptions { out, if_exists, device, init_from, preparation, ..StartOptions::default() };
     Ok(Run::start(config, options)?)
 }
@@ -209,7 +211,7 @@ fn refuse_to_replace_the_reference(args: &TrainArgs, config: &RunConfig) -> anyh
     }
 }
 
-fn resume(args: &TrainArgs, device: &Device, stop: &Arc<AtomicBool>) -> anyhow::Result<Run> {
+fn resume(args: &TrainArgs, device: &Device, preparation: Preparation) -> anyhow::Result<Run> {
     if let (Some(config), Some(out)) = (&args.config, &args.out) {
         let (config, out) = (config.display(), out.display());
         return Err(Usage(format!(
@@ -221,7 +223,6 @@ fn resume(args: &TrainArgs, device: &Device, stop: &Arc<AtomicBool>) -> anyhow::
     let path = run_to_resume(args)?;
     let corpus = (!args.data.is_empty()).then(|| args.data.join("\n"));
     let (overrides, device) = (args.overrides.clone(), device.clone());
-    let preparation = preparation(Some(Arc::clone(stop)));
     let options = ResumeOptions { overrides, corpus, device, preparation, ..ResumeOptions::default() };
     let run = Run::resume(path, options)?;
     if let Some(config) = &args.config {
@@ -247,12 +248,18 @@ fn tell_what_is_not_taken(path: &Path, args: &TrainArgs, run: &Run) -> anyhow::R
     const PATHS: [&str; 4] = ["data.corpus", "data.val", "data.tokenizer_path", "train.reference"];
     let is_set =
         |key: &str| args.overrides.iter().any(|item| item.split_once('=').is_some_and(|(set, _)| set.trim() == key));
-    let is_told = |key: &str| !PATHS.contains(&key) && !is_set(key);
+    // What the configuration leaves out, it says nothing of.
+    let is_told = |key: &str| -> anyhow::Result<bool> {
+        Ok(!PATHS.contains(&key) && !is_set(key) && config_file::sets(path, key)?)
+    };
     let changes = config_file::read(path, Vec::new())?.changes_since(run.config())?;
-    let told: Vec<_> = changes.iter().filter(|change| is_told(&change.key)).collect();
-    if !told.is_empty() {
-        let keys: Vec<_> =
-            told.iter().map(|change| format!("{} = {}, not {}", change.key, change.from, change.to)).collect();
+    let mut keys = Vec::new();
+    for Change { key, from, to } in changes {
+        if is_told(&key)? {
+            keys.push(format!("{key} = {from}, not {to}"));
+        }
+    }
+    if !keys.is_empty() {
         let (path, run) = (path.display(), run.path().display());
         notice!("{path} only says which run goes on; {run} keeps its own {}", keys.join(", "));
     }

@@ -108,6 +108,21 @@ fn val_documents(reason: &str) -> TrainError {
     ConfigError::Range { key: "data.val_documents".into(), value: "true".into(), reason: reason.into() }.into()
 }
 
+/// Refuses files beside a text in memory.
+pub(super) fn check_in_memory(config: &DataConfig) -> Result<()> {
+    let held_out = "a text in memory holds out a part of its own (data.val_fraction)";
+    let tokenizer = "a text in memory trains a tokenizer of its own (data.tokenizer)";
+    for (key, value, reason) in
+        [("data.val", &config.val, held_out), ("data.tokenizer_path", &config.tokenizer_path, tokenizer)]
+    {
+        if !value.is_empty() {
+            let (key, value, reason) = (key.into(), value.clone(), reason.into());
+            return Err(ConfigError::Range { key, value, reason }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Refuses keys that mean nothing to the built-in corpus.
 pub(super) fn check_builtin(config: &DataConfig) -> Result<()> {
     let refused = |key: &str, value: String, reason: &str| {

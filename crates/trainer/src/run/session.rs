@@ -20,7 +20,7 @@ use crate::{
     data::BUILTIN_CORPUS,
     engine::{self, Engine, EngineState, Objective},
     memory,
-    preparation::Preparation,
+    preparation::{Preparation, Stage},
     token_cache::default_cache_dir,
     train::{OnEvent, Outcome, Trainer, check_data},
 };
@@ -49,7 +49,7 @@ pub struct StartOptions {
     pub device: Device,
     /// The model to start from; without it, random weights.
     pub init_from: Option<InitialModel>,
-    /// Is told how far the preparation of the corpus is.
+    /// Is told how far the preparation of the corpus is, and asked for the last time whether to end before anything is written.
     pub preparation: Preparation,
 }
 
@@ -72,7 +72,7 @@ pub struct ResumeOptions {
     pub cache_dir: PathBuf,
     /// What to train on.
     pub device: Device,
-    /// Is told how far the preparation of the corpus is.
+    /// As that of [`StartOptions`].
     pub preparation: Preparation,
 }
 
@@ -127,6 +127,7 @@ impl Run {
         state.reference_hash = reference.as_ref().map(|reference| reference.hash.clone());
         let weights = start::weights(&config, &gpt, init_from.as_ref(), &mut state)?;
         let engine = open_engine(&gpt, &config, objective(&config, reference), &weights, &device)?;
+        preparation.begin(Stage::Ready)?;
         let dir = match &out {
             Some(out) => RunDir::create(out, if_exists)?,
             None => RunDir::create_numbered(Path::new(RUNS), &config.name)?,
@@ -185,6 +186,7 @@ impl Run {
         let engine = open_engine(&gpt, &config, objective(&config, reference), &weights, &device)?;
         let changes = config.changes_since(&dir.read_config(&[])?)?;
         let notices = notices::of_resumed(&dir, &config, &state, &changes);
+        preparation.begin(Stage::Ready)?;
         let part = Part::now(state.step, state.seconds);
         state.parts.push(Part { changes: changes.clone(), ..part });
         if !changes.is_empty() {

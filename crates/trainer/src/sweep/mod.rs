@@ -127,13 +127,13 @@ impl Sweep {
             let name = point.name();
             let otherwise = || TrainError::SweptOtherwise { run: dir.join(&name) };
             if let Some(result) = results.remove(&name) {
-                if result.config != config {
+                if !are_same(&result.config, &config) {
                     return Err(otherwise());
                 }
                 own.insert(name, result);
             } else if let Ok(run) = RunDir::open(&dir.join(&name))
                 && run.is_saved()
-                && run.read_config(&[])? != config
+                && !are_same(&run.read_config(&[])?, &config)
             {
                 return Err(otherwise());
             }
@@ -284,6 +284,18 @@ fn refuse_foreign(dir: &Path, points: &[(Point, RunConfig)]) -> Result<()> {
     let is_empty = fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
     let is_sweep = dir.join(RESULTS_FILE).is_file() || points.iter().any(|(point, _)| dir.join(point.name()).is_dir());
     if is_empty || is_sweep { Ok(()) } else { Err(TrainError::NoSweep { path: dir.to_owned() }) }
+}
+
+/// Whether two configurations make the same run. Earlier versions wrote `train.max_steps` for a `train.decay_steps` of 0.
+fn are_same(one: &RunConfig, other: &RunConfig) -> bool {
+    let normalised = |config: &RunConfig| {
+        let mut config = config.clone();
+        if config.train.decay_steps == config.train.max_steps {
+            config.train.decay_steps = 0;
+        }
+        config
+    };
+    normalised(one) == normalised(other)
 }
 
 /// The results of a file by the names of their runs; none where there is no file.

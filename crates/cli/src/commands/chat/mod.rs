@@ -6,6 +6,7 @@ use std::{
     env,
     ffi::OsString,
     io,
+    ops::ControlFlow,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
@@ -171,19 +172,10 @@ impl Chat<'_> {
         }
         INTERRUPTED.store(false, Ordering::Relaxed);
         print_stdout(settings.echoed(&plan))?;
-        let told = streamed(
-            self.decoder.as_mut(),
-            &mut sampler,
-            generator.tokenizer(),
-            &plan,
-            sample,
-            tell_unless_interrupted,
-        );
+        let told =
+            streamed(self.decoder.as_mut(), &mut sampler, generator.tokenizer(), &plan, sample, tell_until_interrupted);
         print_stdout("\n")?;
-        let text = match told {
-            Err(error) if is_interrupted(&error) => String::new(),
-            told => told?,
-        };
+        let text = told?;
         self.last = Some(Told { prompt: plan.prompt_text, sample, text });
         Ok(())
     }
@@ -224,14 +216,11 @@ fn nothing_yet() -> anyhow::Error {
     Usage("there is no text yet: type a prompt first".into()).into()
 }
 
-/// Prints a piece of text, unless Ctrl-C was pressed, which is the error of a call that was interrupted.
-fn tell_unless_interrupted(text: &str) -> io::Result<()> {
-    if INTERRUPTED.swap(false, Ordering::Relaxed) {
-        return Err(io::ErrorKind::Interrupted.into());
-    }
-    print_stdout(text)
-}
-
-fn is_interrupted(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::Interrupted)
+/// Prints a piece of text, which is the last one where Ctrl-C was pressed.
+fn tell_until_interrupted(text: &str) -> io::Result<ControlFlow<()>> {
+    print_stdout(text)?;
+    Ok(match INTERRUPTED.swap(false, Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    })
 }

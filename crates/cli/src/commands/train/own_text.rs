@@ -10,7 +10,7 @@ use candle_core::Device;
 use tinygpt_trainer::{
     RunConfig, TrainError,
     config::{TextSize, TokenizerKind, recipe},
-    corpus::{CorpusOptions, STANDARD_INPUT},
+    corpus::STANDARD_INPUT,
     data::{BUILTIN_CORPUS, Source, read_tokenizer},
     run::check_memory,
 };
@@ -30,12 +30,17 @@ const TIMED_LEAST: usize = 1;
 /// What evaluations, saves and samples add to the time of the updates, about.
 const BESIDE_UPDATES: f64 = 1.1;
 
-/// The configuration for the text of `--data`, with the keys of `--set`, and why it is this one.
+/// The configuration for the text of `--data` or of `data.corpus`, with the keys of `--set`, and why it is this one.
 pub fn choose(args: &TrainArgs) -> anyhow::Result<(RunConfig, String)> {
-    let data = args.data.join("\n");
     if args.init_from.is_some() {
         return Err(Usage("--init-from needs a --config: finetune-gpt2 is a recipe for it".into()).into());
     }
+    // Those that say what is read, and how; others may have a meaning only in the recipe.
+    let of_data: Vec<String> = args.overrides.iter().filter(|item| key(item).starts_with("data.")).cloned().collect();
+    let names_corpus = of_data.iter().any(|item| key(item) == "data.corpus");
+    let given = load(&RunConfig::default(), "", of_data)?.data;
+    // Flags win over --set.
+    let data = if args.data.is_empty() && names_corpus { given.corpus.clone() } else { args.data.join("\n") };
     if data.is_empty() {
         return Err(Usage(
             "say what to train on: --data FILE with a text of yours, or --config tiny, which has one built in".into(),
@@ -52,16 +57,21 @@ pub fn choose(args: &TrainArgs) -> anyhow::Result<(RunConfig, String)> {
         let config = load(&RunConfig::default(), recipe("tiny").unwrap_or_default(), args.overrides.clone())?;
         return Ok((config, "no --config: the built-in corpus has a recipe of its own, tiny".into()));
     }
-    let mut options = CorpusOptions::default();
+    let mut options = given.corpus_options();
     if let Some(key) = &args.text_key {
         options.text_key.clone_from(key);
     }
     let size = TextSize::of(&Source::open(&data, &options)?)?;
-    let name = Path::new(&args.data[0]).file_stem().map_or_else(|| "run".into(), run_name);
+    let name = Path::new(data.lines().next().unwrap_or_default()).file_stem().map_or_else(|| "run".into(), run_name);
     let base = RunConfig { name, ..size.recipe()? };
     let config = load(&base, "", args.overrides.clone())?;
     let why = reason(size, &config, args.tokenizer.is_some());
     Ok((config, why))
+}
+
+/// The key of `KEY=VALUE`.
+fn key(item: &str) -> &str {
+    item.split_once('=').map_or(item, |(key, _)| key.trim())
 }
 
 fn reason(size: TextSize, config: &RunConfig, has_tokenizer: bool) -> String {
