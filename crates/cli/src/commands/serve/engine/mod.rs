@@ -29,7 +29,7 @@ use self::{
     reload::WeightsSeen,
     row::{Events, Job, LogitsJob, TextJob},
     stats::Counters,
-    worker::Worker,
+    worker::{Common, Worker},
 };
 pub use self::{
     request::{EndedBy, Event, GeneratedToken, Measured, Refused, TextRequest},
@@ -71,12 +71,10 @@ impl From<&ServeArgs> for Options {
 pub struct Engine(Arc<Shared>);
 
 struct Shared {
-    id: String,
+    common: Common,
     /// The same for all weights.
     tokenizer: Tokenizer,
     folder: PathBuf,
-    options: Options,
-    counters: Arc<Counters>,
     /// The thread of the weights that new requests get.
     current: RwLock<Arc<Worker>>,
     reloading: Mutex<Reloading>,
@@ -103,14 +101,12 @@ impl Engine {
     pub fn open(id: String, folder: &Path, options: Options) -> anyhow::Result<Self> {
         // Looked at before they are read: what comes in between is seen as new.
         let seen = WeightsSeen::look(folder);
-        let counters = Arc::new(Counters::default());
-        let worker = Worker::start(folder, &options, &counters)?;
+        let common = Common { id, options, counters: Arc::new(Counters::default()) };
+        let worker = Worker::start(Generator::open(folder, None)?, &common)?;
         Ok(Self(Arc::new(Shared {
-            id,
             tokenizer: worker.generator.tokenizer().clone(),
             folder: folder.to_owned(),
-            options,
-            counters,
+            common,
             current: RwLock::new(Arc::new(worker)),
             reloading: Mutex::new(Reloading { seen, retiring: None }),
         })))
@@ -118,7 +114,7 @@ impl Engine {
 
     /// The model's name in requests.
     pub fn id(&self) -> &str {
-        &self.0.id
+        &self.0.common.id
     }
 
     /// From text to tokens and back.
@@ -135,33 +131,48 @@ impl Engine {
     /// tokens behind stops its text until it has caught up.
     ///
     /// # Errors
-    /// When no more texts may wait, the engine is shutting down, or the request has a rule or a token that cannot be.
+    /// When no more texts may wait, the engine is shutting down or has failed, or the request has a rule or a token that cannot be.
     pub fn submit(&self, request: TextRequest) -> Result<Receiver<Event>, Refused> {
-        let sampler = self.check(&request)?;
-        let (events, receiver) = Events::new();
-        let deadline = Instant::now() + self.0.options.timeout;
-        self.send(Job::Text(Box::new(TextJob { request, sampler, events, deadline })))?;
+        let (job, receiver) = self.text_job(request)?;
+        self.send(vec![job])?;
         Ok(receiver)
+    }
+
+    /// Queues the texts of a request, all of them or none, as [`Engine::submit`] does one. The receivers are in their order.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`], of any of them.
+    pub fn submit_all(&self, requests: Vec<TextRequest>) -> Result<Vec<Receiver<Event>>, Refused> {
+        let texts: Vec<_> = requests.into_iter().map(|request| self.text_job(request)).collect::<Result<_, _>>()?;
+        let (jobs, receivers) = texts.into_iter().unzip();
+        self.send(jobs)?;
+        Ok(receivers)
     }
 
     /// The logits of the token after a prompt, `[V]`.
     pub async fn logits(&self, prompt: Vec<u32>) -> Result<Result<Vec<f32>, ModelError>, Refused> {
         let (answer, logits) = oneshot::channel();
-        self.send(Job::Logits(LogitsJob { prompt, answer }))?;
-        logits.await.map_err(|_| Refused::ShuttingDown)
+        self.send(vec![Job::Logits(LogitsJob { prompt, answer })])?;
+        logits.await.map_err(|_| if self.is_alive() { Refused::ShuttingDown } else { Refused::EngineFailed })
+    }
+
+    /// Whether the thread that new requests get works: not once it has panicked.
+    pub fn is_alive(&self) -> bool {
+        !self.0.current().has_failed()
     }
 
     /// What the engine is doing.
     pub fn stats(&self) -> Stats {
         let current = self.0.current();
         let retiring = self.0.reloading().retiring.clone();
+        let slots = self.0.common.options.slots;
         let (mut queued, mut running) = (0, 0);
         for worker in [Some(current), retiring].into_iter().flatten() {
             let (waiting, free) = worker.queue.counts();
             queued += waiting;
-            running += self.0.options.slots - free;
+            running += slots - free;
         }
-        self.0.counters.stats((queued, running, self.0.options.slots))
+        self.0.common.counters.stats((queued, running, slots))
     }
 
     /// Takes no more requests, lets those that are there go on for some time, and ends the rest. Blocks meanwhile.
@@ -185,7 +196,7 @@ impl Engine {
         reloading.retiring = None;
         let Some(seen) = reloading.seen.look_again(&self.0.folder) else { return Ok(false) };
         reloading.seen = seen;
-        let worker = Worker::start(&self.0.folder, &self.0.options, &self.0.counters)?;
+        let worker = Worker::start(Generator::open(&self.0.folder, None)?, &self.0.common)?;
         if !worker.generator.is_same_but_for_weights(&self.0.current().generator) {
             worker.queue.close(Closing::WhenDone);
             bail!("another network or tokenizer is in {} now: start serve anew for it", self.0.folder.display());
@@ -194,7 +205,7 @@ impl Engine {
         let old = std::mem::replace(&mut *current, Arc::new(worker));
         old.queue.close(Closing::WhenDone);
         reloading.retiring = Some(old);
-        self.0.counters.reloaded();
+        self.0.common.counters.reloaded();
         Ok(true)
     }
 
@@ -233,10 +244,18 @@ impl Engine {
         sampler.map_err(|error| Refused::BadRequest(error.to_string()))
     }
 
-    fn send(&self, job: Job) -> Result<(), Refused> {
-        // Held until the job is in the queue: a reload closes it behind.
+    /// A text that may wait, and its reader.
+    fn text_job(&self, request: TextRequest) -> Result<(Job, Receiver<Event>), Refused> {
+        let sampler = self.check(&request)?;
+        let (events, receiver) = Events::new();
+        let deadline = Instant::now() + self.0.common.options.timeout;
+        Ok((Job::Text(Box::new(TextJob { request, sampler, events, deadline })), receiver))
+    }
+
+    fn send(&self, jobs: Vec<Job>) -> Result<(), Refused> {
+        // Held until the jobs are in the queue: a reload closes it behind them.
         let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.queue.submit(job)
+        current.queue.submit(jobs)
     }
 }
 

@@ -66,7 +66,7 @@ impl<'m> Scheduler<'m> {
     }
 
     /// Computes requests until the queue is closed and they are done.
-    pub fn run(mut self) {
+    pub fn run(&mut self) {
         loop {
             let closing = self.queue.closing();
             self.end_what_is_over(closing);
