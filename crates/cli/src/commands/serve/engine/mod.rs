@@ -15,7 +15,7 @@ mod worker;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -75,16 +75,20 @@ struct Shared {
     /// The same for all weights.
     tokenizer: Tokenizer,
     folder: PathBuf,
-    /// The thread of the weights that new requests get.
-    current: RwLock<Arc<Worker>>,
-    reloading: Mutex<Reloading>,
+    /// Held for moments only: requests and metrics wait for it.
+    workers: Mutex<Workers>,
+    /// The weights that were looked at last. Held by a reload, of which there is one at a time, from its begin to its end.
+    seen: Mutex<WeightsSeen>,
 }
 
-/// What a reload has to know of those before.
-struct Reloading {
-    seen: WeightsSeen,
-    /// The thread of the weights before, which ends when its last text does.
+/// The threads of an engine.
+struct Workers {
+    /// That of the weights that new requests get.
+    current: Arc<Worker>,
+    /// That of the weights before, which ends when its last text does.
     retiring: Option<Arc<Worker>>,
+    /// Whether the engine shuts down: no thread is started any more.
+    closed: bool,
 }
 
 impl Engine {
@@ -107,8 +111,8 @@ impl Engine {
             tokenizer: worker.generator.tokenizer().clone(),
             folder: folder.to_owned(),
             common,
-            current: RwLock::new(Arc::new(worker)),
-            reloading: Mutex::new(Reloading { seen, retiring: None }),
+            workers: Mutex::new(Workers { current: Arc::new(worker), retiring: None, closed: false }),
+            seen: Mutex::new(seen),
         })))
     }
 
@@ -163,11 +167,10 @@ impl Engine {
 
     /// What the engine is doing.
     pub fn stats(&self) -> Stats {
-        let current = self.0.current();
-        let retiring = self.0.reloading().retiring.clone();
+        let workers = self.0.workers();
         let slots = self.0.common.options.slots;
         let (mut queued, mut running) = (0, 0);
-        for worker in [Some(current), retiring].into_iter().flatten() {
+        for worker in workers.all() {
             let (waiting, free) = worker.queue.counts();
             queued += waiting;
             running += slots - free;
@@ -183,28 +186,30 @@ impl Engine {
     }
 
     /// Serves new weights where there are any: new requests get them, those that are there go on with the ones that they began
-    /// with. Returns whether it did. Not before the texts of the last change have ended.
+    /// with. Returns whether it did. Not before the texts of the last change have ended, and not once the engine shuts down.
     ///
     /// # Errors
-    /// When the new model cannot be opened, or is no other state of the same one; the old one goes on, and these weights are not
-    /// looked at again.
+    /// When the new model cannot be opened, which is tried again the next time, or is no other state of the same one: such weights
+    /// are not looked at again. The old one goes on.
     pub fn reload(&self) -> anyhow::Result<bool> {
-        let mut reloading = self.0.reloading();
-        if reloading.retiring.as_ref().is_some_and(|worker| !worker.is_over()) {
-            return Ok(false);
-        }
-        reloading.retiring = None;
-        let Some(seen) = reloading.seen.look_again(&self.0.folder) else { return Ok(false) };
-        reloading.seen = seen;
-        let worker = Worker::start(Generator::open(&self.0.folder, None)?, &self.0.common)?;
-        if !worker.generator.is_same_but_for_weights(&self.0.current().generator) {
-            worker.queue.close(Closing::WhenDone);
+        let mut seen = self.0.seen();
+        let Some(current) = self.0.workers().replaceable() else { return Ok(false) };
+        let Some(now) = seen.look_again(&self.0.folder) else { return Ok(false) };
+        let generator = Generator::open(&self.0.folder, None)?;
+        if !generator.is_same_but_for_weights(&current.generator) {
+            *seen = now;
             bail!("another network or tokenizer is in {} now: start serve anew for it", self.0.folder.display());
         }
-        let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut *current, Arc::new(worker));
+        let worker = Worker::start(generator, &self.0.common)?;
+        *seen = now;
+        let mut workers = self.0.workers();
+        if workers.closed {
+            worker.queue.close(Closing::WhenDone);
+            return Ok(false);
+        }
+        let old = std::mem::replace(&mut workers.current, Arc::new(worker));
         old.queue.close(Closing::WhenDone);
-        reloading.retiring = Some(old);
+        workers.retiring = Some(old);
         self.0.common.counters.reloaded();
         Ok(true)
     }
@@ -213,15 +218,25 @@ impl Engine {
     fn reload_when_there_are_new_weights(&self) -> anyhow::Result<()> {
         let shared = Arc::downgrade(&self.0);
         std::thread::Builder::new().name("reload".into()).spawn(move || {
+            // What is tried again fails again, mostly.
+            let mut told = None;
             loop {
                 std::thread::sleep(RELOAD_EVERY);
                 let Some(shared) = shared.upgrade() else { return };
                 let engine = Self(shared);
-                match engine.reload() {
-                    Ok(true) => notice!("{}: new weights", engine.id()),
-                    Ok(false) => {}
-                    Err(error) => notice!("{}: the new weights are not served: {error:#}", engine.id()),
+                let error = match engine.reload() {
+                    Ok(new) => {
+                        if new {
+                            notice!("{}: new weights", engine.id());
+                        }
+                        None
+                    }
+                    Err(error) => Some(format!("{error:#}")),
+                };
+                if let Some(error) = error.as_ref().filter(|error| told.as_ref() != Some(*error)) {
+                    notice!("{}: the new weights are not served: {error}", engine.id());
                 }
+                told = error;
             }
         })?;
         Ok(())
@@ -254,26 +269,42 @@ impl Engine {
 
     fn send(&self, jobs: Vec<Job>) -> Result<(), Refused> {
         // Held until the jobs are in the queue: a reload closes it behind them.
-        let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.queue.submit(jobs)
+        self.0.workers().current.queue.submit(jobs)
     }
 }
 
 impl Shared {
+    fn workers(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn current(&self) -> Arc<Worker> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.workers().current)
     }
 
-    fn reloading(&self) -> MutexGuard<'_, Reloading> {
-        self.reloading.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, WeightsSeen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets all threads end within some time.
+    /// Lets all threads end within some time, and starts no others.
     fn close(&self, longest: Duration) -> Vec<Arc<Worker>> {
-        let reloading = self.reloading();
-        let workers: Vec<_> = [Some(self.current()), reloading.retiring.clone()].into_iter().flatten().collect();
-        workers.iter().for_each(|worker| worker.queue.close(Closing::At(Instant::now() + longest)));
-        workers
+        let mut workers = self.workers();
+        workers.closed = true;
+        let all: Vec<_> = workers.all().cloned().collect();
+        all.iter().for_each(|worker| worker.queue.close(Closing::At(Instant::now() + longest)));
+        all
+    }
+}
+
+impl Workers {
+    fn all(&self) -> impl Iterator<Item = &Arc<Worker>> {
+        std::iter::once(&self.current).chain(&self.retiring)
+    }
+
+    /// The thread that another may take the place of now.
+    fn replaceable(&mut self) -> Option<Arc<Worker>> {
+        self.retiring.take_if(|worker| worker.is_over());
+        (!self.closed && self.retiring.is_none()).then(|| Arc::clone(&self.current))
     }
 }
 
