@@ -166,9 +166,11 @@ fn stops_grammars_and_measures_are_those_of_each_text() {
         TextRequest { top: Some(3), ..request(&[1], 3, 30) },
         request(&[1], 3, 0),
     ];
-    let receivers: Vec<_> = texts.into_iter().map(|text| engine.submit(text).unwrap()).collect();
-    let mut texts = receivers.into_iter().map(read);
-    let [stopped, constrained, measured, nothing] = std::array::from_fn(|_| texts.next().unwrap());
+    let receivers = engine.submit_all(texts.into()).unwrap();
+    let texts: Vec<_> = receivers.into_iter().map(read).collect();
+    let told: usize = texts.iter().chain([&free]).map(|text| text.tokens.len()).sum();
+    assert_eq!(engine.stats().tokens, told as u64, "an end by a grammar draws nothing");
+    let [stopped, constrained, measured, nothing] = texts.try_into().unwrap();
 
     assert_eq!(stopped.end, Ok(EndedBy::Stop));
     assert_eq!(stopped.text, free.text[..free.text.find(&stop).unwrap()]);
@@ -461,6 +463,37 @@ fn an_engine_whose_thread_panicked_says_so_until_there_is_another() {
     write(folder.path(), 15, |_| {}, |_, _| {});
     assert!(engine.reload().unwrap() && engine.is_alive());
     assert_eq!(read(engine.submit(request(&[1], 1, 3)).unwrap()).end, Ok(EndedBy::Length));
+}
+
+#[test]
+fn a_long_prompt_is_given_up_when_its_reader_goes_its_time_is_over_or_the_engine_shuts_down() {
+    let folder = model(14);
+    let endless = || Endless { slots: 2, panics: false };
+    let engine = engine_of(folder.path(), endless(), HOUR);
+    let (gone, stays) = (engine.submit(request(&[1], 1, 1)).unwrap(), engine.submit(request(&[1], 2, 1)).unwrap());
+    wait_for("both have slots", || engine.stats().running == 2);
+    drop(gone);
+    wait_for("one slot is free again", || engine.stats().running == 1);
+    engine.shut_down(Duration::ZERO);
+    assert_eq!(read(stays).end, Ok(EndedBy::ShutDown));
+
+    let engine = engine_of(folder.path(), endless(), Duration::from_millis(50));
+    assert_eq!(read(engine.submit(request(&[1], 1, 1)).unwrap()).end, Ok(EndedBy::TimedOut));
+}
+
+#[test]
+fn whoever_hears_of_the_end_of_a_text_finds_its_slot_free() {
+    let folder = model(5);
+    let engine = engine(folder.path(), 1, 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for seed in 0..200 {
+        let text = engine.submit(request(&[1], seed, (seed % 3) as usize)).expect("the slot of the text before");
+        assert_eq!(read(text).end, Ok(EndedBy::Length));
+        if seed % 10 == 0 {
+            runtime.block_on(engine.logits(vec![1])).expect("the slot of the text before").unwrap();
+            assert!(runtime.block_on(engine.logits(vec![1000])).expect("the slot of the logits before").is_err());
+        }
+    }
 }
 
 #[test]
