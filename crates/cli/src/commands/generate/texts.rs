@@ -77,7 +77,10 @@ impl<'t> Texts<'t> {
             return Err(error.into());
         }
         for (text, sample) in self.rows.iter_mut().zip(&mut self.samples) {
-            let rest = text.finish()?;
+            let (rest, ending) = text.finish()?;
+            if let Some(ending) = ending {
+                sample.ended_by = ending.name();
+            }
             sample.text += &rest;
             (self.on_text)(&rest)?;
             if sample.ended_by == "length" && !text.is_complete() {

@@ -466,6 +466,20 @@ fn an_engine_whose_thread_panicked_says_so_until_there_is_another() {
 }
 
 #[test]
+fn a_stop_that_a_longer_one_held_back_is_why_the_text_ended() {
+    let folder = model(2);
+    let engine = engine(folder.path(), 1, 1);
+    let free = read(engine.submit(request(&[1], 3, 30)).unwrap()).text;
+    // A token is a character. This one is the first of its kind, and the last of the text.
+    let last = (1..30).find(|&at| !free[..at].contains(&free[at..=at])).unwrap();
+    // The longer one begins before it, and never comes.
+    let longer = format!("{}~", &free[last - 1..=last]);
+    let stops = StopStrings::new(vec![longer, free[last..=last].to_owned()]).unwrap();
+    let stopped = read(engine.submit(TextRequest { stops, ..request(&[1], 3, last + 1) }).unwrap());
+    assert_eq!((stopped.text.as_str(), stopped.end), (&free[..last], Ok(EndedBy::Stop)));
+}
+
+#[test]
 fn a_long_prompt_is_given_up_when_its_reader_goes_its_time_is_over_or_the_engine_shuts_down() {
     let folder = model(14);
     let endless = || Endless { slots: 2, panics: false };
