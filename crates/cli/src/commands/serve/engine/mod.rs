@@ -20,7 +20,7 @@ use std::{
 };
 
 use anyhow::bail;
-use tinygpt_model::{ModelError, Tokenizer};
+use tinygpt_model::{ModelError, Tokenizer, checkpoint::WEIGHTS_FILE, ngram::is_ngram_folder};
 use tinygpt_sampler::Sampler;
 use tokio::sync::{mpsc::Receiver, oneshot};
 
@@ -38,6 +38,7 @@ pub use self::{
 use crate::{
     args::{OpeningArgs, ServeArgs},
     generator::Generator,
+    output::Usage,
 };
 
 /// How often a folder is looked at for new weights.
@@ -93,7 +94,14 @@ struct Workers {
 
 impl Engine {
     /// Opens the model of a folder and starts its thread.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or should be reloaded and is no network whose weights are one file.
     pub fn start(id: String, folder: &Path, args: &ServeArgs) -> anyhow::Result<Self> {
+        if args.reload && (is_ngram_folder(folder) || !folder.join(WEIGHTS_FILE).is_file()) {
+            let refused = format!("--reload: no {WEIGHTS_FILE} of a network in {}", folder.display());
+            return Err(Usage(refused).into());
+        }
         let engine = Self::open(id, folder, args.into())?;
         if args.reload {
             engine.reload_when_there_are_new_weights()?;
