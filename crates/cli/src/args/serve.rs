@@ -31,7 +31,7 @@ pub struct ServeArgs {
     /// The folder whose runs the page shows.
     #[arg(long, value_name = "DIR", default_value = tinygpt_trainer::run::RUNS)]
     pub runs: PathBuf,
-    /// Notice new weights of a run that is being trained, and serve them.
+    /// Notice new weights of a run that is being trained, and serve them: for folders with a model.safetensors.
     #[arg(long)]
     pub reload: bool,
     /// Texts of a model that are computed side by side.

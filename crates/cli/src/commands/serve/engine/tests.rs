@@ -368,6 +368,30 @@ fn what_an_engine_does_is_told_while_it_reloads() {
 }
 
 #[test]
+fn reload_is_refused_where_there_are_no_weights_that_could_change() {
+    #[derive(clap::Parser)]
+    struct Serve {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+    let args = <Serve as clap::Parser>::parse_from(["serve", "--reload", "--device", "cpu"]).args;
+    let start = |folder: &Path| Engine::start("test".into(), folder, &args);
+    let folder = model(10);
+    assert!(start(folder.path()).is_ok());
+    std::fs::write(folder.path().join("ngram.json"), "").unwrap();
+    let refused = |folder: &Path| {
+        let error = start(folder).err().expect("an error");
+        assert!(error.is::<Usage>());
+        let expected = format!("--reload: no model.safetensors of a network in {}", folder.display());
+        assert_eq!(error.to_string(), expected);
+    };
+    refused(folder.path());
+    let gguf = folder.path().join("model.gguf");
+    std::fs::rename(folder.path().join("model.safetensors"), &gguf).unwrap();
+    refused(&gguf);
+}
+
+#[test]
 fn no_reload_opens_an_engine_again_that_was_shut_down() {
     let folder = model(10);
     let engine = engine(folder.path(), 2, 4);
