@@ -75,10 +75,36 @@ impl<'t> GrowingText<'t> {
         Ok((piece, next))
     }
 
-    /// The rest: what was held back for a stop string or an unfinished character.
-    pub fn finish(&mut self) -> Result<String, ModelError> {
-        let Some(stream) = self.stream.take() else { return Ok(String::new()) };
+    /// The rest: what was held back for a stop string or an unfinished character, and the ending where there is a stop in it. Of
+    /// stops `abX` and `b`, the text `ab` may become the first until it is over.
+    pub fn finish(&mut self) -> Result<(String, Option<Ending>), ModelError> {
+        let Some(stream) = self.stream.take() else { return Ok((String::new(), None)) };
         let (text, _) = self.stops.push(&stream.finish()?);
-        Ok(text + &self.stops.finish())
+        let rest = text + &self.stops.finish();
+        Ok((rest, self.stops.stopped().then_some(Ending::Stop)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tinygpt_model::TokenizerError;
+
+    use super::*;
+
+    #[test]
+    fn a_stop_that_a_longer_one_held_back_ends_the_text_all_the_same() {
+        let tokenizer = Tokenizer::train_char([Ok::<_, TokenizerError>("abcX")]).unwrap();
+        let stops = StopStrings::new(vec!["abX".into(), "b".into()]).unwrap();
+        for (tokens, rest) in [("cab", ("a", Some(Ending::Stop))), ("ca", ("a", None)), ("c", ("", None))] {
+            let mut text = GrowingText::new(&tokenizer, stops.clone(), None);
+            let mut told = String::new();
+            for token in tokenizer.encode(tokens).unwrap() {
+                let (piece, next) = text.push(token).unwrap();
+                assert_eq!(next, ControlFlow::Continue(()));
+                told += &piece;
+            }
+            assert_eq!(told, "c");
+            assert_eq!(text.finish().unwrap(), (rest.0.to_owned(), rest.1));
+        }
     }
 }

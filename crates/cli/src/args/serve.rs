@@ -31,7 +31,7 @@ pub struct ServeArgs {
     /// The folder whose runs the page shows.
     #[arg(long, value_name = "DIR", default_value = tinygpt_trainer::run::RUNS)]
     pub runs: PathBuf,
-    /// Notice new weights of a run that is being trained, and serve them.
+    /// Notice new weights of a run that is being trained, and serve them: for folders with a model.safetensors.
     #[arg(long)]
     pub reload: bool,
     /// Texts of a model that are computed side by side.
@@ -40,8 +40,8 @@ pub struct ServeArgs {
     /// Texts of a model that may wait; a request beyond them is told to come back (429).
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub queue: u16,
-    /// The longest that a request may take, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    /// The longest that a request may take, in seconds; a year at most.
+    #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub timeout: u64,
     #[command(flatten)]
     pub opening: OpeningArgs,

@@ -86,7 +86,10 @@ impl<'t> Texts<'t> {
             return Ok(self.samples);
         }
         for (text, sample) in self.rows.iter_mut().zip(&mut self.samples) {
-            let rest = text.finish()?;
+            let (rest, ending) = text.finish()?;
+            if let Some(ending) = ending {
+                sample.ended_by = ending.name();
+            }
             sample.text += &rest;
             if (self.on_text)(&rest)?.is_break() {
                 break;

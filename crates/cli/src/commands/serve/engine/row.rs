@@ -4,9 +4,15 @@ use std::{ops::ControlFlow, time::Instant};
 
 use tinygpt_model::{ModelError, Tokenizer};
 use tinygpt_sampler::{Row as SamplerRow, Sampler, TextState};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
-use super::request::{EndedBy, Event, GeneratedToken, Measured, TextRequest};
+use super::{
+    request::{EndedBy, Event, GeneratedToken, Measured, TextRequest},
+    stats::Counters,
+};
 use crate::growing_text::GrowingText;
 
 /// Tokens that may lie unread before a text waits for its reader. It keeps its slot meanwhile, and its time runs.
@@ -101,9 +107,16 @@ impl Events {
         self.tokens.capacity() > 0
     }
 
-    /// Tells a token. Not if the reader is gone, which the engine sees before the next step.
+    /// Tells a token.
+    ///
+    /// # Panics
+    /// When there is no room: a token that was not told would leave a hole in the text.
     fn token(&self, token: GeneratedToken) {
-        drop(self.tokens.try_send(Event::Token(token)));
+        match self.tokens.try_send(Event::Token(token)) {
+            // That the reader is gone, the engine sees before the next step.
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => unreachable!("a text whose reader has left no room makes no step"),
+        }
     }
 
     fn end(self, event: Event) {
@@ -135,11 +148,12 @@ impl<'t> Row<'t> {
         Self { state: job.sampler.begin_text(), text, history, masked: Vec::new(), job }
     }
 
-    /// Draws the next token from the model's logits `[V]`, and tells it. `Break` ends the text.
+    /// Draws the next token from the model's logits `[V]`, counts it and tells it. `Break` ends the text, where a grammar allows no
+    /// token without one.
     ///
     /// # Errors
     /// When nothing can be drawn: of this text alone.
-    pub fn draw(&mut self, logits: &[f32]) -> Result<Drawn, ModelError> {
+    pub fn draw(&mut self, logits: &[f32], counters: &Counters) -> Result<Drawn, ModelError> {
         let Self { job: TextJob { request, sampler, events, .. }, text, state, history, masked } = self;
         let allowed: &[f32] = if text.is_constrained() {
             masked.clear();
@@ -159,6 +173,7 @@ impl<'t> Row<'t> {
         };
         let id = sampler.sample_next(&here, state)?;
         history.push(id);
+        counters.drew();
         let measured = request.top.map(|top| Measured::of(logits, id, top));
         let (piece, next) = text.push(id)?;
         events.token(GeneratedToken { id, piece, measured });
@@ -186,9 +201,12 @@ impl<'t> Row<'t> {
         self.job.events.has_room()
     }
 
-    /// Tells the end: why, or what went wrong.
+    /// Tells the end: why, or what went wrong. A stop in what was held back is why, whatever else would have ended the text.
     pub fn end(mut self, by: Result<EndedBy, String>) {
-        let rest = |by| self.text.finish().map(|rest| Event::Ended { by, rest }).map_err(|error| error.to_string());
-        self.job.events.end(by.and_then(rest).unwrap_or_else(Event::Failed));
+        let ended = |by| match self.text.finish() {
+            Ok((rest, ending)) => Ok(Event::Ended { by: ending.map_or(by, EndedBy::from), rest }),
+            Err(error) => Err(error.to_string()),
+        };
+        self.job.events.end(by.and_then(ended).unwrap_or_else(Event::Failed));
     }
 }
