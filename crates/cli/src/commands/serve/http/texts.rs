@@ -84,6 +84,19 @@ impl TextPlan {
         Ok(())
     }
 
+    /// Refuses an answer that would be too long to be told as a whole. `echoed` tokens of prompts are in it.
+    pub fn check_whole(&self, prompts: usize, echoed: usize, top: Option<usize>) -> Result<(), ApiError> {
+        let tokens = (prompts * self.n).saturating_mul(self.max_tokens).saturating_add(echoed.saturating_mul(self.n));
+        let told = tokens.saturating_mul(1 + top.map_or(0, |top| top + 1));
+        if told > limits::WHOLE_ANSWER {
+            let message = format!(
+                "{tokens} tokens, and what is told beside them, are too many for one answer: ask for less, or set stream: true"
+            );
+            return Err(ApiError::bad_param("max_tokens", message).with_code("answer_too_long"));
+        }
+        Ok(())
+    }
+
     /// Queues the texts of all prompts, those of the first prompt first.
     pub fn start(
         &self,
@@ -228,6 +241,11 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         Some(several) => serde_json::from_value(several).map_err(|_| bad())?,
     };
     if stops.len() > limits::STOPS { Err(bad()) } else { Ok(stops) }
+}
+
+/// Whether a request has a grammar.
+pub fn has_grammar(fields: &Fields) -> bool {
+    ["response_format", "regex", "grammar", "json_schema"].iter().any(|key| fields.has(key))
 }
 
 /// What the text must be; one key says it at most.

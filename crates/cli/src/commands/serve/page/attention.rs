@@ -2,13 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use axum::{Json, extract::State};
-use serde_json::{Value, json};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
 use tinygpt_model::{Checkpoint, Gpt};
 
 use super::{Served, compute, tokens, tokens_json};
 use crate::{
-    commands::serve::http::{error::ApiError, fields::Fields},
+    commands::serve::http::{error::ApiError, fields::Fields, texts::RequestTime},
     generator::Generator,
 };
 
@@ -45,8 +49,9 @@ impl Maps {
 
 /// `{"model", "text", "layer", "head"}` to `{"tokens": [...], "weights": [[w]...]}`: row `i` has the weights by which position
 /// `i` takes from positions `0..=i`.
-pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) -> Result<Json<Value>, ApiError> {
-    compute(&served, move |served| {
+pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) -> Result<Response, ApiError> {
+    let time = RequestTime::starts(served.timeout);
+    compute(&served, time, move |served| {
         let engine = served.engine(fields.take::<String>("model")?.as_deref())?;
         let generator = engine.generator();
         let Generator::Network(checkpoint) = &*generator else {
@@ -63,7 +68,8 @@ pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) ->
         let tokens = tokens(engine, "text", &text, MAX_TOKENS.min(config.block_size))?;
         let gpt = served.page.maps.gpt(&generator, checkpoint)?;
         let weights = weights(&gpt, &tokens, layer, head)?;
-        Ok(Json(json!({ "tokens": tokens_json(engine.tokenizer(), &tokens)?, "weights": weights })))
+        let answer = json!({ "tokens": tokens_json(engine.tokenizer(), &tokens)?, "weights": weights });
+        Ok(Json(answer).into_response())
     })
     .await
 }
