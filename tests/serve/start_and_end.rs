@@ -37,6 +37,8 @@ fn what_cannot_be_served_is_said_before_anything_is_opened() {
     assert!(message.contains("two models are named `run`"), "{message}");
     let message = failure(Place::new().tinygpt().args(["serve", "--port", "0"]), 1);
     assert!(message.contains("runs"), "{message}");
+    let message = failure(&mut serve(&["run", "--port", "0", "--timeout", "18446744073709551615"]), 2);
+    assert!(message.contains("--timeout") && message.contains("31536000"), "{message}");
 }
 
 #[cfg(unix)]

@@ -179,9 +179,11 @@ impl BatchDecoder for LoneDecoders<'_> {
     fn step(&mut self, slots: &[usize]) -> Result<&[f32]> {
         expect_appended(slots, |slot| self.state(slot))?;
         self.logits.clear();
-        for &slot in slots {
-            let slot = &mut self.slots[slot];
-            let Some(decoder) = &mut slot.decoder else { continue };
+        for &index in slots {
+            let slot = &mut self.slots[index];
+            let Some(decoder) = &mut slot.decoder else {
+                return Err(ModelError::Slot { slot: index, reason: "has no decoder" });
+            };
             self.logits.extend_from_slice(&decoder.step(&slot.tokens)?.to_host()?);
             slot.state = SlotState::Told;
         }

@@ -40,8 +40,8 @@ pub struct ServeArgs {
     /// Texts of a model that may wait; a request beyond them is told to come back (429).
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub queue: u16,
-    /// The longest that a request may take, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    /// The longest that a request may take, in seconds; a year at most.
+    #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub timeout: u64,
     /// How long requests may go on that run when the server is told to end, in seconds.
     #[arg(long, hide = true, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=86_400))]

@@ -15,7 +15,7 @@ mod worker;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -29,7 +29,7 @@ use self::{
     reload::WeightsSeen,
     row::{Events, Job, LogitsJob, TextJob},
     stats::Counters,
-    worker::Worker,
+    worker::{Common, Worker},
 };
 pub use self::{
     request::{EndedBy, Event, GeneratedToken, Measured, Refused, TextRequest},
@@ -71,22 +71,24 @@ impl From<&ServeArgs> for Options {
 pub struct Engine(Arc<Shared>);
 
 struct Shared {
-    id: String,
+    common: Common,
     /// The same for all weights.
     tokenizer: Tokenizer,
     folder: PathBuf,
-    options: Options,
-    counters: Arc<Counters>,
-    /// The thread of the weights that new requests get.
-    current: RwLock<Arc<Worker>>,
-    reloading: Mutex<Reloading>,
+    /// Held for moments only: requests and metrics wait for it.
+    workers: Mutex<Workers>,
+    /// The weights that were looked at last. Held by a reload, of which there is one at a time, from its begin to its end.
+    seen: Mutex<WeightsSeen>,
 }
 
-/// What a reload has to know of those before.
-struct Reloading {
-    seen: WeightsSeen,
-    /// The thread of the weights before, which ends when its last text does.
+/// The threads of an engine.
+struct Workers {
+    /// That of the weights that new requests get.
+    current: Arc<Worker>,
+    /// That of the weights before, which ends when its last text does.
     retiring: Option<Arc<Worker>>,
+    /// Whether the engine shuts down: no thread is started any more.
+    closed: bool,
 }
 
 impl Engine {
@@ -103,22 +105,20 @@ impl Engine {
     pub fn open(id: String, folder: &Path, options: Options) -> anyhow::Result<Self> {
         // Looked at before they are read: what comes in between is seen as new.
         let seen = WeightsSeen::look(folder);
-        let counters = Arc::new(Counters::default());
-        let worker = Worker::start(folder, &options, &counters)?;
+        let common = Common { id, options, counters: Arc::new(Counters::default()) };
+        let worker = Worker::start(Generator::open(folder, None)?, &common)?;
         Ok(Self(Arc::new(Shared {
-            id,
             tokenizer: worker.generator.tokenizer().clone(),
             folder: folder.to_owned(),
-            options,
-            counters,
-            current: RwLock::new(Arc::new(worker)),
-            reloading: Mutex::new(Reloading { seen, retiring: None }),
+            common,
+            workers: Mutex::new(Workers { current: Arc::new(worker), retiring: None, closed: false }),
+            seen: Mutex::new(seen),
         })))
     }
 
     /// The model's name in requests.
     pub fn id(&self) -> &str {
-        &self.0.id
+        &self.0.common.id
     }
 
     /// From text to tokens and back.
@@ -135,33 +135,47 @@ impl Engine {
     /// tokens behind stops its text until it has caught up.
     ///
     /// # Errors
-    /// When no more texts may wait, the engine is shutting down, or the request has a rule or a token that cannot be.
+    /// When no more texts may wait, the engine is shutting down or has failed, or the request has a rule or a token that cannot be.
     pub fn submit(&self, request: TextRequest) -> Result<Receiver<Event>, Refused> {
-        let sampler = self.check(&request)?;
-        let (events, receiver) = Events::new();
-        let deadline = Instant::now() + self.0.options.timeout;
-        self.send(Job::Text(Box::new(TextJob { request, sampler, events, deadline })))?;
+        let (job, receiver) = self.text_job(request)?;
+        self.send(vec![job])?;
         Ok(receiver)
+    }
+
+    /// Queues the texts of a request, all of them or none, as [`Engine::submit`] does one. The receivers are in their order.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`], of any of them.
+    pub fn submit_all(&self, requests: Vec<TextRequest>) -> Result<Vec<Receiver<Event>>, Refused> {
+        let texts: Vec<_> = requests.into_iter().map(|request| self.text_job(request)).collect::<Result<_, _>>()?;
+        let (jobs, receivers) = texts.into_iter().unzip();
+        self.send(jobs)?;
+        Ok(receivers)
     }
 
     /// The logits of the token after a prompt, `[V]`.
     pub async fn logits(&self, prompt: Vec<u32>) -> Result<Result<Vec<f32>, ModelError>, Refused> {
         let (answer, logits) = oneshot::channel();
-        self.send(Job::Logits(LogitsJob { prompt, answer }))?;
-        logits.await.map_err(|_| Refused::ShuttingDown)
+        self.send(vec![Job::Logits(LogitsJob { prompt, answer })])?;
+        logits.await.map_err(|_| if self.is_alive() { Refused::ShuttingDown } else { Refused::EngineFailed })
+    }
+
+    /// Whether the thread that new requests get works: not once it has panicked.
+    pub fn is_alive(&self) -> bool {
+        !self.0.current().has_failed()
     }
 
     /// What the engine is doing.
     pub fn stats(&self) -> Stats {
-        let current = self.0.current();
-        let retiring = self.0.reloading().retiring.clone();
+        let workers = self.0.workers();
+        let slots = self.0.common.options.slots;
         let (mut queued, mut running) = (0, 0);
-        for worker in [Some(current), retiring].into_iter().flatten() {
+        for worker in workers.all() {
             let (waiting, free) = worker.queue.counts();
             queued += waiting;
-            running += self.0.options.slots - free;
+            running += slots - free;
         }
-        self.0.counters.stats((queued, running, self.0.options.slots))
+        self.0.common.counters.stats((queued, running, slots))
     }
 
     /// Takes no more requests, lets those that are there go on for some time, and ends the rest. Blocks meanwhile.
@@ -172,29 +186,31 @@ impl Engine {
     }
 
     /// Serves new weights where there are any: new requests get them, those that are there go on with the ones that they began
-    /// with. Returns whether it did. Not before the texts of the last change have ended.
+    /// with. Returns whether it did. Not before the texts of the last change have ended, and not once the engine shuts down.
     ///
     /// # Errors
-    /// When the new model cannot be opened, or is no other state of the same one; the old one goes on, and these weights are not
-    /// looked at again.
+    /// When the new model cannot be opened, which is tried again the next time, or is no other state of the same one: such weights
+    /// are not looked at again. The old one goes on.
     pub fn reload(&self) -> anyhow::Result<bool> {
-        let mut reloading = self.0.reloading();
-        if reloading.retiring.as_ref().is_some_and(|worker| !worker.is_over()) {
-            return Ok(false);
-        }
-        reloading.retiring = None;
-        let Some(seen) = reloading.seen.look_again(&self.0.folder) else { return Ok(false) };
-        reloading.seen = seen;
-        let worker = Worker::start(&self.0.folder, &self.0.options, &self.0.counters)?;
-        if !worker.generator.is_same_but_for_weights(&self.0.current().generator) {
-            worker.queue.close(Closing::WhenDone);
+        let mut seen = self.0.seen();
+        let Some(current) = self.0.workers().replaceable() else { return Ok(false) };
+        let Some(now) = seen.look_again(&self.0.folder) else { return Ok(false) };
+        let generator = Generator::open(&self.0.folder, None)?;
+        if !generator.is_same_but_for_weights(&current.generator) {
+            *seen = now;
             bail!("another network or tokenizer is in {} now: start serve anew for it", self.0.folder.display());
         }
-        let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut *current, Arc::new(worker));
+        let worker = Worker::start(generator, &self.0.common)?;
+        *seen = now;
+        let mut workers = self.0.workers();
+        if workers.closed {
+            worker.queue.close(Closing::WhenDone);
+            return Ok(false);
+        }
+        let old = std::mem::replace(&mut workers.current, Arc::new(worker));
         old.queue.close(Closing::WhenDone);
-        reloading.retiring = Some(old);
-        self.0.counters.reloaded();
+        workers.retiring = Some(old);
+        self.0.common.counters.reloaded();
         Ok(true)
     }
 
@@ -202,15 +218,25 @@ impl Engine {
     fn reload_when_there_are_new_weights(&self) -> anyhow::Result<()> {
         let shared = Arc::downgrade(&self.0);
         std::thread::Builder::new().name("reload".into()).spawn(move || {
+            // What is tried again fails again, mostly.
+            let mut told = None;
             loop {
                 std::thread::sleep(RELOAD_EVERY);
                 let Some(shared) = shared.upgrade() else { return };
                 let engine = Self(shared);
-                match engine.reload() {
-                    Ok(true) => notice!("{}: new weights", engine.id()),
-                    Ok(false) => {}
-                    Err(error) => notice!("{}: the new weights are not served: {error:#}", engine.id()),
+                let error = match engine.reload() {
+                    Ok(new) => {
+                        if new {
+                            notice!("{}: new weights", engine.id());
+                        }
+                        None
+                    }
+                    Err(error) => Some(format!("{error:#}")),
+                };
+                if let Some(error) = error.as_ref().filter(|error| told.as_ref() != Some(*error)) {
+                    notice!("{}: the new weights are not served: {error}", engine.id());
                 }
+                told = error;
             }
         })?;
         Ok(())
@@ -233,28 +259,52 @@ impl Engine {
         sampler.map_err(|error| Refused::BadRequest(error.to_string()))
     }
 
-    fn send(&self, job: Job) -> Result<(), Refused> {
-        // Held until the job is in the queue: a reload closes it behind.
-        let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.queue.submit(job)
+    /// A text that may wait, and its reader.
+    fn text_job(&self, request: TextRequest) -> Result<(Job, Receiver<Event>), Refused> {
+        let sampler = self.check(&request)?;
+        let (events, receiver) = Events::new();
+        let deadline = Instant::now() + self.0.common.options.timeout;
+        Ok((Job::Text(Box::new(TextJob { request, sampler, events, deadline })), receiver))
+    }
+
+    fn send(&self, jobs: Vec<Job>) -> Result<(), Refused> {
+        // Held until the jobs are in the queue: a reload closes it behind them.
+        self.0.workers().current.queue.submit(jobs)
     }
 }
 
 impl Shared {
+    fn workers(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn current(&self) -> Arc<Worker> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.workers().current)
     }
 
-    fn reloading(&self) -> MutexGuard<'_, Reloading> {
-        self.reloading.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, WeightsSeen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets all threads end within some time.
+    /// Lets all threads end within some time, and starts no others.
     fn close(&self, longest: Duration) -> Vec<Arc<Worker>> {
-        let reloading = self.reloading();
-        let workers: Vec<_> = [Some(self.current()), reloading.retiring.clone()].into_iter().flatten().collect();
-        workers.iter().for_each(|worker| worker.queue.close(Closing::At(Instant::now() + longest)));
-        workers
+        let mut workers = self.workers();
+        workers.closed = true;
+        let all: Vec<_> = workers.all().cloned().collect();
+        all.iter().for_each(|worker| worker.queue.close(Closing::At(Instant::now() + longest)));
+        all
+    }
+}
+
+impl Workers {
+    fn all(&self) -> impl Iterator<Item = &Arc<Worker>> {
+        std::iter::once(&self.current).chain(&self.retiring)
+    }
+
+    /// The thread that another may take the place of now.
+    fn replaceable(&mut self) -> Option<Arc<Worker>> {
+        self.retiring.take_if(|worker| worker.is_over());
+        (!self.closed && self.retiring.is_none()).then(|| Arc::clone(&self.current))
     }
 }
 

@@ -32,6 +32,8 @@ pub enum Closing {
     WhenDone,
     /// So it does until this moment, at which the rest is given up.
     At(Instant),
+    /// The thread that computed them has panicked: nothing comes to an end any more.
+    Failed,
 }
 
 impl Queue {
@@ -46,20 +48,22 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a job behind those that wait.
-    pub fn submit(&self, job: Job) -> Result<(), Refused> {
+    /// Puts jobs behind those that wait: all of them, or none.
+    pub fn submit(&self, jobs: Vec<Job>) -> Result<(), Refused> {
         let mut state = self.state();
-        if state.closing.is_some() {
-            return Err(Refused::ShuttingDown);
+        match state.closing {
+            Some(Closing::Failed) => return Err(Refused::EngineFailed),
+            Some(_) => return Err(Refused::ShuttingDown),
+            None => {}
         }
         let room = self.limit + state.free;
-        if state.jobs.len() >= room {
+        if state.jobs.len() + jobs.len() > room {
             state.jobs.retain(|job| !job.is_cancelled());
         }
-        if state.jobs.len() >= room {
+        if state.jobs.len() + jobs.len() > room {
             return Err(Refused::QueueFull);
         }
-        state.jobs.push_back(job);
+        state.jobs.extend(jobs);
         self.changed.notify_one();
         Ok(())
     }
@@ -100,6 +104,7 @@ impl Queue {
         state.closing = Some(match (state.closing, closing) {
             (Some(Closing::At(a)), Closing::At(b)) => Closing::At(a.min(b)),
             (Some(Closing::At(a)), Closing::WhenDone) => Closing::At(a),
+            (Some(Closing::Failed), _) => Closing::Failed,
             (_, closing) => closing,
         });
         self.changed.notify_one();

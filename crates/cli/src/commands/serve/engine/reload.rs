@@ -1,6 +1,7 @@
 //! `--reload`: whether a folder has other weights than those that are served.
 
 use std::{
+    fs::Metadata,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -11,15 +12,38 @@ use tinygpt_model::checkpoint::WEIGHTS_FILE;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightsSeen {
     file: PathBuf,
-    /// Its length, and when it was written; none where there is no such file.
-    seen: Option<(u64, SystemTime)>,
+    /// None where there is no such file.
+    seen: Option<Seen>,
+}
+
+/// What tells a file from the one that was there before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    len: u64,
+    modified: SystemTime,
+    /// Device and inode: a file that was moved into place is another, whatever its time.
+    #[cfg(unix)]
+    inode: (u64, u64),
+}
+
+impl Seen {
+    fn of(meta: &Metadata) -> Option<Self> {
+        #[cfg(unix)]
+        use std::os::unix::fs::MetadataExt;
+        Some(Self {
+            len: meta.len(),
+            modified: meta.modified().ok()?,
+            #[cfg(unix)]
+            inode: (meta.dev(), meta.ino()),
+        })
+    }
 }
 
 impl WeightsSeen {
     /// Looks at the weights of a model's folder.
     pub fn look(folder: &Path) -> Self {
         let file = folder.join(WEIGHTS_FILE);
-        let seen = file.metadata().ok().and_then(|meta| Some((meta.len(), meta.modified().ok()?)));
+        let seen = file.metadata().ok().and_then(|meta| Seen::of(&meta));
         Self { file, seen }
     }
 

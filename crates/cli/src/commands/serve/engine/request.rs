@@ -108,6 +108,9 @@ pub enum Refused {
     QueueFull,
     #[error("the server is shutting down")]
     ShuttingDown,
+    /// Its thread has panicked.
+    #[error("the engine of the model has failed: restart the server")]
+    EngineFailed,
     /// No text follows from the request, whenever it comes.
     #[error("{0}")]
     BadRequest(String),

@@ -6,7 +6,10 @@ use tinygpt_model::{ModelError, Tokenizer};
 use tinygpt_sampler::{Row as SamplerRow, Sampler, TextState};
 use tokio::sync::{mpsc, oneshot};
 
-use super::request::{EndedBy, Event, GeneratedToken, Measured, TextRequest};
+use super::{
+    request::{EndedBy, Event, GeneratedToken, Measured, TextRequest},
+    stats::Counters,
+};
 use crate::growing_text::GrowingText;
 
 /// Tokens that may lie unread before a text waits for its reader. It keeps its slot meanwhile, and its time runs.
@@ -135,11 +138,12 @@ impl<'t> Row<'t> {
         Self { state: job.sampler.begin_text(), text, history, masked: Vec::new(), job }
     }
 
-    /// Draws the next token from the model's logits `[V]`, and tells it. `Break` ends the text.
+    /// Draws the next token from the model's logits `[V]`, counts it and tells it. `Break` ends the text, where a grammar allows no
+    /// token without one.
     ///
     /// # Errors
     /// When nothing can be drawn: of this text alone.
-    pub fn draw(&mut self, logits: &[f32]) -> Result<Drawn, ModelError> {
+    pub fn draw(&mut self, logits: &[f32], counters: &Counters) -> Result<Drawn, ModelError> {
         let Self { job: TextJob { request, sampler, events, .. }, text, state, history, masked } = self;
         let allowed: &[f32] = if text.is_constrained() {
             masked.clear();
@@ -159,6 +163,7 @@ impl<'t> Row<'t> {
         };
         let id = sampler.sample_next(&here, state)?;
         history.push(id);
+        counters.drew();
         let measured = request.top.map(|top| Measured::of(logits, id, top));
         let (piece, next) = text.push(id)?;
         events.token(GeneratedToken { id, piece, measured });

@@ -52,6 +52,8 @@ pub struct Scheduler<'m> {
     prompts: VecDeque<usize>,
     /// How long the last step took: what prompts may take between two.
     step_time: Duration,
+    /// What prompts have taken since then.
+    prompt_time: Duration,
 }
 
 impl<'m> Scheduler<'m> {
@@ -62,11 +64,12 @@ impl<'m> Scheduler<'m> {
         counters: Arc<Counters>,
     ) -> Self {
         let slots = (0..decoder.slots()).map(|_| None).collect();
-        Self { decoder, tokenizer, queue, counters, slots, prompts: VecDeque::new(), step_time: Duration::ZERO }
+        let (step_time, prompt_time) = (Duration::ZERO, Duration::ZERO);
+        Self { decoder, tokenizer, queue, counters, slots, prompts: VecDeque::new(), step_time, prompt_time }
     }
 
     /// Computes requests until the queue is closed and they are done.
-    pub fn run(mut self) {
+    pub fn run(&mut self) {
         loop {
             let closing = self.queue.closing();
             self.end_what_is_over(closing);
@@ -77,8 +80,9 @@ impl<'m> Scheduler<'m> {
                     return;
                 }
                 self.queue.wait();
-            } else if !self.prompts.is_empty() || self.has_ready_rows() {
-                self.work_on_prompts();
+            } else if self.is_time_for_prompts() {
+                self.work_on_prompt();
+            } else if self.has_ready_rows() {
                 self.step();
             } else {
                 std::thread::sleep(SLOW_READERS);
@@ -111,13 +115,13 @@ impl<'m> Scheduler<'m> {
         while let Some(slot) = self.slots.iter().position(Option::is_none) {
             let Some(job) = self.queue.take() else { return };
             if matches!(&job, Job::Text(job) if job.request.max_new_tokens == 0) {
-                job.end(EndedBy::Length);
                 self.queue.give_back();
+                job.end(EndedBy::Length);
                 continue;
             }
             if let Err(error) = self.decoder.begin(slot, job.prompt()) {
-                job.fail(error);
                 self.queue.give_back();
+                job.fail(error);
                 continue;
             }
             self.counters.began(job.prompt().len());
@@ -140,40 +144,44 @@ impl<'m> Scheduler<'m> {
         self.slots.iter().flatten().any(ready)
     }
 
-    /// Computes parts of prompts, for about as long as a step takes where other texts wait for one.
-    fn work_on_prompts(&mut self) {
+    /// Whether there is prompt work, and it has not taken about as long as a step where other texts wait for one.
+    fn is_time_for_prompts(&self) -> bool {
+        !self.prompts.is_empty() && (self.prompt_time < self.step_time || !self.has_ready_rows())
+    }
+
+    /// Computes a part of the first prompt. One only: whoever went away meanwhile, and an end of the engine, is seen before the next.
+    fn work_on_prompt(&mut self) {
+        let Some(&slot) = self.prompts.front() else { return };
         let start = Instant::now();
-        while let Some(&slot) = self.prompts.front() {
-            match self.decoder.prompt_part(slot) {
-                Ok(None) => {}
-                Ok(Some(logits)) => {
-                    self.prompts.pop_front();
-                    match self.slots[slot].take() {
-                        Some(Occupant::Text { mut row, .. }) => {
-                            let drawn = row.draw(logits);
-                            self.slots[slot] = Some(Occupant::Text { row, phase: Phase::Prompt });
-                            self.counters.drew(1);
-                            self.go_on(slot, drawn);
-                        }
-                        Some(Occupant::Logits(job)) => {
-                            // Nobody may be there any more.
-                            drop(job.answer.send(Ok(logits.to_vec())));
-                            self.free(slot);
-                        }
-                        None => {}
+        match self.decoder.prompt_part(slot) {
+            Ok(None) => {}
+            Ok(Some(logits)) => {
+                self.prompts.pop_front();
+                match &mut self.slots[slot] {
+                    Some(Occupant::Text { row, .. }) => {
+                        let drawn = row.draw(logits, &self.counters);
+                        self.go_on(slot, drawn);
                     }
+                    Some(Occupant::Logits(_)) => {
+                        let logits = logits.to_vec();
+                        if let Some(Occupant::Logits(job)) = self.free(slot) {
+                            // Nobody may be there any more.
+                            drop(job.answer.send(Ok(logits)));
+                        }
+                    }
+                    None => {}
                 }
-                Err(error) => self.end(slot, Err(error)),
             }
-            if start.elapsed() >= self.step_time && self.has_ready_rows() {
-                break;
-            }
+            Err(error) => self.end(slot, Err(error)),
         }
-        self.counters.worked_on_prompts(start.elapsed());
+        let time = start.elapsed();
+        self.prompt_time += time;
+        self.counters.worked_on_prompts(time);
     }
 
     /// Computes one position of each text that has a token.
     fn step(&mut self) {
+        self.prompt_time = Duration::ZERO;
         let start = Instant::now();
         let mut slots = Vec::with_capacity(self.slots.len());
         for slot in 0..self.slots.len() {
@@ -202,10 +210,9 @@ impl<'m> Scheduler<'m> {
             Err(error) => {
                 let message = error.to_string();
                 for slot in slots {
-                    if let Some(Occupant::Text { row, .. }) = self.slots[slot].take() {
+                    if let Some(Occupant::Text { row, .. }) = self.free(slot) {
                         row.end(Err(message.clone()));
                     }
-                    self.free(slot);
                 }
                 return;
             }
@@ -216,10 +223,11 @@ impl<'m> Scheduler<'m> {
             _ => None,
         });
         let mut rows: Vec<_> = stepping.zip(logits.chunks_exact(logits.len() / slots.len())).collect();
+        let counters = &*self.counters;
         let drawn: Vec<_> = if logits.len() + DRAW_COST * rows.len() >= MIN_PARALLEL_DRAWS {
-            rows.par_iter_mut().map(|(row, logits)| row.draw(logits)).collect()
+            rows.par_iter_mut().map(|(row, logits)| row.draw(logits, counters)).collect()
         } else {
-            rows.iter_mut().map(|(row, logits)| row.draw(logits)).collect()
+            rows.iter_mut().map(|(row, logits)| row.draw(logits, counters)).collect()
         };
         self.step_time = start.elapsed();
         self.counters.stepped(slots.len(), self.step_time);
@@ -243,7 +251,7 @@ impl<'m> Scheduler<'m> {
 
     /// Ends what is in a slot.
     fn end(&mut self, slot: usize, by: Result<EndedBy, ModelError>) {
-        match self.slots[slot].take() {
+        match self.free(slot) {
             Some(Occupant::Text { row, .. }) => row.end(by.map_err(|error| error.to_string())),
             Some(Occupant::Logits(job)) => {
                 // An answer that is dropped says that there will be none.
@@ -253,14 +261,13 @@ impl<'m> Scheduler<'m> {
             }
             None => {}
         }
-        self.free(slot);
     }
 
-    /// Frees a slot.
-    fn free(&mut self, slot: usize) {
-        self.slots[slot] = None;
+    /// Frees a slot, and gives what was in it, whose end is told afterwards: whoever hears of it finds the slot free.
+    fn free(&mut self, slot: usize) -> Option<Occupant<'m>> {
         self.prompts.retain(|&other| other != slot);
         self.decoder.release(slot);
         self.queue.give_back();
+        self.slots[slot].take()
     }
 }

@@ -48,9 +48,9 @@ impl Counters {
         self.prompt_tokens.fetch_add(prompt_tokens as u64, Relaxed);
     }
 
-    /// Tokens were drawn.
-    pub fn drew(&self, tokens: usize) {
-        self.tokens.fetch_add(tokens as u64, Relaxed);
+    /// A token was drawn.
+    pub fn drew(&self) {
+        self.tokens.fetch_add(1, Relaxed);
     }
 
     /// Some time went into prompts.
@@ -60,7 +60,6 @@ impl Counters {
 
     /// A step of some texts, with its draws.
     pub fn stepped(&self, rows: usize, time: Duration) {
-        self.drew(rows);
         self.steps.fetch_add(1, Relaxed);
         self.step_rows.fetch_add(rows as u64, Relaxed);
         self.step_nanos.fetch_add(time.as_nanos() as u64, Relaxed);

@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use tinygpt_model::{
-    Generation, GenerationDefaults, GptConfig, ModelFolder, TokenizerError,
+    BatchDecoder, Generation, GenerationDefaults, GptConfig, ModelFolder, NextLogits, TokenizerError,
     constraint::{Constraint, Grammar},
     generate, init_params,
     tokenizer::StopStrings,
@@ -16,6 +16,8 @@ use crate::{
 
 /// A minute: no test waits that long for what comes.
 const LONG: Duration = Duration::from_secs(60);
+/// The time of a text where a test is not about it.
+const HOUR: Duration = Duration::from_secs(3600);
 const OPENING: OpeningArgs =
     OpeningArgs { window: WindowArg::Half, weights: WeightsArg::F32, device: DeviceChoice::Cpu };
 /// More tokens than any test reads.
@@ -53,7 +55,7 @@ fn write(
 }
 
 fn options(slots: usize, queue: usize) -> Options {
-    Options { slots, queue, timeout: LONG, opening: OPENING }
+    Options { slots, queue, timeout: HOUR, opening: OPENING }
 }
 
 fn engine(folder: &Path, slots: usize, queue: usize) -> Engine {
@@ -148,7 +150,6 @@ fn sixty_four_requests_at_once_have_the_texts_of_their_lone_twins() {
     let stats = engine.stats();
     let expected: usize = requests.iter().map(|request| request.max_new_tokens).sum();
     assert_eq!((stats.tokens, stats.queued, stats.slots), (expected as u64, 0, 7));
-    assert!(stats.step_rows > stats.steps, "texts made steps together");
 }
 
 #[test]
@@ -165,9 +166,11 @@ fn stops_grammars_and_measures_are_those_of_each_text() {
         TextRequest { top: Some(3), ..request(&[1], 3, 30) },
         request(&[1], 3, 0),
     ];
-    let receivers: Vec<_> = texts.into_iter().map(|text| engine.submit(text).unwrap()).collect();
-    let mut texts = receivers.into_iter().map(read);
-    let [stopped, constrained, measured, nothing] = std::array::from_fn(|_| texts.next().unwrap());
+    let receivers = engine.submit_all(texts.into()).unwrap();
+    let texts: Vec<_> = receivers.into_iter().map(read).collect();
+    let told: usize = texts.iter().chain([&free]).map(|text| text.tokens.len()).sum();
+    assert_eq!(engine.stats().tokens, told as u64, "an end by a grammar draws nothing");
+    let [stopped, constrained, measured, nothing] = texts.try_into().unwrap();
 
     assert_eq!(stopped.end, Ok(EndedBy::Stop));
     assert_eq!(stopped.text, free.text[..free.text.find(&stop).unwrap()]);
@@ -301,7 +304,7 @@ fn a_shutdown_lets_texts_come_to_their_ends() {
     let folder = model(9);
     let engine = engine(folder.path(), 1, 4);
     let texts: Vec<_> = (0..3).map(|seed| engine.submit(request(&[1], seed, 20)).unwrap()).collect();
-    engine.shut_down(LONG);
+    engine.shut_down(HOUR);
     assert!(texts.into_iter().all(|text| read(text).end == Ok(EndedBy::Length)), "those that waited too");
     assert_eq!(engine.submit(request(&[1], 1, 1)).unwrap_err(), Refused::ShuttingDown);
 }
@@ -345,13 +348,47 @@ fn new_weights_are_for_new_texts_and_the_others_keep_theirs() {
 
     write(folder.path(), 12, |_| {}, |_, _| {});
     assert!(!engine.reload().unwrap(), "the weights before are in use still");
-    assert_eq!(engine.stats().running, 1);
+    wait_for("the text of the old weights runs", || engine.stats().running == 1);
     let rest = read(old);
     let Event::Token(first) = first else { panic!("{first:?}") };
     let tokens: Vec<u32> = std::iter::once(first).chain(rest.tokens).map(|token| token.id).collect();
     assert_eq!(tokens, of_old);
     wait_for("the newest weights are served", || engine.reload().unwrap());
     assert_eq!(engine.stats().reloads, 2);
+}
+
+#[test]
+fn what_an_engine_does_is_told_while_it_reloads() {
+    let folder = model(10);
+    let engine = engine(folder.path(), 2, 4);
+    let _reload = engine.0.seen();
+    assert_eq!(read(engine.submit(request(&[1], 1, 3)).unwrap()).end, Ok(EndedBy::Length));
+    assert_eq!(engine.stats().slots, 2);
+    engine.shut_down(HOUR);
+}
+
+#[test]
+fn no_reload_opens_an_engine_again_that_was_shut_down() {
+    let folder = model(10);
+    let engine = engine(folder.path(), 2, 4);
+    engine.shut_down(HOUR);
+    write(folder.path(), 11, |_| {}, |_, _| {});
+    assert!(!engine.reload().unwrap());
+    assert_eq!(engine.submit(request(&[1], 1, 1)).unwrap_err(), Refused::ShuttingDown);
+    assert_eq!(engine.stats().reloads, 0);
+}
+
+#[test]
+fn new_weights_that_cannot_be_opened_yet_are_tried_again() {
+    let folder = model(10);
+    let engine = engine(folder.path(), 2, 4);
+    write(folder.path(), 11, |_| {}, |_, _| {});
+    let (config, aside) = (folder.path().join("config.json"), folder.path().join("aside"));
+    std::fs::rename(&config, &aside).unwrap();
+    assert!(engine.reload().is_err());
+    assert!(engine.reload().is_err());
+    std::fs::rename(&aside, &config).unwrap();
+    assert!(engine.reload().unwrap());
 }
 
 #[test]
@@ -366,6 +403,118 @@ fn another_network_in_the_folder_is_refused_and_the_old_one_goes_on() {
     assert_eq!(read(engine.submit(request(&[1], 1, 20)).unwrap()), before);
 }
 
+/// A decoder whose prompts never come to their ends.
+struct Endless {
+    slots: usize,
+    /// A device that fails as none should.
+    panics: bool,
+}
+
+impl BatchDecoder for Endless {
+    fn vocab_size(&self) -> usize {
+        39
+    }
+
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    fn begin(&mut self, _slot: usize, _prompt: &[u32]) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    fn prompt_part(&mut self, _slot: usize) -> Result<Option<&[f32]>, ModelError> {
+        assert!(!self.panics, "a panic of a test");
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(None)
+    }
+
+    fn append(&mut self, slot: usize, _token: u32) -> Result<NextLogits, ModelError> {
+        Err(ModelError::Slot { slot, reason: "has a prompt without an end" })
+    }
+
+    fn step(&mut self, slots: &[usize]) -> Result<&[f32], ModelError> {
+        Err(ModelError::Slot { slot: slots[0], reason: "has a prompt without an end" })
+    }
+
+    fn release(&mut self, _slot: usize) {}
+}
+
+/// An engine whose thread has another decoder.
+fn engine_of(folder: &Path, decoder: Endless, timeout: Duration) -> Engine {
+    let options = Options { timeout, ..options(decoder.slots, 4) };
+    let engine = Engine::open("test".into(), folder, options).unwrap();
+    let generator = Generator::open(folder, None).unwrap();
+    let worker = Worker::with_decoder(generator, &engine.0.common, move |_| Ok(Box::new(decoder))).unwrap();
+    let old = std::mem::replace(&mut engine.0.workers().current, Arc::new(worker));
+    old.queue.close(Closing::WhenDone);
+    engine
+}
+
+#[test]
+fn an_engine_whose_thread_panicked_says_so_until_there_is_another() {
+    let folder = model(14);
+    let engine = engine_of(folder.path(), Endless { slots: 1, panics: true }, HOUR);
+    assert!(engine.is_alive());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert_eq!(runtime.block_on(engine.logits(vec![1])).unwrap_err(), Refused::EngineFailed);
+    assert!(!engine.is_alive());
+    assert_eq!(engine.submit(request(&[1], 1, 1)).unwrap_err(), Refused::EngineFailed);
+    write(folder.path(), 15, |_| {}, |_, _| {});
+    assert!(engine.reload().unwrap() && engine.is_alive());
+    assert_eq!(read(engine.submit(request(&[1], 1, 3)).unwrap()).end, Ok(EndedBy::Length));
+}
+
+#[test]
+fn a_long_prompt_is_given_up_when_its_reader_goes_its_time_is_over_or_the_engine_shuts_down() {
+    let folder = model(14);
+    let endless = || Endless { slots: 2, panics: false };
+    let engine = engine_of(folder.path(), endless(), HOUR);
+    let (gone, stays) = (engine.submit(request(&[1], 1, 1)).unwrap(), engine.submit(request(&[1], 2, 1)).unwrap());
+    wait_for("both have slots", || engine.stats().running == 2);
+    drop(gone);
+    wait_for("one slot is free again", || engine.stats().running == 1);
+    engine.shut_down(Duration::ZERO);
+    assert_eq!(read(stays).end, Ok(EndedBy::ShutDown));
+
+    let engine = engine_of(folder.path(), endless(), Duration::from_millis(50));
+    assert_eq!(read(engine.submit(request(&[1], 1, 1)).unwrap()).end, Ok(EndedBy::TimedOut));
+}
+
+#[test]
+fn whoever_hears_of_the_end_of_a_text_finds_its_slot_free() {
+    let folder = model(5);
+    let engine = engine(folder.path(), 1, 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for seed in 0..200 {
+        let text = engine.submit(request(&[1], seed, (seed % 3) as usize)).expect("the slot of the text before");
+        assert_eq!(read(text).end, Ok(EndedBy::Length));
+        if seed % 10 == 0 {
+            runtime.block_on(engine.logits(vec![1])).expect("the slot of the text before").unwrap();
+            assert!(runtime.block_on(engine.logits(vec![1000])).expect("the slot of the logits before").is_err());
+        }
+    }
+}
+
+#[test]
+fn the_texts_of_a_request_wait_together_or_not_at_all() {
+    let folder = model(14);
+    let engine = engine_of(folder.path(), Endless { slots: 1, panics: false }, HOUR);
+    let texts = |n: u64| (0..n).map(|seed| request(&[1], seed, 1)).collect::<Vec<_>>();
+    let _running = engine.submit(request(&[1], 1, 1)).unwrap();
+    wait_for("it runs", || (engine.stats().running, engine.stats().queued) == (1, 0));
+    assert_eq!(engine.submit_all(texts(5)).unwrap_err(), Refused::QueueFull);
+    assert_eq!(engine.stats().queued, 0);
+    let mut bad = texts(2);
+    bad[1].prompt.clear();
+    assert!(matches!(engine.submit_all(bad), Err(Refused::BadRequest(_))));
+    assert_eq!(engine.stats().queued, 0);
+    let taken = engine.submit_all(texts(3)).unwrap();
+    assert_eq!((taken.len(), engine.stats().queued), (3, 3));
+    assert_eq!(engine.submit_all(texts(2)).unwrap_err(), Refused::QueueFull);
+    assert_eq!(engine.submit_all(texts(1)).unwrap().len(), 1);
+}
+
 /// Tokens a second, and the longest that a text waits for a token while a long prompt joins, of the model in the folder
 /// `TINYGPT_MODEL`: `cargo test --release --workspace --bin tinygpt -- --ignored --nocapture engine::tests::figures`.
 #[test]
@@ -374,9 +523,7 @@ fn another_network_in_the_folder_is_refused_and_the_old_one_goes_on() {
 fn figures() {
     let folder = PathBuf::from(std::env::var_os("TINYGPT_MODEL").expect("the folder of a model"));
     for rows in [1, 32, 64] {
-        let engine =
-            Engine::open("test".into(), &folder, Options { slots: rows, queue: rows, timeout: LONG, opening: OPENING })
-                .unwrap();
+        let engine = Engine::open("test".into(), &folder, options(rows, rows)).unwrap();
         let n = 200;
         let mut best = 0.0f64;
         for _ in 0..5 {

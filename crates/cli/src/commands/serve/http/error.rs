@@ -83,6 +83,7 @@ impl From<Refused> for ApiError {
             Refused::BadRequest(message) => return Self::bad_request(message),
             Refused::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Refused::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+            Refused::EngineFailed => (StatusCode::SERVICE_UNAVAILABLE, "engine_failed"),
         };
         Self::new(status, refused.to_string()).with_code(code)
     }
