@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     fs,
     process::{Child, Stdio},
-    time::Duration,
 };
 
 use candle_core::{DType, Device, IndexOp};
@@ -12,8 +11,6 @@ use serde_json::{Value, json};
 use tinygpt_model::{Checkpoint, Gpt, params};
 
 use crate::common::{Place, http_server::Server, json as one_json, trained};
-
-/// The longest that a test waits for anything.
 
 /// A server of the shared run, which is also the one that the page shows.
 fn server() -> Server {

@@ -26,12 +26,12 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Request},
+    extract::{DefaultBodyLimit, Request, State},
     http::StatusCode,
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{sync::Semaphore, time::timeout_at};
 
 pub use self::chat_template::ChatTemplate;
@@ -41,13 +41,13 @@ use self::{
     reply::Reply,
     texts::{RequestTime, too_long},
 };
-use super::{Served, page};
+use super::{Served, engine::Refused, page};
 
 /// All routes.
 pub fn router(served: Served) -> Router {
     let served = Arc::new(served);
     Router::new()
-        .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/health", get(health))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::openapi))
         .route("/v1/models", get(models::models))
@@ -63,6 +63,17 @@ pub fn router(served: Served) -> Router {
         .layer(from_fn_with_state(Arc::clone(&served), metrics::count))
         .layer(from_fn_with_state(served.requests.clone(), in_progress::track))
         .with_state(served)
+}
+
+/// Whether all models are served.
+async fn health(State(served): State<Arc<Served>>) -> Result<Json<Value>, ApiError> {
+    match served.engines.iter().find(|engine| !engine.is_alive()) {
+        Some(engine) => {
+            let failed: ApiError = Refused::EngineFailed.into();
+            Err(ApiError { message: format!("`{}`: {}", engine.id(), failed.message), ..failed })
+        }
+        None => Ok(Json(json!({ "status": "ok" }))),
+    }
 }
 
 async fn no_route(request: Request) -> ApiError {

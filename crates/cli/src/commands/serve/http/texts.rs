@@ -97,7 +97,7 @@ impl TextPlan {
         Ok(())
     }
 
-    /// Queues the texts of all prompts, those of the first prompt first.
+    /// Queues the texts of all prompts, those of the first prompt first; all of them or none.
     pub fn start(
         &self,
         prompts: &[Vec<u32>],
@@ -105,23 +105,19 @@ impl TextPlan {
         time: &RequestTime,
         metrics: &Metrics,
     ) -> Result<Texts, ApiError> {
-        let mut receivers = Vec::with_capacity(prompts.len() * self.n);
-        for prompt in prompts {
-            for sample in 0..self.n as u64 {
-                let request = TextRequest {
-                    prompt: prompt.clone(),
-                    rules: self.rules.params.clone(),
-                    adaptive: self.rules.adaptive,
-                    sequence: self.first_sample + sample,
-                    max_new_tokens: self.max_tokens,
-                    stops: self.stops.clone(),
-                    top,
-                    constraint: self.constraint.clone(),
-                };
-                // Those before are given up with their receivers, if this one is refused.
-                receivers.push(Some(self.engine.submit(request)?));
-            }
-        }
+        let text = |prompt: &[u32], sample| TextRequest {
+            prompt: prompt.to_vec(),
+            rules: self.rules.params.clone(),
+            adaptive: self.rules.adaptive,
+            sequence: self.first_sample + sample,
+            max_new_tokens: self.max_tokens,
+            stops: self.stops.clone(),
+            top,
+            constraint: self.constraint.clone(),
+        };
+        let of_prompt = |prompt| (0..self.n as u64).map(move |sample| (prompt, sample));
+        let requests = prompts.iter().flat_map(of_prompt).map(|(prompt, sample)| text(prompt, sample)).collect();
+        let receivers: Vec<_> = self.engine.submit_all(requests)?.into_iter().map(Some).collect();
         let prompt_tokens = prompts.iter().map(Vec::len).sum();
         let clock = metrics.begin_texts(self.engine.id(), prompt_tokens, receivers.len(), time.started);
         let usage = Usage { prompt_tokens, completion_tokens: 0 };
@@ -193,7 +189,7 @@ impl Texts {
             Some(Event::Failed(message)) => Err(ApiError::internal(message)),
             Some(Event::Ended { by: EndedBy::TimedOut, .. }) => Err(too_long()),
             Some(Event::Ended { by: EndedBy::ShutDown, .. }) => Err(Refused::ShuttingDown.into()),
-            None => Err(ApiError::internal("the engine of the model has stopped")),
+            None => Err(Refused::EngineFailed.into()),
             Some(event) => {
                 if let Event::Ended { .. } = event {
                     self.receivers[text] = None;
