@@ -31,7 +31,7 @@ except ImportError as error:
     sys.exit(0)
 
 ROWS = []
-KEY = "the key of this check"
+KEY = "the-key-of-this-check"
 PROMPTS = ["Once", "One day", "The", "She was", ""]
 TOKENS = 64
 
@@ -151,19 +151,21 @@ class Crowd:
         dice = random.Random(number)
         while time.monotonic() < until:
             prompt, seed = dice.choice(list(self.twins))
-            begun, text = time.monotonic(), ""
+            begun, text, usage = time.monotonic(), "", None
             try:
                 ask = dict(model=self.model, prompt=prompt, seed=seed, max_tokens=TOKENS)
                 if self.streams:
                     first = None
-                    async for piece in await client.completions.create(**ask, stream=True):
+                    async for piece in await client.completions.create(**ask, stream=True, stream_options={"include_usage": True}):
                         first = first or time.monotonic()
-                        text += piece.choices[0].text
+                        text += "".join(choice.text for choice in piece.choices)
+                        usage = piece.usage or usage
                     self.first.append(first - begun)
                 else:
-                    text = (await client.completions.create(**ask)).choices[0].text
+                    answer = await client.completions.create(**ask)
+                    text, usage = answer.choices[0].text, answer.usage
                 self.requests += 1
-                self.tokens += TOKENS
+                self.tokens += usage.completion_tokens
                 self.wrong += text != self.twins[prompt, seed]
             except openai.RateLimitError as error:
                 self.refused += 1
@@ -214,7 +216,7 @@ def as_many(server, client, clients, seconds, quick):
     row("each text equals its lone twin", crowd.wrong + whole.wrong + lone.wrong == 0 and crowd.requests > 0, f"{texts} texts")
     half = len(crowd.memory) // 2
     growth = max(crowd.memory[half:], default=0) - max(crowd.memory[: max(1, half)], default=0)
-    row("memory is flat", growth < 8, f"{growth:+.1f} MB, {max(crowd.memory, default=0):.0f} MB at most")
+    row("memory is flat", quick or growth < 8, f"{growth:+.1f} MB, {max(crowd.memory, default=0):.0f} MB at most")
     ratio = whole.rate / lone.rate
     row("throughput beside one client", quick or ratio >= 4, f"{ratio:.1f} times: {whole.rate:.0f} and {lone.rate:.0f} tokens/s")
     figure = f"{first * 1e3:.0f} ms, {first / step:.0f} steps of {step * 1e3:.2f} ms" if step else f"{first * 1e3:.0f} ms"

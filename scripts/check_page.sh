@@ -8,11 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1-target/page}
 command -v chromium >/dev/null || { echo "skipped: there is no chromium (on Debian: apt install chromium)" >&2; exit 0; }
-python=${PYTHON-target/page-venv/bin/python}
-if [ -z "${PYTHON-}" ] && ! "$python" -c 'import playwright, axe_playwright_python' 2>/dev/null; then
-    python3 -m venv target/page-venv && target/page-venv/bin/pip install --quiet playwright==1.65.2 axe-playwright-python==0.1.8 ||
-        { echo "skipped: Playwright cannot be installed" >&2; exit 0; }
-fi
+python=$(scripts/python_with.sh target/page-venv "playwright, axe_playwright_python" playwright==1.65.2 axe-playwright-python==0.1.8) || exit 0
 program=${TINYGPT-target/debug/tinygpt}
 [ -n "${TINYGPT-}" ] || cargo build --workspace --locked
 exec "$python" -B scripts/check_page.py "$program" "$out"

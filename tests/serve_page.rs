@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     fs,
     process::{Child, Stdio},
-    time::{Duration, Instant},
 };
 
 use candle_core::{DType, Device, IndexOp};
@@ -12,9 +11,6 @@ use serde_json::{Value, json};
 use tinygpt_model::{Checkpoint, Gpt, params};
 
 use crate::common::{Place, http_server::Server, json as one_json, trained};
-
-/// The longest that a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server of the shared run, which is also the one that the page shows.
 fn server() -> Server {
@@ -133,15 +129,6 @@ fn a_model_is_described_with_the_evaluation_of_its_weights() {
     assert!(number(&model["defaults"]["temperature"]) > 0.0 && model["defaults"]["max_new_tokens"].is_u64());
 }
 
-#[test]
-fn a_text_is_cut_into_its_tokens() {
-    let server = server();
-    let answer = asked(&server, "/api/tokenize", &json!({ "model": "run", "text": "Once there was" }));
-    assert_eq!(texts(&answer["tokens"]), "Once there was");
-    assert!(array(&answer["tokens"]).len() > 1);
-    assert_eq!(asked(&server, "/api/tokenize", &json!({ "text": "" }))["tokens"], json!([]));
-}
-
 /// What `tinygpt sample` says of these logits in so many texts, from number `sample` on.
 fn sampled(logits: &[Value], draws: usize, sample: u64, position: u64, rules: &Value) -> Vec<Value> {
     let mut command = trained().tinygpt();
@@ -176,7 +163,7 @@ fn the_next_token_is_that_of_sample_rule_by_rule() {
             ("prompt", json!("Once there")),
             ("seed", json!(7)),
             ("sample", json!(sample)),
-            ("limit", json!(100_000)),
+            ("limit", json!(2000)),
             ("draws", json!(draws)),
         ] {
             request[key] = value;
@@ -244,7 +231,7 @@ fn the_tokens_that_are_not_listed_are_told_together() {
             &json!({ "prompt": "", "seed": 1, "temperature": 1.0, "top_k": 0, "top_p": 0.9, "limit": limit, "draws": 500 }),
         )
     };
-    let (few, all) = (of(3), of(100_000));
+    let (few, all) = (of(3), of(2000));
     assert_eq!(few["tokens"], json!(array(&all["tokens"])[..3]));
     let rest = &array(&all["tokens"])[3..];
     assert_eq!(
@@ -367,13 +354,7 @@ fn runs_and_their_lines_grow_while_another_process_trains() {
         "train.sample_tokens=4",
     ];
     let training = Training(place.process(&train).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    let begun = Instant::now();
-    let until = |what: &str, holds: &mut dyn FnMut() -> bool| {
-        while !holds() {
-            assert!(begun.elapsed() < PATIENCE, "{what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
+    let until = |what: &str, holds: &mut dyn FnMut() -> bool| server.wait_for(what, |_| holds());
     until("the run is listed", &mut || !array(&got(&server, "/api/runs")["runs"]).is_empty());
     let mut read = HashMap::from([("metrics", Vec::new()), ("samples", Vec::new())]);
     // A part of what is there each time, and more than once something new.
@@ -494,16 +475,12 @@ fn bad_input_is_refused_with_the_key_to_blame() {
     let server = server();
     let long = "Once there was a fox. ".repeat(40);
     for (path, body, status, param) in [
-        ("/api/tokenize", json!({}), 400, "text"),
-        ("/api/tokenize", json!({ "text": 3 }), 400, "text"),
-        ("/api/tokenize", json!({ "text": "a", "model": "other" }), 404, "model"),
-        ("/api/tokenize", json!({ "text": "a", "more": 1 }), 400, "more"),
         ("/api/next", json!({ "prompt": ["a"] }), 400, "prompt"),
         ("/api/next", json!({ "prompt": "a", "temperature": -1 }), 400, "temperature"),
         ("/api/next", json!({ "prompt": "a", "top_p": 2 }), 400, "top_p"),
         ("/api/next", json!({ "prompt": "a", "top_k": -1 }), 400, "top_k"),
         ("/api/next", json!({ "prompt": "a", "draws": 10_001 }), 400, "draws"),
-        ("/api/next", json!({ "prompt": "a", "limit": 100_001 }), 400, "limit"),
+        ("/api/next", json!({ "prompt": "a", "limit": 2001 }), 400, "limit"),
         ("/api/next", json!({ "prompt": "a", "adaptive": 0.5 }), 400, "adaptive"),
         ("/api/next", json!({ "prompt": "a", "sample": -1 }), 400, "sample"),
         ("/api/next", json!({ "prompt": "a", "max_tokens": 3 }), 400, "max_tokens"),

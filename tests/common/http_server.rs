@@ -97,7 +97,7 @@ impl Server {
     }
 
     /// Waits until something holds.
-    pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(crate) fn wait_for(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let begun = Instant::now();
         while !holds(self) {
             assert!(begun.elapsed() < PATIENCE, "{what}: {}", self.get("/metrics").body);

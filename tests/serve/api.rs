@@ -153,14 +153,10 @@ fn logprobs_are_those_of_generate_and_of_the_prompt_where_it_is_echoed() {
         assert_eq!(of_prompt["text_offset"][at], json!(offset));
         offset += token.as_str().unwrap().chars().count();
     }
-    // Where the text is cut into the same tokens again.
-    if tokens.len() == 8 {
-        for at in 0..5 {
-            assert!(
-                near(&of_prompt["token_logprobs"][at + 3], &logprobs["token_logprobs"][at]),
-                "{of_prompt} {logprobs}"
-            );
-        }
+    // The text is cut into the same tokens again, which are characters.
+    assert_eq!(tokens.len(), 8);
+    for at in 0..5 {
+        assert!(near(&of_prompt["token_logprobs"][at + 3], &logprobs["token_logprobs"][at]), "{of_prompt} {logprobs}");
     }
 }
 
@@ -368,4 +364,19 @@ fn a_chat_needs_a_template_and_is_a_prompt_with_it() {
     ] {
         assert_eq!(refusal(&server, path, body.clone()).1, json!(param), "{body}");
     }
+}
+
+#[test]
+fn answers_that_would_be_too_long_are_refused_by_the_key() {
+    let server = server();
+    for (request, param) in [
+        (json!({ "max_tokens": 65_536, "n": 17 }), "max_tokens"),
+        (json!({ "max_tokens": 65_536, "logprobs": 20 }), "max_tokens"),
+        (json!({ "prompt": vec![1; 513], "echo": true, "logprobs": 0, "max_tokens": 0 }), "prompt"),
+    ] {
+        let answer = server.post("/v1/completions", &request);
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!(param)), "{answer:?}");
+    }
+    let answer = server.get("/v1/models/%ff");
+    assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("name")), "{answer:?}");
 }

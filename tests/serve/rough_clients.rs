@@ -1,6 +1,11 @@
 //! Clients that are strangers, that are rude, or that go away: the server keeps serving.
 
-use std::{io::Write, net::Shutdown, thread::scope, time::Duration};
+use std::{
+    io::Write,
+    net::{Shutdown, TcpStream},
+    thread::scope,
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -17,6 +22,12 @@ fn long_text() -> serde_json::Value {
 
 /// All slots are free again, and the server answers.
 fn keeps_serving(server: &Server) {
+    comes_to_rest(server);
+    assert_eq!(server.post("/v1/completions", &json!({ "max_tokens": 3 })).status, 200);
+}
+
+/// All slots are free again, and all connections closed.
+fn comes_to_rest(server: &Server) {
     let at_rest = |server: &Server| {
         let is_none = |name| server.metric(name) == Some(0.0);
         is_none("tinygpt_running_texts{model=\"run\"}") && is_none("tinygpt_queued_texts{model=\"run\"}")
@@ -24,7 +35,6 @@ fn keeps_serving(server: &Server) {
     server.wait_for("free slots", at_rest);
     // The one that asks is the only one.
     server.wait_for("closed connections", |server| server.metric("tinygpt_connections") == Some(1.0));
-    assert_eq!(server.post("/v1/completions", &json!({ "max_tokens": 3 })).status, 200);
 }
 
 #[test]
@@ -67,14 +77,15 @@ fn beyond_the_queue_a_request_is_told_to_come_back() {
     );
     // Only the first line of the answers that are texts is read.
     let streams: Vec<_> = (0..12).map(|_| server.send(&bytes)).collect();
-    let refused: Vec<_> = streams
-        .into_iter()
-        .filter_map(|stream| {
-            let mut first = [0; 12];
-            stream.peek(&mut first).unwrap();
-            (&first != b"HTTP/1.1 200").then(|| answer(stream))
-        })
-        .collect();
+    let is_text = |stream: &TcpStream| {
+        let mut first = [0; 12];
+        stream.peek(&mut first).unwrap();
+        &first == b"HTTP/1.1 200"
+    };
+    // All are kept until all are answered: a text that is given up makes room for another.
+    let are_texts: Vec<bool> = streams.iter().map(is_text).collect();
+    let others = streams.into_iter().zip(are_texts).filter(|(_, is_text)| !is_text);
+    let refused: Vec<_> = others.map(|(stream, _)| answer(stream)).collect();
     assert!(!refused.is_empty());
     for answer in refused {
         assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")), "{answer:?}");
@@ -95,7 +106,8 @@ fn a_request_that_takes_too_long_is_given_up() {
     let events = server.post("/v1/completions", &body).events();
     let last: serde_json::Value = serde_json::from_str(events.last().unwrap()).unwrap();
     assert_eq!(last["error"]["code"], "timeout");
-    keeps_serving(&server);
+    // Any request of this server may take too long on a busy machine.
+    comes_to_rest(&server);
 }
 
 #[test]
@@ -135,13 +147,12 @@ fn other_sites_are_refused_and_every_answer_says_what_a_page_may() {
 #[test]
 fn heads_without_end_are_refused_and_sockets_without_a_request_closed() {
     let server = server();
-    let long = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(1 << 20));
-    let many = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: a\r\n".repeat(20_000));
-    for bytes in [long.as_bytes(), many.as_bytes()] {
-        // Where bytes come behind the answer, the system may take it back.
-        if let Some(answer) = whole_answer(server.send(bytes)) {
-            assert_eq!(answer.status, 431);
-        }
+    // All of it is read, and nothing comes behind: with bytes that were not read, the system may take the answer back.
+    let head = "GET /health HTTP/1.1\r\nHost: localhost\r\nX: ";
+    let long = format!("{head}{}", "a".repeat((64 << 10) - head.len()));
+    let many = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: a\r\n".repeat(200));
+    for bytes in [long, many] {
+        assert_eq!(answer(server.send(bytes.as_bytes())).status, 431);
     }
     for nonsense in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"HELLO\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n\r\n\0\0"]
     {

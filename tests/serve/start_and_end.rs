@@ -27,8 +27,10 @@ fn what_cannot_be_served_is_said_before_anything_is_opened() {
     assert!(message.contains("cannot listen at 192.0.2.1:8000"), "{message}");
     let message = failure(&mut serve(&["run", "--host", "0.0.0.0"]), 2);
     assert!(message.contains("--api-key") && message.contains("--insecure"), "{message}");
-    let message = failure(&mut serve(&["run", "--api-key", ""]), 2);
-    assert!(message.contains("--api-key"), "{message}");
+    for key in ["", "two words", "schlüssel", "line\n"] {
+        let message = failure(&mut serve(&["run", "--api-key", key]), 2);
+        assert!(message.contains("--api-key"), "{key:?}: {message}");
+    }
     let message = failure(&mut serve(&["nowhere", "--port", "0"]), 1);
     assert!(message.contains("nowhere"), "{message}");
     let message = failure(&mut serve(&["run", "./run", "--port", "0"]), 2);
@@ -76,17 +78,48 @@ fn a_signal_lets_running_texts_finish() {
     assert!(std::net::TcpStream::connect(&server.address).is_err());
 }
 
+/// What comes on a connection until its end.
+#[cfg(unix)]
+fn rest_of(mut stream: BufReader<std::net::TcpStream>) -> String {
+    let mut rest = Vec::new();
+    // A connection that is cut may end in an error; what came before it counts.
+    stream.read_to_end(&mut rest).ok();
+    String::from_utf8(rest).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn texts_that_run_beyond_the_grace_end_with_an_error() {
+    let mut server = Server::start(trained(), &["run", "--grace", "0"]);
+    let stream = begin_text(&server, 65_000);
+    server.signal("-INT");
+    let rest = rest_of(stream);
+    assert!(rest.contains("\"code\":\"shutting_down\"") && !rest.contains("[DONE]"), "{rest}");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_connection_without_a_request_is_not_waited_for() {
+    let mut server = Server::start(trained(), &["run", "--grace", "300"]);
+    let half_open = server.send(b"GET /health HT");
+    server.wait_for("the connection", |server| server.metric("tinygpt_connections") == Some(2.0));
+    server.signal("-INT");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    drop(half_open);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_second_signal_ends_running_texts_and_is_told_by_the_exit_code() {
-    let mut server = server();
-    let mut stream = begin_text(&server, 65_000);
+    // Nothing but the second signal could end it within the patience of a test.
+    let mut server = Server::start(trained(), &["run", "--grace", "300"]);
+    let stream = begin_text(&server, 65_000);
     server.signal("-INT");
     // No connection is taken any more, hence the first signal was heard.
     server.wait_for("the end of accepting", |server| std::net::TcpStream::connect(&server.address).is_err());
     server.signal("-TERM");
     assert_eq!(server.child.wait().unwrap().code(), Some(130));
-    let mut rest = String::new();
-    stream.read_to_string(&mut rest).ok();
-    assert!(!rest.contains("[DONE]"));
+    let rest = rest_of(stream);
+    assert!(!rest.contains("[DONE]") && !rest.contains("shutting_down"), "{rest}");
 }

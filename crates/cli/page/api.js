@@ -65,7 +65,9 @@ async function request(path, options) {
     const refusal = await refusalOf(response);
     if (response.status !== 401) throw refusal;
     // Another request may have asked meanwhile.
-    if (sessionStorage.getItem(KEY) === key && !(await askForKey(key !== null))) throw refusal;
+    if (sessionStorage.getItem(KEY) !== key) continue;
+    // Views ask again and again by themselves; the reader, who has said no, is asked again after doing something.
+    if (declined || !(await askForKey(key !== null))) throw refusal;
   }
 }
 
@@ -82,6 +84,8 @@ async function refusalOf(response) {
 }
 
 let asking = null;
+let declined = false;
+for (const action of ["click", "keydown"]) addEventListener(action, () => (declined = false), { capture: true });
 
 /** Asks for the key once, however many requests wait for it; whether there is a new one. */
 function askForKey(refused) {
@@ -105,6 +109,7 @@ function askForKey(refused) {
       form.removeEventListener("submit", submit);
       byId("key-cancel").removeEventListener("click", cancel);
       asking = null;
+      declined = !given;
       resolve(given);
     };
     dialog.addEventListener("close", closed, { once: true });

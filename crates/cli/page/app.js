@@ -20,6 +20,11 @@ function defaults() {
   return { temperature: temperature ?? 1, top_k: top_k ?? 0, top_p: top_p ?? 1, min_p: 0, max_tokens: max_new_tokens ?? 100 };
 }
 
+/** Where the address names no model that is served, the first one is shown. */
+function chooseModel() {
+  if (models.length > 0 && model() === null) update({ model: models[0].id });
+}
+
 /** What nobody has chosen is as the model's run has it. */
 function fillIn() {
   const unset = Object.entries(defaults()).filter(([key]) => state[key] === null);
@@ -82,7 +87,7 @@ async function readModels() {
   showError(byId("trouble"), none
     ? "No model is served. Start with `tinygpt serve RUN`; `tinygpt train --config tiny` makes a run in 20 seconds."
     : null);
-  if (!none && model() === null) update({ model: models[0].id });
+  chooseModel();
   fillIn();
   showModels();
   // The weights are newer than those of what is shown.
@@ -104,6 +109,7 @@ onChange((changed) => {
 showTab();
 addEventListener("popstate", () => {
   readAddress();
+  chooseModel();
   fillIn();
 });
 await readModels();

@@ -116,7 +116,6 @@ export class LineChart {
       svg.append(s("text", { x, y: height - bottom + 18, class: "axis-text", "text-anchor": "middle" }, short(tick)));
     }
     svg.append(
-      s("text", { x: left - 8, y: 12, class: "axis-text", "text-anchor": "end" }, what.yUnit ?? ""),
       s("text", { x: left, y: 12, class: "axis-text" }, what.yLabel + (what.log ? ", logarithmic" : "")),
       s("text", { x: width - right, y: height - 4, class: "axis-text", "text-anchor": "end" }, what.xLabel));
     for (const { y, name } of levels) {

@@ -3,6 +3,8 @@
 import { h } from "./dom.js";
 import { state, update, onChange } from "./state.js";
 
+// The server takes no more.
+const MAX_TOKENS = 65536;
 const off = (value, at) => (value === at ? "off" : null);
 const SLIDERS = [
   { key: "temperature", label: "Temperature", max: 2, step: 0.05, hint: "Divides the logits; 0 is greedy",
@@ -23,7 +25,7 @@ export function rulesCard(card, id, { maxTokens, defaults }) {
     ...SLIDERS.map((slider) => sliderOf(slider, id)),
     numberOf("seed", "Seed", id, { min: 0, max: Number.MAX_SAFE_INTEGER },
       h("button", { type: "button", onclick: () => update({ seed: Math.floor(Math.random() * 1e6) }) }, "New")),
-    ...(maxTokens ? [numberOf("max_tokens", "Tokens at most", id, { min: 1, max: 100000 })] : []),
+    ...(maxTokens ? [numberOf("max_tokens", "Tokens at most", id, { min: 1, max: MAX_TOKENS })] : []),
   );
 }
 

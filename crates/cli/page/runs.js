@@ -46,17 +46,34 @@ async function look() {
   looking = true;
   try {
     const { runs } = await get("/api/runs");
-    showError(byId("runs-error"), null);
     showTable(runs);
-    const grown = await Promise.all([...shown].map(readMetrics));
-    if (grown.some(Boolean)) drawChart();
-    if (chosen) await readSamples(chosen);
+    // A run that cannot be read keeps no other from being shown.
+    await Promise.all([...shown].map((name) => tried(name, readMetrics)));
+    drawChart();
+    if (chosen) await tried(chosen, readSamples);
+    showTroubles();
   } catch (error) {
     showError(byId("runs-error"), error);
   } finally {
     looking = false;
     if (state.tab === "runs") timer = setTimeout(look, EVERY);
   }
+}
+
+/** Reads something of a run, and keeps what went wrong with it, until it goes well. */
+async function tried(name, read) {
+  try {
+    await read(name);
+    known.get(name)?.troubles.delete(read);
+  } catch (error) {
+    known.get(name)?.troubles.set(read, error);
+  }
+}
+
+/** Says of each run that could not be read why not. */
+function showTroubles() {
+  const troubles = [...known].flatMap(([name, entry]) => [...entry.troubles.values()].map(({ message }) => `${name}: ${message}`));
+  showError(byId("runs-error"), troubles.length ? troubles.join(" ") : null);
 }
 
 function showTable(runs) {
@@ -95,7 +112,7 @@ function newEntry(name) {
   const cells = Object.fromEntries(["step", "loss", "size", "saved", "state"].map((key) => [key, h("td")]));
   const button = h("button", { type: "button", class: "link", "aria-pressed": "false", onclick: () => choose(name) }, name);
   const row = h("tr", {}, h("td", { class: "mark" }, check, swatch(look)), h("th", { scope: "row" }, button), ...Object.values(cells));
-  const entry = { look, check, cells, button, row, records: [], next: 0, samples: [], nextSample: 0, follow: true };
+  const entry = { look, check, cells, button, row, records: [], next: 0, samples: [], nextSample: 0, follow: true, troubles: new Map() };
   known.set(name, entry);
   return entry;
 }
@@ -113,21 +130,21 @@ function fillRow({ run, cells }) {
 async function toggle(name, on) {
   known.get(name).check.checked = on;
   if (on) shown.add(name);
-  else shown.delete(name);
-  try {
-    if (on) await readMetrics(name);
-  } catch (error) {
-    showError(byId("runs-error"), error);
+  else {
+    shown.delete(name);
+    known.get(name).troubles.delete(readMetrics);
   }
+  if (on) await tried(name, readMetrics);
+  showTroubles();
   drawChart();
 }
 
 const pathOf = (name) => `/api/runs/${encodeURIComponent(name)}`;
 
-/** Reads what was written since the last time; whether there was any. */
+/** Reads what was written since the last time. */
 async function readMetrics(name) {
   const entry = known.get(name);
-  if (!entry || entry.reading) return false;
+  if (!entry || entry.reading) return;
   entry.reading = true;
   try {
     const { records, next } = await get(`${pathOf(name)}/metrics?from=${entry.next}`);
@@ -137,7 +154,6 @@ async function readMetrics(name) {
       entry.next = next;
       entry.records.push(...records);
     }
-    return records.length > 0;
   } finally {
     entry.reading = false;
   }
@@ -195,6 +211,8 @@ function showPoints() {
 /** Shows the samples and the configuration of a run. */
 async function choose(name) {
   known.get(chosen)?.button.setAttribute("aria-pressed", "false");
+  // Of samples that are not looked at any more nobody would see that they are read again.
+  known.get(chosen)?.troubles.delete(readSamples);
   chosen = name;
   known.get(name).button.setAttribute("aria-pressed", "true");
   byId("run-name").textContent = name;

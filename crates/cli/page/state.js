@@ -18,7 +18,8 @@ const INITIAL = {
   layer: 0,
   head: 0,
 };
-const NUMBERS = new Set(["temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "layer", "head"]);
+const WHOLE = new Set(["top_k", "seed", "max_tokens", "layer", "head"]);
+const NUMBERS = new Set([...WHOLE, "temperature", "top_p", "min_p"]);
 // A longer text stays out of the address.
 const LONGEST_TEXT = 1500;
 
@@ -68,15 +69,15 @@ function address() {
   return `#${state.tab}${query && `?${query}`}`;
 }
 
-/** Takes over what the address says. What it does not know, or is no number, is left as it is. */
+/** Takes over what the address says. What it leaves out, or what is no number where one must be, is as at first. */
 export function readAddress() {
   const [tab, query = ""] = location.hash.slice(1).split(/\?(.*)/s);
-  const read = { tab: TABS.includes(tab) ? tab : INITIAL.tab };
+  const read = { ...INITIAL, tab: TABS.includes(tab) ? tab : INITIAL.tab };
   for (const [key, value] of new URLSearchParams(query)) {
-    if (!(key in INITIAL) || key === "tab") continue;
+    if (!Object.hasOwn(INITIAL, key) || key === "tab") continue;
     const number = Number(value);
     if (!NUMBERS.has(key)) read[key] = value;
-    else if (value !== "" && Number.isFinite(number) && number >= 0) read[key] = number;
+    else if (value !== "" && number >= 0 && (WHOLE.has(key) ? Number.isSafeInteger(number) : Number.isFinite(number))) read[key] = number;
   }
   const changed = new Set(Object.keys(read).filter((key) => state[key] !== read[key]));
   Object.assign(state, read);

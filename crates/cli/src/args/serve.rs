@@ -43,6 +43,9 @@ pub struct ServeArgs {
     /// The longest that a request may take, in seconds; a year at most.
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub timeout: u64,
+    /// How long requests may go on that run when the server is told to end, in seconds.
+    #[arg(long, hide = true, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub grace: u64,
     #[command(flatten)]
     pub opening: OpeningArgs,
 }

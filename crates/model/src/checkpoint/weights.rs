@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashSet, ops::Range, sync::OnceLock};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use safetensors::tensor::Dtype;
 
 use super::{
@@ -167,6 +167,21 @@ impl Weights {
     /// All values of all parameters.
     fn converted(&self) -> Vec<Vec<f32>> {
         (0..self.params.len()).map(|param| self.values_of(param).into_owned()).collect()
+    }
+
+    /// The parameters of the model of this shape in f32 on the CPU, in parameter order: a copy of the caller's own. They are
+    /// converted one by one, and nothing that is converted stays here.
+    ///
+    /// # Errors
+    /// When the sizes of the values are not those of `config`.
+    pub fn to_tensors(&self, config: &GptConfig) -> crate::Result<Vec<Tensor>> {
+        let tensor = |(param, spec): (usize, ParamSpec)| {
+            Ok(match self.values_of(param) {
+                Cow::Owned(values) => Tensor::from_vec(values, spec.shape, &Device::Cpu)?,
+                Cow::Borrowed(values) => Tensor::from_slice(values, spec.shape, &Device::Cpu)?,
+            })
+        };
+        param_specs(config).into_iter().enumerate().map(tensor).collect()
     }
 
     /// The number of elements of a parameter.

@@ -8,15 +8,24 @@ mod signals;
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
 use tinygpt_trainer::RunDir;
+use tokio::sync::Semaphore;
 
 use self::{
     engine::Engine,
-    http::{ChatTemplate, connections, error::ApiError, metrics::Metrics, security::Guard},
+    http::{
+        ChatTemplate,
+        connections::{self, Ending},
+        error::ApiError,
+        in_progress::InProgress,
+        metrics::Metrics,
+        security::{self, Guard},
+    },
     page::Page,
     signals::Signals,
 };
@@ -35,6 +44,10 @@ pub struct Served {
     guard: Guard,
     page: Page,
     metrics: Metrics,
+    /// Turns of grammars that are read.
+    grammars: Arc<Semaphore>,
+    /// Those that are being answered.
+    requests: InProgress,
     /// The longest that a request may take.
     pub timeout: Duration,
     /// The most texts of a request: as many as may wait.
@@ -68,8 +81,10 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         );
         return Err(Usage(refused).into());
     }
-    if args.api_key.as_ref().is_some_and(String::is_empty) {
-        return Err(Usage("--api-key: an empty key is none; leave it out".into()).into());
+    if args.api_key.as_ref().is_some_and(|key| !security::is_key(key)) {
+        let refused =
+            "--api-key: a key is made of ASCII letters, digits and signs, without spaces: no header has others";
+        return Err(Usage(refused.into()).into());
     }
     let models = models(args)?;
     // Before the models are opened, which may take long.
@@ -85,22 +100,24 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         guard: Guard::new(args),
         page: Page::new(args, &models),
         metrics: Metrics::new(),
+        grammars: Arc::new(Semaphore::new(http::limits::GRAMMARS)),
+        requests: InProgress::default(),
         timeout: Duration::from_secs(args.timeout),
         max_texts: usize::from(args.queue).max(1),
         started: http::now(),
     };
     let engines = served.engines.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let cut = runtime.block_on(serve(listener, served));
+    let cut = runtime.block_on(serve(listener, served, Duration::from_secs(args.grace)));
     // Work that is not waited for ends with the program.
     runtime.shutdown_background();
     match cut? {
         0 => {
-            // No text runs, hence none is waited for.
+            // No request waits for a text, hence none is waited for.
             engines.iter().for_each(|engine| engine.shut_down(Duration::ZERO));
             Ok(())
         }
-        cut => Err(Interrupted(format!("interrupted: {cut} connections were cut off")).into()),
+        cut => Err(Interrupted(format!("interrupted: {cut} requests were cut off")).into()),
     }
 }
 
@@ -129,11 +146,12 @@ fn id_of(path: &Path) -> String {
     }
 }
 
-/// Answers requests until a signal; tells how many connections were cut off.
-async fn serve(listener: TcpListener, served: Served) -> anyhow::Result<usize> {
+/// Answers requests until a signal; tells how many were cut off.
+async fn serve(listener: TcpListener, served: Served, grace: Duration) -> anyhow::Result<usize> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let signals = Signals::listen()?;
     let metrics = served.metrics.clone();
+    let ending = Ending { engines: served.engines.clone(), requests: served.requests.clone(), grace };
     print_stdout(&format!("http://{}\n", listener.local_addr()?))?;
-    Ok(connections::serve(listener, http::router(served), &metrics, signals).await)
+    Ok(connections::serve(listener, http::router(served), &metrics, signals, ending).await)
 }

@@ -139,26 +139,24 @@ impl Engine {
         Arc::clone(&self.0.current().generator)
     }
 
-    /// Queues a text. What it becomes is told to the receiver; the text is given up once that is dropped. A reader that is many
-    /// tokens behind stops its text until it has caught up.
+    /// Queues the texts of a request, all of them or none. What they become is told to the receivers, which are in their order; a
+    /// text is given up once its receiver is dropped. A reader that is many tokens behind stops its text until it has caught up.
     ///
     /// # Errors
-    /// When no more texts may wait, the engine is shutting down or has failed, or the request has a rule or a token that cannot be.
-    pub fn submit(&self, request: TextRequest) -> Result<Receiver<Event>, Refused> {
-        let (job, receiver) = self.text_job(request)?;
-        self.send(vec![job])?;
-        Ok(receiver)
-    }
-
-    /// Queues the texts of a request, all of them or none, as [`Engine::submit`] does one. The receivers are in their order.
-    ///
-    /// # Errors
-    /// As [`Engine::submit`], of any of them.
+    /// When not as many texts may wait, the engine is shutting down or has failed, or one has a rule or a token that cannot be.
     pub fn submit_all(&self, requests: Vec<TextRequest>) -> Result<Vec<Receiver<Event>>, Refused> {
         let texts: Vec<_> = requests.into_iter().map(|request| self.text_job(request)).collect::<Result<_, _>>()?;
         let (jobs, receivers) = texts.into_iter().unzip();
         self.send(jobs)?;
         Ok(receivers)
+    }
+
+    /// [`Engine::submit_all`] of one text.
+    #[cfg(test)]
+    pub fn submit(&self, request: TextRequest) -> Result<Receiver<Event>, Refused> {
+        let (job, receiver) = self.text_job(request)?;
+        self.send(vec![job])?;
+        Ok(receiver)
     }
 
     /// The logits of the token after a prompt, `[V]`.

@@ -16,6 +16,7 @@ use super::{
     fields::Fields,
     limits,
     logprobs::chat_logprob,
+    reading,
     stream::{Chunks, stream},
     texts::{RequestTime, TextPlan, Usage, finish_reason},
 };
@@ -33,8 +34,7 @@ struct Request {
 /// Answers with the next message, whole or in pieces.
 pub async fn chat_completions(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
     let time = RequestTime::starts(served.timeout);
-    let of = Arc::clone(&served);
-    let Request { plan, prompt, logprobs, reply } = blocking(move || Request::take(&of, fields)).await?;
+    let Request { plan, prompt, logprobs, reply } = reading(&served, time, fields, Request::take).await?;
     let mut texts = plan.start(&[prompt], logprobs, &time, &served.metrics)?;
     if reply.stream {
         return Ok(stream(texts, StreamedMessages { plan, logprobs: logprobs.is_some(), reply }));
@@ -43,10 +43,14 @@ pub async fn chat_completions(State(served): State<Arc<Served>>, fields: Fields)
     while let Some((text, event)) = texts.next().await? {
         messages[text].event(&plan, event)?;
     }
-    let mut body = reply.head("chat.completion");
-    body["choices"] = messages.into_iter().enumerate().map(|(index, message)| message.into_json(index)).collect();
-    body["usage"] = texts.usage().to_json();
-    Ok(Json(body).into_response())
+    let usage = texts.usage();
+    let whole = move || {
+        let mut body = reply.head("chat.completion");
+        body["choices"] = messages.into_iter().enumerate().map(|(index, message)| message.into_json(index)).collect();
+        body["usage"] = usage.to_json();
+        Ok(Json(body).into_response())
+    };
+    blocking(None, time, whole).await
 }
 
 impl Request {
@@ -77,6 +81,9 @@ impl Request {
         };
         let reply = Reply::take(&mut fields, "chatcmpl", &plan)?;
         fields.finish()?;
+        if !reply.stream {
+            plan.check_whole(1, 0, logprobs)?;
+        }
         Ok(Self { plan, prompt, logprobs, reply })
     }
 }

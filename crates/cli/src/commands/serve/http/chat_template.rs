@@ -16,8 +16,8 @@ const TEMPLATE: &str = "chat_template.jinja";
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,
-    bos_token: Value,
-    eos_token: Value,
+    bos_token: String,
+    eos_token: String,
 }
 
 impl ChatTemplate {
@@ -38,12 +38,20 @@ impl ChatTemplate {
             None => in_config(&config["chat_template"]),
         };
         let Some(source) = source else { return Ok(None) };
-        let token = |key: &str| match &config[key] {
-            // An added token is an object around its text.
-            Value::Object(token) => token.get("content").cloned().unwrap_or_default(),
-            token => token.clone(),
+        let token = |key: &str| {
+            let token = match &config[key] {
+                // An added token is an object around its text.
+                Value::Object(token) => token.get("content"),
+                token => Some(token),
+            };
+            // One that there is not adds nothing to a text.
+            token.and_then(Value::as_str).unwrap_or_default().to_owned()
         };
-        Ok(Some(Self { source, bos_token: token("bos_token"), eos_token: token("eos_token") }))
+        let template = Self { source, bos_token: token("bos_token"), eos_token: token("eos_token") };
+        let environment = environment();
+        let compiled = environment.and_then(|environment| environment.template_from_str(&template.source).map(drop));
+        compiled.map_err(|e| anyhow::anyhow!("the chat template of {} is broken: {e}", folder.display()))?;
+        Ok(Some(template))
     }
 
     /// The prompt of the answer to some messages, or what the template, or its language, says of them.
@@ -52,15 +60,7 @@ impl ChatTemplate {
             return Err("there must be one at least".into());
         }
         let messages = messages.iter().map(checked).collect::<Result<Vec<_>, _>>()?;
-        let mut environment = Environment::new();
-        // As transformers renders them.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|error| error.to_string())?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
+        let environment = environment().map_err(|error| error.to_string())?;
         let context = json!({
             "messages": messages,
             "add_generation_prompt": true,
@@ -70,6 +70,18 @@ impl ChatTemplate {
         let rendered = environment.render_str(&self.source, Serde(&context));
         rendered.map_err(|error| format!("the chat template refuses them: {error}"))
     }
+}
+
+/// What renders templates, as transformers does.
+fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    Ok(environment)
 }
 
 /// The template, or of several the one named `default`.
@@ -117,7 +129,7 @@ mod tests {
 {% if add_generation_prompt %}<|ASSISTANT|>{% endif %}";
 
     fn template() -> ChatTemplate {
-        ChatTemplate { source: SOURCE.into(), bos_token: Value::Null, eos_token: json!("</s>") }
+        ChatTemplate { source: SOURCE.into(), bos_token: String::new(), eos_token: "</s>".into() }
     }
 
     #[test]
@@ -155,10 +167,23 @@ mod tests {
         let config = r#"{"chat_template": "of config", "eos_token": {"content": "</s>"}}"#;
         std::fs::write(folder.path().join(TOKENIZER_CONFIG), config).unwrap();
         let template = ChatTemplate::of_folder(folder.path()).unwrap().unwrap();
-        assert_eq!((template.source.as_str(), template.eos_token), ("of config", json!("</s>")));
+        assert_eq!((template.source.as_str(), template.eos_token.as_str()), ("of config", "</s>"));
         std::fs::write(folder.path().join(TEMPLATE), "of file").unwrap();
         assert_eq!(ChatTemplate::of_folder(folder.path()).unwrap().unwrap().source, "of file");
+        std::fs::write(folder.path().join(TEMPLATE), "{% if %}").unwrap();
+        let error = ChatTemplate::of_folder(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is broken"), "{error}");
         std::fs::write(folder.path().join(TOKENIZER_CONFIG), "{").unwrap();
         assert!(ChatTemplate::of_folder(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_token_that_there_is_not_adds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let config =
+            r#"{"chat_template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "bos_token": null}"#;
+        std::fs::write(folder.path().join(TOKENIZER_CONFIG), config).unwrap();
+        let template = ChatTemplate::of_folder(folder.path()).unwrap().unwrap();
+        assert_eq!(template.render(&[json!({ "role": "user", "content": "a" })]).unwrap(), "a");
     }
 }

@@ -15,7 +15,8 @@ use super::{
     error::ApiError,
     fields::Fields,
     limits,
-    logprobs::{CompletionLogprobs, of_prompt},
+    logprobs::{CompletionLogprobs, PromptLogits},
+    reading,
     stream::{Chunks, stream},
     texts::{RequestTime, TextPlan, Usage, finish_reason},
 };
@@ -48,11 +49,11 @@ struct Prompt {
 /// Answers with the texts, whole or in pieces.
 pub async fn completions(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
     let time = RequestTime::starts(served.timeout);
-    let of = Arc::clone(&served);
-    let mut request = blocking(move || Request::take(&of, fields)).await?;
+    let mut request = reading(&served, time, fields, Request::take).await?;
     if let (true, Some(top)) = (request.echo, request.logprobs) {
+        let mut logits = PromptLogits::new(&request.plan.engine, time.deadline);
         for prompt in request.prompts.iter_mut().filter(|prompt| !prompt.text.is_empty()) {
-            prompt.measured = of_prompt(&request.plan.engine, &prompt.tokens, top, time.deadline).await?;
+            prompt.measured = logits.measured(&prompt.tokens, top).await?;
         }
     }
     let tokens: Vec<_> = request.prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
@@ -64,10 +65,14 @@ pub async fn completions(State(served): State<Arc<Served>>, fields: Fields) -> R
     while let Some((text, event)) = texts.next().await? {
         choices.event(text, event)?;
     }
-    let mut body = reply.head("text_completion");
-    body["choices"] = choices.all.iter().enumerate().map(|(index, choice)| choice.to_json(index)).collect();
-    body["usage"] = texts.usage().to_json();
-    Ok(Json(body).into_response())
+    let usage = texts.usage();
+    let whole = move || {
+        let mut body = reply.head("text_completion");
+        body["choices"] = choices.all.iter().enumerate().map(|(index, choice)| choice.to_json(index)).collect();
+        body["usage"] = usage.to_json();
+        Ok(Json(body).into_response())
+    };
+    blocking(None, time, whole).await
 }
 
 impl Request {
@@ -91,6 +96,17 @@ impl Request {
         }
         let reply = Reply::take(&mut fields, "cmpl", &plan)?;
         fields.finish()?;
+        let tokens: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+        if echo && logprobs.is_some() && tokens > limits::ECHOED_LOGPROBS {
+            let message = format!(
+                "{tokens} tokens are to be echoed with logprobs, but {} at most are, each of which is a computation of its own",
+                limits::ECHOED_LOGPROBS
+            );
+            return Err(ApiError::bad_param("prompt", message));
+        }
+        if !reply.stream {
+            plan.check_whole(prompts.len(), if echo { tokens } else { 0 }, logprobs)?;
+        }
         Ok(Self { plan, prompts, echo, logprobs, reply })
     }
 }

@@ -15,17 +15,33 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{limits, metrics::Metrics};
-use crate::commands::serve::signals::Signals;
+use super::{in_progress::InProgress, limits, metrics::Metrics};
+use crate::commands::serve::{engine::Engine, signals::Signals};
 
-/// How long requests may go on that run when the server is told to end.
-const GRACE: Duration = Duration::from_secs(5);
+/// What requests have, after their grace, to say that they were ended: an engine ends a step, or a part of a prompt, first.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// What the last bytes of answers have to go out, and clients to close.
+const FLUSH: Duration = Duration::from_secs(1);
 /// What a server without free handles waits before it accepts again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// What the end of a server concerns.
+pub struct Ending {
+    pub engines: Vec<Engine>,
+    pub requests: InProgress,
+    /// How long requests may go on that run when the server is told to end.
+    pub grace: Duration,
+}
+
 /// Serves until a first signal; then no connection is taken, and requests that run may go on for a while, or until a second
-/// signal. Tells how many connections were cut off.
-pub async fn serve(listener: TcpListener, router: Router, metrics: &Metrics, mut signals: Signals) -> usize {
+/// signal. Texts that run longer end with an error. Tells how many requests were cut off without a word.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    metrics: &Metrics,
+    mut signals: Signals,
+    ending: Ending,
+) -> usize {
     let (end, ends) = watch::channel(false);
     let free = Arc::new(Semaphore::new(limits::CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -46,13 +62,22 @@ pub async fn serve(listener: TcpListener, router: Router, metrics: &Metrics, mut
     }
     drop(listener);
     end.send_replace(true);
-    let all_ended = async { while connections.join_next().await.is_some() {} };
+    let Ending { engines, requests, grace } = ending;
+    for engine in engines {
+        tokio::task::spawn_blocking(move || engine.shut_down(grace));
+    }
+    let all_closed = async { while connections.join_next().await.is_some() {} };
+    // A connection without a request, such as one whose head never comes to its end, is not waited for.
+    let all_answered = async {
+        tokio::time::timeout(grace + LAST_WORDS, requests.none()).await.ok();
+        tokio::time::sleep(FLUSH).await;
+    };
     tokio::select! {
-        () = all_ended => {}
-        () = tokio::time::sleep(GRACE) => {}
+        () = all_closed => {}
+        () = all_answered => {}
         () = signals.next() => {}
     }
-    connections.len()
+    requests.count()
 }
 
 /// Takes a connection once there is room for it: others wait in the system's queue.

@@ -38,6 +38,11 @@ impl Fields {
         self.take(name)?.ok_or_else(|| ApiError::bad_param(name, "is missing"))
     }
 
+    /// Whether a key is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// Puts the value of a key in the place of a default, if the key is there.
     pub fn set<T: DeserializeOwned>(&mut self, name: &str, place: &mut T) -> Result<(), ApiError> {
         if let Some(value) = self.take(name)? {

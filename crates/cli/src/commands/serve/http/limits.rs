@@ -22,3 +22,9 @@ pub const MAX_TOKENS: usize = 1 << 16;
 pub const TOP_LOGPROBS: usize = 20;
 /// How many strings may end a text.
 pub const STOPS: usize = 4;
+/// Grammars that are read at a time; others wait for their turn.
+pub const GRAMMARS: usize = 2;
+/// The longest answer that is told as a whole: tokens of all its texts, each counted again for every probability beside it.
+pub const WHOLE_ANSWER: usize = 1 << 20;
+/// The longest prompts whose own log-probabilities are told, in tokens of all prompts: each takes a computation of its own.
+pub const ECHOED_LOGPROBS: usize = 512;

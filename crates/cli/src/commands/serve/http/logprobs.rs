@@ -1,13 +1,19 @@
 //! What the model itself made of tokens, as completions and chats tell it.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 use tinygpt_model::Tokenizer;
+use tokio::time::{Instant, timeout_at};
 
 use super::{error::ApiError, texts::too_long};
 use crate::{
-    commands::serve::engine::{Engine, GeneratedToken, Measured},
+    commands::serve::engine::{Engine, GeneratedToken, Measured, Refused},
     token_text::text_of,
 };
+
+/// What a request that has begun waits before it asks a full queue again.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// The text of a token; models may have more tokens than their tokenizer.
 pub fn token_text(tokenizer: &Tokenizer, id: u32) -> Result<String, ApiError> {
@@ -82,19 +88,41 @@ pub fn chat_logprob(tokenizer: &Tokenizer, token: &GeneratedToken) -> Result<Opt
     Ok(Some(drawn))
 }
 
-/// The tokens of a prompt in the model's own distribution, each after those before it; the first has none.
-pub async fn of_prompt(
-    engine: &Engine,
-    prompt: &[u32],
-    top: usize,
-    deadline: tokio::time::Instant,
-) -> Result<Vec<Option<Measured>>, ApiError> {
-    let mut all = vec![None];
-    for at in 1..prompt.len() {
-        let logits = tokio::time::timeout_at(deadline, engine.logits(prompt[..at].to_vec()));
-        let logits = logits.await.map_err(|_| too_long())??;
-        let logits = logits.map_err(|error| ApiError::internal(error.to_string()))?;
-        all.push(Some(Measured::of(&logits, prompt[at], top)));
+/// Asks an engine for what it makes of the tokens of prompts.
+pub struct PromptLogits<'e> {
+    engine: &'e Engine,
+    deadline: Instant,
+    /// A computation was taken: from then on, the request waits where there is no room.
+    has_begun: bool,
+}
+
+impl<'e> PromptLogits<'e> {
+    /// The prompts of a request with this deadline.
+    pub fn new(engine: &'e Engine, deadline: Instant) -> Self {
+        Self { engine, deadline, has_begun: false }
     }
-    Ok(all)
+
+    /// The tokens of a prompt in the model's own distribution, each after those before it; the first has none.
+    pub async fn measured(&mut self, prompt: &[u32], top: usize) -> Result<Vec<Option<Measured>>, ApiError> {
+        let mut all = vec![None];
+        for at in 1..prompt.len() {
+            let logits = timeout_at(self.deadline, self.after(&prompt[..at])).await.map_err(|_| too_long())??;
+            all.push(Some(Measured::of(&logits, prompt[at], top)));
+        }
+        Ok(all)
+    }
+
+    /// The logits of the token after a prompt, `[V]`.
+    async fn after(&mut self, prompt: &[u32]) -> Result<Vec<f32>, ApiError> {
+        loop {
+            match self.engine.logits(prompt.to_vec()).await {
+                // What was computed would be lost with the request.
+                Err(Refused::QueueFull) if self.has_begun => tokio::time::sleep(TRY_AGAIN).await,
+                logits => {
+                    self.has_begun = true;
+                    return logits?.map_err(|error| ApiError::internal(error.to_string()));
+                }
+            }
+        }
+    }
 }

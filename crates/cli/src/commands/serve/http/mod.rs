@@ -6,10 +6,12 @@ mod completions;
 pub mod connections;
 pub mod error;
 pub mod fields;
+pub mod in_progress;
 pub mod limits;
 mod logprobs;
 pub mod metrics;
 mod models;
+pub mod name;
 mod openapi;
 mod reply;
 pub mod rules;
@@ -24,22 +26,28 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Request},
+    extract::{DefaultBodyLimit, Request, State},
     http::StatusCode,
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::{sync::Semaphore, time::timeout_at};
 
 pub use self::chat_template::ChatTemplate;
-use self::{error::ApiError, reply::Reply};
-use super::{Served, page};
+use self::{
+    error::ApiError,
+    fields::Fields,
+    reply::Reply,
+    texts::{RequestTime, too_long},
+};
+use super::{Served, engine::Refused, page};
 
 /// All routes.
 pub fn router(served: Served) -> Router {
     let served = Arc::new(served);
     Router::new()
-        .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/health", get(health))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::openapi))
         .route("/v1/models", get(models::models))
@@ -53,7 +61,19 @@ pub fn router(served: Served) -> Router {
         .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
         .layer(from_fn_with_state(Arc::clone(&served), security::guard))
         .layer(from_fn_with_state(Arc::clone(&served), metrics::count))
+        .layer(from_fn_with_state(served.requests.clone(), in_progress::track))
         .with_state(served)
+}
+
+/// Whether all models are served.
+async fn health(State(served): State<Arc<Served>>) -> Result<Json<Value>, ApiError> {
+    match served.engines.iter().find(|engine| !engine.is_alive()) {
+        Some(engine) => {
+            let failed: ApiError = Refused::EngineFailed.into();
+            Err(ApiError { message: format!("`{}`: {}", engine.id(), failed.message), ..failed })
+        }
+        None => Ok(Json(json!({ "status": "ok" }))),
+    }
 }
 
 async fn no_route(request: Request) -> ApiError {
@@ -66,11 +86,39 @@ async fn other_method(request: Request) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
-/// Does what may take long, such as reading a grammar, without keeping other requests waiting.
-async fn blocking<T: Send + 'static>(
+/// Does what may take long without keeping other requests waiting, until the request's time is over. Where there are turns, it
+/// waits for one. What has begun keeps its turn to its end, also where the request is given up meanwhile.
+pub async fn blocking<T: Send + 'static>(
+    turns: Option<&Arc<Semaphore>>,
+    time: RequestTime,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
+    let internal = |error: &dyn std::fmt::Display| ApiError::internal(error.to_string());
+    let done = async {
+        let turn = match turns {
+            Some(turns) => Some(Arc::clone(turns).acquire_owned().await.map_err(|error| internal(&error))?),
+            None => None,
+        };
+        let work = move || {
+            let result = work();
+            drop(turn);
+            result
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))?
+    };
+    timeout_at(time.deadline, done).await.unwrap_or_else(|_| Err(too_long()))
+}
+
+/// Reads a request for texts. Grammars, which may take seconds of a processor, take turns.
+async fn reading<T: Send + 'static>(
+    served: &Arc<Served>,
+    time: RequestTime,
+    fields: Fields,
+    take: impl FnOnce(&Served, Fields) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let turns = texts::has_grammar(&fields).then_some(&served.grammars);
+    let of = Arc::clone(served);
+    blocking(turns, time, move || take(&of, fields)).await
 }
 
 /// Seconds since 1970.

@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use serde_json::{Value, json};
 
-use super::error::ApiError;
+use super::{error::ApiError, name::Name};
 use crate::commands::serve::{Served, engine::Engine};
 
 /// All models.
@@ -18,7 +15,7 @@ pub async fn models(State(served): State<Arc<Served>>) -> Json<Value> {
 }
 
 /// A model.
-pub async fn model(State(served): State<Arc<Served>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub async fn model(State(served): State<Arc<Served>>, Name(id): Name) -> Result<Json<Value>, ApiError> {
     Ok(Json(described(&served, served.engine(Some(&id))?)))
 }
 

@@ -84,7 +84,20 @@ impl TextPlan {
         Ok(())
     }
 
-    /// Queues the texts of all prompts, those of the first prompt first.
+    /// Refuses an answer that would be too long to be told as a whole. `echoed` tokens of prompts are in it.
+    pub fn check_whole(&self, prompts: usize, echoed: usize, top: Option<usize>) -> Result<(), ApiError> {
+        let tokens = (prompts * self.n).saturating_mul(self.max_tokens).saturating_add(echoed.saturating_mul(self.n));
+        let told = tokens.saturating_mul(1 + top.map_or(0, |top| top + 1));
+        if told > limits::WHOLE_ANSWER {
+            let message = format!(
+                "{tokens} tokens, and what is told beside them, are too many for one answer: ask for less, or set stream: true"
+            );
+            return Err(ApiError::bad_param("max_tokens", message).with_code("answer_too_long"));
+        }
+        Ok(())
+    }
+
+    /// Queues the texts of all prompts, those of the first prompt first; all of them or none.
     pub fn start(
         &self,
         prompts: &[Vec<u32>],
@@ -92,23 +105,19 @@ impl TextPlan {
         time: &RequestTime,
         metrics: &Metrics,
     ) -> Result<Texts, ApiError> {
-        let mut receivers = Vec::with_capacity(prompts.len() * self.n);
-        for prompt in prompts {
-            for sample in 0..self.n as u64 {
-                let request = TextRequest {
-                    prompt: prompt.clone(),
-                    rules: self.rules.params.clone(),
-                    adaptive: self.rules.adaptive,
-                    sequence: self.first_sample + sample,
-                    max_new_tokens: self.max_tokens,
-                    stops: self.stops.clone(),
-                    top,
-                    constraint: self.constraint.clone(),
-                };
-                // Those before are given up with their receivers, if this one is refused.
-                receivers.push(Some(self.engine.submit(request)?));
-            }
-        }
+        let text = |prompt: &[u32], sample| TextRequest {
+            prompt: prompt.to_vec(),
+            rules: self.rules.params.clone(),
+            adaptive: self.rules.adaptive,
+            sequence: self.first_sample + sample,
+            max_new_tokens: self.max_tokens,
+            stops: self.stops.clone(),
+            top,
+            constraint: self.constraint.clone(),
+        };
+        let of_prompt = |prompt| (0..self.n as u64).map(move |sample| (prompt, sample));
+        let requests = prompts.iter().flat_map(of_prompt).map(|(prompt, sample)| text(prompt, sample)).collect();
+        let receivers: Vec<_> = self.engine.submit_all(requests)?.into_iter().map(Some).collect();
         let prompt_tokens = prompts.iter().map(Vec::len).sum();
         let clock = metrics.begin_texts(self.engine.id(), prompt_tokens, receivers.len(), time.started);
         let usage = Usage { prompt_tokens, completion_tokens: 0 };
@@ -180,7 +189,7 @@ impl Texts {
             Some(Event::Failed(message)) => Err(ApiError::internal(message)),
             Some(Event::Ended { by: EndedBy::TimedOut, .. }) => Err(too_long()),
             Some(Event::Ended { by: EndedBy::ShutDown, .. }) => Err(Refused::ShuttingDown.into()),
-            None => Err(ApiError::internal("the engine of the model has stopped")),
+            None => Err(Refused::EngineFailed.into()),
             Some(event) => {
                 if let Event::Ended { .. } = event {
                     self.receivers[text] = None;
@@ -228,6 +237,11 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         Some(several) => serde_json::from_value(several).map_err(|_| bad())?,
     };
     if stops.len() > limits::STOPS { Err(bad()) } else { Ok(stops) }
+}
+
+/// Whether a request has a grammar.
+pub fn has_grammar(fields: &Fields) -> bool {
+    ["response_format", "regex", "grammar", "json_schema"].iter().any(|key| fields.has(key))
 }
 
 /// What the text must be; one key says it at most.

@@ -2,19 +2,25 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use axum::{Json, extract::State};
-use candle_core::{DType, Device};
-use serde_json::{Value, json};
-use tinygpt_model::{Checkpoint, Gpt, params};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use tinygpt_model::{Checkpoint, Gpt};
 
 use super::{Served, compute, tokens, tokens_json};
 use crate::{
-    commands::serve::http::{error::ApiError, fields::Fields},
+    commands::serve::http::{error::ApiError, fields::Fields, texts::RequestTime},
     generator::Generator,
 };
 
 /// The longest text, in tokens: a map has the square of it in numbers.
 const MAX_TOKENS: usize = 256;
+
+/// The largest model, in parameters: of those that are served it takes four bytes each beside what the engine holds.
+const MAX_PARAMS: usize = 500_000_000;
 
 /// The model whose maps were asked for last, as tensors: a copy of its weights in f32.
 #[derive(Default)]
@@ -30,10 +36,11 @@ impl Maps {
         if let Some((_, gpt)) = last.as_ref().filter(|(known, _)| known.ptr_eq(&model)) {
             return Ok(Arc::clone(gpt));
         }
+        let config = checkpoint.config();
+        check_size(config.n_params())?;
         // Memory for one copy at a time.
         *last = None;
-        let config = checkpoint.config();
-        let tensors = params::to_tensors(config, &checkpoint.weights().slices(), DType::F32, &Device::Cpu);
+        let tensors = checkpoint.weights().to_tensors(config);
         let gpt = Arc::new(tensors.and_then(|tensors| Gpt::new(config, &tensors)).map_err(internal)?);
         *last = Some((model, Arc::clone(&gpt)));
         Ok(gpt)
@@ -42,8 +49,9 @@ impl Maps {
 
 /// `{"model", "text", "layer", "head"}` to `{"tokens": [...], "weights": [[w]...]}`: row `i` has the weights by which position
 /// `i` takes from positions `0..=i`.
-pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) -> Result<Json<Value>, ApiError> {
-    compute(&served, move |served| {
+pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) -> Result<Response, ApiError> {
+    let time = RequestTime::starts(served.timeout);
+    compute(&served, time, move |served| {
         let engine = served.engine(fields.take::<String>("model")?.as_deref())?;
         let generator = engine.generator();
         let Generator::Network(checkpoint) = &*generator else {
@@ -60,9 +68,19 @@ pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) ->
         let tokens = tokens(engine, "text", &text, MAX_TOKENS.min(config.block_size))?;
         let gpt = served.page.maps.gpt(&generator, checkpoint)?;
         let weights = weights(&gpt, &tokens, layer, head)?;
-        Ok(Json(json!({ "tokens": tokens_json(engine.tokenizer(), &tokens)?, "weights": weights })))
+        let answer = json!({ "tokens": tokens_json(engine.tokenizer(), &tokens)?, "weights": weights });
+        Ok(Json(answer).into_response())
     })
     .await
+}
+
+/// Refuses a model whose copy would take too much memory.
+fn check_size(parameters: usize) -> Result<(), ApiError> {
+    if parameters > MAX_PARAMS {
+        let message = format!("has {parameters} parameters, but maps are shown of models of {MAX_PARAMS} at most");
+        return Err(ApiError::bad_param("model", message));
+    }
+    Ok(())
 }
 
 /// A number that counts from 0 and is below `end`.
@@ -85,4 +103,17 @@ fn rounded(weight: f32) -> f64 {
 
 fn internal(error: impl std::fmt::Display) -> ApiError {
     ApiError::internal(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_too_large_to_be_copied_is_refused_by_name() {
+        // GPT-2 medium and large.
+        assert_eq!(check_size(354_823_168), Ok(()));
+        let refused = check_size(774_030_080);
+        assert!(refused.is_err_and(|error| error.status == 400 && error.param.as_deref() == Some("model")));
+    }
 }

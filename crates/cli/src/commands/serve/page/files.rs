@@ -3,13 +3,12 @@
 use std::sync::LazyLock;
 
 use axum::{
-    extract::Path,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use tinygpt_trainer::digest::Digest;
 
-use crate::commands::serve::http::error::ApiError;
+use crate::commands::serve::http::{error::ApiError, name::Name};
 
 /// A file of the page.
 struct PageFile {
@@ -54,7 +53,7 @@ pub async fn index(headers: HeaderMap) -> Response {
 }
 
 /// `GET /assets/{name}`.
-pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn asset(Name(name): Name, headers: HeaderMap) -> Result<Response, ApiError> {
     let file = FILES.iter().find(|file| file.name == name);
     let file = file.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "the page has no such file"))?;
     Ok(file.answer(&headers))

@@ -30,7 +30,7 @@ struct Request {
 /// Answers with server-sent events: the tokens of the prompt, then each token that is drawn, then how the text ended.
 pub async fn generate(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
     let time = RequestTime::starts(served.timeout);
-    let Request { plan, prompt, top } = compute(&served, |served| Request::take(served, fields)).await?;
+    let Request { plan, prompt, top } = compute(&served, time, |served| Request::take(served, fields)).await?;
     let prompt_json = tokens_json(plan.engine.tokenizer(), &prompt)?;
     let texts = plan.start(&[prompt], Some(top), &time, &served.metrics)?;
     Ok(stream(texts, Tokens { engine: plan.engine, prompt: prompt_json }))

@@ -6,12 +6,12 @@ mod generate;
 mod models;
 mod next;
 mod runs;
-mod tokenize;
 
 use std::{path::PathBuf, sync::Arc};
 
 use axum::{
-    Router,
+    Json, Router,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use super::{
     Served,
     engine::Engine,
-    http::{error::ApiError, limits},
+    http::{blocking, error::ApiError, limits, texts::RequestTime},
 };
 use crate::{args::ServeArgs, token_text::text_of};
 
@@ -54,7 +54,6 @@ pub fn router() -> Router<Arc<Served>> {
         .route("/", get(files::index))
         .route("/assets/{name}", get(files::asset))
         .route("/api/models", get(models::models))
-        .route("/api/tokenize", post(tokenize::tokenize))
         .route("/api/generate", post(generate::generate))
         .route("/api/next", post(next::next))
         .route("/api/runs", get(runs::runs))
@@ -64,21 +63,23 @@ pub fn router() -> Router<Arc<Served>> {
         .route("/api/attention", post(attention::attention))
 }
 
-/// Computes what takes a while on a thread of its own, when it is its turn. Once begun, it keeps its turn to its end, also where
-/// the client is gone.
+/// Computes what takes a while, when it is its turn.
 async fn compute<T: Send + 'static>(
     served: &Arc<Served>,
+    time: RequestTime,
     work: impl FnOnce(&Served) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let internal = |error: &dyn std::fmt::Display| ApiError::internal(error.to_string());
-    let turn = Arc::clone(&served.page.free).acquire_owned().await.map_err(|error| internal(&error))?;
-    let served = Arc::clone(served);
-    let done = tokio::task::spawn_blocking(move || {
-        let result = work(&served);
-        drop(turn);
-        result
-    });
-    done.await.map_err(|error| internal(&error))?
+    let of = Arc::clone(served);
+    blocking(Some(&served.page.free), time, move || work(&of)).await
+}
+
+/// Reads files, which computations do not keep waiting.
+async fn read(
+    served: &Arc<Served>,
+    work: impl FnOnce(&Served) -> Result<Value, ApiError> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let of = Arc::clone(served);
+    blocking(None, RequestTime::starts(served.timeout), move || Ok(Json(work(&of)?).into_response())).await
 }
 
 /// The tokens of a prompt. As for `tinygpt generate --prompt`, no text is the token that texts start behind.

@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use axum::{Json, extract::State};
+use axum::{extract::State, response::Response};
 use serde_json::{Value, json};
 use tinygpt_model::tokenizer::TokenizerFamily;
 use tinygpt_trainer::{RunDir, run::Best};
 
-use super::{Served, compute};
+use super::{Served, read};
 use crate::{
     commands::serve::{engine::Engine, http::error::ApiError},
     generation::{DefaultRules, default_max_new_tokens},
@@ -52,12 +52,12 @@ fn best_of(folder: &Path) -> Option<Best> {
 }
 
 /// `{"models": [...]}`.
-pub async fn models(State(served): State<Arc<Served>>) -> Result<Json<Value>, ApiError> {
-    compute(&served, |served| {
+pub async fn models(State(served): State<Arc<Served>>) -> Result<Response, ApiError> {
+    read(&served, |served| {
         let trained = &served.page.models;
         let described = |engine: &Engine| described(engine, trained.folder(engine.id()), trained.best(engine.id()));
         let models: Vec<Value> = served.engines.iter().map(described).collect();
-        Ok(Json(json!({ "models": models })))
+        Ok(json!({ "models": models }))
     })
     .await
 }

@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use serde_json::{Value, json};
 use tinygpt_model::language_model::NextToken;
 use tinygpt_sampler::{
@@ -24,7 +28,7 @@ use crate::commands::serve::{
 
 /// How many tokens are told one by one where nobody says, and at most.
 const LIMIT: usize = 40;
-const MAX_LIMIT: usize = 100_000;
+const MAX_LIMIT: usize = 2000;
 /// How many draws are counted where nobody says, and at most.
 const DRAWS: usize = 1000;
 const MAX_DRAWS: usize = 10_000;
@@ -41,12 +45,12 @@ struct Request {
 }
 
 /// The distribution that the token after a prompt is drawn from.
-pub async fn next(State(served): State<Arc<Served>>, fields: Fields) -> Result<Json<Value>, ApiError> {
+pub async fn next(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
     let time = RequestTime::starts(served.timeout);
-    let request = compute(&served, |served| Request::take(served, fields)).await?;
+    let request = compute(&served, time, |served| Request::take(served, fields)).await?;
     let logits = timeout_at(time.deadline, request.engine.logits(request.prompt.clone())).await;
     let logits = logits.map_err(|_| too_long())??.map_err(|error| ApiError::internal(error.to_string()))?;
-    compute(&served, move |_| Ok(Json(request.answer(&logits)?))).await
+    compute(&served, time, move |_| Ok(Json(request.answer(&logits)?).into_response())).await
 }
 
 impl Request {

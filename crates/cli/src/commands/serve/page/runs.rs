@@ -8,12 +8,9 @@ use std::{
 };
 
 use axum::{
-    Json,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
+    extract::{Query, State, rejection::QueryRejection},
     http::StatusCode,
+    response::Response,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,8 +23,11 @@ use tinygpt_trainer::{
     train::METRICS_FILE,
 };
 
-use super::{Served, compute};
-use crate::{commands::serve::http::error::ApiError, units::seconds_since_1970};
+use super::{Served, read};
+use crate::{
+    commands::serve::http::{error::ApiError, name::Name},
+    units::seconds_since_1970,
+};
 
 /// Requests that come so soon after another one are told what that one has found.
 const LIST_AGAIN: Duration = Duration::from_millis(500);
@@ -94,10 +94,10 @@ impl Known {
 }
 
 /// `{"runs": [...]}`.
-pub async fn runs(State(served): State<Arc<Served>>) -> Result<Json<Value>, ApiError> {
-    compute(&served, |served| {
+pub async fn runs(State(served): State<Arc<Served>>) -> Result<Response, ApiError> {
+    read(&served, |served| {
         let mut known = served.page.runs.known();
-        Ok(Json(json!({ "runs": known.list()?.iter().map(described).collect::<Vec<_>>() })))
+        Ok(json!({ "runs": known.list()?.iter().map(described).collect::<Vec<_>>() }))
     })
     .await
 }
@@ -129,43 +129,40 @@ pub struct Start {
     from: usize,
 }
 
-type NameOf = Result<Path<String>, PathRejection>;
 type FromOf = Result<Query<Start>, QueryRejection>;
 
 /// `{"records": [...], "next": M}`: the lines of `metrics.jsonl` from one on.
-pub async fn metrics(State(served): State<Arc<Served>>, name: NameOf, from: FromOf) -> Result<Json<Value>, ApiError> {
+pub async fn metrics(State(served): State<Arc<Served>>, Name(name): Name, from: FromOf) -> Result<Response, ApiError> {
     lines(served, name, from, METRICS_FILE, |known| &mut known.metrics).await
 }
 
 /// `{"records": [...], "next": M}`: the lines of `samples.jsonl` from one on.
-pub async fn samples(State(served): State<Arc<Served>>, name: NameOf, from: FromOf) -> Result<Json<Value>, ApiError> {
+pub async fn samples(State(served): State<Arc<Served>>, Name(name): Name, from: FromOf) -> Result<Response, ApiError> {
     lines(served, name, from, SAMPLES_FILE, |known| &mut known.samples).await
 }
 
 async fn lines<T: Line + Serialize + 'static>(
     served: Arc<Served>,
-    name: NameOf,
+    name: String,
     from: FromOf,
     file: &'static str,
     indexes: fn(&mut Known) -> &mut HashMap<PathBuf, IndexedLines<T>>,
-) -> Result<Json<Value>, ApiError> {
-    let name = name_of(name)?;
+) -> Result<Response, ApiError> {
     let Query(Start { from }) = from.map_err(|rejection| ApiError::bad_param("from", rejection.body_text()))?;
-    compute(&served, move |served| {
+    read(&served, move |served| {
         let mut known = served.page.runs.known();
         let folder = known.folder(&name)?;
         let index = indexes(&mut known).entry(folder);
         let lines = index.or_insert_with_key(|folder| IndexedLines::new(folder.join(file)));
         let read = lines.read(from, ANSWER_BYTES).map_err(internal)?;
-        Ok(Json(json!({ "records": read.rows, "next": read.next })))
+        Ok(json!({ "records": read.rows, "next": read.next }))
     })
     .await
 }
 
 /// `{"toml": "..."}`: the configuration of a run.
-pub async fn config(State(served): State<Arc<Served>>, name: NameOf) -> Result<Json<Value>, ApiError> {
-    let name = name_of(name)?;
-    compute(&served, move |served| {
+pub async fn config(State(served): State<Arc<Served>>, Name(name): Name) -> Result<Response, ApiError> {
+    read(&served, move |served| {
         let path = served.page.runs.known().folder(&name)?.join(TRAIN_TOML);
         let toml = std::fs::read_to_string(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
@@ -173,14 +170,9 @@ pub async fn config(State(served): State<Arc<Served>>, name: NameOf) -> Result<J
             }
             _ => internal(error),
         })?;
-        Ok(Json(json!({ "toml": toml })))
+        Ok(json!({ "toml": toml }))
     })
     .await
-}
-
-fn name_of(name: NameOf) -> Result<String, ApiError> {
-    let Path(name) = name.map_err(|rejection| ApiError::bad_param("name", rejection.body_text()))?;
-    Ok(name)
 }
 
 fn internal(error: impl std::fmt::Display) -> ApiError {
