@@ -199,11 +199,6 @@ mod tests {
             assert!(!report.is_finite(), "{report:?}");
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn small_batches_are_made_larger_where_that_makes_few_logits() {

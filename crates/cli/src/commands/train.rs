@@ -50,9 +50,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     let run = match args.resume {
         true => until_stopped(&stop, "the run is as it was", |preparation| resume(args, &device, preparation))?,
-        false => {
-            until_stopped(&stop, "no run was started", |preparation| start(args, init_from, &device, preparation))?
-        }
+        false => until_stopped(&stop, "no run was started", |preparation| {
+            start(args, init_from, &device, &stop, preparation)
+        })?,
     };
     let (path, config) = (run.path().to_owned(), run.config().clone());
     let val_tokens = run.data().val.len() as u64 - 1;
@@ -171,6 +171,7 @@ fn start(
     args: &TrainArgs,
     init_from: Option<InitialModel>,
     device: &Device,
+    stop: &AtomicBool,
     preparation: Preparation,
 ) -> anyhow::Result<Run> {
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
