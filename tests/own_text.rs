@@ -48,8 +48,8 @@ fn a_text_of_many_characters_is_learned_by_pieces() {
 fn a_text_may_be_named_and_described_by_keys_where_no_flag_does() {
     let place = Place::new();
     place.write("named.txt", text());
-    let records = text().lines().map(|line| serde_json::json!({ "content": line }).to_string() + "\n");
-    place.write("records.jsonl", records.collect::<String>());
+    let records = |line| serde_json::json!({ "content": line }).to_string() + "\n";
+    place.write("records.jsonl", text().lines().map(records).collect::<String>());
     let train = |args: &[&str]| {
         let short = ["--set", "train.max_steps=2", "--set", "model.n_embd=16"];
         stderr(place.tinygpt().arg("train").args(args).args(short))

@@ -67,7 +67,7 @@ fn a_sweep_of_an_earlier_version_goes_on() {
     let (first, second) = older.trim_end().split_once('\n').unwrap();
     assert!([first, second].iter().all(|line| line.contains("\"decay_steps\":6")), "{older}");
     place.write("grid/results.jsonl", format!("{first}\n"));
-    let path = "grid/lr=3e-3/train.toml";
+    let path = "grid/lr=3e-3,seed=1337/train.toml";
     let config = place.text(path);
     assert!(config.contains("decay_steps = 0"), "{config}");
     place.write(path, config.replace("decay_steps = 0", "decay_steps = 6"));

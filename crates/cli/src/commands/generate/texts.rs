@@ -88,7 +88,9 @@ impl<'t> Texts<'t> {
         for (text, sample) in self.rows.iter_mut().zip(&mut self.samples) {
             let rest = text.finish()?;
             sample.text += &rest;
-            (self.on_text)(&rest)?;
+            if (self.on_text)(&rest)?.is_break() {
+                break;
+            }
             if sample.ended_by == "length" && !text.is_complete() {
                 notice!("sample {} was cut before the grammar was complete: raise --max-new-tokens", sample.sample);
             }
