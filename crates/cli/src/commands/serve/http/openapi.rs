@@ -163,7 +163,11 @@ fn completion_keys() -> Vec<(&'static str, Value, &'static str)> {
             up_to(limits::TOP_LOGPROBS),
             "Tell of each token what the model made of it, and this many others.",
         ),
-        ("echo", json!({ "type": "boolean" }), "Begin the text with the prompt; with logprobs, prompts of 512 tokens in all at most."),
+        (
+            "echo",
+            json!({ "type": "boolean" }),
+            "Begin the text with the prompt; with logprobs, prompts of 512 tokens in all at most.",
+        ),
         ("best_of", json!({ "type": "integer" }), "Refused, unless it is n."),
         ("suffix", json!({ "const": "" }), "Refused: the models only continue a text."),
     ];
