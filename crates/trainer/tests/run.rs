@@ -219,7 +219,7 @@ fn contradicted(folder: &Path, lr: f64) -> RunConfig {
         fs::write(&path, text.repeat(100)).unwrap();
         path.to_string_lossy().into_owned()
     });
-    let train = TrainConfig { lr, min_lr: 0.0, max_steps: 150, eval_every: 50, clip: 0.0, ..small().train };
+    let train = TrainConfig { lr, min_lr: 0.0, max_steps: 150, eval_every: 5, clip: 0.0, ..small().train };
     RunConfig { data: DataConfig { corpus, val, ..DataConfig::default() }, train, ..small() }
 }
 
