@@ -75,12 +75,9 @@ pub(crate) fn open(run: &Path, config: &RunConfig, state: &LoopState) -> Result<
 /// [`ConfigError::Range`], where the tokenizer does not know the prompt.
 pub(crate) fn prompt(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let text = &config.train.sample_prompt;
-    if text.is_empty() {
-        return Ok(vec![tokenizer.start_token()]);
-    }
     let refused =
         |reason: String| ConfigError::Range { key: "train.sample_prompt".into(), value: format!("{text:?}"), reason };
-    Ok(tokenizer.encode(text).map_err(|error| refused(error.to_string()))?)
+    Ok(tokenizer.encode_prompt(text).map_err(|error| refused(error.to_string()))?)
 }
 
 /// Draws the sample of an update by the rules of `[generate]`. The draws depend on the seed and the position alone, so that

@@ -138,7 +138,7 @@ impl Checkpoint {
     /// When the tokenizer does not know the prompt, or a sampling rule is out of range.
     pub fn complete(&self, prompt: &str, max_new_tokens: usize, rules: SamplingParams) -> Result<String> {
         let tokenizer = &self.tokenizer;
-        let prompt = if prompt.is_empty() { vec![tokenizer.start_token()] } else { tokenizer.encode(prompt)? };
+        let prompt = tokenizer.encode_prompt(prompt)?;
         let mut decoder = self.decoder(ContextPolicy::Slide, WeightFormat::F32, &Device::Cpu)?;
         let mut tokens = Vec::new();
         let request = Generation { prompt: &prompt, first_sequence: 0, rows: 1, max_new_tokens };

@@ -454,6 +454,14 @@ impl Tokenizer {
         self.begin_of_text().or_else(|| self.id_of("\n")).unwrap_or(0)
     }
 
+    /// The tokens of a prompt; of an empty one, [`Tokenizer::start_token`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>> {
+        if prompt.is_empty() { Ok(vec![self.start_token()]) } else { self.encode(prompt) }
+    }
+
     /// The content of the `tokenizer_config.json` that lets `transformers.AutoTokenizer` load the folder.
     ///
     /// `model_max_length` is the model's block size. The begin and end tokens are those that exist, or null; batches are padded

@@ -38,8 +38,7 @@ impl Prompt {
     /// # Errors
     /// When the tokenizer does not know a character.
     pub fn new(text: String, tokenizer: &Tokenizer) -> Result<Self> {
-        let tokens = if text.is_empty() { vec![tokenizer.start_token()] } else { tokenizer.encode(&text)? };
-        Ok(Self { text, tokens })
+        Ok(Self { tokens: tokenizer.encode_prompt(&text)?, text })
     }
 }
 

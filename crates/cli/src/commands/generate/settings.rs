@@ -75,11 +75,7 @@ impl Settings<'_> {
     pub fn plan(&self, prompt: String, logprobs: Option<usize>, generator: &Generator) -> anyhow::Result<Plan> {
         let tokenizer = generator.tokenizer();
         let (prompt_text, stops) = (prompt, self.stops.clone());
-        let prompt = if prompt_text.is_empty() {
-            vec![tokenizer.start_token()]
-        } else {
-            tokenizer.encode(&prompt_text).context("the prompt")?
-        };
+        let prompt = tokenizer.encode_prompt(&prompt_text).context("the prompt")?;
         if let Some(block_size) = generator.block_size()
             && prompt.len() > block_size
         {
