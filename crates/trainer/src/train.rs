@@ -1,22 +1,23 @@
 //! The training loop.
 
 mod record;
+mod saving;
 
 use std::{
-    fs,
+    ops::Range,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use tinygpt_model::{Adapter, ContextPolicy, files::atomic};
+use tinygpt_model::{Adapter, ContextPolicy};
 
 use crate::{
-    Result, TrainError, chart,
+    Result, TrainError,
     config::{RunConfig, TrainConfig},
     data::Dataset,
-    engine::{DeferredScalar, Engine, EngineState},
+    engine::{Batch, DeferredScalar, Engine},
     evaluate::{self, Evaluation, Report},
     metrics::{self, Metrics, MetricsFile, RowKind},
-    run::{Best, FinalEvaluation, LAST_FORMAT, LoopState, Part, RunDir},
+    run::{Best, FinalEvaluation, LoopState, RunDir},
     samples::{self, Sample},
     schedule::learning_rate,
 };
@@ -105,66 +106,6 @@ pub struct Trainer<'a> {
     pub run: &'a RunDir,
     /// Where to go on from.
     pub state: LoopState,
-}
-
-impl LoopState {
-    /// The state before the first update.
-    pub fn fresh(source_hash: String) -> Self {
-        Self {
-            format: LAST_FORMAT,
-            step: 0,
-            best: None,
-            evaluations_since_best: 0,
-            last_evaluation: None,
-            update_ratio: None,
-            seconds: 0.0,
-            source_hash,
-            reference_hash: None,
-            final_evaluation: None,
-            parts: vec![Part::now(0, 0.0)],
-            init_from: None,
-        }
-    }
-
-    /// Whether the weights of this update are the best so far.
-    pub fn is_best(&self) -> bool {
-        self.best.is_some_and(|best| best.step == self.step)
-    }
-
-    /// Which limit of the configuration is reached, if any.
-    pub fn ending(&self, train: &TrainConfig) -> Option<StopReason> {
-        if self.step >= train.max_steps {
-            Some(StopReason::MaxSteps)
-        } else if train.patience > 0 && self.evaluations_since_best >= train.patience {
-            Some(StopReason::Patience)
-        } else if self.out_of_time(train) {
-            Some(StopReason::MaxMinutes)
-        } else {
-            None
-        }
-    }
-
-    /// Whether this state was saved after a line of the metrics was written, and knows what it says. A crash may leave
-    /// lines that the state has not seen: their updates and evaluations are made again.
-    fn has_seen(&self, row: &Metrics) -> bool {
-        match row.kind {
-            RowKind::Train => row.step <= self.step,
-            RowKind::Eval => Some(row.step) <= self.last_evaluation,
-        }
-    }
-
-    /// Where a state of an earlier version does not say which evaluation it saw last, the lines of the metrics do: it
-    /// has seen the best one and as many after it as it has counted.
-    fn infer_last_evaluation(&mut self, rows: &[Metrics]) {
-        let Some(Best { step: best, .. }) = self.best else { return };
-        let after_best = rows.iter().filter(|row| row.kind == RowKind::Eval && row.step > best).map(|row| row.step);
-        let seen = after_best.take(self.evaluations_since_best as usize).last();
-        self.last_evaluation = self.last_evaluation.or(seen).or(Some(best));
-    }
-
-    fn out_of_time(&self, train: &TrainConfig) -> bool {
-        train.max_minutes > 0.0 && self.seconds >= 60.0 * train.max_minutes
-    }
 }
 
 impl Trainer<'_> {
@@ -302,65 +243,6 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Saves the state of the loop first: it says whether the weights are the best, and [`Trainer::catch_up`] writes them
-    /// as such where a crash or a full disk kept this from doing it.
-    fn save(&self) -> Result<()> {
-        let exported = self.engine.state_dict()?;
-        self.run.last().save(self.engine.config(), &exported, &self.state)?;
-        if self.state.is_best() {
-            self.write_best(&exported)?;
-        }
-        self.run.delete_replaced()
-    }
-
-    /// Writes the weights as the best ones, and the adapter where one is trained.
-    fn write_best(&self, state: &EngineState) -> Result<()> {
-        let config = self.engine.config();
-        let Some(adapter) = &state.adapter else {
-            return Ok(self.run.model().write_weights(config, &state.params)?);
-        };
-        self.run.model().write_weights(config, &self.engine.params()?)?;
-        let base = self.state.init_from.as_ref().map_or("", |origin| &origin.path);
-        Ok(adapter.write(self.run.adapter(), config, base)?)
-    }
-
-    /// Writes what belongs to the evaluation that was saved last, where a crash or a full disk came in between: the
-    /// weights, if they are the best, and the plot.
-    fn catch_up(&self, metrics: &MetricsFile) -> Result<()> {
-        if self.state.is_best() {
-            let (config, params, state) = (self.engine.config(), self.engine.params()?, self.engine.state_dict()?);
-            let written = self.run.model().read_weights(config).is_ok_and(|written| written == params);
-            let is_written = |adapter: &Adapter| {
-                Adapter::open(self.run.adapter(), config).is_ok_and(|written| written.values == adapter.values)
-            };
-            if !written || !state.adapter.as_ref().is_none_or(is_written) {
-                self.write_best(&state)?;
-            }
-        }
-        if self.state.last_evaluation == Some(self.state.step) { self.write_plot(metrics) } else { Ok(()) }
-    }
-
-    /// Writes the plot of the losses.
-    fn write_plot(&self, metrics: &MetricsFile) -> Result<()> {
-        let Some(figure) = chart::loss_curve(&self.config.name, metrics.rows()) else { return Ok(()) };
-        self.write_changed(LOSS_SVG, figure.svg()?.as_bytes())
-    }
-
-    /// The same as pixels, which take longer to draw than an evaluation of a small model: at the end alone.
-    fn write_pixels(&self, metrics: &MetricsFile) -> Result<()> {
-        let Some(figure) = chart::loss_curve(&self.config.name, metrics.rows()) else { return Ok(()) };
-        self.write_changed(LOSS_PNG, &figure.png()?)
-    }
-
-    /// Writes a file of the run, unless it is there as it should be.
-    fn write_changed(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.run.path().join(name);
-        if fs::read(&path).ok().as_deref() != Some(bytes) {
-            atomic::write(&path, bytes)?;
-        }
-        Ok(())
-    }
-
     /// Whether this step is to be evaluated and has not been.
     fn evaluation_is_due(&self) -> bool {
         let step = self.state.step;
@@ -413,12 +295,9 @@ impl Trainer<'_> {
     /// The loss of the next update's batches under the weights as they are, in nats a token. It depends on nothing that an
     /// interruption would lose.
     fn training_loss(&mut self) -> Result<f64> {
-        let RunConfig { model, train, seed, .. } = self.config;
-        let accum = train.grad_accum as u64;
         let mut total = 0.0;
-        for micro_step in self.state.step * accum..(self.state.step + 1) * accum {
-            let batch = self.data.train.random_batch(train.batch_size, model.block_size, *seed, micro_step)?;
-            total += self.engine.eval(&batch)?;
+        for micro_step in micro_steps(self.config, self.state.step) {
+            total += self.engine.eval(&micro_batch(self.data, self.config, micro_step)?)?;
         }
         Ok(total / self.config.tokens_per_step() as f64)
     }
@@ -464,15 +343,24 @@ pub(crate) fn accumulate_gradients(
     step: u64,
     stop: &AtomicBool,
 ) -> Result<Vec<DeferredScalar>> {
-    let (rows, accum) = (config.train.batch_size, config.train.grad_accum as u64);
     let loss = |micro_step| {
         if stop.load(Ordering::Relaxed) {
             return Err(TrainError::Interrupted);
         }
-        let batch = data.train.random_batch(rows, config.model.block_size, config.seed, micro_step)?;
-        engine.forward_backward(&batch, micro_step)
+        engine.forward_backward(&micro_batch(data, config, micro_step)?, micro_step)
     };
-    (step * accum..(step + 1) * accum).map(loss).collect()
+    micro_steps(config, step).map(loss).collect()
+}
+
+/// The numbers of the batches of update `step`, both counted from 0.
+fn micro_steps(config: &RunConfig, step: u64) -> Range<u64> {
+    let accum = config.train.grad_accum as u64;
+    step * accum..(step + 1) * accum
+}
+
+/// One of the batches of an update.
+fn micro_batch(data: &Dataset, config: &RunConfig, micro_step: u64) -> Result<Batch> {
+    data.train.random_batch(config.train.batch_size, config.model.block_size, config.seed, micro_step)
 }
 
 /// Refuses data that cannot fill one window, and a prompt of the samples that its tokenizer does not know.

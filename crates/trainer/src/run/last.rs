@@ -19,9 +19,11 @@ use tinygpt_model::{
 use super::Origin;
 use crate::{
     Result, TrainError,
-    config::Change,
+    config::{Change, TrainConfig},
     engine::{EngineState, LossScaling, StateSlot},
     evaluate::Report,
+    metrics::{Metrics, RowKind},
+    train::StopReason,
 };
 
 /// The format of the files in `last/`.
@@ -67,6 +69,66 @@ pub struct LoopState {
     /// The parts of the run, of which each but the first is a resumption. There are none in the states of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
+}
+
+impl LoopState {
+    /// The state before the first update.
+    pub fn fresh(source_hash: String) -> Self {
+        Self {
+            format: LAST_FORMAT,
+            step: 0,
+            best: None,
+            evaluations_since_best: 0,
+            last_evaluation: None,
+            update_ratio: None,
+            seconds: 0.0,
+            source_hash,
+            reference_hash: None,
+            final_evaluation: None,
+            parts: vec![Part::now(0, 0.0)],
+            init_from: None,
+        }
+    }
+
+    /// Whether the weights of this update are the best so far.
+    pub fn is_best(&self) -> bool {
+        self.best.is_some_and(|best| best.step == self.step)
+    }
+
+    /// Which limit of the configuration is reached, if any.
+    pub fn ending(&self, train: &TrainConfig) -> Option<StopReason> {
+        if self.step >= train.max_steps {
+            Some(StopReason::MaxSteps)
+        } else if train.patience > 0 && self.evaluations_since_best >= train.patience {
+            Some(StopReason::Patience)
+        } else if self.out_of_time(train) {
+            Some(StopReason::MaxMinutes)
+        } else {
+            None
+        }
+    }
+
+    /// Whether this state was saved after a line of the metrics was written, and knows what it says. A crash may leave
+    /// lines that the state has not seen: their updates and evaluations are made again.
+    pub(crate) fn has_seen(&self, row: &Metrics) -> bool {
+        match row.kind {
+            RowKind::Train => row.step <= self.step,
+            RowKind::Eval => Some(row.step) <= self.last_evaluation,
+        }
+    }
+
+    /// Where a state of an earlier version does not say which evaluation it saw last, the lines of the metrics do: it
+    /// has seen the best one and as many after it as it has counted.
+    pub(crate) fn infer_last_evaluation(&mut self, rows: &[Metrics]) {
+        let Some(Best { step: best, .. }) = self.best else { return };
+        let after_best = rows.iter().filter(|row| row.kind == RowKind::Eval && row.step > best).map(|row| row.step);
+        let seen = after_best.take(self.evaluations_since_best as usize).last();
+        self.last_evaluation = self.last_evaluation.or(seen).or(Some(best));
+    }
+
+    pub(crate) fn out_of_time(&self, train: &TrainConfig) -> bool {
+        train.max_minutes > 0.0 && self.seconds >= 60.0 * train.max_minutes
+    }
 }
 
 /// A part of a run: what one process has trained of it.
