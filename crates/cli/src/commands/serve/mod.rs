@@ -9,7 +9,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
@@ -33,6 +33,7 @@ use crate::{
     args::ServeArgs,
     hub,
     output::{Interrupted, Usage, print_stdout},
+    units::seconds_since_1970,
 };
 
 /// What all requests share.
@@ -104,7 +105,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         requests: InProgress::default(),
         timeout: Duration::from_secs(args.timeout),
         max_texts: usize::from(args.queue).max(1),
-        started: http::now(),
+        started: seconds_since_1970(SystemTime::now()) as u64,
     };
     let engines = served.engines.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

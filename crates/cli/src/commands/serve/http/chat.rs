@@ -2,16 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use serde_json::{Value, json};
 use tinygpt_model::constraint::Grammar;
 
 use super::{
-    Reply, blocking,
+    Reply,
     error::ApiError,
     fields::Fields,
     limits,
@@ -21,6 +17,9 @@ use super::{
     texts::{RequestTime, TextPlan, Usage, finish_reason},
 };
 use crate::commands::serve::{Served, engine::Event};
+
+/// What a piece of an answer is.
+const CHUNK: &str = "chat.completion.chunk";
 
 /// What is asked for.
 struct Request {
@@ -43,14 +42,8 @@ pub async fn chat_completions(State(served): State<Arc<Served>>, fields: Fields)
     while let Some((text, event)) = texts.next().await? {
         messages[text].event(&plan, event)?;
     }
-    let usage = texts.usage();
-    let whole = move || {
-        let mut body = reply.head("chat.completion");
-        body["choices"] = messages.into_iter().enumerate().map(|(index, message)| message.into_json(index)).collect();
-        body["usage"] = usage.to_json();
-        Ok(Json(body).into_response())
-    };
-    blocking(None, time, whole).await
+    let choices = || messages.into_iter().enumerate().map(|(index, message)| message.into_json(index)).collect();
+    reply.whole("chat.completion", (texts.usage(), time), choices).await
 }
 
 impl Request {
@@ -154,9 +147,7 @@ struct StreamedMessages {
 
 impl StreamedMessages {
     fn chunk(&self, choice: Value) -> Value {
-        let mut chunk = self.reply.head_of_chunk("chat.completion.chunk");
-        chunk["choices"] = json!([choice]);
-        chunk
+        self.reply.chunk(CHUNK, choice)
     }
 }
 
@@ -184,6 +175,6 @@ impl Chunks for StreamedMessages {
     }
 
     fn end(&mut self, usage: Usage) -> Option<Value> {
-        self.reply.usage_chunk("chat.completion.chunk", usage)
+        self.reply.usage_chunk(CHUNK, usage)
     }
 }

@@ -2,16 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use serde_json::{Value, json};
 use tinygpt_model::Tokenizer;
 
 use super::{
-    Reply, blocking,
+    Reply,
     error::ApiError,
     fields::Fields,
     limits,
@@ -24,6 +20,9 @@ use crate::commands::serve::{
     Served,
     engine::{Event, Measured},
 };
+
+/// What an answer and each of its pieces are.
+const COMPLETION: &str = "text_completion";
 
 /// What is asked for.
 struct Request {
@@ -65,14 +64,8 @@ pub async fn completions(State(served): State<Arc<Served>>, fields: Fields) -> R
     while let Some((text, event)) = texts.next().await? {
         choices.event(text, event)?;
     }
-    let usage = texts.usage();
-    let whole = move || {
-        let mut body = reply.head("text_completion");
-        body["choices"] = choices.all.iter().enumerate().map(|(index, choice)| choice.to_json(index)).collect();
-        body["usage"] = usage.to_json();
-        Ok(Json(body).into_response())
-    };
-    blocking(None, time, whole).await
+    let all = move || choices.all.iter().enumerate().map(|(index, choice)| choice.to_json(index)).collect();
+    reply.whole(COMPLETION, (texts.usage(), time), all).await
 }
 
 impl Request {
@@ -136,11 +129,8 @@ fn prompts(fields: &mut Fields, plan: &TextPlan) -> Result<Vec<Prompt>, ApiError
 impl Prompt {
     /// As `tinygpt generate --prompt`: no text is the token that texts start behind.
     fn of_text(text: &str, plan: &TextPlan) -> Result<Self, ApiError> {
-        let tokenizer = plan.engine.tokenizer();
-        let tokens = match text {
-            "" => vec![tokenizer.start_token()],
-            text => tokenizer.encode(text).map_err(|error| ApiError::bad_param("prompt", error))?,
-        };
+        let tokens = plan.engine.tokenizer().encode_prompt(text);
+        let tokens = tokens.map_err(|error| ApiError::bad_param("prompt", error))?;
         TextPlan::check_prompt(&tokens, "prompt")?;
         Ok(Self { text: text.into(), tokens, measured: Vec::new() })
     }
@@ -258,9 +248,7 @@ struct StreamedChoices {
 
 impl StreamedChoices {
     fn chunk(&mut self, index: usize) -> Value {
-        let mut chunk = self.reply.head_of_chunk("text_completion");
-        chunk["choices"] = json!([self.choices.all[index].told(index)]);
-        chunk
+        self.reply.chunk(COMPLETION, self.choices.all[index].told(index))
     }
 }
 
@@ -278,6 +266,6 @@ impl Chunks for StreamedChoices {
     }
 
     fn end(&mut self, usage: Usage) -> Option<Value> {
-        self.reply.usage_chunk("text_completion", usage)
+        self.reply.usage_chunk(COMPLETION, usage)
     }
 }

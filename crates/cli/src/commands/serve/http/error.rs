@@ -1,5 +1,7 @@
 //! Errors in the shape that clients of OpenAI's API know.
 
+use std::fmt::Display;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -36,7 +38,7 @@ impl ApiError {
     }
 
     /// 400 for a key of the request; the message begins with its name.
-    pub fn bad_param(param: impl Into<String>, message: impl std::fmt::Display) -> Self {
+    pub fn bad_param(param: impl Into<String>, message: impl Display) -> Self {
         let param = param.into();
         Self::bad_request(format!("{param}: {message}")).with_param(param)
     }
@@ -48,8 +50,8 @@ impl ApiError {
     }
 
     /// 500: the server could not do what makes sense.
-    pub fn internal(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    pub fn internal(error: impl Display) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
 
     #[must_use]

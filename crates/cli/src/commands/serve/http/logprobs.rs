@@ -17,7 +17,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// The text of a token; models may have more tokens than their tokenizer.
 pub fn token_text(tokenizer: &Tokenizer, id: u32) -> Result<String, ApiError> {
-    text_of(tokenizer, id).map_err(|error| ApiError::internal(error.to_string()))
+    text_of(tokenizer, id).map_err(ApiError::internal)
 }
 
 /// How many characters begin in a token: what it adds to the offset of those after it.
@@ -106,21 +106,25 @@ impl<'e> PromptLogits<'e> {
     pub async fn measured(&mut self, prompt: &[u32], top: usize) -> Result<Vec<Option<Measured>>, ApiError> {
         let mut all = vec![None];
         for at in 1..prompt.len() {
-            let logits = timeout_at(self.deadline, self.after(&prompt[..at])).await.map_err(|_| too_long())??;
+            let logits = self.after(&prompt[..at]).await?;
             all.push(Some(Measured::of(&logits, prompt[at], top)));
         }
         Ok(all)
     }
 
     /// The logits of the token after a prompt, `[V]`.
-    async fn after(&mut self, prompt: &[u32]) -> Result<Vec<f32>, ApiError> {
+    pub async fn after(&mut self, prompt: &[u32]) -> Result<Vec<f32>, ApiError> {
+        timeout_at(self.deadline, self.computed(prompt)).await.unwrap_or_else(|_| Err(too_long()))
+    }
+
+    async fn computed(&mut self, prompt: &[u32]) -> Result<Vec<f32>, ApiError> {
         loop {
             match self.engine.logits(prompt.to_vec()).await {
                 // What was computed would be lost with the request.
                 Err(Refused::QueueFull) if self.has_begun => tokio::time::sleep(TRY_AGAIN).await,
                 logits => {
                     self.has_begun = true;
-                    return logits?.map_err(|error| ApiError::internal(error.to_string()));
+                    return logits?.map_err(ApiError::internal);
                 }
             }
         }

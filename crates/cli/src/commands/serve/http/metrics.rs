@@ -214,6 +214,6 @@ pub async fn metrics(State(served): State<Arc<Served>>) -> Result<Response, ApiE
     }
     let mut text = String::new();
     let registry = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
-    encode(&mut text, &registry).map_err(|error| ApiError::internal(error.to_string()))?;
+    encode(&mut text, &registry).map_err(ApiError::internal)?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }

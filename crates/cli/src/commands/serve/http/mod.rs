@@ -8,7 +8,7 @@ pub mod error;
 pub mod fields;
 pub mod in_progress;
 pub mod limits;
-mod logprobs;
+pub mod logprobs;
 pub mod metrics;
 mod models;
 pub mod name;
@@ -19,10 +19,7 @@ pub mod security;
 pub mod stream;
 pub mod texts;
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -93,10 +90,9 @@ pub async fn blocking<T: Send + 'static>(
     time: RequestTime,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let internal = |error: &dyn std::fmt::Display| ApiError::internal(error.to_string());
     let done = async {
         let turn = match turns {
-            Some(turns) => Some(Arc::clone(turns).acquire_owned().await.map_err(|error| internal(&error))?),
+            Some(turns) => Some(Arc::clone(turns).acquire_owned().await.map_err(ApiError::internal)?),
             None => None,
         };
         let work = move || {
@@ -104,7 +100,7 @@ pub async fn blocking<T: Send + 'static>(
             drop(turn);
             result
         };
-        tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))?
+        tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
     };
     timeout_at(time.deadline, done).await.unwrap_or_else(|_| Err(too_long()))
 }
@@ -119,9 +115,4 @@ async fn reading<T: Send + 'static>(
     let turns = texts::has_grammar(&fields).then_some(&served.grammars);
     let of = Arc::clone(served);
     blocking(turns, time, move || take(&of, fields)).await
-}
-
-/// Seconds since 1970.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,16 +1,24 @@
 //! How an answer with texts is given, and what all of its parts begin with.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
 
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    blocking,
     error::ApiError,
     fields::Fields,
-    now,
-    texts::{TextPlan, Usage},
+    texts::{RequestTime, TextPlan, Usage},
 };
+use crate::units::seconds_since_1970;
 
 /// An answer with texts.
 #[derive(Debug, Clone)]
@@ -43,7 +51,7 @@ impl Reply {
         if options.is_some() && !stream {
             return Err(ApiError::bad_param("stream_options", "is for requests with stream: true"));
         }
-        let created = now();
+        let created = seconds_since_1970(SystemTime::now()) as u64;
         Ok(Self {
             id: format!("{prefix}-{created:x}-{:x}", COUNT.fetch_add(1, Ordering::Relaxed)),
             created,
@@ -54,19 +62,36 @@ impl Reply {
         })
     }
 
-    /// What the answer begins with. `seed` is ours: with it, a text that had none can be made again.
-    pub fn head(&self, object: &str) -> Value {
-        let Self { id, created, model, seed, .. } = self;
-        json!({ "id": id, "object": object, "created": created, "model": model, "seed": seed })
+    /// The whole answer. What there is of it may be much, so it is put together where nothing waits for it.
+    pub async fn whole(
+        self,
+        object: &'static str,
+        (usage, time): (Usage, RequestTime),
+        choices: impl FnOnce() -> Vec<Value> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let whole = move || {
+            let mut body = self.head(object);
+            body["choices"] = choices().into();
+            body["usage"] = usage.to_json();
+            Ok(Json(body).into_response())
+        };
+        blocking(None, time, whole).await
     }
 
-    /// What a piece of the answer begins with: where the last one has the usage, all others have none.
-    pub fn head_of_chunk(&self, object: &str) -> Value {
-        let mut head = self.head(object);
+    /// A piece of the answer: where the last one has the usage, all others have none.
+    pub fn chunk(&self, object: &str, choice: Value) -> Value {
+        let mut chunk = self.head(object);
+        chunk["choices"] = json!([choice]);
         if self.include_usage {
-            head["usage"] = Value::Null;
+            chunk["usage"] = Value::Null;
         }
-        head
+        chunk
+    }
+
+    /// What all parts of the answer begin with. `seed` is ours: with it, a text that had none can be made again.
+    fn head(&self, object: &str) -> Value {
+        let Self { id, created, model, seed, .. } = self;
+        json!({ "id": id, "object": object, "created": created, "model": model, "seed": seed })
     }
 
     /// The last piece, if it was asked for.

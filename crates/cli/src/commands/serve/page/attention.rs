@@ -10,7 +10,7 @@ use axum::{
 use serde_json::json;
 use tinygpt_model::{Checkpoint, Gpt};
 
-use super::{Served, compute, tokens, tokens_json};
+use super::{Served, at_most, compute, tokens_json};
 use crate::{
     commands::serve::http::{error::ApiError, fields::Fields, texts::RequestTime},
     generator::Generator,
@@ -41,7 +41,7 @@ impl Maps {
         // Memory for one copy at a time.
         *last = None;
         let tensors = checkpoint.weights().to_tensors(config);
-        let gpt = Arc::new(tensors.and_then(|tensors| Gpt::new(config, &tensors)).map_err(internal)?);
+        let gpt = Arc::new(tensors.and_then(|tensors| Gpt::new(config, &tensors)).map_err(ApiError::internal)?);
         *last = Some((model, Arc::clone(&gpt)));
         Ok(gpt)
     }
@@ -65,7 +65,7 @@ pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) ->
         if text.is_empty() {
             return Err(ApiError::bad_param("text", "is empty: there is nothing to look at"));
         }
-        let tokens = tokens(engine, "text", &text, MAX_TOKENS.min(config.block_size))?;
+        let tokens = at_most(MAX_TOKENS.min(config.block_size), "text", engine.tokenizer().encode(&text))?;
         let gpt = served.page.maps.gpt(&generator, checkpoint)?;
         let weights = weights(&gpt, &tokens, layer, head)?;
         let answer = json!({ "tokens": tokens_json(engine.tokenizer(), &tokens)?, "weights": weights });
@@ -89,9 +89,9 @@ fn below(fields: &mut Fields, key: &str, end: usize) -> Result<usize, ApiError> 
 }
 
 fn weights(gpt: &Gpt, tokens: &[u32], layer: usize, head: usize) -> Result<Vec<Vec<f64>>, ApiError> {
-    let map = gpt.attention_map(tokens, layer).map_err(internal)?;
+    let map = gpt.attention_map(tokens, layer).map_err(ApiError::internal)?;
     let map = map.ok_or_else(|| ApiError::internal(format!("the network has no layer {layer}")))?;
-    let rows = map.get(head).and_then(|map| map.to_vec2::<f32>()).map_err(internal)?; // (T, T)
+    let rows = map.get(head).and_then(|map| map.to_vec2::<f32>()).map_err(ApiError::internal)?; // (T, T)
     let row = |(at, row): (usize, Vec<f32>)| row[..=at].iter().map(|&weight| rounded(weight)).collect();
     Ok(rows.into_iter().enumerate().map(row).collect())
 }
@@ -99,10 +99,6 @@ fn weights(gpt: &Gpt, tokens: &[u32], layer: usize, head: usize) -> Result<Vec<V
 /// To four digits behind the point: no eye sees more, and the answer is a third as long.
 fn rounded(weight: f32) -> f64 {
     (f64::from(weight) * 1e4).round() / 1e4
-}
-
-fn internal(error: impl std::fmt::Display) -> ApiError {
-    ApiError::internal(error.to_string())
 }
 
 #[cfg(test)]

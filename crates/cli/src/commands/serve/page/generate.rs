@@ -6,15 +6,18 @@ use axum::{extract::State, response::Response};
 use serde_json::{Value, json};
 
 use super::{Served, compute, prompt_tokens, token_json, tokens_json};
-use crate::commands::serve::{
-    engine::{EndedBy, Engine, Event},
-    http::{
-        error::ApiError,
-        fields::Fields,
-        limits,
-        stream::{Chunks, stream},
-        texts::{RequestTime, TextPlan, Usage},
+use crate::{
+    commands::serve::{
+        engine::{EndedBy, Engine, Event},
+        http::{
+            error::ApiError,
+            fields::Fields,
+            limits,
+            stream::{Chunks, stream},
+            texts::{RequestTime, TextPlan, Usage, finish_reason},
+        },
     },
+    growing_text::Ending,
 };
 
 /// How many of the most probable tokens are told beside each token where nobody says.
@@ -81,12 +84,8 @@ impl Chunks for Tokens {
                 told
             }
             Event::Ended { by, rest } => {
-                let by = match by {
-                    EndedBy::Stop => "stop",
-                    // The last two are errors of the request, in the place of its texts.
-                    EndedBy::Length | EndedBy::TimedOut | EndedBy::ShutDown => "length",
-                    EndedBy::Grammar => "grammar",
-                };
+                // The API has no word of its own for a text that a grammar says is complete.
+                let by = if by == EndedBy::Grammar { Ending::Grammar.name() } else { finish_reason(by) };
                 json!({ "ended_by": by, "piece": rest })
             }
             Event::Failed(message) => return Err(ApiError::internal(message)),

@@ -15,15 +15,15 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Value, json};
-use tinygpt_model::Tokenizer;
+use tinygpt_model::{Tokenizer, TokenizerError};
 use tokio::sync::Semaphore;
 
 use super::{
     Served,
     engine::Engine,
-    http::{blocking, error::ApiError, limits, texts::RequestTime},
+    http::{blocking, error::ApiError, limits, logprobs::token_text, texts::RequestTime},
 };
-use crate::{args::ServeArgs, token_text::text_of};
+use crate::args::ServeArgs;
 
 /// Computations for the page at a time; others wait for their turn. Texts are not among them, which the engines compute.
 const COMPUTATIONS: usize = 2;
@@ -84,15 +84,12 @@ async fn read(
 
 /// The tokens of a prompt. As for `tinygpt generate --prompt`, no text is the token that texts start behind.
 fn prompt_tokens(engine: &Engine, text: &str) -> Result<Vec<u32>, ApiError> {
-    if text.is_empty() {
-        return Ok(vec![engine.tokenizer().start_token()]);
-    }
-    tokens(engine, "prompt", text, limits::PROMPT_TOKENS)
+    at_most(limits::PROMPT_TOKENS, "prompt", engine.tokenizer().encode_prompt(text))
 }
 
 /// The tokens of the text of a key, of which there may be so many.
-fn tokens(engine: &Engine, key: &str, text: &str, most: usize) -> Result<Vec<u32>, ApiError> {
-    let tokens = engine.tokenizer().encode(text).map_err(|error| ApiError::bad_param(key, error))?;
+fn at_most(most: usize, key: &str, tokens: Result<Vec<u32>, TokenizerError>) -> Result<Vec<u32>, ApiError> {
+    let tokens = tokens.map_err(|error| ApiError::bad_param(key, error))?;
     if tokens.len() > most {
         return Err(ApiError::bad_param(key, format!("has {} tokens, but may have {most} at most", tokens.len())));
     }
@@ -101,8 +98,7 @@ fn tokens(engine: &Engine, key: &str, text: &str, most: usize) -> Result<Vec<u32
 
 /// A token as the page is told of it.
 fn token_json(tokenizer: &Tokenizer, id: u32) -> Result<Value, ApiError> {
-    let text = text_of(tokenizer, id).map_err(|error| ApiError::internal(format!("{error:#}")))?;
-    Ok(json!({ "id": id, "text": text }))
+    Ok(json!({ "id": id, "text": token_text(tokenizer, id)? }))
 }
 
 /// Tokens as the page is told of them.

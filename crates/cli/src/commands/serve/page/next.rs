@@ -13,7 +13,6 @@ use tinygpt_sampler::{
     Row, Sampler, SamplingError, SamplingParams, entropy,
     oracle::{DrawNumbers, ExplainedToken, Explanation, explain},
 };
-use tokio::time::timeout_at;
 
 use super::{Served, compute, prompt_tokens, token_json, tokens_json};
 use crate::commands::serve::{
@@ -21,8 +20,9 @@ use crate::commands::serve::{
     http::{
         error::ApiError,
         fields::Fields,
+        logprobs::PromptLogits,
         rules::{OfModel, Rules},
-        texts::{RequestTime, too_long},
+        texts::RequestTime,
     },
 };
 
@@ -48,8 +48,7 @@ struct Request {
 pub async fn next(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
     let time = RequestTime::starts(served.timeout);
     let request = compute(&served, time, |served| Request::take(served, fields)).await?;
-    let logits = timeout_at(time.deadline, request.engine.logits(request.prompt.clone())).await;
-    let logits = logits.map_err(|_| too_long())??.map_err(|error| ApiError::internal(error.to_string()))?;
+    let logits = PromptLogits::new(&request.engine, time.deadline).after(&request.prompt).await?;
     compute(&served, time, move |_| Ok(Json(request.answer(&logits)?).into_response())).await
 }
 

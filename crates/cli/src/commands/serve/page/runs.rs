@@ -70,7 +70,7 @@ impl Known {
                 Ok(runs) => runs,
                 // There is no folder before the first run.
                 Err(TrainError::NoRun { .. }) => Vec::new(),
-                Err(error) => return Err(internal(error)),
+                Err(error) => return Err(ApiError::internal(error)),
             };
             self.at = Some(Instant::now());
             let paths: HashSet<&PathBuf> = self.listed.iter().map(|run| &run.path).collect();
@@ -154,7 +154,7 @@ async fn lines<T: Line + Serialize + 'static>(
         let folder = known.folder(&name)?;
         let index = indexes(&mut known).entry(folder);
         let lines = index.or_insert_with_key(|folder| IndexedLines::new(folder.join(file)));
-        let read = lines.read(from, ANSWER_BYTES).map_err(internal)?;
+        let read = lines.read(from, ANSWER_BYTES).map_err(ApiError::internal)?;
         Ok(json!({ "records": read.rows, "next": read.next }))
     })
     .await
@@ -168,13 +168,9 @@ pub async fn config(State(served): State<Arc<Served>>, Name(name): Name) -> Resu
             std::io::ErrorKind::NotFound => {
                 ApiError::new(StatusCode::NOT_FOUND, format!("the run `{name}` has no {TRAIN_TOML}"))
             }
-            _ => internal(error),
+            _ => ApiError::internal(error),
         })?;
         Ok(json!({ "toml": toml }))
     })
     .await
-}
-
-fn internal(error: impl std::fmt::Display) -> ApiError {
-    ApiError::internal(error.to_string())
 }
