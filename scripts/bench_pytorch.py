@@ -2,7 +2,7 @@
 """The work of `tinygpt bench` and of a whole training run on PyTorch, to compare with; the last line is a JSON object.
 
     python3 -m venv torch-env && torch-env/bin/pip install torch numpy       # about 5 GB; --compile needs a C++ compiler
-    torch-env/bin/python scripts/bench_pytorch.py train small --fused        # or baby; --compile, --bf16, --batch B
+    torch-env/bin/python scripts/bench_pytorch.py train small --fused        # or baby, gpt2; --compile, --bf16, --batch B
     torch-env/bin/python scripts/bench_pytorch.py decode gpt2 --rows 8       # or small, baby; --tokens N
     torch-env/bin/python scripts/bench_pytorch.py fit small --data data/tinyshakespeare.txt
 
@@ -41,7 +41,7 @@ class Shape:
 SHAPES = {
     "small": Shape(n_layer=4, n_head=4, n_embd=128, block_size=64, batch=12, steps=2000),
     "baby": Shape(n_layer=6, n_head=6, n_embd=384, block_size=256, batch=64, dropout=0.2, steps=5000),
-    "gpt2": Shape(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50257),
+    "gpt2": Shape(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch=16, vocab_size=50257),
 }
 LR, MIN_LR, WARMUP_STEPS = 1e-3, 1e-4, 100
 
@@ -127,10 +127,10 @@ class Gpt(nn.Module):
         return F.linear(x[:, -1], self.wte.weight)
 
 
-def read_tokens(path):
-    """The characters of a text by their order, and how many there are; without a text, random ones of Shakespeare's."""
+def read_tokens(path, vocab_size=65):
+    """The characters of a text by their order, and how many there are; without a text, random ones of a vocabulary."""
     if path is None:
-        return torch.randint(65, (1 << 20,)), 65
+        return torch.randint(vocab_size, (1 << 20,)), vocab_size
     text = Path(path).read_text(encoding="utf-8")
     ids = {char: id for id, char in enumerate(sorted(set(text)))}
     return torch.tensor([ids[char] for char in text]), len(ids)
@@ -184,9 +184,9 @@ def figures(times, tokens):
 
 
 def train(args):
-    tokens, vocab_size = read_tokens(args.data)
-    shape = replace(SHAPES[args.shape], vocab_size=vocab_size)
-    shape = replace(shape, batch=args.batch or shape.batch)
+    shape = SHAPES[args.shape]
+    tokens, vocab_size = read_tokens(args.data, shape.vocab_size)
+    shape = replace(shape, vocab_size=vocab_size, batch=args.batch or shape.batch)
     training = Training(shape, tokens, args.device, args.fused, args.compile, args.bf16)
     times, loss = [], math.nan
     for n in range(args.warmup + args.iters):
@@ -281,7 +281,7 @@ def main():
     faster.add_argument("--compile", action="store_true", help="torch.compile")
 
     command = commands.add_parser("train", parents=[faster], help="time updates")
-    command.add_argument("shape", choices=["small", "baby"])
+    command.add_argument("shape", choices=list(SHAPES))
     command.add_argument("--iters", type=positive, default=100)
     command.add_argument("--warmup", type=int, default=5, help="updates before the first that is timed")
     command.add_argument("--batch", type=positive, help="windows in a batch")

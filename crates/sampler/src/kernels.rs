@@ -1,4 +1,4 @@
-//! Launches of the project's own CUDA kernels, which all crates share.
+//! Launches of the project's own CUDA kernels, which all crates share, and of products into tensors that are there.
 //!
 //! A kernel is CUDA C++ in `crates/*/kernels/*.cu`. `scripts/cuda/kernels.sh` compiles it to PTX, which is committed beside it
 //! and becomes part of the program, so that building needs no CUDA. Each kernel stands beside tensor operations that compute
@@ -98,7 +98,9 @@ mod cuda {
         CudaDevice, Storage, bail,
         cuda_backend::{
             CudaStorageSlice, DeviceId, WrapErr,
+            cudarc::cublas,
             cudarc::driver::{CudaFunction, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys},
+            gemm_reduced_precision_f32,
         },
     };
 
@@ -203,6 +205,70 @@ mod cuda {
             }
         }
 
+        /// Queues the product `c (m, n) = a (m, k) b (k, n)` by cuBLAS, or with `adds` `c += a b`; sums are f32, or TF32's where candle's
+        /// are. `a` and `b` are of one type, f32, bf16 or f16, and contiguous or the transposes of contiguous matrices; `c` is
+        /// contiguous and of that type or of f32, which candle's own products of 16 bits are not.
+        ///
+        /// # Errors
+        /// When the matrices are not like that or not on this device, or cuBLAS refuses the product.
+        pub fn product(&self, a: &Tensor, b: &Tensor, c: &Tensor, adds: bool) -> Result<()> {
+            use cublas::sys::{cublasComputeType_t as Compute, cublasGemmAlgo_t as Algorithm};
+
+            let ((m, k), (b_rows, n)) = (a.dims2()?, b.dims2()?);
+            let of_one_type = a.dtype() == b.dtype() && [a.dtype(), DType::F32].contains(&c.dtype());
+            if b_rows != k || c.dims2()? != (m, n) || !of_one_type {
+                bail!("no product of {:?} {:?} and {:?} {:?}", a.dtype(), a.shape(), b.dtype(), b.shape());
+            }
+            let (a_at, a_op, a_ld) = self.operand(a)?;
+            let (b_at, b_op, b_ld) = self.operand(b)?;
+            let c_at = self.address(c)?;
+            let tf32 = a.dtype() == DType::F32 && gemm_reduced_precision_f32();
+            let compute = if tf32 { Compute::CUBLAS_COMPUTE_32F_FAST_TF32 } else { Compute::CUBLAS_COMPUTE_32F };
+            let (alpha, beta) = (1f32, f32::from(u8::from(adds)));
+            let int = |n: usize| i32::try_from(n).map_err(candle_core::Error::wrap);
+            // cuBLAS has the first index beside the second: what it gets is `c^T = b^T a^T`.
+            //
+            // SAFETY: the addresses are those of living tensors of this device with these extents and leading dimensions, as
+            // checked above, whose memory is freed on this same stream, behind the product. alpha and beta are f32, as the sums are.
+            unsafe {
+                cublas::result::gemm_ex(
+                    *self.0.cublas_handle().handle(),
+                    b_op,
+                    a_op,
+                    int(n)?,
+                    int(m)?,
+                    int(k)?,
+                    (&raw const alpha).cast(),
+                    b_at as *const _,
+                    data_type(b.dtype())?,
+                    int(b_ld)?,
+                    a_at as *const _,
+                    data_type(a.dtype())?,
+                    int(a_ld)?,
+                    (&raw const beta).cast(),
+                    c_at as *mut _,
+                    data_type(c.dtype())?,
+                    int(n)?,
+                    compute,
+                    Algorithm::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
+                )
+            }
+            .w()
+        }
+
+        /// The address of a matrix that is contiguous or the transpose of one that is, whether it is that, and the length of the rows
+        /// that lie in memory.
+        fn operand(&self, matrix: &Tensor) -> Result<(u64, cublas::sys::cublasOperation_t, usize)> {
+            use cublas::sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
+
+            let (rows, cols) = matrix.dims2()?;
+            if matrix.is_contiguous() {
+                Ok((self.address(matrix)?, CUBLAS_OP_N, cols.max(1)))
+            } else {
+                Ok((self.address(&matrix.t()?)?, CUBLAS_OP_T, rows.max(1)))
+            }
+        }
+
         fn function(&self, module: Module, name: &'static str, shared: u32) -> Result<Rc<CudaFunction>> {
             let key = (self.0.id(), module.name, name);
             let known = FUNCTIONS.with_borrow(|known| known.get(&key).cloned());
@@ -225,6 +291,16 @@ mod cuda {
             }
             Ok(function)
         }
+    }
+
+    /// A type of numbers as cuBLAS calls it.
+    fn data_type(dtype: DType) -> Result<cublas::sys::cudaDataType> {
+        Ok(match dtype {
+            DType::F32 => cublas::sys::cudaDataType::CUDA_R_32F,
+            DType::BF16 => cublas::sys::cudaDataType::CUDA_R_16BF,
+            DType::F16 => cublas::sys::cudaDataType::CUDA_R_16F,
+            _ => bail!("no product of {dtype:?}"),
+        })
     }
 
     /// The bytes of dynamic shared memory that a launch gets without having been announced.
@@ -280,6 +356,14 @@ mod none {
         /// # Errors
         /// None: never called.
         pub fn address(&self, _: &Tensor) -> Result<u64> {
+            match self.0 {}
+        }
+
+        /// Queues a product.
+        ///
+        /// # Errors
+        /// None: never called.
+        pub fn product(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: bool) -> Result<()> {
             match self.0 {}
         }
 

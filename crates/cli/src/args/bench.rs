@@ -45,8 +45,8 @@ pub struct BenchLimitsArgs {
 /// Arguments of `bench train`.
 #[derive(Debug, Args)]
 pub struct BenchTrainArgs {
-    /// What to train: small (the recipe shakespeare-small), baby (shakespeare-baby), or a configuration as `train` takes it.
-    #[arg(value_name = "small|baby|CONFIG")]
+    /// What to train: small (the recipe shakespeare-small), baby (shakespeare-baby), gpt2 (124 million parameters, 16 windows of 1024 tokens), or a configuration as `train` takes it.
+    #[arg(value_name = "small|baby|gpt2|CONFIG")]
     pub work: PathBuf,
     /// Updates to time [default: as many as ten seconds hold, at least three].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

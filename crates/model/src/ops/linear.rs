@@ -6,7 +6,7 @@ use super::{
     Add, ApplyDropout, Operation,
     dropout::DropoutMask,
     kernels::{elementwise, kernels_for, kernels_for_values},
-    launches::{count_launch, sum_rows, to_operand, upcast},
+    launches::{cat, count_launch, sum_rows, to_operand, upcast},
     tape,
 };
 use crate::{
@@ -254,10 +254,22 @@ pub(super) fn linear_rounded(
         let x_rows = &to_operand(&x.reshape(((), n_in))?, precision)?; // (.., in) to (N, in)
         let dy = &to_operand(&dy.reshape(((), n_out))?, precision)?; // (.., out) to (N, out)
         let dx = upcast(&count_launch(dy.matmul(&w.t()?))?, dtype)?.reshape(x.shape())?; // (N, in) to (.., in)
-        let dw = upcast(&count_launch(x_rows.t()?.matmul(dy))?, of_weight)?; // (in, out)
-        Ok([dx, dw])
+        Ok([dx, weight_grad(x_rows, dy, of_weight)?])
     });
     add_bias(y, b)
+}
+
+/// The gradient `(in, out)` of a matrix in its own type, from the rows `x (N, in)` that it was multiplied with and `dy (N, out)`. On
+/// CUDA products of 16 bits give it without rounding it to 16 bits first.
+fn weight_grad(x: &Tensor, dy: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
+    if x.dtype() != dtype
+        && dtype == DType::F32
+        && let Some((kernels, _)) = kernels_for_values(dy)
+    {
+        let dw = kernels.output((x.dim(1)?, dy.dim(1)?), dtype)?;
+        return count_launch(kernels.product(&x.t()?, dy, &dw, false).map(|()| dw));
+    }
+    upcast(&count_launch(x.t()?.matmul(dy))?, dtype)
 }
 
 /// The product of `x (.., in)` and `w (in, out)`: `(N, out)` in the type of `x`.
@@ -274,13 +286,20 @@ fn to_operand_view(w: &Tensor, precision: Precision) -> candle_core::Result<Tens
 /// [`linear()`] for `x (B, T, in)` with one product for each row of the batch, so that no bit of a row's result depends on
 /// the other rows. Products are computed in the type of `w`, which may be narrower than that of `x`.
 ///
-/// A single product over `(B * T, in)` would choose its kernel, and so its order of summation, by the number of rows.
+/// A single product over `(B * T, in)` would choose its kernel, and so its order of summation, by the number of rows. cuBLAS
+/// chooses by the number of products in a batch too (an H100 showed it), so that on CUDA each row's is one by itself.
 ///
 /// # Errors
 /// On a shape mismatch.
 pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let (rows, _, n_in) = x.dims3()?;
     let n_out = w.dim(1)?;
+    if x.device().is_cuda() {
+        let operand = x.to_dtype(w.dtype())?;
+        let y = (0..rows).map(|row| count_launch(operand.narrow(0, row, 1)?.squeeze(0)?.matmul(w))); // (T, out) each
+        let y = cat(&y.collect::<candle_core::Result<Vec<_>>>()?)?.reshape((rows, (), n_out))?; // (B * T, out) to (B, T, out)
+        return add_bias(y.to_dtype(x.dtype())?, b);
+    }
     // y^T = w^T x^T. candle folds a batch that shares its right operand into one product, but not one that shares its left.
     let w = w.t()?.broadcast_as((rows, n_out, n_in))?; // (B, out, in), stride 0 over B
     let y = w.matmul(&x.to_dtype(w.dtype())?.transpose(1, 2)?)?; // (B, out, T)

@@ -28,11 +28,12 @@ pub fn run(command: &BenchCommand) -> anyhow::Result<()> {
     }
 }
 
-/// The built-in recipe of a short name, whatever files lie about: it is to be the same work for everybody.
+/// The recipe of a short name, whatever files lie about: it is to be the same work for everybody.
 fn named_recipe(name: &str) -> Option<anyhow::Result<RunConfig>> {
     let text = match name {
         "small" => recipe("shakespeare-small")?,
         "baby" => recipe("shakespeare-baby")?,
+        "gpt2" => include_str!("gpt2.toml"),
         _ => return None,
     };
     Some(config::load(text, &[], false).map_err(Into::into))

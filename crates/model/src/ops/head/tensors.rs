@@ -77,13 +77,18 @@ pub(crate) fn capped_head_loss(
     Ok(losses)
 }
 
+/// Chunks of more rows than this have a multiple of it.
+const ROWS_OF_TILES: usize = 128;
+
 /// The first row and the length of each chunk of `n` rows, whose logits of `v` tokens take at most `logit_bytes` in f32.
 pub(super) fn chunks(n: usize, v: usize, logit_bytes: usize) -> impl Iterator<Item = (usize, usize)> {
     let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
+    // Whole tiles of a product, where there are some.
+    let at_once = if at_once > ROWS_OF_TILES { at_once / ROWS_OF_TILES * ROWS_OF_TILES } else { at_once };
     (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)))
 }
 
-/// [`capped_head_loss`] with the loss and the gradient of the logits by kernels.
+/// [`capped_head_loss`] with the loss and the gradient of the logits by kernels, and products into the places of their results.
 fn head_loss_by_kernels(
     kernels: Kernels,
     (x, (w, rounded), cap): (&Tensor, (&Tensor, Option<&Tensor>), Option<LogitCap>),
@@ -91,42 +96,58 @@ fn head_loss_by_kernels(
     precision: Precision,
     logit_bytes: usize,
 ) -> Result<Tensor> {
-    let (n, v) = (x.dim(0)?, w.dim(0)?);
-    let chunks = move || chunks(n, v, logit_bytes);
+    let (n, c, v) = (x.dim(0)?, x.dim(1)?, w.dim(0)?);
+    let wider = DType::F32.size_in_bytes() / x.dtype().size_in_bytes();
+    let chunks = move || chunks(n, v, wider * logit_bytes);
     // Values in 16 bits have logits in them, as they have other products; operands that are rounded here have them in f32.
     let dtype = x.dtype();
-    let operands = (to_operand(x, precision)?, to_operand(rounded.unwrap_or(w), precision)?);
-    let logits = move |x: &Tensor, w: &Tensor| -> candle_core::Result<_> {
-        let logits = upcast(&count_launch(x.matmul(&w.t()?))?, dtype)?; // (n, V)
-        let element =
-            Element::of(&logits).ok_or_else(|| candle_core::Error::msg("no kernel reads the logits' type"))?;
-        Ok((logits, element))
+    let operands = (to_operand(x, precision)?, aligned_head(&to_operand(rounded.unwrap_or(w), precision)?)?);
+    let element = Element::of_type(dtype).ok_or_else(|| candle_core::Error::msg("no kernel reads the logits' type"))?;
+    // The rows of a chunk's logits are as long as the head has tokens with those that align it.
+    let logits = move |kernels: &Kernels, x: &Tensor, w: &Tensor| -> candle_core::Result<_> {
+        let logits = kernels.output((x.dim(0)?, w.dim(0)?), dtype)?; // (n, V')
+        count_launch(kernels.product(x, &w.t()?, &logits, false).map(|()| logits))
     };
 
-    let (mut losses, mut log_sums) = (Vec::new(), Vec::new());
+    let (losses, log_sums) = (kernels.output(n, DType::F32)?, kernels.output(n, DType::F32)?);
     for (from, len) in chunks() {
-        let (logits, element) = logits(&operands.0.narrow(0, from, len)?, &operands.1)?;
-        let targets = targets.narrow(0, from, len)?;
-        let (loss, log_sum) = cross_entropy::forward(&kernels, (&logits, element), &targets, cap)?;
-        losses.push(loss);
-        log_sums.push(log_sum);
+        let logits = logits(&kernels, &operands.0.narrow(0, from, len)?, &operands.1)?;
+        let part = |x: &Tensor| x.narrow(0, from, len);
+        let outputs = (&part(&losses)?, &part(&log_sums)?);
+        cross_entropy::forward(&kernels, (&logits, element, v), &part(targets)?, cap, outputs)?;
     }
-    let losses = cat(&losses)?;
     let targets = targets.clone();
     tape::record("head loss", [x, w], &losses, move |d_losses| {
         let (x, w) = operands;
-        let (mut dx, mut dw) = (Vec::new(), None);
-        for ((from, len), log_sums) in chunks().zip(&log_sums) {
-            let x = x.narrow(0, from, len)?;
-            let part = (&targets.narrow(0, from, len)?, log_sums, &d_losses.narrow(0, from, len)?);
-            let d_logits = to_operand(&cross_entropy::backward(&kernels, logits(&x, &w)?, part, cap)?, precision)?;
-            dx.push(count_launch(d_logits.matmul(&w))?); // (n, C)
-            dw = Some(tape::plus(dw, upcast(&count_launch(d_logits.t()?.matmul(&x))?, DType::F32)?)?); // (V, C)
+        let (dx, dw) = (kernels.output((n, c), dtype)?, kernels.output((w.dim(0)?, c), DType::F32)?);
+        for (from, len) in chunks() {
+            let part = |x: &Tensor| x.narrow(0, from, len);
+            let x = part(&x)?;
+            let given = (&part(&targets)?, &part(&log_sums)?, &part(d_losses)?);
+            let logits = logits(&kernels, &x, &w)?;
+            let d_logits = cross_entropy::backward(&kernels, (logits, element, v), given, cap)?;
+            let d_logits = to_operand(&d_logits, precision)?;
+            count_launch(kernels.product(&d_logits, &w, &part(&dx)?, false))?; // (n, C)
+            count_launch(kernels.product(&d_logits.t()?, &x, &dw, from > 0))?; // (V', C)
         }
-        let dw = dw.map_or_else(|| w.zeros_like()?.to_dtype(DType::F32), Ok)?;
-        Ok([upcast(&cat(&dx)?, dtype)?, dw])
+        Ok([dx, if n == 0 { w.zeros_like()?.to_dtype(DType::F32)? } else { dw }.narrow(0, 0, v)?])
     });
     Ok(losses)
+}
+
+/// The tokens of a head of 16 bits are a multiple of this: where rows of logits do not begin at 16 bytes, cuBLAS takes kernels for
+/// older cards, which took five times as long on an H100.
+const ALIGNED_TOKENS: usize = 8;
+
+/// A head `(V, C)` of 16 bits with as many zeros behind it that its tokens are a multiple of [`ALIGNED_TOKENS`]: `(V', C)`.
+fn aligned_head(w: &Tensor) -> candle_core::Result<Tensor> {
+    let v = w.dim(0)?;
+    if w.dtype() == DType::F32 || v.is_multiple_of(ALIGNED_TOKENS) {
+        return Ok(w.clone());
+    }
+    let zeros =
+        count_launch(Tensor::zeros((v.next_multiple_of(ALIGNED_TOKENS) - v, w.dim(1)?), w.dtype(), w.device()))?;
+    cat(&[w.clone(), zeros])
 }
 
 /// The cross-entropy of each prediction, in nats: logits `(N, V)` and targets `(N)` to losses `(N)`.

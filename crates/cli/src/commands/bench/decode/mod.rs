@@ -11,15 +11,15 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 use tinygpt_model::{
-    ContextPolicy, Decoder, Generation, GptConfig, Mlp, ModelFolder, checkpoint::Weights, cpu::WeightFormat, generate,
+    ContextPolicy, Decoder, Generation, GptConfig, ModelFolder, checkpoint::Weights, cpu::WeightFormat, generate,
     init_params,
 };
 use tinygpt_sampler::{Sampler, SamplingParams};
 
 use super::{
-    CHARACTERS, flag_name, forget_peak_memory,
+    flag_name, forget_peak_memory,
     limits::{Memory, READING, Threads, agree},
-    median, named_recipe, note_debug_build, peak_memory, peak_memory_mib,
+    median, named_recipe, note_debug_build, peak_memory, peak_memory_mib, without_a_text,
 };
 use crate::{
     args::BenchDecodeArgs,
@@ -156,8 +156,7 @@ impl Model {
     fn named(args: &BenchDecodeArgs) -> anyhow::Result<Self> {
         let name = args.work.to_str();
         let config = match name.and_then(named_recipe) {
-            Some(recipe) => recipe?.gpt(CHARACTERS),
-            None if name == Some("gpt2") => gpt2(),
+            Some(recipe) => without_a_text(&recipe?),
             None => {
                 let folder = hub::folder(&args.work)?;
                 if !folder.exists() {
@@ -175,22 +174,6 @@ impl Model {
         let file = ModelFolder::new(folder.path());
         file.write_weights(&config, &init_params(&config, SEED))?;
         Ok(Self { weights: file.map_weights(&config)?, config })
-    }
-}
-
-/// The smallest of the published models: 124 million parameters.
-fn gpt2() -> GptConfig {
-    let mlp = Mlp::Gelu;
-    GptConfig {
-        vocab_size: 50_257,
-        block_size: 1024,
-        n_layer: 12,
-        n_head: 12,
-        n_embd: 768,
-        dropout: 0.0,
-        bias: false,
-        mlp,
-        ..GptConfig::default()
     }
 }
 

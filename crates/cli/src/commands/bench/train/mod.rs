@@ -119,7 +119,7 @@ pub fn run(args: &BenchTrainArgs) -> anyhow::Result<()> {
     if args.json { print_json(&report) } else { Ok(print_stdout(&describe(&report, &gpt, device.is_cpu()))?) }
 }
 
-/// `small` and `baby`, else what `train --config` takes.
+/// `small`, `baby` and `gpt2`, else what `train --config` takes.
 fn configuration(work: &Path) -> anyhow::Result<RunConfig> {
     match work.to_str().and_then(named_recipe) {
         Some(config) => config,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_names_are_the_recipes_of_shakespeare() {
+    fn the_short_names_are_the_recipes_of_shakespeare_and_gpt2() {
         let shape = |work: &str| {
             let config = configuration(Path::new(work)).unwrap();
             let (m, batch) = (config.model, config.train.batch_size);
@@ -262,6 +262,8 @@ mod tests {
         };
         assert_eq!(shape("small"), (4, 4, 128, 64, 12, 0.0));
         assert_eq!(shape("baby"), (6, 6, 384, 256, 64, 0.2));
+        assert_eq!(shape("gpt2"), (12, 12, 768, 1024, 16, 0.0));
+        assert_eq!(without_a_text(&configuration(Path::new("gpt2")).unwrap()).vocab_size, 50_257);
         assert!(configuration(Path::new("nothing")).is_err());
     }
 }
