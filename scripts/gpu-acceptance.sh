@@ -243,7 +243,7 @@ pytorch() {
 }
 
 measure() {
-    local no_pytorch='' bf16='' recipes=(small baby) models=(small gpt2) updates=100 slow_updates=3 tokens=128
+    local no_pytorch='' bf16='' recipes=(small baby gpt2) models=(small gpt2) updates slow_updates=3 tokens=128
     no_pytorch=$(timeout -k 10 60 "$python" -c '
 import sys
 try:
@@ -255,13 +255,16 @@ if sys.argv[1].startswith("cuda") and not torch.cuda.is_available():
     if [ "$device" = metal ]; then no_pytorch="PyTorch is measured on CUDA and the CPU alone"; fi
     if [ "$device" = cpu ] && grep -q '"bf16":false' "$printed/devices.stdout"; then bf16="this processor has no bf16"; fi
     if [ -n "$rehearse" ]; then
-        recipes=(small) models=(small) updates=2 slow_updates=1 tokens=4
-        for name in train-baby decode-gpt2; do skip $name "not part of a rehearsal"; done
+        recipes=(small) models=(small) slow_updates=1 tokens=4
+        for name in train-baby train-gpt2 decode-gpt2; do skip $name "not part of a rehearsal"; done
     fi
     local sampling=(bench sampling --quick --json)
     [ -z "$rehearse" ] || sampling+=(--rows 2 --vocab 1000)
     step sampling "$binary" "${sampling[@]}"
     for recipe in "${recipes[@]}"; do
+        updates=100
+        [ $recipe != gpt2 ] || updates=20
+        [ -z "$rehearse" ] || updates=2
         for precision in f32 bf16; do
             local name=train-$recipe-$precision flag=()
             if [ $precision = bf16 ]; then
@@ -270,8 +273,16 @@ if sys.argv[1].startswith("cuda") and not torch.cuda.is_available():
             fi
             step "$name-device" "$binary" bench train "$recipe" --iters $updates --precision $precision --device "$device" --json
             pytorch "$name-pytorch" train "$recipe" --iters $updates --fused "${flag[@]}"
+            # Compiling takes half a minute, and small updates are the host's time anyway.
+            if [ $precision = bf16 ] && [ $recipe != small ]; then
+                if command -v cc >/dev/null; then
+                    pytorch "$name-compiled" train "$recipe" --iters $updates --fused --compile "${flag[@]}"
+                else
+                    skip "$name-compiled" "no C compiler, which torch.compile needs"
+                fi
+            fi
         done
-        [ "$device" = cpu ] || step "train-$recipe-f32-cpu" "$binary" bench train "$recipe" --iters $slow_updates --json
+        [ "$device" = cpu ] || [ $recipe = gpt2 ] || step "train-$recipe-f32-cpu" "$binary" bench train "$recipe" --iters $slow_updates --json
     done
     for model in "${models[@]}"; do
         for weights in f32 bf16; do

@@ -80,6 +80,20 @@ pub fn checks(device: &Device) -> anyhow::Result<Vec<Check>> {
         };
         checks.push(compare("cross-entropy", &format!("({rows}, {v})"), ROUNDING, &inputs, op, device)?);
     }
+    // Vocabularies that fill rows of whole 16 bytes and that do not, in one chunk and in several.
+    for ((dtype, tolerance), precision) in OF_VALUES.into_iter().zip([Precision::F32, Precision::Bf16, Precision::F16])
+    {
+        for (rows, v, at_once) in [(7, 13, 1), (9, 264, 9)] {
+            let targets = tokens(8, rows, v);
+            let inputs = [Values { dtype, ..values(9, &[rows, 6], 2.0) }, values(10, &[v, 6], 1.0)];
+            let op: &Op<'_> = &|x| {
+                let targets = Tensor::from_slice(&targets, rows, device)?;
+                Ok(ops::head_loss(&x[0], &x[1], &targets, precision, 4 * v * at_once)?)
+            };
+            let of = format!("({rows}, {v}), {}", dtype.as_str());
+            checks.push(compare("cross-entropy", &of, tolerance, &inputs, op, device)?);
+        }
+    }
     let rates = RateFactors { matrices: 1.5, embeddings: 0.5 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-3, weight_decay: 0.1, rates };
     let narrow = GptConfig { block_size: 33, n_head: 1, bias: true, ..of_width(33) };

@@ -77,14 +77,13 @@ pub(crate) fn capped_head_loss(
     Ok(losses)
 }
 
-/// Chunks of more rows than this have a multiple of it.
+/// Where there are several chunks of more rows than this, they have a multiple of it: whole tiles of a product.
 const ROWS_OF_TILES: usize = 128;
 
 /// The first row and the length of each chunk of `n` rows, whose logits of `v` tokens take at most `logit_bytes` in f32.
 pub(super) fn chunks(n: usize, v: usize, logit_bytes: usize) -> impl Iterator<Item = (usize, usize)> {
-    let at_once = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
-    // Whole tiles of a product, where there are some.
-    let at_once = if at_once > ROWS_OF_TILES { at_once / ROWS_OF_TILES * ROWS_OF_TILES } else { at_once };
+    let most = (logit_bytes / (v * DType::F32.size_in_bytes())).clamp(1, n.max(1));
+    let at_once = if most < n && most > ROWS_OF_TILES { most / ROWS_OF_TILES * ROWS_OF_TILES } else { most };
     (0..n).step_by(at_once).map(move |from| (from, at_once.min(n - from)))
 }
 
