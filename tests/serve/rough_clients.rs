@@ -91,6 +91,17 @@ fn beyond_the_queue_a_request_is_told_to_come_back() {
         assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")), "{answer:?}");
         assert_eq!(answer.json()["error"]["code"], "queue_full");
     }
+    // The texts were given up with their connections: whoever comes back as it was told is served in the end.
+    server.wait_for("a retry that succeeds", |server| {
+        let answer = server.post("/v1/completions", &json!({ "prompt": "One", "max_tokens": 3, "seed": 1 }));
+        if answer.status == 429 {
+            let pause = answer.header("retry-after").unwrap().parse().unwrap();
+            std::thread::sleep(Duration::from_secs(pause));
+            return false;
+        }
+        assert_eq!(answer.status, 200, "{answer:?}");
+        true
+    });
     keeps_serving(&server);
 }
 

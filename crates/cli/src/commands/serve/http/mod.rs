@@ -12,11 +12,13 @@ pub mod logprobs;
 pub mod metrics;
 mod models;
 pub mod name;
-mod openapi;
+pub mod openapi;
 mod reply;
 pub mod rules;
 pub mod security;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 pub mod texts;
 
 use std::sync::Arc;

@@ -1,8 +1,11 @@
 //! What the texts of completions and of chats have in common: how they are asked for, and how they are followed.
 
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use axum::http::StatusCode;
+use axum::{
+    extract::FromRequestParts,
+    http::{StatusCode, request::Parts},
+};
 use serde_json::{Value, json};
 use tinygpt_model::{
     constraint::{Constraint, Grammar},
@@ -137,6 +140,15 @@ impl RequestTime {
     pub fn starts(limit: Duration) -> Self {
         let started = Instant::now();
         Self { started, deadline: started + limit }
+    }
+}
+
+/// Of a request whose head has come: what its body takes counts.
+impl FromRequestParts<Arc<Served>> for RequestTime {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, served: &Arc<Served>) -> Result<Self, Infallible> {
+        Ok(Self::starts(served.timeout))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How many of the most probable tokens are told beside each token where nobody says.
-const TOP: usize = 10;
+pub const TOP: usize = 10;
 
 /// What is asked for.
 struct Request {
@@ -31,8 +31,11 @@ struct Request {
 }
 
 /// Answers with server-sent events: the tokens of the prompt, then each token that is drawn, then how the text ended.
-pub async fn generate(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
-    let time = RequestTime::starts(served.timeout);
+pub async fn generate(
+    State(served): State<Arc<Served>>,
+    time: RequestTime,
+    fields: Fields,
+) -> Result<Response, ApiError> {
     let Request { plan, prompt, top } = compute(&served, time, |served| Request::take(served, fields)).await?;
     let prompt_json = tokens_json(plan.engine.tokenizer(), &prompt)?;
     let texts = plan.start(&[prompt], Some(top), &time, &served.metrics)?;
