@@ -106,6 +106,23 @@ fn beyond_the_queue_a_request_is_told_to_come_back() {
 }
 
 #[test]
+fn beyond_its_own_requests_a_client_is_told_to_come_back() {
+    let server = Server::start(trained(), &["run", "--per-client", "2"]);
+    let headers = ["Content-Type: application/json"];
+    let bytes = server.request("POST", "/v1/completions", &headers, long_text().to_string().as_bytes());
+    let running: Vec<_> = (0..2).map(|_| server.send(&bytes)).collect();
+    server.wait_for("both run", |server| server.metric("tinygpt_running_texts{model=\"run\"}") == Some(2.0));
+    let refused = server.post("/v1/completions", &json!({ "max_tokens": 3 }));
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{refused:?}");
+    assert_eq!(refused.json()["error"]["code"], "too_many_of_client");
+    assert!(refused.header("content-security-policy").is_some());
+    assert_eq!(server.get("/v1/models").status, 200, "what is only read is not counted");
+    drop(running);
+    server.wait_for("a place", |server| server.post("/v1/completions", &json!({ "max_tokens": 3 })).status == 200);
+    keeps_serving(&server);
+}
+
+#[test]
 fn a_request_that_takes_too_long_is_given_up() {
     let server = Server::start(trained(), &["run", "--timeout", "1"]);
     let mut body = long_text();

@@ -24,6 +24,7 @@ use self::{
         error::ApiError,
         in_progress::InProgress,
         metrics::Metrics,
+        per_client::PerClient,
         security::{self, Guard},
     },
     page::Page,
@@ -49,6 +50,8 @@ pub struct Served {
     grammars: Arc<Semaphore>,
     /// Those that are being answered.
     requests: InProgress,
+    /// And how many of them a client may have.
+    clients: PerClient,
     /// The longest that a request may take.
     pub timeout: Duration,
     /// The most texts of a request: as many as may wait.
@@ -68,6 +71,7 @@ impl Served {
             metrics: Metrics::new(),
             grammars: Arc::new(Semaphore::new(http::limits::GRAMMARS)),
             requests: InProgress::default(),
+            clients: PerClient::new(args.per_client.map(usize::from)),
             timeout: Duration::from_secs(args.timeout),
             max_texts: usize::from(args.queue).max(1),
             started: seconds_since_1970(SystemTime::now()) as u64,

@@ -13,6 +13,7 @@ pub mod metrics;
 mod models;
 pub mod name;
 pub mod openapi;
+pub mod per_client;
 mod reply;
 pub mod rules;
 pub mod security;
@@ -58,6 +59,7 @@ pub fn router(served: Served) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
+        .layer(from_fn_with_state(served.clients.clone(), per_client::limit))
         .layer(from_fn_with_state(Arc::clone(&served), security::guard))
         .layer(from_fn_with_state(Arc::clone(&served), metrics::count))
         .layer(from_fn_with_state(served.requests.clone(), in_progress::track))

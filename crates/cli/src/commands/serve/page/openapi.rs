@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{attention, generate, next, runs};
 use crate::commands::serve::http::{
     limits,
-    openapi::{Key, as_json, get, in_path, key, object, ok, post, request, rule_keys, text_keys, up_to},
+    openapi::{EVENTS, Key, as_json, get, in_path, key, object, ok, post, request, rule_keys, text_keys, up_to},
 };
 
 /// Paths, and the schemas that they name.
@@ -16,7 +16,7 @@ pub struct Described {
 
 /// The routes below `/api`.
 pub fn described() -> Described {
-    let events = json!({ "text/event-stream": { "schema": { "type": "string" } } });
+    let events = json!({ EVENTS: {} });
     let of_run = |what: &str, schema: &str, more: &[Value]| {
         let mut path = get(what, ok(what, as_json(schema)), &[400, 404, 500, 503]);
         path["parameters"] = std::iter::once(in_path("name")).chain(more.iter().cloned()).collect();
