@@ -62,11 +62,9 @@ impl Fields {
         }
     }
 
-    /// Gives a key the name that another route has for it.
-    pub fn rename(&mut self, name: &str, to: &str) {
-        if let Some(value) = self.0.shift_remove(name) {
-            self.0.insert(to.to_owned(), value);
-        }
+    /// Gives a key a value.
+    pub fn insert(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.insert(name.to_owned(), value.into());
     }
 
     /// Refuses what nobody took.

@@ -47,7 +47,10 @@ impl Request {
         let max_tokens = fields.whole("max_tokens", 0..=limits::MAX_TOKENS)?;
         let prompt: String = fields.take("prompt")?.unwrap_or_default();
         let top = fields.whole("top", 0..=limits::TOP_LOGPROBS)?.unwrap_or(TOP);
-        fields.rename("sample", "first_sample");
+        // The API's name for it.
+        if let Some(sample) = fields.take::<u64>("sample")? {
+            fields.insert("first_sample", sample);
+        }
         fields.whole("n", 1..=1)?;
         let plan = TextPlan::take(served, &mut fields, max_tokens, None)?;
         fields.finish()?;

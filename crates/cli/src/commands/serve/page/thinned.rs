@@ -20,10 +20,11 @@ pub fn thinned(rows: Vec<Metrics>, most: usize) -> Vec<Metrics> {
     }
     let steps = || rows.iter().map(|row| row.step);
     let (first, last) = (steps().min().unwrap_or(0), steps().max().unwrap_or(0));
-    let stretches = (most.saturating_sub(2) / (2 * FIGURES.len())).max(1);
+    let figures: Vec<_> = FIGURES.into_iter().filter(|figure| rows.iter().any(|row| figure(row).is_some())).collect();
+    let stretches = (most.saturating_sub(2) / (2 * figures.len()).max(1)).max(1);
     let width = (last - first) / stretches as u64 + 1;
     let mut is_kept = vec![false; rows.len()];
-    for figure in FIGURES {
+    for figure in figures {
         // The lines with the smallest and the largest value.
         let mut extremes: Vec<Option<[(usize, f64); 2]>> = vec![None; stretches];
         for (at, row) in rows.iter().enumerate() {
