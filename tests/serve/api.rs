@@ -419,6 +419,21 @@ fn a_gguf_file_brings_its_chat_template() {
 }
 
 #[test]
+fn rules_that_leave_nothing_to_draw_from_are_the_requests_fault() {
+    let server = server();
+    for (stream, status) in [(false, 400), (true, 200)] {
+        let request = json!({ "prompt": "One", "max_tokens": 5, "frequency_penalty": -1e300, "stream": stream });
+        let answer = server.post("/v1/completions", &request);
+        assert_eq!(answer.status, status, "{answer:?}");
+        let error: Value =
+            if stream { serde_json::from_str(answer.events().last().unwrap()).unwrap() } else { answer.json() };
+        assert_eq!(error["error"]["type"], "invalid_request_error");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("the rules leave nothing to draw from: "), "{message}");
+    }
+}
+
+#[test]
 fn answers_that_would_be_too_long_are_refused_by_the_key() {
     let server = server();
     for (request, param) in [

@@ -35,7 +35,7 @@ use self::{
     worker::{Common, Model, Worker},
 };
 pub use self::{
-    request::{EndedBy, Event, GeneratedToken, Measured, Refused, TextRequest},
+    request::{EndedBy, Event, Failure, GeneratedToken, Measured, Refused, TextRequest},
     stats::Stats,
 };
 use crate::{

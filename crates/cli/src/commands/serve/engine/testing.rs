@@ -80,7 +80,7 @@ pub fn request(prompt: &[u32], seed: u64, max_new_tokens: usize) -> TextRequest 
 pub struct Read {
     pub tokens: Vec<GeneratedToken>,
     pub text: String,
-    pub end: Result<EndedBy, String>,
+    pub end: Result<EndedBy, Failure>,
 }
 
 pub fn read(mut events: Receiver<Event>) -> Read {

@@ -122,7 +122,7 @@ impl Message {
                 self.text += &rest;
                 self.finish_reason = Some(finish_reason(by));
             }
-            Event::Failed(message) => return Err(ApiError::internal(message)),
+            Event::Failed(failure) => return Err(failure.into()),
         }
         Ok(())
     }

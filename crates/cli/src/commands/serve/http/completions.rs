@@ -206,7 +206,7 @@ impl Choices {
                 choice.text += &rest;
                 choice.finish_reason = Some(finish_reason(by));
             }
-            Event::Failed(message) => return Err(ApiError::internal(message)),
+            Event::Failed(failure) => return Err(failure.into()),
         }
         Ok(())
     }

@@ -198,7 +198,7 @@ impl Texts {
         }
         let Ok((text, event)) = timeout_at(self.deadline, self.any()).await else { return Err(too_long()) };
         match event {
-            Some(Event::Failed(message)) => Err(ApiError::internal(message)),
+            Some(Event::Failed(failure)) => Err(failure.into()),
             Some(Event::Ended { by: EndedBy::TimedOut, .. }) => Err(too_long()),
             Some(Event::Ended { by: EndedBy::ShutDown, .. }) => Err(Refused::ShuttingDown.into()),
             None => Err(Refused::EngineFailed.into()),

@@ -94,7 +94,7 @@ impl Chunks for Tokens {
                 let by = if by == EndedBy::Grammar { Ending::Grammar.name() } else { finish_reason(by) };
                 json!({ "ended_by": by, "piece": rest })
             }
-            Event::Failed(message) => return Err(ApiError::internal(message)),
+            Event::Failed(failure) => return Err(failure.into()),
         };
         Ok(Some(chunk))
     }

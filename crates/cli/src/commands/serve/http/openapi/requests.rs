@@ -55,8 +55,19 @@ pub fn chat_keys() -> Vec<Key> {
         "required": ["type"],
         "properties": { "type": { "enum": ["text", "json_object", "json_schema"] }, "json_schema": { "type": "object" } },
     });
+    let part = json!({
+        "type": "object",
+        "required": ["type", "text"],
+        "properties": { "type": { "const": "text" }, "text": string() },
+    });
+    let content = json!({ "anyOf": [string(), { "type": "array", "items": part }] });
+    let message = json!({
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": { "role": string(), "content": content },
+    });
     let mut keys = vec![
-        key("messages", json!({ "type": "array", "minItems": 1, "items": { "type": "object" } }), "The chat so far."),
+        key("messages", json!({ "type": "array", "minItems": 1, "items": message }), "The chat so far."),
         key("max_tokens", up_to(limits::MAX_TOKENS), "The most tokens of the message; by default the run's."),
         key("max_completion_tokens", up_to(limits::MAX_TOKENS), "The same, by its newer name."),
         key("logprobs", json!({ "type": "boolean" }), "Tell of each token what the model made of it."),
