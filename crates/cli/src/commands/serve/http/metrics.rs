@@ -103,7 +103,7 @@ impl Metrics {
         to.register("reloads", "How often new weights took the place of others", self.reloads.clone());
         to.register("connections", "Open connections", self.connections.clone());
         let seconds = || Unit::Seconds;
-        let first = "From a request to the first token of any of its texts";
+        let first = "From the head of a request to the first token of any of its texts";
         to.register_with_unit("time_to_first_token", first, seconds(), self.time_to_first_token.clone());
         let each = "From a token of a text to its next";
         to.register_with_unit("time_per_token", each, seconds(), self.time_per_token.clone());
