@@ -251,6 +251,11 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     if stops.len() > limits::STOPS { Err(bad()) } else { Ok(stops) }
 }
 
+/// Whether a request takes long to be read, however short it is: for a grammar, or since a rule looks at all of the vocabulary.
+pub fn takes_long(fields: &Fields) -> bool {
+    has_grammar(fields) || fields.has("dry_multiplier")
+}
+
 /// Whether a request has a grammar.
 pub fn has_grammar(fields: &Fields) -> bool {
     ["response_format", "regex", "grammar", "json_schema"].iter().any(|key| fields.has(key))
