@@ -5,8 +5,10 @@
 
 The first part compares answers with `tinygpt generate`: completions, streams, log-probabilities, n, stop and errors. The
 second has one client ask for some seconds, then many: each text must equal its lone twin, and 429 is the only error. The
-third cuts connections at random moments. Prints one table; ends with 1 if something does not hold. --quick leaves the limits
-of speed out, which are for a machine with nothing else to do.
+third measures with clients that cost little (light_clients.py), one and many: tokens a second, and the time to the first token by the
+server's own clock, from the head of a request, which is what must hold, and as those clients see it. The fourth cuts connections at
+random moments. Prints one table; ends with 1 if something does not hold. --quick leaves the limits of speed out, which are for a
+machine with nothing else to do.
 
 Needs the package `openai`; without it, says that nothing was checked.
 """
@@ -23,6 +25,8 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+
+import light_clients
 
 try:
     import openai
@@ -201,15 +205,10 @@ def as_many(server, client, clients, seconds, quick):
         for seed in range(8):
             answer = client.completions.create(model=model, prompt=prompt, seed=seed, max_tokens=TOKENS)
             twins[prompt, seed] = answer.choices[0].text
-    # Whole texts for the throughput: a client in Python takes longer to read a piece of a stream than the server to make it.
+    # Whole texts: a client in Python takes longer to read a piece of a stream than the server to make it.
     lone = asyncio.run(Crowd(server, twins, streams=False).ask(1, seconds / 4))
     whole = asyncio.run(Crowd(server, twins, streams=False).ask(clients, seconds / 2))
-    before = server.metrics()
     crowd = asyncio.run(Crowd(server, twins, streams=True).ask(clients, seconds / 2))
-    after = server.metrics()
-    grown = lambda name: sum(after[key] - before.get(key, 0) for key in after if key.split("{")[0] == name)
-    step = grown("tinygpt_step_seconds_total") / max(1, grown("tinygpt_steps_total"))
-    first = percentile(crowd.first, 0.99)
     errors = lone.errors + whole.errors + crowd.errors
     row(f"{clients} clients for {seconds:g} s: no error but 429", not errors, errors[:1] or f"{crowd.refused + whole.refused} of 429")
     texts = crowd.requests + whole.requests
@@ -217,10 +216,44 @@ def as_many(server, client, clients, seconds, quick):
     half = len(crowd.memory) // 2
     growth = max(crowd.memory[half:], default=0) - max(crowd.memory[: max(1, half)], default=0)
     row("memory is flat", quick or growth < 8, f"{growth:+.1f} MB, {max(crowd.memory, default=0):.0f} MB at most")
-    ratio = whole.rate / lone.rate
-    row("throughput beside one client", quick or ratio >= 4, f"{ratio:.1f} times: {whole.rate:.0f} and {lone.rate:.0f} tokens/s")
-    figure = f"{first * 1e3:.0f} ms, {first / step:.0f} steps of {step * 1e3:.2f} ms" if step else f"{first * 1e3:.0f} ms"
-    row("p99 of the time to the first token", quick or first < 50 * step, figure)
+    return whole.rate / lone.rate, percentile(crowd.first, 0.99)
+
+
+def speed(server, clients, seconds, quick, in_python):
+    """Tokens a second of one stream and of many at once, and the time to their first tokens; `in_python` is what the package saw."""
+    bodies = [{"prompt": prompt, "seed": seed, "max_tokens": TOKENS} for prompt in PROMPTS for seed in range(8)]
+    of = lambda metrics, name: sum(value for key, value in metrics.items() if key.split("{")[0] == name)
+
+    def measured(clients, seconds):
+        before, begun = server.metrics(), time.monotonic()
+        seen, streams = light_clients.streams(server.url, KEY, bodies, clients, seconds)
+        took, after = time.monotonic() - begun, server.metrics()
+        grown = {key: after[key] - before.get(key, 0) for key in after}
+        return grown, of(grown, "tinygpt_generated_tokens_total") / took, seen, streams
+
+    _, lone, _, _ = measured(1, seconds / 4)
+    grown, rate, seen, streams = measured(clients, seconds)
+    ratio_in_python, first_in_python = in_python
+    figure = f"{rate / lone:.1f} times: {rate:.0f} and {lone:.0f} tokens/s; of the package openai {ratio_in_python:.1f} times"
+    row("throughput beside one client", quick or rate >= 4 * lone, figure)
+    step = of(grown, "tinygpt_step_seconds_total") / max(1, of(grown, "tinygpt_steps_total"))
+    own = quantile({key: value for key, value in grown.items() if key.startswith("tinygpt_time_to_first_token_seconds_bucket")}, 0.99)
+    figure = lambda seconds: f"{seconds * 1e3:.1f} ms, {seconds / step:.0f} steps of {step * 1e3:.2f} ms"
+    row("p99 of the time to the first token, in the server", quick or own < 50 * step, f"{figure(own)}; {streams} streams")
+    row("the same, at a light client", streams == len(seen), figure(percentile(seen, 0.99)))
+    row("the same, at the package openai", True, figure(first_in_python))
+
+
+def quantile(buckets, share):
+    """A quantile of a histogram of Prometheus, as `histogram_quantile` has it: in a bucket, values are thought to lie evenly."""
+    ends = sorted((float(key.split('le="')[1].split('"')[0]), count) for key, count in buckets.items())
+    wanted = share * ends[-1][1]
+    low, below = 0.0, 0
+    for end, count in ends:
+        if count >= wanted and count > below:
+            return low + (end - low) * (wanted - below) / (count - below)
+        low, below = end, count
+    return float("nan")
 
 
 def cut(server, cuts):
@@ -272,7 +305,8 @@ def main():
     try:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
             as_one_client(args.program, args.run, client)
-            as_many(server, client, args.clients, args.seconds, args.quick)
+            in_python = as_many(server, client, args.clients, args.seconds, args.quick)
+            speed(server, args.clients, args.seconds, args.quick, in_python)
             cut(server, args.cuts)
             # A twin again: what was cut off left nothing behind.
             row("after all that it serves", client.completions.create(model=client.models.list().data[0].id, prompt="a", max_tokens=3))

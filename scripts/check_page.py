@@ -84,6 +84,26 @@ def check_playground(program, visit):
     expect(again[:middle] == shown[:middle] and again[middle] != shown[middle], "going on from a token changed what was before it")
 
 
+def check_history(visit):
+    """The browser's way back leads to the view, and to the rules, that were there."""
+    page = visit.page
+    visit.open("sampler")
+    page.locator("#sampler-top_k").fill("7")
+    until(lambda: "top_k=7" in page.evaluate("() => location.hash"), "the address does not follow the rules")
+    visit.open("attention")
+    page.go_back()
+    visit.wait("#sampler:not([hidden])")
+    expect(page.locator("#attention").is_hidden(), "two views are open")
+    page.locator("#sampler-top_k").fill("9")
+    until(lambda: "top_k=9" in page.evaluate("() => location.hash"), "the address does not follow the rules")
+    page.go_forward()
+    visit.wait("#attention:not([hidden])")
+    page.go_back()
+    until(lambda: page.locator("#sampler-top_k").input_value() == "9", "the way back does not lead to the rules")
+    page.go_back()
+    visit.wait("#playground:not([hidden])")
+
+
 def check_keyboard(visit):
     """All that is done by the pointer is done by keys, and one sees where they are."""
     page = visit.page
@@ -242,6 +262,31 @@ def check_runs(program, visit, folder):
     expect(page.locator("#runs-chart .axis-text").all_text_contents() != before, "the logarithmic axis is the linear one")
 
 
+def check_unreadable_run(program, browser, address):
+    """A run whose lines are broken is named with what is wrong, and keeps no other from the chart; once it is whole, it is shown."""
+    visit, broken = Visit(browser, address, "light", refused="500"), program.runs / "broken"
+    page = visit.page
+    visit.open("runs")
+    visit.wait("#runs-table tbody tr:has-text('first')")
+    page.check("#runs-table tbody tr:has-text('first') input")
+    shutil.copytree(program.runs / "first", broken)
+    whole = (broken / "metrics.jsonl").read_text()
+    (broken / "metrics.jsonl").write_text("no record\n" + whole)
+    row = "#runs-table tbody tr:has-text('broken')"
+    visit.wait(row)
+    page.check(f"{row} input")
+    says = lambda: page.inner_text("#runs-error") if page.is_visible("#runs-error") else ""
+    until(lambda: "broken: " in says() and "metrics.jsonl" in says(), "an unreadable run is not named")
+    expect(page.locator("#runs-chart polyline").count() > 0, "an unreadable run takes the others from the chart")
+    (broken / "metrics.jsonl").write_text(whole)
+    until(lambda: says() == "", "a run that can be read again is still named")
+    until(lambda: "broken" in page.inner_text("#runs-legend"), "a run that can be read again is not shown")
+    page.uncheck(f"{row} input")
+    shutil.rmtree(broken)
+    until(lambda: page.locator(row).count() == 0, "a run that is gone is still listed")
+    visit.end()
+
+
 # Attention
 
 def check_attention(address, visit):
@@ -270,8 +315,14 @@ def check_attention(address, visit):
 def check_key(program, browser):
     """A server with a key is asked with it, once the reader has said it."""
     with program.serving("--api-key", KEY) as address:
-        visit = Visit(browser, address, "light", may_refuse=True)
+        visit = Visit(browser, address, "light", refused="401")
         page = visit.page
+        # Whoever gives none is told so, and is left alone until the next click or key.
+        visit.wait("#key-dialog[open]")
+        page.keyboard.press("Escape")
+        until(lambda: page.locator("#key-dialog[open]").count() == 0, "Escape leaves the question for the key open")
+        until(lambda: "key" in page.inner_text("#trouble"), "a declined key is not told of")
+        page.click("#tab-runs")
         for key in ("wrong", KEY):
             visit.wait("#key-dialog[open]")
             page.fill("#key", key)
@@ -279,6 +330,7 @@ def check_key(program, browser):
             if key != KEY:
                 visit.wait("#key-error:has-text('refused')")
         until(lambda: page.locator("#model option").all_text_contents() == ["first"], "the key opens nothing")
+        visit.open("playground")
         page.fill("#playground-max_tokens", "4")
         page.click("#generate")
         visit.wait("#generate-status:text('tokens/s')")
@@ -340,10 +392,12 @@ def main():
             print(f"first paint {visit.painted() - program.started:.2f} s after the program was started")
             check_playground(program, visit)
             check_keyboard(visit)
+            check_history(visit)
             check_sampler(program, address, visit)
             check_runs(program, visit, args.screenshots)
             check_attention(address, visit)
             visit.end()
+            check_unreadable_run(program, browser, address)
             check_screens(browser, address, args.screenshots)
         check_key(program, browser)
         browser.close()

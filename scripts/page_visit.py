@@ -88,7 +88,7 @@ def asked(address, path, body):
 class Visit:
     """A page in a window of its own, which notes what it should not do."""
 
-    def __init__(self, browser, address, screen, may_refuse=False):
+    def __init__(self, browser, address, screen, refused=None):
         theme, width = SCREENS[screen]
         self.screen, self.problems = screen, []
         # What moves is looked at in one theme.
@@ -97,8 +97,8 @@ class Visit:
         context.set_default_timeout(PATIENCE * 1000)
         self.page = page = context.new_page()
         note = self.problems.append
-        # A refused key is a message of the console as well.
-        page.on("console", lambda message: may_refuse and "401" in message.text or note(f"the console says `{message.text}`"))
+        # What the server is meant to refuse, by its status, is a message of the console as well.
+        page.on("console", lambda message: refused is not None and refused in message.text or note(f"the console says `{message.text}`"))
         page.on("pageerror", lambda error: note(f"a script failed: {error.message}"))
         page.on("request", lambda request: request.url.startswith((address + "/", "data:")) or note(f"it asks {request.url}"))
         page.goto(address + "/")

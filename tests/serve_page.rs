@@ -129,6 +129,27 @@ fn a_model_is_described_with_the_evaluation_of_its_weights() {
     assert!(number(&model["defaults"]["temperature"]) > 0.0 && model["defaults"]["max_new_tokens"].is_u64());
 }
 
+#[test]
+fn a_model_keeps_the_evaluation_of_the_weights_that_were_read_until_there_are_others() {
+    let place = Place::new().with_run("run");
+    let server = Server::start(&place, &["run", "--reload"]);
+    let told = |server: &Server| {
+        let model = got(server, "/api/models")["models"][0].clone();
+        (model["step"].clone(), model["val_loss"].clone())
+    };
+    let mut state = place.json("run/last/state.json");
+    let before = (state["best"]["step"].clone(), state["best"]["val_loss"].clone());
+    assert_eq!(told(&server), before);
+    // A run saves its state first, and the weights that it names then.
+    state["best"] = json!({ "step": 41, "val_loss": 1.25 });
+    place.write("run/last/state.json", state.to_string());
+    assert_eq!(told(&server), before, "the weights are the same");
+    place.write("run/new", place.read("run/model.safetensors"));
+    fs::rename(place.join("run/new"), place.join("run/model.safetensors")).unwrap();
+    server.wait_for("the new weights", |server| told(server) == (json!(41), json!(1.25)));
+    assert_eq!(server.metric("tinygpt_reloads_total{model=\"run\"}"), Some(1.0));
+}
+
 /// What `tinygpt sample` says of these logits in so many texts, from number `sample` on.
 fn sampled(logits: &[Value], draws: usize, sample: u64, position: u64, rules: &Value) -> Vec<Value> {
     let mut command = trained().tinygpt();
@@ -427,6 +448,55 @@ fn finished_and_damaged_runs_are_listed_with_their_reasons() {
     assert_eq!(whole["best_loss"], place.json("runs/whole/last/state.json")["best"]["val_loss"]);
     assert_eq!(of("broken")["state"], "damaged");
     assert!(of("broken")["reason"].as_str().unwrap().contains("model.safetensors"));
+}
+
+#[test]
+fn the_lines_of_a_long_run_are_thinned_to_what_is_asked_for() {
+    let place = Place::new().with_run("run");
+    let row = |step: u64, loss: f64| {
+        json!({ "kind": "train", "format": 1, "step": step, "loss": loss, "seconds": step }).to_string() + "\n"
+    };
+    let lines: String = (1..=5000).map(|step| row(step, if step == 777 { 9.5 } else { 1.0 / step as f64 })).collect();
+    place.write("run/metrics.jsonl", &lines);
+    let server = Server::start(&place, &["run", "--runs", "."]);
+    let asked_for = |query: &str| got(&server, &format!("/api/runs/run/metrics?{query}"));
+    let few = asked_for("most=200");
+    assert_eq!(few["next"], 5000);
+    let records = array(&few["records"]);
+    assert!((50..=200).contains(&records.len()), "{}", records.len());
+    assert!(records.iter().any(|record| record["step"] == 777 && record["loss"] == 9.5), "the peak is lost");
+    assert_eq!(records.last().unwrap()["step"], 5000);
+    assert_eq!(array(&asked_for("from=0")["records"]).len(), 5000, "nobody asked for fewer");
+    // What is new is told as it is, where it is not much.
+    place.write("run/metrics.jsonl", lines + &row(5001, 3.0) + &row(5002, 4.0));
+    let new = asked_for("from=5000&most=200");
+    assert_eq!((array(&new["records"]).len(), &new["next"]), (2, &json!(5002)));
+    for most in ["0", "99", "20001", "x", "-1"] {
+        let answer = server.get(&format!("/api/runs/run/metrics?most={most}"));
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("most")), "{most}");
+    }
+    assert_eq!(server.get("/api/runs/run/samples?most=200").status, 400);
+}
+
+#[test]
+fn a_run_whose_lines_are_broken_says_so_and_keeps_no_other_from_being_read() {
+    let place = Place::new().with_run("runs/whole").with_run("runs/broken");
+    let lines = place.text("runs/broken/metrics.jsonl");
+    place.write("runs/broken/metrics.jsonl", format!("no record\n{lines}"));
+    place.write("runs/broken/samples.jsonl", "{\"format\": 999}\n");
+    let server = Server::start(&place, &["runs/whole", "--runs", "runs"]);
+    for (query, file) in
+        [("metrics", "metrics.jsonl"), ("metrics?most=200", "metrics.jsonl"), ("samples", "samples.jsonl")]
+    {
+        let answer = server.get(&format!("/api/runs/broken/{query}"));
+        let error = answer.json()["error"].clone();
+        assert_eq!((answer.status, &error["type"]), (500, &json!("server_error")), "{answer:?}");
+        assert!(error["message"].as_str().unwrap().contains(file), "{error}");
+    }
+    assert!(!array(&got(&server, "/api/runs/whole/metrics")["records"]).is_empty());
+    assert_eq!(array(&got(&server, "/api/runs")["runs"]).len(), 2);
+    place.write("runs/broken/metrics.jsonl", &lines);
+    assert_eq!(got(&server, "/api/runs/broken/metrics")["next"], lines.lines().count());
 }
 
 #[test]

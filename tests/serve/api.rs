@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::server;
-use crate::common::{Place, http_server::Server, json as one_json, trained};
+use crate::common::{Place, failure, http_server::Server, json as one_json, stdout, trained};
 
 /// `tinygpt generate --json` of the shared run.
 fn generate(args: &[&str]) -> Value {
@@ -297,19 +297,36 @@ fn models_health_metrics_and_the_description_are_there() {
     assert_eq!(server.metric("tinygpt_time_per_token_seconds_count{model=\"run\"}"), Some(12.0));
     let of_route = "tinygpt_http_requests_total{method=\"POST\",route=\"/v1/completions\",status=\"200\"}";
     assert_eq!(server.metric(of_route), Some(1.0));
+}
 
+#[test]
+fn all_that_is_described_is_there_and_takes_what_it_says() {
+    let server = Server::start(trained(), &["run", "--runs", "."]);
     let description = server.get("/openapi.json").json();
-    for path in description["paths"].as_object().unwrap().keys() {
-        let there = server.get(&path.replace("{id}", "run"));
-        assert!(there.status == 200 || there.status == 405, "{path}: {there:?}");
+    let paths = description["paths"].as_object().unwrap();
+    assert_eq!(paths.keys().filter(|path| path.starts_with("/api/")).count(), 8);
+    for (path, described) in paths {
+        let there = server.get(&path.replace("{id}", "run").replace("{name}", "run"));
+        assert_eq!(there.status, if described["get"].is_object() { 200 } else { 405 }, "{path}: {there:?}");
     }
-    let properties = description["components"]["schemas"]["CompletionRequest"]["properties"].as_object().unwrap();
-    let keys: BTreeSet<_> = properties.keys().collect();
-    assert!(keys.len() >= 40);
-    for key in keys {
-        // A value of a wrong type is blamed on the key, which is hence known.
-        let (status, param, message) = refusal(&server, "/v1/completions", json!({ key.as_str(): [[[]]] }));
-        assert!(status == 400 && param == json!(key) && !message.contains("unknown"), "{key}: {message}");
+    for (path, schema, least) in [
+        ("/v1/completions", "CompletionRequest", 40),
+        ("/api/generate", "GenerateRequest", 35),
+        ("/api/next", "NextRequest", 28),
+        ("/api/attention", "AttentionRequest", 4),
+    ] {
+        let described = &description["components"]["schemas"][schema];
+        let keys: BTreeSet<_> = described["properties"].as_object().unwrap().keys().collect();
+        assert!(keys.len() >= least, "{schema} has {}", keys.len());
+        for key in keys {
+            // A value of a wrong type is blamed on the key, which is hence known.
+            let mut body = json!({ key.as_str(): [[[]]] });
+            for required in described["required"].as_array().unwrap().iter().filter(|other| *other != key) {
+                body[required.as_str().unwrap()] = json!("One");
+            }
+            let (status, param, message) = refusal(&server, path, body);
+            assert!(status == 400 && param == json!(key) && !message.contains("unknown"), "{key}: {message}");
+        }
     }
 }
 
@@ -363,6 +380,56 @@ fn a_chat_needs_a_template_and_is_a_prompt_with_it() {
         (chat(json!({ "tools": [] })), "tools"),
     ] {
         assert_eq!(refusal(&server, path, body.clone()).1, json!(param), "{body}");
+    }
+}
+
+/// A GGUF file with one more key, whose value is a text.
+fn with_text(file: &[u8], key: &str, text: &str) -> Vec<u8> {
+    // The tensors begin at a multiple of 32 bytes, hence what comes before them grows by one.
+    let padding = 32 - (8 + key.len() + 4 + 8 + text.len() + 4) % 32;
+    let text = format!("{{#{}#}}{text}", " ".repeat(padding));
+    let len = |text: &str| (text.len() as u64).to_le_bytes();
+    let added = [&len(key)[..], key.as_bytes(), &8u32.to_le_bytes(), &len(&text), text.as_bytes()].concat();
+    // Behind the numbers of tensors and of keys.
+    let keys = u64::from_le_bytes(file[16..24].try_into().unwrap()) + 1;
+    [&file[..16], &keys.to_le_bytes(), &added, &file[24..]].concat()
+}
+
+#[test]
+fn a_gguf_file_brings_its_chat_template() {
+    let place = Place::new().with_run("run");
+    stdout(place.tinygpt().args(["export", "run", "--gguf", "plain.gguf"]));
+    let template =
+        "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}e{% endif %}";
+    place.write("chatty.gguf", with_text(&place.read("plain.gguf"), "tokenizer.chat_template", template));
+    let server = Server::start(&place, &["plain.gguf", "chatty.gguf"]);
+    let chat = |model: &str| json!({ "model": model, "messages": [{ "role": "user", "content": "On" }], "seed": 5, "max_tokens": 12 });
+    let answer = server.post("/v1/chat/completions", &chat("chatty.gguf"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let twin = complete(&server, json!({ "prompt": "One", "seed": 5, "max_tokens": 12 }));
+    assert_eq!(answer.json()["choices"][0]["message"]["content"], twin["choices"][0]["text"]);
+    let (status, _, message) = refusal(&server, "/v1/chat/completions", chat("plain.gguf"));
+    assert_eq!(status, 400);
+    assert!(message.contains("no chat template"), "{message}");
+
+    let broken = with_text(&place.read("plain.gguf"), "tokenizer.chat_template", "{% if %}");
+    place.write("broken.gguf", broken);
+    let message = failure(place.tinygpt().args(["serve", "broken.gguf", "--port", "0"]), 1);
+    assert!(message.contains("the chat template of broken.gguf is broken"), "{message}");
+}
+
+#[test]
+fn rules_that_leave_nothing_to_draw_from_are_the_requests_fault() {
+    let server = server();
+    for (stream, status) in [(false, 400), (true, 200)] {
+        let request = json!({ "prompt": "One", "max_tokens": 5, "frequency_penalty": -1e300, "stream": stream });
+        let answer = server.post("/v1/completions", &request);
+        assert_eq!(answer.status, status, "{answer:?}");
+        let error: Value =
+            if stream { serde_json::from_str(answer.events().last().unwrap()).unwrap() } else { answer.json() };
+        assert_eq!(error["error"]["type"], "invalid_request_error");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("the rules leave nothing to draw from: "), "{message}");
     }
 }
 

@@ -91,6 +91,34 @@ fn beyond_the_queue_a_request_is_told_to_come_back() {
         assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")), "{answer:?}");
         assert_eq!(answer.json()["error"]["code"], "queue_full");
     }
+    // The texts were given up with their connections: whoever comes back as it was told is served in the end.
+    server.wait_for("a retry that succeeds", |server| {
+        let answer = server.post("/v1/completions", &json!({ "prompt": "One", "max_tokens": 3, "seed": 1 }));
+        if answer.status == 429 {
+            let pause = answer.header("retry-after").unwrap().parse().unwrap();
+            std::thread::sleep(Duration::from_secs(pause));
+            return false;
+        }
+        assert_eq!(answer.status, 200, "{answer:?}");
+        true
+    });
+    keeps_serving(&server);
+}
+
+#[test]
+fn beyond_its_own_requests_a_client_is_told_to_come_back() {
+    let server = Server::start(trained(), &["run", "--per-client", "2"]);
+    let headers = ["Content-Type: application/json"];
+    let bytes = server.request("POST", "/v1/completions", &headers, long_text().to_string().as_bytes());
+    let running: Vec<_> = (0..2).map(|_| server.send(&bytes)).collect();
+    server.wait_for("both run", |server| server.metric("tinygpt_running_texts{model=\"run\"}") == Some(2.0));
+    let refused = server.post("/v1/completions", &json!({ "max_tokens": 3 }));
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{refused:?}");
+    assert_eq!(refused.json()["error"]["code"], "too_many_of_client");
+    assert!(refused.header("content-security-policy").is_some());
+    assert_eq!(server.get("/v1/models").status, 200, "what is only read is not counted");
+    drop(running);
+    server.wait_for("a place", |server| server.post("/v1/completions", &json!({ "max_tokens": 3 })).status == 200);
     keeps_serving(&server);
 }
 

@@ -103,7 +103,11 @@ startSampler(context);
 startRuns();
 startAttention(context);
 onChange((changed) => {
-  if (changed.has("tab")) showTab();
+  if (changed.has("tab")) {
+    showTab();
+    // The key may have been declined.
+    if (models.length === 0) readModels();
+  }
   if (changed.has("model")) showModels();
 });
 showTab();

@@ -7,6 +7,8 @@ import { onChange, state } from "./state.js";
 
 // Milliseconds between two looks at the folder while the view is open.
 const EVERY = 1000;
+// Records of a run that are read at a time. More than a chart has pixels for; the server keeps the extremes and the last.
+const MOST = 4000;
 
 const FIGURES = [
   { key: "loss", label: "Loss, nats a token", train: "loss", eval: "val_loss", level: "floor" },
@@ -141,19 +143,17 @@ async function toggle(name, on) {
 
 const pathOf = (name) => `/api/runs/${encodeURIComponent(name)}`;
 
-/** Reads what was written since the last time. */
+/** Reads what was written since the last time; of what became too much, all again, which the server thins out. */
 async function readMetrics(name) {
   const entry = known.get(name);
   if (!entry || entry.reading) return;
   entry.reading = true;
   try {
-    const { records, next } = await get(`${pathOf(name)}/metrics?from=${entry.next}`);
+    const from = entry.records.length > 2 * MOST ? 0 : entry.next;
+    const { records, next } = await get(`${pathOf(name)}/metrics?from=${from}&most=${MOST}`);
     // A shorter file than the one that was read is another one, and is read from its start.
-    if (next < entry.next) Object.assign(entry, { records: [], next: 0 });
-    else {
-      entry.next = next;
-      entry.records.push(...records);
-    }
+    if (next < from) Object.assign(entry, { records: [], next: 0 });
+    else Object.assign(entry, { records: from === 0 ? records : entry.records.concat(records), next });
   } finally {
     entry.reading = false;
   }

@@ -455,6 +455,26 @@ fn what_contradicts_itself_or_is_not_computed_here_is_refused_by_name() {
     }
 }
 
+/// A file with one more key. What it holds behind its keys is not where it was: nothing but its header can be read.
+fn with_key(file: &[u8], key: &str, kind: u32, value: &[u8]) -> GgufFile {
+    let keys = u64::from_le_bytes(file[16..24].try_into().unwrap()) + 1;
+    let added = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes(), &kind.to_le_bytes(), value].concat();
+    // Tensors begin at a multiple of 32 bytes: zeros at the end are in nobody's way.
+    GgufFile::from_bytes([&file[..16], &keys.to_le_bytes(), &added, &file[24..], &[0; 64]].concat())
+}
+
+#[test]
+fn a_file_has_a_chat_template_or_none() {
+    let file = file(&llama(false), TensorType::F16);
+    assert_eq!(GgufFile::from_bytes(file.clone()).chat_template().unwrap(), None);
+    let source = "{{ bos_token }}{{ messages[0].content }}";
+    let text = [&(source.len() as u64).to_le_bytes()[..], source.as_bytes()].concat();
+    let with_template = with_key(&file, "tokenizer.chat_template", 8, &text);
+    assert_eq!(with_template.chat_template().unwrap().as_deref(), Some(source));
+    let refused = with_key(&file, "tokenizer.chat_template", 4, &[0; 4]).chat_template().unwrap_err().to_string();
+    assert!(refused.contains("`tokenizer.chat_template`"), "{refused}");
+}
+
 #[test]
 fn lengths_that_no_file_has_are_refused_before_anything_of_that_length_is_made() {
     let file = file(&llama(false), TensorType::F16);

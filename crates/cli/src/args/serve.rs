@@ -40,6 +40,10 @@ pub struct ServeArgs {
     /// Texts of a model that may wait; a request beyond them is told to come back (429).
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub queue: u16,
+    /// Requests for texts and computations of one client address that are answered at a time; a request beyond them is told to come
+    /// back (429). Clients behind a proxy have one address [default: no limit].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub per_client: Option<u16>,
     /// The longest that a request may take, in seconds; a year at most.
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub timeout: u64,

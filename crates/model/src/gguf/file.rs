@@ -118,6 +118,14 @@ impl GgufFile {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         self.read(tokenizer::parse)
     }
+
+    /// How messages become a prompt: a template of Jinja, where the file has one. Of several it is the one without a name.
+    ///
+    /// # Errors
+    /// When the file is truncated or foreign, or its template is no text.
+    pub fn chat_template(&self) -> Result<Option<String>> {
+        self.read(|gguf| Ok(gguf.text("tokenizer.chat_template")?.map(str::to_owned)))
+    }
 }
 
 /// The tensors that each parameter is made of, in a file of these bytes.

@@ -24,6 +24,7 @@ use self::{
         error::ApiError,
         in_progress::InProgress,
         metrics::Metrics,
+        per_client::PerClient,
         security::{self, Guard},
     },
     page::Page,
@@ -49,6 +50,8 @@ pub struct Served {
     grammars: Arc<Semaphore>,
     /// Those that are being answered.
     requests: InProgress,
+    /// And how many of them a client may have.
+    clients: PerClient,
     /// The longest that a request may take.
     pub timeout: Duration,
     /// The most texts of a request: as many as may wait.
@@ -58,6 +61,23 @@ pub struct Served {
 }
 
 impl Served {
+    /// A server of these models.
+    fn new(args: &ServeArgs, engines: Vec<Engine>, chat_templates: Vec<Option<ChatTemplate>>) -> Self {
+        Self {
+            engines,
+            chat_templates,
+            guard: Guard::new(args),
+            page: Page::new(args.runs.clone()),
+            metrics: Metrics::new(),
+            grammars: Arc::new(Semaphore::new(http::limits::GRAMMARS)),
+            requests: InProgress::default(),
+            clients: PerClient::new(args.per_client.map(usize::from)),
+            timeout: Duration::from_secs(args.timeout),
+            max_texts: usize::from(args.queue).max(1),
+            started: seconds_since_1970(SystemTime::now()) as u64,
+        }
+    }
+
     /// The model of a name, or without one the first.
     pub fn engine(&self, name: Option<&str>) -> Result<&Engine, ApiError> {
         let Some(name) = name else { return Ok(&self.engines[0]) };
@@ -92,21 +112,11 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
     listener.set_nonblocking(true)?;
-    let served = Served {
-        engines: models
-            .iter()
-            .map(|(id, path)| Engine::start(id.clone(), path, args))
-            .collect::<anyhow::Result<_>>()?,
-        chat_templates: models.iter().map(|(_, path)| ChatTemplate::of_folder(path)).collect::<anyhow::Result<_>>()?,
-        guard: Guard::new(args),
-        page: Page::new(args, &models),
-        metrics: Metrics::new(),
-        grammars: Arc::new(Semaphore::new(http::limits::GRAMMARS)),
-        requests: InProgress::default(),
-        timeout: Duration::from_secs(args.timeout),
-        max_texts: usize::from(args.queue).max(1),
-        started: seconds_since_1970(SystemTime::now()) as u64,
-    };
+    let engines =
+        models.iter().map(|(id, path)| Engine::start(id.clone(), path, args)).collect::<anyhow::Result<Vec<_>>>()?;
+    let template = |engine: &Engine| ChatTemplate::of_model(engine.folder(), engine.tokenizer());
+    let chat_templates = engines.iter().map(template).collect::<anyhow::Result<_>>()?;
+    let served = Served::new(args, engines, chat_templates);
     let engines = served.engines.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let cut = runtime.block_on(serve(listener, served, Duration::from_secs(args.grace)));

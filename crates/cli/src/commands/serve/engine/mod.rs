@@ -10,6 +10,8 @@ mod row;
 mod scheduler;
 mod stats;
 #[cfg(test)]
+pub mod testing;
+#[cfg(test)]
 mod tests;
 mod worker;
 
@@ -22,17 +24,18 @@ use std::{
 use anyhow::bail;
 use tinygpt_model::{ModelError, Tokenizer, checkpoint::WEIGHTS_FILE, ngram::is_ngram_folder};
 use tinygpt_sampler::Sampler;
+use tinygpt_trainer::run::Best;
 use tokio::sync::{mpsc::Receiver, oneshot};
 
 use self::{
     queue::Closing,
-    reload::WeightsSeen,
+    reload::{Attempts, WeightsSeen},
     row::{Events, Job, LogitsJob, TextJob},
     stats::Counters,
-    worker::{Common, Worker},
+    worker::{Common, Model, Worker},
 };
 pub use self::{
-    request::{EndedBy, Event, GeneratedToken, Measured, Refused, TextRequest},
+    request::{EndedBy, Event, Failure, GeneratedToken, Measured, Refused, TextRequest},
     stats::Stats,
 };
 use crate::{
@@ -114,7 +117,7 @@ impl Engine {
         // Looked at before they are read: what comes in between is seen as new.
         let seen = WeightsSeen::look(folder);
         let common = Common { id, options, counters: Arc::new(Counters::default()) };
-        let worker = Worker::start(Generator::open(folder, None)?, &common)?;
+        let worker = Worker::start(Model::open(folder)?, &common)?;
         Ok(Self(Arc::new(Shared {
             tokenizer: worker.generator.tokenizer().clone(),
             folder: folder.to_owned(),
@@ -134,9 +137,20 @@ impl Engine {
         &self.0.tokenizer
     }
 
+    /// The folder of the model.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
+    /// The model that new requests get, and the evaluation of its weights where a run tells it.
+    pub fn model(&self) -> (Arc<Generator>, Option<Best>) {
+        let current = self.0.current();
+        (Arc::clone(&current.generator), current.best)
+    }
+
     /// The model that new requests get.
     pub fn generator(&self) -> Arc<Generator> {
-        Arc::clone(&self.0.current().generator)
+        self.model().0
     }
 
     /// Queues the texts of a request, all of them or none. What they become is told to the receivers, which are in their order; a
@@ -162,8 +176,8 @@ impl Engine {
     /// The logits of the token after a prompt, `[V]`.
     pub async fn logits(&self, prompt: Vec<u32>) -> Result<Result<Vec<f32>, ModelError>, Refused> {
         let (answer, logits) = oneshot::channel();
-        self.send(vec![Job::Logits(LogitsJob { prompt, answer })])?;
-        logits.await.map_err(|_| if self.is_alive() { Refused::ShuttingDown } else { Refused::EngineFailed })
+        let worker = self.send(vec![Job::Logits(LogitsJob { prompt, answer })])?;
+        logits.await.map_err(|_| if worker.has_failed() { Refused::EngineFailed } else { Refused::ShuttingDown })
     }
 
     /// Whether the thread that new requests get works: not once it has panicked.
@@ -177,9 +191,9 @@ impl Engine {
         let slots = self.0.common.options.slots;
         let (mut queued, mut running) = (0, 0);
         for worker in workers.all() {
-            let (waiting, free) = worker.queue.counts();
+            let (waiting, in_slots) = worker.queue.counts();
             queued += waiting;
-            running += slots - free;
+            running += in_slots;
         }
         self.0.common.counters.stats((queued, running, slots))
     }
@@ -195,18 +209,18 @@ impl Engine {
     /// with. Returns whether it did. Not before the texts of the last change have ended, and not once the engine shuts down.
     ///
     /// # Errors
-    /// When the new model cannot be opened, which is tried again the next time, or is no other state of the same one: such weights
+    /// When the new model cannot be opened, which is tried again when it is asked for, or is no other state of the same one: such weights
     /// are not looked at again. The old one goes on.
     pub fn reload(&self) -> anyhow::Result<bool> {
         let mut seen = self.0.seen();
         let Some(current) = self.0.workers().replaceable() else { return Ok(false) };
         let Some(now) = seen.look_again(&self.0.folder) else { return Ok(false) };
-        let generator = Generator::open(&self.0.folder, None)?;
-        if !generator.is_same_but_for_weights(&current.generator) {
+        let model = Model::open(&self.0.folder)?;
+        if !model.generator.is_same_but_for_weights(&current.generator) {
             *seen = now;
             bail!("another network or tokenizer is in {} now: start serve anew for it", self.0.folder.display());
         }
-        let worker = Worker::start(generator, &self.0.common)?;
+        let worker = Worker::start(model, &self.0.common)?;
         *seen = now;
         let mut workers = self.0.workers();
         if workers.closed {
@@ -225,12 +239,18 @@ impl Engine {
         let shared = Arc::downgrade(&self.0);
         std::thread::Builder::new().name("reload".into()).spawn(move || {
             // What is tried again fails again, mostly.
-            let mut told = None;
+            let (mut told, mut attempts) = (None, Attempts::default());
             loop {
                 std::thread::sleep(RELOAD_EVERY);
                 let Some(shared) = shared.upgrade() else { return };
                 let engine = Self(shared);
-                let error = match engine.reload() {
+                let weights = WeightsSeen::look(engine.folder());
+                if !attempts.is_due(&weights, Instant::now()) {
+                    continue;
+                }
+                let result = engine.reload();
+                attempts.made(result.is_ok(), weights, Instant::now());
+                let error = match result {
                     Ok(new) => {
                         if new {
                             notice!("{}: new weights", engine.id());
@@ -273,9 +293,12 @@ impl Engine {
         Ok((Job::Text(Box::new(TextJob { request, sampler, events, deadline })), receiver))
     }
 
-    fn send(&self, jobs: Vec<Job>) -> Result<(), Refused> {
+    /// Queues jobs; gives the thread that has them.
+    fn send(&self, jobs: Vec<Job>) -> Result<Arc<Worker>, Refused> {
         // Held until the jobs are in the queue: a reload closes it behind them.
-        self.0.workers().current.queue.submit(jobs)
+        let workers = self.0.workers();
+        workers.current.queue.submit(jobs)?;
+        Ok(Arc::clone(&workers.current))
     }
 }
 

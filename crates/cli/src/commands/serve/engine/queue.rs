@@ -13,6 +13,8 @@ use super::{request::Refused, row::Job};
 pub struct Queue {
     /// The most jobs that wait while no slot is free.
     limit: usize,
+    /// The slots of the engine.
+    slots: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -40,7 +42,7 @@ impl Queue {
     /// An empty queue of an engine with this many slots.
     pub fn new(limit: usize, slots: usize) -> Self {
         let state = State { jobs: VecDeque::new(), free: slots, closing: None };
-        Self { limit, state: Mutex::new(state), changed: Condvar::new() }
+        Self { limit, slots, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,9 +117,10 @@ impl Queue {
         self.state().closing
     }
 
-    /// The number of jobs that wait, and of free slots.
+    /// The number of jobs that wait, and of slots in use: none where the thread that had them has panicked.
     pub fn counts(&self) -> (usize, usize) {
         let state = self.state();
-        (state.jobs.len(), state.free)
+        let has_failed = state.closing == Some(Closing::Failed);
+        (state.jobs.len(), if has_failed { 0 } else { self.slots - state.free })
     }
 }

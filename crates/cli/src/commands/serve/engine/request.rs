@@ -1,6 +1,7 @@
 //! What the engine is asked for, and what it tells.
 
 use tinygpt_model::{
+    ModelError,
     constraint::Constraint,
     language_model::{NextToken, most_probable},
     tokenizer::StopStrings,
@@ -39,7 +40,25 @@ pub enum Event {
         rest: String,
     },
     /// Why the text could not go on: the last event of such a text.
-    Failed(String),
+    Failed(Failure),
+}
+
+/// Why a text could not go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// From the model's logits, the rules of the request make numbers that no token can be drawn from, such as penalties that no
+    /// number is large enough for.
+    #[error("the rules leave nothing to draw from: {0}")]
+    Rules(String),
+    /// The request is not to blame.
+    #[error("{0}")]
+    Model(String),
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        Self::Model(error.to_string())
+    }
 }
 
 /// A token that was drawn.

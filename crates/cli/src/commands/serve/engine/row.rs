@@ -10,7 +10,7 @@ use tokio::sync::{
 };
 
 use super::{
-    request::{EndedBy, Event, GeneratedToken, Measured, TextRequest},
+    request::{EndedBy, Event, Failure, GeneratedToken, Measured, TextRequest},
     stats::Counters,
 };
 use crate::growing_text::GrowingText;
@@ -74,7 +74,7 @@ impl Job {
     /// Tells that it cannot be done.
     pub fn fail(self, error: ModelError) {
         match self {
-            Self::Text(job) => job.events.end(Event::Failed(error.to_string())),
+            Self::Text(job) => job.events.end(Event::Failed(error.into())),
             // Nobody may be there any more.
             Self::Logits(job) => drop(job.answer.send(Err(error))),
         }
@@ -153,7 +153,7 @@ impl<'t> Row<'t> {
     ///
     /// # Errors
     /// When nothing can be drawn: of this text alone.
-    pub fn draw(&mut self, logits: &[f32], counters: &Counters) -> Result<Drawn, ModelError> {
+    pub fn draw(&mut self, logits: &[f32], counters: &Counters) -> Result<Drawn, Failure> {
         let Self { job: TextJob { request, sampler, events, .. }, text, state, history, masked } = self;
         let allowed: &[f32] = if text.is_constrained() {
             masked.clear();
@@ -171,7 +171,11 @@ impl<'t> Row<'t> {
             sequence: request.sequence,
             position: history.len() as u64,
         };
-        let id = sampler.sample_next(&here, state)?;
+        let id = sampler.sample_next(&here, state).map_err(|error| {
+            // Logits that are numbers can be drawn from until rules make them others.
+            let of_rules = logits.iter().all(|logit| logit.is_finite());
+            if of_rules { Failure::Rules(error.to_string()) } else { Failure::Model(error.to_string()) }
+        })?;
         history.push(id);
         counters.drew();
         let measured = request.top.map(|top| Measured::of(logits, id, top));
@@ -202,10 +206,10 @@ impl<'t> Row<'t> {
     }
 
     /// Tells the end: why, or what went wrong. A stop in what was held back is why, whatever else would have ended the text.
-    pub fn end(mut self, by: Result<EndedBy, String>) {
+    pub fn end(mut self, by: Result<EndedBy, Failure>) {
         let ended = |by| match self.text.finish() {
             Ok((rest, ending)) => Ok(Event::Ended { by: ending.map_or(by, EndedBy::from), rest }),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
         };
         self.job.events.end(by.and_then(ended).unwrap_or_else(Event::Failed));
     }

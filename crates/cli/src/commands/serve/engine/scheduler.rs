@@ -13,7 +13,7 @@ use tinygpt_model::{BatchDecoder, ModelError, NextLogits, Tokenizer};
 
 use super::{
     queue::{Closing, Queue},
-    request::EndedBy,
+    request::{EndedBy, Failure},
     row::{Drawn, Job, LogitsJob, Row},
     stats::Counters,
 };
@@ -208,11 +208,9 @@ impl<'m> Scheduler<'m> {
         let logits = match self.decoder.step(&slots) {
             Ok(logits) => logits,
             Err(error) => {
-                let message = error.to_string();
+                let failure = Failure::from(error);
                 for slot in slots {
-                    if let Some(Occupant::Text { row, .. }) = self.free(slot) {
-                        row.end(Err(message.clone()));
-                    }
+                    self.fail(slot, failure.clone());
                 }
                 return;
             }
@@ -237,7 +235,7 @@ impl<'m> Scheduler<'m> {
     }
 
     /// Goes on with a text after a draw.
-    fn go_on(&mut self, slot: usize, drawn: Result<Drawn, ModelError>) {
+    fn go_on(&mut self, slot: usize, drawn: Result<Drawn, Failure>) {
         match drawn {
             Ok(ControlFlow::Continue(token)) => {
                 if let Some(Occupant::Text { phase, .. }) = &mut self.slots[slot] {
@@ -245,14 +243,21 @@ impl<'m> Scheduler<'m> {
                 }
             }
             Ok(ControlFlow::Break(by)) => self.end(slot, Ok(by)),
-            Err(error) => self.end(slot, Err(error)),
+            Err(failure) => self.fail(slot, failure),
+        }
+    }
+
+    /// Ends a text that cannot go on.
+    fn fail(&mut self, slot: usize, failure: Failure) {
+        if let Some(Occupant::Text { row, .. }) = self.free(slot) {
+            row.end(Err(failure));
         }
     }
 
     /// Ends what is in a slot.
     fn end(&mut self, slot: usize, by: Result<EndedBy, ModelError>) {
         match self.free(slot) {
-            Some(Occupant::Text { row, .. }) => row.end(by.map_err(|error| error.to_string())),
+            Some(Occupant::Text { row, .. }) => row.end(by.map_err(Failure::from)),
             Some(Occupant::Logits(job)) => {
                 // An answer that is dropped says that there will be none.
                 if let Err(error) = by {

@@ -1,6 +1,7 @@
 //! The thread that owns the decoder of a model's weights.
 
 use std::{
+    path::Path,
     sync::{Arc, mpsc},
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
@@ -8,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use tinygpt_model::BatchDecoder;
+use tinygpt_trainer::{RunDir, run::Best};
 
 use super::{
     Options,
@@ -26,27 +28,46 @@ pub struct Common {
     pub counters: Arc<Counters>,
 }
 
+/// A model as it was opened: new weights are another one.
+pub struct Model {
+    pub generator: Generator,
+    /// The evaluation of its weights, the best ones of their run; none of what is no run of ours.
+    pub best: Option<Best>,
+}
+
+impl Model {
+    /// Opens the model of a folder.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        // A run saves its state just before the weights that it names. Where it does so meanwhile, the weights are seen to be new
+        // afterwards, and are opened again.
+        let best = RunDir::open(folder).ok().and_then(|run| run.last().read_state().ok()?.best);
+        Ok(Self { generator: Generator::open(folder, None)?, best })
+    }
+}
+
 /// A thread with its queue.
 pub struct Worker {
     pub generator: Arc<Generator>,
+    pub best: Option<Best>,
     pub queue: Arc<Queue>,
     thread: JoinHandle<()>,
 }
 
 impl Worker {
     /// Starts the thread of a model, which has a decoder when this returns.
-    pub fn start(generator: Generator, shared: &Common) -> anyhow::Result<Self> {
+    pub fn start(model: Model, shared: &Common) -> anyhow::Result<Self> {
         let (opening, slots) = (shared.options.opening.clone(), shared.options.slots);
-        Self::with_decoder(generator, shared, move |generator| generator.batch_decoder(&opening, slots))
+        Self::with_decoder(model, shared, move |generator| generator.batch_decoder(&opening, slots))
     }
 
     /// [`Worker::start`] with another decoder.
     pub fn with_decoder(
-        generator: Generator,
+        model: Model,
         shared: &Common,
         open: impl FnOnce(&Generator) -> anyhow::Result<Box<dyn BatchDecoder + '_>> + Send + 'static,
     ) -> anyhow::Result<Self> {
         let Common { id, options, counters } = shared;
+        let Model { generator, best } = model;
         let generator = Arc::new(generator);
         let queue = Arc::new(Queue::new(options.queue, options.slots));
         let (ready, is_ready) = mpsc::sync_channel(1);
@@ -65,7 +86,7 @@ impl Worker {
             })?
         };
         is_ready.recv().context("the engine's thread ended before it began")??;
-        Ok(Self { generator, queue, thread })
+        Ok(Self { generator, best, queue, thread })
     }
 
     /// Whether the thread has ended.

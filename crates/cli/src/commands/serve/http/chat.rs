@@ -31,8 +31,11 @@ struct Request {
 }
 
 /// Answers with the next message, whole or in pieces.
-pub async fn chat_completions(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
-    let time = RequestTime::starts(served.timeout);
+pub async fn chat_completions(
+    State(served): State<Arc<Served>>,
+    time: RequestTime,
+    fields: Fields,
+) -> Result<Response, ApiError> {
     let Request { plan, prompt, logprobs, reply } = reading(&served, time, fields, Request::take).await?;
     let mut texts = plan.start(&[prompt], logprobs, &time, &served.metrics)?;
     if reply.stream {
@@ -119,7 +122,7 @@ impl Message {
                 self.text += &rest;
                 self.finish_reason = Some(finish_reason(by));
             }
-            Event::Failed(message) => return Err(ApiError::internal(message)),
+            Event::Failed(failure) => return Err(failure.into()),
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use minijinja::{Environment, Error, ErrorKind, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Value, json};
+use tinygpt_model::{Tokenizer, TokenizerError, gguf::GgufFile};
 
 /// How much a template may do, in steps of the template engine.
 const FUEL: u64 = 10_000_000;
@@ -21,8 +22,29 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a model's folder, if it has one.
-    pub fn of_folder(folder: &Path) -> anyhow::Result<Option<Self>> {
+    /// The template of a model, if it has one: that of its folder, or of its GGUF file, whose tokenizer this is.
+    pub fn of_model(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Option<Self>> {
+        let template = if path.is_file() { Self::of_gguf(path, tokenizer)? } else { Self::of_folder(path)? };
+        if let Some(template) = &template {
+            let environment = environment();
+            let compiled =
+                environment.and_then(|environment| environment.template_from_str(&template.source).map(drop));
+            compiled.map_err(|e| anyhow::anyhow!("the chat template of {} is broken: {e}", path.display()))?;
+        }
+        Ok(template)
+    }
+
+    fn of_gguf(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Option<Self>> {
+        let Some(source) = GgufFile::open(path)?.chat_template()? else { return Ok(None) };
+        // The file names them by their numbers.
+        let token = |id: Option<u32>| {
+            Ok::<_, TokenizerError>(id.map(|id| tokenizer.token_text(id)).transpose()?.unwrap_or_default())
+        };
+        let (bos_token, eos_token) = (token(tokenizer.begin_of_text())?, token(tokenizer.end_of_text())?);
+        Ok(Some(Self { source, bos_token, eos_token }))
+    }
+
+    fn of_folder(folder: &Path) -> anyhow::Result<Option<Self>> {
         let read = |name: &str| {
             let path = folder.join(name);
             let is_file = path.is_file();
@@ -47,11 +69,7 @@ impl ChatTemplate {
             // One that there is not adds nothing to a text.
             token.and_then(Value::as_str).unwrap_or_default().to_owned()
         };
-        let template = Self { source, bos_token: token("bos_token"), eos_token: token("eos_token") };
-        let environment = environment();
-        let compiled = environment.and_then(|environment| environment.template_from_str(&template.source).map(drop));
-        compiled.map_err(|e| anyhow::anyhow!("the chat template of {} is broken: {e}", folder.display()))?;
-        Ok(Some(template))
+        Ok(Some(Self { source, bos_token: token("bos_token"), eos_token: token("eos_token") }))
     }
 
     /// The prompt of the answer to some messages, or what the template, or its language, says of them.
@@ -132,6 +150,11 @@ mod tests {
         ChatTemplate { source: SOURCE.into(), bos_token: String::new(), eos_token: "</s>".into() }
     }
 
+    fn of_folder(folder: &Path) -> anyhow::Result<Option<ChatTemplate>> {
+        let tokenizer = Tokenizer::train_char([Ok::<_, std::convert::Infallible>("ab")]).unwrap();
+        ChatTemplate::of_model(folder, &tokenizer)
+    }
+
     #[test]
     fn messages_become_a_prompt_that_ends_where_the_answer_begins() {
         let parts = json!([{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }]);
@@ -163,18 +186,18 @@ mod tests {
     #[test]
     fn a_folder_has_its_template_in_either_file_or_none() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(ChatTemplate::of_folder(folder.path()).unwrap().is_none());
+        assert!(of_folder(folder.path()).unwrap().is_none());
         let config = r#"{"chat_template": "of config", "eos_token": {"content": "</s>"}}"#;
         std::fs::write(folder.path().join(TOKENIZER_CONFIG), config).unwrap();
-        let template = ChatTemplate::of_folder(folder.path()).unwrap().unwrap();
+        let template = of_folder(folder.path()).unwrap().unwrap();
         assert_eq!((template.source.as_str(), template.eos_token.as_str()), ("of config", "</s>"));
         std::fs::write(folder.path().join(TEMPLATE), "of file").unwrap();
-        assert_eq!(ChatTemplate::of_folder(folder.path()).unwrap().unwrap().source, "of file");
+        assert_eq!(of_folder(folder.path()).unwrap().unwrap().source, "of file");
         std::fs::write(folder.path().join(TEMPLATE), "{% if %}").unwrap();
-        let error = ChatTemplate::of_folder(folder.path()).unwrap_err().to_string();
+        let error = of_folder(folder.path()).unwrap_err().to_string();
         assert!(error.contains("is broken"), "{error}");
         std::fs::write(folder.path().join(TOKENIZER_CONFIG), "{").unwrap();
-        assert!(ChatTemplate::of_folder(folder.path()).is_err());
+        assert!(of_folder(folder.path()).is_err());
     }
 
     #[test]
@@ -183,7 +206,7 @@ mod tests {
         let config =
             r#"{"chat_template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "bos_token": null}"#;
         std::fs::write(folder.path().join(TOKENIZER_CONFIG), config).unwrap();
-        let template = ChatTemplate::of_folder(folder.path()).unwrap().unwrap();
+        let template = of_folder(folder.path()).unwrap().unwrap();
         assert_eq!(template.render(&[json!({ "role": "user", "content": "a" })]).unwrap(), "a");
     }
 }

@@ -46,8 +46,11 @@ struct Prompt {
 }
 
 /// Answers with the texts, whole or in pieces.
-pub async fn completions(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
-    let time = RequestTime::starts(served.timeout);
+pub async fn completions(
+    State(served): State<Arc<Served>>,
+    time: RequestTime,
+    fields: Fields,
+) -> Result<Response, ApiError> {
     let mut request = reading(&served, time, fields, Request::take).await?;
     if let (true, Some(top)) = (request.echo, request.logprobs) {
         let mut logits = PromptLogits::new(&request.plan.engine, time.deadline);
@@ -203,7 +206,7 @@ impl Choices {
                 choice.text += &rest;
                 choice.finish_reason = Some(finish_reason(by));
             }
-            Event::Failed(message) => return Err(ApiError::internal(message)),
+            Event::Failed(failure) => return Err(failure.into()),
         }
         Ok(())
     }

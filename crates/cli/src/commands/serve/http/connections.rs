@@ -3,7 +3,11 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -15,7 +19,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{in_progress::InProgress, limits, metrics::Metrics};
+use super::{in_progress::InProgress, limits, metrics::Metrics, per_client::Client};
 use crate::commands::serve::{engine::Engine, signals::Signals};
 
 /// What requests have, after their grace, to say that they were ended: an engine ends a step, or a part of a prompt, first.
@@ -51,10 +55,10 @@ pub async fn serve(
             // Connections that have ended are forgotten.
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener, &free) => {
-                let Some((stream, permit)) = accepted else { continue };
+                let Some((stream, client, permit)) = accepted else { continue };
                 let (router, ends, open) = (router.clone(), ends.clone(), metrics.connection());
                 connections.spawn(async move {
-                    connection(stream, router, ends).await;
+                    connection(stream, client, router, ends).await;
                     drop((permit, open));
                 });
             }
@@ -81,10 +85,10 @@ pub async fn serve(
 }
 
 /// Takes a connection once there is room for it: others wait in the system's queue.
-async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<(TcpStream, Client, OwnedSemaphorePermit)> {
     let permit = Arc::clone(free).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, permit)),
+        Ok((stream, address)) => Some((stream, Client(address.ip()), permit)),
         Err(_) => {
             tokio::time::sleep(ACCEPT_AGAIN).await;
             None
@@ -93,16 +97,21 @@ async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<(TcpStr
 }
 
 /// Answers the requests of a connection, one after the other.
-async fn connection(stream: TcpStream, router: Router, mut ends: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, client: Client, router: Router, mut ends: watch::Receiver<bool>) {
     // A token is sent when it is there; without it, it only comes later.
     stream.set_nodelay(true).ok();
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits::WRITE_SECONDS));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(client);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEAD_SECONDS)
         .max_header_size(limits::HEAD_BYTES)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = pin!(connection);
     tokio::select! {
         // What goes wrong with a connection is the client's affair: it has gone, or is told.

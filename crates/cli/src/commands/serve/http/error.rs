@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use crate::commands::serve::engine::Refused;
+use crate::commands::serve::engine::{Failure, Refused};
 
 /// When a client may come back that was told 429.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -88,6 +88,15 @@ impl From<Refused> for ApiError {
             Refused::EngineFailed => (StatusCode::SERVICE_UNAVAILABLE, "engine_failed"),
         };
         Self::new(status, refused.to_string()).with_code(code)
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Rules(_) => Self::bad_request(failure.to_string()),
+            Failure::Model(_) => Self::internal(failure),
+        }
     }
 }
 

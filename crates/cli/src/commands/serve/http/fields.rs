@@ -12,7 +12,11 @@ use super::{error::ApiError, limits::BODY_SECONDS};
 
 /// The object that a request's body is. What is not taken out of it in the end is an unknown key.
 #[derive(Debug, Clone)]
-pub struct Fields(Map<String, Value>);
+pub struct Fields {
+    keys: Map<String, Value>,
+    /// The length of the body.
+    bytes: usize,
+}
 
 impl Fields {
     /// The keys of a JSON text.
@@ -20,14 +24,19 @@ impl Fields {
         let not_json = |error: String| ApiError::bad_request(format!("the body is not JSON: {error}"));
         let text = std::str::from_utf8(body).map_err(|error| not_json(error.to_string()))?;
         match serde_json::from_str(text).map_err(|error| not_json(error.to_string()))? {
-            Value::Object(keys) => Ok(Self(keys)),
+            Value::Object(keys) => Ok(Self { keys, bytes: body.len() }),
             _ => Err(ApiError::bad_request("the body must be a JSON object")),
         }
     }
 
+    /// The length of the body that they came in.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes a key out; null is as if it were not there.
     pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
-        match self.0.shift_remove(name) {
+        match self.keys.shift_remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_json::from_value(value).map(Some).map_err(|error| ApiError::bad_param(name, error)),
         }
@@ -40,7 +49,7 @@ impl Fields {
 
     /// Whether a key is there.
     pub fn has(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|value| !value.is_null())
+        self.keys.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// Puts the value of a key in the place of a default, if the key is there.
@@ -62,16 +71,14 @@ impl Fields {
         }
     }
 
-    /// Gives a key the name that another route has for it.
-    pub fn rename(&mut self, name: &str, to: &str) {
-        if let Some(value) = self.0.shift_remove(name) {
-            self.0.insert(to.to_owned(), value);
-        }
+    /// Gives a key a value.
+    pub fn insert(&mut self, name: &str, value: impl Into<Value>) {
+        self.keys.insert(name.to_owned(), value.into());
     }
 
     /// Refuses what nobody took.
     pub fn finish(self) -> Result<(), ApiError> {
-        match self.0.into_iter().find(|(_, value)| !value.is_null()) {
+        match self.keys.into_iter().find(|(_, value)| !value.is_null()) {
             Some((name, _)) => Err(ApiError::bad_param(name, "unknown key").with_code("unknown_key")),
             None => Ok(()),
         }

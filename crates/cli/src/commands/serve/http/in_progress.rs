@@ -49,15 +49,20 @@ impl Drop for Counted {
 /// Counts a request. Its answer has ended when the body is dropped: a stream of events goes on long after its head.
 pub async fn track(State(requests): State<InProgress>, request: Request, next: Next) -> Response {
     let counted = requests.begin();
-    next.run(request).await.map(|body| Body::new(CountedBody { body, _counted: counted }))
+    holding(next.run(request).await, counted)
 }
 
-struct CountedBody {
+/// Keeps something until an answer has been told to its end.
+pub fn holding(response: Response, held: impl Send + Unpin + 'static) -> Response {
+    response.map(|body| Body::new(HoldingBody { body, _held: held }))
+}
+
+struct HoldingBody<T> {
     body: Body,
-    _counted: Counted,
+    _held: T,
 }
 
-impl HttpBody for CountedBody {
+impl<T: Unpin> HttpBody for HoldingBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -8,6 +8,8 @@ pub const BODY_BYTES: usize = 1 << 20;
 pub const HEAD_BYTES: usize = 64 << 10;
 /// The longest that the head of a request may take to come. A connection without a request is closed after it as well.
 pub const HEAD_SECONDS: Duration = Duration::from_secs(10);
+/// The longest body that is read between other requests, in bytes: its tokens take a fraction of a millisecond.
+pub const READ_AT_ONCE: usize = 4 << 10;
 /// The longest that the body of a request may take to come.
 pub const BODY_SECONDS: Duration = Duration::from_secs(20);
 /// A client that takes nothing of its answer for this long is given up.

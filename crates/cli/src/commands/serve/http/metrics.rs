@@ -27,6 +27,11 @@ use crate::commands::serve::Served;
 /// Upper ends of the buckets of a token's time, in seconds: from a fast small model to a slow large one.
 const TOKEN_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+/// Upper ends of the buckets of the time to a first token, in seconds: close enough that percentiles can be told from them.
+const FIRST_TOKEN_BUCKETS: [f64; 29] = [
+    0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05,
+    0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0,
+];
 /// Upper ends of the buckets of what is made of many tokens, in seconds.
 const REQUEST_BUCKETS: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0];
@@ -59,6 +64,7 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
         let by_token: fn() -> Histogram = || Histogram::new(TOKEN_BUCKETS);
+        let to_first: fn() -> Histogram = || Histogram::new(FIRST_TOKEN_BUCKETS);
         let by_request: fn() -> Histogram = || Histogram::new(REQUEST_BUCKETS);
         let metrics = Self {
             registry: Arc::default(),
@@ -67,7 +73,7 @@ impl Metrics {
             generated_tokens: Family::default(),
             texts: Family::default(),
             cancelled: Family::default(),
-            time_to_first_token: Family::new_with_constructor(by_request),
+            time_to_first_token: Family::new_with_constructor(to_first),
             time_per_token: Family::new_with_constructor(by_token),
             request_time: Family::new_with_constructor(by_request),
             running: Family::default(),
@@ -97,7 +103,7 @@ impl Metrics {
         to.register("reloads", "How often new weights took the place of others", self.reloads.clone());
         to.register("connections", "Open connections", self.connections.clone());
         let seconds = || Unit::Seconds;
-        let first = "From a request to the first token of any of its texts";
+        let first = "From the head of a request to the first token of any of its texts";
         to.register_with_unit("time_to_first_token", first, seconds(), self.time_to_first_token.clone());
         let each = "From a token of a text to its next";
         to.register_with_unit("time_per_token", each, seconds(), self.time_per_token.clone());

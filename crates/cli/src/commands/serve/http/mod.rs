@@ -12,11 +12,14 @@ pub mod logprobs;
 pub mod metrics;
 mod models;
 pub mod name;
-mod openapi;
+pub mod openapi;
+pub mod per_client;
 mod reply;
 pub mod rules;
 pub mod security;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 pub mod texts;
 
 use std::sync::Arc;
@@ -56,6 +59,7 @@ pub fn router(served: Served) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
+        .layer(from_fn_with_state(served.clients.clone(), per_client::limit))
         .layer(from_fn_with_state(Arc::clone(&served), security::guard))
         .layer(from_fn_with_state(Arc::clone(&served), metrics::count))
         .layer(from_fn_with_state(served.requests.clone(), in_progress::track))
@@ -105,13 +109,17 @@ pub async fn blocking<T: Send + 'static>(
     timeout_at(time.deadline, done).await.unwrap_or_else(|_| Err(too_long()))
 }
 
-/// Reads a request for texts. Grammars, which may take seconds of a processor, take turns.
+/// Reads a request for texts. A short one is read where it is: another thread would come later than it takes. Grammars, which may take
+/// seconds of a processor, take turns.
 async fn reading<T: Send + 'static>(
     served: &Arc<Served>,
     time: RequestTime,
     fields: Fields,
     take: impl FnOnce(&Served, Fields) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    if fields.bytes() <= limits::READ_AT_ONCE && !texts::takes_long(&fields) {
+        return take(served, fields);
+    }
     let turns = texts::has_grammar(&fields).then_some(&served.grammars);
     let of = Arc::clone(served);
     blocking(turns, time, move || take(&of, fields)).await

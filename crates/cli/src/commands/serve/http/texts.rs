@@ -1,8 +1,11 @@
 //! What the texts of completions and of chats have in common: how they are asked for, and how they are followed.
 
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use axum::http::StatusCode;
+use axum::{
+    extract::FromRequestParts,
+    http::{StatusCode, request::Parts},
+};
 use serde_json::{Value, json};
 use tinygpt_model::{
     constraint::{Constraint, Grammar},
@@ -140,6 +143,15 @@ impl RequestTime {
     }
 }
 
+/// Of a request whose head has come: what its body takes counts.
+impl FromRequestParts<Arc<Served>> for RequestTime {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, served: &Arc<Served>) -> Result<Self, Infallible> {
+        Ok(Self::starts(served.timeout))
+    }
+}
+
 /// What is said of a request that took too long.
 pub fn too_long() -> ApiError {
     let message = "the request took longer than the server allows (--timeout)";
@@ -186,7 +198,7 @@ impl Texts {
         }
         let Ok((text, event)) = timeout_at(self.deadline, self.any()).await else { return Err(too_long()) };
         match event {
-            Some(Event::Failed(message)) => Err(ApiError::internal(message)),
+            Some(Event::Failed(failure)) => Err(failure.into()),
             Some(Event::Ended { by: EndedBy::TimedOut, .. }) => Err(too_long()),
             Some(Event::Ended { by: EndedBy::ShutDown, .. }) => Err(Refused::ShuttingDown.into()),
             None => Err(Refused::EngineFailed.into()),
@@ -237,6 +249,11 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         Some(several) => serde_json::from_value(several).map_err(|_| bad())?,
     };
     if stops.len() > limits::STOPS { Err(bad()) } else { Ok(stops) }
+}
+
+/// Whether a request takes long to be read, however short it is: for a grammar, or since a rule looks at all of the vocabulary.
+pub fn takes_long(fields: &Fields) -> bool {
+    has_grammar(fields) || fields.has("dry_multiplier")
 }
 
 /// Whether a request has a grammar.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The longest text, in tokens: a map has the square of it in numbers.
-const MAX_TOKENS: usize = 256;
+pub const MAX_TOKENS: usize = 256;
 
 /// The largest model, in parameters: of those that are served it takes four bytes each beside what the engine holds.
 const MAX_PARAMS: usize = 500_000_000;
@@ -49,8 +49,11 @@ impl Maps {
 
 /// `{"model", "text", "layer", "head"}` to `{"tokens": [...], "weights": [[w]...]}`: row `i` has the weights by which position
 /// `i` takes from positions `0..=i`.
-pub async fn attention(State(served): State<Arc<Served>>, mut fields: Fields) -> Result<Response, ApiError> {
-    let time = RequestTime::starts(served.timeout);
+pub async fn attention(
+    State(served): State<Arc<Served>>,
+    time: RequestTime,
+    mut fields: Fields,
+) -> Result<Response, ApiError> {
     compute(&served, time, move |served| {
         let engine = served.engine(fields.take::<String>("model")?.as_deref())?;
         let generator = engine.generator();

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How many of the most probable tokens are told beside each token where nobody says.
-const TOP: usize = 10;
+pub const TOP: usize = 10;
 
 /// What is asked for.
 struct Request {
@@ -31,8 +31,11 @@ struct Request {
 }
 
 /// Answers with server-sent events: the tokens of the prompt, then each token that is drawn, then how the text ended.
-pub async fn generate(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
-    let time = RequestTime::starts(served.timeout);
+pub async fn generate(
+    State(served): State<Arc<Served>>,
+    time: RequestTime,
+    fields: Fields,
+) -> Result<Response, ApiError> {
     let Request { plan, prompt, top } = compute(&served, time, |served| Request::take(served, fields)).await?;
     let prompt_json = tokens_json(plan.engine.tokenizer(), &prompt)?;
     let texts = plan.start(&[prompt], Some(top), &time, &served.metrics)?;
@@ -44,7 +47,10 @@ impl Request {
         let max_tokens = fields.whole("max_tokens", 0..=limits::MAX_TOKENS)?;
         let prompt: String = fields.take("prompt")?.unwrap_or_default();
         let top = fields.whole("top", 0..=limits::TOP_LOGPROBS)?.unwrap_or(TOP);
-        fields.rename("sample", "first_sample");
+        // The API's name for it.
+        if let Some(sample) = fields.take::<u64>("sample")? {
+            fields.insert("first_sample", sample);
+        }
         fields.whole("n", 1..=1)?;
         let plan = TextPlan::take(served, &mut fields, max_tokens, None)?;
         fields.finish()?;
@@ -88,7 +94,7 @@ impl Chunks for Tokens {
                 let by = if by == EndedBy::Grammar { Ending::Grammar.name() } else { finish_reason(by) };
                 json!({ "ended_by": by, "piece": rest })
             }
-            Event::Failed(message) => return Err(ApiError::internal(message)),
+            Event::Failed(failure) => return Err(failure.into()),
         };
         Ok(Some(chunk))
     }

@@ -5,7 +5,9 @@ mod files;
 mod generate;
 mod models;
 mod next;
+mod openapi;
 mod runs;
+mod thinned;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,12 +20,12 @@ use serde_json::{Value, json};
 use tinygpt_model::{Tokenizer, TokenizerError};
 use tokio::sync::Semaphore;
 
+pub use self::openapi::described;
 use super::{
     Served,
     engine::Engine,
     http::{blocking, error::ApiError, limits, logprobs::token_text, texts::RequestTime},
 };
-use crate::args::ServeArgs;
 
 /// Computations for the page at a time; others wait for their turn. Texts are not among them, which the engines compute.
 const COMPUTATIONS: usize = 2;
@@ -31,17 +33,15 @@ const COMPUTATIONS: usize = 2;
 /// What the page's requests share.
 pub struct Page {
     runs: runs::Runs,
-    models: models::Trained,
     maps: attention::Maps,
     free: Arc<Semaphore>,
 }
 
 impl Page {
-    /// The page of a server of these models, by their names, with their folders.
-    pub fn new(args: &ServeArgs, models: &[(String, PathBuf)]) -> Self {
+    /// The page of a server that shows the runs of a folder.
+    pub fn new(runs: PathBuf) -> Self {
         Self {
-            runs: runs::Runs::new(args.runs.clone()),
-            models: models::Trained::new(models, args.reload),
+            runs: runs::Runs::new(runs),
             maps: attention::Maps::default(),
             free: Arc::new(Semaphore::new(COMPUTATIONS)),
         }
@@ -76,10 +76,11 @@ async fn compute<T: Send + 'static>(
 /// Reads files, which computations do not keep waiting.
 async fn read(
     served: &Arc<Served>,
+    time: RequestTime,
     work: impl FnOnce(&Served) -> Result<Value, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let of = Arc::clone(served);
-    blocking(None, RequestTime::starts(served.timeout), move || Ok(Json(work(&of)?).into_response())).await
+    blocking(None, time, move || Ok(Json(work(&of)?).into_response())).await
 }
 
 /// The tokens of a prompt. As for `tinygpt generate --prompt`, no text is the token that texts start behind.

@@ -27,11 +27,11 @@ use crate::commands::serve::{
 };
 
 /// How many tokens are told one by one where nobody says, and at most.
-const LIMIT: usize = 40;
-const MAX_LIMIT: usize = 2000;
+pub const LIMIT: usize = 40;
+pub const MAX_LIMIT: usize = 2000;
 /// How many draws are counted where nobody says, and at most.
-const DRAWS: usize = 1000;
-const MAX_DRAWS: usize = 10_000;
+pub const DRAWS: usize = 1000;
+pub const MAX_DRAWS: usize = 10_000;
 
 /// What is asked for.
 struct Request {
@@ -45,8 +45,7 @@ struct Request {
 }
 
 /// The distribution that the token after a prompt is drawn from.
-pub async fn next(State(served): State<Arc<Served>>, fields: Fields) -> Result<Response, ApiError> {
-    let time = RequestTime::starts(served.timeout);
+pub async fn next(State(served): State<Arc<Served>>, time: RequestTime, fields: Fields) -> Result<Response, ApiError> {
     let request = compute(&served, time, |served| Request::take(served, fields)).await?;
     let logits = PromptLogits::new(&request.engine, time.deadline).after(&request.prompt).await?;
     compute(&served, time, move |_| Ok(Json(request.answer(&logits)?).into_response())).await

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::RangeInclusive,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -12,27 +13,31 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tinygpt_trainer::{
     TrainError,
-    json_lines::{IndexedLines, Line},
+    json_lines::{IndexedLines, Line, ReadLines},
     metrics::Metrics,
     run::{ListedRun, RunLister, RunStatus, TRAIN_TOML},
     samples::{SAMPLES_FILE, Sample},
     train::METRICS_FILE,
 };
 
-use super::{Served, read};
+use super::{Served, read, thinned::thinned};
 use crate::{
-    commands::serve::http::{error::ApiError, name::Name},
+    commands::serve::http::{error::ApiError, name::Name, texts::RequestTime},
     units::seconds_since_1970,
 };
 
 /// Requests that come so soon after another one are told what that one has found.
 const LIST_AGAIN: Duration = Duration::from_millis(500);
-/// The most bytes of lines in an answer; who wants more goes on behind them.
+/// The most bytes of lines that are read at a time; who wants more goes on behind them.
 const ANSWER_BYTES: usize = 4 << 20;
+/// How many lines may be asked for at most where they are thinned.
+pub const MOST: RangeInclusive<usize> = 100..=20_000;
+/// So many times as many lines as are asked for are thinned, before more are read.
+const THIN_ABOVE: usize = 16;
 
 /// The runs of a folder.
 pub struct Runs {
@@ -59,6 +64,21 @@ impl Runs {
     /// What is known: a request that failed midway has left nothing half done.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Some lines of a file of a run, from one on.
+    fn lines<T: Line>(
+        &self,
+        name: &str,
+        file: &str,
+        indexes: fn(&mut Known) -> &mut HashMap<PathBuf, IndexedLines<T>>,
+        from: usize,
+    ) -> Result<ReadLines<T>, ApiError> {
+        let mut known = self.known();
+        let folder = known.folder(name)?;
+        let index = indexes(&mut known).entry(folder);
+        let lines = index.or_insert_with_key(|folder| IndexedLines::new(folder.join(file)));
+        lines.read(from, ANSWER_BYTES).map_err(ApiError::internal)
     }
 }
 
@@ -94,8 +114,8 @@ impl Known {
 }
 
 /// `{"runs": [...]}`.
-pub async fn runs(State(served): State<Arc<Served>>) -> Result<Response, ApiError> {
-    read(&served, |served| {
+pub async fn runs(State(served): State<Arc<Served>>, time: RequestTime) -> Result<Response, ApiError> {
+    read(&served, time, |served| {
         let mut known = served.page.runs.known();
         Ok(json!({ "runs": known.list()?.iter().map(described).collect::<Vec<_>>() }))
     })
@@ -122,47 +142,89 @@ fn described(run: &ListedRun) -> Value {
     })
 }
 
-/// The first line that is asked for.
+/// Which lines are asked for, as the address has it.
 #[derive(Deserialize)]
-pub struct Start {
-    #[serde(default)]
-    from: usize,
+pub struct Asked {
+    from: Option<String>,
+    most: Option<String>,
 }
 
-type FromOf = Result<Query<Start>, QueryRejection>;
+type AskedOf = Result<Query<Asked>, QueryRejection>;
 
-/// `{"records": [...], "next": M}`: the lines of `metrics.jsonl` from one on.
-pub async fn metrics(State(served): State<Arc<Served>>, Name(name): Name, from: FromOf) -> Result<Response, ApiError> {
-    lines(served, name, from, METRICS_FILE, |known| &mut known.metrics).await
+/// The first line, and how many there may be at most.
+fn lines_of(asked: AskedOf) -> Result<(usize, Option<usize>), ApiError> {
+    let Query(Asked { from, most }) = asked.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let whole = |key: &str, value: Option<String>| {
+        let parse = |value: String| value.parse::<usize>().map_err(|error| ApiError::bad_param(key, error));
+        value.map(parse).transpose()
+    };
+    let (from, most) = (whole("from", from)?.unwrap_or(0), whole("most", most)?);
+    match most {
+        Some(n) if !MOST.contains(&n) => {
+            let (min, max) = (MOST.start(), MOST.end());
+            Err(ApiError::bad_param("most", format!("is {n}, but must be between {min} and {max}")))
+        }
+        _ => Ok((from, most)),
+    }
+}
+
+/// `{"records": [...], "next": M}`: the lines of `metrics.jsonl` from one on; with `most` all of them, thinned to so many.
+pub async fn metrics(
+    State(served): State<Arc<Served>>,
+    time: RequestTime,
+    Name(name): Name,
+    asked: AskedOf,
+) -> Result<Response, ApiError> {
+    let (from, most) = lines_of(asked)?;
+    read(&served, time, move |served| {
+        let part = |from| served.page.runs.lines(&name, METRICS_FILE, |known| &mut known.metrics, from);
+        let ReadLines { mut rows, mut next } = part(from)?;
+        if let Some(most) = most {
+            let mut before = from;
+            while next > before {
+                before = next;
+                let more = part(next)?;
+                // Another file, in the middle of this one, is seen by who asks again.
+                if more.next > next {
+                    next = more.next;
+                    rows.extend(more.rows);
+                }
+                if rows.len() > THIN_ABOVE * most {
+                    rows = thinned(rows, most);
+                }
+            }
+            rows = thinned(rows, most);
+        }
+        Ok(json!({ "records": rows, "next": next }))
+    })
+    .await
 }
 
 /// `{"records": [...], "next": M}`: the lines of `samples.jsonl` from one on.
-pub async fn samples(State(served): State<Arc<Served>>, Name(name): Name, from: FromOf) -> Result<Response, ApiError> {
-    lines(served, name, from, SAMPLES_FILE, |known| &mut known.samples).await
-}
-
-async fn lines<T: Line + Serialize + 'static>(
-    served: Arc<Served>,
-    name: String,
-    from: FromOf,
-    file: &'static str,
-    indexes: fn(&mut Known) -> &mut HashMap<PathBuf, IndexedLines<T>>,
+pub async fn samples(
+    State(served): State<Arc<Served>>,
+    time: RequestTime,
+    Name(name): Name,
+    asked: AskedOf,
 ) -> Result<Response, ApiError> {
-    let Query(Start { from }) = from.map_err(|rejection| ApiError::bad_param("from", rejection.body_text()))?;
-    read(&served, move |served| {
-        let mut known = served.page.runs.known();
-        let folder = known.folder(&name)?;
-        let index = indexes(&mut known).entry(folder);
-        let lines = index.or_insert_with_key(|folder| IndexedLines::new(folder.join(file)));
-        let read = lines.read(from, ANSWER_BYTES).map_err(ApiError::internal)?;
+    let (from, most) = lines_of(asked)?;
+    if most.is_some() {
+        return Err(ApiError::bad_param("most", "is for metrics: each sample is a text of its own"));
+    }
+    read(&served, time, move |served| {
+        let read = served.page.runs.lines(&name, SAMPLES_FILE, |known| &mut known.samples, from)?;
         Ok(json!({ "records": read.rows, "next": read.next }))
     })
     .await
 }
 
 /// `{"toml": "..."}`: the configuration of a run.
-pub async fn config(State(served): State<Arc<Served>>, Name(name): Name) -> Result<Response, ApiError> {
-    read(&served, move |served| {
+pub async fn config(
+    State(served): State<Arc<Served>>,
+    time: RequestTime,
+    Name(name): Name,
+) -> Result<Response, ApiError> {
+    read(&served, time, move |served| {
         let path = served.page.runs.known().folder(&name)?.join(TRAIN_TOML);
         let toml = std::fs::read_to_string(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
