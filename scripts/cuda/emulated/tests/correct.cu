@@ -3,7 +3,7 @@
 #include <cuda_fp16.h>
 #include <mma.h>
 
-#include "mma_instructions.h"
+#include "ptx_instructions.h"
 
 constexpr unsigned all = 0xffffffff;
 
