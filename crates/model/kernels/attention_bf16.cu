@@ -81,35 +81,6 @@ __device__ __forceinline__ void store(bf16 *to, unsigned columns, unsigned first
     }
 }
 
-// Sets scores of a warp's queries with later keys to minus infinity. Row `r` of the warp is a query `ahead + r` after the tile's first
-// key.
-template <int N>
-__device__ __forceinline__ void hide_later_keys(float (&s)[N][4], int ahead, unsigned lane) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int last = ahead + 8 * half + (int)(lane / 4) - (int)(lane % 4 * 2);
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 0; e < 2; e++)
-                if (8 * n + e > last) s[n][2 * half + e] = -INFINITY;
-    }
-}
-
-// The same where rows are keys, and the tile's first query is `ahead` after the key of the warp's first row.
-template <int N>
-__device__ __forceinline__ void hide_earlier_queries(float (&s)[N][4], int ahead, unsigned lane) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int first = 8 * half + (int)(lane / 4) - (int)(lane % 4 * 2) - ahead;
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 0; e < 2; e++)
-                if (8 * n + e < first) s[n][2 * half + e] = -INFINITY;
-    }
-}
-
 // A block takes 64 queries of a head, and goes over tiles of BC keys. `y (B, T, nh hs)`, `log_sums (B nh, T)`.
 template <int HS, int BC>
 __device__ __forceinline__ void forward(const bf16 *qkv, bf16 *y, float *log_sums, const Shape &shape, float scale, const Dropout &dropout) {

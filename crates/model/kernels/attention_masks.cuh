@@ -1,10 +1,42 @@
-// Dropout masks of tiles of scores as bits in shared memory, which the threads of a block compute together for attention_bf16.cu: 16
-// elements of a row at a time, since the hash costs least for neighbours. There are two of each, that one can be prepared while the
-// other is read; a barrier of the block comes between.
+// Masks of tiles of scores for attention_bf16.cu, where lane 4 g + i of a warp has rows g and g + 8, and of every eight columns 2 i and
+// 2 i + 1: the causal one, and those of dropout.
 #pragma once
 #include "dropout.cuh"
 
 constexpr unsigned THREADS = 128, ROWS = 64;
+
+// Sets scores of a warp's queries with later keys to minus infinity. Row `r` of the warp is a query `ahead + r` after the tile's first
+// key.
+template <int N>
+__device__ __forceinline__ void hide_later_keys(float (&s)[N][4], int ahead, unsigned lane) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int last = ahead + 8 * half + (int)(lane / 4) - (int)(lane % 4 * 2);
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                if (8 * n + e > last) s[n][2 * half + e] = -INFINITY;
+    }
+}
+
+// The same where rows are keys, and the tile's first query is `ahead` after the key of the warp's first row.
+template <int N>
+__device__ __forceinline__ void hide_earlier_queries(float (&s)[N][4], int ahead, unsigned lane) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int first = 8 * half + (int)(lane / 4) - (int)(lane % 4 * 2) - ahead;
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                if (8 * n + e < first) s[n][2 * half + e] = -INFINITY;
+    }
+}
+
+// Masks of dropout are bits in shared memory, which the threads of a block compute together: 16 elements of a row at a time, since the
+// hash costs least for neighbours. There are two of each, that one can be prepared while the other is read; a barrier of the block comes
+// between.
 
 // A block of the hash and its polynomial.
 struct KnownBlock {
