@@ -31,7 +31,7 @@ struct TileMask {
     __device__ __forceinline__ bool kept(unsigned row, unsigned first_query, unsigned first_key, unsigned key) const {
         const unsigned long long first = element(first_query + row, first_key), at = element(first_query + row, key);
         const unsigned block = (unsigned)((at >> HASH_BLOCK_BITS) - (first >> HASH_BLOCK_BITS));
-        return is_kept(dropout, polynomials[row][block], (unsigned)at & ((1u << HASH_BLOCK_BITS) - 1));
+        return is_kept(dropout, polynomials[row][block], (unsigned)at & (HASH_BLOCK - 1));
     }
 };
 

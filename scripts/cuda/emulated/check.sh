@@ -29,7 +29,7 @@ for order in "${orders[@]}"; do
     for guard in none end start; do
         # shellcheck disable=SC2206 # an order may be two settings
         setting=(EMULATED_GUARD=$guard $order)
-        for case in exchanges numbers small_floats atomics row_sums much_shared mma wmma products follows_addresses; do
+        for case in exchanges numbers small_floats async_copies atomics row_sums much_shared mma wmma products follows_addresses; do
             [ "$case $guard" != "products start" ] || continue # the slowest, which has seen a guard
             in_silence $case '^right$' "${setting[@]}"
         done
@@ -65,6 +65,8 @@ expect adds_what_shared_memory_held '^first -?nan$'
 # Barriers: what one order of threads hides another shows.
 expect sums_without_barrier '^first 2016$' EMULATED_ORDER=reverse
 expect sums_without_barrier '^first -?nan$'
+expect reads_before_its_copy '^first -?nan$'
+expect copies_over_what_others_read '^first -?nan$'
 expect waits_in_two_places 'waits_in_two_places: block \(0, 0, 0\): its threads wait at different barriers, one of them in line [0-9]+'
 expect waits_for_warp_and_block 'waits_for_warp_and_block: its threads wait at different places; 32 wait at the barrier in line [0-9]+, one is block \(0, 0, 0\), thread \(1, 0, 0\); 16 wait for lanes'
 expect waits_for_warp_and_block '^read-back 719$'

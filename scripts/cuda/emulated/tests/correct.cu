@@ -3,7 +3,7 @@
 #include <cuda_fp16.h>
 #include <mma.h>
 
-#include "mma_instructions.h"
+#include "ptx_instructions.h"
 
 constexpr unsigned all = 0xffffffff;
 
@@ -110,6 +110,35 @@ extern "C" __global__ void row_sums(float *__restrict__ out, const float *__rest
   for (int c = threadIdx.x; c < columns; c += blockDim.x) mine += __ldg(in + blockIdx.x * columns + c);
   float sum = sum_of_block(mine);
   if (threadIdx.x == 0) out[blockIdx.x] = twice[0] * sum;
+}
+
+// Copies of a warp's two groups, the second of which has a source for half of its threads; then matrices of them, transposed.
+extern "C" __global__ void __launch_bounds__(64) async_copies(int *out) {
+  __shared__ __align__(16) unsigned short rows[2][32][8];
+  __shared__ unsigned words[64];
+  int wrong = 0;
+  unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  // The source of all copies, which is memory of the device: 16 bytes for each thread.
+  unsigned *own = reinterpret_cast<unsigned *>(out) + 64 + 4 * threadIdx.x;
+  for (unsigned i = 0; i < 4; i++) own[i] = (8 * lane + 2 * i + 1) << 16 | (8 * lane + 2 * i);
+  cp_async_16(rows[warp][lane], own, true);
+  cp_async_commit();
+  cp_async_4(&words[threadIdx.x], own + 1, lane < 16);
+  cp_async_commit();
+  EXPECT(1, rows[warp][lane][0] == 0xffff && words[threadIdx.x] == ~0u);
+  cp_async_wait<1>();
+  EXPECT(2, rows[warp][lane][7] == 8 * lane + 7 && words[threadIdx.x] == ~0u);
+  cp_async_wait<0>();
+  EXPECT(3, words[threadIdx.x] == (lane < 16 ? own[1] : 0));
+  __syncwarp();
+  unsigned d[4];
+  ldmatrix_x4_trans(d, rows[warp][lane]);
+  for (unsigned m = 0; m < 4; m++) {
+    unsigned first = 8 * (8 * m + lane % 4 * 2) + lane / 4;
+    EXPECT(4, d[m] == ((first + 8) << 16 | first));
+  }
+  EXPECT(5, exp2_approx(3) == 8 && exp2_approx(-INFINITY) == 0 && exp2_approx(-130) == 0);
+  out[threadIdx.x] = wrong;
 }
 
 // C (16 x 8) = A (16 x 16) B (16 x 8), all by rows.

@@ -1,4 +1,6 @@
 // A kernel for each fault that the emulated device has to find. `in` and `out` have 64 floats; blocks have 64 threads.
+#include "ptx_instructions.h"
+
 extern "C" __global__ void copies(float *out, const float *in) { out[threadIdx.x] = in[threadIdx.x]; }
 
 extern "C" __global__ void sums_without_barrier(float *out, const float *in) {
@@ -22,6 +24,24 @@ extern "C" __global__ void adds_what_shared_memory_held(float *out, const float 
   __shared__ float row[64];
   row[threadIdx.x] += in[threadIdx.x];
   out[threadIdx.x] = row[threadIdx.x];
+}
+
+extern "C" __global__ void reads_before_its_copy(float *out, const float *in) {
+  __shared__ float row[64];
+  cp_async_4(&row[threadIdx.x], in + threadIdx.x, true);
+  cp_async_commit();
+  out[threadIdx.x] = row[threadIdx.x];
+  cp_async_wait<0>();
+}
+extern "C" __global__ void copies_over_what_others_read(float *out, const float *in) {
+  __shared__ float row[64];
+  row[threadIdx.x] = in[threadIdx.x];
+  __syncthreads();
+  cp_async_4(&row[threadIdx.x], in + threadIdx.x, true);
+  cp_async_commit();
+  out[63 - threadIdx.x] = row[63 - threadIdx.x];
+  __syncthreads();
+  cp_async_wait<0>();
 }
 
 extern "C" __global__ void writes_beyond(float *out, const float *in) { out[threadIdx.x + 1] = in[threadIdx.x]; }

@@ -15,97 +15,112 @@ use crate::{
 #[derive(Debug)]
 struct Family {
     module: Module,
-    /// The threads of a block.
-    threads: u32,
-    /// The bytes of shared memory of the kernels of some tiles, in the order of their names.
-    shared: fn(&Tiles) -> [usize; 3],
+    /// The bytes of shared memory of the kernels for some heads.
+    shared: fn(&HeadKernels) -> [usize; 3],
     /// By ascending head sizes.
-    tiles: &'static [Tiles],
+    heads: &'static [HeadKernels],
+}
+
+/// The kernels for head sizes up to one: forward, backward for queries, backward for keys.
+#[derive(Debug)]
+struct HeadKernels {
+    head_size: usize,
+    kernels: [TileKernel; 3],
+}
+
+/// A kernel whose blocks take `rows` of the positions of a head, and go over tiles of `cols` others; as the sources have them.
+#[derive(Debug)]
+struct TileKernel {
+    name: &'static str,
+    rows: usize,
+    cols: usize,
+    /// Of a block.
+    threads: u32,
+}
+
+const fn kernel(name: &'static str, (rows, cols): (usize, usize), threads: u32) -> TileKernel {
+    TileKernel { name, rows, cols, threads }
 }
 
 /// `attention.cu`.
 static F32: Family = Family {
     module: Module { name: "attention", ptx: include_str!("../../../kernels/attention.ptx") },
-    threads: 256,
-    shared: Tiles::shared_f32,
-    tiles: &F32_TILES,
+    shared: HeadKernels::shared_f32,
+    heads: &[
+        HeadKernels {
+            head_size: 32,
+            kernels: [
+                kernel("attention_forward_32", (64, 64), 256),
+                kernel("attention_backward_queries_32", (64, 32), 256),
+                kernel("attention_backward_keys_32", (64, 32), 256),
+            ],
+        },
+        HeadKernels {
+            head_size: 64,
+            kernels: [
+                kernel("attention_forward_64", (64, 64), 256),
+                kernel("attention_backward_queries_64", (64, 32), 256),
+                kernel("attention_backward_keys_64", (64, 32), 256),
+            ],
+        },
+        HeadKernels {
+            head_size: 128,
+            kernels: [
+                kernel("attention_forward_128", (64, 32), 256),
+                kernel("attention_backward_queries_128", (32, 32), 256),
+                kernel("attention_backward_keys_128", (32, 32), 256),
+            ],
+        },
+    ],
 };
 
 /// `attention_bf16.cu`.
 static BF16: Family = Family {
     module: Module { name: "attention_bf16", ptx: include_str!("../../../kernels/attention_bf16.ptx") },
-    threads: 128,
-    shared: Tiles::shared_bf16,
-    tiles: &BF16_TILES,
+    shared: HeadKernels::shared_bf16,
+    heads: &[
+        HeadKernels {
+            head_size: 64,
+            kernels: [
+                kernel("attention_bf16_forward_64", (64, 64), 128),
+                kernel("attention_bf16_backward_queries_64", (64, 32), 128),
+                kernel("attention_bf16_backward_keys_64", (64, 32), 128),
+            ],
+        },
+        HeadKernels {
+            head_size: 128,
+            kernels: [
+                kernel("attention_bf16_forward_128", (64, 32), 128),
+                kernel("attention_bf16_backward_queries_128", (64, 32), 128),
+                kernel("attention_bf16_backward_keys_128", (64, 32), 128),
+            ],
+        },
+    ],
 };
 
-/// The kernels for head sizes up to one, and their tiles of scores, as the sources have them.
-#[derive(Debug)]
-struct Tiles {
-    head_size: usize,
-    forward: (usize, usize),
-    backward: (usize, usize),
-    /// Forward, backward for queries, backward for keys.
-    names: [&'static str; 3],
-}
-
-static F32_TILES: [Tiles; 3] = [
-    Tiles {
-        head_size: 32,
-        forward: (64, 64),
-        backward: (64, 32),
-        names: ["attention_forward_32", "attention_backward_queries_32", "attention_backward_keys_32"],
-    },
-    Tiles {
-        head_size: 64,
-        forward: (64, 64),
-        backward: (64, 32),
-        names: ["attention_forward_64", "attention_backward_queries_64", "attention_backward_keys_64"],
-    },
-    Tiles {
-        head_size: 128,
-        forward: (64, 32),
-        backward: (32, 32),
-        names: ["attention_forward_128", "attention_backward_queries_128", "attention_backward_keys_128"],
-    },
-];
-
-static BF16_TILES: [Tiles; 2] = [
-    Tiles {
-        head_size: 64,
-        forward: (64, 64),
-        backward: (64, 32),
-        names: ["attention_bf16_forward_64", "attention_bf16_backward_queries_64", "attention_bf16_backward_keys_64"],
-    },
-    Tiles {
-        head_size: 128,
-        forward: (64, 32),
-        backward: (64, 32),
-        names: [
-            "attention_bf16_forward_128",
-            "attention_bf16_backward_queries_128",
-            "attention_bf16_backward_keys_128",
-        ],
-    },
-];
-
-impl Tiles {
+impl HeadKernels {
     /// Rows are padded by four floats.
     fn shared_f32(&self) -> [usize; 3] {
-        let (hs, (rows, cols), (back_rows, back_cols)) = (self.head_size, self.forward, self.backward);
+        let hs = self.head_size;
         let tile = |rows: usize, cols: usize| 4 * rows * (cols + 4);
-        let inputs = 2 * tile(back_rows, hs) + 2 * tile(back_cols, hs);
-        let scores = tile(back_rows, back_cols);
-        [tile(rows, hs) + 2 * tile(cols, hs) + tile(rows, cols), inputs + scores, inputs + 2 * scores]
+        let [forward, queries, keys] = &self.kernels;
+        let backward = |kernel: &TileKernel| 2 * tile(kernel.rows, hs) + 2 * tile(kernel.cols, hs);
+        [
+            tile(forward.rows, hs) + 2 * tile(forward.cols, hs) + tile(forward.rows, forward.cols),
+            backward(queries) + tile(queries.rows, queries.cols),
+            backward(keys) + 2 * tile(keys.rows, keys.cols),
+        ]
     }
 
-    /// Rows are padded by eight elements of two bytes.
+    /// Rows are padded by eight elements of two bytes. Of what a block goes over there are two tiles of both tensors.
     fn shared_bf16(&self) -> [usize; 3] {
-        let (hs, (rows, cols), (back_rows, back_cols)) = (self.head_size, self.forward, self.backward);
-        let tile = |rows: usize, cols: usize| 2 * rows * (cols + 8);
-        let inputs = 2 * tile(back_rows, hs) + 2 * tile(back_cols, hs);
-        let transposed = tile(hs, back_cols);
-        [tile(rows, hs) + tile(cols, hs) + tile(hs, cols), inputs + transposed, inputs + 2 * transposed]
+        let rows = |rows: usize| 2 * rows * (self.head_size + 8);
+        let [forward, queries, keys] = &self.kernels;
+        [
+            rows(forward.rows + 4 * forward.cols),
+            rows(2 * queries.rows + 4 * queries.cols),
+            rows(2 * keys.rows + 4 * keys.cols),
+        ]
     }
 }
 
@@ -115,7 +130,7 @@ pub(crate) struct AttentionKernels {
     kernels: Kernels,
     family: &'static Family,
     heads: Heads,
-    tiles: &'static Tiles,
+    head_kernels: &'static HeadKernels,
     dropout: Option<(Dropout, u32)>,
 }
 
@@ -128,17 +143,18 @@ impl AttentionKernels {
     ) -> Option<Self> {
         let masks = dropout.is_none_or(|(dropout, _)| dropout.source == MaskSource::Hash);
         let family = element.pick([Some(&F32), Some(&BF16), None])?;
-        let tiles = family.tiles.iter().find(|tiles| heads.head_size <= tiles.head_size)?;
-        masks.then(|| Self { kernels, family, heads, tiles, dropout: dropout.cloned() })
+        let head_kernels = family.heads.iter().find(|of| heads.head_size <= of.head_size)?;
+        masks.then(|| Self { kernels, family, heads, head_kernels, dropout: dropout.cloned() })
     }
 
-    /// Queues kernel `which` of the tiles, whose blocks take `rows` of the `t` positions of each of `heads` heads.
-    fn launch(&self, which: usize, (heads, t, rows): (usize, usize, usize), args: &[Arg<'_>]) -> Result<()> {
-        let Family { module, threads, shared, .. } = self.family;
-        let shared = shared(self.tiles)[which] as u32;
-        let grid = Grid { blocks: (heads as u32, t.div_ceil(rows) as u32, 1), threads: *threads, shared };
+    /// Queues kernel `which` of those for these heads, for the `t` positions of each of `heads` heads.
+    fn launch(&self, which: usize, (heads, t): (usize, usize), args: &[Arg<'_>]) -> Result<()> {
+        let kernel = &self.head_kernels.kernels[which];
+        let shared = (self.family.shared)(self.head_kernels)[which] as u32;
+        let blocks = (heads as u32, t.div_ceil(kernel.rows) as u32, 1);
+        let grid = Grid { blocks, threads: kernel.threads, shared };
         let args = [args, &self.shape_args(t)].concat();
-        self.kernels.launch(*module, self.tiles.names[which], grid, &args)
+        self.kernels.launch(self.family.module, kernel.name, grid, &args)
     }
 
     /// [`TensorAttention::apply`](crate::ops::TensorAttention::apply).
@@ -166,7 +182,7 @@ impl AttentionKernels {
         let y = self.kernels.output((b, t, n_head * head_size), qkv.dtype())?;
         let log_sums = self.kernels.output((b * n_head, t), DType::F32)?;
         let args = [qkv, &y, &log_sums].map(Arg::Tensor);
-        let queued = self.launch(0, (b * n_head, t, self.tiles.forward.0), &args);
+        let queued = self.launch(0, (b * n_head, t), &args);
         count_launch(queued.map(|()| y)).map(|y| (y, log_sums))
     }
 
@@ -174,12 +190,11 @@ impl AttentionKernels {
     fn backward(&self, qkv: &Tensor, y: &Tensor, log_sums: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let (b, t, _) = qkv.dims3()?;
         let Heads { n_head, n_kv_head, .. } = self.heads;
-        let rows = self.tiles.backward.0;
         let d_qkv = self.kernels.output(qkv.shape(), qkv.dtype())?;
         let d_sums = self.kernels.output(log_sums.shape(), DType::F32)?;
         let args = [qkv, y, dy, log_sums, &d_qkv, &d_sums].map(Arg::Tensor);
-        count_launch(self.launch(1, (b * n_head, t, rows), &args).map(|()| d_sums.clone()))?;
+        count_launch(self.launch(1, (b * n_head, t), &args).map(|()| d_sums.clone()))?;
         let args = [qkv, dy, log_sums, &d_sums, &d_qkv].map(Arg::Tensor);
-        count_launch(self.launch(2, (b * n_kv_head, t, rows), &args).map(|()| d_qkv.clone()))
+        count_launch(self.launch(2, (b * n_kv_head, t), &args).map(|()| d_qkv.clone()))
     }
 }

@@ -1,6 +1,9 @@
-// Instructions for tensor cores that CUDA C++ has as inline PTX alone, with the lanes' shares as the PTX manual lays them out. A
-// kernel includes this in the place of its inline PTX where TINYGPT_EMULATED is defined.
+// Instructions that CUDA C++ has as inline PTX alone: those for tensor cores, with the lanes' shares as the PTX manual lays them out,
+// asynchronous copies, and the approximate power of two. A kernel includes this in the place of its inline PTX where TINYGPT_EMULATED
+// is defined.
 #pragma once
+#include <vector>
+
 #include "cuda_bf16.h"
 #include "cuda_fp16.h"
 
@@ -68,6 +71,37 @@ inline void ldmatrix(void *const brought[warp_size]) {
     }
 }
 
+// The asynchronous copies that a thread has begun. What they write is NaN until the thread has waited for their group, and then what
+// the source holds by that time, which shows a kernel that reads too early, and one that overwrites what it still copies from.
+struct AsyncCopies {
+  struct Copy {
+    void *to;
+    const void *from;
+    unsigned bytes, read;  // those beyond `read` become zeros
+  };
+  Dim block;
+  std::vector<std::vector<Copy>> groups;  // the last one is not committed
+};
+
+// Of the thread that runs. A block that ends leaves copies behind if it does not wait for them. (What is thread-local is shared memory.)
+inline AsyncCopies &async_copies() {
+  static std::vector<AsyncCopies> of_threads(max_threads);
+  AsyncCopies &mine = of_threads[emulated_block->current];
+  const Dim at = emulated_block->index;
+  if (mine.block.x != at.x || mine.block.y != at.y || mine.block.z != at.z || mine.groups.empty()) {
+    mine.block = at;
+    mine.groups.assign(1, {});
+  }
+  return mine;
+}
+
+inline void cp_async(void *to, const void *from, unsigned bytes, bool there) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes)
+    emulated_trap("cp.async of addresses that are not aligned to its bytes");
+  std::memset(to, 0xff, bytes);
+  async_copies().groups.back().push_back({to, from, bytes, there ? bytes : 0});
+}
+
 }  // namespace emulated
 
 // mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32
@@ -90,4 +124,30 @@ inline void ldmatrix_x4(unsigned d[4], const void *row) {
 inline void ldmatrix_x4_trans(unsigned d[4], const void *row) {
   emulated::LdMatrixLane lane{row, d};
   emulated::rendezvous(~0u, emulated::ldmatrix<true>, &lane);
+}
+
+// cp.async.cg.shared.global of 16 bytes, cp.async.ca.shared.global of 4, with a source of none where it is not `there`
+inline void cp_async_16(void *to, const void *from, bool there) { emulated::cp_async(to, from, 16, there); }
+inline void cp_async_4(void *to, const void *from, bool there) { emulated::cp_async(to, from, 4, there); }
+
+// cp.async.commit_group
+inline void cp_async_commit() { emulated::async_copies().groups.emplace_back(); }
+
+// cp.async.wait_group N
+template <int N>
+inline void cp_async_wait() {
+  auto &groups = emulated::async_copies().groups;
+  while (groups.size() > N + 1) {
+    for (const auto &copy : groups.front()) {
+      std::memcpy(copy.to, copy.from, copy.read);
+      std::memset(static_cast<char *>(copy.to) + copy.read, 0, copy.bytes - copy.read);
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+// ex2.approx.ftz.f32
+inline float exp2_approx(float x) {
+  const float y = exp2f(x);
+  return y < std::numeric_limits<float>::min() ? 0.0f : y;
 }
