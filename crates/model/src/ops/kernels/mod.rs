@@ -72,6 +72,11 @@ impl Element {
     }
 }
 
+/// Whether a tensor begins at a multiple of 16 bytes, as kernels that load vectors need it. Memory does, and a view may not.
+fn is_aligned(x: &Tensor) -> bool {
+    (x.layout().start_offset() * x.dtype().size_in_bytes()).is_multiple_of(16)
+}
+
 /// Dropout as kernels take it: the key and the words of its masks, the threshold and the scale.
 fn dropout_args(dropout: Option<(&Dropout, u32)>) -> [Arg<'static>; 6] {
     let Some((dropout, site)) = dropout else {

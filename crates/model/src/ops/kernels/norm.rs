@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 use tinygpt_sampler::kernels::{Arg, Grid, Kernels, Module};
 
-use super::{Element, dropout_args};
+use super::{Element, dropout_args, is_aligned};
 use crate::{
     Dropout,
     config::Norm,
@@ -15,8 +15,33 @@ const MODULE: Module = Module { name: "norm", ptx: include_str!("../../../kernel
 /// The warps of a block, each with a row.
 const WARPS: usize = 4;
 
-/// The rows of a block of the backward pass, which leaves one row of sums: enough blocks for a large card, few rows to sum after.
-const ROWS: usize = 32;
+/// The blocks of the backward pass at most, each of which leaves a row of sums: two for each multiprocessor of a large card, and no
+/// more than one launch adds up.
+const BLOCKS: usize = SUMMED_ROWS;
+
+/// The kernels of a norm, of each type of values: for rows of any number of channels, and for those of fours that a warp holds in
+/// registers, of the sizes [`HELD`].
+type OfRows = [[&'static str; 3]; 1 + HELD.len()];
+
+/// The most channels of rows in registers, and the warps of a block of the backward pass.
+const HELD: [(usize, usize); 3] = [(384, 8), (768, 8), (1024, 4)];
+
+macro_rules! of_rows {
+    ($name:literal) => {
+        [
+            for_each_element!($name),
+            [concat!($name, "_float_3"), concat!($name, "_bf16_3"), concat!($name, "_f16_3")],
+            [concat!($name, "_float_6"), concat!($name, "_bf16_6"), concat!($name, "_f16_6")],
+            [concat!($name, "_float_8"), concat!($name, "_bf16_8"), concat!($name, "_f16_8")],
+        ]
+    };
+}
+
+/// The place in [`OfRows`] of the kernel for rows of `c` channels: 0 for any.
+fn of_rows(c: usize, tensors: &[Option<&Tensor>]) -> usize {
+    let fits = c.is_multiple_of(4) && tensors.iter().flatten().all(|x| is_aligned(x));
+    HELD.iter().position(|&(most, _)| fits && c <= most).map_or(0, |at| 1 + at)
+}
 
 /// The rows that one block of [`sum_rows`] takes.
 const SUMMED_ROWS: usize = 256;
@@ -32,8 +57,8 @@ pub(crate) fn fits(c: usize, bias: bool) -> bool {
 /// A norm's forward and backward kernel, and its epsilon. Both take the residual sum before the norm as well.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NormKernels {
-    forward: [&'static str; 3],
-    backward: [&'static str; 3],
+    forward: OfRows,
+    backward: OfRows,
     eps: f64,
 }
 
@@ -47,13 +72,13 @@ impl NormKernels {
     pub(crate) fn of(norm: Norm, eps: f64) -> Self {
         match norm {
             Norm::Layer => Self {
-                forward: for_each_element!("layer_norm_forward"),
-                backward: for_each_element!("layer_norm_backward"),
+                forward: of_rows!("layer_norm_forward"),
+                backward: of_rows!("layer_norm_backward"),
                 eps,
             },
             Norm::Rms => Self {
-                forward: for_each_element!("rms_norm_forward"),
-                backward: for_each_element!("rms_norm_backward"),
+                forward: of_rows!("rms_norm_forward"),
+                backward: of_rows!("rms_norm_backward"),
                 eps,
             },
         }
@@ -102,10 +127,11 @@ impl NormKernels {
             Some(((branch, dropout), sum)) => ((Some(branch), dropout), Some(sum)),
             None => ((None, None), None),
         };
-        let tensors = [Some(x), branch, sum, Some(w), b, Some(&y)].map(Arg::optional);
+        let tensors = [Some(x), branch, sum, Some(w), b, Some(&y)];
+        let name = element.pick(self.forward[of_rows(c, &tensors)]);
         let shape = [Arg::U32(n as u32), Arg::U32(c as u32), Arg::F32(self.eps as f32)];
-        let args = [&tensors[..], &shape, &dropout_args(dropout)].concat();
-        count_launch(kernels.launch(MODULE, element.pick(self.forward), grid, &args).map(|()| y))
+        let args = [&tensors.map(Arg::optional)[..], &shape, &dropout_args(dropout)].concat();
+        count_launch(kernels.launch(MODULE, name, grid, &args).map(|()| y))
     }
 
     /// The gradients of `x`, to which `before` is added, of the weight, and with `bias` of the bias. Where `x` is a residual sum, that
@@ -121,19 +147,27 @@ impl NormKernels {
         let c = x.dim(D::Minus1)?;
         let n = x.elem_count() / c;
         let width = if bias { 2 * c } else { c };
-        let warps = (SHARED / (4 * width).max(1)).clamp(1, WARPS);
-        let blocks = n.div_ceil(ROWS);
         let Some(element) = Element::of(dy) else { bail!("norm: no kernel reads a gradient in {:?}", dy.dtype()) };
         let (dy, before) = (dy.contiguous()?, before.map(|before| before.contiguous()).transpose()?);
         let dx = kernels.output(x.shape(), DType::F32)?;
-        let sums = kernels.output((blocks, width), DType::F32)?;
-        let grid = Grid { shared: (4 * warps * width) as u32, ..Grid::new(blocks, 32 * warps as u32) };
         let (d_branch, dropout) = branch.map_or((None, None), |(d_branch, dropout)| (Some(d_branch), dropout));
+        let of = of_rows(c, &[Some(x), Some(w), Some(&dy), before.as_ref()]);
+        let (warps, shared) = match of.checked_sub(1) {
+            Some(held) => (HELD[held].1, 0),
+            None => {
+                let warps = (SHARED / (4 * width).max(1)).clamp(1, WARPS);
+                (warps, 4 * warps * width)
+            }
+        };
+        let rows = n.div_ceil(BLOCKS).next_multiple_of(warps);
+        let blocks = n.div_ceil(rows);
+        let sums = kernels.output((blocks, width), DType::F32)?;
+        let grid = Grid { shared: shared as u32, ..Grid::new(blocks, 32 * warps as u32) };
         let tensors =
             [Some(x), Some(w), Some(&dy), before.as_ref(), Some(&dx), d_branch, Some(&sums)].map(Arg::optional);
-        let shape = [n, c, ROWS, usize::from(bias)].map(|n| Arg::U32(n as u32));
+        let shape = [n, c, rows, usize::from(bias)].map(|n| Arg::U32(n as u32));
         let args = [&tensors[..], &shape, &[Arg::F32(self.eps as f32)], &dropout_args(dropout)].concat();
-        let dx = count_launch(kernels.launch(MODULE, element.pick(self.backward), grid, &args).map(|()| dx))?;
+        let dx = count_launch(kernels.launch(MODULE, element.pick(self.backward[of]), grid, &args).map(|()| dx))?;
         let sums = sum_rows(kernels, &sums, Element::F32)?; // (blocks, width) to (width)
         let mut grads = vec![dx, sums.narrow(0, 0, c)?];
         if bias {
