@@ -85,13 +85,8 @@ struct Input {
     }
 };
 
-// How a product is divided: the columns of the matrix that a block takes, its threads, and the loads of a thread that are under way
-// at a time.
-template <int COLS_, int THREADS_, int LOADS_>
-struct Division {
-    static constexpr unsigned COLS = COLS_, THREADS = THREADS_, WARPS = THREADS / 32;
-    static constexpr int LOADS = LOADS_;
-};
+// The columns of the matrix that a block of a product takes.
+constexpr unsigned COLS = 8;
 
 // The sum over the threads of a block of `x`, of which `LANES` neighbours have the same, in every thread: a tree in the warp, and then
 // the order of warps. `of_warps (WARPS)` is shared, and used once.
@@ -114,13 +109,12 @@ __device__ __forceinline__ float block_sum(float x, float *of_warps) {
 // the block reads `STEP` at a time. A thread needs few inputs, and has them in registers; a norm is a sum over all threads. The sums
 // of the threads are added in a tree in the warp, and then in the order of warps. Which product and sum become one is not left to the
 // compiler, which could decide otherwise for another number of rows.
-template <class D, class T, int VEC, int ROWS>
+template <unsigned THREADS, class T, int VEC, int ROWS>
 __device__ __forceinline__ void product(const Input &input, const T *w, const float *bias, const float *residual, float *y,
-                                        unsigned n_out, unsigned epilogue, const char *next = nullptr, unsigned long long next_bytes = 0,
-                                        unsigned line = 128) {
-    constexpr unsigned LANES = D::COLS / VEC, STEP = D::THREADS / LANES, WARPS = D::WARPS, COLS = D::COLS;
-    constexpr int LOADS = D::LOADS;
-    static_assert(LANES >= 2 && LANES <= 32 && ROWS * COLS <= D::THREADS, "a warp has the columns, and each sum a thread");
+                                        unsigned n_out, unsigned epilogue) {
+    constexpr unsigned LANES = COLS / VEC, STEP = THREADS / LANES, WARPS = THREADS / 32;
+    // Loads of a thread that are under way at a time.
+    constexpr int LOADS = VEC == 1 ? 4 : 6;
     __shared__ __align__(16) float of_warps[2][ROWS][WARPS], sums[WARPS][ROWS * COLS];
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_in = input.n_in, first_row = blockIdx.x * ROWS;
     // A block's columns of each part, and the outputs that these are.
@@ -168,15 +162,6 @@ __device__ __forceinline__ void product(const Input &input, const T *w, const fl
         if (residual) before = residual[y_at];
     }
     read_weights(from);
-    if (next_bytes) {
-        const unsigned long long block = blockIdx.y * gridDim.x + blockIdx.x, blocks = (unsigned long long)gridDim.x * gridDim.y;
-        for (unsigned long long at = (block * D::THREADS + threadIdx.x) * line; at < next_bytes; at += blocks * D::THREADS * line)
-#ifndef TINYGPT_EMULATED
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(next + at));
-#else
-            ;
-#endif
-    }
 
     // The statistics of each row.
     float mean[ROWS] = {}, rstd[ROWS];
@@ -294,11 +279,11 @@ __device__ __forceinline__ void logits(const Input &input, const T *w, float *y,
 #define INPUT                                                                                                     \
     const float *x, const float *norm_weight, const float *norm_bias, unsigned norm, unsigned rows, unsigned n_in, \
         float eps
-#define PRODUCT(NAME, T, VEC, ROWS)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256)                                                                \
+#define PRODUCT(NAME, THREADS, T, VEC, ROWS)                                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                            \
         NAME(INPUT, const T *w, const float *bias, const float *residual, float *y, unsigned n_out, unsigned epilogue) { \
-        product<Division<8, 256, (VEC == 1 || ROWS > 1 ? 4 : 12)>, T, VEC, ROWS>(                                       \
-            {x, norm_weight, norm_bias, norm, rows, n_in, eps}, w, bias, residual, y, n_out, epilogue);               \
+        product<THREADS, T, VEC, ROWS>({x, norm_weight, norm_bias, norm, rows, n_in, eps}, w, bias, residual, y, n_out,  \
+                                       epilogue);                                                                    \
     }
 #define LOGITS(NAME, T, VEC, ROWS)                                                                                   \
     extern "C" __global__ void __launch_bounds__(HEAD_THREADS, ROWS == 1 ? 6 : 3)                                     \
@@ -315,14 +300,17 @@ __device__ __forceinline__ void logits(const Input &input, const T *w, float *y,
         load<1>(element, table + (unsigned long long)tokens[i / c] * c + i % c);                                     \
         y[i] = positions ? element[0] + positions[(unsigned long long)position * c + i % c] : element[0];            \
     }
-// In the names: the type of the matrix, `_any` where the inner dimension is no multiple of four, `_rows` for more than one row.
-#define DECODE_KERNELS(TYPE, T)                        \
-    PRODUCT(decode_product_##TYPE, T, 4, 1)            \
-    PRODUCT(decode_product_##TYPE##_rows, T, 4, 4)     \
-    PRODUCT(decode_product_##TYPE##_any, T, 1, 1)      \
-    PRODUCT(decode_product_##TYPE##_any_rows, T, 1, 4) \
-    LOGITS(decode_logits_##TYPE, T, 4, 1)              \
-    LOGITS(decode_logits_##TYPE##_rows, T, 4, 4)       \
-    LOGITS(decode_logits_##TYPE##_any, T, 1, 1)        \
-    LOGITS(decode_logits_##TYPE##_any_rows, T, 1, 4)   \
+// In the names: the type of the matrix, `_any` where the inner dimension is no multiple of four, `_deep` where it is large, `_rows`
+// for more than one row.
+#define DECODE_KERNELS(TYPE, T)                             \
+    PRODUCT(decode_product_##TYPE, 256, T, 4, 1)            \
+    PRODUCT(decode_product_##TYPE##_rows, 256, T, 4, 4)     \
+    PRODUCT(decode_product_##TYPE##_any, 256, T, 1, 1)      \
+    PRODUCT(decode_product_##TYPE##_any_rows, 256, T, 1, 4) \
+    PRODUCT(decode_product_##TYPE##_deep, 512, T, 4, 1)     \
+    PRODUCT(decode_product_##TYPE##_deep_rows, 512, T, 4, 4) \
+    LOGITS(decode_logits_##TYPE, T, 4, 1)                   \
+    LOGITS(decode_logits_##TYPE##_rows, T, 4, 4)            \
+    LOGITS(decode_logits_##TYPE##_any, T, 1, 1)             \
+    LOGITS(decode_logits_##TYPE##_any_rows, T, 1, 4)        \
     EMBED(decode_embed_##TYPE, T)

@@ -98,10 +98,10 @@ struct Row {
         }
     }
 
-    template <bool RMS>
-    __device__ __forceinline__ Stats stats(unsigned c, float eps) const {
+    // [`row_stats`].
+    __device__ __forceinline__ Stats stats(bool rms, unsigned c, float eps) const {
         float mean = 0.0f;
-        if (!RMS) {
+        if (!rms) {
 #pragma unroll
             for (int k = 0; k < FOURS; k++) mean += (x[k][0] + x[k][1]) + (x[k][2] + x[k][3]);
             mean = warp_sum(mean) / c;
@@ -117,9 +117,9 @@ struct Row {
 };
 
 // [`forward`] of rows in registers.
-template <bool RMS, int FOURS, class T>
-__device__ __forceinline__ void forward_held(const float *x, const T *branch, float *sum, const float *w, const float *b, T *y,
-                                             unsigned n, unsigned c, float eps, const Dropout &dropout) {
+template <int FOURS, class T>
+__device__ __forceinline__ void forward_held(bool rms, const float *x, const T *branch, float *sum, const float *w, const float *b,
+                                             T *y, unsigned n, unsigned c, float eps, const Dropout &dropout) {
     const unsigned long long row = (unsigned long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, first = row * c;
     if (row >= n) return;
     Row<FOURS> held;
@@ -138,7 +138,7 @@ __device__ __forceinline__ void forward_held(const float *x, const T *branch, fl
             store<4>(sum + at, held.x[k]);
         }
     }
-    const Stats s = held.template stats<RMS>(c, eps);
+    const Stats s = held.stats(rms, c, eps);
 #pragma unroll
     for (int k = 0; k < FOURS; k++) {
         const unsigned column = held.column(k);
@@ -152,29 +152,32 @@ __device__ __forceinline__ void forward_held(const float *x, const T *branch, fl
     }
 }
 
+// The warps of a block of [`backward_held`].
+constexpr unsigned HELD_WARPS = 8;
+
 // [`backward`] of rows in registers. A lane has columns of its own in every row, and adds up their sums in registers; at the end
 // those of the block's warps are added in order.
-template <bool RMS, int FOURS, int WARPS, bool EARLY, class T>
-__device__ __forceinline__ void backward_held(const float *x, const float *w, const T *dy, const float *before, float *dx,
+template <int FOURS, class T>
+__device__ __forceinline__ void backward_held(bool rms, const float *x, const float *w, const T *dy, const float *before, float *dx,
                                               T *d_branch, float *sums_out, unsigned n, unsigned c, unsigned rows, unsigned bias,
                                               float eps, const Dropout &dropout) {
-    __shared__ __align__(16) float sums[2][WARPS][128];
+    __shared__ __align__(16) float sums[2][HELD_WARPS][128];
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float dw[FOURS][4] = {}, db[FOURS][4] = {};
     RowMask mask(dropout);
     const unsigned long long begin = (unsigned long long)blockIdx.x * rows;
-    for (unsigned long long row = begin + warp; row < begin + rows && row < n; row += WARPS) {
+    for (unsigned long long row = begin + warp; row < begin + rows && row < n; row += HELD_WARPS) {
         const unsigned long long first = row * c;
-        Row<FOURS> z;
+        // All of a row is on its way at once: `x`, which becomes `z`, the gradient as it is in memory, and what is added to `dx`.
+        Row<FOURS> z, other;
         Packed<4, T> d[FOURS];
-        Row<FOURS> other;
         z.load(x + first, c);
 #pragma unroll
         for (int k = 0; k < FOURS; k++) {
             d[k].clear();
             if (z.column(k) < c) d[k].load(dy + first + z.column(k));
         }
-        if (EARLY && before) {
+        if (before) {
             other.load(before + first, c);
         } else {
 #pragma unroll
@@ -182,7 +185,7 @@ __device__ __forceinline__ void backward_held(const float *x, const float *w, co
 #pragma unroll
                 for (int i = 0; i < 4; i++) other.x[k][i] = 0.0f;
         }
-        const Stats s = z.template stats<RMS>(c, eps);
+        const Stats s = z.stats(rms, c, eps);
         float g_sum = 0.0f, gz_sum = 0.0f;
 #pragma unroll
         for (int k = 0; k < FOURS; k++) {
@@ -200,7 +203,7 @@ __device__ __forceinline__ void backward_held(const float *x, const float *w, co
                 db[k][i] += gradient[i];
             }
         }
-        const float mean_g = RMS ? 0.0f : warp_sum(g_sum) / c;
+        const float mean_g = rms ? 0.0f : warp_sum(g_sum) / c;
         const float mean_gz = warp_sum(gz_sum) / c;
 #pragma unroll
         for (int k = 0; k < FOURS; k++) {
@@ -210,7 +213,6 @@ __device__ __forceinline__ void backward_held(const float *x, const float *w, co
             load<4>(weight, w + column);
             d[k].get(gradient);
             const unsigned long long at = first + column;
-            if (!EARLY && before) load<4>(other.x[k], before + at);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const float g = gradient[i] * weight[i];
@@ -231,11 +233,11 @@ __device__ __forceinline__ void backward_held(const float *x, const float *w, co
         store<4>(&sums[0][warp][4 * lane], dw[k]);
         store<4>(&sums[1][warp][4 * lane], db[k]);
         __syncthreads();
-        for (unsigned i = threadIdx.x; i < 256; i += 32 * WARPS) {
+        for (unsigned i = threadIdx.x; i < 256; i += 32 * HELD_WARPS) {
             const unsigned which = i / 128, column = k * 128 + i % 128;
             if (column < c && which <= bias) {
                 float sum = 0.0f;
-                for (unsigned of = 0; of < WARPS; of++) sum += sums[which][of][i % 128];
+                for (unsigned of = 0; of < HELD_WARPS; of++) sum += sums[which][of][i % 128];
                 of_block[which * c + column] = sum;
             }
         }
@@ -254,28 +256,25 @@ __device__ __forceinline__ void backward_held(const float *x, const float *w, co
     const float *x, const float *w, const T *dy, const float *before, float *dx, T *d_branch, float *sums, unsigned n,     \
         unsigned c, unsigned rows, unsigned bias, float eps, DROPOUT_ARGS
 
-// The warps of a block that holds rows of `FOURS` fours a lane: the more registers a lane has, the fewer.
-template <int FOURS>
-constexpr int HELD_WARPS = FOURS > 6 ? 4 : 8;
-
-// For rows of any number of channels, and for those that are fours, at most so many a lane.
-#define HELD(NAME, RMS, T, FOURS)                                                                                          \
-    extern "C" __global__ void NAME##_forward_##T##_##FOURS(FORWARD_ARGS(T)) {                                             \
-        forward_held<RMS, FOURS>(x, branch, sum, w, b, y, n, c, eps, DROPOUT);                                             \
-    }                                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(32 * HELD_WARPS<FOURS>, 2) NAME##_backward_##T##_##FOURS(BACKWARD_ARGS(T)) { \
-        backward_held<RMS, FOURS, HELD_WARPS<FOURS>, (FOURS < 6)>(x, w, dy, before, dx, d_branch, sums, n, c, rows, bias, eps, DROPOUT); \
+// For rows of any number of channels.
+#define NORM(NAME, RMS, T)                                                                   \
+    extern "C" __global__ void NAME##_forward_##T(FORWARD_ARGS(T)) {                         \
+        forward<RMS>(x, branch, sum, w, b, y, n, c, eps, DROPOUT);                           \
+    }                                                                                        \
+    extern "C" __global__ void NAME##_backward_##T(BACKWARD_ARGS(T)) {                       \
+        backward<RMS>(x, w, dy, before, dx, d_branch, sums, n, c, rows, bias, eps, DROPOUT); \
     }
-#define NORM(NAME, RMS, T)                                                                         \
-    extern "C" __global__ void NAME##_forward_##T(FORWARD_ARGS(T)) {                               \
-        forward<RMS>(x, branch, sum, w, b, y, n, c, eps, DROPOUT);                                 \
-    }                                                                                              \
-    extern "C" __global__ void NAME##_backward_##T(BACKWARD_ARGS(T)) {                             \
-        backward<RMS>(x, w, dy, before, dx, d_branch, sums, n, c, rows, bias, eps, DROPOUT);       \
-    }                                                                                              \
-    HELD(NAME, RMS, T, 3)                                                                          \
-    HELD(NAME, RMS, T, 6)                                                                          \
-    HELD(NAME, RMS, T, 8)
+
+// For rows whose channels are fours, at most so many a lane: layer norm, and where `rms` is 1, RMSNorm.
+#define HELD(T, FOURS)                                                                                                     \
+    extern "C" __global__ void norm_forward_##T##_##FOURS(FORWARD_ARGS(T), unsigned rms) {                                 \
+        forward_held<FOURS>(rms, x, branch, sum, w, b, y, n, c, eps, DROPOUT);                                             \
+    }                                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(32 * HELD_WARPS)                                                          \
+        norm_backward_##T##_##FOURS(BACKWARD_ARGS(T), unsigned rms) {                                                      \
+        backward_held<FOURS>(rms, x, w, dy, before, dx, d_branch, sums, n, c, rows, bias, eps, DROPOUT);                   \
+    }
+#define HELD_SIZES(T) HELD(T, 3) HELD(T, 6) HELD(T, 8)
 
 NORM(layer_norm, false, float)
 NORM(layer_norm, false, bf16)
@@ -283,6 +282,9 @@ NORM(layer_norm, false, f16)
 NORM(rms_norm, true, float)
 NORM(rms_norm, true, bf16)
 NORM(rms_norm, true, f16)
+HELD_SIZES(float)
+HELD_SIZES(bf16)
+HELD_SIZES(f16)
 
 // Sums of the columns of `x (n, c)`: block (j, i) takes 32 columns of the `rows` rows from `j rows` on, each of its 8 warps every
 // eighth row, and writes row j of `y (parts, c)`.

@@ -18,6 +18,8 @@ struct MatrixKernels {
     module: Module,
     embed: &'static str,
     product: [&'static str; 4],
+    /// For one row and for several, where the inner dimension is large.
+    deep_product: [&'static str; 2],
     logits: [&'static str; 4],
 }
 
@@ -35,6 +37,7 @@ macro_rules! matrix_kernels {
                 concat!("decode_product_", $type, "_any"),
                 concat!("decode_product_", $type, "_any_rows"),
             ],
+            deep_product: [concat!("decode_product_", $type, "_deep"), concat!("decode_product_", $type, "_deep_rows")],
             logits: [
                 concat!("decode_logits_", $type),
                 concat!("decode_logits_", $type, "_rows"),
@@ -63,9 +66,13 @@ impl MatrixKernels {
 const ATTENTION: Module =
     Module { name: "decode_attention", ptx: include_str!("../../../kernels/decode_attention.ptx") };
 
-/// The threads of a block and its outputs, and the rows of the kernels for several, as the source has them.
-const PRODUCT_THREADS: usize = 256;
+/// The threads of a block of a product and of a deep one, its outputs, and the rows of the kernels for several, as the source has
+/// them.
+const PRODUCT_THREADS: u32 = 256;
+const DEEP_THREADS: u32 = 512;
 const PRODUCT_COLS: usize = 8;
+/// The inputs from which on a product is deep: a thread would load its part of the matrix in more than two turns.
+const DEEP: usize = 1537;
 const HEAD_THREADS: usize = 256;
 const HEAD_COLS: usize = 64;
 const ROWS: usize = 4;
@@ -164,12 +171,15 @@ pub(crate) fn product(kernels: &Kernels, product: Product<'_>) -> Result<()> {
         Arg::U32(code),
     ];
     let of_type = MatrixKernels::of(weight)?;
-    let name = pick(of_type.product, n_out.is_multiple_of(4), rows > 1);
+    // Neither depends on the number of rows, with which no sum's order may change.
+    let fours = n_out.is_multiple_of(4);
+    let deep = fours && x.dim(1)? >= DEEP;
+    let name = if deep { of_type.deep_product[usize::from(rows > 1)] } else { pick(of_type.product, fours, rows > 1) };
     let outputs = if epilogue == Epilogue::Swiglu { PRODUCT_COLS / 2 } else { PRODUCT_COLS };
     let at_once = if rows > 1 { ROWS } else { 1 };
     // Blocks with the same part of the matrix are neighbours, so that they share what the cache has of it.
     let blocks = (rows.div_ceil(at_once) as u32, n_out.div_ceil(outputs) as u32, 1);
-    let grid = Grid { blocks, threads: PRODUCT_THREADS as u32, shared: 0 };
+    let grid = Grid { blocks, threads: if deep { DEEP_THREADS } else { PRODUCT_THREADS }, shared: 0 };
     count_launch(kernels.launch(of_type.module, name, grid, &[&input_args(x, norm)?[..], &rest].concat()))
 }
 

@@ -9,13 +9,13 @@ use crate::{
     ops::{Activation, launches::count_launch, tape},
 };
 
-const MODULE: Module = Module { name: "elementwise", ptx: include_str!("../../../kernels/elementwise.ptx") };
+pub(super) const MODULE: Module = Module { name: "elementwise", ptx: include_str!("../../../kernels/elementwise.ptx") };
 
 /// The elements of a block, eight a thread.
 const BLOCK: usize = 8 * 256;
 
 /// Enough blocks for `n` elements.
-fn grid(n: usize) -> Grid {
+pub(super) fn grid(n: usize) -> Grid {
     Grid::new(n.div_ceil(BLOCK), 256)
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod decode;
 pub(crate) mod elementwise;
+pub(crate) mod embedding;
 pub(crate) mod norm;
 mod qk_norm_rope;
 mod residual;

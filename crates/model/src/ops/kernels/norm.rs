@@ -19,28 +19,41 @@ const WARPS: usize = 4;
 /// more than one launch adds up.
 const BLOCKS: usize = SUMMED_ROWS;
 
-/// The kernels of a norm, of each type of values: for rows of any number of channels, and for those of fours that a warp holds in
-/// registers, of the sizes [`HELD`].
-type OfRows = [[&'static str; 3]; 1 + HELD.len()];
+/// Kernels of rows that a warp holds in registers, of both norms.
+struct Held {
+    /// The most channels.
+    most: usize,
+    forward: [&'static str; 3],
+    backward: [&'static str; 3],
+}
 
-/// The most channels of rows in registers, and the warps of a block of the backward pass.
-const HELD: [(usize, usize); 3] = [(384, 8), (768, 8), (1024, 4)];
-
-macro_rules! of_rows {
-    ($name:literal) => {
-        [
-            for_each_element!($name),
-            [concat!($name, "_float_3"), concat!($name, "_bf16_3"), concat!($name, "_f16_3")],
-            [concat!($name, "_float_6"), concat!($name, "_bf16_6"), concat!($name, "_f16_6")],
-            [concat!($name, "_float_8"), concat!($name, "_bf16_8"), concat!($name, "_f16_8")],
-        ]
+macro_rules! held {
+    ($most:literal, $fours:literal) => {
+        Held {
+            most: $most,
+            forward: [
+                concat!("norm_forward_float_", $fours),
+                concat!("norm_forward_bf16_", $fours),
+                concat!("norm_forward_f16_", $fours),
+            ],
+            backward: [
+                concat!("norm_backward_float_", $fours),
+                concat!("norm_backward_bf16_", $fours),
+                concat!("norm_backward_f16_", $fours),
+            ],
+        }
     };
 }
 
-/// The place in [`OfRows`] of the kernel for rows of `c` channels: 0 for any.
-fn of_rows(c: usize, tensors: &[Option<&Tensor>]) -> usize {
-    let fits = c.is_multiple_of(4) && tensors.iter().flatten().all(|x| is_aligned(x));
-    HELD.iter().position(|&(most, _)| fits && c <= most).map_or(0, |at| 1 + at)
+static HELD: [Held; 3] = [held!(384, "3"), held!(768, "6"), held!(1024, "8")];
+
+/// The warps of a block of their backward pass.
+const HELD_WARPS: usize = 8;
+
+/// The kernels that hold rows of `c` channels, if there are: channels have to be fours, at 16 bytes.
+fn held(c: usize, tensors: &[Option<&Tensor>]) -> Option<&'static Held> {
+    let fours = c.is_multiple_of(4) && tensors.iter().flatten().all(|x| is_aligned(x));
+    HELD.iter().find(|held| fours && c <= held.most)
 }
 
 /// The rows that one block of [`sum_rows`] takes.
@@ -57,8 +70,9 @@ pub(crate) fn fits(c: usize, bias: bool) -> bool {
 /// A norm's forward and backward kernel, and its epsilon. Both take the residual sum before the norm as well.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NormKernels {
-    forward: OfRows,
-    backward: OfRows,
+    forward: [&'static str; 3],
+    backward: [&'static str; 3],
+    norm: Norm,
     eps: f64,
 }
 
@@ -72,16 +86,23 @@ impl NormKernels {
     pub(crate) fn of(norm: Norm, eps: f64) -> Self {
         match norm {
             Norm::Layer => Self {
-                forward: of_rows!("layer_norm_forward"),
-                backward: of_rows!("layer_norm_backward"),
+                forward: for_each_element!("layer_norm_forward"),
+                backward: for_each_element!("layer_norm_backward"),
+                norm,
                 eps,
             },
             Norm::Rms => Self {
-                forward: of_rows!("rms_norm_forward"),
-                backward: of_rows!("rms_norm_backward"),
+                forward: for_each_element!("rms_norm_forward"),
+                backward: for_each_element!("rms_norm_backward"),
+                norm,
                 eps,
             },
         }
+    }
+
+    /// Which norm it is, for a kernel of both.
+    fn rms(self) -> Arg<'static> {
+        Arg::U32(u32::from(self.norm == Norm::Rms))
     }
 
     /// Norms rows of `x (.., C)` to values of a type, recorded.
@@ -128,9 +149,11 @@ impl NormKernels {
             None => ((None, None), None),
         };
         let tensors = [Some(x), branch, sum, Some(w), b, Some(&y)];
-        let name = element.pick(self.forward[of_rows(c, &tensors)]);
+        let held = held(c, &tensors);
+        let name = element.pick(held.map_or(self.forward, |held| held.forward));
         let shape = [Arg::U32(n as u32), Arg::U32(c as u32), Arg::F32(self.eps as f32)];
-        let args = [&tensors.map(Arg::optional)[..], &shape, &dropout_args(dropout)].concat();
+        let mut args = [&tensors.map(Arg::optional)[..], &shape, &dropout_args(dropout)].concat();
+        args.extend(held.map(|_| self.rms()));
         count_launch(kernels.launch(MODULE, name, grid, &args).map(|()| y))
     }
 
@@ -151,9 +174,9 @@ impl NormKernels {
         let (dy, before) = (dy.contiguous()?, before.map(|before| before.contiguous()).transpose()?);
         let dx = kernels.output(x.shape(), DType::F32)?;
         let (d_branch, dropout) = branch.map_or((None, None), |(d_branch, dropout)| (Some(d_branch), dropout));
-        let of = of_rows(c, &[Some(x), Some(w), Some(&dy), before.as_ref()]);
-        let (warps, shared) = match of.checked_sub(1) {
-            Some(held) => (HELD[held].1, 0),
+        let held = held(c, &[Some(x), Some(w), Some(&dy), before.as_ref()]);
+        let (warps, shared) = match held {
+            Some(_) => (HELD_WARPS, 0),
             None => {
                 let warps = (SHARED / (4 * width).max(1)).clamp(1, WARPS);
                 (warps, 4 * warps * width)
@@ -166,8 +189,10 @@ impl NormKernels {
         let tensors =
             [Some(x), Some(w), Some(&dy), before.as_ref(), Some(&dx), d_branch, Some(&sums)].map(Arg::optional);
         let shape = [n, c, rows, usize::from(bias)].map(|n| Arg::U32(n as u32));
-        let args = [&tensors[..], &shape, &[Arg::F32(self.eps as f32)], &dropout_args(dropout)].concat();
-        let dx = count_launch(kernels.launch(MODULE, element.pick(self.backward[of]), grid, &args).map(|()| dx))?;
+        let mut args = [&tensors[..], &shape, &[Arg::F32(self.eps as f32)], &dropout_args(dropout)].concat();
+        args.extend(held.map(|_| self.rms()));
+        let name = element.pick(held.map_or(self.backward, |held| held.backward));
+        let dx = count_launch(kernels.launch(MODULE, name, grid, &args).map(|()| dx))?;
         let sums = sum_rows(kernels, &sums, Element::F32)?; // (blocks, width) to (width)
         let mut grads = vec![dx, sums.narrow(0, 0, c)?];
         if bias {
