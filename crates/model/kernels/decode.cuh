@@ -85,89 +85,153 @@ struct Input {
     }
 };
 
-// The threads of a block of `product`, and the outputs that it computes.
-constexpr unsigned THREADS = 512, WARPS = THREADS / 32, COLS = 16;
+// The columns of the matrix that a block of a product takes.
+constexpr unsigned COLS = 8;
+
+// The sum over the threads of a block of `x`, of which `LANES` neighbours have the same, in every thread: a tree in the warp, and then
+// the order of warps. `of_warps (WARPS)` is shared, and used once.
+template <unsigned LANES, unsigned WARPS>
+__device__ __forceinline__ float block_sum(float x, float *of_warps) {
+#pragma unroll
+    for (unsigned other = LANES; other < 32; other *= 2) x = __fadd_rn(x, __shfl_xor_sync(0xffffffffu, x, other));
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < WARPS; i++) sum = __fadd_rn(sum, of_warps[i]);
+    return sum;
+}
 
 // `y = residual + epilogue(norm(x) w + bias)` for `w (n_in, parts n_out)`, `bias (parts n_out)` or null, `residual (rows, n_out)`
 // or null, `y (rows, n_out)`; two parts, gates and what they gate, for SwiGLU.
 //
-// A block takes `COLS` outputs of `ROWS` rows. `COLS / VEC` threads share a row of the matrix, of which the block reads
-// `THREADS VEC / COLS` at a time; the sums of its threads are added in a tree in the warp, and then in the order of warps.
-template <class T, int VEC, int ROWS>
+// A block takes some columns of `ROWS` rows, in two parts half of them of each. `LANES` threads share a row of the matrix, of which
+// the block reads `STEP` at a time. A thread needs few inputs, and has them in registers; a norm is a sum over all threads. The sums
+// of the threads are added in a tree in the warp, and then in the order of warps. Which product and sum become one is not left to the
+// compiler, which could decide otherwise for another number of rows.
+template <unsigned THREADS, class T, int VEC, int ROWS>
 __device__ __forceinline__ void product(const Input &input, const T *w, const float *bias, const float *residual, float *y,
                                         unsigned n_out, unsigned epilogue) {
-    constexpr unsigned LANES = COLS / VEC, STEP = THREADS / LANES;
-    // Loads of a thread that are under way at a time: as many as leave registers for two blocks on a multiprocessor.
-    constexpr int LOADS = VEC == 1 ? 2 : ROWS == 1 ? 8 : 4;
-    float *const staged = shared, *const sums = shared + ROWS * input.stride();  // (ROWS, n_in), (WARPS, ROWS, COLS)
-    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const unsigned parts = epilogue == SWIGLU ? 2 : 1, n_in = input.n_in;
-    const unsigned first_row = blockIdx.x * ROWS;
-    const unsigned column = blockIdx.y * COLS + threadIdx.x % LANES * VEC, from = threadIdx.x / LANES;
+    constexpr unsigned LANES = COLS / VEC, STEP = THREADS / LANES, WARPS = THREADS / 32;
+    // Loads of a thread that are under way at a time.
+    constexpr int LOADS = VEC == 1 ? 4 : 6;
+    __shared__ __align__(16) float of_warps[2][ROWS][WARPS], sums[WARPS][ROWS * COLS];
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_in = input.n_in, first_row = blockIdx.x * ROWS;
+    // A block's columns of each part, and the outputs that these are.
+    const unsigned parts = epilogue == SWIGLU ? 2 : 1, cols = COLS / parts, first_out = blockIdx.y * cols;
+    const unsigned mine = threadIdx.x % LANES * VEC, from = threadIdx.x / LANES;
+    const unsigned out_of_lane = first_out + mine % cols, stride = parts * n_out;
+    const T *const column = w + mine / cols * n_out + out_of_lane;
 
-    float weights[LOADS][VEC];
-    // Of the rows of the matrix `k`, `k + STEP`, ..; 0 beyond its ends.
-    const auto read = [&](unsigned part, unsigned k) {
+    float xs[LOADS][ROWS], norm_weights[LOADS], norm_biases[LOADS], weights[LOADS][VEC];
+    // Of the rows of the matrix `k`, `k + STEP`, ..: the inputs, and what norms them; 0 beyond the ends.
+    const auto read_inputs = [&](unsigned k) {
 #pragma unroll
         for (int i = 0; i < LOADS; i++) {
-            const unsigned row = k + i * STEP;
-            if (row < n_in && column < n_out) {
-                load<VEC>(weights[i], w + (unsigned long long)row * (parts * n_out) + part * n_out + column);
+            const unsigned at = k + i * STEP;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+                xs[i][r] = at < n_in && first_row + r < input.rows ? input.x[(unsigned long long)(first_row + r) * n_in + at] : 0.0f;
+            if (input.norm != NO_NORM) {
+                norm_weights[i] = at < n_in ? __ldg(input.norm_weight + at) : 0.0f;
+                norm_biases[i] = at < n_in && input.norm_bias ? __ldg(input.norm_bias + at) : 0.0f;
+            }
+        }
+    };
+    const auto read_weights = [&](unsigned k) {
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            const unsigned at = k + i * STEP;
+            if (at < n_in && out_of_lane < n_out) {
+                load<VEC>(weights[i], column + (unsigned long long)at * stride);
             } else {
 #pragma unroll
                 for (int v = 0; v < VEC; v++) weights[i][v] = 0.0f;
             }
         }
     };
-    // The first weights are on their way while the input is made ready.
-    read(0, from);
-    input.stage<ROWS>(staged, first_row);
+    read_inputs(from);
+    // What the outputs of this block need, of the thread that will have one.
+    const unsigned r_out = threadIdx.x / cols, out = first_out + threadIdx.x % cols;
+    const bool writes = r_out < ROWS && first_row + r_out < input.rows && out < n_out;
+    const unsigned long long y_at = (unsigned long long)(first_row + r_out) * n_out + out;
+    float add = 0.0f, gated_add = 0.0f, before = 0.0f;
+    if (writes) {
+        if (bias) add = bias[out];
+        if (bias && parts > 1) gated_add = bias[n_out + out];
+        if (residual) before = residual[y_at];
+    }
+    read_weights(from);
 
-    float total = 0.0f, gated = 0.0f;
-    for (unsigned part = 0; part < parts; part++) {
-        float partial[ROWS][VEC] = {};
-        for (unsigned k = from; k < n_in; k += LOADS * STEP) {
-            if (part > 0 || k > from) read(part, k);
+    // The statistics of each row.
+    float mean[ROWS] = {}, rstd[ROWS];
+    if (input.norm != NO_NORM) {
+        // `f(sum, r, x)` over this thread's inputs, those in registers first.
+        const auto each = [&](auto f) {
 #pragma unroll
-            for (int i = 0; i < LOADS; i++) {
-                const unsigned row = k + i * STEP;
-                if (row >= n_in) continue;
+            for (int i = 0; i < LOADS; i++)
 #pragma unroll
-                for (int r = 0; r < ROWS; r++) {
-                    const float x = staged[r * input.stride() + row];
+                for (int r = 0; r < ROWS; r++)
+                    if (from + i * STEP < n_in) f(r, xs[i][r]);
+            for (unsigned k = from + LOADS * STEP; k < n_in; k += STEP)
 #pragma unroll
-                    for (int v = 0; v < VEC; v++) partial[r][v] = fmaf(x, weights[i][v], partial[r][v]);
-                }
-            }
+                for (int r = 0; r < ROWS; r++)
+                    f(r, first_row + r < input.rows ? input.x[(unsigned long long)(first_row + r) * n_in + k] : 0.0f);
+        };
+        if (input.norm == LAYER_NORM) {
+            float sum[ROWS] = {};
+            each([&](int r, float x) { sum[r] = __fadd_rn(sum[r], x); });
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) mean[r] = block_sum<LANES, WARPS>(sum[r], of_warps[0][r]) / n_in;
         }
+        float squares[ROWS] = {};
+        each([&](int r, float x) { squares[r] = fmaf(x - mean[r], x - mean[r], squares[r]); });
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
-#pragma unroll
-            for (int v = 0; v < VEC; v++) {
-#pragma unroll
-                for (unsigned other = LANES; other < 32; other *= 2)
-                    partial[r][v] += __shfl_xor_sync(0xffffffffu, partial[r][v], other);
-                if (lane < LANES) sums[(warp * ROWS + r) * COLS + lane * VEC + v] = partial[r][v];
-            }
-        __syncthreads();
-        if (threadIdx.x < ROWS * COLS) {
-            float sum = 0.0f;
-            for (unsigned k = 0; k < WARPS; k++) sum += sums[k * ROWS * COLS + threadIdx.x];
-            if (part == 0) total = sum;
-            else gated = sum;
-        }
-        __syncthreads();
+            rstd[r] = 1.0f / sqrtf(__fadd_rn(block_sum<LANES, WARPS>(squares[r], of_warps[1][r]) / n_in, input.eps));
     }
 
-    const unsigned r = threadIdx.x / COLS, out = blockIdx.y * COLS + threadIdx.x % COLS;
-    if (r >= ROWS || first_row + r >= input.rows || out >= n_out) return;
-    float value = bias ? __fadd_rn(total, bias[out]) : total;
+    float partial[ROWS][VEC] = {};
+    for (unsigned k = from; k < n_in; k += LOADS * STEP) {
+        if (k > from) {
+            read_inputs(k);
+            read_weights(k);
+        }
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            if (k + i * STEP >= n_in) continue;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                float x = xs[i][r];
+                if (input.norm != NO_NORM) x = fmaf(__fmul_rn(x - mean[r], rstd[r]), norm_weights[i], norm_biases[i]);
+#pragma unroll
+                for (int v = 0; v < VEC; v++) partial[r][v] = fmaf(x, weights[i][v], partial[r][v]);
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int v = 0; v < VEC; v++) {
+#pragma unroll
+            for (unsigned other = LANES; other < 32; other *= 2)
+                partial[r][v] = __fadd_rn(partial[r][v], __shfl_xor_sync(0xffffffffu, partial[r][v], other));
+            if (lane < LANES) sums[warp][r * COLS + lane * VEC + v] = partial[r][v];
+        }
+    __syncthreads();
+    if (!writes) return;
+    const auto total = [&](unsigned part) {
+        float sum = 0.0f;
+#pragma unroll
+        for (unsigned k = 0; k < WARPS; k++) sum = __fadd_rn(sum, sums[k][r_out * COLS + part * cols + threadIdx.x % cols]);
+        return sum;
+    };
+    float value = __fadd_rn(total(0), add);
     if (epilogue == GELU) value = Gelu::value(value);
     if (epilogue == GELU_NEW) value = GeluNew::value(value);
     if (epilogue == RELU2) value = Relu2::value(value);
-    if (epilogue == SWIGLU) value = value * sigmoid(value) * (bias ? __fadd_rn(gated, bias[n_out + out]) : gated);
-    const unsigned long long at = (unsigned long long)(first_row + r) * n_out + out;
-    y[at] = residual ? __fadd_rn(residual[at], value) : value;
+    if (epilogue == SWIGLU) value = value * sigmoid(value) * __fadd_rn(total(1), gated_add);
+    y[y_at] = __fadd_rn(before, value);
 }
 
 // The threads of a block of `logits`, the outputs that a warp computes at a time, and those of a block.
@@ -215,10 +279,11 @@ __device__ __forceinline__ void logits(const Input &input, const T *w, float *y,
 #define INPUT                                                                                                     \
     const float *x, const float *norm_weight, const float *norm_bias, unsigned norm, unsigned rows, unsigned n_in, \
         float eps
-#define PRODUCT(NAME, T, VEC, ROWS)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1)                                         \
+#define PRODUCT(NAME, THREADS, T, VEC, ROWS)                                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                            \
         NAME(INPUT, const T *w, const float *bias, const float *residual, float *y, unsigned n_out, unsigned epilogue) { \
-        product<T, VEC, ROWS>({x, norm_weight, norm_bias, norm, rows, n_in, eps}, w, bias, residual, y, n_out, epilogue); \
+        product<THREADS, T, VEC, ROWS>({x, norm_weight, norm_bias, norm, rows, n_in, eps}, w, bias, residual, y, n_out,  \
+                                       epilogue);                                                                    \
     }
 #define LOGITS(NAME, T, VEC, ROWS)                                                                                   \
     extern "C" __global__ void __launch_bounds__(HEAD_THREADS, ROWS == 1 ? 6 : 3)                                     \
@@ -235,14 +300,17 @@ __device__ __forceinline__ void logits(const Input &input, const T *w, float *y,
         load<1>(element, table + (unsigned long long)tokens[i / c] * c + i % c);                                     \
         y[i] = positions ? element[0] + positions[(unsigned long long)position * c + i % c] : element[0];            \
     }
-// In the names: the type of the matrix, `_any` where the inner dimension is no multiple of four, `_rows` for more than one row.
-#define DECODE_KERNELS(TYPE, T)                        \
-    PRODUCT(decode_product_##TYPE, T, 4, 1)            \
-    PRODUCT(decode_product_##TYPE##_rows, T, 4, 4)     \
-    PRODUCT(decode_product_##TYPE##_any, T, 1, 1)      \
-    PRODUCT(decode_product_##TYPE##_any_rows, T, 1, 4) \
-    LOGITS(decode_logits_##TYPE, T, 4, 1)              \
-    LOGITS(decode_logits_##TYPE##_rows, T, 4, 4)       \
-    LOGITS(decode_logits_##TYPE##_any, T, 1, 1)        \
-    LOGITS(decode_logits_##TYPE##_any_rows, T, 1, 4)   \
+// In the names: the type of the matrix, `_any` where the inner dimension is no multiple of four, `_deep` where it is large, `_rows`
+// for more than one row.
+#define DECODE_KERNELS(TYPE, T)                             \
+    PRODUCT(decode_product_##TYPE, 256, T, 4, 1)            \
+    PRODUCT(decode_product_##TYPE##_rows, 256, T, 4, 4)     \
+    PRODUCT(decode_product_##TYPE##_any, 256, T, 1, 1)      \
+    PRODUCT(decode_product_##TYPE##_any_rows, 256, T, 1, 4) \
+    PRODUCT(decode_product_##TYPE##_deep, 512, T, 4, 1)     \
+    PRODUCT(decode_product_##TYPE##_deep_rows, 512, T, 4, 4) \
+    LOGITS(decode_logits_##TYPE, T, 4, 1)                   \
+    LOGITS(decode_logits_##TYPE##_rows, T, 4, 4)            \
+    LOGITS(decode_logits_##TYPE##_any, T, 1, 1)             \
+    LOGITS(decode_logits_##TYPE##_any_rows, T, 1, 4)        \
     EMBED(decode_embed_##TYPE, T)

@@ -86,11 +86,19 @@ struct RowMask {
 
     __device__ __forceinline__ explicit RowMask(const Dropout &dropout) : dropout(dropout) {}
 
-    __device__ __forceinline__ float apply(float x, unsigned long long i) {
+    // Goes to the block of element `i`.
+    __device__ __forceinline__ void enter(unsigned long long i) {
         if (dropout.threshold != 0 && i >> HASH_BLOCK_BITS != block) {
             block = i >> HASH_BLOCK_BITS;
             polynomial = hash_polynomial(dropout, block);
         }
-        return masked(dropout, polynomial, x, i);
+    }
+
+    // `x`, an element of the block that was entered, times its mask.
+    __device__ __forceinline__ float of(float x, unsigned long long i) const { return masked(dropout, polynomial, x, i); }
+
+    __device__ __forceinline__ float apply(float x, unsigned long long i) {
+        enter(i);
+        return of(x, i);
     }
 };

@@ -87,7 +87,7 @@ pub(crate) use activation::Activate;
 pub(crate) use add::Add;
 pub(crate) use attention::{Attention, AttentionScratch};
 pub(crate) use dropout::{ApplyDropout, KeepBits};
-pub(crate) use embedding::Embed;
+pub(crate) use embedding::{Embed, embedding_sum};
 pub(crate) use head::{
     Head, HeadInput, LogitCap, capped_head_loss, head_divergence, logits_by_row, training as head_training,
 };

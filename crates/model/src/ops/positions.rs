@@ -19,10 +19,10 @@ use crate::{
 /// The addition of position embeddings.
 #[derive(Debug, Clone)]
 pub(crate) struct AddPositions {
-    x: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
     /// `(block_size, C)`.
-    table: ParamId,
+    pub(crate) table: ParamId,
 }
 
 impl NetworkBuilder {

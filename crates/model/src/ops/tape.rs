@@ -126,6 +126,16 @@ pub(crate) fn record<const N: usize>(
     push(name, &inputs, y, false, |dy, _| Ok(backward(&dy)?.into()));
 }
 
+/// [`record`] of a number of inputs that depends on the operation.
+pub(crate) fn record_all(
+    name: &'static str,
+    inputs: &[&Tensor],
+    y: &Tensor,
+    backward: impl FnOnce(&Tensor) -> Result<Vec<Tensor>> + 'static,
+) {
+    push(name, inputs, y, false, |dy, _| backward(&dy));
+}
+
 /// [`record`] of an operation that adds to the gradient of its first input: `backward(dy, before)` gets what that is so far, and
 /// gives the sum. Norms do, since their input, the residual stream, has other readers.
 pub(crate) fn record_adding(

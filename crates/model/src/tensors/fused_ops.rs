@@ -1,13 +1,13 @@
 //! Neighbouring operations that are computed as one, so that a kernel saves writing and reading what lies between them: a residual
-//! sum with the dropout before it and the norm behind it, the bias of a linear layer with the activation behind it, and QK-norm with
-//! the rotation of positions.
+//! sum with the dropout before it and the norm behind it, the bias of a linear layer with the activation behind it, QK-norm with the
+//! rotation of positions, and embeddings with those of positions and the dropout behind them.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::{Gpt, InputNorm, Pass};
 use crate::{
     Result,
-    ops::{self, Add, ApplyDropout, Linear, Op},
+    ops::{self, Add, ApplyDropout, Embed, Linear, Op},
     plan::Value,
 };
 
@@ -22,6 +22,11 @@ pub(super) fn step(gpt: &Gpt, at: usize, pass: &mut Pass<'_>) -> Result<usize> {
     {
         pass.set(rope.y, rotated);
         return Ok(2);
+    }
+    if let Op::Embed(embed) = op
+        && let Some(ran) = embeddings(gpt, (at, embed), pass)?
+    {
+        return Ok(ran);
     }
     match (op, next) {
         (Op::ApplyDropout(drop), Some(Op::Add(add))) if add.y == drop.y && only_next_reads(drop.y) => {
@@ -48,6 +53,28 @@ pub(super) fn step(gpt: &Gpt, at: usize, pass: &mut Pass<'_>) -> Result<usize> {
 
 fn bias<'a>(linear: &Linear, pass: &Pass<'a>) -> Option<&'a Tensor> {
     linear.bias.map(|bias| pass.param(bias))
+}
+
+/// Runs the embedding of tokens, the operation at an index, with those of positions and the dropout behind it, and returns how many
+/// operations that were; nothing where there is no kernel for it.
+fn embeddings(gpt: &Gpt, (at, embed): (usize, &Embed), pass: &mut Pass<'_>) -> Result<Option<usize>> {
+    if pass.dtype() != DType::F32 || pass.past() > 0 {
+        return Ok(None);
+    }
+    let (mut ran, mut y, mut positions, mut dropout) = (1, embed.y, None, None);
+    let next = |ran: usize, y: Value| gpt.net.ops.get(at + ran).filter(|_| gpt.last_readers[y.0] == at + ran);
+    if let Some(Op::AddPositions(add)) = next(ran, y) {
+        (ran, y, positions) = (ran + 1, add.y, Some(pass.param(add.table)));
+    }
+    if let Some(Op::ApplyDropout(drop)) = next(ran, y) {
+        let of = pass.dropout().filter(|dropout| dropout.p > 0.0);
+        (ran, y, dropout) = (ran + 1, drop.y, of.map(|dropout| (dropout, drop.site.id())));
+    }
+    let Some(sum) = ops::embedding_sum(pass.param(embed.table), pass.tokens, positions, dropout)? else {
+        return Ok(None);
+    };
+    pass.set(y, sum);
+    Ok(Some(ran))
 }
 
 /// Runs a residual sum with the dropout before it, and the `next` operation too if it is the norm of the sum. Returns how many

@@ -49,7 +49,7 @@ pub fn checks(device: &Device) -> anyhow::Result<Vec<Check>> {
         return Ok(Vec::new());
     }
     let mut checks = Vec::new();
-    for (rows, c) in [(1, 1), (3, 2), (7, 33), (130, 65), (300, 384), (5, 1600)] {
+    for (rows, c) in [(1, 1), (3, 2), (7, 33), (130, 65), (300, 384), (19, 700), (9, 1000), (5, 1600)] {
         let of = format!("({rows}, {c})");
         let inputs = [values(1, &[rows, c], 2.0), values(2, &[c], 1.0), values(3, &[c], 1.0)];
         let mut add = |kernel, inputs: &[Values], op: &Op<'_>| -> anyhow::Result<()> {

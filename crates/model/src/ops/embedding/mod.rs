@@ -18,14 +18,15 @@ use crate::{
     tensors::{Fusion, Pass},
 };
 
+pub(crate) use tensors::embedding_sum;
 pub use tensors::{DIRECT_VOCAB, Tokens, embedding};
 
 /// Looks up the embedding of each token; the first operation of a network.
 #[derive(Debug, Clone)]
 pub(crate) struct Embed {
-    y: Value,
+    pub(crate) y: Value,
     /// `(V, C)`.
-    table: ParamId,
+    pub(crate) table: ParamId,
 }
 
 impl NetworkBuilder {

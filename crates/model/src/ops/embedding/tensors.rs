@@ -3,11 +3,19 @@
 //! candle's own gradient is `index_add`, which on CUDA runs one thread for each channel over all tokens. Here it is matrix
 //! products with one-hot matrices, which add in a fixed order.
 
-use candle_core::{Device, Tensor};
+use candle_core::{D, Device, Tensor};
 
 use crate::{
-    ModelError, Result,
-    ops::{launches::count_launch, tape},
+    Dropout, ModelError, Result,
+    ops::{
+        kernels::{
+            Element,
+            elementwise::masked_sum_backward,
+            embedding::{embed, positions_backward},
+        },
+        launches::count_launch,
+        tape,
+    },
 };
 
 /// The largest vocabulary whose gradient is one product with a one-hot matrix `(V, N)`, which takes `V` multiply-adds for
@@ -44,6 +52,15 @@ impl Tokens {
         Ok(Self { ids: count_launch(Tensor::from_slice(ids, (rows, cols), device))?, segmented_sum })
     }
 
+    /// The gradient of a table `(v, C)` from that of its rows, `dy (B, T, C)`.
+    fn table_gradient(&self, dy: &Tensor, v: usize) -> candle_core::Result<Tensor> {
+        let dy = dy.reshape(((), dy.dim(D::Minus1)?))?; // (B, T, C) to (N, C)
+        match &self.segmented_sum {
+            Some(segmented_sum) => segmented_sum.sum(&dy),
+            None => one_hot_product(&self.ids.flatten_all()?, &dy, v, ONE_HOT_BYTES),
+        }
+    }
+
     /// Wraps tokens `(B, T)` that are on the device already. The gradient uses one-hot matrices, however large the
     /// vocabulary.
     pub fn on_device(ids: &Tensor) -> Self {
@@ -61,15 +78,36 @@ pub fn embedding(table: &Tensor, tokens: &Tokens) -> Result<Tensor> {
     let (b, t) = tokens.ids.dims2()?;
     let ids = tokens.ids.flatten_all()?;
     let y = count_launch(table.index_select(&ids, 0))?.reshape((b, t, c))?; // (B * T, C) to (B, T, C)
-    let segmented_sum = tokens.segmented_sum.clone();
-    tape::record("embedding", [table], &y, move |dy| {
-        let dy = dy.reshape(((), c))?; // (B, T, C) to (N, C)
-        Ok([match &segmented_sum {
-            Some(segmented_sum) => segmented_sum.sum(&dy)?,
-            None => one_hot_product(&ids, &dy, v, ONE_HOT_BYTES)?,
-        }])
-    });
+    let tokens = tokens.clone();
+    tape::record("embedding", [table], &y, move |dy| Ok([tokens.table_gradient(dy, v)?]));
     Ok(y)
+}
+
+/// [`embedding`], plus the first rows of `positions (>= T, C)`, with the dropout of a site, by one kernel. Nothing where there is none
+/// for it.
+pub(crate) fn embedding_sum(
+    table: &Tensor,
+    tokens: &Tokens,
+    positions: Option<&Tensor>,
+    dropout: Option<(&Dropout, u32)>,
+) -> Result<Option<Tensor>> {
+    let Some((kernels, y)) = embed(table, &tokens.ids, positions, dropout)? else { return Ok(None) };
+    let (tokens, v, rows) = (tokens.clone(), table.dim(0)?, positions.map_or(Ok(0), |positions| positions.dim(0))?);
+    let owned = dropout.map(|(dropout, site)| (dropout.clone(), site));
+    let inputs: Vec<&Tensor> = [table].into_iter().chain(positions).collect();
+    tape::record_all("embedding", &inputs, &y, move |dy| {
+        let dy = dy.contiguous()?;
+        let d_sum = match &owned {
+            Some((dropout, site)) => masked_sum_backward(&kernels, Element::F32, &dy, Some((dropout, *site)))?,
+            None => dy,
+        };
+        let mut grads = vec![tokens.table_gradient(&d_sum, v)?];
+        if rows > 0 {
+            grads.push(positions_backward(&kernels, &d_sum, rows)?);
+        }
+        Ok(grads)
+    });
+    Ok(Some(y))
 }
 
 /// The sums `(V, C)` over the rows of `dy (N, C)` of each id in `ids (N)`, by products with one-hot matrices of at most

@@ -18,6 +18,8 @@ struct MatrixKernels {
     module: Module,
     embed: &'static str,
     product: [&'static str; 4],
+    /// For one row and for several, where the inner dimension is large.
+    deep_product: [&'static str; 2],
     logits: [&'static str; 4],
 }
 
@@ -35,6 +37,7 @@ macro_rules! matrix_kernels {
                 concat!("decode_product_", $type, "_any"),
                 concat!("decode_product_", $type, "_any_rows"),
             ],
+            deep_product: [concat!("decode_product_", $type, "_deep"), concat!("decode_product_", $type, "_deep_rows")],
             logits: [
                 concat!("decode_logits_", $type),
                 concat!("decode_logits_", $type, "_rows"),
@@ -63,9 +66,13 @@ impl MatrixKernels {
 const ATTENTION: Module =
     Module { name: "decode_attention", ptx: include_str!("../../../kernels/decode_attention.ptx") };
 
-/// The threads of a block, its warps and outputs, and the rows of the kernels for several, as the source has them.
-const PRODUCT_THREADS: usize = 512;
-const PRODUCT_COLS: usize = 16;
+/// The threads of a block of a product and of a deep one, its outputs, and the rows of the kernels for several, as the source has
+/// them.
+const PRODUCT_THREADS: u32 = 256;
+const DEEP_THREADS: u32 = 512;
+const PRODUCT_COLS: usize = 8;
+/// The inputs from which on a product is deep: a thread would load its part of the matrix in more than two turns.
+const DEEP: usize = 1537;
 const HEAD_THREADS: usize = 256;
 const HEAD_COLS: usize = 64;
 const ROWS: usize = 4;
@@ -76,12 +83,10 @@ pub(crate) const MAX_HEAD_SIZE: usize = 128;
 
 /// The floats of shared memory that a block may have on every card.
 const SHARED_FLOATS: usize = (96 << 10) / 4;
-/// The floats for the sums of a row of a product: one for each warp and output.
-const SUMS: usize = PRODUCT_THREADS / 32 * PRODUCT_COLS;
-/// The most elements of an input row of a product.
-pub(crate) const MAX_INPUTS: usize = SHARED_FLOATS - SUMS;
+/// The most elements of an input row of the logits.
+pub(crate) const MAX_INPUTS: usize = SHARED_FLOATS;
 /// The most outputs of a product: the second dimension of a grid is limited.
-pub(crate) const MAX_OUTPUTS: usize = 65_535 * PRODUCT_COLS;
+pub(crate) const MAX_OUTPUTS: usize = 65_535 * PRODUCT_COLS / 2;
 
 /// The norm of the input rows of a product: its kind, epsilon, weight `(in)` and bias `(in)`.
 #[derive(Debug, Clone, Copy)]
@@ -125,19 +130,16 @@ fn pick(names: [&'static str; 4], fours: bool, several: bool) -> &'static str {
     names[2 * usize::from(!fours) + usize::from(several)]
 }
 
-/// The arguments of input rows `x (rows, in)`, and whether a block takes several of them, for which it has `extra` floats each
-/// beside the row.
-fn input_args<'a>(x: &'a Tensor, norm: Option<InputNorm<'a>>, extra: usize) -> Result<([Arg<'a>; 7], Rows)> {
+/// The arguments of input rows `x (rows, in)`.
+fn input_args<'a>(x: &'a Tensor, norm: Option<InputNorm<'a>>) -> Result<[Arg<'a>; 7]> {
     let (rows, n_in) = x.dims2()?;
-    let floats = n_in.next_multiple_of(4) + extra;
-    let at_once = if rows > 1 && ROWS * floats <= SHARED_FLOATS { ROWS } else { 1 };
     let kind = match norm.map(|norm| norm.kind) {
         None => 0,
         Some(Norm::Layer) => 1,
         Some(Norm::Rms) => 2,
     };
     let eps = norm.map_or(0.0, |norm| norm.eps);
-    let args = [
+    Ok([
         Arg::Tensor(x),
         Arg::optional(norm.map(|norm| norm.weight)),
         Arg::optional(norm.and_then(|norm| norm.bias)),
@@ -145,32 +147,14 @@ fn input_args<'a>(x: &'a Tensor, norm: Option<InputNorm<'a>>, extra: usize) -> R
         Arg::U32(rows as u32),
         Arg::U32(n_in as u32),
         Arg::F32(eps as f32),
-    ];
-    let rows = Rows { several: at_once > 1, blocks: rows.div_ceil(at_once), shared: 4 * (at_once * floats) as u32 };
-    Ok((args, rows))
-}
-
-/// How rows are divided among blocks.
-struct Rows {
-    several: bool,
-    blocks: usize,
-    /// Bytes of shared memory.
-    shared: u32,
-}
-
-impl Rows {
-    fn grid(&self, outputs: usize, at_once: usize, threads: usize) -> Grid {
-        // Blocks with the same part of the matrix are neighbours, so that they share what the cache has of it.
-        let blocks = (self.blocks as u32, outputs.div_ceil(at_once) as u32, 1);
-        Grid { blocks, threads: threads as u32, shared: self.shared }
-    }
+    ])
 }
 
 /// Writes the product.
 pub(crate) fn product(kernels: &Kernels, product: Product<'_>) -> Result<()> {
     let Product { x, norm, weight, bias, epilogue, residual, y } = product;
     let n_out = y.dim(1)?;
-    let (input, rows) = input_args(x, norm, SUMS)?;
+    let rows = x.dim(0)?;
     let code = match epilogue {
         Epilogue::None => 0,
         Epilogue::Activation(Activation::Gelu) => 1,
@@ -187,9 +171,16 @@ pub(crate) fn product(kernels: &Kernels, product: Product<'_>) -> Result<()> {
         Arg::U32(code),
     ];
     let of_type = MatrixKernels::of(weight)?;
-    let name = pick(of_type.product, n_out.is_multiple_of(4), rows.several);
-    let grid = rows.grid(n_out, PRODUCT_COLS, PRODUCT_THREADS);
-    count_launch(kernels.launch(of_type.module, name, grid, &[&input[..], &rest].concat()))
+    // Neither depends on the number of rows, with which no sum's order may change.
+    let fours = n_out.is_multiple_of(4);
+    let deep = fours && x.dim(1)? >= DEEP;
+    let name = if deep { of_type.deep_product[usize::from(rows > 1)] } else { pick(of_type.product, fours, rows > 1) };
+    let outputs = if epilogue == Epilogue::Swiglu { PRODUCT_COLS / 2 } else { PRODUCT_COLS };
+    let at_once = if rows > 1 { ROWS } else { 1 };
+    // Blocks with the same part of the matrix are neighbours, so that they share what the cache has of it.
+    let blocks = (rows.div_ceil(at_once) as u32, n_out.div_ceil(outputs) as u32, 1);
+    let grid = Grid { blocks, threads: if deep { DEEP_THREADS } else { PRODUCT_THREADS }, shared: 0 };
+    count_launch(kernels.launch(of_type.module, name, grid, &[&input_args(x, norm)?[..], &rest].concat()))
 }
 
 /// The logits `(rows, V)` of hidden states `x (rows, C)` by a head `(V, C)`.
@@ -200,13 +191,16 @@ pub(crate) fn logits(
 ) -> Result<Tensor> {
     let (v, c) = weight.dims2()?;
     let y = kernels.output((x.dim(0)?, v), DType::F32)?;
-    let (input, rows) = input_args(x, norm, 0)?;
+    let (rows, floats) = (x.dim(0)?, c.next_multiple_of(4));
+    // A block has the rows in shared memory.
+    let at_once = if rows > 1 && ROWS * floats <= SHARED_FLOATS { ROWS } else { 1 };
     let cap = cap.map_or(0.0, |LogitCap(cap)| cap as f32);
     let rest = [Arg::Tensor(weight), Arg::Tensor(&y), Arg::U32(v as u32), Arg::F32(cap)];
     let of_type = MatrixKernels::of(weight)?;
-    let name = pick(of_type.logits, c.is_multiple_of(4), rows.several);
-    let grid = rows.grid(v, HEAD_COLS, HEAD_THREADS);
-    count_launch(kernels.launch(of_type.module, name, grid, &[&input[..], &rest].concat()))?;
+    let name = pick(of_type.logits, c.is_multiple_of(4), at_once > 1);
+    let blocks = (rows.div_ceil(at_once) as u32, v.div_ceil(HEAD_COLS) as u32, 1);
+    let grid = Grid { blocks, threads: HEAD_THREADS as u32, shared: 4 * (at_once * floats) as u32 };
+    count_launch(kernels.launch(of_type.module, name, grid, &[&input_args(x, norm)?[..], &rest].concat()))?;
     Ok(y)
 }
 

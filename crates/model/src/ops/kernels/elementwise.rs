@@ -9,11 +9,14 @@ use crate::{
     ops::{Activation, launches::count_launch, tape},
 };
 
-const MODULE: Module = Module { name: "elementwise", ptx: include_str!("../../../kernels/elementwise.ptx") };
+pub(super) const MODULE: Module = Module { name: "elementwise", ptx: include_str!("../../../kernels/elementwise.ptx") };
 
-/// Enough blocks for `n` elements, four a thread.
-fn grid(n: usize) -> Grid {
-    Grid::over(n.div_ceil(4), 256)
+/// The elements of a block, eight a thread.
+const BLOCK: usize = 8 * 256;
+
+/// Enough blocks for `n` elements.
+pub(super) fn grid(n: usize) -> Grid {
+    Grid::new(n.div_ceil(BLOCK), 256)
 }
 
 /// The rows that a block takes where it adds up gradients of a bias.
@@ -171,7 +174,7 @@ pub(crate) fn round_matrices(kernels: &Kernels, matrices: &[&Tensor], dtype: DTy
         let words = [kernels.address(matrix)?, blocks as u64, n as u64, end as u64];
         table.extend(words.map(u64::cast_signed));
         starts.push(end);
-        blocks += n.div_ceil(1024);
+        blocks += n.div_ceil(BLOCK);
         end += n.next_multiple_of(MATRIX_ALIGNMENT);
     }
     let rows = table.len();

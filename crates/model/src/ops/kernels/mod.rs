@@ -17,6 +17,7 @@ pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod decode;
 pub(crate) mod elementwise;
+pub(crate) mod embedding;
 pub(crate) mod norm;
 mod qk_norm_rope;
 mod residual;
@@ -70,6 +71,11 @@ impl Element {
             Self::F16 => f16,
         }
     }
+}
+
+/// Whether a tensor begins at a multiple of 16 bytes, as kernels that load vectors need it. Memory does, and a view may not.
+fn is_aligned(x: &Tensor) -> bool {
+    (x.layout().start_offset() * x.dtype().size_in_bytes()).is_multiple_of(16)
 }
 
 /// Dropout as kernels take it: the key and the words of its masks, the threshold and the scale.

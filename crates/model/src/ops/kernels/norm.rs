@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 use tinygpt_sampler::kernels::{Arg, Grid, Kernels, Module};
 
-use super::{Element, dropout_args};
+use super::{Element, dropout_args, is_aligned};
 use crate::{
     Dropout,
     config::Norm,
@@ -15,8 +15,46 @@ const MODULE: Module = Module { name: "norm", ptx: include_str!("../../../kernel
 /// The warps of a block, each with a row.
 const WARPS: usize = 4;
 
-/// The rows of a block of the backward pass, which leaves one row of sums: enough blocks for a large card, few rows to sum after.
-const ROWS: usize = 32;
+/// The blocks of the backward pass at most, each of which leaves a row of sums: two for each multiprocessor of a large card, and no
+/// more than one launch adds up.
+const BLOCKS: usize = SUMMED_ROWS;
+
+/// Kernels of rows that a warp holds in registers, of both norms.
+struct Held {
+    /// The most channels.
+    most: usize,
+    forward: [&'static str; 3],
+    backward: [&'static str; 3],
+}
+
+macro_rules! held {
+    ($most:literal, $fours:literal) => {
+        Held {
+            most: $most,
+            forward: [
+                concat!("norm_forward_float_", $fours),
+                concat!("norm_forward_bf16_", $fours),
+                concat!("norm_forward_f16_", $fours),
+            ],
+            backward: [
+                concat!("norm_backward_float_", $fours),
+                concat!("norm_backward_bf16_", $fours),
+                concat!("norm_backward_f16_", $fours),
+            ],
+        }
+    };
+}
+
+static HELD: [Held; 3] = [held!(384, "3"), held!(768, "6"), held!(1024, "8")];
+
+/// The warps of a block of their backward pass.
+const HELD_WARPS: usize = 8;
+
+/// The kernels that hold rows of `c` channels, if there are: channels have to be fours, at 16 bytes.
+fn held(c: usize, tensors: &[Option<&Tensor>]) -> Option<&'static Held> {
+    let fours = c.is_multiple_of(4) && tensors.iter().flatten().all(|x| is_aligned(x));
+    HELD.iter().find(|held| fours && c <= held.most)
+}
 
 /// The rows that one block of [`sum_rows`] takes.
 const SUMMED_ROWS: usize = 256;
@@ -34,6 +72,7 @@ pub(crate) fn fits(c: usize, bias: bool) -> bool {
 pub(crate) struct NormKernels {
     forward: [&'static str; 3],
     backward: [&'static str; 3],
+    norm: Norm,
     eps: f64,
 }
 
@@ -49,14 +88,21 @@ impl NormKernels {
             Norm::Layer => Self {
                 forward: for_each_element!("layer_norm_forward"),
                 backward: for_each_element!("layer_norm_backward"),
+                norm,
                 eps,
             },
             Norm::Rms => Self {
                 forward: for_each_element!("rms_norm_forward"),
                 backward: for_each_element!("rms_norm_backward"),
+                norm,
                 eps,
             },
         }
+    }
+
+    /// Which norm it is, for a kernel of both.
+    fn rms(self) -> Arg<'static> {
+        Arg::U32(u32::from(self.norm == Norm::Rms))
     }
 
     /// Norms rows of `x (.., C)` to values of a type, recorded.
@@ -102,10 +148,13 @@ impl NormKernels {
             Some(((branch, dropout), sum)) => ((Some(branch), dropout), Some(sum)),
             None => ((None, None), None),
         };
-        let tensors = [Some(x), branch, sum, Some(w), b, Some(&y)].map(Arg::optional);
+        let tensors = [Some(x), branch, sum, Some(w), b, Some(&y)];
+        let held = held(c, &tensors);
+        let name = element.pick(held.map_or(self.forward, |held| held.forward));
         let shape = [Arg::U32(n as u32), Arg::U32(c as u32), Arg::F32(self.eps as f32)];
-        let args = [&tensors[..], &shape, &dropout_args(dropout)].concat();
-        count_launch(kernels.launch(MODULE, element.pick(self.forward), grid, &args).map(|()| y))
+        let mut args = [&tensors.map(Arg::optional)[..], &shape, &dropout_args(dropout)].concat();
+        args.extend(held.map(|_| self.rms()));
+        count_launch(kernels.launch(MODULE, name, grid, &args).map(|()| y))
     }
 
     /// The gradients of `x`, to which `before` is added, of the weight, and with `bias` of the bias. Where `x` is a residual sum, that
@@ -121,19 +170,29 @@ impl NormKernels {
         let c = x.dim(D::Minus1)?;
         let n = x.elem_count() / c;
         let width = if bias { 2 * c } else { c };
-        let warps = (SHARED / (4 * width).max(1)).clamp(1, WARPS);
-        let blocks = n.div_ceil(ROWS);
         let Some(element) = Element::of(dy) else { bail!("norm: no kernel reads a gradient in {:?}", dy.dtype()) };
         let (dy, before) = (dy.contiguous()?, before.map(|before| before.contiguous()).transpose()?);
         let dx = kernels.output(x.shape(), DType::F32)?;
-        let sums = kernels.output((blocks, width), DType::F32)?;
-        let grid = Grid { shared: (4 * warps * width) as u32, ..Grid::new(blocks, 32 * warps as u32) };
         let (d_branch, dropout) = branch.map_or((None, None), |(d_branch, dropout)| (Some(d_branch), dropout));
+        let held = held(c, &[Some(x), Some(w), Some(&dy), before.as_ref()]);
+        let (warps, shared) = match held {
+            Some(_) => (HELD_WARPS, 0),
+            None => {
+                let warps = (SHARED / (4 * width).max(1)).clamp(1, WARPS);
+                (warps, 4 * warps * width)
+            }
+        };
+        let rows = n.div_ceil(BLOCKS).next_multiple_of(warps);
+        let blocks = n.div_ceil(rows);
+        let sums = kernels.output((blocks, width), DType::F32)?;
+        let grid = Grid { shared: shared as u32, ..Grid::new(blocks, 32 * warps as u32) };
         let tensors =
             [Some(x), Some(w), Some(&dy), before.as_ref(), Some(&dx), d_branch, Some(&sums)].map(Arg::optional);
-        let shape = [n, c, ROWS, usize::from(bias)].map(|n| Arg::U32(n as u32));
-        let args = [&tensors[..], &shape, &[Arg::F32(self.eps as f32)], &dropout_args(dropout)].concat();
-        let dx = count_launch(kernels.launch(MODULE, element.pick(self.backward), grid, &args).map(|()| dx))?;
+        let shape = [n, c, rows, usize::from(bias)].map(|n| Arg::U32(n as u32));
+        let mut args = [&tensors[..], &shape, &[Arg::F32(self.eps as f32)], &dropout_args(dropout)].concat();
+        args.extend(held.map(|_| self.rms()));
+        let name = element.pick(held.map_or(self.backward, |held| held.backward));
+        let dx = count_launch(kernels.launch(MODULE, name, grid, &args).map(|()| dx))?;
         let sums = sum_rows(kernels, &sums, Element::F32)?; // (blocks, width) to (width)
         let mut grads = vec![dx, sums.narrow(0, 0, c)?];
         if bias {

@@ -57,7 +57,7 @@ pub(crate) fn residual_norm(
 }
 
 /// Whether kernels compute the masks of a dropout.
-fn has_masks(dropout: BranchDropout<'_>) -> bool {
+pub(super) fn has_masks(dropout: BranchDropout<'_>) -> bool {
     dropout.is_none_or(|(dropout, _)| dropout.source == MaskSource::Hash)
 }
 
