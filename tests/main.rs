@@ -30,6 +30,8 @@ mod hub;
 mod lab;
 mod own_text;
 mod plan;
+#[cfg(unix)]
+mod progress;
 mod report;
 mod resume;
 mod runs;
