@@ -28,6 +28,7 @@ mod golden;
 mod help;
 mod hub;
 mod lab;
+mod loss_chart;
 mod own_text;
 mod plan;
 #[cfg(unix)]

@@ -165,7 +165,13 @@ fn a_run_that_cannot_mean_what_it_says_is_warned_of() {
         (&["train.lr=1e-6", "train.min_lr=0"], "train.lr = 0.000001 is far below what is usual"),
         (&["train.batch_size=300"], "an update reads 4800 tokens, and the text has "),
         (
-            &["model.n_embd=512", "model.block_size=8", "train.batch_size=1", "train.max_steps=1", "train.warmup_steps=0"],
+            &[
+                "model.n_embd=512",
+                "model.block_size=8",
+                "train.batch_size=1",
+                "train.max_steps=1",
+                "train.warmup_steps=0",
+            ],
             "8 tokens an update are few for a model of ",
         ),
     ] {
