@@ -28,7 +28,7 @@ pub struct Weights {
     files: Vec<MappedFile>,
     params: Vec<Param>,
     /// What is added to some of them.
-    adapter: Option<AddedAdapter>,
+    adapter: Option<Box<AddedAdapter>>,
     /// Whether a scale of attention's scores was multiplied into the queries' weights.
     queries_are_scaled: bool,
 }
@@ -129,12 +129,12 @@ impl Weights {
         // Over weights that have one already there is another.
         let base = if self.adapter.is_some() { Self::of_values(self.into_values()) } else { self };
         let kept = base.params.iter().map(|_| OnceLock::new()).collect();
-        Self { adapter: Some(AddedAdapter { adapter, kept }), ..base }
+        Self { adapter: Some(Box::new(AddedAdapter { adapter, kept })), ..base }
     }
 
     /// The adapter, if it changes this parameter, and where its effective values are kept.
     fn adapted(&self, param: usize) -> Option<(&Adapter, &OnceLock<Vec<f32>>)> {
-        let AddedAdapter { adapter, kept } = self.adapter.as_ref()?;
+        let AddedAdapter { adapter, kept } = self.adapter.as_deref()?;
         adapter.changes(param).then(|| (adapter, &kept[param]))
     }
 
@@ -344,7 +344,7 @@ impl Weights {
         };
         let values = |(param, stored)| {
             let mut values = base(stored);
-            if let Some(AddedAdapter { adapter, .. }) = &adapter {
+            if let Some(AddedAdapter { adapter, .. }) = adapter.as_deref() {
                 adapter.add_to(param, &mut values);
             }
             values

@@ -71,8 +71,8 @@ mod tests {
     use crate::config::load;
 
     fn base(n_layer: usize, n_embd: usize, block_size: usize) -> RunConfig {
-        let mut base = RunConfig::default();
-        base.model = GptConfig { n_layer, n_head: 4, n_embd, block_size, vocab_size: 50_257, ..GptConfig::default() };
+        let model = GptConfig { n_layer, n_head: 4, n_embd, block_size, vocab_size: 50_257, ..GptConfig::default() };
+        let mut base = RunConfig { model, ..RunConfig::default() };
         (base.data.tokenizer, base.data.vocab_size) = (TokenizerKind::Bpe, 50_257);
         base
     }
