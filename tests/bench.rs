@@ -144,6 +144,16 @@ fn a_run_is_decoded_up_to_its_context() {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(text.contains("128 tokens that f32 drew"), "{text}");
+    // So small a model fits the caches: no share above 100% is left without a word on why.
+    let (_, told) = text.split_once("MB of weights a step: ").unwrap();
+    let told = told.lines().next().unwrap();
+    match told.split_once("% of a streaming read of ") {
+        Some((share, _)) => assert!(share.parse::<f64>().unwrap() <= 100.0, "{told}"),
+        None => assert!(
+            told.contains("since the caches hold some of them") || told.contains("cannot be measured now"),
+            "{told}"
+        ),
+    }
 }
 
 /// The peak is that of generating: neither the random weights' making nor the comparison with f32 is in it.

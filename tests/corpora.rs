@@ -188,6 +188,17 @@ fn standard_input_is_a_text_that_a_run_asks_for_again() {
 }
 
 #[test]
+fn a_mark_of_byte_order_is_no_character_of_a_text() {
+    let place = Place::new();
+    let text = documents().join("\n");
+    place.write("plain.txt", &text).write("marked.txt", format!("\u{feff}{text}"));
+    train(&place, "plain", &["--data", "plain.txt"]);
+    train(&place, "marked", &["--data", "marked.txt"]);
+    assert!(place.read("plain/model.safetensors") == place.read("marked/model.safetensors"));
+    assert!(!place.text("marked/tokenizer.json").contains('\u{feff}'));
+}
+
+#[test]
 fn a_glob_that_the_shell_resolved_is_the_same_corpus() {
     let place = Place::new();
     place.write("t/a.txt", "the cat sat on the mat. ".repeat(20)).write("t/b.txt", "a dog ran. ".repeat(20));

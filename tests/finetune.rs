@@ -2,6 +2,10 @@
 
 use assert_cmd::Command;
 use serde_json::{Value, json};
+use tinygpt_model::{
+    Adapter, AdapterShape, GptConfig, ModelFolder, Tokenizer, checkpoint::GenerationDefaults, init_params,
+    tokenizer::TokenizerError,
+};
 
 use crate::common::{Place, assert_same, failure, json, stderr, stdout, trained};
 
@@ -248,6 +252,62 @@ fn a_merged_model_is_a_folder_of_its_own() {
     assert!(error.contains("merged is not empty: give another --out"), "{error}");
     assert!(failure(&mut export(&["--merge"]), 2).contains("--out"));
     assert!(failure(&mut export(&["--adapter", "run/adapter"]), 2).contains("--gguf"));
+}
+
+/// The process of a chat waits for the next line, and what it has needed so far is its peak.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_adapter_is_added_while_weights_are_rounded_and_takes_no_more_memory_than_they() {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        process::Stdio,
+    };
+
+    let place = Place::new();
+    let tokenizer = Tokenizer::train_char([Ok::<_, TokenizerError>("abc\n")]).unwrap();
+    let config = GptConfig { vocab_size: 4, n_layer: 5, n_head: 8, n_embd: 512, ..GptConfig::default() };
+    for folder in ["base", "merged"] {
+        let folder = ModelFolder::new(&place.join(folder));
+        std::fs::create_dir_all(folder.path()).unwrap();
+        folder.write_description(&config, &tokenizer, &GenerationDefaults::default()).unwrap();
+    }
+    let mut params = init_params(&config, 1);
+    ModelFolder::new(&place.join("base")).write_weights(&config, &params).unwrap();
+    let shape = AdapterShape::new(&config, 4, 8.0, &[]).unwrap();
+    let values =
+        shape.specs().into_iter().map(|spec| (0..spec.len()).map(|i| (i % 13) as f32 / 100.0 - 0.06).collect());
+    let adapter = Adapter::new(shape.clone(), values.collect()).unwrap();
+    adapter.write(place.join("adapter"), &config, "base").unwrap();
+    adapter.merge_into(&config, &mut params).unwrap();
+    ModelFolder::new(&place.join("merged")).write_weights(&config, &params).unwrap();
+
+    let peak_mib = |args: &[&str]| {
+        let mut command = place.process(&["chat", "--temperature", "0", "-n", "20", "--threads", "1"]);
+        let mut chat = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = chat.stdin.take().unwrap();
+        stdin.write_all(b"ab\n").unwrap();
+        let mut text = Vec::new();
+        // The texts of the vocabulary may have line breaks of their own: twenty letters and the prompt are the first answer.
+        let mut stdout = BufReader::new(chat.stdout.take().unwrap());
+        while text.len() < "ab".len() + 20 {
+            assert!(stdout.read_until(b'\n', &mut text).unwrap() > 0, "{text:?}");
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", chat.id())).unwrap();
+        drop(stdin);
+        assert!(chat.wait().unwrap().success());
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        (text, peak.trim().strip_suffix(" kB").unwrap().parse::<f64>().unwrap() / 1024.0)
+    };
+    // 12 L C^2 of matrices: 60 MiB in f32.
+    let matrices = 4.0 * 12.0 * 5.0 * 512.0 * 512.0 / f64::from(1 << 20);
+    let (exact, of_f32) = peak_mib(&["base", "--adapter", "adapter"]);
+    assert_eq!(exact, peak_mib(&["merged"]).0);
+    for (weights, share) in [("bf16", 0.5), ("int8", 0.25)] {
+        let (text, peak) = peak_mib(&["base", "--adapter", "adapter", "--weights", weights]);
+        assert_eq!(text, peak_mib(&["merged", "--weights", weights]).0, "rounded from the effective weights");
+        let saved = (of_f32 - peak) / matrices;
+        assert!(saved > 1.0 - share - 0.25, "{weights}: {saved} of {of_f32} MiB");
+    }
 }
 
 #[test]

@@ -72,8 +72,8 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
     Options:
           --config <FILE>         The configuration: a TOML file, here or in configs/, or a recipe, such
                                   as tiny or shakespeare-fast (`tinygpt config --help` names all).
-                                  Without one, a recipe is chosen by the size of --data. With --resume
-                                  it only says whose newest run to resume
+                                  Without one, a recipe is chosen by the size of --data, and of
+                                  --init-from. With --resume it only says whose newest run to resume
           --init-from <DIR>       Start from the weights of this model, with its tokenizer and its
                                   shape: a run, or a GPT-2, Qwen3 or Llama folder of Hugging Face. Only
                                   model.block_size and model.dropout may be others
@@ -109,7 +109,7 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
       tinygpt train --config tiny --data my.txt --set train.max_steps=500
       tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000
       tinygpt train --config tiny --set model.init=he --inspect
-      tinygpt train --init-from hf:openai-community/gpt2 --config finetune-gpt2 --data my.txt
+      tinygpt train --init-from hf:openai-community/gpt2 --data my.txt
     "##);
 }
 

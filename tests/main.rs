@@ -28,8 +28,11 @@ mod golden;
 mod help;
 mod hub;
 mod lab;
+mod loss_chart;
 mod own_text;
 mod plan;
+#[cfg(unix)]
+mod progress;
 mod report;
 mod resume;
 mod runs;

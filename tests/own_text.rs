@@ -65,12 +65,84 @@ fn a_text_may_be_named_and_described_by_keys_where_no_flag_does() {
 }
 
 #[test]
+fn standard_input_is_read_to_choose_a_recipe_and_then_trained_on() {
+    let place = Place::new();
+    place.write("stdin.txt", text());
+    let short = ["--set", "train.max_steps=2", "--set", "model.n_embd=16"];
+    let file = stderr(place.tinygpt().args(["train", "--data", "stdin.txt"]).args(short));
+    let piped = stderr(place.tinygpt().args(["train", "--data", "-"]).args(short).write_stdin(text()));
+    let why = |notice: &str| notice.lines().next().map(str::to_owned).unwrap();
+    assert_eq!(why(&file), why(&piped));
+    assert!(piped.contains("runs/stdin-2: "), "{piped}");
+    assert!(place.read("runs/stdin-1/model.safetensors") == place.read("runs/stdin-2/model.safetensors"));
+    assert!(place.text("runs/stdin-2/train.toml").contains("corpus = \"-\""));
+}
+
+#[test]
+fn a_model_to_start_from_has_a_recipe_that_its_size_decides() {
+    let place = Place::new();
+    place.write("a.txt", text()).write("other tale.txt", text().replace("saw", "fed"));
+    place.train().args(["--data", "a.txt", "--out", "base", "--set", "train.max_steps=40"]).assert().success();
+    let mut train = place.tinygpt();
+    train.args(["train", "--init-from", "base", "--data", "other tale.txt", "--out", "run"]);
+    let notice = stderr(&mut train);
+    for told in [
+        "no --config: for a model of ",
+        " parameters, 16 channels wide, and a text of ",
+        "finetune-gpt2 in its size: 20 updates of 1024 tokens, a context of 16, train.lr = 1.0e-3",
+        "ms here: about ",
+    ] {
+        assert!(notice.contains(told), "{told}: {notice}");
+    }
+    let config = place.text("run/train.toml");
+    assert!(config.contains("optimizer = \"adamw\"") && config.contains("name = \"other-tale\""), "{config}");
+    let rows: Vec<serde_json::Value> =
+        place.text("run/metrics.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let losses: Vec<f64> = rows.iter().filter_map(|row| row["val_loss"].as_f64()).collect();
+    assert!(losses.len() > 2 && losses[losses.len() - 1] < losses[0], "{losses:?}");
+    // The built-in corpus is a text for it as well, and keys are changed as anywhere.
+    let set = ["--set", "train.max_steps=2", "--set", "data.stories_bytes=20000", "--set", "model.dropout=0"];
+    place.train().args(["--out", "stories"]).assert().success();
+    let stories = ["train", "--init-from", "stories", "--data", "stories", "--out", "more"];
+    let notice = stderr(place.tinygpt().args(stories).args(set));
+    assert!(notice.contains("and a text of 20,000 bytes") && notice.contains("2 updates of"), "{notice}");
+}
+
+#[test]
+fn three_commands_lead_from_30_kb_of_text_to_a_conversation() {
+    let place = Place::new();
+    let paragraph = |n: usize| text().lines().cycle().skip(7 * n).take(20).collect::<Vec<_>>().join(" ") + "\n";
+    let own: String = (0..80).map(paragraph).collect();
+    assert!((30_000..40_000).contains(&own.len()), "{}", own.len());
+    place.write("my.txt", own);
+    // After `cargo install`, what the README begins with; but for fewer updates.
+    let train = ["train", "--data", "my.txt", "--set", "train.max_steps=30"];
+    let output = place.tinygpt().args(train).output().unwrap();
+    let (told, result) = (String::from_utf8(output.stderr).unwrap(), String::from_utf8(output.stdout).unwrap());
+    assert!(output.status.success(), "{told}");
+    assert!(!told.contains("warning"), "{told}");
+    assert!(result.contains("validation loss ") && result.ends_with("runs/my-1\n"), "{result}");
+    let mut chat = place.tinygpt();
+    let output = chat.args(["chat", "-n", "40"]).write_stdin("The fox\n/temperature 0.5\nThe owl\n").output().unwrap();
+    let (told, texts) = (String::from_utf8(output.stderr).unwrap(), String::from_utf8(output.stdout).unwrap());
+    assert!(output.status.success() && told.contains("run: runs/my-1"), "{told}");
+    let (first, second) = (texts.find("The fox"), texts.rfind("The owl"));
+    assert!(first == Some(0) && second > first, "{texts}");
+    assert!(texts.len() > "The fox".len() + "The owl".len() + 60, "{texts}");
+}
+
+#[test]
 fn without_a_text_and_a_configuration_there_is_nothing_to_train() {
     let place = Place::new();
     let message = failure(place.tinygpt().arg("train"), 2);
     assert!(message.contains("say what to train on: --data FILE") && message.contains("--config tiny"), "{message}");
-    let message = failure(place.tinygpt().args(["train", "--data", "-"]).write_stdin("abc"), 2);
-    assert!(message.contains("standard input"), "{message}");
+    let message = failure(place.tinygpt().args(["train", "--init-from", "nowhere", "--data", "-"]).write_stdin(""), 1);
+    assert!(message.contains("there is no such folder"), "{message}");
+    place.train().args(["--out", "base"]).assert().success();
+    let message = failure(place.tinygpt().args(["train", "--init-from", "base"]), 2);
+    assert!(message.contains("--data FILE with a text of yours\n") && !message.contains("--config"), "{message}");
+    let message = failure(place.tinygpt().args(["train", "--data", "-"]).write_stdin(""), 1);
+    assert!(message.contains("the corpus `-` is empty"), "{message}");
     let message = failure(place.tinygpt().args(["train", "--data", "none.txt"]), 1);
     assert!(message.contains("there is no corpus at `none.txt`"), "{message}");
 }
@@ -92,6 +164,16 @@ fn a_run_that_cannot_mean_what_it_says_is_warned_of() {
         (&["train.lr=0.5"], "train.lr = 0.5 is more than 10 times what is usual"),
         (&["train.lr=1e-6", "train.min_lr=0"], "train.lr = 0.000001 is far below what is usual"),
         (&["train.batch_size=300"], "an update reads 4800 tokens, and the text has "),
+        (
+            &[
+                "model.n_embd=512",
+                "model.block_size=8",
+                "train.batch_size=1",
+                "train.max_steps=1",
+                "train.warmup_steps=0",
+            ],
+            "8 tokens an update are few for a model of ",
+        ),
     ] {
         let notice = told(set);
         assert!(notice.contains("warning: ") && notice.contains(warning), "{warning}: {notice}");

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::common::{Place, failure, json, stdout};
 
-/// Minutes that are enough for the smallest size, and for no large one where the program is not optimised.
-const MINUTES: &str = "1";
+/// Minutes that are enough for the smallest size on a machine with other work, where the program is not optimised; nothing is trained
+/// in them.
+const MINUTES: &str = "5";
 
 /// A text of about 60,000 characters.
 fn with_text() -> Place {
@@ -26,7 +27,8 @@ fn the_best_of_the_candidates_fits_the_time_and_is_written_as_a_configuration_th
     let place = with_text();
     let args = ["plan", "--minutes", MINUTES, "--data", "my.txt", "--write", "my-plan.toml", "--json"];
     let value = json(place.tinygpt().args(args));
-    assert_eq!((number(&value, "minutes"), &value["device"]), (1.0, &Value::from("cpu")));
+    let minutes = MINUTES.parse::<f64>().unwrap();
+    assert_eq!((number(&value, "minutes"), &value["device"]), (minutes, &Value::from("cpu")));
     let corpus = &value["corpus"];
     let bytes = fs::metadata(place.join("my.txt")).unwrap().len() as f64;
     assert_eq!((number(corpus, "bytes"), number(corpus, "characters")), (bytes, bytes));
@@ -35,7 +37,7 @@ fn the_best_of_the_candidates_fits_the_time_and_is_written_as_a_configuration_th
     let (best, candidates) = (&value["best"], value["candidates"].as_array().unwrap());
     assert!(candidates.contains(best), "{value}");
     for candidate in candidates {
-        assert!(number(candidate, "minutes") <= 1.0, "{candidate}");
+        assert!(number(candidate, "minutes") <= minutes, "{candidate}");
         assert!(number(candidate, "loss") >= number(best, "loss"), "{candidate}");
         assert_eq!(number(candidate, "tokens"), 1024.0 * number(candidate, "updates"), "{candidate}");
     }

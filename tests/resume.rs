@@ -171,6 +171,53 @@ fn what_may_change_on_resume_takes_effect_and_is_kept_in_the_history() {
 }
 
 #[test]
+fn validation_losses_stay_those_of_the_same_windows_when_the_batch_size_changes() {
+    let place = Place::new().with_run("run");
+    // The floor is the entropy of the very windows that a loss is of.
+    let floors = || -> Vec<f64> {
+        let text = place.text("run/metrics.jsonl");
+        let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        rows.filter_map(|row| row["floor"].as_f64()).collect()
+    };
+    let resume = |set: &[&str]| {
+        let set = set.iter().flat_map(|key| ["--set", key]);
+        stderr(place.tinygpt().args(["train", "--resume", "--out", "run"]).args(set))
+    };
+    let before = floors();
+    let told = "validation losses are of other windows from here on";
+    let notice = resume(&["train.max_steps=62", "train.batch_size=5"]);
+    assert!(notice.contains("train.batch_size = 5 (was 2)") && !notice.contains(told), "{notice}");
+    // The history has it, for a run that is resumed once more.
+    let notice = resume(&["train.max_steps=63", "train.batch_size=1"]);
+    assert!(!notice.contains(told), "{notice}");
+    assert!(floors().len() > before.len() + 1 && floors().iter().all(|floor| *floor == before[0]), "{:?}", floors());
+    let notice = resume(&["train.max_steps=64", "train.eval_batches=3"]);
+    assert!(notice.contains(told) && notice.contains("the best so far, of step 6"), "{notice}");
+    assert_ne!(floors().last(), before.last());
+}
+
+#[test]
+fn warnings_are_told_again_where_they_still_hold_and_more_updates_are_made() {
+    let place = Place::new();
+    place.write("a.txt", "the cat sat on the mat. ".repeat(200));
+    let set = ["train.warmup_steps=6", "data.val_fraction=0.01"].map(|key| ["--set", key]).concat();
+    let warm_up = "train.warmup_steps = 6 is not shorter than the run";
+    let windows = "validation tokens are less than 4 windows of 16";
+    let notice = stderr(place.train().args(["--data", "a.txt", "--out", "run"]).args(set));
+    assert!(notice.contains(warm_up) && notice.contains(windows), "{notice}");
+    let resume = |set: &[&str]| {
+        let set = set.iter().flat_map(|key| ["--set", key]);
+        stderr(place.tinygpt().args(["train", "--resume", "--out", "run"]).args(set))
+    };
+    let notice = resume(&[]);
+    assert!(!notice.contains("warning"), "no updates are made: {notice}");
+    let notice = resume(&["train.max_steps=12"]);
+    assert!(!notice.contains(warm_up) && notice.contains(windows), "{notice}");
+    let notice = resume(&["train.max_steps=13", "train.batch_size=2000"]);
+    assert!(notice.contains("an update reads 32000 tokens, and the text has "), "{notice}");
+}
+
+#[test]
 fn a_configuration_beside_resume_says_whose_run_it_means_and_is_never_taken_silently() {
     let place = Place::new();
     place.train().assert().success();

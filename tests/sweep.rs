@@ -111,6 +111,36 @@ fn a_run_that_diverges_is_a_result() {
 }
 
 #[test]
+fn a_figure_that_is_infinite_is_null_and_the_sweep_goes_on_with_it() {
+    let place = Place::new();
+    // What is predicted of the held-out text is its end alone, which has no byte.
+    place.write("a.txt", "the cat sat on the mat. ".repeat(40)).write("val.txt", "a");
+    let sweep = |rates: &'static str| {
+        let text = ["sweep", "--config", "small.toml", "--data", "a.txt", "--out", "grid", "--set", rates];
+        [&text[..], &["--set", "data.documents=file", "--set", "data.val=val.txt"]].concat()
+    };
+    place.tinygpt().args(sweep("train.lr=1e-3")).assert().success();
+    let results = place.text("grid/results.jsonl");
+    assert!(results.contains("\"bits_per_byte\":null") && !results.contains("\"loss\":null"), "{results}");
+    let more = sweep("train.lr=1e-3,3e-3");
+    place.tinygpt().args(&more).assert().success();
+    let told = stderr(place.tinygpt().args(&more));
+    assert!(told.contains("2 of 2 runs have ended before"), "{told}");
+    let value = json(place.tinygpt().args(&more).arg("--json"));
+    for run in value["runs"].as_array().unwrap() {
+        assert!(run["report"]["bits_per_byte"].is_null() && run["report"]["loss"].is_f64(), "{run}");
+    }
+    let table = stdout(place.tinygpt().args(&more));
+    assert!(table.contains(" inf ") && !table.contains('*'), "{table}");
+    // The state of a run has its result as well, which is not computed again.
+    let run = place.names("grid").into_iter().find(|name| name.starts_with("lr=1e-3")).unwrap();
+    let run = format!("grid/{run}");
+    let state = place.json(&format!("{run}/last/state.json"));
+    assert!(state["final_evaluation"]["report"]["bits_per_byte"].is_null(), "{state}");
+    place.tinygpt().args(["train", "--resume", "--out", &run]).assert().success();
+}
+
+#[test]
 #[cfg(unix)]
 fn an_interrupted_sweep_goes_on_where_it_was() {
     let place = Place::new();

@@ -105,7 +105,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a model and write a run folder.
     #[command(
-        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --data my.txt\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect\n  tinygpt train --init-from hf:openai-community/gpt2 --config finetune-gpt2 --data my.txt"
+        after_help = "Examples:\n  tinygpt train --config tiny\n  tinygpt train --data my.txt\n  tinygpt train --config tiny --data my.txt --set train.max_steps=500\n  tinygpt train --resume --out runs/tiny-1 --set train.max_steps=5000\n  tinygpt train --config tiny --set model.init=he --inspect\n  tinygpt train --init-from hf:openai-community/gpt2 --data my.txt"
     )]
     Train(TrainArgs),
     /// Generate text from a trained model.

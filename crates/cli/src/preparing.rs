@@ -14,7 +14,11 @@ use std::{
 
 use tinygpt_trainer::preparation::{Preparation, Stage, StageProgress};
 
-use crate::{INTERRUPTED, output::Interrupted, progress_bar::WorkProgress};
+use crate::{
+    INTERRUPTED,
+    output::Interrupted,
+    progress_bar::{ElapsedTime, WorkProgress},
+};
 
 /// A stage is named when it begins if so much time has passed until then.
 const SHORT: Duration = Duration::from_secs(2);
@@ -25,7 +29,24 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 struct Shown {
     started: Instant,
-    stage: Option<(Stage, WorkProgress)>,
+    stage: Option<(Stage, StageShown)>,
+}
+
+enum StageShown {
+    Share(WorkProgress),
+    /// Until it is dropped.
+    Time {
+        _shown: ElapsedTime,
+    },
+}
+
+impl StageShown {
+    fn new(stage: Stage) -> Self {
+        match stage {
+            Stage::Merging => Self::Time { _shown: ElapsedTime::new(stage.to_string()) },
+            _ => Self::Share(WorkProgress::new(stage.to_string())),
+        }
+    }
 }
 
 /// Shows how far the preparation is, on standard error, where it takes more than moments.
@@ -45,10 +66,10 @@ fn shown(goes_on: impl Fn(Stage) -> ControlFlow<()> + Send + Sync + 'static) -> 
                 if shown.started.elapsed() >= SHORT {
                     notice!("{stage}");
                 }
-                shown.stage = Some((stage, WorkProgress::new(stage.to_string())));
+                shown.stage = Some((stage, StageShown::new(stage)));
             }
         }
-        if let Some((_, progress)) = &mut shown.stage
+        if let Some((_, StageShown::Share(progress))) = &mut shown.stage
             && all > 0
         {
             progress.at(done as usize, all as usize);

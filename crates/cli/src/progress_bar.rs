@@ -1,9 +1,10 @@
-//! Progress of work of known length: nothing for two seconds, then a bar on a terminal and plain lines elsewhere. Always on
-//! standard error.
+//! Progress of work: nothing for two seconds, then a bar on a terminal and plain lines elsewhere. Always on standard error.
 
 use std::{
     borrow::Cow,
     io::{IsTerminal, stderr},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -15,8 +16,10 @@ use crate::progress::human_time;
 const SHORT: Duration = Duration::from_secs(2);
 /// Plain lines come no more often than this.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a spinner turns.
+const TURN: Duration = Duration::from_millis(100);
 
-/// How far some work is.
+/// How far some work of known length is.
 pub struct WorkProgress {
     what: Cow<'static, str>,
     started: Instant,
@@ -65,5 +68,48 @@ impl Drop for WorkProgress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// How long some work has taken that does not tell how far it is. A thread shows it until this is dropped.
+pub struct ElapsedTime(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl ElapsedTime {
+    /// Work that starts now; `what` names it, as in `merging pairs`.
+    pub fn new(what: impl Into<Cow<'static, str>>) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let what = what.into();
+        Self(Some((stop, thread::spawn(move || show_elapsed_time(&what, &stopped)))))
+    }
+}
+
+impl Drop for ElapsedTime {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.0.take() {
+            drop(stop);
+            // It has nothing to give, and its panic would have been told.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Shows how much time has passed until the sender is dropped.
+fn show_elapsed_time(what: &str, stopped: &Receiver<()>) {
+    let started = Instant::now();
+    let spinner = stderr().is_terminal().then(ProgressBar::new_spinner);
+    let (interval, mut wait) = (if spinner.is_some() { TURN } else { PLAIN_INTERVAL }, SHORT);
+    while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let told = format!("{what}: {} so far", human_time(started.elapsed().as_secs_f64()));
+        match &spinner {
+            Some(spinner) => {
+                spinner.set_message(told);
+                spinner.tick();
+            }
+            None => notice!("{told}"),
+        }
+        wait = interval;
+    }
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
     }
 }

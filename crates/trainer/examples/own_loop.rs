@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let lr = 2e-3 * (1.0 - step as f64 / STEPS as f64); // down to zero in a straight line
         let norm = engine.optimizer_step(lr, 1.0)?;
         if (step + 1) % 50 == 0 {
-            let val = estimate(engine.as_mut(), &data.val, ROWS, 8, &mut |_, _| Ok(()))?.loss;
+            let val = estimate(engine.as_mut(), &data.val, ROWS, 8 * ROWS, &mut |_, _| Ok(()))?.loss;
             println!("step {}: loss {:.3}, norm {:.3}, validation {val:.3}", step + 1, loss.read()?, norm.read()?);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::f64::consts::LN_2;
 
+use serde::{Deserialize, Deserializer, Serialize};
 use tinygpt_model::{GptConfig, Tokenizer};
 
 use crate::{Result, data::Split, engine::Evaluator};
@@ -56,8 +57,8 @@ fn rows(batch_size: usize, block_size: usize, vocab_size: usize) -> usize {
     batch_size.max(LEAST_TOKENS.min(MOST_LOGITS / vocab_size) / block_size)
 }
 
-/// An estimate from `batches * batch_size` of the whole windows, spread evenly over the split and the same every time;
-/// the whole split where it has no more windows than that, or `batches` is 0.
+/// An estimate from so many of the whole windows, spread evenly over the split and the same every time, `batch_size` of them at a
+/// time; the whole split where it has no more windows than that, or `windows` is 0.
 ///
 /// # Errors
 /// As [`whole_split`].
@@ -65,22 +66,25 @@ pub fn estimate(
     evaluator: &mut dyn Evaluator,
     split: &Split,
     batch_size: usize,
-    batches: usize,
+    windows: usize,
     on_tokens: OnTokens<'_>,
 ) -> Result<Evaluation> {
     split.check("evaluated", 2)?;
     let block_size = evaluator.config().block_size;
-    let windows = (split.len() - 1) / block_size;
-    let wanted = batch_size.saturating_mul(batches);
-    if wanted == 0 || wanted >= windows {
+    let Some(chosen) = chosen_windows(split, block_size, windows) else {
         return whole_split(evaluator, split, batch_size, on_tokens);
-    }
-    let chosen: Vec<usize> = (0..wanted).map(|i| i * windows / wanted).collect();
-    let tokens = (wanted * block_size) as u64;
+    };
+    let tokens = (chosen.len() * block_size) as u64;
     let total = window_losses(evaluator, split, batch_size, chosen.iter().copied(), tokens, on_tokens)?;
     let predicted = |window: &usize| window * block_size + 1..(window + 1) * block_size + 1;
     let surprisal: Option<f64> = chosen.iter().map(|window| split.surprisal(predicted(window))).sum();
     Ok(Evaluation { loss: total / tokens as f64, floor: surprisal.map(|sum| sum / tokens as f64), tokens })
+}
+
+/// The windows of `block_size` tokens that [`estimate`] takes; `None` for the whole split.
+pub(crate) fn chosen_windows(split: &Split, block_size: usize, windows: usize) -> Option<Vec<usize>> {
+    let all = split.len().saturating_sub(1) / block_size;
+    (0 < windows && windows < all).then(|| (0..windows).map(|i| i * all / windows).collect())
 }
 
 /// The summed loss in some windows, `rows` of them at a time; `on_tokens` is told before each batch.
@@ -105,18 +109,24 @@ fn window_losses(
     }
 }
 
-/// A validation loss in the units people compare.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+/// A validation loss in the units people compare. A figure may be infinite: a text of no byte has infinitely many bits a byte. JSON
+/// has no word for that: it is `null` there, and read as infinity.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Mean cross-entropy in nats a token.
+    #[serde(deserialize_with = "infinite_where_null")]
     pub loss: f64,
     /// `exp(loss)`.
+    #[serde(deserialize_with = "infinite_where_null")]
     pub perplexity: f64,
     /// The loss in bits a token.
+    #[serde(deserialize_with = "infinite_where_null")]
     pub bits_per_token: f64,
     /// The loss in bits per byte of UTF-8 text; comparable between tokenizers.
+    #[serde(deserialize_with = "infinite_where_null")]
     pub bits_per_byte: f64,
     /// The loss in bits per character; comparable between tokenizers.
+    #[serde(deserialize_with = "infinite_where_null")]
     pub bits_per_char: f64,
     /// Tokens predicted.
     pub tokens: u64,
@@ -152,23 +162,11 @@ impl Report {
             gap_bits_per_byte: gap.map(|gap| bits_per(bytes, gap)),
         })
     }
+}
 
-    /// Whether every figure is a finite number, and JSON can hold them all. A text of no byte has infinitely many bits a byte.
-    pub(crate) fn is_finite(&self) -> bool {
-        let Self {
-            loss,
-            perplexity,
-            bits_per_token,
-            bits_per_byte,
-            bits_per_char,
-            tokens: _,
-            floor,
-            gap,
-            gap_bits_per_byte,
-        } = *self;
-        let figures = [loss, perplexity, bits_per_token, bits_per_byte, bits_per_char];
-        figures.into_iter().chain(floor).chain(gap).chain(gap_bits_per_byte).all(f64::is_finite)
-    }
+/// A figure of JSON, where `serde_json` has written `null` for what is no finite number.
+fn infinite_where_null<'de, D: Deserializer<'de>>(figure: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(figure)?.unwrap_or(f64::INFINITY))
 }
 
 #[cfg(test)]
@@ -176,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_finite_where_all_of_its_figures_are() {
+    fn a_report_comes_back_from_json_with_the_figures_that_are_infinite() {
         let finite = Report {
             loss: 2.0,
             perplexity: 7.4,
@@ -184,20 +182,24 @@ mod tests {
             bits_per_byte: 2.9,
             bits_per_char: 2.9,
             tokens: 9,
-            floor: None,
-            gap: None,
-            gap_bits_per_byte: None,
+            floor: Some(1.0),
+            gap: Some(1.0),
+            gap_bits_per_byte: Some(1.4),
         };
-        assert!(finite.is_finite());
-        assert!(Report { floor: Some(1.0), gap: Some(1.0), gap_bits_per_byte: Some(1.4), ..finite }.is_finite());
+        let infinite = f64::INFINITY;
         for report in [
-            Report { perplexity: f64::INFINITY, ..finite },
-            Report { bits_per_byte: f64::INFINITY, ..finite },
-            Report { bits_per_char: f64::NAN, ..finite },
-            Report { gap_bits_per_byte: Some(f64::INFINITY), ..finite },
+            finite,
+            Report { perplexity: infinite, ..finite },
+            Report { bits_per_byte: infinite, bits_per_char: infinite, floor: None, ..finite },
         ] {
-            assert!(!report.is_finite(), "{report:?}");
+            let json = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report, "{json}");
         }
+        let json = serde_json::to_value(Report { bits_per_byte: infinite, ..finite }).unwrap();
+        assert!(json["bits_per_byte"].is_null(), "{json}");
+        let without = json.as_object().unwrap().iter().filter(|(key, _)| *key != "loss");
+        let without: serde_json::Value = without.map(|(key, value)| (key.clone(), value.clone())).collect();
+        assert!(serde_json::from_value::<Report>(without).is_err(), "a figure that is left out is none");
     }
 
     #[test]

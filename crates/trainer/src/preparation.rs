@@ -15,8 +15,10 @@ pub enum Stage {
     Stories,
     /// The text is read once, to know it again.
     Reading,
-    /// A tokenizer is trained. After the text was read, byte-pair encoding merges pairs, which takes a while.
+    /// A tokenizer is trained: the text is read for it.
     Tokenizer,
+    /// Byte-pair encoding merges pairs of what it has read. Nobody is told how far it is.
+    Merging,
     /// The text becomes tokens.
     Tokens,
     /// The entropy of the held-out stories is computed.
@@ -32,6 +34,7 @@ impl fmt::Display for Stage {
             Self::Stories => "drawing the stories",
             Self::Reading => "reading the text",
             Self::Tokenizer => "training the tokenizer",
+            Self::Merging => "merging pairs for the tokenizer",
             Self::Tokens => "encoding the text",
             Self::Entropy => "computing the entropy of the stories",
             Self::Ready => "ready",

@@ -198,7 +198,7 @@ impl Trainer<'_> {
         let config = &self.config.train;
         let val = &self.data.val;
         let Evaluation { loss, floor, .. } =
-            evaluate::estimate(self.engine, val, config.batch_size, config.eval_batches, &mut |_, _| {
+            evaluate::estimate(self.engine, val, config.batch_size, self.state.eval_windows(config), &mut |_, _| {
                 if stop.load(Ordering::Relaxed) { Err(TrainError::Interrupted) } else { Ok(()) }
             })?;
         if !loss.is_finite() {
@@ -306,7 +306,7 @@ impl Trainer<'_> {
     fn report(&mut self, stop: &AtomicBool, on_event: OnEvent<'_>) -> Result<Report> {
         let TrainConfig { batch_size, final_eval_batches, .. } = self.config.train;
         let best_step = self.state.best.map_or(self.state.step, |best| best.step);
-        let windows = batch_size * final_eval_batches;
+        let windows = self.state.first_batch_size(&self.config.train).saturating_mul(final_eval_batches);
         if let Some(known) = self.state.final_evaluation
             && (known.best_step, known.windows) == (best_step, windows)
         {
@@ -326,10 +326,9 @@ impl Trainer<'_> {
             }
             on_event(Event::FinalEvaluation { done, tokens }).map_err(TrainError::Callback)
         };
-        let evaluation = evaluate::estimate(self.engine, val, batch_size, final_eval_batches, &mut on_tokens)?;
+        let evaluation = evaluate::estimate(self.engine, val, batch_size, windows, &mut on_tokens)?;
         let report = Report::new(evaluation, val, &self.data.tokenizer)?;
-        // JSON has no infinity.
-        self.state.final_evaluation = report.is_finite().then_some(FinalEvaluation { best_step, windows, report });
+        self.state.final_evaluation = Some(FinalEvaluation { best_step, windows, report });
         self.run.last().write_state(&self.state)?;
         Ok(report)
     }

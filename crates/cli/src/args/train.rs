@@ -10,7 +10,7 @@ use crate::device::DeviceChoice;
 /// Arguments of `train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// The configuration: a TOML file, here or in configs/, or a recipe, such as tiny or shakespeare-fast (`tinygpt config --help` names all). Without one, a recipe is chosen by the size of --data. With --resume it only says whose newest run to resume.
+    /// The configuration: a TOML file, here or in configs/, or a recipe, such as tiny or shakespeare-fast (`tinygpt config --help` names all). Without one, a recipe is chosen by the size of --data, and of --init-from. With --resume it only says whose newest run to resume.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Start from the weights of this model, with its tokenizer and its shape: a run, or a GPT-2, Qwen3 or Llama folder of

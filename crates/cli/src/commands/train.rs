@@ -20,13 +20,14 @@ use tinygpt_sampler::{Sampler, SamplingParams};
 use tinygpt_trainer::{
     RunConfig, RunDir,
     config::{Change, LoraConfig, OptimizerKind},
-    data::BUILTIN_CORPUS,
+    data::{BUILTIN_CORPUS, Source},
     engine::ParameterGroup,
     preparation::Preparation,
     run::{IfExists, InitialModel, LoopState, RUNS, ResumeOptions, Run, StartOptions},
     train::{Outcome, StopReason},
 };
 
+use self::own_text::Chosen;
 use super::{bench::without_a_text, eval::describe, info::where_it_opens, log};
 use crate::{
     args::TrainArgs,
@@ -43,15 +44,14 @@ const SAMPLES: usize = 3;
 
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let init_from = args.init_from.as_deref().map(initial_model).transpose()?;
-    let device = args.device.open_for(|| work(args, init_from.as_ref()))?;
-    if args.inspect {
-        return inspect::run(args, new_config(args, None)?.0, &device);
-    }
+    let new = if args.resume { None } else { Some(new_run(args, init_from.as_ref())?) };
+    let device = args.device.open_for(|| work(args, new.as_ref()))?;
     let stop = stop_on_signals()?;
-    let run = match args.resume {
-        true => until_stopped(&stop, "the run is as it was", |preparation| resume(args, &device, preparation))?,
-        false => until_stopped(&stop, "no run was started", |preparation| {
-            start(args, init_from, &device, &stop, preparation)
+    let run = match new {
+        Some(NewRun { config, .. }) if args.inspect => return inspect::run(args, config, &device),
+        None => until_stopped(&stop, "the run is as it was", |preparation| resume(args, &device, preparation))?,
+        Some(new) => until_stopped(&stop, "no run was started", |preparation| {
+            start(args, new, init_from, (&device, &stop), preparation)
         })?,
     };
     let (path, config) = (run.path().to_owned(), run.config().clone());
@@ -151,14 +151,14 @@ fn initial_model(path: &Path) -> anyhow::Result<InitialModel> {
 }
 
 /// The updates of the run that is to be started or resumed.
-fn work(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<Work> {
-    let (config, gpt) = match args.resume {
-        false => {
-            let config = new_config(args, init_from)?.0.resolved()?;
+fn work(args: &TrainArgs, new: Option<&NewRun>) -> anyhow::Result<Work> {
+    let (config, gpt) = match new {
+        Some(new) => {
+            let config = new.config.clone().resolved()?;
             let gpt = without_a_text(&config);
             (config, gpt)
         }
-        true => {
+        None => {
             let run = RunDir::open(&run_to_resume(args)?)?;
             (run.read_config(&args.overrides)?, run.model().read_config()?)
         }
@@ -167,15 +167,24 @@ fn work(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<Wo
     Ok(Work::training(&config, &gpt))
 }
 
+/// What is trained in a new run.
+struct NewRun {
+    config: RunConfig,
+    /// Why it is this one, where nobody said which.
+    why: Option<String>,
+    /// What was read to choose it; see [`own_text::Chosen`].
+    text: Option<Source>,
+}
+
 fn start(
     args: &TrainArgs,
+    new: NewRun,
     init_from: Option<InitialModel>,
-    device: &Device,
-    stop: &AtomicBool,
+    (device, stop): (&Device, &AtomicBool),
     preparation: Preparation,
 ) -> anyhow::Result<Run> {
     let if_exists = if args.overwrite { IfExists::Overwrite } else { IfExists::Refuse };
-    let (config, why) = new_config(args, init_from.as_ref())?;
+    let NewRun { config, why, text } = new;
     refuse_to_replace_the_reference(args, &config)?;
     if let Some(why) = why {
         notice!("{why}");
@@ -186,19 +195,26 @@ fn start(
     }
     let (out, device) = (args.out.clone(), device.clone());
     let options = StartOptions { out, if_exists, device, init_from, preparation, ..StartOptions::default() };
-    Ok(Run::start(config, options)?)
+    let run = Run::start(config, options)?;
+    drop(text);
+    Ok(run)
 }
 
-/// The configuration of a new run: that of `--config`, or the one that suits the text of `--data`, and why it does.
-fn new_config(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<(RunConfig, Option<String>)> {
+/// What is trained in a new run: by the configuration of `--config`, or by the one that suits the text of `--data` and the model of
+/// `--init-from`.
+fn new_run(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<NewRun> {
+    check_data_flags(args)?;
     let overrides = || args.overrides.clone();
-    let (config, why) = match (&args.config, init_from) {
+    let config = match (&args.config, init_from) {
         // What a configuration leaves out is as in the model that the run starts from.
-        (Some(path), Some(model)) => (config_file::read_over(&model.defaults(), path, overrides())?, None),
-        (Some(path), None) => (config_file::read(path, overrides())?, None),
-        (None, _) => own_text::choose(args).map(|(config, why)| (config, Some(why)))?,
+        (Some(path), Some(model)) => config_file::read_over(&model.defaults(), path, overrides())?,
+        (Some(path), None) => config_file::read(path, overrides())?,
+        (None, _) => {
+            let Chosen { config, why, text } = own_text::choose(args, init_from)?;
+            return Ok(NewRun { config: with_flags(config, args), why: Some(why), text });
+        }
     };
-    Ok((with_flags(config, args)?, why))
+    Ok(NewRun { config: with_flags(config, args), why: None, text: None })
 }
 
 /// A run that replaced its own reference could never be resumed.
@@ -267,8 +283,8 @@ fn tell_what_is_not_taken(path: &Path, args: &TrainArgs, run: &Run) -> anyhow::R
     Ok(())
 }
 
-/// A configuration with the flags that override it.
-fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> {
+/// Refuses flags that contradict each other about what is read.
+fn check_data_flags(args: &TrainArgs) -> anyhow::Result<()> {
     if args.data == ["-"] && args.text_key.is_some() {
         return Err(Usage(
             "standard input is plain text, which has no --text-key: save records to a .jsonl file".into(),
@@ -278,6 +294,11 @@ fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConf
     if args.data.len() > 1 && args.data.iter().any(|path| path == "-") {
         return Err(Usage("`-`, standard input, stands alone: save it to a file to train on others too".into()).into());
     }
+    Ok(())
+}
+
+/// A configuration with the flags that override it.
+fn with_flags(mut config: RunConfig, args: &TrainArgs) -> RunConfig {
     // Flags win over --set.
     if !args.data.is_empty() {
         // Some paths are a line each.
@@ -290,7 +311,7 @@ fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConf
         config.data.tokenizer_path.clone_from(path);
     }
     config.seed = args.seed.unwrap_or(config.seed);
-    Ok(config)
+    config
 }
 
 /// Ctrl-C (and SIGTERM) asks the loop to save and stop; a second one ends the program at once. A hang-up is left alone,

@@ -190,12 +190,23 @@ impl Adapter {
     /// When they are not those of the model that the adapter is for.
     pub fn merge_into(&self, config: &GptConfig, params: &mut [Vec<f32>]) -> Result<()> {
         check_values(&param_specs(config), params)?;
-        let level = SimdLevel::detect();
-        for (layer, values) in self.shape.layers.iter().zip(self.values.as_chunks::<2>().0) {
-            let [a, b] = values;
-            self.shape.product(layer, a, b).add_to(level, &mut params[layer.param]);
-        }
+        params.iter_mut().enumerate().for_each(|(param, values)| self.add_to(param, values));
         Ok(())
+    }
+
+    /// Whether it changes a parameter of the model.
+    pub(crate) fn changes(&self, param: usize) -> bool {
+        self.shape.layers.iter().any(|layer| layer.param == param)
+    }
+
+    /// Adds the products to the values of one parameter of the model that the adapter is for.
+    pub(crate) fn add_to(&self, param: usize, values: &mut [f32]) {
+        let level = SimdLevel::detect();
+        for (layer, [a, b]) in self.shape.layers.iter().zip(self.values.as_chunks::<2>().0) {
+            if layer.param == param {
+                self.shape.product(layer, a, b).add_to(level, values);
+            }
+        }
     }
 }
 

@@ -105,7 +105,8 @@ impl Checkpoint {
         &self.defaults
     }
 
-    /// The same with the adapter of a folder: the weights are the effective ones.
+    /// The same with the adapter of a folder: the weights are the effective ones. A parameter that it changes is computed when it is
+    /// asked for, so that one that is rounded is in memory alone.
     ///
     /// # Errors
     /// As [`Adapter::open`]; [`crate::ModelError::AdapterOfScaledQueries`].
@@ -113,9 +114,7 @@ impl Checkpoint {
         let Self { config, weights, tokenizer, defaults } = self;
         let adapter = Adapter::open(folder, &config)?;
         adapter.shape.check_queries(weights.queries_are_scaled())?;
-        let mut params = weights.into_values();
-        adapter.merge_into(&config, &mut params)?;
-        Ok(Self { config, weights: Weights::of_values(params), tokenizer, defaults })
+        Ok(Self { config, weights: weights.with_adapter(adapter), tokenizer, defaults })
     }
 
     /// The fastest decoder of a device for this model, as [`Weights::decoder`].

@@ -14,7 +14,7 @@ use super::{
     weight_files::{TensorEntry, WeightFiles},
 };
 use crate::{
-    BatchDecoder, ContextPolicy, Decoder, GptConfig, ParamSpec,
+    Adapter, BatchDecoder, ContextPolicy, Decoder, GptConfig, ParamSpec,
     cpu::{CpuBatchDecoder, CpuDecoder, WeightFormat},
     files::{FileError, MappedFile},
     gguf::TensorType,
@@ -27,6 +27,8 @@ use crate::{
 pub struct Weights {
     files: Vec<MappedFile>,
     params: Vec<Param>,
+    /// What is added to some of them.
+    adapter: Option<Box<AddedAdapter>>,
     /// Whether a scale of attention's scores was multiplied into the queries' weights.
     queries_are_scaled: bool,
 }
@@ -42,6 +44,14 @@ enum Param {
     },
     Stored(StoredParam),
     Read(Vec<f32>),
+}
+
+/// An adapter whose products are added to parameters when these are asked for.
+#[derive(Debug)]
+struct AddedAdapter {
+    adapter: Adapter,
+    /// The effective values of each parameter that it changes, once somebody wanted them for good.
+    kept: Vec<OnceLock<Vec<f32>>>,
 }
 
 impl Param {
@@ -89,7 +99,8 @@ impl Weights {
             Ok(Param::Stored(StoredParam::new(spec.len(), pieces, scale)))
         };
         let params = specs.iter().zip(located).map(param).collect::<Result<_, FileError>>()?;
-        Ok(Self { files: files.files, params, queries_are_scaled: *attention_scale != AttentionScale::default() })
+        let queries_are_scaled = *attention_scale != AttentionScale::default();
+        Ok(Self { files: files.files, params, adapter: None, queries_are_scaled })
     }
 
     /// The parameters of a file, each the tensors that it is made of, in parameter order.
@@ -104,12 +115,27 @@ impl Weights {
             _ => Param::Stored(StoredParam::new(spec.len(), pieces, None)),
         };
         let params = params.into_iter().zip(specs).map(param).collect();
-        Self { files: vec![file], params, queries_are_scaled: false }
+        Self { files: vec![file], params, adapter: None, queries_are_scaled: false }
     }
 
     /// Weights that were read, in parameter order.
     pub(crate) fn of_values(values: Vec<Vec<f32>>) -> Self {
-        Self { files: Vec::new(), params: values.into_iter().map(Param::Read).collect(), queries_are_scaled: false }
+        let params = values.into_iter().map(Param::Read).collect();
+        Self { files: Vec::new(), params, adapter: None, queries_are_scaled: false }
+    }
+
+    /// The effective weights with an adapter of the model that these are of.
+    pub(super) fn with_adapter(self, adapter: Adapter) -> Self {
+        // Over weights that have one already there is another.
+        let base = if self.adapter.is_some() { Self::of_values(self.into_values()) } else { self };
+        let kept = base.params.iter().map(|_| OnceLock::new()).collect();
+        Self { adapter: Some(Box::new(AddedAdapter { adapter, kept })), ..base }
+    }
+
+    /// The adapter, if it changes this parameter, and where its effective values are kept.
+    fn adapted(&self, param: usize) -> Option<(&Adapter, &OnceLock<Vec<f32>>)> {
+        let AddedAdapter { adapter, kept } = self.adapter.as_deref()?;
+        adapter.changes(param).then(|| (adapter, &kept[param]))
     }
 
     /// Whether a scale of attention's scores was multiplied into the queries' weights, which are others than in the file then.
@@ -195,6 +221,18 @@ impl Weights {
 
     /// All values of a parameter, which stay in memory where they are converted.
     pub(super) fn kept(&self, param: usize) -> &[f32] {
+        if let Some((_, kept)) = self.adapted(param) {
+            return kept.get_or_init(|| {
+                let values = self.values_of(param).into_owned();
+                self.release(param);
+                values
+            });
+        }
+        self.kept_base(param)
+    }
+
+    /// [`Weights::kept`] without an adapter.
+    fn kept_base(&self, param: usize) -> &[f32] {
         match &self.params[param] {
             Param::Stored(stored) => stored.kept.get_or_init(|| stored.values(|piece| self.bytes(piece))),
             // `lies_as_in_memory` has seen that they can be cast.
@@ -207,7 +245,7 @@ impl Weights {
     /// which small parameters are not worth.
     pub(super) fn copied(&self, param: usize) -> &[f32] {
         match &self.params[param] {
-            Param::Mapped { copy, .. } => copy.get_or_init(|| {
+            Param::Mapped { copy, .. } if self.adapted(param).is_none() => copy.get_or_init(|| {
                 let values = self.kept(param).to_vec();
                 self.release(param);
                 values
@@ -218,14 +256,25 @@ impl Weights {
 
     /// All values of a parameter, converted where they must be.
     pub(super) fn values_of(&self, param: usize) -> Cow<'_, [f32]> {
-        match &self.params[param] {
-            Param::Stored(stored) if stored.kept.get().is_none() => stored.values(|piece| self.bytes(piece)).into(),
-            _ => self.kept(param).into(),
+        let adapted = self.adapted(param);
+        if let Some(kept) = adapted.and_then(|(_, kept)| kept.get()) {
+            return kept.into();
         }
+        let values = match &self.params[param] {
+            Param::Stored(stored) if stored.kept.get().is_none() => stored.values(|piece| self.bytes(piece)).into(),
+            _ => self.kept_base(param).into(),
+        };
+        let Some((adapter, _)) = adapted else { return values };
+        let mut values = values.into_owned();
+        adapter.add_to(param, &mut values);
+        values.into()
     }
 
     /// Whether single rows of `cols` elements can be had without the others.
     pub(super) fn lies_by_rows(&self, param: usize, cols: usize) -> bool {
+        if let Some((_, kept)) = self.adapted(param) {
+            return kept.get().is_some();
+        }
         match &self.params[param] {
             Param::Stored(stored) => stored.kept.get().is_some() || stored.by_rows(cols).is_some(),
             _ => true,
@@ -235,6 +284,7 @@ impl Weights {
     /// Shows `f` some rows of `cols` elements of a parameter. One that does not lie by rows is converted as a whole, and kept.
     pub(super) fn with_rows(&self, param: usize, cols: usize, rows: Range<usize>, f: &mut impl FnMut(&[f32])) {
         let all = match &self.params[param] {
+            _ if self.adapted(param).is_some() => self.kept(param),
             Param::Stored(stored) if stored.kept.get().is_none() => match stored.by_rows(cols) {
                 Some((piece, row_bytes)) => {
                     let bytes = &self.bytes(piece)[rows.start * row_bytes..rows.end * row_bytes];
@@ -278,8 +328,8 @@ impl Weights {
 
     /// The values of each parameter, in memory of their own. Nothing of the files stays there.
     pub(super) fn into_values(self) -> Vec<Vec<f32>> {
-        let Self { files, params, .. } = self;
-        let values = |param| match param {
+        let Self { files, params, adapter, .. } = self;
+        let base = |param| match param {
             Param::Mapped { file, bytes, .. } => {
                 let values = bytemuck::cast_slice(&files[file][bytes.clone()]).to_vec();
                 files[file].release(bytes);
@@ -292,7 +342,14 @@ impl Weights {
             }),
             Param::Read(values) => values,
         };
-        params.into_iter().map(values).collect()
+        let values = |(param, stored)| {
+            let mut values = base(stored);
+            if let Some(AddedAdapter { adapter, .. }) = adapter.as_deref() {
+                adapter.add_to(param, &mut values);
+            }
+            values
+        };
+        params.into_iter().enumerate().map(values).collect()
     }
 }
 

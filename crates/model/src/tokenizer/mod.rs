@@ -63,7 +63,7 @@ pub enum TokenizerError {
     /// A character that a char tokenizer was not trained on.
     #[error(
         "character {ch:?} (U+{code:04X}) at character index {index} (counting from 0) is not among the {vocab_size} \
-         characters this tokenizer was trained on; remove it, or train with data.tokenizer = \"bpe\", which knows every \
+         characters this tokenizer was trained on; remove it, or train a new model with data.tokenizer = \"bpe\", which knows every \
          text", code = u32::from(*ch)
     )]
     UnknownChar {

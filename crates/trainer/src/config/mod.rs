@@ -4,6 +4,7 @@ mod base;
 mod changes;
 mod check;
 mod choices;
+mod fine_tuning;
 mod load;
 mod own_text;
 mod recipes;

@@ -63,6 +63,16 @@ impl TextSize {
         Ok(Self { bytes, characters: Some(characters.len()), tokens: None })
     }
 
+    /// The share that is held out.
+    pub(super) fn held_out_fraction(self) -> f64 {
+        (HELD_OUT_BYTES / self.bytes.max(1) as f64).min(0.1)
+    }
+
+    /// About how many tokens it is, of characters or of pieces of words.
+    pub(super) fn tokens_for(self, by_pieces: bool) -> f64 {
+        self.bytes as f64 * if by_pieces { 1.0 / CHARACTERS_PER_PIECE } else { 1.0 }
+    }
+
     /// A configuration for a text of this size: the larger it is, the larger the model and the longer it trains. Small models
     /// learn by characters, which they can spell with few examples, and are kept from learning the text by heart.
     ///
@@ -82,7 +92,7 @@ impl TextSize {
                 _ => 4096,
             };
         }
-        data.val_fraction = (HELD_OUT_BYTES / bytes.max(1) as f64).min(0.1);
+        data.val_fraction = self.held_out_fraction();
         let GptConfig { n_layer, n_head, n_embd, block_size, dropout, .. } = model;
         (*n_layer, *n_head, *n_embd, *block_size) = match bytes {
             0..300_000 => (4, 2, 64, 128),
@@ -97,7 +107,7 @@ impl TextSize {
             _ => 8,
         };
         let tokens_per_step = train.batch_size * *block_size;
-        let tokens = bytes as f64 * if by_pieces { 1.0 / CHARACTERS_PER_PIECE } else { 1.0 };
+        let tokens = self.tokens_for(by_pieces);
         let epochs = |epochs: f64| (epochs * tokens / tokens_per_step as f64) as u64;
         train.max_steps = match bytes {
             0..300_000 => epochs(12.0).clamp(600, 1500),

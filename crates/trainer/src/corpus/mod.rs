@@ -3,7 +3,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use serde::{Deserialize, Serialize};
@@ -215,8 +215,11 @@ enum Source {
     Text(String),
     Files(Vec<PathBuf>),
     /// The file that standard input was copied to, which is deleted with the last of these.
-    Copied(Arc<(NamedTempFile, [PathBuf; 1])>),
+    Copied(Arc<CopiedText>),
 }
+
+/// A temporary file and its path.
+type CopiedText = (NamedTempFile, [PathBuf; 1]);
 
 impl Corpus {
     /// [`Corpus::open_with`] of the default options: text is not cut into documents.
@@ -249,7 +252,7 @@ impl Corpus {
     pub fn open_with(path: impl AsRef<Path>, options: CorpusOptions) -> Result<Self, CorpusError> {
         let path = path.as_ref();
         if path == Path::new(STANDARD_INPUT) {
-            return Self::copied(std::io::stdin().lock(), options);
+            return Self::of_standard_input(options);
         }
         let files = find::files(path)?;
         let mut bytes = 0;
@@ -260,6 +263,22 @@ impl Corpus {
             return Err(CorpusError::Empty { path: path.to_owned() });
         }
         Ok(Self { source: Source::Files(files), bytes, options, preparation: Preparation::default() })
+    }
+
+    /// Standard input, which can be read once: while a corpus of it is there, others are of the same copy.
+    fn of_standard_input(options: CorpusOptions) -> Result<Self, CorpusError> {
+        static COPY: Mutex<Weak<CopiedText>> = Mutex::new(Weak::new());
+        let mut copy = COPY.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copied) = copy.upgrade() {
+            let file = copied.0.as_file().metadata().map_err(|source| CorpusError::StandardInput { source })?;
+            let (bytes, source) = (file.len(), Source::Copied(copied));
+            return Ok(Self { source, bytes, options, preparation: Preparation::default() });
+        }
+        let corpus = Self::copied(std::io::stdin().lock(), options)?;
+        if let Source::Copied(copied) = &corpus.source {
+            *copy = Arc::downgrade(copied);
+        }
+        Ok(corpus)
     }
 
     /// A corpus that is copied to a temporary file, since it is read more than once.

@@ -192,12 +192,24 @@ fn needs_tokenizer(path: &Path) -> TrainError {
 pub(super) fn train_tokenizer(config: &DataConfig, corpora: &[&Corpus]) -> Result<Tokenizer> {
     let pieces = corpora.iter().flat_map(|corpus| corpus.pieces()).map(|piece| piece.map_err(TrainError::from));
     let texts = || corpora.iter().flat_map(|corpus| corpus.texts()).map(|text| text.map_err(TrainError::from));
+    let preparation = corpora.first().map(|corpus| corpus.preparation().clone()).unwrap_or_default();
     match (config.tokenizer, corpora.iter().any(|corpus| corpus.has_documents())) {
         (TokenizerKind::Char, false) => Tokenizer::train_char(texts()),
         (TokenizerKind::Char, true) => Tokenizer::train_char_on_documents(pieces),
-        (TokenizerKind::Bpe, false) => Tokenizer::train_bpe(texts(), config.vocab_size),
-        (TokenizerKind::Bpe, true) => Tokenizer::train_bpe_on_documents(pieces, config.vocab_size),
+        (TokenizerKind::Bpe, false) => Tokenizer::train_bpe(then_merging(texts(), preparation), config.vocab_size),
+        (TokenizerKind::Bpe, true) => {
+            Tokenizer::train_bpe_on_documents(then_merging(pieces, preparation), config.vocab_size)
+        }
     }
+}
+
+/// The parts of a text. Behind the last of them [`Stage::Merging`] begins, which gives an error where that ends the preparation.
+fn then_merging<T>(
+    parts: impl Iterator<Item = Result<T>>,
+    preparation: Preparation,
+) -> impl Iterator<Item = Result<T>> {
+    let begun = std::iter::once_with(move || preparation.begin(Stage::Merging));
+    parts.chain(begun.filter_map(|begun| begun.err().map(Err)))
 }
 
 #[cfg(test)]
@@ -224,8 +236,24 @@ mod tests {
         let tokenizer = Tokenizer::train_char([Ok::<_, TrainError>("to be or not to be")]).unwrap();
         let digest = source.sha256().unwrap();
         assert!(seen.lock().unwrap().drain(..).all(|stage| stage == Stage::Reading));
+        let bpe = DataConfig { tokenizer: TokenizerKind::Bpe, vocab_size: 257, ..DataConfig::default() };
+        super::tokenizer(&bpe, std::slice::from_ref(&source)).unwrap();
+        let stages: Vec<Stage> = seen.lock().unwrap().drain(..).collect();
+        assert_eq!(stages.last(), Some(&Stage::Merging), "{stages:?}");
+        assert_eq!(stages.iter().filter(|&&stage| stage == Stage::Merging).count(), 1, "{stages:?}");
         source.tokens(digest, &tokenizer, &dir.path().join("cache")).unwrap();
         let stages = seen.lock().unwrap().clone();
         assert!(!stages.is_empty() && stages.iter().all(|&stage| stage == Stage::Tokens), "{stages:?}");
+    }
+
+    #[test]
+    fn a_preparation_that_ends_before_pairs_are_merged_merges_none() {
+        let preparation = Preparation::new(|progress| match progress.stage {
+            Stage::Merging => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        let corpus = Corpus::from_text("to be or not to be").unwrap().followed_by(&preparation);
+        let bpe = DataConfig { tokenizer: TokenizerKind::Bpe, vocab_size: 257, ..DataConfig::default() };
+        assert!(matches!(train_tokenizer(&bpe, &[&corpus]), Err(TrainError::Interrupted)));
     }
 }

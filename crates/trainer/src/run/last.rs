@@ -108,6 +108,20 @@ impl LoopState {
         }
     }
 
+    /// The batch size with which the run began. Evaluations go by it, so that the losses before and after a change of it are of the
+    /// same windows.
+    pub fn first_batch_size(&self, train: &TrainConfig) -> usize {
+        let changes = self.parts.iter().flat_map(|part| &part.changes);
+        let first =
+            changes.filter(|change| change.key == "train.batch_size").find_map(|change| change.from.parse().ok());
+        first.unwrap_or(train.batch_size)
+    }
+
+    /// How many windows an evaluation on the way is of; 0 is the whole validation split.
+    pub fn eval_windows(&self, train: &TrainConfig) -> usize {
+        self.first_batch_size(train).saturating_mul(train.eval_batches)
+    }
+
     /// Whether this state was saved after a line of the metrics was written, and knows what it says. A crash may leave
     /// lines that the state has not seen: their updates and evaluations are made again.
     pub(crate) fn has_seen(&self, row: &Metrics) -> bool {

@@ -8,6 +8,7 @@ use super::{LoopState, RunDir};
 use crate::{
     Dataset, Result,
     config::{Change, OptimizerKind, RunConfig, TokenizerKind},
+    evaluate::chosen_windows,
     train::METRICS_FILE,
 };
 
@@ -47,6 +48,11 @@ pub enum Notice {
     },
     /// A key of the configuration has another value from here on.
     Changed(Change),
+    /// Validation losses are of other windows from here on.
+    OtherWindows {
+        /// The update of the best one so far.
+        best_step: u64,
+    },
     /// The run ends before the learning rate has risen.
     WarmUpNotShorter {
         /// Updates of warm-up.
@@ -107,6 +113,11 @@ impl fmt::Display for Notice {
                  train.decay_steps=0 has it decay until train.max_steps)"
             ),
             Self::Changed(change) => write!(f, "{change}"),
+            Self::OtherWindows { best_step } => write!(
+                f,
+                "validation losses are of other windows from here on (train.eval_batches): which of them is better than the best so \
+                 far, of step {best_step}, is not sure"
+            ),
             Self::WarmUpNotShorter { warmup_steps, max_steps } => write!(
                 f,
                 "warning: train.warmup_steps = {warmup_steps} is not shorter than the run of {max_steps} updates: the learning \
@@ -150,22 +161,40 @@ impl fmt::Display for Notice {
     }
 }
 
-/// Of a run that goes on.
-pub(super) fn of_resumed(dir: &RunDir, config: &RunConfig, state: &LoopState, changes: &[Change]) -> Vec<Notice> {
+/// Of a run that goes on, whose last part has what changed, with its configuration before and now: what is to be known of going on,
+/// and the warnings that still hold where more updates are made.
+pub(super) fn of_resumed(
+    dir: &RunDir,
+    (before, config): (&RunConfig, &RunConfig),
+    gpt: &GptConfig,
+    data: &Dataset,
+    state: &LoopState,
+) -> Result<Vec<Notice>> {
+    let changes = state.parts.last().map_or(&[][..], |part| &part.changes);
     let mut notices: Vec<Notice> = changes.iter().cloned().map(Notice::Changed).collect();
     if state.step > 0 && !dir.path().join(METRICS_FILE).exists() {
         notices.push(Notice::MetricsGone { run: dir.path().to_owned(), step: state.step });
     }
     let train = &config.train;
-    if train.max_steps > train.decay_end() && state.ending(train).is_none() {
+    if state.ending(train).is_some() {
+        return Ok(notices);
+    }
+    if train.max_steps > train.decay_end() {
         notices.push(Notice::DecayEnded { decay_end: train.decay_end(), min_lr: train.min_lr });
     }
-    notices
+    let windows = |train| chosen_windows(&data.val, gpt.block_size, state.eval_windows(train));
+    if let Some(best) = state.best
+        && windows(&before.train) != windows(train)
+    {
+        notices.push(Notice::OtherWindows { best_step: best.step });
+    }
+    notices.extend(warnings(config, gpt, data, state.init_from.is_none())?);
+    Ok(notices)
 }
 
-/// Of a new run: where its configuration cannot mean what it says. One that starts from a model has the model's vocabulary, and
-/// is trained as gently as its text needs. A tokenizer that was given is not of this text.
-pub(super) fn of_new(config: &RunConfig, gpt: &GptConfig, data: &Dataset, is_fresh: bool) -> Result<Vec<Notice>> {
+/// Where the configuration of a run cannot mean what it says. A run that starts from a model has the model's vocabulary, and is
+/// trained as gently as its text needs. A tokenizer that was given is not of this text.
+pub(super) fn warnings(config: &RunConfig, gpt: &GptConfig, data: &Dataset, is_fresh: bool) -> Result<Vec<Notice>> {
     let train = &config.train;
     let mut notices = Vec::new();
     if train.warmup_steps >= train.max_steps {

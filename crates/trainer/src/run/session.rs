@@ -122,7 +122,7 @@ impl Run {
         if let Some(reference) = &reference {
             reference.check(&gpt, &data.tokenizer, None)?;
         }
-        let notices = notices::of_new(&config, &gpt, &data, init_from.is_none())?;
+        let notices = notices::warnings(&config, &gpt, &data, init_from.is_none())?;
         let mut state = LoopState::fresh(data.source_hash.clone());
         state.reference_hash = reference.as_ref().map(|reference| reference.hash.clone());
         let weights = start::weights(&config, &gpt, init_from.as_ref(), &mut state)?;
@@ -184,11 +184,12 @@ impl Run {
         let adapter = start::base_of_adapter(&dir, &config, &gpt, &state)?;
         let weights = dir.last().read_engine(&gpt, &state, adapter)?;
         let engine = open_engine(&gpt, &config, objective(&config, reference), &weights, &device)?;
-        let changes = config.changes_since(&dir.read_config(&[])?)?;
-        let notices = notices::of_resumed(&dir, &config, &state, &changes);
-        preparation.begin(Stage::Ready)?;
+        let before = dir.read_config(&[])?;
+        let changes = config.changes_since(&before)?;
         let part = Part::now(state.step, state.seconds);
         state.parts.push(Part { changes: changes.clone(), ..part });
+        let notices = notices::of_resumed(&dir, (&before, &config), &gpt, &data, &state)?;
+        preparation.begin(Stage::Ready)?;
         if !changes.is_empty() {
             // First the history, then what it tells of: a crash in between repeats an entry, and loses none.
             dir.last().write_state(&state)?;

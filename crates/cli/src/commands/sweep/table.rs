@@ -17,7 +17,7 @@ pub fn table(grid: &Grid, summaries: &[Summary]) -> String {
     let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
     for summary in summaries {
         let gap = summary.val_loss.zip(summary.train_loss).map(|(val, train)| val - train);
-        let mark = if summary.bits_per_byte == Some(best) { "*" } else { "" };
+        let mark = if best.is_finite() && summary.bits_per_byte == Some(best) { "*" } else { "" };
         let diverged = match summary.diverged {
             0 => String::new(),
             n => format!(" ({n} diverged)"),

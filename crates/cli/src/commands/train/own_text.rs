@@ -1,4 +1,4 @@
-//! A run on a text without a configuration: the recipe is chosen by the size of the text.
+//! A run without a configuration: the recipe is chosen by the size of the text, and of the model that it starts from.
 
 use std::{
     path::Path,
@@ -12,7 +12,7 @@ use tinygpt_trainer::{
     config::{TextSize, TokenizerKind, recipe},
     corpus::STANDARD_INPUT,
     data::{BUILTIN_CORPUS, Source, read_tokenizer},
-    run::check_memory,
+    run::{InitialModel, check_memory},
 };
 
 use crate::{
@@ -30,43 +30,59 @@ const TIMED_LEAST: usize = 1;
 /// What evaluations, saves and samples add to the time of the updates, about.
 const BESIDE_UPDATES: f64 = 1.1;
 
-/// The configuration for the text of `--data` or of `data.corpus`, with the keys of `--set`, and why it is this one.
-pub fn choose(args: &TrainArgs) -> anyhow::Result<(RunConfig, String)> {
-    if args.init_from.is_some() {
-        return Err(Usage("--init-from needs a --config: finetune-gpt2 is a recipe for it".into()).into());
-    }
+/// A configuration that was chosen.
+pub struct Chosen {
+    pub config: RunConfig,
+    /// Why it is this one.
+    pub why: String,
+    /// The text, which is that of standard input for as long as this is there.
+    pub text: Option<Source>,
+}
+
+/// The configuration for the text of `--data` or of `data.corpus`, and for the model of `--init-from`, with the keys of `--set`.
+pub fn choose(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<Chosen> {
+    let base = init_from.map(InitialModel::defaults);
     // Those that say what is read, and how; others may have a meaning only in the recipe.
     let of_data: Vec<String> = args.overrides.iter().filter(|item| key(item).starts_with("data.")).cloned().collect();
     let names_corpus = of_data.iter().any(|item| key(item) == "data.corpus");
-    let given = load(&RunConfig::default(), "", of_data)?.data;
+    let given = load(base.as_ref().unwrap_or(&RunConfig::default()), "", of_data)?.data;
     // Flags win over --set.
     let data = if args.data.is_empty() && names_corpus { given.corpus.clone() } else { args.data.join("\n") };
     if data.is_empty() {
-        return Err(Usage(
-            "say what to train on: --data FILE with a text of yours, or --config tiny, which has one built in".into(),
-        )
-        .into());
+        let other = if init_from.is_some() { "" } else { ", or --config tiny, which has one built in" };
+        return Err(Usage(format!("say what to train on: --data FILE with a text of yours{other}")).into());
     }
-    if data == STANDARD_INPUT {
-        return Err(Usage(
-            "the size of standard input is not known, so it needs a --config: or save it to a file".into(),
-        )
-        .into());
-    }
-    if data == BUILTIN_CORPUS {
+    if data == BUILTIN_CORPUS && init_from.is_none() {
         let config = load(&RunConfig::default(), recipe("tiny").unwrap_or_default(), args.overrides.clone())?;
-        return Ok((config, "no --config: the built-in corpus has a recipe of its own, tiny".into()));
+        let why = "no --config: the built-in corpus has a recipe of its own, tiny".into();
+        return Ok(Chosen { config, why, text: None });
     }
     let mut options = given.corpus_options();
     if let Some(key) = &args.text_key {
         options.text_key.clone_from(key);
     }
-    let size = TextSize::of(&Source::open(&data, &options)?)?;
-    let name = Path::new(data.lines().next().unwrap_or_default()).file_stem().map_or_else(|| "run".into(), run_name);
-    let base = RunConfig { name, ..size.recipe()? };
-    let config = load(&base, "", args.overrides.clone())?;
-    let why = reason(size, &config, args.tokenizer.is_some());
-    Ok((config, why))
+    let (size, text) = if data == BUILTIN_CORPUS {
+        (TextSize { bytes: given.stories_bytes as u64, characters: None, tokens: None }, None)
+    } else {
+        let text = Source::open(&data, &options)?;
+        (TextSize::of(&text)?, Some(text))
+    };
+    let recipe = base.as_ref().map_or_else(|| size.recipe(), |base| size.fine_tuning_recipe(base))?;
+    let config = load(&RunConfig { name: name_of(&data), ..recipe }, "", args.overrides.clone())?;
+    let has_tokenizer = args.tokenizer.is_some() || !config.data.tokenizer_path.is_empty();
+    let why = match init_from {
+        Some(model) => reason_of_fine_tuning(size, model, &config),
+        None => reason(size, &config, has_tokenizer),
+    };
+    Ok(Chosen { config, why, text })
+}
+
+/// The name of the runs on a text: that of its first file or folder.
+fn name_of(data: &str) -> String {
+    match data.lines().next().unwrap_or_default() {
+        STANDARD_INPUT => "stdin".into(),
+        path => Path::new(path).file_stem().map_or_else(|| "run".into(), run_name),
+    }
 }
 
 /// The key of `KEY=VALUE`.
@@ -76,21 +92,47 @@ fn key(item: &str) -> &str {
 
 fn reason(size: TextSize, config: &RunConfig, has_tokenizer: bool) -> String {
     let RunConfig { model, train, data, .. } = config;
-    let length = match size.tokens {
-        Some(tokens) => format!("{} tokens", in_thousands(tokens)),
-        None => format!("{} bytes", in_thousands(size.bytes as usize)),
-    };
     let characters = size.characters.map_or(String::new(), |n| format!(" and {n} different characters"));
     let tokens = match data.tokenizer {
-        _ if has_tokenizer || !data.tokenizer_path.is_empty() => "the tokenizer that was given".into(),
+        _ if has_tokenizer => "the tokenizer that was given".into(),
         TokenizerKind::Char => "characters as tokens".into(),
         TokenizerKind::Bpe => format!("up to {} pieces of words as tokens (bpe)", data.vocab_size),
     };
     format!(
-        "no --config: for a text of {length}{characters}, {} layers of {} channels, a context of {} tokens, {tokens}, {} \
-         updates; --set changes a key, and --config takes a recipe or a file",
-        model.n_layer, model.n_embd, model.block_size, train.max_steps
+        "no --config: for a text of {}{characters}, {} layers of {} channels, a context of {} tokens, {tokens}, {} \
+         updates; {CHANGED_BY}",
+        length(size),
+        model.n_layer,
+        model.n_embd,
+        model.block_size,
+        train.max_steps
     )
+}
+
+fn reason_of_fine_tuning(size: TextSize, model: &InitialModel, config: &RunConfig) -> String {
+    let train = &config.train;
+    format!(
+        "no --config: for a model of {} parameters, {} channels wide, and a text of {}, finetune-gpt2 in its size: {} updates of \
+         {} tokens, a context of {}, train.lr = {:.1e} (wider models take lower rates, larger ones fewer passes, which they learn by \
+         heart); {CHANGED_BY}",
+        in_thousands(model.gpt().n_params()),
+        model.gpt().n_embd,
+        length(size),
+        train.max_steps,
+        config.tokens_per_step(),
+        config.model.block_size,
+        train.lr,
+    )
+}
+
+/// What somebody does who wants another configuration.
+const CHANGED_BY: &str = "--set changes a key, and --config takes a recipe or a file";
+
+fn length(size: TextSize) -> String {
+    match size.tokens {
+        Some(tokens) => format!("{} tokens", in_thousands(tokens)),
+        None => format!("{} bytes", in_thousands(size.bytes as usize)),
+    }
 }
 
 /// What a run will take on this machine, measured on some updates on random tokens, by an engine that is gone before the run opens
