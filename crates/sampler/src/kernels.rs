@@ -281,9 +281,10 @@ mod cuda {
                     function
                 }
             };
-            // The limit is the kernel's, whichever thread raised it.
+            // The limit is the kernel's, whichever thread raised it. A launch that does not raise it gets 48 KiB less what the kernel
+            // has of a fixed extent.
             let mut limits = SHARED_LIMITS.lock().unwrap_or_else(PoisonError::into_inner);
-            let limit = limits.entry(key).or_insert(DEFAULT_SHARED);
+            let limit = limits.entry(key).or_insert(0);
             if shared > *limit {
                 let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                 function.set_attribute(most, shared as i32).w()?;
@@ -302,9 +303,6 @@ mod cuda {
             _ => bail!("no product of {dtype:?}"),
         })
     }
-
-    /// The bytes of dynamic shared memory that a launch gets without having been announced.
-    const DEFAULT_SHARED: u32 = 48 << 10;
 
     /// An argument as the driver gets it.
     enum Word {
