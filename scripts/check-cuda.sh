@@ -67,7 +67,8 @@ else
     # Linked in: the program then needs no libcudart where it runs.
     ln -sf "$CUDA_HOME/lib/libcudart_static.a" "$libraries/libcudart.a"
     export CUDA_HOME PATH=$CUDA_HOME/bin:$PATH NVCC=$CUDA_HOME/bin/nvcc LIBRARY_PATH=$libraries
-    profile=(--profile release) folder=release
+    # With candle's sampler, which the acceptance run compares with.
+    profile=(--profile release --features tinygpt-cli/bench-candle) folder=release
 fi
 
 # The PTX that becomes part of the program is that of the kernels' sources.

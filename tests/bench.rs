@@ -10,6 +10,12 @@ use tinygpt_model::{
     init_params,
 };
 
+/// The contenders of this build.
+fn contenders() -> Vec<&'static str> {
+    let all = ["host", "device", "candle"];
+    all[..if cfg!(feature = "bench-candle") { 3 } else { 2 }].to_vec()
+}
+
 fn bench(args: &[&str]) -> Output {
     Place::new().tinygpt().args(["bench", "sampling"]).args(args).output().unwrap()
 }
@@ -213,7 +219,7 @@ fn work_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn the_cells_that_were_asked_for_come_as_json_with_the_devices_that_are_absent() {
+fn the_cells_that_were_asked_for_come_as_json_with_what_is_absent() {
     let output = bench(&["--quick", "--rows", "1,3", "--vocab", "1,500", "--rule", "greedy,top-k+top-p", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -222,7 +228,7 @@ fn the_cells_that_were_asked_for_come_as_json_with_the_devices_that_are_absent()
     for rows in [1, 3] {
         for vocab in [1, 500] {
             for rule in ["greedy", "top-k+top-p"] {
-                for contender in ["host", "device", "candle"] {
+                for contender in contenders() {
                     let found: Vec<_> = cells
                         .iter()
                         .filter(|c| c["rows"] == rows && c["vocab"] == vocab && c["rule"] == rule)
@@ -237,10 +243,17 @@ fn the_cells_that_were_asked_for_come_as_json_with_the_devices_that_are_absent()
         }
     }
     if !cfg!(any(feature = "cuda", feature = "metal")) {
-        let absent: Vec<&str> =
-            value["absent"].as_array().unwrap().iter().map(|a| a["device"].as_str().unwrap()).collect();
-        assert_eq!(absent, ["cuda:0", "metal"]);
-        assert!(value["absent"][0]["reason"].as_str().unwrap().contains("built without CUDA"));
+        let absent = value["absent"].as_array().unwrap();
+        let devices: Vec<&str> = absent.iter().filter_map(|a| a["device"].as_str()).collect();
+        assert_eq!(devices, ["cuda:0", "metal"]);
+        assert!(absent[0]["reason"].as_str().unwrap().contains("built without CUDA"));
+    }
+    if !cfg!(feature = "bench-candle") {
+        let candle = value["absent"].as_array().unwrap().iter().find(|a| a["contender"] == "candle").unwrap();
+        assert!(
+            candle["reason"].as_str().unwrap().ends_with("`cargo build --release --features bench-candle`"),
+            "{candle}"
+        );
     }
 }
 
@@ -253,11 +266,12 @@ fn people_get_a_table_and_a_plot() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("of limit  x candle"), "{text}");
-    assert_eq!(text.lines().filter(|line| line.contains("  top-p        ")).count(), 12, "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("  top-p        ")).count(), 4 * contenders().len(), "{text}");
     let svg = fs::read_to_string(plot).unwrap();
-    for word in
-        ["top-p, host on cpu", "top-p, device on cpu", "top-p, candle on cpu", "one read", "sampling from 2000 logits"]
-    {
+    for contender in contenders() {
+        assert!(svg.contains(&format!("top-p, {contender} on cpu")), "{contender}");
+    }
+    for word in ["one read", "sampling from 2000 logits"] {
         assert!(svg.contains(word), "{word}");
     }
     let output = bench(&["--quick", "--plot", "plot.pdf"]);

@@ -44,6 +44,7 @@ mod serve;
 #[cfg(feature = "serve")]
 mod serve_page;
 mod shell;
+mod simd;
 mod sweep;
 mod train;
 

@@ -24,6 +24,7 @@ mod preparing;
 mod progress;
 mod progress_bar;
 mod signals;
+mod simd;
 mod text_input;
 mod threads;
 mod token_text;
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tinygpt_model::ModelError;
+use tinygpt_sampler::simd::SimdError;
 use tinygpt_trainer::{TrainError, corpus::panics_are_told_as_errors, hub::HubError};
 
 use crate::{
@@ -76,6 +78,7 @@ fn hide_panics_that_are_told_as_errors() {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     threads::set_up(cli.threads)?;
+    simd::set_up()?;
     signals::survive_file_size_limit()?;
     if waits_for_requests(&cli.command) {
         // A thread of the pool that waits would be missed by those who compute.
@@ -161,6 +164,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return INTERRUPTED;
     }
     let refused = error.is::<Usage>()
+        || error.is::<SimdError>()
         || matches!(error.downcast_ref(), Some(HubError::Name { .. }))
         || matches!(
             error.downcast_ref(),

@@ -128,20 +128,34 @@ fn side_by_side(decoder: &mut dyn BatchDecoder, texts: &[Text], random: &mut Ran
     (finished, most)
 }
 
-fn check(config: &GptConfig, policy: ContextPolicy, format: WeightFormat, slots: usize, count: usize, seed: u64) {
+/// Holds texts in slots to the same ones alone. Returns the largest number of texts in one step.
+fn compare(
+    (config, policy, format): (&GptConfig, ContextPolicy, WeightFormat),
+    slots: usize,
+    texts: &[Text],
+    seed: u64,
+) -> usize {
     let params = lively_params(config, seed);
     let params: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    let mut random = Random::new(seed);
-    let texts: Vec<Text> = (0..count).map(|_| Text::random(&mut random, config)).collect();
     let mut batch = CpuBatchDecoder::new(config, &params, policy, format, slots).unwrap();
-    let (together, most) = side_by_side(&mut batch, &texts, &mut random);
-    assert!(most * 2 > slots, "{most} texts at a time in {slots} slots");
+    let (together, most) = side_by_side(&mut batch, texts, &mut Random::new(seed + 1000));
     let mut lone = CpuDecoder::new(config, &params, policy, format).unwrap();
     for (i, (text, together)) in texts.iter().zip(&together).enumerate() {
         assert!(text.alone(&mut lone) == *together, "text {i} of seed {seed}: {config:?}, {policy:?}, {format:?}");
     }
     // The comparison would see a difference.
     assert!(together.iter().flatten().any(|logits| *logits != together[0][0]));
+    most
+}
+
+fn random_texts(config: &GptConfig, count: usize, seed: u64) -> Vec<Text> {
+    let mut random = Random::new(seed);
+    (0..count).map(|_| Text::random(&mut random, config)).collect()
+}
+
+fn check(config: &GptConfig, policy: ContextPolicy, format: WeightFormat, slots: usize, count: usize, seed: u64) {
+    let most = compare((config, policy, format), slots, &random_texts(config, count, seed), seed);
+    assert!(most * 2 > slots, "{most} texts at a time in {slots} slots");
 }
 
 #[test]
@@ -191,6 +205,75 @@ fn seventy_texts_in_one_step_have_the_same_bits_as_alone() {
             }
         }
     }
+}
+
+#[test]
+fn texts_with_the_prompt_of_another_have_the_bits_that_they_have_alone() {
+    for (seed, config) in (1..).zip(shapes()) {
+        for policy in POLICIES {
+            let mut texts = random_texts(&config, 30, seed);
+            // The prompt of the text before, or of the one before that.
+            for text in (2..texts.len()).filter(|text| text % 3 > 0) {
+                texts[text].prompt = texts[text - 1 - text % 2].prompt.clone();
+            }
+            let most = compare((&config, policy, WeightFormat::F32), 4, &texts, seed);
+            assert!(most > 1, "texts side by side");
+        }
+    }
+}
+
+/// The logits' bits behind the prompt of a slot, and the parts that its work had.
+fn prompt_work(batch: &mut CpuBatchDecoder<'_>, slot: usize) -> (Vec<u32>, usize) {
+    for part in 1.. {
+        if let Some(logits) = batch.prompt_part(slot).unwrap() {
+            return (bits(logits), part);
+        }
+    }
+    unreachable!("the work of a prompt ends")
+}
+
+#[test]
+fn the_prompt_of_several_samples_is_computed_once_and_their_texts_are_as_alone() {
+    let config = shape(300, 160, 2, 4, 64);
+    let params = lively_params(&config, 3);
+    let params: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+    let mut random = Random::new(5);
+    let prompt = random.tokens(150, 300);
+    let mut text = |prompt: &[u32]| Text { prompt: prompt.to_vec(), tokens: random.tokens(4, 300) };
+    let texts: Vec<Text> = (0..4).map(|_| text(&prompt)).collect();
+    let other = text(&prompt[1..]);
+    let mut lone = CpuDecoder::new(&config, &params, ContextPolicy::Half, WeightFormat::F32).unwrap();
+    let mut batch = CpuBatchDecoder::new(&config, &params, ContextPolicy::Half, WeightFormat::F32, 3).unwrap();
+    let mut parts_of = |batch: &mut CpuBatchDecoder<'_>, slot: usize, text: &Text| {
+        batch.begin(slot, &text.prompt).unwrap();
+        let (behind_prompt, parts) = prompt_work(batch, slot);
+        let mut told = vec![behind_prompt];
+        for &token in &text.tokens {
+            assert!(batch.append(slot, token).unwrap() == NextLogits::Step);
+            told.push(bits(batch.step(&[slot]).unwrap()));
+        }
+        assert!(told == text.alone(&mut lone), "slot {slot}");
+        parts
+    };
+    assert!(parts_of(&mut batch, 0, &texts[0]) > 1, "a prompt of several parts");
+    // Beside the first, which has gone on, and behind its end.
+    assert_eq!(parts_of(&mut batch, 1, &texts[1]), 1);
+    batch.release(0);
+    assert_eq!(parts_of(&mut batch, 2, &texts[2]), 1);
+    assert_eq!(parts_of(&mut batch, 0, &texts[3]), 1);
+    // Another prompt is computed, also where the caches of the one before are.
+    batch.release(0);
+    assert!(parts_of(&mut batch, 0, &other) > 1);
+    batch.release(1);
+    assert!(parts_of(&mut batch, 1, &texts[1]) > 1);
+    // Half of one is computed over the caches of the other, and the other computed again.
+    for slot in [0, 1] {
+        batch.release(slot);
+    }
+    batch.begin(1, &other.prompt).unwrap();
+    assert!(batch.prompt_part(1).unwrap().is_none());
+    batch.release(1);
+    assert!(parts_of(&mut batch, 1, &texts[0]) > 1);
 }
 
 /// Matrices large enough that threads share them, and prompts of several parts.

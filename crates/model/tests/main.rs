@@ -16,6 +16,7 @@ mod gguf;
 mod gradients;
 mod inspection;
 mod operations;
+mod processors;
 mod rounded_files;
 mod rows;
 mod training_launches;

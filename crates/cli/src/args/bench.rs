@@ -27,9 +27,9 @@ pub enum BenchCommand {
         after_help = "Examples:\n  tinygpt bench decode gpt2 --weights int8\n  tinygpt bench decode runs/tiny-1 --rows 16 --json\n\nEach row starts at position 0, at temperature 0.8 with top-k 50; the draw is part of a step. A step reads\nevery weight once for all rows: its share of the bandwidth is those bytes over what all threads read of a\nlong stretch of memory in the same time, measured before and after each stretch of steps; where the two do not agree, the\nstretch does not count, and where too few do, no share is given. It is above 100% where the weights fit\nthe caches. Of rounded weights the loss of a text is given that the weights as they are drew."
     )]
     Decode(BenchDecodeArgs),
-    /// Drawing tokens: candle's LogitsProcessor against this program's sampler, and against one read of the logits.
+    /// Drawing tokens: this program's sampler against one read of the logits, and against candle's LogitsProcessor.
     #[command(
-        after_help = "Examples:\n  tinygpt bench sampling --quick\n  tinygpt bench sampling --rows 16 --vocab 50257 --rule top-k+top-p --plot sampling.svg\n\nThe logits are normal, times 3. Rules: temperature 1, k 50, p 0.9. The limit is one SIMD maximum\nover the same rows on the same threads, timed in the same rounds; no sampler can be faster."
+        after_help = "Examples:\n  tinygpt bench sampling --quick\n  tinygpt bench sampling --rows 16 --vocab 50257 --rule top-k+top-p --plot sampling.svg\n\nThe logits are normal, times 3. Rules: temperature 1, k 50, p 0.9. The limit is one SIMD maximum\nover the same rows on the same threads, timed in the same rounds; no sampler can be faster.\ncandle is measured where the program was built with `--features bench-candle`."
     )]
     Sampling(BenchSamplingArgs),
 }

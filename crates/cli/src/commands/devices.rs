@@ -72,7 +72,7 @@ fn cpu() -> Backend {
     let level = SimdLevel::detect();
     let processor = Processor {
         cores: thread::available_parallelism().map_or(1, usize::from),
-        simd: format!("{level:?}").to_lowercase(),
+        simd: level.name().to_owned(),
         bf16: level.has_bf16(),
     };
     let memory_bytes = memory::available().map(|bytes| bytes as u64);

@@ -135,7 +135,7 @@ pub(crate) mod tests {
     use tinygpt_sampler::{RngDomain, philox_at};
 
     /// Uniform random numbers in [-0.5, 0.5].
-    pub(in crate::cpu) fn random(rows: usize, cols: usize, seed: u64) -> Rows {
+    pub(crate) fn random(rows: usize, cols: usize, seed: u64) -> Rows {
         let mut x = Rows::zeros(rows, cols);
         for i in 0..rows {
             for (j, x) in x.row_mut(i).iter_mut().enumerate() {

@@ -85,7 +85,7 @@ pub use tape::{Gradients, Tape, reshape, transpose};
 
 pub(crate) use activation::Activate;
 pub(crate) use add::Add;
-pub(crate) use attention::{Attention, AttentionScratch};
+pub(crate) use attention::{Attention, AttentionScratch, PackedKeys};
 pub(crate) use dropout::{ApplyDropout, KeepBits};
 pub(crate) use embedding::{Embed, embedding_sum};
 pub(crate) use head::{

@@ -9,6 +9,7 @@
 //! - `shortlist`: the few logits among which top-k, top-p or min-p cut;
 //! - `cut` and `cut_search`: where the cut is, found by pivots instead of a sort;
 //! - `f64_selection`: the same in f64, for temperatures and top-p where f32 would not be exact, and all other rules;
+//! - `sharing`: whether a batch is worth more than one thread;
 //! - `read_limit`: one read of the rows, the limit that benchmarks compare with.
 
 mod blocks;
@@ -18,6 +19,7 @@ mod f64_selection;
 mod read_limit;
 mod row_kernels;
 mod selection;
+mod sharing;
 mod shortlist;
 mod softmax_scale;
 #[cfg(test)]
@@ -35,9 +37,6 @@ use selection::Selection;
 use std::cmp::Ordering;
 
 pub use read_limit::one_read;
-
-/// The fewest logits of a batch that are spread over threads; below, waking the threads costs more than it saves.
-const MIN_PARALLEL_LOGITS: usize = 1 << 16;
 
 /// One row of a batch: the logits of the next token, and what its draw depends on.
 #[derive(Debug, Clone, Copy)]
@@ -201,7 +200,8 @@ impl Sampler {
         self.scratch[0].sample(&self.rules, &row, first)
     }
 
-    /// Draws the next token of each row, on the threads of the current rayon pool. The answer of a row that cannot be
+    /// Draws the next token of each row, on the threads of the current rayon pool where one would take more than some 50
+    /// microseconds. The answer of a row that cannot be
     /// drawn from is an error that names its index; it does not affect the other rows.
     pub fn sample_batch(&mut self, rows: &[Row<'_>]) -> Vec<Result<u32, SamplingError>> {
         let mut tokens = Vec::new();
@@ -213,9 +213,7 @@ impl Sampler {
     pub fn sample_batch_into(&mut self, rows: &[Row<'_>], tokens: &mut Vec<Result<u32, SamplingError>>) {
         tokens.clear();
         tokens.resize(rows.len(), Ok(0));
-        let logits: usize = rows.iter().map(|row| row.logits.len()).sum();
-        let threads =
-            if logits < MIN_PARALLEL_LOGITS { 1 } else { rayon::current_num_threads().min(rows.len()).max(1) };
+        let threads = sharing::threads(&self.rules, rows, rayon::current_num_threads());
         let first = self.begin_text();
         let Self { rules, level, scratch } = self;
         if scratch.len() < threads {

@@ -1,12 +1,14 @@
 //! One read of the rows: the lower limit of the time of any sampler, for benchmarks to compare with.
 
-use super::MIN_PARALLEL_LOGITS;
 use super::row_kernels::RowMax;
 use crate::simd::SimdLevel;
 use rayon::prelude::*;
 
+/// The fewest logits that are read by more than one thread.
+const MIN_PARALLEL_LOGITS: usize = 1 << 16;
+
 /// The largest logit of all rows, by a SIMD maximum that does not check for NaN. It uses as many threads, and as many
-/// rows a thread, as [`Sampler::sample_batch`](crate::Sampler::sample_batch), so no sampler can be faster than this one
+/// rows a thread, as [`Sampler::sample_batch`](crate::Sampler::sample_batch) ever does, so no sampler can be faster than this one
 /// read.
 #[must_use]
 pub fn one_read(rows: &[&[f32]]) -> f32 {

@@ -29,6 +29,12 @@ const BLOCKS_PER_SAMPLED_VECTOR: usize = 4;
 /// The length from which on a row is sampled.
 const MIN_SAMPLED_ROW: usize = 1 << 13;
 
+/// Whether a row that is not greedy is left to `f64_selection`: rules about the whole distribution, or numbers beyond f32.
+pub(super) fn is_in_f64(params: &SamplingParams, temperature: f64) -> bool {
+    let close_to_one = params.top_p < 1.0 && params.top_p > MAX_F32_TOP_P;
+    params.draws_on_host() || close_to_one || !SoftmaxScale::TEMPERATURES.contains(&temperature)
+}
+
 /// The tokens that the rules keep of a row. The buffers are reused from row to row.
 #[derive(Debug)]
 pub(super) struct Selection {
@@ -94,8 +100,7 @@ impl Selection {
             self.kind = SelectionKind::Greedy(self.first_index_of(row, self.max));
             return Ok(());
         }
-        let close_to_one = params.top_p < 1.0 && params.top_p > MAX_F32_TOP_P;
-        if params.draws_on_host() || close_to_one || !SoftmaxScale::TEMPERATURES.contains(&temperature) {
+        if is_in_f64(params, temperature) {
             self.scan_maxima(row)?;
             self.kind = SelectionKind::F64;
             f64_selection::select(row, self.max, params, temperature, numbers, &mut self.f64_tokens);

@@ -2,7 +2,7 @@
 //! engine and the optimizer are written in them; they live in this crate because it is the lowest of the workspace.
 //!
 //! A [`Kernel`] is written once, over any [`Simd`], and runs by [`SimdLevel::run`] with the instructions chosen at run
-//! time: AVX-512, AVX2, NEON or none. Each operation is one IEEE operation on each of sixteen lanes, whatever the width
+//! time: AVX-512, AVX2, NEON or none ([`SimdLevel::detect`]). Each operation is one IEEE operation on each of sixteen lanes, whatever the width
 //! of the registers, so every level gives the same numbers.
 //!
 //! ```
@@ -41,12 +41,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bf16;
+mod choice;
 mod exp;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
 
 pub use bf16::to_bf16;
+pub use choice::SimdError;
 pub use exp::exp;
 pub(crate) use exp::exp2_scaled;
 
@@ -204,11 +206,6 @@ impl SimdLevel {
     /// The level without vector instructions, which every processor has.
     pub const SCALAR: Self = Self(Isa::Scalar);
 
-    /// The best level of this processor.
-    pub fn detect() -> Self {
-        Self::available()[0]
-    }
-
     /// All levels of this processor, the best first.
     pub fn available() -> Vec<Self> {
         let mut levels = Vec::new();
@@ -227,6 +224,19 @@ impl SimdLevel {
         }
         levels.push(Self::SCALAR);
         levels
+    }
+
+    /// Its name: `avx512`, `avx2`, `neon` or `scalar`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
+            Isa::Scalar => "scalar",
+        }
     }
 
     /// Whether the processor has instructions for dot products of bf16 (AVX512-BF16), and this is the level that uses

@@ -30,8 +30,20 @@ pub struct CpuBatchDecoder<'a> {
     places: Vec<Place>,
     /// `(slots, V)`.
     logits: Vec<f32>,
-    /// The logits behind a prompt, `(V)`.
+    /// The logits behind the prompt that was computed last, `(V)`.
     prompt_logits: Vec<f32>,
+    /// That prompt, as long as there are caches of it.
+    computed: Option<ComputedPrompt>,
+}
+
+/// A prompt whose caches and logits the next texts with the same one take: samples of one prompt, as `n` of OpenAI's API asks
+/// for.
+#[derive(Debug)]
+struct ComputedPrompt {
+    /// The slot whose caches begin with it. Its text goes on behind the prompt, and may have ended: caches stay until the next
+    /// prompt is computed there.
+    slot: usize,
+    tokens: Vec<u32>,
 }
 
 /// A text of a batch.
@@ -108,6 +120,7 @@ impl<'a> CpuBatchDecoder<'a> {
             places: Vec::with_capacity(slots),
             logits: vec![0.0; slots * v],
             prompt_logits: vec![0.0; v],
+            computed: None,
         })
     }
 
@@ -137,10 +150,20 @@ impl BatchDecoder for CpuBatchDecoder<'_> {
 
     fn prompt_part(&mut self, slot: usize) -> Result<Option<&[f32]>> {
         SlotState::expect(self.state(slot), slot, SlotState::Prompt)?;
-        let mut pass = self.prompt.take().filter(|pass| pass.slot() == slot).unwrap_or_else(|| PromptPass::new(slot));
-        let Self { forward, slots, prompt, prompt_logits, .. } = self;
-        if forward.prompt_part((&mut pass, &slots[slot].tokens), PART_MULTIPLY_ADDS, prompt_logits) {
-            slots[slot].state = SlotState::Told;
+        let Self { forward, slots, prompt, prompt_logits, computed, .. } = self;
+        let Slot { state, tokens } = &mut slots[slot];
+        if let Some(known) = computed.as_ref().filter(|known| known.tokens == *tokens) {
+            forward.copy_slot(known.slot, slot, tokens.len());
+            *prompt = prompt.filter(|pass| pass.slot() != slot);
+            *state = SlotState::Told;
+            return Ok(Some(prompt_logits));
+        }
+        // From here on the slot's caches are written.
+        computed.take_if(|known| known.slot == slot);
+        let mut pass = prompt.take().filter(|pass| pass.slot() == slot).unwrap_or_else(|| PromptPass::new(slot));
+        if forward.prompt_part((&mut pass, tokens), PART_MULTIPLY_ADDS, prompt_logits) {
+            *state = SlotState::Told;
+            *computed = Some(ComputedPrompt { slot, tokens: tokens.clone() });
             return Ok(Some(prompt_logits));
         }
         *prompt = Some(pass);

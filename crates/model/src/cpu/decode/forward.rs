@@ -13,7 +13,7 @@ use crate::{
     GptConfig, Network, Result,
     checkpoint::ParamValues,
     cpu::spin_pool::{SpinPool, Workers},
-    ops::AttentionScratch,
+    ops::PackedKeys,
     params::check_lengths,
 };
 
@@ -50,9 +50,9 @@ impl<'a> Forward<'a> {
         self.passes.set_slots(slots);
     }
 
-    /// Copies the first `positions` cached positions of the first sequence to all others.
-    pub(super) fn copy_first_slot(&mut self, positions: usize) {
-        self.passes.ops.iter_mut().for_each(|op| op.op.copy_first_row(positions));
+    /// Copies the first `positions` cached positions of a sequence to another.
+    pub(super) fn copy_slot(&mut self, from: usize, to: usize, positions: usize) {
+        self.passes.ops.iter_mut().for_each(|op| op.op.copy_row(from, to, positions));
     }
 
     /// Computes all of a prompt: the caches of its sequence, and the logits `(V)` of its next token.
@@ -129,7 +129,7 @@ impl PromptPass {
 
 impl<'a> Passes<'a> {
     fn new(net: Network, params: &[ParamValues<'a>], format: WeightFormat) -> Self {
-        let &GptConfig { block_size, n_head, .. } = net.config();
+        let (block_size, heads) = (net.config().block_size, net.config().heads());
         let setup = DecodeSetup { net: &net, params, format, block_size };
         let weight = net.head.weight;
         let head = WeightMatrix::new(params[weight.0], net.params()[weight.0].shape[1], OutputDim::Rows, format);
@@ -137,11 +137,8 @@ impl<'a> Passes<'a> {
         let first_of_tail = net.ops.iter().rposition(|op| op.get().mixes_positions()).map_or(1, |at| at + 1);
         let decoding = |at: usize| Some(ForwardOp { op: net.ops[at].get().decoding(&setup)?, at });
         let ops: Vec<_> = (0..net.ops.len()).filter_map(decoding).collect();
-        let scratch = DecodeScratch {
-            lse: vec![0.0; n_head * block_size],
-            attention: AttentionScratch::new(block_size, net.config().head_size()),
-            scores: Vec::new(),
-        };
+        let scratch =
+            DecodeScratch { keys: PackedKeys::new(block_size, heads.n_kv_head, heads.head_size), scores: Vec::new() };
         Self {
             level: SimdLevel::detect(),
             body: ops.iter().take_while(|op| op.at < first_of_tail).count(),

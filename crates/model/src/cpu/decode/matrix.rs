@@ -4,21 +4,16 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, to_bf16};
 
 use super::{
-    super::{
-        matmul::{Accumulate, Left, PANEL, Right, matmul},
-        rows::Rows,
-        spin_pool::Workers,
-        vectors,
-    },
+    super::{rows::Rows, spin_pool::Workers, vectors},
     format::{WeightElement, WeightFormat, load_rest},
     gemv::Gemv,
     panels::{PanelColumns, PanelView},
     prefetch::load_and_prefetch,
     shared_output::{SharedOutput, parallel_for_columns},
+    tiled,
 };
 use crate::checkpoint::ParamValues;
 
@@ -149,12 +144,8 @@ fn quantize_rows<'a>(matrix: ParamValues<'_>, n_in: usize) -> StoredWeights<'a> 
     StoredWeights::Int8 { values, scales }
 }
 
-/// From this many rows on, products are bound by arithmetic: panels of the weights are widened to f32 and multiplied in
-/// register tiles.
+/// From this many rows on, products are bound by arithmetic, and computed in register tiles (`tiled.rs`).
 const MIN_TILED_ROWS: usize = 64;
-/// The most and the fewest rows of a task of such a product.
-const MAX_TASK_ROWS: usize = 64;
-const MIN_TASK_ROWS: usize = 8;
 
 /// Computes `y (m, out) = x (m, in) w + b` for `w (in, out)`.
 fn multiply<E: WeightElement>(
@@ -166,10 +157,7 @@ fn multiply<E: WeightElement>(
 ) {
     let w = &w;
     if m >= MIN_TILED_ROWS {
-        let tiled = TiledGemm { level, w, x, b, ld: y.ld };
-        let rows = m.div_ceil(rayon::current_num_threads()).clamp(MIN_TASK_ROWS, MAX_TASK_ROWS);
-        let tasks: Vec<_> = y.chunks_mut(m, rows).collect();
-        tasks.into_par_iter().for_each(|(from, y)| tiled.run(from, rows.min(m - from), y));
+        tiled::multiply(level, w, (m, x), b, y);
         return;
     }
     for i in 0..m {
@@ -187,35 +175,6 @@ fn multiply<E: WeightElement>(
             level.run(SmallBatchGemm { w, m, x, columns, range });
         }
     });
-}
-
-/// A product with at least [`MIN_TILED_ROWS`] rows.
-struct TiledGemm<'a, E> {
-    level: SimdLevel,
-    w: &'a PanelView<'a, E>,
-    x: &'a Rows,
-    b: Option<&'a [f32]>,
-    ld: usize,
-}
-
-impl<E: WeightElement> TiledGemm<'_, E> {
-    /// Computes rows `from..from + m` of the output, which begin at `y`, one panel of the weights after the other.
-    fn run(&self, from: usize, m: usize, y: &mut [f32]) {
-        let n_in = self.x.cols;
-        let mut panel = vec![0.0; PANEL * n_in];
-        for j in (0..self.w.n_out()).step_by(PANEL) {
-            let width = PANEL.min(self.w.n_out() - j);
-            for part in self.w.parts(j..j + width) {
-                let (at, n) = (part.columns.start - j, part.columns.len());
-                for (l, to) in panel.chunks_exact_mut(PANEL).enumerate() {
-                    to[at..].iter_mut().zip(part.row(l, 0, n)).for_each(|(to, &from)| *to = from.value());
-                }
-            }
-            let accumulate = self.b.map_or(Accumulate::Zero, |b| Accumulate::Row(&b[j..j + width]));
-            let left = Left::rows(self.x, from, 0);
-            matmul(self.level, (m, width, n_in), left, Right::panels(&panel, n_in), accumulate, &mut y[j..], self.ld);
-        }
-    }
 }
 
 /// The inputs of one step of [`SmallBatchGemm`]: this many streams of weights are read side by side.

@@ -13,6 +13,7 @@ mod op;
 mod panels;
 mod prefetch;
 pub(crate) mod shared_output;
+mod tiled;
 mod values;
 
 use self::forward::Forward;
@@ -112,8 +113,8 @@ impl Decoder for CpuDecoder<'_> {
         self.rows = vec![tokens; rows];
         // All sequences have the same prompt, which is computed once.
         self.prefill(0);
-        self.forward.copy_first_slot(self.len);
         for row in 1..rows {
+            self.forward.copy_slot(0, row, self.len);
             self.logits.copy_within(..v, row * v);
         }
         Ok(Logits::Host(&self.logits))

@@ -3,7 +3,7 @@
 use tinygpt_sampler::simd::SimdLevel;
 
 use super::{WeightFormat, values::DecodeValues};
-use crate::{Network, checkpoint::ParamValues, cpu::spin_pool::Workers, ops::AttentionScratch, plan::ParamId};
+use crate::{Network, checkpoint::ParamValues, cpu::spin_pool::Workers, ops::PackedKeys, plan::ParamId};
 
 /// What [`Operation::decoding`](crate::ops) builds an operation's form in decoding from.
 pub(crate) struct DecodeSetup<'s, 'a> {
@@ -24,8 +24,8 @@ pub(crate) trait DecodeOp: std::fmt::Debug + Send {
     /// Clears the cache and allocates it for this many sequences.
     fn set_rows(&mut self, _rows: usize) {}
 
-    /// Copies the first `positions` cached positions of the first sequence to all others.
-    fn copy_first_row(&mut self, _positions: usize) {}
+    /// Copies the first `positions` cached positions of a sequence to another.
+    fn copy_row(&mut self, _from: usize, _to: usize, _positions: usize) {}
 }
 
 /// The positions of the rows of a decoding pass.
@@ -77,11 +77,8 @@ pub(crate) struct DecodeStep<'s, 'w> {
 /// Buffers that operations use one after the other; no content survives an operation.
 #[derive(Debug)]
 pub(crate) struct DecodeScratch {
-    /// The log-sum-exp of each query of a prompt, `(n_head, T)`, which the attention of training computes for its backward
-    /// pass; decoding ignores it.
-    pub(crate) lse: Vec<f32>,
-    /// The tiles of a prompt's attention, which is that of training.
-    pub(crate) attention: AttentionScratch,
+    /// The keys of a prompt.
+    pub(crate) keys: PackedKeys,
     /// Attention scores, `(slots, n_head, block_size rounded up to LANES)`.
     pub(crate) scores: Vec<f32>,
 }

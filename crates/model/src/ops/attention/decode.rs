@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
 use crate::{
@@ -13,6 +14,9 @@ use crate::{
         vectors,
     },
 };
+
+/// From this many channels of keys on, those of a prompt are stored by all threads: fewer take some 50 microseconds.
+const MIN_PARALLEL_CHANNELS: usize = 1 << 16;
 
 /// The cached keys and values of one layer and one sequence. What a head reads lies together, since it is read from memory where
 /// many sequences take turns. Keys are stored in tiles of sixteen positions, so that the scores of sixteen positions are computed
@@ -48,6 +52,33 @@ impl SequenceKvCache {
                 lanes[position % LANES] = key;
             }
             values[(head * *block_size + position) * *head_size..][..*head_size].copy_from_slice(value);
+        }
+    }
+
+    /// Stores the keys and values of the first `n` positions, `qkv (n, (nh + 2 nkv) hs)`, by head: all channels of a tile of
+    /// positions lie in the cache meanwhile.
+    pub(crate) fn write_prompt(&mut self, n: usize, qkv: &Rows, kinds: Heads) {
+        let Self { keys, values, tiles, block_size, head_size } = self;
+        let (hs, [q, kv, _]) = (*head_size, kinds.qkv());
+        let of_head = |(head, (keys, values)): (usize, (&mut [f32], &mut [f32]))| {
+            let (k_at, v_at) = (q + head * hs, q + kv + head * hs);
+            let (tiles, _) = keys.as_chunks_mut::<LANES>();
+            for (tile, keys) in tiles.chunks_exact_mut(hs).enumerate().take(n.div_ceil(LANES)) {
+                for lane in 0..LANES.min(n - tile * LANES) {
+                    let from = &qkv.at(tile * LANES + lane, k_at)[..hs];
+                    keys.iter_mut().zip(from).for_each(|(lanes, &key)| lanes[lane] = key);
+                }
+            }
+            for (i, value) in values.chunks_exact_mut(hs).enumerate().take(n) {
+                value.copy_from_slice(&qkv.at(i, v_at)[..hs]);
+            }
+        };
+        let (key_len, value_len) = (*tiles * hs * LANES, *block_size * hs);
+        if n * kv < MIN_PARALLEL_CHANNELS {
+            keys.chunks_exact_mut(key_len).zip(values.chunks_exact_mut(value_len)).enumerate().for_each(of_head);
+        } else {
+            let heads = keys.par_chunks_exact_mut(key_len).zip(values.par_chunks_exact_mut(value_len));
+            heads.enumerate().for_each(of_head);
         }
     }
 

@@ -3,10 +3,11 @@
 //! "GQA").
 //!
 //! `tensors.rs` computes it on candle tensors, over whole batches; `training.rs` on the CPU, for one sequence in tiles;
-//! `decode.rs` for one new position of each sequence with cached keys and values.
+//! `prompt.rs` does so on all threads; `decode.rs` computes one new position of each sequence with cached keys and values.
 
 mod decode;
 mod maps;
+mod prompt;
 mod tensors;
 mod training;
 
@@ -14,6 +15,7 @@ use candle_core::Tensor;
 
 use self::{
     decode::{SequenceKvCache, decode_attention},
+    prompt::prompt_attention,
     training::{AttentionDropout, AttentionShape},
 };
 use super::{
@@ -33,6 +35,7 @@ use crate::{
     tensors::{Fusion, Mode, Pass},
 };
 
+pub(crate) use prompt::PackedKeys;
 pub use tensors::{SCORE_BYTES, TensorAttention, causal_mask, softmax};
 pub(crate) use training::AttentionScratch;
 
@@ -198,31 +201,26 @@ impl DecodeOp for DecodeAttention {
         self.caches = (0..rows).map(|_| SequenceKvCache::new(self.block_size, self.op.heads)).collect();
     }
 
-    fn copy_first_row(&mut self, positions: usize) {
-        if let Some((first, others)) = self.caches.split_first_mut() {
-            others.iter_mut().for_each(|other| other.copy_from(first, positions));
+    fn copy_row(&mut self, from: usize, to: usize, positions: usize) {
+        if let Ok([from, to]) = self.caches.get_disjoint_mut([from, to]) {
+            to.copy_from(from, positions);
         }
     }
 
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
         let Self { op, caches, .. } = self;
-        let [q, kv, _] = op.heads.qkv();
         let (qkv, y) = step.values.pair(op.qkv, op.y);
-        let write = |cache: &mut SequenceKvCache, position, qkv: &[f32]| {
-            cache.write(position, &qkv[q..q + kv], &qkv[q + kv..]);
-        };
         match step.positions {
             Positions::Prompt { slot, .. } => {
-                for i in 0..step.n {
-                    write(&mut caches[slot], i, qkv.row(i));
-                }
+                caches[slot].write_prompt(step.n, qkv, op.heads);
                 let shape = AttentionShape { t: step.n, heads: op.heads };
-                let scratch = &mut step.scratch;
-                training::forward(step.level, shape, qkv, None, y, &mut scratch.lse, &mut scratch.attention);
+                prompt_attention(step.level, shape, qkv, y, &mut step.scratch.keys);
             }
             Positions::Next(places) => {
+                let [q, kv, _] = op.heads.qkv();
                 for (i, place) in places.iter().enumerate() {
-                    write(&mut caches[place.slot], place.at, qkv.row(i));
+                    let row = qkv.row(i);
+                    caches[place.slot].write(place.at, &row[q..q + kv], &row[q + kv..]);
                 }
                 let scores = &mut step.scratch.scores;
                 decode_attention((step.level, step.workers), (places, op.heads), caches, qkv, y, scores);

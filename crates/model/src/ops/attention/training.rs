@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The queries of a tile.
-const QUERIES: usize = 32;
+pub(super) const QUERIES: usize = 32;
 /// The keys of a tile, a multiple of [`PANEL`](crate::cpu::matmul::PANEL).
 const KEYS: usize = 64;
 
@@ -34,9 +34,15 @@ pub(crate) struct AttentionShape {
 impl AttentionShape {
     /// The first channels of a head's queries, keys and values in `qkv`.
     fn channels(self, head: usize) -> (usize, usize, usize) {
-        let ([q, k, _], hs) = (self.heads.qkv(), self.heads.head_size);
-        let kv_at = self.heads.kv_head(head) * hs;
-        (head * hs, q + kv_at, q + k + kv_at)
+        let ([_, k, _], hs) = (self.heads.qkv(), self.heads.head_size);
+        let k_at = self.keys_of(self.heads.kv_head(head));
+        (head * hs, k_at, k_at + k)
+    }
+
+    /// The first channel of a head of keys in `qkv`.
+    pub(super) fn keys_of(self, kv_head: usize) -> usize {
+        let [q, ..] = self.heads.qkv();
+        q + kv_head * self.heads.head_size
     }
 
     /// Whether this is the first head of queries that attends to its keys and values.
@@ -58,21 +64,33 @@ pub(crate) struct AttentionDropout<'a> {
     pub(crate) scale: f32,
 }
 
-/// The buffers of a tile.
+/// The buffers of one sequence.
 #[derive(Debug)]
 pub(crate) struct AttentionScratch {
     /// The keys of a head, transposed and packed, `(hs, T)`.
     keys: Aligned,
     /// The values of a head, transposed and packed, `(hs, T)`.
     values: Aligned,
-    /// Scores, then weights, `(QUERIES, KEYS)`.
-    weights: Rows,
+    tile: TileScratch,
     /// Gradients of the weights, then of the scores, `(QUERIES, KEYS)`.
     grads: Rows,
+}
+
+/// The buffers of a tile of queries.
+#[derive(Debug)]
+pub(super) struct TileScratch {
+    /// Scores, then weights, `(QUERIES, KEYS)`.
+    weights: Rows,
     /// The running maximum of each query's scores.
     max: [f32; QUERIES],
     /// The running sum of each query's weights; in the backward pass, the dot product of its output and its gradient.
     sum: [f32; QUERIES],
+}
+
+impl TileScratch {
+    pub(super) fn new() -> Self {
+        Self { weights: Rows::zeros(QUERIES, KEYS), max: [0.0; QUERIES], sum: [0.0; QUERIES] }
+    }
 }
 
 impl AttentionScratch {
@@ -82,10 +100,8 @@ impl AttentionScratch {
         Self {
             keys: Aligned::zeros(packed),
             values: Aligned::zeros(packed),
-            weights: Rows::zeros(QUERIES, KEYS),
+            tile: TileScratch::new(),
             grads: Rows::zeros(QUERIES, KEYS),
-            max: [0.0; QUERIES],
-            sum: [0.0; QUERIES],
         }
     }
 }
@@ -126,30 +142,47 @@ pub(crate) fn forward(
     let AttentionShape { t, heads: Heads { n_head, head_size: hs, .. } } = shape;
     let ld = y.ld;
     for head in 0..n_head {
-        let (q_at, k_at, v_at) = shape.channels(head);
+        let (q_at, k_at, _) = shape.channels(head);
         if shape.first_of_kv_head(head) {
             pack_rows_transposed(qkv, t, k_at, hs, &mut scratch.keys);
         }
         for q in (0..t).step_by(QUERIES) {
-            let rows = QUERIES.min(t - q);
-            scratch.max.fill(f32::NEG_INFINITY);
-            scratch.sum.fill(0.0);
-            for tile in tiles(q, rows) {
-                let AttentionScratch { keys, weights, max, sum, .. } = scratch;
-                scores(level, tile, Left::rows(qkv, q, q_at), keys, hs, weights);
-                let out = y.at_mut(q, q_at);
-                let keep = dropped.map(|d| (d, head * t + q));
-                level.run(OnlineSoftmax { tile, scale: shape.scale(), keep, weights, max, sum, out, ld, hs });
-                let accumulate = if tile.k == 0 { Accumulate::Zero } else { Accumulate::Add };
-                let (left, right) = (Left::rows(weights, 0, 0), Right::rows(qkv, tile.k, v_at));
-                matmul(level, (rows, hs, tile.cols), left, right, accumulate, out, ld);
-            }
-            for i in 0..rows {
-                let factor = 1.0 / scratch.sum[i];
-                y.at_mut(q + i, q_at)[..hs].iter_mut().for_each(|y| *y *= factor);
-                lse[head * t + q + i] = scratch.max[i] + scratch.sum[i].ln();
+            let keep = dropped.map(|d| (d, head * t + q));
+            let AttentionScratch { keys, tile, .. } = scratch;
+            attend(level, shape, (qkv, keys), (head, q), keep, tile, (y.at_mut(q, q_at), ld));
+            for (lse, (max, sum)) in lse[head * t + q..(head + 1) * t].iter_mut().zip(tile.max.iter().zip(&tile.sum)) {
+                *lse = max + sum.ln();
             }
         }
+    }
+}
+
+/// Computes the outputs `(rows, hs)` of the queries of a head from `q` on, [`QUERIES`] at most, which lie in `out` with a leading
+/// dimension. `keys` are those of the head, transposed and packed; `keep` is the dropout and the row of the first query in it.
+pub(super) fn attend(
+    level: SimdLevel,
+    shape: AttentionShape,
+    (qkv, keys): (&Rows, &[f32]),
+    (head, q): (usize, usize),
+    keep: Option<(AttentionDropout<'_>, usize)>,
+    scratch: &mut TileScratch,
+    (out, ld): (&mut [f32], usize),
+) {
+    let (hs, (q_at, _, v_at)) = (shape.heads.head_size, shape.channels(head));
+    let rows = QUERIES.min(shape.t - q);
+    let TileScratch { weights, max, sum } = scratch;
+    max.fill(f32::NEG_INFINITY);
+    sum.fill(0.0);
+    for tile in tiles(q, rows) {
+        scores(level, tile, Left::rows(qkv, q, q_at), keys, hs, weights);
+        level.run(OnlineSoftmax { tile, scale: shape.scale(), keep, weights, max, sum, out, ld, hs });
+        let accumulate = if tile.k == 0 { Accumulate::Zero } else { Accumulate::Add };
+        let (left, right) = (Left::rows(weights, 0, 0), Right::rows(qkv, tile.k, v_at));
+        matmul(level, (rows, hs, tile.cols), left, right, accumulate, out, ld);
+    }
+    for (i, sum) in sum.iter().enumerate().take(rows) {
+        let factor = 1.0 / sum;
+        out[i * ld..][..hs].iter_mut().for_each(|y| *y *= factor);
     }
 }
 
@@ -256,7 +289,7 @@ pub(crate) fn backward(
         }
         for q in (0..t).step_by(QUERIES) {
             let rows = QUERIES.min(t - q);
-            let AttentionScratch { keys, values, weights, grads, sum, .. } = scratch;
+            let AttentionScratch { keys, values, tile: TileScratch { weights, sum, .. }, grads } = scratch;
             // The row sums of dP * P are those of dO * O (FlashAttention, appendix B).
             for (i, sum) in sum.iter_mut().enumerate().take(rows) {
                 *sum = level.run(Dot { a: &y.at(q + i, q_at)[..hs], b: &dy.at(q + i, q_at)[..hs] });

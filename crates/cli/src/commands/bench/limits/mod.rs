@@ -53,7 +53,7 @@ pub fn run(args: &BenchLimitsArgs) -> anyhow::Result<()> {
     let threads = Threads::All.count();
     if args.json {
         // Whoever reads it should know the instructions: the same processor has other limits with others.
-        let level = format!("{:?}", SimdLevel::detect()).to_lowercase();
+        let level = SimdLevel::detect().name();
         return print_json(&json!({
             "work": "limits", "threads": threads, "level": level, "limits": limits, "absent": absent,
         }));

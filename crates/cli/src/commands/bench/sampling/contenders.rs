@@ -1,12 +1,16 @@
 //! Who is measured.
 
+#[cfg(feature = "bench-candle")]
+mod candle;
+
 use std::{borrow::Cow, hint::black_box};
 
-use candle_core::{IndexOp, Storage, Tensor};
-use candle_transformers::generation::{LogitsProcessor, Sampling};
+use candle_core::{Storage, Tensor};
 use tinygpt_sampler::{DeviceRow, DeviceSampler, Row, Sampler, SamplingError, SamplingParams};
 
 use crate::args::Rule;
+#[cfg(feature = "bench-candle")]
+pub use candle::Candle;
 
 const TEMPERATURE: f64 = 1.0;
 const TOP_K: usize = 50;
@@ -20,45 +24,6 @@ pub trait Contender {
     fn rows(&self) -> usize;
     /// One token for each row.
     fn step(&mut self) -> anyhow::Result<()>;
-}
-
-/// candle's `LogitsProcessor`. It takes one row at a time, on one thread.
-pub struct Candle {
-    processor: LogitsProcessor,
-    rows: Vec<Tensor>,
-}
-
-impl Candle {
-    /// Draws from the first `rows` rows of `logits` `(B, V)`.
-    pub fn new(logits: &Tensor, rows: usize, rule: Rule) -> anyhow::Result<Self> {
-        let (k, p, temperature) = (TOP_K, TOP_P, TEMPERATURE);
-        let sampling = match rule {
-            Rule::Greedy => Sampling::ArgMax,
-            Rule::Temperature => Sampling::All { temperature },
-            Rule::TopK => Sampling::TopK { k, temperature },
-            Rule::TopP => Sampling::TopP { p, temperature },
-            Rule::TopKTopP => Sampling::TopKThenTopP { k, p, temperature },
-        };
-        let rows = (0..rows).map(|row| logits.i(row)).collect::<Result<_, _>>()?;
-        Ok(Self { processor: LogitsProcessor::from_sampling(0, sampling), rows })
-    }
-}
-
-impl Contender for Candle {
-    fn name(&self) -> &'static str {
-        "candle"
-    }
-
-    fn rows(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn step(&mut self) -> anyhow::Result<()> {
-        for row in &self.rows {
-            black_box(self.processor.sample(row)?);
-        }
-        Ok(())
-    }
 }
 
 /// Our host path; logits on another device are copied first.

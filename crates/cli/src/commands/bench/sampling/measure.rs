@@ -8,9 +8,11 @@ use std::{
 use candle_core::Tensor;
 use tinygpt_sampler::one_read;
 
+#[cfg(feature = "bench-candle")]
+use super::contenders::Candle;
 use super::{
     super::median,
-    contenders::{Candle, Contender, Host, OnDevice, with_rows},
+    contenders::{Contender, Host, OnDevice, with_rows},
 };
 use crate::args::Rule;
 
@@ -18,9 +20,11 @@ use crate::args::Rule;
 const SHORTEST: Duration = Duration::from_millis(2);
 /// Rounds of a whole sweep.
 const ROUNDS: usize = 15;
-/// What `--quick` takes: the rounds, the time after which no round is started, and the most rows that candle is timed on.
-/// candle takes rows one at a time, so that its time a row does not depend on their number.
-const QUICK: (usize, Duration, usize) = (25, Duration::from_secs(12), 16);
+/// What `--quick` takes: the rounds, and the time after which no round is started.
+const QUICK: (usize, Duration) = (25, Duration::from_secs(12));
+/// The most rows that `--quick` times candle on, which takes them one at a time: its time a row does not depend on their number.
+#[cfg(feature = "bench-candle")]
+const QUICK_CANDLE_ROWS: usize = 16;
 
 /// How long to measure.
 #[derive(Debug, Clone, Copy)]
@@ -28,17 +32,20 @@ pub struct Effort {
     rounds: usize,
     /// No round is started after so long in a cell.
     longest: Duration,
+    #[cfg(feature = "bench-candle")]
     candle_rows: usize,
 }
 
 impl Effort {
     /// The effort for each of `cells` cells.
     pub fn new(quick: bool, cells: usize) -> Self {
-        if !quick {
-            return Self { rounds: ROUNDS, longest: Duration::MAX, candle_rows: usize::MAX };
+        let (rounds, longest) = if quick { (QUICK.0, QUICK.1 / cells.max(1) as u32) } else { (ROUNDS, Duration::MAX) };
+        Self {
+            rounds,
+            longest,
+            #[cfg(feature = "bench-candle")]
+            candle_rows: if quick { QUICK_CANDLE_ROWS } else { usize::MAX },
         }
-        let (rounds, all, candle_rows) = QUICK;
-        Self { rounds, longest: all / cells.max(1) as u32, candle_rows }
     }
 }
 
@@ -58,6 +65,7 @@ pub fn measure(logits: &[(&'static str, Tensor)], rows: usize, rule: Rule, effor
         let logits = logits.narrow(0, 0, rows)?;
         contenders.push((device, Box::new(Host::new(logits.clone(), rule)?)));
         contenders.push((device, Box::new(OnDevice::new(logits.clone(), rule)?)));
+        #[cfg(feature = "bench-candle")]
         contenders.push((device, Box::new(Candle::new(&logits, rows.min(effort.candle_rows), rule)?)));
     }
     let on_cpu = logits[0].1.narrow(0, 0, rows)?;

@@ -1,4 +1,5 @@
-//! `tinygpt bench sampling`: microseconds a row, against candle's `LogitsProcessor` and against one read of the logits.
+//! `tinygpt bench sampling`: microseconds a row, against one read of the logits and, with the feature `bench-candle`, against
+//! candle's `LogitsProcessor`.
 
 mod contenders;
 pub mod logits;
@@ -18,7 +19,7 @@ use crate::{
     output::{print_json, print_stdout},
 };
 use measure::{Effort, measure};
-use report::{Absent, Cell};
+use report::{Absent, Cell, Missing};
 
 pub fn run(args: &BenchSamplingArgs) -> anyhow::Result<()> {
     let rows = chosen(&args.rows, if args.quick { &[1, 16] } else { &[1, 4, 16, 64, 256] });
@@ -27,7 +28,11 @@ pub fn run(args: &BenchSamplingArgs) -> anyhow::Result<()> {
     let most_rows = rows.iter().copied().max().unwrap_or(1) as usize;
     let effort = Effort::new(args.quick, rows.len() * vocabs.len() * rules.len());
     note_debug_build();
-    let (present, absent) = devices();
+    let (present, mut absent) = devices();
+    if cfg!(not(feature = "bench-candle")) {
+        let reason = "this program was built without candle-transformers; build it with `cargo build --release --features bench-candle`";
+        absent.push(Absent { what: Missing::Contender("candle"), reason: reason.into() });
+    }
     if !args.json {
         print_stdout(&report::header(&absent))?;
     }
@@ -71,7 +76,7 @@ fn devices() -> (Vec<(&'static str, Device)>, Vec<Absent>) {
     for (name, found) in [("cuda:0", device::cuda(0)), ("metal", device::metal())] {
         match found {
             Ok(device) => present.push((name, device)),
-            Err(reason) => absent.push(Absent { device: name, reason }),
+            Err(reason) => absent.push(Absent { what: Missing::Device(name), reason }),
         }
     }
     (present, absent)

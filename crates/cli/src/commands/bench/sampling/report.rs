@@ -26,13 +26,30 @@ pub struct Cell {
     pub share_of_limit: f64,
 }
 
-/// A device that is not here.
+/// What is not measured here.
 #[derive(Debug, Clone, Serialize)]
 pub struct Absent {
-    /// Its name.
-    pub device: &'static str,
+    /// Its name, under the key `device` or `contender`.
+    #[serde(flatten)]
+    pub what: Missing,
     /// Why.
     pub reason: String,
+}
+
+/// A device or a contender.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    Device(&'static str),
+    Contender(&'static str),
+}
+
+impl Missing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Device(name) | Self::Contender(name) => name,
+        }
+    }
 }
 
 /// The cells of one batch, vocabulary and rule.
@@ -51,9 +68,9 @@ pub fn cells(rows: u32, vocab: u32, rule: Rule, times: &Times) -> Vec<Cell> {
     times.contenders.iter().map(cell).collect()
 }
 
-/// The devices that are not here, and the heads of the columns.
+/// What is not here, and the heads of the columns.
 pub fn header(absent: &[Absent]) -> String {
-    let absent: String = absent.iter().map(|a| format!("absent: {}: {}\n", a.device, a.reason)).collect();
+    let absent: String = absent.iter().map(|a| format!("absent: {}: {}\n", a.what.name(), a.reason)).collect();
     absent
         + &format!(
             "{:>4}  {:>6}  {:<11}  {:<9}  {:<6}  {:>10}  {:>10}  {:>8}  {:>8}  {:>8}  {:>7}\n",
@@ -73,15 +90,14 @@ pub fn header(absent: &[Absent]) -> String {
 
 /// The lines of one batch, vocabulary and rule: the speed-ups over candle and over our host path, both on the CPU.
 pub fn lines(cells: &[Cell]) -> String {
-    let on_cpu = |contender| {
-        let found = cells.iter().find(|cell| cell.device == "cpu" && cell.contender == contender);
-        found.map_or(f64::NAN, |cell| cell.us_per_row)
+    let speed_up = |over: &str, us: f64, decimals: usize| {
+        let found = cells.iter().find(|cell| cell.device == "cpu" && cell.contender == over);
+        found.map_or("-".to_owned(), |cell| format!("{:.decimals$}", cell.us_per_row / us))
     };
-    let (candle, host) = (on_cpu("candle"), on_cpu("host"));
     let line = |cell: &Cell| {
         let us = cell.us_per_row;
         format!(
-            "{:>4}  {:>6}  {:<11}  {:<9}  {:<6}  {us:>10.2}  {:>10.0}  {:>8.2}  {:>7.1}%  {:>8.1}  {:>7.2}\n",
+            "{:>4}  {:>6}  {:<11}  {:<9}  {:<6}  {us:>10.2}  {:>10.0}  {:>8.2}  {:>7.1}%  {:>8}  {:>7}\n",
             cell.rows,
             cell.vocab,
             cell.rule,
@@ -90,8 +106,8 @@ pub fn lines(cells: &[Cell]) -> String {
             1e6 / us,
             cell.limit_us_per_row,
             100.0 * cell.share_of_limit,
-            candle / us,
-            host / us,
+            speed_up("candle", us, 1),
+            speed_up("host", us, 2),
         )
     };
     cells.iter().map(line).collect()
@@ -107,6 +123,9 @@ mod tests {
         let cells = cells(16, 50257, Rule::TopKTopP, &Times { limit: 10.0, contenders });
         assert_eq!(cells[0].share_of_limit, 0.5);
         let text = header(&[]) + &lines(&cells);
+        let without = Times { limit: 10.0, contenders: vec![("host", "cpu", 20.0)] };
+        let alone = lines(&super::cells(16, 50257, Rule::Greedy, &without));
+        assert!(alone.ends_with("     50.0%         -     1.00\n"), "{alone}");
         assert_eq!(
             text,
             "rows   vocab  rule         contender  device      us/row      rows/s  limit us  of limit  x candle   x host\n  \

@@ -87,6 +87,28 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
 }
 
 #[test]
+fn the_blocks_in_which_weights_are_packed_for_many_rows_do_not_show_in_a_bit() {
+    // More weights than a block has, in whole panels and a rest.
+    let (n_in, n_out, m) = (3000, 205, 70);
+    let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
+    let x = rows(&uniform(m * n_in, 2), n_in);
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        let linear = WeightMatrix::new(w[..].into(), n_out, OutputDim::Cols, format);
+        for bias in [None, Some(&b[..])] {
+            let product = |x: &Rows, m| {
+                let mut y = Rows::zeros(m, n_out);
+                linear.apply((SimdLevel::detect(), &mut Workers::none()), m, x, bias, &mut y);
+                y
+            };
+            let all = product(&x, m);
+            for i in 0..m {
+                assert_eq!(product(&rows(x.row(i), n_in), 1).row(0), all.row(i), "{format:?}, row {i}");
+            }
+        }
+    }
+}
+
+#[test]
 fn bf16_rounds_to_even() {
     for (x, bits) in [(1.0, 0x3f80), (1.003_906_2, 0x3f80), (1.003_906_4, 0x3f81), (1.011_718_8, 0x3f82)] {
         assert_eq!(to_bf16(x), bits, "{x}");
