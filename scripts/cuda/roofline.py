@@ -39,8 +39,6 @@ def update(shape, precision):
         add(name + ", forward", repeat, e * (rows * (n_in + n_out) + w), 2 * rows * w, "product")
         add(name + ", gradient of the input", repeat, e * (rows * (n_in + n_out) + w), 2 * rows * w, "product")
         add(name + ", gradient of the matrix", repeat, e * (rows * (n_in + n_out) + w), 2 * rows * w, "product")
-        if precision == "bf16":
-            add("matrices' gradients to f32", repeat, 6 * w)
 
     product("queries, keys, values", c, 3 * c)
     product("projection", c, c)

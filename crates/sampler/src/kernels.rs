@@ -210,7 +210,7 @@ mod cuda {
         /// contiguous and of that type or of f32, which candle's own products of 16 bits are not.
         ///
         /// # Errors
-        /// When the matrices are not like that or not on this device, or cuBLAS refuses the product.
+        /// When the matrices are not like that or not on a CUDA device, or cuBLAS refuses the product.
         pub fn product(&self, a: &Tensor, b: &Tensor, c: &Tensor, adds: bool) -> Result<()> {
             use cublas::sys::{cublasComputeType_t as Compute, cublasGemmAlgo_t as Algorithm};
 
@@ -248,7 +248,7 @@ mod cuda {
                     (&raw const beta).cast(),
                     c_at as *mut _,
                     data_type(c.dtype())?,
-                    int(n)?,
+                    int(n.max(1))?,
                     compute,
                     Algorithm::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
                 )

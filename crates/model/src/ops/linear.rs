@@ -294,7 +294,7 @@ fn to_operand_view(w: &Tensor, precision: Precision) -> candle_core::Result<Tens
 pub fn linear_by_row(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let (rows, _, n_in) = x.dims3()?;
     let n_out = w.dim(1)?;
-    if x.device().is_cuda() {
+    if x.device().is_cuda() && rows > 0 {
         let operand = x.to_dtype(w.dtype())?;
         let y = (0..rows).map(|row| count_launch(operand.narrow(0, row, 1)?.squeeze(0)?.matmul(w))); // (T, out) each
         let y = cat(&y.collect::<candle_core::Result<Vec<_>>>()?)?.reshape((rows, (), n_out))?; // (B * T, out) to (B, T, out)

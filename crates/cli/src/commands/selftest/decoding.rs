@@ -80,6 +80,11 @@ fn cases() -> Vec<Case> {
         narrow(DType::BF16, case("wide heads, bf16", own_size(18, shape(2, 2, 8, 9, 43)), 1)),
         narrow(DType::BF16, case("GPT-2, bf16", gpt2(shape(2, 2, 32, 9, 65)), 4)),
         narrow(DType::BF16, case("Qwen3, odd, bf16", qwen(shape(2, 1, 18, 9, 43)), 1)),
+        // Inputs that a thread of a product takes in several turns, with a norm; and so many that there is another kernel for them.
+        case("wide rows", gpt2(shape(8, 8, 97, 6, 43)), 2),
+        case("deep", GptConfig { mlp_hidden: 1540, ..shape(2, 2, 8, 6, 43) }, 2),
+        narrow(DType::BF16, case("deep, bf16", GptConfig { mlp_hidden: 1540, ..shape(2, 2, 8, 6, 43) }, 2)),
+        narrow(DType::F16, case("deep, f16", GptConfig { mlp_hidden: 1540, ..shape(2, 2, 8, 6, 43) }, 2)),
         narrow(DType::F16, case("GPT-2, f16", gpt2(shape(2, 2, 32, 9, 65)), 4)),
         narrow(DType::F16, case("odd, f16", shape(3, 3, 11, 8, 61), 4)),
     ]

@@ -289,7 +289,9 @@ fn of_network(
     tolerance: f64,
     device: &Device,
 ) -> anyhow::Result<Check> {
-    let (rows, t) = (*rows, config.block_size);
+    // Windows shorter than the context leave the last positions without a gradient.
+    let shorter = usize::from(precision == Precision::F16 && config.block_size > 1);
+    let (rows, t) = (*rows, config.block_size - shorter);
     let params = moved_params(config);
     let gpt = Gpt::new(config, &to_tensors(config, &params, DType::F32, device)?)?.with_precision(precision);
     let ids = tokens(50, rows * t, config.vocab_size);

@@ -62,7 +62,7 @@ impl Tokens {
     }
 
     /// Wraps tokens `(B, T)` that are on the device already. The gradient uses one-hot matrices, however large the
-    /// vocabulary.
+    /// vocabulary. Who has them answers for each being of the vocabulary: on a GPU nothing looks.
     pub fn on_device(ids: &Tensor) -> Self {
         Self { ids: ids.clone(), segmented_sum: None }
     }

@@ -182,3 +182,31 @@ fn cross_entropy_gradient(
     let ones = count_launch(count_launch(targets.unsqueeze(1)?.broadcast_eq(tokens))?.to_dtype(logits.dtype()))?; // (N, V)
     count_launch(count_launch(p - ones)?.broadcast_mul(&d_losses.unsqueeze(1)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_have_whole_tiles_where_there_are_several_and_cover_all_rows() {
+        let of = |n, at_once| chunks(n, 10, 4 * 10 * at_once).collect::<Vec<_>>();
+        assert_eq!(of(1000, 1000), [(0, 1000)]);
+        assert_eq!(of(1000, 300), [(0, 256), (256, 256), (512, 256), (768, 232)]);
+        assert_eq!(of(5, 2), [(0, 2), (2, 2), (4, 1)]);
+        assert_eq!(of(0, 2), []);
+    }
+
+    #[test]
+    fn a_head_of_16_bits_has_zeros_up_to_a_multiple_of_eight_tokens() {
+        for (v, dtype, expected) in [(5, DType::BF16, 8), (8, DType::BF16, 8), (9, DType::F16, 16), (5, DType::F32, 5)]
+        {
+            let head = Tensor::ones((v, 3), dtype, &Device::Cpu).unwrap();
+            let aligned = aligned_head(&head).unwrap();
+            let rows = aligned.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(rows.len(), expected, "{v} tokens in {dtype:?}");
+            for (token, row) in rows.iter().enumerate() {
+                assert_eq!(row, &[if token < v { 1.0 } else { 0.0 }; 3], "token {token} of {v}");
+            }
+        }
+    }
+}

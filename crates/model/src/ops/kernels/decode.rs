@@ -85,8 +85,10 @@ pub(crate) const MAX_HEAD_SIZE: usize = 128;
 const SHARED_FLOATS: usize = (96 << 10) / 4;
 /// The most elements of an input row of the logits.
 pub(crate) const MAX_INPUTS: usize = SHARED_FLOATS;
-/// The most outputs of a product: the second dimension of a grid is limited.
-pub(crate) const MAX_OUTPUTS: usize = 65_535 * PRODUCT_COLS / 2;
+/// The most outputs of a product, and the most tokens of the logits: the second dimension of a grid is limited. (A block of SwiGLU's
+/// has half as many outputs, each of two sums.)
+pub(crate) const MAX_OUTPUTS: usize = 65_535 * PRODUCT_COLS;
+pub(crate) const MAX_TOKENS: usize = 65_535 * HEAD_COLS;
 
 /// The norm of the input rows of a product: its kind, epsilon, weight `(in)` and bias `(in)`.
 #[derive(Debug, Clone, Copy)]

@@ -182,7 +182,7 @@ impl NormKernels {
                 (warps, 4 * warps * width)
             }
         };
-        let rows = n.div_ceil(BLOCKS).next_multiple_of(warps);
+        let rows = n.div_ceil(BLOCKS).next_multiple_of(warps).max(warps);
         let blocks = n.div_ceil(rows);
         let sums = kernels.output((blocks, width), DType::F32)?;
         let grid = Grid { shared: shared as u32, ..Grid::new(blocks, 32 * warps as u32) };

@@ -7,7 +7,7 @@ use crate::{
     config::{Heads, Norm},
     ops::{
         Angles, Op,
-        kernels::decode::{Epilogue, MAX_HEAD_SIZE, MAX_INPUTS, MAX_OUTPUTS},
+        kernels::decode::{Epilogue, MAX_HEAD_SIZE, MAX_INPUTS, MAX_OUTPUTS, MAX_TOKENS},
     },
     plan::{Network, ParamId, Value},
 };
@@ -109,7 +109,7 @@ impl FusedNetwork {
             op.fuse(&mut fusion)?;
         }
         let head = fusion.input(net.head.x)?;
-        (net.cols(head.x) <= MAX_INPUTS && net.config.vocab_size <= MAX_OUTPUTS).then_some(())?;
+        (net.cols(head.x) <= MAX_INPUTS && net.config.vocab_size <= MAX_TOKENS).then_some(())?;
         let (buffers, buffer_of) = assign_buffers(net, &fusion.launches, &head);
         Some(Self { launches: fusion.launches, head, buffers, buffer_of })
     }
@@ -206,7 +206,7 @@ impl<'a> Fusion<'a> {
     /// A linear layer.
     pub(crate) fn product(&mut self, x: Value, weight: ParamId, bias: Option<ParamId>, y: Value) -> Option<()> {
         let input = self.input(x)?;
-        (self.net.cols(input.x) <= MAX_INPUTS && self.net.cols(y) <= MAX_OUTPUTS).then_some(())?;
+        (self.net.cols(y) <= MAX_OUTPUTS).then_some(())?;
         self.launch(Launch::Product(Product { input, weight, bias, epilogue: Epilogue::None, residual: None, y }))
     }
 
@@ -308,6 +308,17 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn vocabularies_and_products_are_as_large_as_a_grid_has_blocks() {
+        let suits = |config: &GptConfig| FusedNetwork::new(&network(config)).is_some();
+        for (vocab_size, expected) in [(262_144, true), (MAX_TOKENS, true), (MAX_TOKENS + 1, false)] {
+            assert_eq!(suits(&GptConfig { vocab_size, ..shape() }), expected, "{vocab_size} tokens");
+        }
+        for (mlp_hidden, expected) in [(MAX_OUTPUTS, true), (MAX_OUTPUTS + 1, false)] {
+            assert_eq!(suits(&GptConfig { mlp_hidden, ..shape() }), expected, "{mlp_hidden} hidden values");
         }
     }
 
