@@ -8,6 +8,8 @@ pub use tinygpt_model::device::name;
 use crate::output::Usage;
 
 mod auto;
+#[cfg(any(feature = "cuda", test))]
+mod compiled_kernels;
 #[cfg(feature = "cuda")]
 mod cuda;
 

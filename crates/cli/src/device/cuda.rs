@@ -5,8 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
-    path::PathBuf,
+    env,
     sync::{Mutex, PoisonError},
 };
 
@@ -20,6 +19,8 @@ use candle_core::{
         },
     },
 };
+
+use super::compiled_kernels;
 
 /// The devices of this process by their number. They are never closed.
 static OPENED: Mutex<BTreeMap<usize, OneStream>> = Mutex::new(BTreeMap::new());
@@ -35,20 +36,12 @@ pub fn open(number: usize) -> candle_core::Result<Device> {
         return Ok(Device::Cuda(device.clone()));
     }
     let OneStream(device) = opened.entry(number).or_insert(OneStream::open(number)?);
-    if !has_compiled() {
+    if compiled_kernels::are_to_be_made(|name| env::var_os(name), env::home_dir()) {
         notice!(
             "note: the driver compiles kernels for this card when they are first used, and keeps them: this once, some 20 s"
         );
     }
     Ok(Device::Cuda(device.clone()))
-}
-
-/// Whether the driver has kept kernels that it compiled, of whatever program: the folder is that of CUDA's programming guide.
-fn has_compiled() -> bool {
-    let folder = env::var_os("CUDA_CACHE_PATH")
-        .map(PathBuf::from)
-        .or_else(|| env::home_dir().map(|home| home.join(".nv/ComputeCache")));
-    folder.and_then(|folder| fs::read_dir(folder).ok()).is_some_and(|mut kept| kept.next().is_some())
 }
 
 /// A device all of whose work is queued on one stream, by whichever host thread, which makes events superfluous.
