@@ -55,9 +55,11 @@ def main():
     parser.add_argument("--threads", default=os.cpu_count(), type=int, help="of the program")
     parser.add_argument("--busy", default=os.cpu_count(), type=int, help="processes beside it")
     args = parser.parse_args()
-    chosen = [work for work in WORKS if not args.works or any(work == name or work.startswith(f"{name}-") for name in args.works)]
-    if not chosen:
-        parser.error(f"no such work; there are {', '.join(WORKS)}")
+    named = {name: [work for work in WORKS if work == name or work.startswith(f"{name}-")] for name in args.works}
+    unknown = [name for name, works in named.items() if not works]
+    if unknown:
+        parser.error(f"no such work: {', '.join(unknown)}; there are {', '.join(WORKS)}")
+    chosen = [work for work in WORKS if not named or any(work in works for works in named.values())]
     if not args.tinygpt.is_file():
         parser.error(f"there is no {args.tinygpt}: build it, or name another by --tinygpt")
     program = str(args.tinygpt.resolve())

@@ -67,8 +67,10 @@ def streams(url, key, bodies, clients, seconds):
             selector.register(client, selectors.EVENT_READ)
             client.ask()
         while selector.get_map():
-            for ready, _ in selector.select(60):
-                client = ready.fileobj
+            events = selector.select(60)
+            assert events, "no event for 60 s"
+            for event, _ in events:
+                client = event.fileobj
                 if client.read():
                     if time.perf_counter() < until:
                         client.ask()

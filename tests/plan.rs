@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::common::{Place, failure, json, stdout};
 
-/// Minutes that are enough for the smallest size on a machine with other work, where the program is not optimised; nothing is trained
-/// in them.
+/// Minutes that were enough for the smallest size on two cores with other work, where the program is not optimised; nothing is trained
+/// in them. On a machine that is several times slower no size would fit, and these tests would fail.
 const MINUTES: &str = "5";
 
 /// A text of about 60,000 characters.

@@ -1,11 +1,14 @@
 //! What is told of work that takes a while: plain lines where standard error is no terminal, and what Ctrl-C does meanwhile.
 //!
-//! The work is of minutes, and is ended as soon as the line is there: nothing here depends on how fast the machine is.
+//! The work is of minutes in a program that is not optimised, and is ended as soon as the line is there. A machine so fast that it does
+//! such work in seconds would tell no share of it, and these tests would say that the line is missing.
 
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use crate::common::{Place, json};
@@ -154,4 +157,47 @@ fn merging_pairs_for_a_tokenizer_tells_how_long_it_has_taken_and_can_be_interrup
     assert_eq!(ended.code, Some(130), "{:#?}", ended.lines);
     assert!(ended.last().contains("interrupted before the first update: no run was started"), "{:#?}", ended.lines);
     assert!(!place.join("run").exists());
+}
+
+/// A training that reads its text from standard input, which does not end, once it has begun to: from then on it is known what a signal
+/// does. The copy of the text is where the system has temporary files.
+fn reading_standard_input(place: &Place, args: &[&str]) -> Child {
+    fs::create_dir(place.join("tmp")).unwrap();
+    let mut command = place.process(&["train", "--data", "-", "--set", "train.max_steps=1"]);
+    command.args(args).env("TMPDIR", place.join("tmp"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    for _ in 0..1200 {
+        if !place.names("tmp").is_empty() {
+            return child;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    panic!("no text was read within 60 s");
+}
+
+/// What a child did at one Ctrl-C while its standard input stayed open.
+fn interrupted(mut child: Child) -> (Option<i32>, String) {
+    let _open = child.stdin.take();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_text_that_does_not_end_can_be_interrupted_with_a_configuration_and_without() {
+    for more in [&[][..], &["--config", "small.toml"]] {
+        let place = Place::new();
+        let (code, told) = interrupted(reading_standard_input(&place, more));
+        assert_eq!(code, Some(130), "{told}");
+        assert!(told.contains("interrupted before the first update: no run was started"), "{told}");
+        assert!(!place.join("runs").exists());
+    }
+}
+
+#[test]
+fn an_inspection_ends_at_the_first_interruption() {
+    let place = Place::new();
+    let (code, told) = interrupted(reading_standard_input(&place, &["--config", "small.toml", "--inspect"]));
+    assert_eq!((code, told.as_str()), (None, ""), "by the signal itself");
 }

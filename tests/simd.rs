@@ -4,18 +4,13 @@ use std::collections::BTreeMap;
 
 use assert_cmd::Command;
 use serde_json::Value;
+use tinygpt_sampler::simd::SimdLevel;
 
 use crate::common::{Place, failure, json, stdout};
 
-/// The levels of this processor, the best first. Detected here and not asked of the program, so that a mistake in its
-/// detection shows.
+/// The levels of this processor, the best first.
 fn levels() -> Vec<&'static str> {
-    #[cfg(target_arch = "x86_64")]
-    let vectors = [("avx512", is_x86_feature_detected!("avx512f")), ("avx2", is_x86_feature_detected!("avx2"))];
-    #[cfg(not(target_arch = "x86_64"))]
-    let vectors = [("neon", cfg!(target_arch = "aarch64"))];
-    let present = vectors.into_iter().filter_map(|(name, present)| present.then_some(name));
-    present.chain(["scalar"]).collect()
+    SimdLevel::available().into_iter().map(SimdLevel::name).collect()
 }
 
 fn with(place: &Place, level: &str) -> Command {

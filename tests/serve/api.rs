@@ -1,11 +1,16 @@
 //! The routes, what they take and what they give.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 
 use super::server;
-use crate::common::{Place, failure, http_server::Server, json as one_json, stdout, trained};
+use crate::common::{Place, http_server::Server, json as one_json, stdout, trained};
 
 /// `tinygpt generate --json` of the shared run.
 fn generate(args: &[&str]) -> Value {
@@ -414,8 +419,38 @@ fn a_gguf_file_brings_its_chat_template() {
 
     let broken = with_text(&place.read("plain.gguf"), "tokenizer.chat_template", "{% if %}");
     place.write("broken.gguf", broken);
-    let message = failure(place.tinygpt().args(["serve", "broken.gguf", "--port", "0"]), 1);
-    assert!(message.contains("the chat template of broken.gguf is broken"), "{message}");
+    let server = Server::start(&place, &["broken.gguf"]);
+    assert_eq!(server.post("/v1/completions", &json!({ "prompt": "On", "max_tokens": 1 })).status, 200);
+    let (status, _, message) = refusal(&server, "/v1/chat/completions", chat("broken.gguf"));
+    assert!(status == 400 && message.contains("no chat template that can be used"), "{message}");
+    let told = told_at_start(&place, "broken.gguf");
+    assert!(told.contains("the chat template of broken.gguf is not understood, so chats are refused: "), "{told}");
+}
+
+/// What a server of a model tells before it listens.
+fn told_at_start(place: &Place, model: &str) -> String {
+    let told = fs::File::create(place.join("told.txt")).unwrap();
+    let mut command = place.process(&["serve", model, "--port", "0"]);
+    let mut server = command.env_remove("TINYGPT_API_KEY").stdout(Stdio::piped()).stderr(told).spawn().unwrap();
+    let mut address = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(address.starts_with("http://"), "{address}: {}", place.text("told.txt"));
+    place.text("told.txt")
+}
+
+#[test]
+fn a_damaged_state_of_a_run_is_told_of_and_its_weights_are_served() {
+    let place = Place::new().with_run("run");
+    let told = told_at_start(&place, "run");
+    assert!(!told.contains("not known"), "{told}");
+    place.write("run/last/state.json", "{");
+    let told = told_at_start(&place, "run");
+    assert!(
+        told.contains("the step and the loss of the weights are not known: ") && told.contains("state.json"),
+        "{told}"
+    );
 }
 
 #[test]

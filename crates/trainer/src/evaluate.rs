@@ -110,7 +110,8 @@ fn window_losses(
 }
 
 /// A validation loss in the units people compare. A figure may be infinite: a text of no byte has infinitely many bits a byte. JSON
-/// has no word for that: it is `null` there, and read as infinity.
+/// has no word for what is no finite number: it is `null` there. What is read of `null` is infinity, also where it was NaN, but no gap,
+/// also where it was an infinite one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Mean cross-entropy in nats a token.
@@ -200,6 +201,25 @@ mod tests {
         let without = json.as_object().unwrap().iter().filter(|(key, _)| *key != "loss");
         let without: serde_json::Value = without.map(|(key, value)| (key.clone(), value.clone())).collect();
         assert!(serde_json::from_value::<Report>(without).is_err(), "a figure that is left out is none");
+    }
+
+    #[test]
+    fn json_does_not_tell_nan_from_infinity_nor_an_infinite_gap_from_none() {
+        let nan = f64::NAN;
+        let report = Report {
+            loss: nan,
+            perplexity: nan,
+            bits_per_token: nan,
+            bits_per_byte: nan,
+            bits_per_char: nan,
+            tokens: 9,
+            floor: Some(1.0),
+            gap: Some(nan),
+            gap_bits_per_byte: Some(f64::INFINITY),
+        };
+        let read: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!((read.loss, read.perplexity, read.bits_per_byte), (f64::INFINITY, f64::INFINITY, f64::INFINITY));
+        assert_eq!((read.floor, read.gap, read.gap_bits_per_byte), (Some(1.0), None, None));
     }
 
     #[test]

@@ -43,17 +43,15 @@ use crate::{
 const SAMPLES: usize = 3;
 
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let init_from = args.init_from.as_deref().map(initial_model).transpose()?;
-    let new = if args.resume { None } else { Some(new_run(args, init_from.as_ref())?) };
-    let device = args.device.open_for(|| work(args, new.as_ref()))?;
+    if args.inspect {
+        // It writes nothing, and Ctrl-C may end it anywhere: the signals are left alone.
+        let new = new_run(args, None)?;
+        let device = args.device.open_for(|| work(args, Some(&new)))?;
+        return inspect::run(args, new.config, &device);
+    }
     let stop = stop_on_signals()?;
-    let run = match new {
-        Some(NewRun { config, .. }) if args.inspect => return inspect::run(args, config, &device),
-        None => until_stopped(&stop, "the run is as it was", |preparation| resume(args, &device, preparation))?,
-        Some(new) => until_stopped(&stop, "no run was started", |preparation| {
-            start(args, new, init_from, (&device, &stop), preparation)
-        })?,
-    };
+    let left = if args.resume { "the run is as it was" } else { "no run was started" };
+    let (run, device) = until_stopped(&stop, left, |preparation| prepare(args, &stop, preparation))?;
     let (path, config) = (run.path().to_owned(), run.config().clone());
     let val_tokens = run.data().val.len() as u64 - 1;
     notice!(
@@ -109,6 +107,20 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         return Err(Interrupted(message).into());
     }
     show_result(args, &path, &config, (&outcome, val_tokens), &device)
+}
+
+/// The run that is to be trained, and its device. All that may take long is read here: a text from standard input has no end before
+/// its writer gives it one.
+fn prepare(args: &TrainArgs, stop: &AtomicBool, preparation: Preparation) -> anyhow::Result<(Run, Device)> {
+    if args.resume {
+        let device = args.device.open_for(|| work(args, None))?;
+        return Ok((resume(args, &device, preparation)?, device));
+    }
+    let init_from = args.init_from.as_deref().map(initial_model).transpose()?;
+    let new = new_run(args, init_from.as_ref())?;
+    let device = args.device.open_for(|| work(args, Some(&new)))?;
+    let run = start(args, new, init_from, (&device, stop), preparation)?;
+    Ok((run, device))
 }
 
 /// Which parameters go where, unless all have AdamW and the same learning rate.

@@ -127,7 +127,11 @@ impl Weights {
     /// The effective weights with an adapter of the model that these are of.
     pub(super) fn with_adapter(self, adapter: Adapter) -> Self {
         // Over weights that have one already there is another.
-        let base = if self.adapter.is_some() { Self::of_values(self.into_values()) } else { self };
+        let queries_are_scaled = self.queries_are_scaled;
+        let base = match self.adapter {
+            Some(_) => Self { queries_are_scaled, ..Self::of_values(self.into_values()) },
+            None => self,
+        };
         let kept = base.params.iter().map(|_| OnceLock::new()).collect();
         Self { adapter: Some(Box::new(AddedAdapter { adapter, kept })), ..base }
     }
@@ -434,4 +438,24 @@ fn same(files: &WeightFiles, a: &TensorEntry, b: &TensorEntry) -> bool {
             }
             is_same
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{adapter::AdapterShape, init_params};
+
+    #[test]
+    fn scaled_queries_are_known_below_any_number_of_adapters() {
+        let config = GptConfig { n_layer: 1, n_embd: 8, n_head: 2, ..GptConfig::default() };
+        let shape = AdapterShape::new(&config, 2, 4.0, &["c_fc".to_owned()]).unwrap();
+        let adapter = Adapter::new(shape.clone(), shape.initial_values(1)).unwrap();
+        let params = init_params(&config, 1);
+        let mut weights = Weights { queries_are_scaled: true, ..Weights::of_values(params.clone()) };
+        for _ in 0..2 {
+            weights = weights.with_adapter(adapter.clone());
+            assert!(weights.queries_are_scaled());
+        }
+        assert_eq!(weights.into_values(), params, "a fresh adapter changes nothing");
+    }
 }

@@ -7,9 +7,9 @@ use rayon::prelude::*;
 /// The fewest logits that are read by more than one thread.
 const MIN_PARALLEL_LOGITS: usize = 1 << 16;
 
-/// The largest logit of all rows, by a SIMD maximum that does not check for NaN. It uses as many threads, and as many
-/// rows a thread, as [`Sampler::sample_batch`](crate::Sampler::sample_batch) ever does, so no sampler can be faster than this one
-/// read.
+/// The largest logit of all rows, by a SIMD maximum that does not check for NaN. It is divided among threads wherever
+/// [`Sampler::sample_batch`](crate::Sampler::sample_batch) with rules in f32 is, so none of these can be faster than this one read.
+/// Rules in f64 are divided from fewer logits on, and take many times as long for each.
 #[must_use]
 pub fn one_read(rows: &[&[f32]]) -> f32 {
     let level = SimdLevel::detect();

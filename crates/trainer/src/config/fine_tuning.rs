@@ -38,11 +38,12 @@ impl Extent {
 
 impl TextSize {
     /// A configuration for a run on a text of this size that starts from a model. `base` are the defaults of such a run, as
-    /// [`InitialModel::defaults`](crate::run::InitialModel::defaults) gives them.
+    /// [`InitialModel::defaults`](crate::run::InitialModel::defaults) gives them. The warm-up and the evaluations are those of
+    /// `max_steps` updates, where that is given, and else of as many as suit the text.
     ///
     /// # Errors
-    /// When the configuration that comes of it is invalid, which that of a valid model is not.
-    pub fn fine_tuning_recipe(self, base: &RunConfig) -> Result<RunConfig> {
+    /// When the configuration that comes of it is invalid: with a valid model, where `max_steps` is 0.
+    pub fn fine_tuning_recipe(self, base: &RunConfig, max_steps: Option<u64>) -> Result<RunConfig> {
         let mut config = load_over(base, recipe(RECIPE).unwrap_or_default(), &[])?;
         let Extent { grad_accum, passes, most_updates, evaluations } = Extent::of(base.model.n_params());
         let val_fraction = self.held_out_fraction();
@@ -56,7 +57,8 @@ impl TextSize {
         train.lr *= rates;
         train.min_lr *= rates;
         let per_update = train.batch_size * grad_accum * config.model.block_size;
-        train.max_steps = ((passes * tokens / per_update as f64) as u64).clamp(LEAST_UPDATES, most_updates);
+        let suitable = ((passes * tokens / per_update as f64) as u64).clamp(LEAST_UPDATES, most_updates);
+        train.max_steps = max_steps.unwrap_or(suitable);
         train.warmup_steps = train.max_steps / 12;
         train.eval_every = train.max_steps.div_ceil(evaluations);
         Ok(config.resolved()?)
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn gpt_2_and_the_text_of_the_recipe_give_the_recipe() {
-        let config = text(1_115_394).fine_tuning_recipe(&base(12, 768, 1024)).unwrap();
+        let config = text(1_115_394).fine_tuning_recipe(&base(12, 768, 1024), None).unwrap();
         let recipe = load(recipe(RECIPE).unwrap(), &[], false).unwrap();
         assert_eq!(config.train, recipe.train);
         assert_eq!((config.model.block_size, config.model.dropout), (256, recipe.model.dropout));
@@ -94,7 +96,7 @@ mod tests {
     fn wider_models_learn_at_lower_rates_and_larger_ones_for_fewer_passes() {
         let (mut last, mut passes_before) = (1.0, f64::INFINITY);
         for (n_layer, n_embd) in [(2, 32), (4, 64), (6, 256), (12, 768), (24, 2048)] {
-            let config = text(1_000_000).fine_tuning_recipe(&base(n_layer, n_embd, 256)).unwrap();
+            let config = text(1_000_000).fine_tuning_recipe(&base(n_layer, n_embd, 256), None).unwrap();
             let passes = (config.train.max_steps as usize * config.tokens_per_step()) as f64 / 3e5;
             assert!(config.train.lr <= last && passes <= passes_before, "{n_embd}: {passes}");
             assert!(config.train.min_lr < config.train.lr && config.train.lr <= LARGEST_RATE);
@@ -104,8 +106,27 @@ mod tests {
 
     #[test]
     fn a_short_context_has_more_rows_and_a_short_text_the_least_updates() {
-        let config = text(3000).fine_tuning_recipe(&base(1, 16, 16)).unwrap();
+        let config = text(3000).fine_tuning_recipe(&base(1, 16, 16), None).unwrap();
         assert_eq!((config.model.block_size, config.train.batch_size), (16, 64));
         assert_eq!((config.train.max_steps, config.train.warmup_steps), (LEAST_UPDATES, 1));
+    }
+
+    #[test]
+    fn tokens_are_counted_as_they_are_whatever_the_tokenizer_of_the_model() {
+        let mut base = base(1, 16, 16);
+        let tokens = TextSize { bytes: 3 * 100_000, characters: None, tokens: Some(100_000) };
+        let by_pieces = tokens.fine_tuning_recipe(&base, None).unwrap();
+        (base.data.tokenizer, base.data.vocab_size) = (TokenizerKind::Char, 0);
+        let by_characters = tokens.fine_tuning_recipe(&base, None).unwrap();
+        assert_eq!(by_characters.train, by_pieces.train);
+        // Three passes over nine tenths.
+        assert_eq!(by_characters.train.max_steps, 3 * 90_000 / 1024);
+    }
+
+    #[test]
+    fn warm_up_and_evaluations_are_those_of_the_updates_that_are_asked_for() {
+        let config = text(10_000_000).fine_tuning_recipe(&base(1, 16, 16), Some(100)).unwrap();
+        let train = &config.train;
+        assert_eq!((train.max_steps, train.warmup_steps, train.eval_every), (100, 8, 13));
     }
 }

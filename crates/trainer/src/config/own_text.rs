@@ -68,9 +68,10 @@ impl TextSize {
         (HELD_OUT_BYTES / self.bytes.max(1) as f64).min(0.1)
     }
 
-    /// About how many tokens it is, of characters or of pieces of words.
+    /// How many tokens it is: of a text that is no tokens yet about so many, of characters or of pieces of words.
     pub(super) fn tokens_for(self, by_pieces: bool) -> f64 {
-        self.bytes as f64 * if by_pieces { 1.0 / CHARACTERS_PER_PIECE } else { 1.0 }
+        let of_text = || self.bytes as f64 * if by_pieces { 1.0 / CHARACTERS_PER_PIECE } else { 1.0 };
+        self.tokens.map_or_else(of_text, |tokens| tokens as f64)
     }
 
     /// A configuration for a text of this size: the larger it is, the larger the model and the longer it trains. Small models

@@ -30,6 +30,9 @@ const TIMED_LEAST: usize = 1;
 /// What evaluations, saves and samples add to the time of the updates, about.
 const BESIDE_UPDATES: f64 = 1.1;
 
+/// The key of the updates, whose number others of the recipe follow.
+const MAX_STEPS: &str = "train.max_steps";
+
 /// A configuration that was chosen.
 pub struct Chosen {
     pub config: RunConfig,
@@ -42,10 +45,13 @@ pub struct Chosen {
 /// The configuration for the text of `--data` or of `data.corpus`, and for the model of `--init-from`, with the keys of `--set`.
 pub fn choose(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Result<Chosen> {
     let base = init_from.map(InitialModel::defaults);
-    // Those that say what is read, and how; others may have a meaning only in the recipe.
-    let of_data: Vec<String> = args.overrides.iter().filter(|item| key(item).starts_with("data.")).cloned().collect();
-    let names_corpus = of_data.iter().any(|item| key(item) == "data.corpus");
-    let given = load(base.as_ref().unwrap_or(&RunConfig::default()), "", of_data)?.data;
+    // Those that say what is read, and how, and for how long is trained; others may have a meaning only in the recipe.
+    let is_early = |item: &&String| key(item).starts_with("data.") || key(item) == MAX_STEPS;
+    let early: Vec<String> = args.overrides.iter().filter(is_early).cloned().collect();
+    let is_set = |name: &str| early.iter().any(|item| key(item) == name);
+    let (names_corpus, sets_updates) = (is_set("data.corpus"), is_set(MAX_STEPS));
+    let RunConfig { data: given, train, .. } = load(base.as_ref().unwrap_or(&RunConfig::default()), "", early)?;
+    let max_steps = sets_updates.then_some(train.max_steps);
     // Flags win over --set.
     let data = if args.data.is_empty() && names_corpus { given.corpus.clone() } else { args.data.join("\n") };
     if data.is_empty() {
@@ -67,7 +73,7 @@ pub fn choose(args: &TrainArgs, init_from: Option<&InitialModel>) -> anyhow::Res
         let text = Source::open(&data, &options)?;
         (TextSize::of(&text)?, Some(text))
     };
-    let recipe = base.as_ref().map_or_else(|| size.recipe(), |base| size.fine_tuning_recipe(base))?;
+    let recipe = base.as_ref().map_or_else(|| size.recipe(), |base| size.fine_tuning_recipe(base, max_steps))?;
     let config = load(&RunConfig { name: name_of(&data), ..recipe }, "", args.overrides.clone())?;
     let has_tokenizer = args.tokenizer.is_some() || !config.data.tokenizer_path.is_empty();
     let why = match init_from {

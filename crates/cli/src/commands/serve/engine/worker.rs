@@ -38,10 +38,25 @@ pub struct Model {
 impl Model {
     /// Opens the model of a folder.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
-        // A run saves its state just before the weights that it names. Where it does so meanwhile, the weights are seen to be new
-        // afterwards, and are opened again.
-        let best = RunDir::open(folder).ok().and_then(|run| run.last().read_state().ok()?.best);
+        // A run saves its state just before the weights that it names. Where it does so meanwhile, the state may be that of other
+        // weights; with --reload these are seen to be new afterwards, and are opened again.
+        let best = RunDir::open(folder).ok().and_then(best_of);
         Ok(Self { generator: Generator::open(folder, None)?, best })
+    }
+}
+
+/// The best evaluation of a run that has saved a state. A state that cannot be read is told of: the weights can be served without it.
+fn best_of(run: RunDir) -> Option<Best> {
+    let last = run.last();
+    if !last.exists() {
+        return None;
+    }
+    match last.read_state() {
+        Ok(state) => state.best,
+        Err(error) => {
+            notice!("the step and the loss of the weights are not known: {error}");
+            None
+        }
     }
 }
 

@@ -57,7 +57,7 @@ impl Request {
         let plan = TextPlan::take(served, &mut fields, max_tokens, format)?;
         let Some(template) = served.chat_template(plan.engine.id()) else {
             let message = format!(
-                "`{}` has no chat template, as models that were not trained to chat: use /v1/completions",
+                "`{}` has no chat template that can be used, as models that were not trained to chat: use /v1/completions",
                 plan.engine.id()
             );
             return Err(ApiError::bad_param("model", message).with_code("no_chat_template"));

@@ -22,16 +22,17 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a model, if it has one: that of its folder, or of its GGUF file, whose tokenizer this is.
+    /// The template of a model, if it has one: that of its folder, or of its GGUF file, whose tokenizer this is. One that does not
+    /// compile here is told of and left out: all but chats can be served without it.
     pub fn of_model(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Option<Self>> {
         let template = if path.is_file() { Self::of_gguf(path, tokenizer)? } else { Self::of_folder(path)? };
-        if let Some(template) = &template {
-            let environment = environment();
-            let compiled =
-                environment.and_then(|environment| environment.template_from_str(&template.source).map(drop));
-            compiled.map_err(|e| anyhow::anyhow!("the chat template of {} is broken: {e}", path.display()))?;
-        }
-        Ok(template)
+        Ok(template.filter(|template| {
+            let compiled = template.compiles();
+            if let Err(error) = &compiled {
+                notice!("the chat template of {} is not understood, so chats are refused: {error}", path.display());
+            }
+            compiled.is_ok()
+        }))
     }
 
     fn of_gguf(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Option<Self>> {
@@ -70,6 +71,10 @@ impl ChatTemplate {
             token.and_then(Value::as_str).unwrap_or_default().to_owned()
         };
         Ok(Some(Self { source, bos_token: token("bos_token"), eos_token: token("eos_token") }))
+    }
+
+    fn compiles(&self) -> Result<(), Error> {
+        environment()?.template_from_str(&self.source).map(drop)
     }
 
     /// The prompt of the answer to some messages, or what the template, or its language, says of them.
@@ -194,8 +199,7 @@ mod tests {
         std::fs::write(folder.path().join(TEMPLATE), "of file").unwrap();
         assert_eq!(of_folder(folder.path()).unwrap().unwrap().source, "of file");
         std::fs::write(folder.path().join(TEMPLATE), "{% if %}").unwrap();
-        let error = of_folder(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("is broken"), "{error}");
+        assert!(of_folder(folder.path()).unwrap().is_none(), "one that does not compile");
         std::fs::write(folder.path().join(TOKENIZER_CONFIG), "{").unwrap();
         assert!(of_folder(folder.path()).is_err());
     }

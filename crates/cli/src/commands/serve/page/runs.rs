@@ -184,7 +184,8 @@ pub async fn metrics(
             while next > before {
                 before = next;
                 let more = part(next)?;
-                // Another file, in the middle of this one, is seen by who asks again.
+                // A file that was replaced meanwhile by a shorter one ends the answer, and is seen by who asks again. One that
+                // has as many lines already goes on with its own.
                 if more.next > next {
                     next = more.next;
                     rows.extend(more.rows);
