@@ -173,6 +173,7 @@ fn reading_standard_input(place: &Place, args: &[&str]) -> Child {
         thread::sleep(Duration::from_millis(50));
     }
     child.kill().unwrap();
+    child.wait().unwrap();
     panic!("no text was read within 60 s");
 }
 
