@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn chunks_have_whole_tiles_where_there_are_several_and_cover_all_rows() {
-        let of = |n, at_once| chunks(n, 10, 4 * 10 * at_once).collect::<Vec<_>>();
+        let of = |n: usize, at_once: usize| chunks(n, 10, 4 * 10 * at_once).collect::<Vec<_>>();
         assert_eq!(of(1000, 1000), [(0, 1000)]);
         assert_eq!(of(1000, 300), [(0, 256), (256, 256), (512, 256), (768, 232)]);
         assert_eq!(of(5, 2), [(0, 2), (2, 2), (4, 1)]);
