@@ -213,7 +213,7 @@ impl Sampler {
     pub fn sample_batch_into(&mut self, rows: &[Row<'_>], tokens: &mut Vec<Result<u32, SamplingError>>) {
         tokens.clear();
         tokens.resize(rows.len(), Ok(0));
-        let threads = sharing::threads(&self.rules, rows, rayon::current_num_threads());
+        let threads = sharing::threads(&self.rules, rows, rayon::current_num_threads);
         let first = self.begin_text();
         let Self { rules, level, scratch } = self;
         if scratch.len() < threads {

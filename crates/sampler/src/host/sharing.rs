@@ -19,10 +19,11 @@ const IN_F64: f64 = 5.0;
 /// A copy of the row.
 const PENALISED: f64 = 0.1;
 
-/// The number of threads that draw these rows, of `most`.
-pub(super) fn threads(rules: &Rules, rows: &[Row<'_>], most: usize) -> usize {
+/// The number of threads that draw these rows, at most as many as `most` says. It is asked for a batch that is worth it alone: a
+/// pool that nobody has used yet would start its threads.
+pub(super) fn threads(rules: &Rules, rows: &[Row<'_>], most: impl FnOnce() -> usize) -> usize {
     let ns: f64 = rows.iter().map(|row| row.logits.len() as f64 * ns_a_logit(rules, row)).sum();
-    if ns < MIN_SHARED_NS { 1 } else { most.min(rows.len()).max(1) }
+    if ns < MIN_SHARED_NS { 1 } else { most().min(rows.len()).max(1) }
 }
 
 /// About how long a logit of this row takes.
@@ -53,7 +54,7 @@ mod tests {
     fn threads_of(params: SamplingParams, rows: usize, vocab: usize) -> usize {
         let logits = vec![0.0; vocab];
         let row = Row { logits: &logits, history: &[], sequence: 0, position: 0 };
-        threads(&Rules::new(params), &vec![row; rows], 8)
+        threads(&Rules::new(params), &vec![row; rows], || 8)
     }
 
     #[test]
