@@ -87,7 +87,7 @@ mod tests {
         let params = SamplingParams { temperature: 0.0, repetition_penalty: 1.2, ..SamplingParams::default() };
         let (rules, logits) = (Rules::new(params), vec![0.0; 50_257]);
         let row = |history| Row { logits: &logits, history, sequence: 0, position: 0 };
-        assert_eq!(threads(&rules, &[row(&[]); 16], 8), 1);
-        assert_eq!(threads(&rules, &[row(&[3, 4]); 16], 8), 8);
+        assert_eq!(threads(&rules, &[row(&[]); 16], || 8), 1);
+        assert_eq!(threads(&rules, &[row(&[3, 4]); 16], || 8), 8);
     }
 }
