@@ -12,6 +12,9 @@ use super::rows::Rows;
 
 /// The columns of a panel of packed weights.
 pub(crate) const PANEL: usize = 32;
+/// From this many multiply-adds on, what a prompt needs is divided among threads; fewer are done in some 50 microseconds, and waking a
+/// thread may take longer.
+pub(crate) const MIN_PARALLEL_MULTIPLY_ADDS: usize = 1 << 22;
 /// The extent of the inner index that one tile accumulates (BLIS's `KC`): `256 x 32` floats fit the first-level cache.
 const DEPTH: usize = 256;
 

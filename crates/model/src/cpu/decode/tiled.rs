@@ -8,7 +8,7 @@ use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
     super::{
-        matmul::{Accumulate, Left, PANEL, Right, matmul},
+        matmul::{Accumulate, Left, MIN_PARALLEL_MULTIPLY_ADDS, PANEL, Right, matmul},
         rows::{Aligned, Rows},
     },
     format::WeightElement,
@@ -20,10 +20,6 @@ const MAX_TASK_ROWS: usize = 64;
 const MIN_TASK_ROWS: usize = 8;
 /// The floats of the weights that are packed at a time: 2 MiB, which the caches keep while all rows are multiplied by them.
 const BLOCK_LEN: usize = 1 << 19;
-
-/// From this many multiply-adds on, a product is divided among threads; fewer are done in some 50 microseconds, and waking a
-/// thread may take longer.
-const MIN_PARALLEL_MULTIPLY_ADDS: usize = 1 << 22;
 
 /// Computes `y (m, out) = x (m, in) w (in, out) + b (out)`, on all threads of the rayon pool where there is enough to do. Every
 /// element is one chain of fused multiply-adds in the order of the inputs, whatever the blocks and tasks.

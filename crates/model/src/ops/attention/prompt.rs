@@ -5,6 +5,7 @@ use tinygpt_sampler::simd::SimdLevel;
 
 use super::training::{AttentionShape, QUERIES, TileScratch, attend};
 use crate::cpu::{
+    matmul::MIN_PARALLEL_MULTIPLY_ADDS,
     packed::{pack_rows_transposed, transposed_len},
     rows::{Aligned, Rows},
 };
@@ -22,10 +23,6 @@ impl PackedKeys {
         Self { heads: (0..n_kv_head).map(|_| Aligned::zeros(transposed_len(t, head_size))).collect() }
     }
 }
-
-/// From this many multiply-adds on, attention is divided among threads; fewer are done in some 50 microseconds, and waking a
-/// thread may take longer.
-const MIN_PARALLEL_MULTIPLY_ADDS: usize = 1 << 22;
 
 /// Computes `y (T, nh hs)` from queries, keys and values `qkv (T, (nh + 2 nkv) hs)`. A thread computes a tile of queries of all
 /// heads, with its sums in the order of training, so neither the division nor the number of threads shows in a bit.
