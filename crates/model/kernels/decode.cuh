@@ -3,11 +3,9 @@
 //
 // A source for each type of matrices includes this, behind the declaration of the shared memory: `extern __shared__ float shared[]`.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "activation.cuh"
 #include "row_stats.cuh"
+#include "vectors.cuh"
 
 namespace {
 
@@ -16,42 +14,6 @@ enum InputNorm : unsigned { NO_NORM, LAYER_NORM, RMS_NORM };
 
 // What is done with the sums of a product.
 enum Epilogue : unsigned { NO_EPILOGUE, GELU, GELU_NEW, RELU2, SWIGLU };
-
-// `VEC` consecutive numbers of a matrix, as f32: four are one load.
-template <int VEC>
-__device__ __forceinline__ void load(float (&to)[VEC], const float *from) {
-    if constexpr (VEC == 4) {
-        const float4 x = __ldg(reinterpret_cast<const float4 *>(from));
-        to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
-    } else {
-        to[0] = __ldg(from);
-    }
-}
-
-template <int VEC>
-__device__ __forceinline__ void load(float (&to)[VEC], const __nv_bfloat16 *from) {
-    // A bf16 is the upper half of an f32.
-    if constexpr (VEC == 4) {
-        const uint2 x = __ldg(reinterpret_cast<const uint2 *>(from));
-        to[0] = __uint_as_float(x.x << 16), to[1] = __uint_as_float(x.x & 0xffff0000u);
-        to[2] = __uint_as_float(x.y << 16), to[3] = __uint_as_float(x.y & 0xffff0000u);
-    } else {
-        to[0] = __bfloat162float(*from);
-    }
-}
-
-template <int VEC>
-__device__ __forceinline__ void load(float (&to)[VEC], const __half *from) {
-    if constexpr (VEC == 4) {
-        const uint2 x = __ldg(reinterpret_cast<const uint2 *>(from));
-        const unsigned short halves[4] = {(unsigned short)x.x, (unsigned short)(x.x >> 16), (unsigned short)x.y,
-                                          (unsigned short)(x.y >> 16)};
-#pragma unroll
-        for (int i = 0; i < 4; i++) to[i] = __half2float(__ushort_as_half(halves[i]));
-    } else {
-        to[0] = __half2float(*from);
-    }
-}
 
 // The input rows of a product, `x (rows, n_in)`, with a norm over each: its kind, weight `(n_in)` and bias `(n_in)` or null.
 struct Input {
