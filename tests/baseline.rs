@@ -127,6 +127,8 @@ fn what_cannot_be_counted_saved_or_opened_is_refused() {
     }
     let message = failure(place.tinygpt().args(["generate", "--checkpoint", "bigram", "--weights", "bf16"]), 2);
     assert!(message.contains("leave --weights out"), "{message}");
+    let message = failure(place.tinygpt().args(["generate", "--checkpoint", "bigram", "--kv-cache", "bf16"]), 2);
+    assert!(message.contains("leave --kv-cache out"), "{message}");
     let message = failure(place.tinygpt().args(["generate", "--checkpoint", "bigram", "--device", "cuda"]), 2);
     assert!(message.contains("leave --device out"), "{message}");
 

@@ -396,3 +396,14 @@ fn rounded_weights_give_text_that_repeats_and_no_format_but_those_named() {
     let error = failure(&mut generate(&["--weights", "int4"]), 2);
     assert!(error.contains("--weights"), "{error}");
 }
+
+#[test]
+fn a_cache_in_bf16_gives_text_that_repeats_among_any_samples_and_is_for_the_cpu() {
+    let flags = ["--kv-cache", "bf16", "--seed", "3", "--max-new-tokens", "60", "--window", "half", "--json"];
+    let text = |flags: &[&str]| samples(&json(&mut generate(flags)))[0]["text"].as_str().unwrap().to_owned();
+    let alone = text(&flags);
+    assert_eq!(alone, text(&[&flags[..], &["--num-samples", "5"]].concat()));
+    assert!(alone.chars().count() >= 60);
+    let error = failure(&mut generate(&["--kv-cache", "int8"]), 2);
+    assert!(error.contains("--kv-cache"), "{error}");
+}

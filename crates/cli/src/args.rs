@@ -43,7 +43,7 @@ pub use self::{
     data::{AcceptArgs, DataCommand, DataInfoArgs, DataTokensArgs, FetchArgs, SynthArgs, TokensFormat},
     devices::{DevicesArgs, SelftestArgs},
     eval::EvalArgs,
-    generate::{ChatArgs, GenerateArgs, GrammarArgs, OpeningArgs, ScheduleArg, TextArgs, WeightsArg},
+    generate::{ChatArgs, GenerateArgs, GrammarArgs, KvCacheArg, OpeningArgs, ScheduleArg, TextArgs, WeightsArg},
 };
 pub use self::{
     info::{ExportArgs, InfoArgs},

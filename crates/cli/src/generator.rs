@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tinygpt_model::{
     Checkpoint, Decoder, Tokenizer,
-    cpu::WeightFormat,
+    cpu::{DecodeFormats, KvCacheFormat, WeightFormat},
     ngram::{NgramModel, is_ngram_folder, open_with_tokenizer},
 };
 
@@ -83,15 +83,15 @@ impl Generator {
 
     /// The decoder that the flags ask for, of at most `rows` texts at a time.
     pub fn decoder(&self, opening: &OpeningArgs, rows: usize) -> anyhow::Result<Box<dyn Decoder + '_>> {
-        let (weights, device) = (opening.weights.into(), opening.device);
+        let (formats, device) = (opening.formats(), opening.device);
         match self {
             Self::Network(checkpoint) => {
-                let work = || Ok(Work::generation(checkpoint.config(), weights, rows));
+                let work = || Ok(Work::generation(checkpoint.config(), formats, rows));
                 let device = device.open_for(work)?;
-                Ok(checkpoint.decoder(opening.window.into(), weights, &device)?)
+                Ok(checkpoint.decoder(opening.window.into(), formats, &device)?)
             }
             Self::Ngrams(model, _) => {
-                expect_none_for_ngrams(weights, device)?;
+                expect_none_for_ngrams(formats, device)?;
                 Ok(Box::new(model.decoder()))
             }
         }
@@ -100,15 +100,15 @@ impl Generator {
     /// The decoder that the flags ask for, of texts that begin and end at any time, at most `slots` of them side by side.
     #[cfg(feature = "serve")]
     pub fn batch_decoder(&self, opening: &OpeningArgs, slots: usize) -> anyhow::Result<Box<dyn BatchDecoder + '_>> {
-        let (weights, device) = (opening.weights.into(), opening.device);
+        let (formats, device) = (opening.formats(), opening.device);
         match self {
             Self::Network(checkpoint) => {
-                let work = || Ok(Work::generation(checkpoint.config(), weights, slots));
+                let work = || Ok(Work::generation(checkpoint.config(), formats, slots));
                 let device = device.open_for(work)?;
-                Ok(checkpoint.batch_decoder(opening.window.into(), weights, &device, slots)?)
+                Ok(checkpoint.batch_decoder(opening.window.into(), formats, &device, slots)?)
             }
             Self::Ngrams(model, _) => {
-                expect_none_for_ngrams(weights, device)?;
+                expect_none_for_ngrams(formats, device)?;
                 let open = || Ok(Box::new(model.decoder()) as Box<dyn Decoder>);
                 Ok(Box::new(LoneDecoders::new(model.vocab_size(), slots, Box::new(open))))
             }
@@ -117,10 +117,13 @@ impl Generator {
 }
 
 /// Refuses flags that are for networks.
-fn expect_none_for_ngrams(weights: WeightFormat, device: DeviceChoice) -> anyhow::Result<()> {
+fn expect_none_for_ngrams(formats: DecodeFormats, device: DeviceChoice) -> anyhow::Result<()> {
     device.expect_cpu_for_ngrams()?;
-    if weights != WeightFormat::F32 {
+    if formats.weights != WeightFormat::F32 {
         return Err(Usage("an n-gram model has counts and no weights: leave --weights out".into()).into());
+    }
+    if formats.kv_cache != KvCacheFormat::F32 {
+        return Err(Usage("an n-gram model has no key-value cache: leave --kv-cache out".into()).into());
     }
     Ok(())
 }

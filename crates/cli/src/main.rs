@@ -142,6 +142,9 @@ fn in_words_of_flags(error: anyhow::Error) -> anyhow::Error {
         Some(ModelError::Int8OnGpu) => {
             Usage("--weights int8 is for --device cpu; on a GPU, use bf16 or f32".into()).into()
         }
+        Some(ModelError::KvCacheOnGpu) => {
+            Usage("--kv-cache bf16 is for --device cpu; on a GPU, caches are in f32".into()).into()
+        }
         _ => error,
     }
 }

@@ -59,7 +59,7 @@ impl Component {
 pub struct GenerationMemory {
     /// The weights: in f32 they are mapped from the file; in other formats the matrices are copied, and the rest is mapped.
     pub weights: usize,
-    /// The key-value caches of one sequence of `block_size` tokens, in f32.
+    /// The key-value caches of one sequence of `block_size` tokens, in f32; half of it in bf16.
     pub cache_per_sequence: usize,
 }
 

@@ -128,6 +128,9 @@ pub enum ModelError {
     /// Weights of 8 bits on a device that has no products of them here.
     #[error("weights in int8 are for the CPU; on a GPU, use bf16 or f32")]
     Int8OnGpu,
+    /// A key-value cache of 16 bits on a device that keeps it in f32.
+    #[error("key-value caches in bf16 are for the CPU; on a GPU they are in f32")]
+    KvCacheOnGpu,
     /// A GPU has no memory left for generation.
     #[error(
         "{device} is out of memory: generate fewer sequences at once, store the weights in bf16 (--weights bf16), or use the \

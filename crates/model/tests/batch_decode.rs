@@ -7,7 +7,7 @@ use tinygpt_model::{
     batch_decode::LoneDecoders,
     checkpoint::open_batch_decoder,
     config::{Norm, Position},
-    cpu::{CpuBatchDecoder, CpuDecoder, WeightFormat},
+    cpu::{CpuBatchDecoder, CpuDecoder, DecodeFormats, KvCacheFormat, WeightFormat},
 };
 
 const POLICIES: [ContextPolicy; 2] = [ContextPolicy::Slide, ContextPolicy::Half];
@@ -130,7 +130,7 @@ fn side_by_side(decoder: &mut dyn BatchDecoder, texts: &[Text], random: &mut Ran
 
 /// Holds texts in slots to the same ones alone. Returns the largest number of texts in one step.
 fn compare(
-    (config, policy, format): (&GptConfig, ContextPolicy, WeightFormat),
+    (config, policy, format): (&GptConfig, ContextPolicy, DecodeFormats),
     slots: usize,
     texts: &[Text],
     seed: u64,
@@ -153,7 +153,7 @@ fn random_texts(config: &GptConfig, count: usize, seed: u64) -> Vec<Text> {
     (0..count).map(|_| Text::random(&mut random, config)).collect()
 }
 
-fn check(config: &GptConfig, policy: ContextPolicy, format: WeightFormat, slots: usize, count: usize, seed: u64) {
+fn check(config: &GptConfig, policy: ContextPolicy, format: DecodeFormats, slots: usize, count: usize, seed: u64) {
     let most = compare((config, policy, format), slots, &random_texts(config, count, seed), seed);
     assert!(most * 2 > slots, "{most} texts at a time in {slots} slots");
 }
@@ -162,7 +162,10 @@ fn check(config: &GptConfig, policy: ContextPolicy, format: WeightFormat, slots:
 fn texts_have_the_same_bits_side_by_side_as_alone_in_any_order_of_joining_and_leaving() {
     for (seed, config) in (1..).zip(shapes()) {
         for policy in POLICIES {
-            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+            let cache_in_bf16 = DecodeFormats { kv_cache: KvCacheFormat::Bf16, ..WeightFormat::Int8.into() };
+            for format in
+                [WeightFormat::F32.into(), WeightFormat::Bf16.into(), WeightFormat::Int8.into(), cache_in_bf16]
+            {
                 check(&config, policy, format, 5, 16, seed);
             }
         }
@@ -173,7 +176,7 @@ fn texts_have_the_same_bits_side_by_side_as_alone_in_any_order_of_joining_and_le
 fn texts_of_every_number_of_rows_have_the_same_bits() {
     let config = &shapes()[2];
     for slots in [1, 2, 3, 9, 17] {
-        check(config, ContextPolicy::Half, WeightFormat::F32, slots, 2 * slots + 2, 20 + slots as u64);
+        check(config, ContextPolicy::Half, DecodeFormats::default(), slots, 2 * slots + 2, 20 + slots as u64);
     }
 }
 
@@ -216,7 +219,7 @@ fn texts_with_the_prompt_of_another_have_the_bits_that_they_have_alone() {
             for text in (2..texts.len()).filter(|text| text % 3 > 0) {
                 texts[text].prompt = texts[text - 1 - text % 2].prompt.clone();
             }
-            let most = compare((&config, policy, WeightFormat::F32), 4, &texts, seed);
+            let most = compare((&config, policy, DecodeFormats::default()), 4, &texts, seed);
             assert!(most > 1, "texts side by side");
         }
     }

@@ -1,15 +1,15 @@
-//! Rounded weights: logits near those of the model itself, from the prompt and from every later step, for any matrix.
+//! Rounded weights and caches: logits near those of the model itself, from the prompt and from every later step, for any matrix.
 
 use crate::common::{Random, lively_params, relative_error, shape};
 use tinygpt_model::{
     ContextPolicy, Decoder, GptConfig,
-    cpu::{CpuDecoder, WeightFormat},
+    cpu::{CpuDecoder, DecodeFormats, KvCacheFormat, WeightFormat},
 };
 
 /// Logits behind the prompt and behind each of the tokens, of one row alone.
-fn logits(config: &GptConfig, params: &[Vec<f32>], format: WeightFormat, tokens: &[u32]) -> Vec<Vec<f32>> {
+fn logits(config: &GptConfig, params: &[Vec<f32>], formats: impl Into<DecodeFormats>, tokens: &[u32]) -> Vec<Vec<f32>> {
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    let mut decoder = CpuDecoder::new(config, &slices, ContextPolicy::Slide, format).unwrap();
+    let mut decoder = CpuDecoder::new(config, &slices, ContextPolicy::Slide, formats).unwrap();
     let mut all = vec![decoder.start(&tokens[..20], 1).unwrap().to_host().unwrap().into_owned()];
     for &token in &tokens[20..] {
         all.push(decoder.step(&[token]).unwrap().to_host().unwrap().into_owned());
@@ -34,6 +34,23 @@ fn rounded_weights_give_logits_near_those_of_the_model() {
     }
 }
 
+/// Weights as they are, and keys and values in bf16.
+const CACHE_IN_BF16: DecodeFormats = DecodeFormats { weights: WeightFormat::F32, kv_cache: KvCacheFormat::Bf16 };
+
+#[test]
+fn a_cache_in_bf16_gives_logits_near_those_of_the_model_behind_those_of_the_prompt_itself() {
+    let config = shape(50, 40, 2, 3, 16);
+    let params = lively_params(&config, 5);
+    let tokens = Random::new(6).tokens(config.block_size, config.vocab_size);
+    let [exact, rounded] = [DecodeFormats::default(), CACHE_IN_BF16].map(|f| logits(&config, &params, f, &tokens));
+    assert_eq!(rounded[0], exact[0], "a prompt attends to what is not rounded yet");
+    for (position, (rounded, exact)) in rounded.iter().zip(&exact).enumerate().skip(1) {
+        assert_ne!(rounded, exact, "{position}");
+        let error = relative_error(rounded, exact);
+        assert!(error < 0.02, "{position}: {error}");
+    }
+}
+
 #[test]
 fn a_weight_that_is_no_number_shows_in_every_format() {
     let config = shape(50, 40, 2, 3, 16);
@@ -52,7 +69,8 @@ fn a_row_has_the_bits_it_has_alone_among_any_number_of_rows() {
     let config = shape(50, 40, 2, 3, 16);
     let params = lively_params(&config, 5);
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    let of_weights = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8].map(DecodeFormats::from);
+    for format in of_weights.into_iter().chain([CACHE_IN_BF16]) {
         let open = || CpuDecoder::new(&config, &slices, ContextPolicy::Slide, format).unwrap();
         for rows in [1, 2, 17, 63, 64, 65] {
             let (mut many, mut one) = (open(), open());

@@ -9,7 +9,7 @@ use crate::common::{Random, shape};
 use tinygpt_model::{
     ContextPolicy, Decoder, Device, Dropout, GptConfig, Mlp,
     config::{Norm, Position},
-    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, RowDropout, WeightFormat},
+    cpu::{BatchRef, CpuDecoder, CpuGpt, CpuPrecision, DecodeFormats, KvCacheFormat, RowDropout, WeightFormat},
     param_specs,
 };
 
@@ -66,10 +66,10 @@ fn trained(config: &GptConfig, precision: CpuPrecision) -> u64 {
 }
 
 /// The hash of the logits of a prompt that is computed in tiles, and of the steps behind it, beyond the end of the context.
-fn decoded(config: &GptConfig, format: WeightFormat) -> u64 {
+fn decoded(config: &GptConfig, formats: DecodeFormats) -> u64 {
     let (params, mut random) = (params(config), Random::new(11));
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    let mut decoder = CpuDecoder::new(config, &slices, ContextPolicy::Half, format).unwrap();
+    let mut decoder = CpuDecoder::new(config, &slices, ContextPolicy::Half, formats).unwrap();
     let mut all = Vec::new();
     let prompt = random.tokens(config.block_size - 3, config.vocab_size);
     all.extend_from_slice(&decoder.start(&prompt, 2).unwrap().to_host().unwrap());
@@ -89,8 +89,10 @@ fn training_and_decoding_have_the_same_bits_on_every_processor() {
             found += &format!("{name}, trained in {precision:?}: {:016x}\n", trained(&config, precision));
         }
         for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
-            found += &format!("{name}, decoded in {format:?}: {:016x}\n", decoded(&config, format));
+            found += &format!("{name}, decoded in {format:?}: {:016x}\n", decoded(&config, format.into()));
         }
+        let cache_in_bf16 = DecodeFormats { kv_cache: KvCacheFormat::Bf16, ..DecodeFormats::default() };
+        found += &format!("{name}, decoded with a cache in Bf16: {:016x}\n", decoded(&config, cache_in_bf16));
     }
     let expected = "\
 gpt2, trained in F32: a77fde0860766d7f
@@ -98,11 +100,13 @@ gpt2, trained in Bf16: e3f21c25dd0c6469
 gpt2, decoded in F32: 1906a37962f5b0a6
 gpt2, decoded in Bf16: b731ce7b07d9fd1e
 gpt2, decoded in Int8: 1b21256c71b46cc5
+gpt2, decoded with a cache in Bf16: 051d744c04d2cecc
 modern, trained in F32: 57609851f54f2654
 modern, trained in Bf16: 273a8ef44d872fb9
 modern, decoded in F32: d04b5023d4dc3d89
 modern, decoded in Bf16: aeaed57eb36ed23b
 modern, decoded in Int8: 0eeda2b7ac6d3967
+modern, decoded with a cache in Bf16: 73a166c43d054219
 ";
     assert_eq!(found, expected);
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use tinygpt_model::Precision;
 
-use super::WeightsArg;
+use super::{KvCacheArg, WeightsArg};
 use crate::device::DeviceChoice;
 
 /// What to measure.
@@ -104,6 +104,9 @@ pub struct BenchDecodeArgs {
     /// How the weights are kept in memory.
     #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
     pub weights: WeightsArg,
+    /// How the keys and values of attention are kept in memory.
+    #[arg(long, value_enum, default_value_t = KvCacheArg::F32)]
+    pub kv_cache: KvCacheArg,
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceChoice,

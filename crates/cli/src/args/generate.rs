@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use tinygpt_model::{ContextPolicy, cpu::WeightFormat};
+use tinygpt_model::{
+    ContextPolicy,
+    cpu::{DecodeFormats, KvCacheFormat, WeightFormat},
+};
 
 use super::RuleArgs;
 use crate::device::DeviceChoice;
@@ -120,9 +123,20 @@ pub struct OpeningArgs {
     /// is for the CPU.
     #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
     pub weights: WeightsArg,
+    /// How the keys and values of attention are kept in memory. bf16 is for the CPU: half the memory of each text, and long texts
+    /// beside each other are faster.
+    #[arg(long, value_enum, default_value_t = KvCacheArg::F32)]
+    pub kv_cache: KvCacheArg,
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+}
+
+impl OpeningArgs {
+    /// The formats of weights and caches.
+    pub fn formats(&self) -> DecodeFormats {
+        DecodeFormats { weights: self.weights.into(), kv_cache: self.kv_cache.into() }
+    }
 }
 
 /// What the generated text must be; one of them.
@@ -184,6 +198,24 @@ impl From<WeightsArg> for WeightFormat {
             WeightsArg::F32 => Self::F32,
             WeightsArg::Bf16 => Self::Bf16,
             WeightsArg::Int8 => Self::Int8,
+        }
+    }
+}
+
+/// `--kv-cache`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheArg {
+    /// As they are.
+    F32,
+    /// 16 bits.
+    Bf16,
+}
+
+impl From<KvCacheArg> for KvCacheFormat {
+    fn from(format: KvCacheArg) -> Self {
+        match format {
+            KvCacheArg::F32 => Self::F32,
+            KvCacheArg::Bf16 => Self::Bf16,
         }
     }
 }

@@ -3,7 +3,12 @@
 //! A GPU waits for the host to launch one kernel after another, whatever their size, so a small model takes as long as a larger
 //! one. `docs/gpu.md` has the launches, and where the rates are from.
 
-use tinygpt_model::{GptConfig, config::Position, cpu::WeightFormat, network};
+use tinygpt_model::{
+    GptConfig,
+    config::Position,
+    cpu::{DecodeFormats, KvCacheFormat, WeightFormat},
+    network,
+};
 use tinygpt_trainer::{RunConfig, config::OptimizerKind};
 
 /// What a command is going to compute over and over.
@@ -58,9 +63,13 @@ const CPU_BLOCK: f64 = 6e-6;
 
 impl Work {
     /// Generation of `rows` texts side by side.
-    pub fn generation(config: &GptConfig, format: WeightFormat, rows: usize) -> Self {
+    pub fn generation(config: &GptConfig, formats: impl Into<DecodeFormats>, rows: usize) -> Self {
+        let DecodeFormats { weights: format, kv_cache } = formats.into();
         if format == WeightFormat::Int8 {
             return Self::Only(Place::Cpu, "weights in int8 are for the CPU");
+        }
+        if kv_cache != KvCacheFormat::F32 {
+            return Self::Only(Place::Cpu, "key-value caches in bf16 are for the CPU");
         }
         let weights = format.bytes_of_a_step(config);
         Self::Step {
@@ -145,6 +154,8 @@ mod tests {
             );
         }
         assert_eq!(place(&gpt2, WeightFormat::Int8, 16, 2), Place::Cpu, "the GPU has no int8");
+        let formats = DecodeFormats { kv_cache: KvCacheFormat::Bf16, ..DecodeFormats::default() };
+        assert_eq!(Work::generation(&gpt2, formats, 16).place(2).0, Place::Cpu, "the GPU's caches are in f32");
     }
 
     #[test]

@@ -29,8 +29,12 @@ pub use summary::{SafetensorsSummary, TensorSummary};
 pub use weights::Weights;
 
 use crate::{
-    Adapter, BatchDecoder, ContextPolicy, Decoder, Generation, GptConfig, ModelError, Result, cpu::WeightFormat,
-    files::FileError, generate, param_specs, params::check_values, tokenizer::Tokenizer,
+    Adapter, BatchDecoder, ContextPolicy, Decoder, Generation, GptConfig, ModelError, Result,
+    cpu::{DecodeFormats, WeightFormat},
+    files::FileError,
+    generate, param_specs,
+    params::check_values,
+    tokenizer::Tokenizer,
 };
 
 /// The format of what this program adds to `config.json` and `generation_config.json`, and of `model.safetensors`.
@@ -124,10 +128,10 @@ impl Checkpoint {
     pub fn decoder(
         &self,
         window: ContextPolicy,
-        format: WeightFormat,
+        formats: impl Into<DecodeFormats>,
         device: &Device,
     ) -> Result<Box<dyn Decoder + '_>> {
-        self.weights.decoder(&self.config, window, format, device)
+        self.weights.decoder(&self.config, window, formats, device)
     }
 
     /// What the model writes behind a prompt, on the CPU: at most `max_new_tokens`, or until it ends the text. An empty prompt is
@@ -158,11 +162,11 @@ impl Checkpoint {
     pub fn batch_decoder(
         &self,
         window: ContextPolicy,
-        format: WeightFormat,
+        formats: impl Into<DecodeFormats>,
         device: &Device,
         slots: usize,
     ) -> Result<Box<dyn BatchDecoder + '_>> {
-        self.weights.batch_decoder(&self.config, window, format, (device, slots))
+        self.weights.batch_decoder(&self.config, window, formats, (device, slots))
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Adapter, BatchDecoder, ContextPolicy, Decoder, GptConfig, ParamSpec,
-    cpu::{CpuBatchDecoder, CpuDecoder, WeightFormat},
+    cpu::{CpuBatchDecoder, CpuDecoder, DecodeFormats, WeightFormat},
     files::{FileError, MappedFile},
     gguf::TensorType,
     param_specs,
@@ -161,13 +161,15 @@ impl Weights {
         &self,
         config: &GptConfig,
         window: ContextPolicy,
-        format: WeightFormat,
+        formats: impl Into<DecodeFormats>,
         device: &Device,
     ) -> crate::Result<Box<dyn Decoder + '_>> {
+        let formats = formats.into();
         if device.is_cpu() {
-            return Ok(Box::new(CpuDecoder::of_values(config, self.param_values(format), window, format)?));
+            let values = self.param_values(formats.weights);
+            return Ok(Box::new(CpuDecoder::of_values(config, values, window, formats)?));
         }
-        Ok(Box::new(tensor_decoder(config, self.converted(), window, format, device)?))
+        Ok(Box::new(tensor_decoder(config, self.converted(), window, formats, device)?))
     }
 
     /// As [`Weights::decoder`], of up to `slots` texts side by side.
@@ -178,13 +180,15 @@ impl Weights {
         &self,
         config: &GptConfig,
         window: ContextPolicy,
-        format: WeightFormat,
+        formats: impl Into<DecodeFormats>,
         (device, slots): (&Device, usize),
     ) -> crate::Result<Box<dyn BatchDecoder + '_>> {
+        let formats = formats.into();
         if device.is_cpu() {
-            return Ok(Box::new(CpuBatchDecoder::of_values(config, self.param_values(format), window, format, slots)?));
+            let values = self.param_values(formats.weights);
+            return Ok(Box::new(CpuBatchDecoder::of_values(config, values, window, formats, slots)?));
         }
-        tensor_batch_decoder(config, self.converted(), window, format, (device, slots))
+        tensor_batch_decoder(config, self.converted(), window, formats, (device, slots))
     }
 
     /// The values of all parameters, as they lie in the files.

@@ -17,7 +17,7 @@ pub(crate) mod spin_pool;
 pub mod training;
 pub(crate) mod vectors;
 
-pub use decode::{CpuBatchDecoder, CpuDecoder, WeightFormat};
+pub use decode::{CpuBatchDecoder, CpuDecoder, DecodeFormats, KvCacheFormat, WeightFormat};
 pub use orthogonal::{Orthogonalizer, POLAR_EXPRESS};
 pub use precision::CpuPrecision;
 pub use training::{BatchRef, CpuGpt, CpuReference, ParamLayout, RowDropout, TrainingFloats};

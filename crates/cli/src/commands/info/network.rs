@@ -105,6 +105,7 @@ impl Facts<'_> {
             let [weights, cache] = [weights, cache_per_sequence].map(|bytes| human_bytes(bytes as f64));
             text += &format!("  generation in {name:<5} {weights}, and {cache} for each sequence\n");
         }
+        text += "  with --kv-cache bf16 half as much for each sequence\n";
         if let Some(parts) = self.training_memory() {
             let total = human_bytes(parts.iter().map(|part| part.bytes).sum());
             let parts: Vec<String> = parts

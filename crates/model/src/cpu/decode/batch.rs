@@ -1,7 +1,7 @@
 //! Texts side by side on the CPU.
 
 use super::{
-    Place, WeightFormat,
+    DecodeFormats, Place,
     forward::{Forward, PromptPass},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 const PART_MULTIPLY_ADDS: f64 = (1 << 24) as f64;
 
 /// The [`BatchDecoder`] on the CPU: the texts of a step go through the network as the rows of one pass, which reads every weight
-/// once. In [`WeightFormat::F32`] it borrows the weights instead of copying them.
+/// once. In [`WeightFormat::F32`](super::WeightFormat::F32) it borrows the weights instead of copying them.
 #[derive(Debug)]
 pub struct CpuBatchDecoder<'a> {
     forward: Forward<'a>,
@@ -64,11 +64,11 @@ impl<'a> CpuBatchDecoder<'a> {
         config: &GptConfig,
         params: &[&'a [f32]],
         policy: ContextPolicy,
-        format: WeightFormat,
+        formats: impl Into<DecodeFormats>,
         slots: usize,
     ) -> Result<Self> {
         config.validate()?;
-        Self::over(network(config), params, policy, format, slots)
+        Self::over(network(config), params, policy, formats, slots)
     }
 
     /// [`CpuBatchDecoder::new`] of values that may lie in a file in another way.
@@ -79,11 +79,11 @@ impl<'a> CpuBatchDecoder<'a> {
         config: &GptConfig,
         params: Vec<ParamValues<'a>>,
         policy: ContextPolicy,
-        format: WeightFormat,
+        formats: DecodeFormats,
         slots: usize,
     ) -> Result<Self> {
         config.validate()?;
-        Self::over_values(network(config), params, policy, format, slots)
+        Self::over_values(network(config), params, policy, formats, slots)
     }
 
     /// [`CpuBatchDecoder::new`] of any network.
@@ -95,21 +95,21 @@ impl<'a> CpuBatchDecoder<'a> {
         net: Network,
         params: &[&'a [f32]],
         policy: ContextPolicy,
-        format: WeightFormat,
+        formats: impl Into<DecodeFormats>,
         slots: usize,
     ) -> Result<Self> {
-        Self::over_values(net, params.iter().map(|&values| values.into()).collect(), policy, format, slots)
+        Self::over_values(net, params.iter().map(|&values| values.into()).collect(), policy, formats.into(), slots)
     }
 
     fn over_values(
         net: Network,
         params: Vec<ParamValues<'a>>,
         policy: ContextPolicy,
-        format: WeightFormat,
+        formats: DecodeFormats,
         slots: usize,
     ) -> Result<Self> {
         let v = net.config().vocab_size;
-        let mut forward = Forward::new(net, &params, format)?;
+        let mut forward = Forward::new(net, &params, formats)?;
         forward.set_slots(slots);
         Ok(Self {
             forward,

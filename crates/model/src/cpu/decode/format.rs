@@ -1,4 +1,4 @@
-//! The formats in which generation stores weights.
+//! The formats in which generation stores weights, keys and values.
 
 use tinygpt_sampler::simd::{LANES, Simd};
 
@@ -30,6 +30,32 @@ impl WeightFormat {
     /// embedding tables, of which it reads single rows.
     pub fn bytes_of_a_step(self, config: &GptConfig) -> usize {
         network(config).params_of_a_step() * self.bytes()
+    }
+}
+
+/// The format in which generation keeps the keys and values of attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvCacheFormat {
+    /// f32, unchanged.
+    #[default]
+    F32,
+    /// Rounded to bf16: a cache takes half the memory, and so does a token read half of it. The positions of a prompt attend to
+    /// each other before they are rounded.
+    Bf16,
+}
+
+/// The formats of what generation holds in memory. A [`WeightFormat`] alone is one with a cache in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DecodeFormats {
+    /// The format of the model's matrices.
+    pub weights: WeightFormat,
+    /// The format of the key-value caches.
+    pub kv_cache: KvCacheFormat,
+}
+
+impl From<WeightFormat> for DecodeFormats {
+    fn from(weights: WeightFormat) -> Self {
+        Self { weights, kv_cache: KvCacheFormat::F32 }
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use tinygpt_sampler::simd::{LANES, SimdLevel};
 
 use super::{
-    DecodeOp, DecodeScratch, DecodeSetup, DecodeStep, OutputDim, Place, Positions, WeightFormat, WeightMatrix,
+    DecodeFormats, DecodeOp, DecodeScratch, DecodeSetup, DecodeStep, OutputDim, Place, Positions, WeightMatrix,
     shared_output::MIN_PARALLEL_BYTES, values::DecodeValues,
 };
 use crate::{
@@ -34,11 +34,11 @@ impl<'a> Forward<'a> {
     ///
     /// # Errors
     /// When the values do not match it.
-    pub(super) fn new(net: Network, params: &[ParamValues<'a>], format: WeightFormat) -> Result<Self> {
+    pub(super) fn new(net: Network, params: &[ParamValues<'a>], formats: DecodeFormats) -> Result<Self> {
         check_lengths(net.params(), params.iter().map(|values| values.len()))?;
         let largest = net.matmul_params().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
-        let shared = largest * format.bytes() > MIN_PARALLEL_BYTES;
-        Ok(Self { passes: Passes::new(net, params, format), shared, pool: SpinPool::default() })
+        let shared = largest * formats.weights.bytes() > MIN_PARALLEL_BYTES;
+        Ok(Self { passes: Passes::new(net, params, formats), shared, pool: SpinPool::default() })
     }
 
     pub(super) fn config(&self) -> &GptConfig {
@@ -128,9 +128,10 @@ impl PromptPass {
 }
 
 impl<'a> Passes<'a> {
-    fn new(net: Network, params: &[ParamValues<'a>], format: WeightFormat) -> Self {
+    fn new(net: Network, params: &[ParamValues<'a>], formats: DecodeFormats) -> Self {
         let (block_size, heads) = (net.config().block_size, net.config().heads());
-        let setup = DecodeSetup { net: &net, params, format, block_size };
+        let DecodeFormats { weights: format, kv_cache } = formats;
+        let setup = DecodeSetup { net: &net, params, format, kv_cache, block_size };
         let weight = net.head.weight;
         let head = WeightMatrix::new(params[weight.0], net.params()[weight.0].shape[1], OutputDim::Rows, format);
         // Behind the last operation that mixes positions, a prompt's last position alone goes on.

@@ -25,7 +25,8 @@ use crate::{
 };
 
 pub use batch::CpuBatchDecoder;
-pub use format::WeightFormat;
+pub use format::{DecodeFormats, KvCacheFormat, WeightFormat};
+pub(crate) use format::{WeightElement, load_rest};
 pub(crate) use matrix::{OutputDim, WeightMatrix};
 pub(crate) use op::{DecodeOp, DecodeScratch, DecodeSetup, DecodeStep, Place, Positions};
 
@@ -49,9 +50,14 @@ impl<'a> CpuDecoder<'a> {
     ///
     /// # Errors
     /// When the configuration is invalid or the values do not match it.
-    pub fn new(config: &GptConfig, params: &[&'a [f32]], policy: ContextPolicy, format: WeightFormat) -> Result<Self> {
+    pub fn new(
+        config: &GptConfig,
+        params: &[&'a [f32]],
+        policy: ContextPolicy,
+        formats: impl Into<DecodeFormats>,
+    ) -> Result<Self> {
         config.validate()?;
-        Self::over(network(config), params, policy, format)
+        Self::over(network(config), params, policy, formats)
     }
 
     /// [`CpuDecoder::new`] of values that may lie in a file in another way.
@@ -62,10 +68,10 @@ impl<'a> CpuDecoder<'a> {
         config: &GptConfig,
         params: Vec<ParamValues<'a>>,
         policy: ContextPolicy,
-        format: WeightFormat,
+        formats: DecodeFormats,
     ) -> Result<Self> {
         config.validate()?;
-        Self::over_values(network(config), params, policy, format)
+        Self::over_values(network(config), params, policy, formats)
     }
 
     /// [`CpuDecoder::new`] of any network.
@@ -73,17 +79,22 @@ impl<'a> CpuDecoder<'a> {
     /// # Errors
     /// When the values do not match it.
     #[doc(hidden)]
-    pub fn over(net: Network, params: &[&'a [f32]], policy: ContextPolicy, format: WeightFormat) -> Result<Self> {
-        Self::over_values(net, params.iter().map(|&values| values.into()).collect(), policy, format)
+    pub fn over(
+        net: Network,
+        params: &[&'a [f32]],
+        policy: ContextPolicy,
+        formats: impl Into<DecodeFormats>,
+    ) -> Result<Self> {
+        Self::over_values(net, params.iter().map(|&values| values.into()).collect(), policy, formats.into())
     }
 
     fn over_values(
         net: Network,
         params: Vec<ParamValues<'a>>,
         policy: ContextPolicy,
-        format: WeightFormat,
+        formats: DecodeFormats,
     ) -> Result<Self> {
-        let forward = Forward::new(net, &params, format)?;
+        let forward = Forward::new(net, &params, formats)?;
         Ok(Self { forward, policy, len: 0, rows: Vec::new(), places: Vec::new(), logits: Vec::new() })
     }
 

@@ -2,7 +2,7 @@
 
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::{WeightFormat, values::DecodeValues};
+use super::{KvCacheFormat, WeightFormat, values::DecodeValues};
 use crate::{Network, checkpoint::ParamValues, cpu::spin_pool::Workers, ops::PackedKeys, plan::ParamId};
 
 /// What [`Operation::decoding`](crate::ops) builds an operation's form in decoding from.
@@ -12,6 +12,8 @@ pub(crate) struct DecodeSetup<'s, 'a> {
     pub(super) params: &'s [ParamValues<'a>],
     /// The format of matrices.
     pub(crate) format: WeightFormat,
+    /// The format of key-value caches.
+    pub(crate) kv_cache: KvCacheFormat,
     /// The most positions of a sequence.
     pub(crate) block_size: usize,
 }

@@ -2,109 +2,18 @@
 
 #![allow(unsafe_code)]
 
-use rayon::prelude::*;
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
+use super::kv_cache::{CacheElement, SequenceKvCache};
 use crate::{
     config::Heads,
     cpu::{
-        decode::{Place, shared_output::SharedOutput},
+        decode::{Place, load_rest, shared_output::SharedOutput},
         rows::Rows,
         spin_pool::{MAX_TASKS, Workers},
         vectors,
     },
 };
-
-/// From this many channels of keys on, those of a prompt are stored by all threads: fewer take some 50 microseconds.
-const MIN_PARALLEL_CHANNELS: usize = 1 << 16;
-
-/// The cached keys and values of one layer and one sequence. What a head reads lies together, since it is read from memory where
-/// many sequences take turns. Keys are stored in tiles of sixteen positions, so that the scores of sixteen positions are computed
-/// from contiguous vectors.
-#[derive(Debug, Clone)]
-pub(crate) struct SequenceKvCache {
-    /// `(nkv, block_size / 16, hs, 16)`.
-    keys: Vec<f32>,
-    /// `(nkv, block_size, hs)`.
-    values: Vec<f32>,
-    /// `block_size / 16`, rounded up.
-    tiles: usize,
-    block_size: usize,
-    /// The channels of a head.
-    head_size: usize,
-}
-
-impl SequenceKvCache {
-    /// Allocates an empty cache.
-    pub(crate) fn new(block_size: usize, Heads { n_kv_head, head_size, .. }: Heads) -> Self {
-        let tiles = block_size.div_ceil(LANES);
-        let keys = vec![0.0; n_kv_head * tiles * head_size * LANES];
-        Self { keys, values: vec![0.0; n_kv_head * block_size * head_size], tiles, block_size, head_size }
-    }
-
-    /// Stores the keys `(nkv * hs)` and the values `(nkv * hs)` of a position.
-    pub(crate) fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
-        let Self { keys, values, tiles, block_size, head_size } = self;
-        let by_head = key.chunks_exact(*head_size).zip(value.chunks_exact(*head_size)).enumerate();
-        for (head, (key, value)) in by_head {
-            let tile = &mut keys.as_chunks_mut::<LANES>().0[(head * *tiles + position / LANES) * *head_size..];
-            for (lanes, &key) in tile.iter_mut().zip(key) {
-                lanes[position % LANES] = key;
-            }
-            values[(head * *block_size + position) * *head_size..][..*head_size].copy_from_slice(value);
-        }
-    }
-
-    /// Stores the keys and values of the first `n` positions, `qkv (n, (nh + 2 nkv) hs)`, by head: all channels of a tile of
-    /// positions lie in the cache meanwhile.
-    pub(crate) fn write_prompt(&mut self, n: usize, qkv: &Rows, kinds: Heads) {
-        let Self { keys, values, tiles, block_size, head_size } = self;
-        let (hs, [q, kv, _]) = (*head_size, kinds.qkv());
-        let of_head = |(head, (keys, values)): (usize, (&mut [f32], &mut [f32]))| {
-            let (k_at, v_at) = (q + head * hs, q + kv + head * hs);
-            let (tiles, _) = keys.as_chunks_mut::<LANES>();
-            for (tile, keys) in tiles.chunks_exact_mut(hs).enumerate().take(n.div_ceil(LANES)) {
-                for lane in 0..LANES.min(n - tile * LANES) {
-                    let from = &qkv.at(tile * LANES + lane, k_at)[..hs];
-                    keys.iter_mut().zip(from).for_each(|(lanes, &key)| lanes[lane] = key);
-                }
-            }
-            for (i, value) in values.chunks_exact_mut(hs).enumerate().take(n) {
-                value.copy_from_slice(&qkv.at(i, v_at)[..hs]);
-            }
-        };
-        let (key_len, value_len) = (*tiles * hs * LANES, *block_size * hs);
-        if n * kv < MIN_PARALLEL_CHANNELS {
-            keys.chunks_exact_mut(key_len).zip(values.chunks_exact_mut(value_len)).enumerate().for_each(of_head);
-        } else {
-            let heads = keys.par_chunks_exact_mut(key_len).zip(values.par_chunks_exact_mut(value_len));
-            heads.enumerate().for_each(of_head);
-        }
-    }
-
-    /// Copies the first `n` positions of another cache.
-    pub(crate) fn copy_from(&mut self, other: &Self, n: usize) {
-        let (keys, values) = (self.tiles * self.head_size * LANES, self.block_size * self.head_size);
-        let (key_len, value_len) = (n.next_multiple_of(LANES) * self.head_size, n * self.head_size);
-        for (to, from) in self.keys.chunks_exact_mut(keys).zip(other.keys.chunks_exact(keys)) {
-            to[..key_len].copy_from_slice(&from[..key_len]);
-        }
-        for (to, from) in self.values.chunks_exact_mut(values).zip(other.values.chunks_exact(values)) {
-            to[..value_len].copy_from_slice(&from[..value_len]);
-        }
-    }
-
-    /// The keys of a head from a tile on: `head_size` vectors of sixteen positions, then those of the next tile.
-    fn keys(&self, tile: usize, head: usize) -> &[[f32; LANES]] {
-        &self.keys.as_chunks::<LANES>().0[(head * self.tiles + tile) * self.head_size..]
-    }
-
-    /// The values of a head, `(block_size, hs)`.
-    fn values(&self, head: usize) -> &[f32] {
-        let len = self.block_size * self.head_size;
-        &self.values[head * len..][..len]
-    }
-}
 
 /// From this many `positions * channels` of all rows together on, attention is divided among threads: 64 KiB of keys and
 /// values.
@@ -113,10 +22,10 @@ const MIN_PARALLEL_SCORES: usize = 1 << 13;
 /// Computes `y (rows, nh hs)`, the attention of one new position of some sequences, `qkv (rows, (nh + 2 nkv) hs)`, each to the
 /// positions of its cache up to its place, which has been written. `scores` is a buffer `(rows, n_head, positions of the longest
 /// rounded up to LANES)` at least.
-pub(crate) fn decode_attention(
+pub(crate) fn decode_attention<E: CacheElement>(
     (level, workers): (SimdLevel, &mut Workers<'_>),
     (places, kinds): (&[Place], Heads),
-    caches: &[SequenceKvCache],
+    caches: &[SequenceKvCache<E>],
     qkv: &Rows,
     y: &mut Rows,
     scores: &mut [f32],
@@ -146,9 +55,9 @@ pub(crate) fn decode_attention(
 const UNROLL: usize = 4;
 
 /// The attention of one head: `y (hs)` for `query (hs)` and the first `n` positions of a cache.
-struct DecodeHead<'a> {
+struct DecodeHead<'a, E> {
     query: &'a [f32],
-    cache: &'a SequenceKvCache,
+    cache: &'a SequenceKvCache<E>,
     n: usize,
     /// The head of keys and values.
     kv_head: usize,
@@ -157,7 +66,7 @@ struct DecodeHead<'a> {
     y: &'a mut [f32],
 }
 
-impl Kernel for DecodeHead<'_> {
+impl<E: CacheElement> Kernel for DecodeHead<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -175,7 +84,7 @@ impl Kernel for DecodeHead<'_> {
             let keys = cache.keys(first, kv_head);
             for (c, &query) in query.iter().enumerate() {
                 for (tile, sum) in sums.iter_mut().enumerate().take(scores.len()) {
-                    *sum = s.mul_add(s.splat(query), s.load(&keys[tile * head_size + c]), *sum);
+                    *sum = s.mul_add(s.splat(query), E::load(s, &keys[tile * head_size + c]), *sum);
                 }
             }
             for (score, sum) in scores.iter_mut().zip(sums) {
@@ -203,7 +112,7 @@ impl Kernel for DecodeHead<'_> {
             for (i, &weight) in scores.as_flattened()[..n].iter().enumerate() {
                 let value = &values[i * head_size..][..head_size];
                 for (v, sum) in sums.iter_mut().enumerate().take(count) {
-                    *sum = s.mul_add(s.splat(weight), vectors::get(s, value, from + v), *sum);
+                    *sum = s.mul_add(s.splat(weight), value_vector(s, value, from + v), *sum);
                 }
             }
             for (v, sum) in sums.into_iter().enumerate().take(count) {
@@ -211,4 +120,11 @@ impl Kernel for DecodeHead<'_> {
             }
         }
     }
+}
+
+/// Loads vector `i` of the values of a position, padded with zeros.
+#[inline(always)]
+fn value_vector<S: Simd, E: CacheElement>(s: S, value: &[E], i: usize) -> S::V {
+    let rest = &value[i * LANES..];
+    rest.first_chunk::<LANES>().map_or_else(|| load_rest(s, rest), |lanes| E::load(s, lanes))
 }

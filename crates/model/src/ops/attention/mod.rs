@@ -3,9 +3,11 @@
 //! "GQA").
 //!
 //! `tensors.rs` computes it on candle tensors, over whole batches; `training.rs` on the CPU, for one sequence in tiles;
-//! `prompt.rs` does so on all threads; `decode.rs` computes one new position of each sequence with cached keys and values.
+//! `prompt.rs` does so on all threads; `decode.rs` computes one new position of each sequence with cached keys and values
+//! (`kv_cache.rs`).
 
 mod decode;
+mod kv_cache;
 mod maps;
 mod prompt;
 mod tensors;
@@ -14,7 +16,8 @@ mod training;
 use candle_core::Tensor;
 
 use self::{
-    decode::{SequenceKvCache, decode_attention},
+    decode::decode_attention,
+    kv_cache::{CacheElement, SequenceKvCache},
     prompt::prompt_attention,
     training::{AttentionDropout, AttentionShape},
 };
@@ -27,7 +30,7 @@ use crate::{
     Precision, Result,
     config::Heads,
     cpu::{
-        decode::{DecodeOp, DecodeSetup, DecodeStep, Positions},
+        decode::{DecodeOp, DecodeSetup, DecodeStep, KvCacheFormat, Positions},
         training::{TrainOp, TrainPass, TrainSetup},
     },
     dropout::DropoutSite,
@@ -137,7 +140,11 @@ impl Operation for Attention {
     }
 
     fn decoding<'a>(&self, setup: &DecodeSetup<'_, 'a>) -> Option<Box<dyn DecodeOp + 'a>> {
-        Some(Box::new(DecodeAttention { op: self.clone(), block_size: setup.block_size, caches: Vec::new() }))
+        let (op, block_size) = (self.clone(), setup.block_size);
+        Some(match setup.kv_cache {
+            KvCacheFormat::F32 => Box::new(DecodeAttention::<f32> { op, block_size, caches: Vec::new() }),
+            KvCacheFormat::Bf16 => Box::new(DecodeAttention::<u16> { op, block_size, caches: Vec::new() }),
+        })
     }
 }
 
@@ -187,15 +194,15 @@ impl TrainOp for AttentionTape {
 
 /// Attention in decoding, with its key-value caches.
 #[derive(Debug)]
-struct DecodeAttention {
+struct DecodeAttention<E> {
     op: Attention,
     /// The most positions of a sequence.
     block_size: usize,
     /// One cache for each sequence.
-    caches: Vec<SequenceKvCache>,
+    caches: Vec<SequenceKvCache<E>>,
 }
 
-impl DecodeOp for DecodeAttention {
+impl<E: CacheElement> DecodeOp for DecodeAttention<E> {
     fn set_rows(&mut self, rows: usize) {
         // Zeros that nobody has written take no memory, and a clone would write them.
         self.caches = (0..rows).map(|_| SequenceKvCache::new(self.block_size, self.op.heads)).collect();

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 use tinygpt_model::{
-    ContextPolicy, Decoder, Generation, GptConfig, ModelFolder, checkpoint::Weights, cpu::WeightFormat, generate,
+    ContextPolicy, Decoder, Generation, GptConfig, ModelFolder, checkpoint::Weights, cpu::DecodeFormats, generate,
     init_params,
 };
 use tinygpt_sampler::{Sampler, SamplingParams};
@@ -46,6 +46,7 @@ struct Report {
     work: String,
     device: String,
     weights: String,
+    kv_cache: String,
     threads: usize,
     rows: usize,
     tokens: usize,
@@ -63,7 +64,7 @@ struct Report {
     peak_memory_mib: Option<f64>,
     /// The most memory that tensors held on the device, where it counts them.
     device_peak_memory_mib: Option<f64>,
-    /// What rounding costs, where the weights are rounded.
+    /// What rounding costs, where weights or caches are rounded.
     #[serde(flatten)]
     losses: Option<Losses>,
 }
@@ -100,11 +101,11 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     let Model { config, weights } = Model::named(args)?;
     let device = args.device.open()?;
     note_debug_build();
-    let format = WeightFormat::from(args.weights);
-    let open = |format, device| weights.decoder(&config, ContextPolicy::Slide, format, device);
+    let formats = DecodeFormats { weights: args.weights.into(), kv_cache: args.kv_cache.into() };
+    let open = |formats: DecodeFormats, device| weights.decoder(&config, ContextPolicy::Slide, formats, device);
     // Random weights took memory that generating does not.
     forget_peak_memory();
-    let mut decoder = open(format, &device)?;
+    let mut decoder = open(formats, &device)?;
     let tokens = (args.tokens.unwrap_or(DEFAULT_TOKENS) as usize).min(config.block_size);
     if let Some(asked) = args.tokens.filter(|&asked| asked as usize > tokens) {
         notice!("--tokens {asked} is more than the context of {tokens}: {tokens} tokens are measured");
@@ -116,20 +117,20 @@ pub fn run(args: &BenchDecodeArgs) -> anyhow::Result<()> {
     let memory = device.is_cpu().then(Memory::new);
     let stretches = steps.time(|| memory.as_ref().map(|memory| memory.read_rate(Threads::All)))?;
     drop(memory);
-    let losses = match format {
-        WeightFormat::F32 => None,
-        _ => {
-            let mut exact = open(WeightFormat::F32, &device)?;
-            Some(Losses::of_drawn_text(exact.as_mut(), decoder.as_mut(), config.block_size, SEED)?)
-        }
+    let losses = if formats == DecodeFormats::default() {
+        None
+    } else {
+        let mut exact = open(DecodeFormats::default(), &device)?;
+        Some(Losses::of_drawn_text(exact.as_mut(), decoder.as_mut(), config.block_size, SEED)?)
     };
-    let reading = device.is_cpu().then(|| Reading::new(format.bytes_of_a_step(&config), &stretches));
+    let reading = device.is_cpu().then(|| Reading::new(formats.weights.bytes_of_a_step(&config), &stretches));
     let times: Vec<f64> = stretches.into_iter().flat_map(|stretch| stretch.times).collect();
     let median_s = median(times.clone());
     let report = Report {
         work: format!("decode {}", args.work.display()),
         device: device::name(&device),
         weights: flag_name(args.weights),
+        kv_cache: flag_name(args.kv_cache),
         threads: Threads::All.count(),
         rows: args.rows as usize,
         tokens,
@@ -241,11 +242,13 @@ impl<'a> Steps<'a> {
 
 fn describe(report: &Report, config: &GptConfig) -> String {
     let GptConfig { n_layer, n_head, n_embd, block_size, vocab_size, .. } = config;
-    let Report { work, device, weights, threads, rows, tokens, rounds, median_ms, min_ms, tokens_per_s, .. } = report;
+    let Report {
+        work, device, weights, kv_cache, threads, rows, tokens, rounds, median_ms, min_ms, tokens_per_s, ..
+    } = report;
     let Report { reading, peak_memory_mib, device_peak_memory_mib, losses, .. } = report;
     let mut text = format!(
         "{work}: {n_layer} layers, {n_head} heads, {n_embd} channels, context {block_size}, vocabulary {vocab_size}; \
-         {rows} rows, {tokens} tokens each, weights {weights}, {device}, {threads} threads\n\
+         {rows} rows, {tokens} tokens each, weights {weights}, cache {kv_cache}, {device}, {threads} threads\n\
          step         {median_ms:.3} ms (median of {rounds} rounds; fastest {min_ms:.3})\n\
          speed        {tokens_per_s:.1} tokens/s\n"
     );

@@ -10,7 +10,7 @@ use tinygpt_sampler::SamplingParams;
 
 use super::*;
 use crate::{
-    args::{WeightsArg, WindowArg},
+    args::{KvCacheArg, WeightsArg, WindowArg},
     device::DeviceChoice,
 };
 
@@ -18,8 +18,12 @@ use crate::{
 pub const LONG: Duration = Duration::from_secs(60);
 /// The time of a text where a test is not about it.
 pub const HOUR: Duration = Duration::from_secs(3600);
-pub const OPENING: OpeningArgs =
-    OpeningArgs { window: WindowArg::Half, weights: WeightsArg::F32, device: DeviceChoice::Cpu };
+pub const OPENING: OpeningArgs = OpeningArgs {
+    window: WindowArg::Half,
+    weights: WeightsArg::F32,
+    kv_cache: KvCacheArg::F32,
+    device: DeviceChoice::Cpu,
+};
 /// More tokens than any test reads.
 pub const ENDLESS: usize = 1 << 40;
 
