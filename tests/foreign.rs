@@ -200,6 +200,34 @@ fn what_others_say_of_generation_does_not_stand_in_the_way() {
     assert!(!text.is_empty());
 }
 
+#[test]
+fn each_of_several_tokens_that_end_a_text_ends_it() {
+    let place = place("llama-untied");
+    let generate = || {
+        let mut command = place.tinygpt();
+        command.args([
+            "generate",
+            "--checkpoint",
+            "model",
+            "--seed",
+            "1",
+            "--max-new-tokens",
+            "9",
+            "--no-echo",
+            "--json",
+        ]);
+        json(&mut command)["samples"][0].take()
+    };
+    let drawn = generate();
+    let tokens: Vec<u64> = drawn["tokens"].as_array().unwrap().iter().map(|token| token.as_u64().unwrap()).collect();
+    let (first, last) = (tokens[0], *tokens.last().unwrap());
+    let unlike = tokens.iter().position(|&token| token != first).expect("a text of several tokens");
+    place.write("model/generation_config.json", json!({ "eos_token_id": [last, tokens[unlike]] }).to_string());
+    let ended = generate();
+    assert_eq!(ended["ended_by"], "stop", "{ended}");
+    assert!(ended["text"].as_str().unwrap().len() < drawn["text"].as_str().unwrap().len(), "{ended}, {drawn}");
+}
+
 /// Runs `info` on the folder with 3 GB of address space, so that an allocation of a
 /// length that a file only claims would abort it; it must fail within a second, and name the file.
 #[cfg(target_os = "linux")]

@@ -32,14 +32,14 @@ pub struct GrowingText<'t> {
     /// None once the rest was taken.
     stream: Option<TextStream<'t>>,
     stops: StopStrings,
-    end_of_text: Option<u32>,
+    tokenizer: &'t Tokenizer,
     constraint: Option<Constraint>,
 }
 
 impl<'t> GrowingText<'t> {
     /// A text without a token.
     pub fn new(tokenizer: &'t Tokenizer, stops: StopStrings, constraint: Option<Constraint>) -> Self {
-        Self { stream: Some(tokenizer.text_stream()), stops, end_of_text: tokenizer.end_of_text(), constraint }
+        Self { stream: Some(tokenizer.text_stream()), stops, tokenizer, constraint }
     }
 
     /// Whether [`GrowingText::mask`] does anything.
@@ -61,7 +61,7 @@ impl<'t> GrowingText<'t> {
     /// The text that a token settles, and whether it ends the text.
     pub fn push(&mut self, token: u32) -> Result<(String, ControlFlow<Ending>), ModelError> {
         let over = ControlFlow::Break(Ending::Stop);
-        let Some(stream) = self.stream.as_mut().filter(|_| Some(token) != self.end_of_text) else {
+        let Some(stream) = self.stream.as_mut().filter(|_| !self.tokenizer.ends_text(token)) else {
             return Ok((String::new(), over));
         };
         let (piece, is_over) = self.stops.push(&stream.push(token)?);

@@ -4,7 +4,11 @@ use std::path::Path;
 
 use tinygpt_model::{
     Checkpoint, ContextPolicy, Device, GenerationDefaults, GptConfig, ModelError, ModelFolder, Tokenizer,
-    TokenizerError, checkpoint::open_decoder, cpu::WeightFormat, init_params,
+    TokenizerError,
+    checkpoint::open_decoder,
+    cpu::WeightFormat,
+    gguf::{TensorType, write_gguf},
+    init_params,
 };
 
 fn tokenizer() -> Tokenizer {
@@ -84,4 +88,46 @@ fn what_is_not_known_of_generation_is_left_out_and_greedy_has_no_temperature() {
     // The defaults are no part of what makes a model: a folder of others may have none.
     std::fs::remove_file(dir.path().join("generation_config.json")).unwrap();
     assert_eq!(Checkpoint::open(&dir).unwrap().defaults(), &GenerationDefaults::default());
+}
+
+#[test]
+fn every_token_that_a_folder_lists_ends_what_is_generated_and_stays_in_what_is_written_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let params = write(dir.path(), &small(false), &GenerationDefaults::default());
+    let file = |name: &str| dir.path().join(name);
+    let set = |name: &str, ends: serde_json::Value| {
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(file(name)).unwrap()).unwrap();
+        json["eos_token_id"] = ends;
+        std::fs::write(file(name), json.to_string()).unwrap();
+    };
+    let ends = || {
+        let tokenizer = Checkpoint::open(&dir).unwrap().into_parts().2;
+        (0..6).filter(|&token| tokenizer.ends_text(token)).collect::<Vec<u32>>()
+    };
+    assert_eq!(ends(), [0; 0]);
+    set("config.json", 1.into());
+    assert_eq!(ends(), [1]);
+    // What the file of generation says goes before the other; the vocabulary has no token 5.
+    set("generation_config.json", vec![2, -1, 3, 5, 2].into());
+    assert_eq!(ends(), [2, 3]);
+
+    let again = tempfile::tempdir().unwrap();
+    let tokenizer = Checkpoint::open(&dir).unwrap().into_parts().2;
+    ModelFolder::new(again.path())
+        .write_description(&small(false), &tokenizer, &GenerationDefaults::default())
+        .unwrap();
+    assert_eq!(ModelFolder::new(again.path()).read_tokenizer().unwrap().other_ends(), [2, 3]);
+    let gguf = again.path().join("model.gguf");
+    let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+    write_gguf(&gguf, &small(false), &slices, &tokenizer, "tiny", TensorType::F32).unwrap();
+    assert_eq!(ModelFolder::new(&gguf).read_tokenizer().unwrap().other_ends(), [2, 3]);
+
+    for wrong in [serde_json::json!("a"), serde_json::json!([1, "a"]), serde_json::json!(1.5)] {
+        set("generation_config.json", wrong);
+        let message = Checkpoint::open(&dir).unwrap_err().to_string();
+        assert!(
+            message.contains("generation_config.json") && message.contains("is not the id of a token"),
+            "{message}"
+        );
+    }
 }

@@ -99,10 +99,10 @@ pub(crate) fn draw(
     let mut sampler = Sampler::new(rules).map_err(ModelError::from)?;
     let max_new_tokens = config.train.sample_tokens;
     let request = Generation { prompt: &prompt, first_sequence: 0, rows: 1, max_new_tokens };
-    let (end, mut tokens, mut interrupted) = (tokenizer.end_of_text(), Vec::new(), false);
+    let (mut tokens, mut interrupted) = (Vec::new(), false);
     generate(decoder, &mut sampler, request, |_, token| {
         interrupted = stop.load(Ordering::Relaxed);
-        if interrupted || Some(token) == end {
+        if interrupted || tokenizer.ends_text(token) {
             return ControlFlow::Break(());
         }
         tokens.push(token);

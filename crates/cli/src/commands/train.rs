@@ -390,9 +390,9 @@ fn samples(run: &Path, config: &RunConfig, device: &Device) -> anyhow::Result<Ve
     let mut tokens = vec![Vec::new(); SAMPLES];
     let max_new_tokens = if stories { checkpoint.config().block_size } else { MAX_TOKENS };
     let request = Generation { prompt: &prompt, first_sequence: 0, rows: SAMPLES, max_new_tokens };
-    let end = if stories { tokenizer.id_of("\n") } else { tokenizer.end_of_text() };
+    let ends = |token| if stories { tokenizer.id_of("\n") == Some(token) } else { tokenizer.ends_text(token) };
     generate(decoder.as_mut(), &mut sampler, request, |row, token| {
-        if Some(token) == end {
+        if ends(token) {
             return ControlFlow::Break(());
         }
         tokens[row].push(token);

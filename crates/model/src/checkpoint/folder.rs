@@ -28,7 +28,7 @@ use crate::{
     tokenizer::{TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer},
 };
 
-const GENERATION: &str = "generation_config.json";
+const GENERATION_FILE: &str = "generation_config.json";
 
 /// A folder with a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl ModelFolder {
         };
         atomic::write(&self.path.join(TOKENIZER_FILE), tokenizer.json())?;
         write_json(TOKENIZER_CONFIG_FILE, &tokenizer.tokenizer_config(config.block_size))?;
-        write_json(GENERATION, &defaults.to_json(Boundaries::of(tokenizer)))?;
+        write_json(GENERATION_FILE, &defaults.to_json(tokenizer))?;
         Ok(write_json(CONFIG_FILE, &config_json::write(config, Boundaries::of(tokenizer)))?)
     }
 
@@ -183,7 +183,7 @@ impl ModelFolder {
         Ok(config_json::parse(&path, &read_json(&path)?)?)
     }
 
-    /// The tokenizer.
+    /// The tokenizer, with all tokens that end what is generated.
     ///
     /// # Errors
     /// When its files are missing or broken.
@@ -191,7 +191,27 @@ impl ModelFolder {
         if let Some(file) = self.gguf()? {
             return file.tokenizer();
         }
-        Ok(Tokenizer::from_folder(&self.path)?)
+        Ok(Tokenizer::from_folder(&self.path)?.with_other_ends(self.generation_ends()?))
+    }
+
+    /// The tokens that end what is generated: `eos_token_id` of `generation_config.json` or, without it, of `config.json`, as in
+    /// `transformers`. Negative numbers stand for none.
+    fn generation_ends(&self) -> Result<Vec<u32>> {
+        for path in [GENERATION_FILE, CONFIG_FILE].map(|name| self.path.join(name)).into_iter().filter(|p| p.is_file())
+        {
+            let file: Value = read_json(&path)?;
+            let ids = match &file["eos_token_id"] {
+                Value::Null => continue,
+                Value::Array(ids) => ids.as_slice(),
+                id => std::slice::from_ref(id),
+            };
+            if let Some(other) = ids.iter().find(|id| id.as_i64().is_none()) {
+                let reason = format!("`eos_token_id` has {other}, which is not the id of a token");
+                return Err(FileError::content(&path, reason).into());
+            }
+            return Ok(ids.iter().filter_map(|id| u32::try_from(id.as_i64()?).ok()).collect());
+        }
+        Ok(Vec::new())
     }
 
     /// The defaults for generation; all absent where there is no such file.
@@ -199,7 +219,7 @@ impl ModelFolder {
     /// # Errors
     /// When the file is not JSON, or of another format.
     pub fn read_generation_defaults(&self) -> Result<GenerationDefaults> {
-        let path = self.path.join(GENERATION);
+        let path = self.path.join(GENERATION_FILE);
         if !path.is_file() {
             return Ok(GenerationDefaults::default());
         }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{MODEL_FORMAT, config_json::Boundaries};
+use super::MODEL_FORMAT;
+use crate::Tokenizer;
 
 /// The defaults in a folder's `generation_config.json`; absent ones are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -22,15 +23,20 @@ pub struct GenerationDefaults {
 
 impl GenerationDefaults {
     /// The content of the file. Hugging Face refuses a temperature of 0; there, greedy is `do_sample: false`.
-    pub(super) fn to_json(&self, boundaries: Boundaries) -> Value {
+    pub(super) fn to_json(&self, tokenizer: &Tokenizer) -> Value {
         let greedy = self.temperature == Some(0.0) || self.do_sample == Some(false);
+        let others = tokenizer.other_ends();
+        let end = match tokenizer.end_of_text() {
+            end if others.is_empty() => json!(end),
+            end => end.iter().chain(others).copied().collect(),
+        };
         let known = [
             ("do_sample", Some(json!(!greedy))),
             ("top_k", self.top_k.map(Value::from)),
             ("top_p", self.top_p.map(Value::from)),
             ("max_new_tokens", self.max_new_tokens.map(Value::from)),
-            ("bos_token_id", Some(json!(boundaries.begin))),
-            ("eos_token_id", Some(json!(boundaries.end))),
+            ("bos_token_id", Some(json!(tokenizer.begin_of_text()))),
+            ("eos_token_id", Some(end)),
             ("tinygpt", Some(json!({ "format": MODEL_FORMAT }))),
             ("temperature", self.temperature.filter(|&t| t > 0.0).map(Value::from)),
         ];

@@ -146,7 +146,7 @@ impl Checkpoint {
         let mut tokens = Vec::new();
         let request = Generation { prompt: &prompt, first_sequence: 0, rows: 1, max_new_tokens };
         generate(decoder.as_mut(), &mut Sampler::new(rules)?, request, |_row, token| {
-            if Some(token) == tokenizer.end_of_text() {
+            if tokenizer.ends_text(token) {
                 return ControlFlow::Break(());
             }
             tokens.push(token);

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod boundaries;
 mod bpe;
 pub(crate) mod byte_level;
 mod char;
@@ -22,7 +23,7 @@ pub use encode::CorpusEncoder;
 pub use stop::{StopStrings, StopStringsError};
 pub use stream::TextStream;
 
-use self::{char::CharTable, library::Library};
+use self::{boundaries::Boundaries, char::CharTable, library::Library};
 
 /// The name of the tokenizer's file in a run or model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -137,9 +138,7 @@ pub type Result<T> = std::result::Result<T, TokenizerError>;
 pub struct Tokenizer {
     inner: Inner,
     json: Vec<u8>,
-    /// The special token that begins a text, where the folder says so.
-    begin_of_text: Option<u32>,
-    end_of_text: Option<u32>,
+    boundaries: Boundaries,
 }
 
 #[derive(Clone)]
@@ -264,17 +263,8 @@ impl Tokenizer {
     }
 
     fn new(inner: Inner, json: Vec<u8>) -> Self {
-        let end_of_text = inner.special_id(END_OF_TEXT);
-        Self { inner, json, begin_of_text: None, end_of_text }
-    }
-
-    /// The same with these tokens at the begin and the end of a text, as far as they are special ones.
-    pub(crate) fn with_boundaries(mut self, begin: Option<&str>, end: Option<&str>) -> Self {
-        let id = |token: Option<&str>| token.and_then(|token| self.inner.special_id(token));
-        let (begin, end) = (id(begin), id(end));
-        self.begin_of_text = begin;
-        self.end_of_text = end.or(self.end_of_text);
-        self
+        let boundaries = Boundaries::ending(inner.special_id(END_OF_TEXT));
+        Self { inner, json, boundaries }
     }
 
     /// The content of `tokenizer.json`: what was loaded, or what training made.
@@ -437,23 +427,6 @@ impl Tokenizer {
         }
     }
 
-    /// The id of the special token that ends a text, if the tokenizer has one: what its folder says, or GPT-2's
-    /// `<|endoftext|>`; of those that are trained here, the ones of a text of documents have it.
-    pub fn end_of_text(&self) -> Option<u32> {
-        self.end_of_text
-    }
-
-    /// The id of the special token that begins a text: what its folder says, or the one that ends a text, as GPT-2 has it.
-    pub fn begin_of_text(&self) -> Option<u32> {
-        self.begin_of_text.or(self.end_of_text)
-    }
-
-    /// The token that a text starts behind where there is no prompt: the one that begins a text, the end of another text, or
-    /// a line break; in a vocabulary without any, its first token.
-    pub fn start_token(&self) -> u32 {
-        self.begin_of_text().or_else(|| self.id_of("\n")).unwrap_or(0)
-    }
-
     /// The tokens of a prompt; of an empty one, [`Tokenizer::start_token`].
     ///
     /// # Errors
@@ -473,8 +446,8 @@ impl Tokenizer {
             "model_max_length": model_max_length,
             "clean_up_tokenization_spaces": false,
             "bos_token": text(self.begin_of_text()),
-            "eos_token": text(self.end_of_text),
-            "pad_token": text(self.end_of_text),
+            "eos_token": text(self.end_of_text()),
+            "pad_token": text(self.end_of_text()),
             "unk_token": null,
         })
     }

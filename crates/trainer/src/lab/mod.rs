@@ -120,7 +120,7 @@ impl Lab<'_> {
 
     /// Whether a token ends a text.
     fn ends(&self, token: u32) -> bool {
-        self.tokenizer.end_of_text() == Some(token)
+        self.tokenizer.ends_text(token)
     }
 
     /// The sampler of a strategy for a prompt of `prompt_len` tokens.

@@ -57,7 +57,9 @@ pub(in crate::gguf) fn parse(gguf: &Gguf<'_>) -> Result<Tokenizer, String> {
         Some((chars, with_end_of_text)) => Ok(Tokenizer::of_chars(chars, with_end_of_text)),
         None => Tokenizer::from_bytes(&vocabulary.bpe(words)?).map_err(|error| format!("its tokenizer: {error}")),
     }?;
-    Ok(tokenizer.with_boundaries(begin, end))
+    let other_ends = ["eot", "eom"].map(|kind| gguf.whole(&format!("tokenizer.ggml.{kind}_token_id")));
+    let [eot, eom] = other_ends.map(|id| Ok::<_, String>(id?.and_then(|id| u32::try_from(id).ok())));
+    Ok(tokenizer.with_boundaries(begin, end).with_other_ends(eot?.into_iter().chain(eom?)))
 }
 
 /// The tokens by id, and the merges, most frequent first.

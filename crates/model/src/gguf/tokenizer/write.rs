@@ -55,7 +55,10 @@ pub(in crate::gguf) fn describe(tokenizer: &Tokenizer, vocab_size: usize) -> Res
         ("eos_token_id", GgufValue::U32(end)),
         ("add_bos_token", GgufValue::Bool(false)),
     ];
-    Ok(keys.map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).into())
+    // llama.cpp has places for two more tokens that end what is generated: the end of a turn, and of a message.
+    let other_ends = ["eot_token_id", "eom_token_id"].into_iter().zip(tokenizer.other_ends());
+    let keys = keys.into_iter().chain(other_ends.map(|(key, &id)| (key, GgufValue::U32(id))));
+    Ok(keys.map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect())
 }
 
 /// How a `tokenizer.json` of a byte-level BPE cuts text into words, where llama.cpp knows that way, and does the same behind it.
