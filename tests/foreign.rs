@@ -205,17 +205,7 @@ fn each_of_several_tokens_that_end_a_text_ends_it() {
     let place = place("llama-untied");
     let generate = || {
         let mut command = place.tinygpt();
-        command.args([
-            "generate",
-            "--checkpoint",
-            "model",
-            "--seed",
-            "1",
-            "--max-new-tokens",
-            "9",
-            "--no-echo",
-            "--json",
-        ]);
+        command.args(["generate", "--checkpoint", "model", "--seed", "1", "--max-new-tokens", "9", "--json"]);
         json(&mut command)["samples"][0].take()
     };
     let drawn = generate();

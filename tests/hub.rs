@@ -175,3 +175,33 @@ fn what_another_program_has_left_out_of_the_cache_is_downloaded() {
     let asked = server.requests().split_off(before);
     assert!(asked.iter().all(|request| !request.path.ends_with("safetensors")), "{asked:?}");
 }
+
+#[test]
+fn the_tokenizer_of_the_hub_is_had_without_its_weights_and_trains_a_model_of_ones_own() {
+    let (place, server) = (Place::new(), server(Faults::default()));
+    place.write("text.txt", "One ".repeat(400));
+    let name = format!("hf:{NAME}");
+    let info = |tokenizer: &str, mut command: Command| {
+        stdout(command.args(["data", "info", "text.txt", "--tokenizer", tokenizer]))
+    };
+    let tokenizer = trained().join("run/tokenizer.json").display().to_string();
+    let told = |text: String| text.lines().filter(|line| line.contains("tokens")).collect::<Vec<_>>().join("\n");
+    assert_eq!(told(info(&name, tinygpt(&place, &server.url))), told(info(&tokenizer, place.tinygpt())));
+    assert!(
+        server.requests().iter().all(|request| !request.path.ends_with(".safetensors")),
+        "weights are not asked for"
+    );
+    let mut train = tinygpt(&place, "http://127.0.0.1:9");
+    train.args(["train", "--data", "text.txt", "--tokenizer", &name, "--out", "run", "--config", "small.toml"]);
+    stdout(train.args(["--set", "train.max_steps=1"]));
+    assert_eq!(place.read("run/tokenizer.json"), fs::read(&tokenizer).unwrap(), "from the cache, without a network");
+    // The weights come when the model is wanted.
+    assert_eq!(stdout(&mut generate(tinygpt(&place, &server.url), &name)), of_the_folder());
+}
+
+#[test]
+fn a_password_in_the_address_of_the_server_is_not_printed() {
+    let place = Place::new();
+    let message = failure(&mut generate(tinygpt(&place, "http://me:secret@127.0.0.1:9/hub/"), "hf:someone/tiny"), 1);
+    assert!(message.contains("from http://127.0.0.1:9/hub:") && !message.contains("secret"), "{message}");
+}

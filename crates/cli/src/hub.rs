@@ -14,7 +14,7 @@ pub fn folder(path: &Path) -> anyhow::Result<Cow<'_, Path>> {
     let folder = hub.folder(&model, |file, done, all| {
         if bar.as_ref().is_none_or(|(shown, _)| shown != file) {
             if bar.is_none() {
-                notice!("downloading {model} from {} to {}", hub.endpoint, hub.cache.display());
+                notice!("downloading {model} from {} to {}", hub.shown_endpoint(), hub.cache.display());
             }
             bar = Some((file.to_owned(), WorkProgress::new(file.to_owned())));
         }

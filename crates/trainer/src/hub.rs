@@ -203,11 +203,11 @@ pub struct Hub {
 }
 
 impl std::fmt::Debug for Hub {
-    /// Without the token, which is a secret.
+    /// Without the token and a password, which are secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { endpoint, cache, token, offline } = self;
+        let Self { endpoint: _, cache, token, offline } = self;
         f.debug_struct("Hub")
-            .field("endpoint", endpoint)
+            .field("endpoint", &self.shown_endpoint())
             .field("cache", cache)
             .field("has_token", &token.is_some())
             .field("offline", offline)
@@ -244,24 +244,35 @@ impl Hub {
     /// The folder of a model, as far as it is in the cache.
     #[must_use]
     pub fn cached(&self, model: &HubModel) -> Option<PathBuf> {
-        let cache = Cache::new(self.cache.clone()).repo(repo(model));
         // Weights come last, so where they are all else is.
-        let by_commit = cache.pointer_path(&model.revision);
-        let has = |file: &str| cache.get(file).or_else(|| Some(by_commit.join(file)).filter(|path| path.exists()));
+        let has = |file: &str| self.cached_file(model, file);
         let folder = |file: PathBuf| file.parent().map(Path::to_owned);
         if let Some(adapter) = has(ADAPTER_WEIGHTS) {
             return folder(adapter);
         }
         has(CONFIG)?;
         // Another program may have downloaded a part of the model.
-        if has(TOKENIZER).is_none() && !GPT2_TOKENIZER.iter().all(|file| has(file).is_some()) {
-            return None;
-        }
+        self.cached_tokenizer(model)?;
         if let Some(weights) = has(WEIGHTS) {
             return folder(weights);
         }
         let index = has(WEIGHTS_INDEX)?;
         shards(&index).ok()?.iter().all(|shard| has(shard).is_some()).then(|| folder(index))?
+    }
+
+    /// The folder of a model in the cache, where its tokenizer is there.
+    fn cached_tokenizer(&self, model: &HubModel) -> Option<PathBuf> {
+        let has = |file: &str| self.cached_file(model, file);
+        let [vocabulary, merges] = GPT2_TOKENIZER;
+        let file = has(TOKENIZER).or_else(|| has(vocabulary).filter(|_| has(merges).is_some()))?;
+        file.parent().map(Path::to_owned)
+    }
+
+    /// A file of a model, where it is in the cache under the name of its revision or commit.
+    fn cached_file(&self, model: &HubModel, file: &str) -> Option<PathBuf> {
+        let cache = Cache::new(self.cache.clone()).repo(repo(model));
+        let by_commit = cache.pointer_path(&model.revision).join(file);
+        cache.get(file).or_else(|| Some(by_commit).filter(|path| path.exists()))
     }
 
     /// The folder of a model: that of the cache, or else it is downloaded first. `progress` is told of a file, how many bytes
@@ -270,9 +281,28 @@ impl Hub {
     /// # Errors
     /// When the name is wrong, the server cannot be reached, or what it has is not what this program reads.
     pub fn folder(&self, model: &HubModel, mut progress: impl FnMut(&str, u64, u64)) -> Result<PathBuf, HubError> {
-        if let Some(folder) = self.cached(model) {
-            return Ok(folder);
+        match self.cached(model) {
+            Some(folder) => Ok(folder),
+            None => self.download(model)?.run(&mut progress),
         }
+    }
+
+    /// The folder of a model's tokenizer: that of the cache, or else what describes the model, and no weights, is downloaded first.
+    ///
+    /// # Errors
+    /// As [`Hub::folder`].
+    pub fn tokenizer_folder(
+        &self,
+        model: &HubModel,
+        mut progress: impl FnMut(&str, u64, u64),
+    ) -> Result<PathBuf, HubError> {
+        match self.cached_tokenizer(model) {
+            Some(folder) => Ok(folder),
+            None => self.download(model)?.run_for_tokenizer(&mut progress),
+        }
+    }
+
+    fn download<'a>(&'a self, model: &'a HubModel) -> Result<Download<'a>, HubError> {
         if self.offline {
             return Err(HubError::Offline { model: model.clone(), cache: self.cache.clone() });
         }
@@ -283,11 +313,24 @@ impl Hub {
             .with_progress(false)
             .build()
             .map_err(|error| self.error(model, &error, 1))?;
-        Download { hub: self, model, repo: api.repo(repo(model)), api }.run(&mut progress)
+        Ok(Download { hub: self, model, repo: api.repo(repo(model)), api })
+    }
+
+    /// The server, without the password that its address may have.
+    #[must_use]
+    pub fn shown_endpoint(&self) -> String {
+        match self.endpoint.split_once("://") {
+            Some((scheme, rest)) => {
+                let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, _)| (host, &rest[host.len()..]));
+                let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+                format!("{scheme}://{host}{path}")
+            }
+            None => self.endpoint.clone(),
+        }
     }
 
     fn error(&self, model: &HubModel, error: &ApiError, tries: u32) -> HubError {
-        let (endpoint, model) = (self.endpoint.clone(), model.clone());
+        let (endpoint, model) = (self.shown_endpoint(), model.clone());
         if let ApiError::RequestError(request) = error
             && let ureq::Error::StatusCode(status @ (401 | 403 | 404)) = **request
         {

@@ -38,7 +38,7 @@ pub struct DataInfoArgs {
     pub paths: Vec<String>,
     #[command(flatten)]
     pub corpus: CorpusArgs,
-    /// Count tokens: a run, another folder with a tokenizer.json, such a file, or `char`, the characters of the text.
+    /// Count tokens: a run, another folder with a tokenizer.json, hf:NAME of the hub, such a file, or `char`, the characters of the text.
     #[arg(long, value_name = "RUN|FILE|char")]
     pub tokenizer: Option<PathBuf>,
     /// Print the result as one JSON object.
@@ -54,7 +54,7 @@ pub struct DataTokensArgs {
     pub paths: Vec<String>,
     #[command(flatten)]
     pub corpus: CorpusArgs,
-    /// Whose tokens: a run, another folder with a tokenizer.json, or such a file.
+    /// Whose tokens: a run, another folder with a tokenizer.json, hf:NAME of the hub, or such a file.
     #[arg(long, value_name = "RUN|FILE")]
     pub tokenizer: PathBuf,
     /// The file to write.

@@ -23,7 +23,8 @@ pub struct TrainArgs {
     /// The key of .jsonl, or the column of .parquet, that holds the text; overrides data.text_key.
     #[arg(long, value_name = "KEY", conflicts_with = "resume")]
     pub text_key: Option<String>,
-    /// Use the tokenizer of a run, of another folder with a tokenizer.json, or such a file; overrides data.tokenizer_path.
+    /// Use the tokenizer of a run, of another folder with a tokenizer.json, of hf:NAME of the hub, or such a file; overrides
+    /// data.tokenizer_path.
     #[arg(long, value_name = "RUN|FILE", conflicts_with = "resume")]
     pub tokenizer: Option<String>,
     /// The run folder [default: a fresh runs/NAME-N].

@@ -98,7 +98,7 @@ const GENERAL: &[Field] = fields! {
     "data.val": "a corpus of its own for validation, instead of that share; \"\" is none",
     "data.text_key": "key of .jsonl, column of .parquet, that holds the text",
     "data.documents": "what of a text is a document, behind which comes <|endoftext|>: \"none\", \"file\", \"line\" or \"marker\" (between <|endoftext|> in the text); a record of .jsonl and .parquet always is one",
-    "data.tokenizer_path": "a tokenizer.json, or a folder with one, to use instead of training one; \"\" is none",
+    "data.tokenizer_path": "a tokenizer.json, a folder with one, or hf:NAME of the hub, to use instead of training one; \"\" is none",
 };
 
 /// Every key behind the section `[model]`.

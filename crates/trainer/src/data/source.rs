@@ -9,6 +9,7 @@ use crate::{
     config::{ConfigError, DataConfig, TokenizerKind},
     corpus::{Corpus, CorpusOptions, Documents, Part},
     digest::{Digest, Hasher},
+    hub::{Hub, HubModel},
     preparation::{Preparation, Stage},
     token_cache::TokenStore,
     token_files::{TokenFile, TokenFileError},
@@ -169,11 +170,15 @@ pub(super) fn tokenizer(config: &DataConfig, sources: &[Source]) -> Result<Token
     train_tokenizer(config, &corpora)
 }
 
-/// Reads a `tokenizer.json`, or that of a model's folder.
+/// Reads a `tokenizer.json`, or that of a model's folder, or of a model of the hub (`hf:NAME`), which may be downloaded first.
 ///
 /// # Errors
-/// When there is none, or it is a pickle.
+/// When there is none, it is a pickle, or the hub cannot be reached.
 pub fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if let Some(model) = path.to_str().and_then(HubModel::named) {
+        let folder = Hub::from_env()?.tokenizer_folder(&model?, |_, _, _| {})?;
+        return Ok(ModelFolder::new(&folder).read_tokenizer()?);
+    }
     if path.extension().is_some_and(|extension| extension == "pkl") {
         return Err(TrainError::PickledTokenizer { path: path.to_owned() });
     }

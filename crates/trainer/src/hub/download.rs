@@ -10,12 +10,15 @@ use std::{
 use hf_hub::{
     Cache,
     api::{
-        Progress,
+        Progress, RepoInfo,
         sync::{Api, ApiError, ApiRepo, Metadata},
     },
 };
 
-use super::{ADAPTER_WEIGHTS, CONFIG, DESCRIPTION, Hub, HubError, HubModel, WEIGHTS, WEIGHTS_INDEX, repo, shards};
+use super::{
+    ADAPTER_WEIGHTS, CONFIG, DESCRIPTION, GPT2_TOKENIZER, Hub, HubError, HubModel, TOKENIZER, WEIGHTS, WEIGHTS_INDEX,
+    repo, shards,
+};
 use crate::digest::Digest;
 
 /// How often a file is asked for again after the connection broke; what came of it is kept.
@@ -35,7 +38,7 @@ impl Download<'_> {
     /// Downloads what the model has and the cache has not; gives its folder there.
     pub(super) fn run(&self, progress: &mut impl FnMut(&str, u64, u64)) -> Result<PathBuf, HubError> {
         let info = self.patiently(|| self.repo.info())?;
-        let there: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+        let there = names(&info);
         let has = |file: &str| there.contains(&file);
         let weights: &[&str] = match () {
             () if has(WEIGHTS) && has(CONFIG) => &[WEIGHTS],
@@ -57,6 +60,25 @@ impl Download<'_> {
         folder.ok_or_else(|| self.no_weights(&there))
     }
 
+    /// Downloads what describes the model, its tokenizer among it; gives its folder in the cache.
+    pub(super) fn run_for_tokenizer(&self, progress: &mut impl FnMut(&str, u64, u64)) -> Result<PathBuf, HubError> {
+        let info = self.patiently(|| self.repo.info())?;
+        let there = names(&info);
+        let has = |file: &str| there.contains(&file);
+        if !has(TOKENIZER) && !GPT2_TOKENIZER.into_iter().all(has) {
+            return Err(self.lacks(TOKENIZER, format!("it has {} files, none of that name", there.len())));
+        }
+        let mut folder = None;
+        // The tokenizer comes last, so where it is all else is.
+        let is_tokenizer = |file: &str| file == TOKENIZER || GPT2_TOKENIZER.contains(&file);
+        let (tokenizer, beside): (Vec<&str>, Vec<&str>) =
+            DESCRIPTION.iter().copied().filter(|file| has(file)).partition(|file| is_tokenizer(file));
+        for file in beside.into_iter().chain(tokenizer) {
+            folder = self.file(file, &info.sha, progress)?.parent().map(Path::to_owned);
+        }
+        folder.ok_or_else(|| self.no_weights(&there))
+    }
+
     fn no_weights(&self, there: &[&str]) -> HubError {
         let needed = if there.contains(&CONFIG) { WEIGHTS } else { CONFIG };
         let pickle = there.iter().find(|file| file.ends_with(".bin") || file.ends_with(".pt"));
@@ -66,11 +88,15 @@ impl Download<'_> {
             }
             _ => format!("it has {} files, none of that name", there.len()),
         };
-        HubError::NoWeights { endpoint: self.hub.endpoint.clone(), model: self.model.clone(), needed, found }
+        self.lacks(needed, found)
+    }
+
+    fn lacks(&self, needed: &'static str, found: String) -> HubError {
+        HubError::NoWeights { endpoint: self.hub.shown_endpoint(), model: self.model.clone(), needed, found }
     }
 
     fn wrong(&self, file: &str, reason: String) -> HubError {
-        let (endpoint, model) = (self.hub.endpoint.clone(), self.model.clone());
+        let (endpoint, model) = (self.hub.shown_endpoint(), self.model.clone());
         HubError::WrongContent { endpoint, model, file: file.to_owned(), reason }
     }
 
@@ -122,6 +148,11 @@ impl Download<'_> {
             tries += 1;
         }
     }
+}
+
+/// The names of the files of a model.
+fn names(info: &RepoInfo) -> Vec<&str> {
+    info.siblings.iter().map(|file| file.rfilename.as_str()).collect()
 }
 
 /// Whether a text of the server may be the name of a file.
