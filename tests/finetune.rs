@@ -6,6 +6,7 @@ use tinygpt_model::{
     Adapter, AdapterShape, GptConfig, ModelFolder, Tokenizer, checkpoint::GenerationDefaults, init_params,
     tokenizer::TokenizerError,
 };
+use tinygpt_sampler::simd::to_bf16;
 
 use crate::common::{Place, assert_same, failure, json, stderr, stdout, trained};
 
@@ -251,6 +252,23 @@ fn a_merged_model_is_a_folder_of_its_own() {
     let error = failure(&mut export(&merge), 1);
     assert!(error.contains("merged is not empty: give another --out"), "{error}");
     assert!(failure(&mut export(&["--merge"]), 2).contains("--out"));
+    // The same without the word, in 16 bits.
+    for (dtype, torch) in [("bf16", "bfloat16"), ("f16", "float16")] {
+        let said = stdout(&mut export(&["--adapter", "run/adapter", "--out", dtype, "--dtype", dtype]));
+        assert!(said.ends_with(&format!(" parameters in {dtype}\n")), "{said}");
+        assert_eq!(place.json(&format!("{dtype}/config.json"))["torch_dtype"], torch);
+        let [half, whole] = [dtype, "merged"].map(|name| place.read(&format!("{name}/model.safetensors")).len());
+        assert!(half < whole * 3 / 5, "{half} of {whole} bytes");
+        greedy(&place, &["--checkpoint", dtype]);
+    }
+    let params = |name: &str| ModelFolder::new(&place.join(name)).read().unwrap().1;
+    let rounded = params("merged").concat().into_iter().map(|x| f32::from_bits(u32::from(to_bf16(x)) << 16));
+    assert!(rounded.eq(params("bf16").concat()));
+    let error = failure(&mut export(&["--out", "blocks", "--dtype", "q8_0"]), 2);
+    assert!(
+        error.contains("a model folder is of --dtype f32, f16 or bf16") && !place.join("blocks").exists(),
+        "{error}"
+    );
     assert!(failure(&mut export(&["--adapter", "run/adapter"]), 2).contains("--gguf"));
 }
 

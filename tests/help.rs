@@ -83,7 +83,7 @@ fn the_help_of_train_lists_its_flags_and_gives_examples() {
           --text-key <KEY>        The key of .jsonl, or the column of .parquet, that holds the text;
                                   overrides data.text_key
           --tokenizer <RUN|FILE>  Use the tokenizer of a run, of another folder with a tokenizer.json,
-                                  or such a file; overrides data.tokenizer_path
+                                  of hf:NAME of the hub, or such a file; overrides data.tokenizer_path
           --out <DIR>             The run folder [default: a fresh runs/NAME-N]
           --device <DEVICE>       auto, cpu, cuda, cuda:N or metal [default: auto]
           --seed <S>              The seed of everything random; overrides seed

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use tinygpt_model::gguf::TensorType;
+use tinygpt_model::{checkpoint::FloatType, gguf::TensorType};
 
 /// Arguments of `info`.
 #[derive(Debug, Args)]
@@ -24,20 +24,20 @@ pub struct ExportArgs {
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// The file to write, in the format GGUF.
-    #[arg(long, value_name = "FILE", required_unless_present = "merge")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["merge", "out"])]
     pub gguf: Option<PathBuf>,
-    /// What matrices are stored in: f32, f16, bf16, or blocks of 32 weights of 8 bits.
-    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0", conflicts_with = "merge")]
+    /// The model folder to write, in the layout of Hugging Face; it must be new or empty.
+    #[arg(long, value_name = "DIR", conflicts_with = "gguf")]
+    pub out: Option<PathBuf>,
+    /// What matrices are stored in: f32, f16, bf16, or in GGUF blocks of 32 weights of 8 bits.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0")]
     pub dtype: DtypeArg,
     /// Add an adapter in the format of PEFT to the weights: the folder of its adapter_config.json.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Write a model folder with the weights of RUN and its adapter as one.
+    /// Write the weights of RUN and its adapter as one: what --out does, with an adapter.
     #[arg(long, requires = "out", conflicts_with = "gguf")]
     pub merge: bool,
-    /// The folder that --merge writes, which must be new or empty.
-    #[arg(long, value_name = "DIR", requires = "merge", conflicts_with = "gguf")]
-    pub out: Option<PathBuf>,
     /// Replace the file if it exists.
     #[arg(long)]
     pub overwrite: bool,
@@ -54,6 +54,18 @@ pub enum DtypeArg {
     Bf16,
     #[value(name = "q8_0")]
     Q8_0,
+}
+
+impl DtypeArg {
+    /// The type of the weights of a model folder, which have no blocks.
+    pub fn float_type(self) -> Option<FloatType> {
+        match self {
+            Self::F32 => Some(FloatType::F32),
+            Self::F16 => Some(FloatType::F16),
+            Self::Bf16 => Some(FloatType::Bf16),
+            Self::Q8_0 => None,
+        }
+    }
 }
 
 impl From<DtypeArg> for TensorType {

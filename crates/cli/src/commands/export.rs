@@ -1,6 +1,6 @@
 //! `tinygpt export`.
 
-mod merge;
+mod folder;
 
 use serde_json::json;
 use tinygpt_model::{
@@ -20,9 +20,13 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         checkpoint = checkpoint.with_adapter(&hub::folder(adapter)?)?;
     }
     if let Some(out) = &args.out {
-        return merge::write_model(&checkpoint, out, args.json);
+        let kind = args
+            .dtype
+            .float_type()
+            .ok_or_else(|| Usage("blocks are for --gguf: a model folder is of --dtype f32, f16 or bf16".into()))?;
+        return folder::write_model(&checkpoint, out, kind, args.json);
     }
-    let gguf = args.gguf.as_deref().ok_or_else(|| Usage("give --gguf FILE, or --merge --out DIR".into()))?;
+    let gguf = args.gguf.as_deref().ok_or_else(|| Usage("give --gguf FILE, or --out DIR".into()))?;
     let out = new_or_replaced(gguf, args.overwrite, "--gguf")?;
     // The run's name is the model's.
     let path = args.run.canonicalize().unwrap_or_else(|_| args.run.clone()); // one of the hub is no path

@@ -12,11 +12,11 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    CONFIG_FILE, FORMAT_KEY, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format,
+    CONFIG_FILE, FORMAT_KEY, FloatType, GenerationDefaults, MODEL_FORMAT, WEIGHTS_FILE, Weights, check_format,
     config_json::{self, AttentionScale, Boundaries, Description},
     layout::{Layout, params_of_file, stored_tensors},
     missing_files::check_files,
-    tensors::write_tensors,
+    tensors::write_tensors_as,
     weight_files::{self, WeightFiles},
 };
 use crate::{
@@ -57,6 +57,20 @@ impl ModelFolder {
         tokenizer: &Tokenizer,
         defaults: &GenerationDefaults,
     ) -> Result<()> {
+        self.write_description_as(FloatType::F32, config, tokenizer, defaults)
+    }
+
+    /// Writes everything but the weights, which [`ModelFolder::write_weights_as`] writes in this type.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn write_description_as(
+        &self,
+        kind: FloatType,
+        config: &GptConfig,
+        tokenizer: &Tokenizer,
+        defaults: &GenerationDefaults,
+    ) -> Result<()> {
         let write_json = |name: &str, value: &Value| {
             let path = self.path.join(name);
             let text = serde_json::to_string_pretty(value).map_err(|e| FileError::content(&path, e))?;
@@ -65,7 +79,9 @@ impl ModelFolder {
         atomic::write(&self.path.join(TOKENIZER_FILE), tokenizer.json())?;
         write_json(TOKENIZER_CONFIG_FILE, &tokenizer.tokenizer_config(config.block_size))?;
         write_json(GENERATION_FILE, &defaults.to_json(tokenizer))?;
-        Ok(write_json(CONFIG_FILE, &config_json::write(config, Boundaries::of(tokenizer)))?)
+        let mut description = config_json::write(config, Boundaries::of(tokenizer));
+        description["torch_dtype"] = kind.torch_name().into();
+        Ok(write_json(CONFIG_FILE, &description)?)
     }
 
     /// Writes the weights, given in parameter order. Where a GPT-2 has no biases, zeros are written, since Hugging Face's
@@ -74,9 +90,17 @@ impl ModelFolder {
     /// # Errors
     /// When the values do not match the configuration, or the disk is full.
     pub fn write_weights(&self, config: &GptConfig, params: &[Vec<f32>]) -> Result<()> {
-        check_values(&param_specs(config), params)?;
         let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-        let in_file = params_of_file(config, &slices);
+        self.write_weights_as(FloatType::F32, config, &slices)
+    }
+
+    /// As [`ModelFolder::write_weights`], rounded to another type.
+    ///
+    /// # Errors
+    /// When the values do not match the configuration, one is too large for the type, or the disk is full.
+    pub fn write_weights_as(&self, kind: FloatType, config: &GptConfig, params: &[&[f32]]) -> Result<()> {
+        check_values(&param_specs(config), params)?;
+        let in_file = params_of_file(config, params);
         let mut tensors: HashMap<String, (Vec<usize>, Cow<'_, [f32]>)> = HashMap::new();
         for (spec, values) in &in_file {
             for stored in stored_tensors(spec, Layout::of_folder(config)) {
@@ -87,7 +111,7 @@ impl ModelFolder {
         // `transformers` loads nothing without this format.
         let metadata = json!({ "format": "pt", FORMAT_KEY: MODEL_FORMAT.to_string() });
         let tensors = tensors.iter().map(|(name, (shape, values))| (name.clone(), (shape.clone(), &**values)));
-        Ok(write_tensors(&self.path.join(WEIGHTS_FILE), tensors, metadata)?)
+        Ok(write_tensors_as(kind, &self.path.join(WEIGHTS_FILE), tensors, metadata)?)
     }
 
     /// Reads the shape and the weights (in parameter order) of the model.

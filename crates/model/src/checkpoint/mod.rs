@@ -4,6 +4,7 @@
 
 mod config_json;
 mod decoder;
+mod float_type;
 mod folder;
 mod generation;
 pub(crate) mod layout;
@@ -22,6 +23,7 @@ use serde_json::Value;
 use tinygpt_sampler::{Sampler, SamplingParams};
 
 pub use decoder::{open_batch_decoder, open_decoder};
+pub use float_type::FloatType;
 pub use folder::ModelFolder;
 pub use generation::GenerationDefaults;
 pub(crate) use param_values::ParamValues;

@@ -1,4 +1,4 @@
-//! Safetensors files: tensors of f32 by name, written atomically.
+//! Safetensors files: tensors by name, written atomically.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -6,9 +6,10 @@ use std::{
 };
 
 use candle_core::{DType, Device};
-use safetensors::tensor::{Dtype, TensorView, serialize};
+use safetensors::tensor::{TensorView, serialize};
 use serde_json::Value;
 
+use super::FloatType;
 use crate::{
     GptConfig, Result,
     files::{FileError, atomic},
@@ -24,14 +25,31 @@ pub fn write_tensors<'a>(
     tensors: impl IntoIterator<Item = (String, (Vec<usize>, &'a [f32]))>,
     metadata: Value,
 ) -> Result<(), FileError> {
+    write_tensors_as(FloatType::F32, path, tensors, metadata)
+}
+
+/// [`write_tensors`], rounded to another type.
+///
+/// # Errors
+/// When a number is too large for the type, or the disk is full.
+pub(super) fn write_tensors_as<'a>(
+    kind: FloatType,
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, (Vec<usize>, &'a [f32]))>,
+    metadata: Value,
+) -> Result<(), FileError> {
     let bad = |e: safetensors::SafeTensorError| FileError::content(path, e);
-    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .into_iter()
-        .map(|(name, (shape, values))| (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()))
-        .collect();
+    let encode = |(name, (shape, values)): (String, (Vec<usize>, &[f32]))| match kind.encode(values) {
+        Ok(bytes) => Ok((name, shape, bytes)),
+        Err(value) => {
+            let reason = format!("{name} has the number {value}, which {} cannot hold: write it in f32", kind.name());
+            Err(FileError::content(path, reason))
+        }
+    };
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors.into_iter().map(encode).collect::<Result<_, _>>()?;
     let views = bytes
         .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(kind.dtype(), shape.clone(), bytes)?)))
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(bad)?;
     atomic::write(path, &with_metadata(&serialize(views, None).map_err(bad)?, &metadata))
@@ -121,7 +139,7 @@ impl Tensors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use safetensors::SafeTensors;
+    use safetensors::{SafeTensors, tensor::Dtype};
 
     #[test]
     fn the_data_of_a_file_begins_on_a_cache_line_whatever_the_metadata() {

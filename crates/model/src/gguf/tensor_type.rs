@@ -77,7 +77,7 @@ impl TensorType {
     ///
     /// # Errors
     /// The first number that the type cannot hold.
-    pub(super) fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
+    pub(crate) fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
         match self {
             Self::F32 => values.iter().for_each(|value| out.extend(value.to_le_bytes())),
             Self::F16 => {
