@@ -33,7 +33,7 @@ impl WeightFormat {
     }
 }
 
-/// The element type of stored weights: f32, bf16 as u16, or i8 without its scale.
+/// The element type of weights that are numbers: f32, or bf16 as u16.
 pub(crate) trait WeightElement: Copy + Default + Send + Sync {
     /// Loads sixteen weights as f32.
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
@@ -61,17 +61,6 @@ impl WeightElement for u16 {
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
         s.load_bf16(from)
-    }
-}
-
-impl WeightElement for i8 {
-    fn value(self) -> f32 {
-        f32::from(self)
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
-        s.load_i8(from)
     }
 }
 
