@@ -162,7 +162,7 @@ fn check(config: &GptConfig, policy: ContextPolicy, format: WeightFormat, slots:
 fn texts_have_the_same_bits_side_by_side_as_alone_in_any_order_of_joining_and_leaving() {
     for (seed, config) in (1..).zip(shapes()) {
         for policy in POLICIES {
-            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
                 check(&config, policy, format, 5, 16, seed);
             }
         }
@@ -187,7 +187,7 @@ fn seventy_texts_in_one_step_have_the_same_bits_as_alone() {
     let mut text = || Text { prompt: random.tokens(3, 40), tokens: random.tokens(5, 40) };
     let texts: Vec<Text> = (0..70).map(|_| text()).collect();
     let slots: Vec<usize> = (0..70).collect();
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let mut batch = CpuBatchDecoder::new(&config, &params, ContextPolicy::Half, format, 70).unwrap();
         let mut lone = CpuDecoder::new(&config, &params, ContextPolicy::Half, format).unwrap();
         let expected: Vec<_> = texts.iter().map(|text| text.alone(&mut lone)).collect();

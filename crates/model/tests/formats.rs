@@ -23,7 +23,7 @@ fn rounded_weights_give_logits_near_those_of_the_model() {
         let params = lively_params(&config, 5);
         let tokens = Random::new(6).tokens(config.block_size + 3, config.vocab_size);
         let exact = logits(&config, &params, WeightFormat::F32, &tokens);
-        for (format, tolerance) in [(WeightFormat::Bf16, 0.05), (WeightFormat::Int8, 0.1)] {
+        for (format, tolerance) in [(WeightFormat::Bf16, 0.05), (WeightFormat::Int8, 0.1), (WeightFormat::Int4, 0.6)] {
             let rounded = logits(&config, &params, format, &tokens);
             assert_ne!(rounded, exact, "{format:?}");
             for (position, (rounded, exact)) in rounded.iter().zip(&exact).enumerate() {
@@ -39,20 +39,20 @@ fn a_weight_that_is_no_number_shows_in_every_format() {
     let config = shape(50, 40, 2, 3, 16);
     let mut params = lively_params(&config, 5);
     params[3][7] = f32::NAN;
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let logits = logits(&config, &params, format, &[1; 21]);
         assert!(logits.iter().flatten().any(|x| x.is_nan()), "{format:?}");
     }
 }
 
-/// Different code multiplies one row, several, and 64 or more, which are computed in tiles (`TILED_ROWS` in
-/// `cpu/decode/matrix.rs`). The counts here reach each, and both sides of the border.
+/// Different code multiplies one row, several, and 64 or more, which are computed in tiles (`MIN_TILED_ROWS` in
+/// `cpu/decode/matrix.rs`), and others the rounded weights of 8 and 4 bits. The counts here reach each, and both sides of the border.
 #[test]
 fn a_row_has_the_bits_it_has_alone_among_any_number_of_rows() {
     let config = shape(50, 40, 2, 3, 16);
     let params = lively_params(&config, 5);
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let open = || CpuDecoder::new(&config, &slices, ContextPolicy::Slide, format).unwrap();
         for rows in [1, 2, 17, 63, 64, 65] {
             let (mut many, mut one) = (open(), open());

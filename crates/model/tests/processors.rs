@@ -88,7 +88,7 @@ fn training_and_decoding_have_the_same_bits_on_every_processor() {
         for precision in [CpuPrecision::F32, CpuPrecision::Bf16] {
             found += &format!("{name}, trained in {precision:?}: {:016x}\n", trained(&config, precision));
         }
-        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
             found += &format!("{name}, decoded in {format:?}: {:016x}\n", decoded(&config, format));
         }
     }

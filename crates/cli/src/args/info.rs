@@ -26,8 +26,8 @@ pub struct ExportArgs {
     /// The file to write, in the format GGUF.
     #[arg(long, value_name = "FILE", required_unless_present = "merge")]
     pub gguf: Option<PathBuf>,
-    /// What matrices are stored in: f32, f16, bf16, or blocks of 32 weights of 8 bits.
-    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0", conflicts_with = "merge")]
+    /// What matrices are stored in: f32, f16, bf16, or blocks of 32 weights of 8 or 4 bits.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0|q4_0", conflicts_with = "merge")]
     pub dtype: DtypeArg,
     /// Add an adapter in the format of PEFT to the weights: the folder of its adapter_config.json.
     #[arg(long, value_name = "DIR")]
@@ -54,6 +54,8 @@ pub enum DtypeArg {
     Bf16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl From<DtypeArg> for TensorType {
@@ -63,6 +65,7 @@ impl From<DtypeArg> for TensorType {
             DtypeArg::F16 => Self::F16,
             DtypeArg::Bf16 => Self::Bf16,
             DtypeArg::Q8_0 => Self::Q8_0,
+            DtypeArg::Q4_0 => Self::Q4_0,
         }
     }
 }

@@ -37,7 +37,7 @@ impl<'a> Forward<'a> {
     pub(super) fn new(net: Network, params: &[ParamValues<'a>], format: WeightFormat) -> Result<Self> {
         check_lengths(net.params(), params.iter().map(|values| values.len()))?;
         let largest = net.matmul_params().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
-        let shared = largest * format.bytes() > MIN_PARALLEL_BYTES;
+        let shared = format.bytes_of(largest) > MIN_PARALLEL_BYTES;
         Ok(Self { passes: Passes::new(net, params, format), shared, pool: SpinPool::default() })
     }
 

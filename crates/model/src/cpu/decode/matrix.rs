@@ -8,7 +8,7 @@ use super::{
     format::{WeightElement, WeightFormat},
     gemv::Gemv,
     panels::PanelView,
-    quantized::{Int8Group, QuantizedMatrix, QuantizedRows},
+    quantized::{Int4Group, Int8Group, QuantizedMatrix, QuantizedRows},
     shared_output::{SharedOutput, parallel_for_columns},
     small_batch::SmallBatchGemm,
     tiled,
@@ -27,6 +27,7 @@ enum StoredWeights<'a> {
     F32(&'a [f32]),
     Bf16(Vec<u16>),
     Int8(QuantizedMatrix<Int8Group>),
+    Int4(QuantizedMatrix<Int4Group>),
 }
 
 /// The dimension of a matrix that is its output.
@@ -61,6 +62,7 @@ impl<'a> WeightMatrix<'a> {
                 StoredWeights::Bf16(rounded)
             }
             (WeightFormat::Int8, output) => StoredWeights::Int8(QuantizedMatrix::new(values, cols, output)),
+            (WeightFormat::Int4, output) => StoredWeights::Int4(QuantizedMatrix::new(values, cols, output)),
         };
         Self { values }
     }
@@ -71,10 +73,8 @@ impl<'a> WeightMatrix<'a> {
         match &self.values {
             StoredWeights::F32(w) => multiply(context, PanelView::of_rows(w, y.cols), (m, x), b, y),
             StoredWeights::Bf16(w) => multiply(context, PanelView::of_packed(w, y.cols), (m, x), b, y),
-            StoredWeights::Int8(w) => {
-                let (n_out, ld) = (y.cols, y.ld);
-                w.multiply(context, (m, x), b, SharedOutput::new(y.at_mut(0, 0), n_out, ld));
-            }
+            StoredWeights::Int8(w) => w.multiply_rows(context, (m, x), b, y),
+            StoredWeights::Int4(w) => w.multiply_rows(context, (m, x), b, y),
         }
     }
 
@@ -84,10 +84,8 @@ impl<'a> WeightMatrix<'a> {
         match &self.values {
             StoredWeights::F32(w) => multiply_transposed((context.level, context.workers), w, (m, x), y),
             StoredWeights::Bf16(w) => multiply_transposed((context.level, context.workers), w, (m, x), y),
-            StoredWeights::Int8(w) => {
-                let n_out = w.n_out();
-                w.multiply(context, (m, x), None, SharedOutput::new(y, n_out, n_out));
-            }
+            StoredWeights::Int8(w) => w.multiply_dense(context, (m, x), y),
+            StoredWeights::Int4(w) => w.multiply_dense(context, (m, x), y),
         }
     }
 }

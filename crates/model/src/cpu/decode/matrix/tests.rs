@@ -34,7 +34,7 @@ fn stored(matrix: &WeightMatrix<'_>, cols: usize, output: OutputDim) -> Vec<f32>
     match &matrix.values {
         StoredWeights::F32(values) => values.to_vec(),
         StoredWeights::Bf16(values) => unpacked(values, cols, output),
-        StoredWeights::Int8(_) => unreachable!("tested in `quantized/tests.rs`"),
+        StoredWeights::Int8(_) | StoredWeights::Int4(_) => unreachable!("tested in `quantized/tests.rs`"),
     }
 }
 
@@ -98,7 +98,7 @@ fn the_blocks_in_which_weights_are_packed_for_many_rows_do_not_show_in_a_bit() {
     let (n_in, n_out, m) = (3000, 205, 70);
     let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
     let x = rows(&uniform(m * n_in, 2), n_in);
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let linear = WeightMatrix::new(w[..].into(), n_out, OutputDim::Cols, format);
         for bias in [None, Some(&b[..])] {
             let product = |x: &Rows, m| {
@@ -130,7 +130,7 @@ fn threads_do_not_show_in_a_bit() {
     let (n_in, n_out) = (300, 715);
     assert!(n_in * n_out > MIN_PARALLEL_BYTES);
     let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let linear = WeightMatrix::new(w[..].into(), n_out, OutputDim::Cols, format);
         let head = WeightMatrix::new(w[..].into(), n_in, OutputDim::Rows, format);
         for m in [1, 3, 20, 70] {

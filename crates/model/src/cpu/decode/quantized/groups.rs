@@ -1,8 +1,13 @@
 //! How quantized weights lie in memory: in groups of 32 inputs of a panel of 32 columns.
 
+use half::f16;
 use tinygpt_sampler::simd::{LANES, Simd, VECTOR_BYTES};
 
 use super::activations::{GROUP, QUAD, QUADS, nearest_i8};
+use crate::q4_0::{self, Q4Block};
+
+// The blocks of q4_0 are the groups of activations.
+const _: () = assert!(q4_0::BLOCK == GROUP);
 
 /// The columns of a panel.
 pub(in super::super) const PANEL: usize = 32;
@@ -79,5 +84,51 @@ impl WeightGroup for Int8Group {
     #[inline(always)]
     fn scaled<S: Simd>(&self, _: S, _: usize, activations: S::V) -> S::V {
         activations
+    }
+}
+
+/// Weights of 4 bits, in the blocks of [`Q4Block`] along the inputs. A block has its scale; columns have none.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub(crate) struct Int4Group {
+    /// `(quads, LANES, QUAD)`: the lower half of a byte is of a column of the panel's first half, the upper one of the column
+    /// sixteen further on.
+    integers: [[u8; VECTOR_BYTES]; QUADS],
+    /// The bits of f16.
+    scales: [[u16; LANES]; HALVES],
+}
+
+impl WeightGroup for Int4Group {
+    const ZERO_POINT: i32 = q4_0::ZERO_POINT as i32;
+    const ZEROS: Self = Self { integers: [[0x88; VECTOR_BYTES]; QUADS], scales: [[0; LANES]; HALVES] };
+
+    fn column_scales(_: usize, _: impl Fn(usize) -> [f32; PANEL]) -> [f32; PANEL] {
+        [1.0; PANEL]
+    }
+
+    fn quantize(block: &Block, _: &[f32; PANEL]) -> Self {
+        let mut group = Self { integers: [[0; VECTOR_BYTES]; QUADS], scales: [[0; LANES]; HALVES] };
+        for j in 0..PANEL {
+            let Q4Block { scale, integers } = Q4Block::round(&std::array::from_fn(|l| block[l][j]));
+            let (half, lane) = (j / LANES, j % LANES);
+            // An infinite scale would give infinite outputs, or, of a sum of 0, NaN.
+            group.scales[half][lane] = if scale.is_finite() { scale } else { f16::NAN }.to_bits();
+            let (quads, _) = integers.as_chunks::<QUAD>();
+            for (bytes, quad) in group.integers.iter_mut().zip(quads) {
+                let bytes = &mut bytes[lane * QUAD..][..QUAD];
+                bytes.iter_mut().zip(quad).for_each(|(byte, integer)| *byte |= integer << (4 * half));
+            }
+        }
+        group
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, quad: usize, half: usize) -> S::I {
+        s.nibbles(s.load_bytes(&self.integers[quad]))[half]
+    }
+
+    #[inline(always)]
+    fn scaled<S: Simd>(&self, s: S, half: usize, activations: S::V) -> S::V {
+        s.mul(activations, s.load_f16(&self.scales[half]))
     }
 }

@@ -22,7 +22,7 @@ use crate::checkpoint::ParamValues;
 
 use activations::GROUP;
 pub(crate) use activations::QuantizedRows;
-pub(super) use groups::Int8Group;
+pub(super) use groups::{Int4Group, Int8Group};
 use groups::{PANEL, WeightGroup};
 use product::PanelProducts;
 
@@ -106,11 +106,6 @@ impl<G: WeightGroup> QuantizedMatrix<G> {
         groups.zip(scales).map(move |(groups, scales)| PanelMut { groups, scales, n_in })
     }
 
-    /// The number of columns.
-    pub(super) fn n_out(&self) -> usize {
-        self.n_out
-    }
-
     /// The bytes of the weights.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.groups[..])
@@ -124,7 +119,23 @@ impl<G: WeightGroup> QuantizedMatrix<G> {
     }
 
     /// Computes `y (m, out) = x (m, in) w (in, out) + b (out)`.
-    pub(super) fn multiply(
+    pub(super) fn multiply_rows(
+        &self,
+        context: ProductContext<'_, '_>,
+        x: (usize, &Rows),
+        b: Option<&[f32]>,
+        y: &mut Rows,
+    ) {
+        let ld = y.ld;
+        self.multiply(context, x, b, SharedOutput::new(y.at_mut(0, 0), self.n_out, ld));
+    }
+
+    /// [`QuantizedMatrix::multiply_rows`] into rows without padding, and without a bias.
+    pub(super) fn multiply_dense(&self, context: ProductContext<'_, '_>, x: (usize, &Rows), y: &mut [f32]) {
+        self.multiply(context, x, None, SharedOutput::new(y, self.n_out, self.n_out));
+    }
+
+    fn multiply(
         &self,
         context: ProductContext<'_, '_>,
         (m, x): (usize, &Rows),

@@ -45,6 +45,19 @@ fn plain_int8(w: &[f32]) -> PlainColumn {
     PlainColumn { integers: w.iter().map(integer).collect(), group_scales: vec![1.0; w.len().div_ceil(GROUP)], scale }
 }
 
+/// A column in int4, with the blocks of q4_0.
+fn plain_int4(w: &[f32]) -> PlainColumn {
+    let (mut integers, mut group_scales) = (Vec::new(), Vec::new());
+    for w in w.chunks(GROUP) {
+        let extreme = w.iter().fold(0f32, |extreme, &x| if x.abs() > extreme.abs() { x } else { extreme });
+        let scale = extreme / -8.0;
+        let integer = |x: &f32| ((x * (1.0 / scale) + 8.5).floor() as i32).min(15) - 8;
+        integers.extend(w.iter().map(|x| if scale == 0.0 { 0 } else { integer(x) }));
+        group_scales.push(half::f16::from_f32(scale).to_f32());
+    }
+    PlainColumn { integers, group_scales, scale: 1.0 }
+}
+
 /// One output.
 fn plain_product(x: &[f32], w: &PlainColumn, b: f32) -> f32 {
     let groups = plain_activations(x).into_iter().zip(w.integers.chunks(GROUP)).zip(&w.group_scales);
@@ -65,12 +78,11 @@ fn product<G: WeightGroup>(
     let mut rows = Rows::zeros(x.len(), matrix.n_in);
     x.iter().enumerate().for_each(|(i, x)| rows.row_mut(i).copy_from_slice(x));
     let mut y = Rows::zeros(x.len(), matrix.n_out);
-    let (n_out, ld) = (y.cols, y.ld);
     // What earlier products have left does not show.
     let mut quantized = QuantizedRows::default();
     quantized.quantize(level, 1, 3, &random(3, matrix.n_in + 40, 9));
     let context = ProductContext { level, workers, quantized: &mut quantized };
-    matrix.multiply(context, (x.len(), &rows), b, SharedOutput::new(y.at_mut(0, 0), n_out, ld));
+    matrix.multiply_rows(context, (x.len(), &rows), b, &mut y);
     (0..x.len()).map(|i| y.row(i).to_vec()).collect()
 }
 
@@ -127,27 +139,42 @@ fn products_in_int8_are_plain_sums_of_integers_on_every_level_and_in_any_company
 }
 
 #[test]
+fn products_in_int4_are_plain_sums_of_integers_on_every_level_and_in_any_company() {
+    check::<Int4Group>(plain_int4);
+}
+
+#[test]
 fn rounded_products_are_near_those_of_the_numbers() {
+    // 300 products of about 1/12, with errors of some 1/500 of the largest on either side, or 1/16 of the weights.
+    check_nearness::<Int8Group>(0.06);
+    check_nearness::<Int4Group>(0.7);
+}
+
+fn check_nearness<G: WeightGroup>(bound: f64) {
     let (n_in, n_out, m) = (300, 70, 5);
     let (x, w) = (random(m, n_in, 1), random(n_in, n_out, 2));
     let values = flat(&w, n_in);
     let x: Vec<_> = (0..m).map(|i| x.row(i)).collect();
-    let matrix = QuantizedMatrix::<Int8Group>::new(values[..].into(), n_out, OutputDim::Cols);
+    let matrix = QuantizedMatrix::<G>::new(values[..].into(), n_out, OutputDim::Cols);
     let found = product(&matrix, (SimdLevel::detect(), &mut Workers::none()), &x, None);
     for (x, y) in x.iter().zip(found) {
         for (w, y) in columns(&w, n_in).iter().zip(y) {
             let exact: f64 = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
-            // 300 products of about 1/12, with errors of some 1/500 of the largest on either side.
-            assert!((f64::from(y) - exact).abs() < 0.06, "{y} {exact}");
+            assert!((f64::from(y) - exact).abs() < bound, "{y} {exact}");
         }
     }
 }
 
 #[test]
 fn every_output_of_a_row_that_is_not_finite_is_nan_and_the_other_rows_are_as_they_were() {
+    check_broken_rows::<Int8Group>();
+    check_broken_rows::<Int4Group>();
+}
+
+fn check_broken_rows<G: WeightGroup>() {
     let (n_in, n_out) = (70, 40);
     let values = flat(&random(n_in, n_out, 2), n_in);
-    let matrix = QuantizedMatrix::<Int8Group>::new(values[..].into(), n_out, OutputDim::Cols);
+    let matrix = QuantizedMatrix::<G>::new(values[..].into(), n_out, OutputDim::Cols);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for at in [0, 31, 40, 69] {
             let (x, mut broken) = (random(3, n_in, 1), random(1, n_in, 1));
@@ -186,12 +213,17 @@ fn tiny_and_huge_numbers_are_rounded_like_others() {
 
 #[test]
 fn a_weight_that_is_not_finite_makes_its_output_nan() {
+    check_broken_weights::<Int8Group>();
+    check_broken_weights::<Int4Group>();
+}
+
+fn check_broken_weights<G: WeightGroup>() {
     let (n_in, n_out) = (40, 35);
     let x = random(2, n_in, 1);
     for (bad, at) in [(f32::NAN, 0), (f32::INFINITY, 39 * n_out + 34), (f32::NAN, 20 * n_out + 3)] {
         let mut values = flat(&random(n_in, n_out, 2), n_in);
         values[at] = bad;
-        let matrix = QuantizedMatrix::<Int8Group>::new(values[..].into(), n_out, OutputDim::Cols);
+        let matrix = QuantizedMatrix::<G>::new(values[..].into(), n_out, OutputDim::Cols);
         for y in product(&matrix, (SimdLevel::detect(), &mut Workers::none()), &[x.row(0), x.row(1)], None) {
             for (j, y) in y.into_iter().enumerate() {
                 assert_eq!(y.is_nan(), j == at % n_out, "{bad} at {at}: output {j} is {y}");
