@@ -11,9 +11,9 @@ tokenizers of characters and byte-level BPE:
               package: it lies in llama.cpp's repository and in the source archive of llama-cpp-python)
 Of each file, llama.cpp and tinygpt must tokenize a text alike, and continue a prompt alike, greedily (up to two tokens
 whose logits are within the tolerance of each other, where there are such). The log-probabilities of the tokens of a text may differ by what llama.cpp rounds: its GELU is a table of f16, its products with f16 and bf16 round
-activations to that, those with q8_0 to blocks of 8 bits. q8_0 is checked by numbers too: the blocks are those of the package's
-reference, what is read from them are its values, and llama.cpp differs from tinygpt by no more than a few times what the
-rounding of the weights does. Prints a line for each. Exits with 1 if anything differs by more.
+activations to that, those with q8_0 and q4_0 to blocks of 8 bits. These two are checked by numbers too: the blocks are those of the
+package's reference, what is read from them are its values, and llama.cpp differs from tinygpt by no more than a few times what
+the rounding of the weights does. Prints a line for each. Exits with 1 if anything differs by more.
 
 Needs: pip install llama-cpp-python gguf torch transformers; for the converter sentencepiece too. Stays offline.
 """
@@ -41,7 +41,8 @@ PROMPT, NEW = "One day", 24
 TEXT = "One day a fox met a bear by the old mill."
 # What a pattern of words can get wrong.
 HARD = "It's  the fox's\t\ttail,\n\n  'twas 1234567 years o'Clock!? Ünïcödé €uro 日本語 \U0001F98A\U0001F43B x\r\ny z "
-TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
+TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
+BLOCKS = ("q8_0", "q4_0")
 # The largest difference of a log-probability by type, of a GPT-2 and of the others.
 TOLERANCE = {"f32": (5e-3, 1e-4), "f16": (2e-2, 2e-2), "bf16": (1.6e-1, 1.6e-1)}  # bf16 has three bits less than f16
 # How much more llama.cpp may differ from the weights as they were than tinygpt does, which rounds weights alone.
@@ -141,8 +142,8 @@ class Check:
             self.report(name, f"greedy text: other tokens of {NEW}{tie}", different, 0)
         return ours, theirs
 
-    def blocks(self, name, whole, rounded):
-        """The file of q8_0 has the reference's blocks of the file of f32, and is read as the reference reads it."""
+    def blocks(self, name, dtype, whole, rounded):
+        """A file of blocks has the reference's of the file of f32, and is read as the reference reads it."""
         back = self.place / "back.gguf"
         self.tinygpt("export", rounded, "--gguf", back, "--overwrite")
         tensors = lambda path: {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
@@ -152,19 +153,21 @@ class Check:
             wrong += not np.array_equal(tensor.data, gguf.quantize(whole[key].data, tensor.tensor_type))
             values = gguf.dequantize(tensor.data, tensor.tensor_type)
             wrong += not np.array_equal(back[key].data, values.reshape(back[key].data.shape))
-        if not any(tensor.tensor_type == gguf.GGMLQuantizationType.Q8_0 for tensor in rounded.values()):
+        if not any(tensor.tensor_type == gguf.GGMLQuantizationType[TYPES[dtype]] for tensor in rounded.values()):
             sys.exit(f"check_llama_cpp: {name} has no tensor of blocks")
-        self.report(name, f"tensors of {len(rounded)} that are not the reference's", wrong, 0)
+        self.report(f"{name}, {dtype}", f"tensors of {len(rounded)} that are not the reference's", wrong, 0)
 
     def every_type(self, name, path_of, start, hard, family):
         """Files of one model in each type."""
         said = {}
         for dtype in TYPES:
             said[dtype] = self.compare(f"{name}, {dtype}", path_of(dtype), dtype, start, hard, family)
-        whole, (ours, theirs) = said["f32"][0], said["q8_0"]
-        # The rounding of weights moves this far; llama.cpp rounds activations as well.
-        bound = ACTIVATIONS * self.off(whole, ours) + TOLERANCE["f32"][0]
-        self.report(f"{name}, q8_0", "llama.cpp from the weights as they were", self.off(whole, theirs), bound)
+        whole = said["f32"][0]
+        for dtype in BLOCKS:
+            ours, theirs = said[dtype]
+            # The rounding of weights moves this far; llama.cpp rounds activations as well.
+            bound = ACTIVATIONS * self.off(whole, ours) + TOLERANCE["f32"][0]
+            self.report(f"{name}, {dtype}", "llama.cpp from the weights as they were", self.off(whole, theirs), bound)
 
     def ours(self, family, tokenizer, keys):
         name = f"ours: {family}, {tokenizer}"
@@ -189,7 +192,8 @@ class Check:
         start = vocabulary["\n" if tokenizer == "char" else "Ċ"]
         hard = HARD if tokenizer == "bpe" else "".join(char for char in sorted(vocabulary)) + TEXT
         self.every_type(name, files.get, start, hard, family)
-        self.blocks(name, files["f32"], files["q8_0"])
+        for dtype in BLOCKS:
+            self.blocks(name, dtype, files["f32"], files[dtype])
 
     def theirs(self, family, model):
         name = f"theirs: {family}"

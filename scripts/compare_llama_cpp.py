@@ -2,12 +2,12 @@
 """Runs tinygpt and llama.cpp on the same model, in turn, and prints medians and ratios as one table.
 
     cargo build --release
-    python3 scripts/compare_llama_cpp.py                       # about two minutes
+    python3 scripts/compare_llama_cpp.py                       # about three minutes
     python3 scripts/compare_llama_cpp.py --rounds 7 --keep /tmp/gpt2-124m
 
-The model is a GPT-2 of the 124M shape with random weights, which `tinygpt export` writes as GGUF in f16 and q8_0:
-  decode    128 tokens one after the other from position 0. tinygpt: `bench decode` of the folder with weights of bf16 or int8,
-            which draws with top-k 50; llama.cpp: the file of f16 or q8_0, greedily, with its own sampler
+The model is a GPT-2 of the 124M shape with random weights, which `tinygpt export` writes as GGUF in f16, q8_0 and q4_0:
+  decode    128 tokens one after the other from position 0. tinygpt: `bench decode` of the folder with weights of bf16, int8
+            or int4, which draws with top-k 50; llama.cpp: the file of f16, q8_0 or q4_0, greedily, with its own sampler
   prompt    512 tokens at once. tinygpt: `generate` with a prompt of 512 tokens less `generate` with one of one token; llama.cpp:
             one batch
 Every round starts each program once, one after the other, and never two at a time. A figure is the median over rounds. On a
@@ -30,7 +30,7 @@ import numpy as np
 SHAPE = dict(vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12)
 TOKENS, PROMPT = 128, 512
 # What each program stores weights as, by bits.
-FORMATS = {"16 bits": ("bf16", "f16"), "8 bits": ("int8", "q8_0")}
+FORMATS = {"16 bits": ("bf16", "f16"), "8 bits": ("int8", "q8_0"), "4 bits": ("int4", "q4_0")}
 
 
 def write_model(folder):

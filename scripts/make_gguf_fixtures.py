@@ -8,6 +8,7 @@ Llama's queries and keys included):
   gpt2-q8_0.gguf    byte-level BPE with a special token; the head has a tensor of its own, as in files of older converters
   llama-f16.gguf    characters, an untied head, grouped heads
   qwen3-bf16.gguf   characters
+  qwen3-q4_0.gguf   the same model
 `expected.json` has, for each, a text, its ids, and the logits of transformers behind it, computed from the rounded weights.
 
 Needs: pip install gguf torch transformers
@@ -144,13 +145,16 @@ def main():
     )))
     llama = lively(LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2, tie_word_embeddings=False)))
     qwen3 = lively(Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=1, tie_word_embeddings=True)))
+    small = lively(Qwen3ForCausalLM(qwen3.config))
     write(out / "gpt2-q8_0.gguf", "gpt2", TYPES.Q8_0, gpt2, bpe_tokens, merges, special="<|endoftext|>")
     write(out / "llama-f16.gguf", "llama", TYPES.F16, llama, tokens, char_merges)
     write(out / "qwen3-bf16.gguf", "qwen3", TYPES.BF16, qwen3, tokens, char_merges)
+    write(out / "qwen3-q4_0.gguf", "qwen3", TYPES.Q4_0, small, tokens, char_merges)
     answers = {
         "gpt2-q8_0.gguf": expected(gpt2, bpe_text, bpe_row),
         "llama-f16.gguf": expected(llama, text, row),
         "qwen3-bf16.gguf": expected(qwen3, text, row),
+        "qwen3-q4_0.gguf": expected(small, text, row),
     }
     (out / "expected.json").write_text(json.dumps(answers) + "\n")
 

@@ -113,7 +113,7 @@ fn the_named_recipes_are_trained_and_people_get_lines() {
 #[test]
 fn tokens_are_timed_and_set_against_the_bandwidth() {
     let place = Place::new();
-    for (weights, bytes) in [("f32", 4.0), ("bf16", 2.0), ("int8", 1.0)] {
+    for (weights, bytes) in [("f32", 4.0), ("bf16", 2.0), ("int8", 1.0), ("int4", 0.5625)] {
         let args = ["decode", "small", "--rows", "2", "--tokens", "3", "--weights", weights];
         let value = json_of(&place, &args);
         assert_eq!(value["work"], "decode small");
@@ -184,7 +184,7 @@ fn rounded_weights_take_less_memory_than_the_weights_as_they_are() {
     };
     let exact = peak(".", "f32");
     assert!(exact > matrices, "{exact}");
-    for (weights, share) in [("bf16", 0.5), ("int8", 0.25)] {
+    for (weights, share) in [("bf16", 0.5), ("int8", 0.25), ("int4", 0.15)] {
         for model in [".", "q8_0.gguf"] {
             let saved = (exact - peak(model, weights)) / matrices;
             // What is being rounded is there beside it, and pages around what stays in the file.

@@ -320,7 +320,7 @@ fn an_adapter_is_added_while_weights_are_rounded_and_takes_no_more_memory_than_t
     let matrices = 4.0 * 12.0 * 5.0 * 512.0 * 512.0 / f64::from(1 << 20);
     let (exact, of_f32) = peak_mib(&["base", "--adapter", "adapter"]);
     assert_eq!(exact, peak_mib(&["merged"]).0);
-    for (weights, share) in [("bf16", 0.5), ("int8", 0.25)] {
+    for (weights, share) in [("bf16", 0.5), ("int8", 0.25), ("int4", 0.15)] {
         let (text, peak) = peak_mib(&["base", "--adapter", "adapter", "--weights", weights]);
         assert_eq!(text, peak_mib(&["merged", "--weights", weights]).0, "rounded from the effective weights");
         let saved = (of_f32 - peak) / matrices;

@@ -389,11 +389,11 @@ fn rounded_weights_give_text_that_repeats_and_no_format_but_those_named() {
         let mut command = generate(&["--weights", weights, "--seed", "3", "--max-new-tokens", "40", "--json"]);
         samples(&json(&mut command))[0]["text"].as_str().unwrap().to_owned()
     };
-    for weights in ["f32", "bf16", "int8"] {
+    for weights in ["f32", "bf16", "int8", "int4"] {
         assert_eq!(text(weights), text(weights), "{weights}");
         assert!(text(weights).chars().count() >= 40, "{weights}");
     }
-    let error = failure(&mut generate(&["--weights", "int4"]), 2);
+    let error = failure(&mut generate(&["--weights", "int3"]), 2);
     assert!(error.contains("--weights"), "{error}");
 }
 

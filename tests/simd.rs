@@ -62,6 +62,7 @@ fn results(level: &str, recipe: &str, set: &[&str]) -> BTreeMap<String, Vec<u8>>
         "--seed=1 --num-samples=5 --top-p=0.9 --max-new-tokens=40 --weights=f32",
         "--seed=1 --num-samples=5 --top-k=20 --max-new-tokens=40 --weights=bf16",
         "--seed=2 --temperature=0.7 --max-new-tokens=40 --weights=int8 --kv-cache=bf16",
+        "--seed=2 --temperature=0.7 --max-new-tokens=40 --weights=int4",
     ] {
         let mut generate = with(&place, level);
         generate.args(["generate", "--checkpoint", "run", "--device", "cpu", "--json", "--prompt=Once upon a time"]);

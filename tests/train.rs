@@ -348,7 +348,7 @@ fn a_model_that_is_no_gpt2_trains_resumes_and_generates_alike_in_every_format() 
     assert!(place.read("whole/model.safetensors") == place.read("parts/model.safetensors"));
     let config = place.json("whole/config.json");
     assert_eq!((&config["model_type"], &config["tinygpt"]["model"]["norm"]), (&json!("tinygpt"), &json!("rms")));
-    for format in ["f32", "bf16", "int8"] {
+    for format in ["f32", "bf16", "int8", "int4"] {
         for window in ["slide", "half"] {
             let text = |threads, run| {
                 let mut command = place.tinygpt();

@@ -139,8 +139,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
 /// What a library says that does not know our flags, in their words.
 fn in_words_of_flags(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
-        Some(ModelError::Int8OnGpu) => {
-            Usage("--weights int8 is for --device cpu; on a GPU, use bf16 or f32".into()).into()
+        Some(ModelError::IntegersOnGpu) => {
+            Usage("--weights int8 and int4 are for --device cpu; on a GPU, use bf16 or f32".into()).into()
         }
         Some(ModelError::KvCacheOnGpu) => {
             Usage("--kv-cache bf16 is for --device cpu; on a GPU, caches are in f32".into()).into()

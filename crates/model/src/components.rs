@@ -71,14 +71,14 @@ impl GenerationMemory {
         let all: usize = net.params().iter().map(ParamSpec::len).sum();
         let weights = match format {
             WeightFormat::F32 => F32 * all,
-            WeightFormat::Bf16 | WeightFormat::Int8 => {
+            WeightFormat::Bf16 | WeightFormat::Int8 | WeightFormat::Int4 => {
                 // A tied head's matrix is copied as well, since the embedding is still read in f32, by its rows.
                 let copied: usize = net.matmul_params().map(|ParamId(at)| net.params()[at].len()).sum();
                 let linear: usize =
                     net.params().iter().filter(|param| param.role == Role::Matrix).map(ParamSpec::len).sum();
                 let head: usize =
                     net.params().iter().filter(|param| param.role == Role::Head).map(ParamSpec::len).sum();
-                F32 * (all - linear - head) + format.bytes() * copied
+                F32 * (all - linear - head) + format.bytes_of(copied)
             }
         };
         let [_, kv, _] = config.heads().qkv();
@@ -118,10 +118,10 @@ mod tests {
     #[test]
     fn smaller_formats_take_less_and_the_cache_is_of_heads_of_keys_and_values() {
         let config = GptConfig { vocab_size: 100, n_kv_head: 2, ..GptConfig::default() };
-        let [f32, bf16, int8] = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8]
+        let [f32, bf16, int8, int4] = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4]
             .map(|format| GenerationMemory::new(&config, format));
         assert_eq!(f32.weights, 4 * config.n_params());
-        assert!(f32.weights > bf16.weights && bf16.weights > int8.weights);
+        assert!(f32.weights > bf16.weights && bf16.weights > int8.weights && int8.weights > int4.weights);
         // Keys and values of 2 heads of 32, in 4 layers, 64 positions and 4 bytes.
         assert_eq!(f32.cache_per_sequence, 2 * 4 * 4 * 64 * 64);
     }

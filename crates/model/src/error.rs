@@ -125,9 +125,9 @@ pub enum ModelError {
         /// What it is in the middle of.
         reason: &'static str,
     },
-    /// Weights of 8 bits on a device that has no products of them here.
-    #[error("weights in int8 are for the CPU; on a GPU, use bf16 or f32")]
-    Int8OnGpu,
+    /// Weights of 8 or 4 bits on a device that has no products of them here.
+    #[error("weights in int8 and int4 are for the CPU; on a GPU, use bf16 or f32")]
+    IntegersOnGpu,
     /// A key-value cache of 16 bits on a device that keeps it in f32.
     #[error("key-value caches in bf16 are for the CPU; on a GPU they are in f32")]
     KvCacheOnGpu,

@@ -57,6 +57,7 @@ pub mod ngram;
 pub mod ops;
 pub mod params;
 pub mod plan;
+mod q4_0;
 mod tensors;
 pub mod tokenizer;
 

@@ -163,9 +163,8 @@ fn texts_have_the_same_bits_side_by_side_as_alone_in_any_order_of_joining_and_le
     for (seed, config) in (1..).zip(shapes()) {
         for policy in POLICIES {
             let cache_in_bf16 = DecodeFormats { kv_cache: KvCacheFormat::Bf16, ..WeightFormat::Int8.into() };
-            for format in
-                [WeightFormat::F32.into(), WeightFormat::Bf16.into(), WeightFormat::Int8.into(), cache_in_bf16]
-            {
+            let of_weights = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4];
+            for format in of_weights.map(DecodeFormats::from).into_iter().chain([cache_in_bf16]) {
                 check(&config, policy, format, 5, 16, seed);
             }
         }
@@ -190,7 +189,7 @@ fn seventy_texts_in_one_step_have_the_same_bits_as_alone() {
     let mut text = || Text { prompt: random.tokens(3, 40), tokens: random.tokens(5, 40) };
     let texts: Vec<Text> = (0..70).map(|_| text()).collect();
     let slots: Vec<usize> = (0..70).collect();
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let mut batch = CpuBatchDecoder::new(&config, &params, ContextPolicy::Half, format, 70).unwrap();
         let mut lone = CpuDecoder::new(&config, &params, ContextPolicy::Half, format).unwrap();
         let expected: Vec<_> = texts.iter().map(|text| text.alone(&mut lone)).collect();

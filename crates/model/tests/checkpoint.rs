@@ -47,7 +47,7 @@ fn a_checkpoint_has_what_was_written_and_its_decoder_computes_with_the_mapped_we
         assert_eq!(checkpoint.tokenizer().start_token(), 0, "text starts behind a line break");
 
         let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
             let mut mapped = checkpoint.decoder(ContextPolicy::Slide, format, &Device::Cpu).unwrap();
             let mut given = open_decoder(&config, &slices, ContextPolicy::Slide, format, &Device::Cpu).unwrap();
             let logits = mapped.start(&[3, 1], 2).unwrap().to_host().unwrap().into_owned();

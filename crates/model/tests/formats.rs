@@ -31,6 +31,11 @@ fn rounded_weights_give_logits_near_those_of_the_model() {
                 assert!(error < tolerance, "{format:?} at {position}: {error}");
             }
         }
+        // Random weights of 4 bits move a product by a tenth, which two layers make more: that they are near shows in the mean.
+        let rounded = logits(&config, &params, WeightFormat::Int4, &tokens);
+        let errors = rounded.iter().zip(&exact).map(|(rounded, exact)| relative_error(rounded, exact));
+        let mean = errors.sum::<f64>() / exact.len() as f64;
+        assert!(mean < 0.5, "Int4: {mean}");
     }
 }
 
@@ -56,21 +61,21 @@ fn a_weight_that_is_no_number_shows_in_every_format() {
     let config = shape(50, 40, 2, 3, 16);
     let mut params = lively_params(&config, 5);
     params[3][7] = f32::NAN;
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let logits = logits(&config, &params, format, &[1; 21]);
         assert!(logits.iter().flatten().any(|x| x.is_nan()), "{format:?}");
     }
 }
 
-/// Different code multiplies one row, several, and 64 or more, which are computed in tiles (`TILED_ROWS` in
-/// `cpu/decode/matrix.rs`). The counts here reach each, and both sides of the border.
+/// Different code multiplies one row, several, and 64 or more, which are computed in tiles (`MIN_TILED_ROWS` in
+/// `cpu/decode/matrix.rs`), and others the rounded weights of 8 and 4 bits. The counts here reach each, and both sides of the border.
 #[test]
 fn a_row_has_the_bits_it_has_alone_among_any_number_of_rows() {
     let config = shape(50, 40, 2, 3, 16);
     let params = lively_params(&config, 5);
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    let of_weights = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8].map(DecodeFormats::from);
-    for format in of_weights.into_iter().chain([CACHE_IN_BF16]) {
+    let of_weights = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4];
+    for format in of_weights.map(DecodeFormats::from).into_iter().chain([CACHE_IN_BF16]) {
         let open = || CpuDecoder::new(&config, &slices, ContextPolicy::Slide, format).unwrap();
         for rows in [1, 2, 17, 63, 64, 65] {
             let (mut many, mut one) = (open(), open());

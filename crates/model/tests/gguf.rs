@@ -16,7 +16,7 @@ use tinygpt_model::{
 };
 
 use crate::{
-    common::lively_params,
+    common::{lively_params, relative_error},
     elsewhere::{llama, llama3, tensors, tokenizer, write},
 };
 
@@ -193,6 +193,7 @@ fn a_model_comes_back_from_each_type_within_its_rounding_and_is_written_alike_ag
                     TensorType::F16 => 2f32.powi(-11),
                     TensorType::Bf16 => 2f32.powi(-8),
                     TensorType::Q8_0 => 0.5 / 127.0 + 2f32.powi(-11),
+                    TensorType::Q4_0 => 1.0 / 8.0 + 2f32.powi(-11),
                 };
                 let off = param.iter().zip(*back).fold(0f32, |off, (x, y)| off.max((x - y).abs()));
                 assert!(off <= step * largest * 1.001, "{kind:?}: {off} of {largest}");
@@ -210,15 +211,17 @@ fn blocks_are_read_as_candle_reads_them() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let config = gpt2(false, Mlp::GeluNew);
-    export(&path, &config, &tokenizer(), TensorType::Q8_0);
-    let (content, found) = read_gguf(&path);
-    assert_eq!(content.metadata["general.file_type"].to_u32().unwrap(), 7);
-    let embedding: Vec<f32> = found["token_embd.weight"].flatten_all().unwrap().to_vec1().unwrap();
-    assert_eq!(ModelFolder::new(&path).read().unwrap().1[0], embedding);
-    assert_eq!(
-        GgufFile::open(&path).unwrap().tensor_types().unwrap().into_iter().collect::<Vec<_>>(),
-        [TensorType::F32, TensorType::Q8_0]
-    );
+    for (kind, file_type) in [(TensorType::Q8_0, 7), (TensorType::Q4_0, 2)] {
+        export(&path, &config, &tokenizer(), kind);
+        let (content, found) = read_gguf(&path);
+        assert_eq!(content.metadata["general.file_type"].to_u32().unwrap(), file_type);
+        let embedding: Vec<f32> = found["token_embd.weight"].flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(ModelFolder::new(&path).read().unwrap().1[0], embedding);
+        assert_eq!(
+            GgufFile::open(&path).unwrap().tensor_types().unwrap().into_iter().collect::<Vec<_>>(),
+            [TensorType::F32, kind]
+        );
+    }
 }
 
 #[test]
@@ -304,7 +307,7 @@ fn files_of_the_python_package_open_and_give_the_logits_of_transformers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gguf");
     let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
     let files = expected.as_object().unwrap();
-    assert_eq!(files.len(), 3);
+    assert_eq!(files.len(), 4);
     for (name, expected) in files {
         let checkpoint = Checkpoint::open(folder.join(name)).unwrap();
         let text = expected["text"].as_str().unwrap();
@@ -318,6 +321,29 @@ fn files_of_the_python_package_open_and_give_the_logits_of_transformers() {
         let off = logits.iter().zip(numbers("logits")).map(|(&x, y)| (f64::from(x) - y).abs()).fold(0.0, f64::max);
         assert!(off < 1e-4, "{name}: logits are off by {off}");
     }
+}
+
+#[test]
+fn int4_rounds_weights_from_a_file_of_q4_0_no_further() {
+    let dir = tempfile::tempdir().unwrap();
+    let (exact, rounded) = (dir.path().join("f32.gguf"), dir.path().join("q4_0.gguf"));
+    let config = GptConfig { n_embd: 32, mlp_hidden: 64, ..llama(true) };
+    let params = lively_params(&config, 3);
+    let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
+    for (path, kind) in [(&exact, TensorType::F32), (&rounded, TensorType::Q4_0)] {
+        write_gguf(path, &config, &slices, &tokenizer(), "tiny", kind).unwrap();
+    }
+    let off = |path: &Path| {
+        let checkpoint = Checkpoint::open(path).unwrap();
+        let [f32, int4] = [WeightFormat::F32, WeightFormat::Int4].map(|format| {
+            let mut decoder = checkpoint.decoder(ContextPolicy::Slide, format, &Device::Cpu).unwrap();
+            decoder.start(&[1, 2, 3], 1).unwrap().to_host().unwrap().into_owned()
+        });
+        relative_error(&int4, &f32)
+    };
+    // What is left is the rounding of activations to 8 bits.
+    let (rounded, exact) = (off(&rounded), off(&exact));
+    assert!(rounded < 0.03 && exact > 2.0 * rounded, "{rounded} {exact}");
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn training_and_decoding_have_the_same_bits_on_every_processor() {
         for precision in [CpuPrecision::F32, CpuPrecision::Bf16] {
             found += &format!("{name}, trained in {precision:?}: {:016x}\n", trained(&config, precision));
         }
-        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
             found += &format!("{name}, decoded in {format:?}: {:016x}\n", decoded(&config, format.into()));
         }
         let cache_in_bf16 = DecodeFormats { kv_cache: KvCacheFormat::Bf16, ..DecodeFormats::default() };
@@ -99,13 +99,15 @@ gpt2, trained in F32: a77fde0860766d7f
 gpt2, trained in Bf16: e3f21c25dd0c6469
 gpt2, decoded in F32: 1906a37962f5b0a6
 gpt2, decoded in Bf16: b731ce7b07d9fd1e
-gpt2, decoded in Int8: 1b21256c71b46cc5
+gpt2, decoded in Int8: 338685c48273ff82
+gpt2, decoded in Int4: c05e9a7788beabea
 gpt2, decoded with a cache in Bf16: 051d744c04d2cecc
 modern, trained in F32: 57609851f54f2654
 modern, trained in Bf16: 273a8ef44d872fb9
 modern, decoded in F32: d04b5023d4dc3d89
 modern, decoded in Bf16: aeaed57eb36ed23b
-modern, decoded in Int8: 0eeda2b7ac6d3967
+modern, decoded in Int8: f9e7cd33308adcdc
+modern, decoded in Int4: 8e38a2238b7c632b
 modern, decoded with a cache in Bf16: 73a166c43d054219
 ";
     assert_eq!(found, expected);

@@ -25,7 +25,7 @@ fn logits(mut decoder: Box<dyn Decoder + '_>) -> Vec<Vec<f32>> {
 fn assert_as_from_memory(path: &Path) {
     let (config, params) = ModelFolder::new(path).read().unwrap();
     let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let checkpoint = Checkpoint::open(path).unwrap();
         let read = || logits(checkpoint.decoder(ContextPolicy::Slide, format, &Device::Cpu).unwrap());
         let expected = logits(open_decoder(&config, &slices, ContextPolicy::Slide, format, &Device::Cpu).unwrap());

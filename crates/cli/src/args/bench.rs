@@ -24,7 +24,7 @@ pub enum BenchCommand {
     Train(BenchTrainArgs),
     /// Tokens of a model, drawn one after the other, and on the CPU their share of the rate of reading memory.
     #[command(
-        after_help = "Examples:\n  tinygpt bench decode gpt2 --weights int8\n  tinygpt bench decode runs/tiny-1 --rows 16 --json\n\nEach row starts at position 0, at temperature 0.8 with top-k 50; the draw is part of a step. A step reads\nevery weight once for all rows: its share of the bandwidth is those bytes over what all threads read of a\nlong stretch of memory in the same time, measured before and after each stretch of steps; where the two do not agree, the\nstretch does not count, and where too few do, no share is given. It is above 100% where the weights fit\nthe caches. Of rounded weights the loss of a text is given that the weights as they are drew."
+        after_help = "Examples:\n  tinygpt bench decode gpt2 --weights int8\n  tinygpt bench decode gpt2 --weights int4\n  tinygpt bench decode runs/tiny-1 --rows 16 --json\n\nEach row starts at position 0, at temperature 0.8 with top-k 50; the draw is part of a step. A step reads\nevery weight once for all rows: its share of the bandwidth is those bytes over what all threads read of a\nlong stretch of memory in the same time, measured before and after each stretch of steps; where the two do not agree, the\nstretch does not count, and where too few do, no share is given. It is above 100% where the weights fit\nthe caches. Of rounded weights the loss of a text is given that the weights as they are drew."
     )]
     Decode(BenchDecodeArgs),
     /// Drawing tokens: this program's sampler against one read of the logits, and against candle's LogitsProcessor.

@@ -120,7 +120,7 @@ pub struct OpeningArgs {
     #[arg(long, value_enum, default_value_t = WindowArg::Slide)]
     pub window: WindowArg,
     /// How the weights are kept in memory: rounded while they are read, they take less of it, and a large model is faster. int8
-    /// is for the CPU.
+    /// and int4 are for the CPU.
     #[arg(long, value_enum, default_value_t = WeightsArg::F32)]
     pub weights: WeightsArg,
     /// How the keys and values of attention are kept in memory. bf16 is for the CPU: half the memory of each text, and long texts
@@ -188,8 +188,10 @@ pub enum WeightsArg {
     F32,
     /// 16 bits.
     Bf16,
-    /// 8 bits, and a scale for each output.
+    /// 8 bits, and a scale for each output; activations in 8 bits.
     Int8,
+    /// 4 bits, and a scale for 32 weights; activations in 8 bits.
+    Int4,
 }
 
 impl From<WeightsArg> for WeightFormat {
@@ -198,6 +200,7 @@ impl From<WeightsArg> for WeightFormat {
             WeightsArg::F32 => Self::F32,
             WeightsArg::Bf16 => Self::Bf16,
             WeightsArg::Int8 => Self::Int8,
+            WeightsArg::Int4 => Self::Int4,
         }
     }
 }

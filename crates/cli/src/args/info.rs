@@ -29,8 +29,8 @@ pub struct ExportArgs {
     /// The model folder to write, in the layout of Hugging Face; it must be new or empty.
     #[arg(long, value_name = "DIR", conflicts_with = "gguf")]
     pub out: Option<PathBuf>,
-    /// What matrices are stored in: f32, f16, bf16, or in GGUF blocks of 32 weights of 8 bits.
-    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0")]
+    /// What matrices are stored in: f32, f16, bf16, or in GGUF blocks of 32 weights of 8 or 4 bits.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32, hide_possible_values = true, value_name = "f32|f16|bf16|q8_0|q4_0")]
     pub dtype: DtypeArg,
     /// Add an adapter in the format of PEFT to the weights: the folder of its adapter_config.json.
     #[arg(long, value_name = "DIR")]
@@ -54,6 +54,8 @@ pub enum DtypeArg {
     Bf16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl DtypeArg {
@@ -63,7 +65,7 @@ impl DtypeArg {
             Self::F32 => Some(FloatType::F32),
             Self::F16 => Some(FloatType::F16),
             Self::Bf16 => Some(FloatType::Bf16),
-            Self::Q8_0 => None,
+            Self::Q8_0 | Self::Q4_0 => None,
         }
     }
 }
@@ -75,6 +77,7 @@ impl From<DtypeArg> for TensorType {
             DtypeArg::F16 => Self::F16,
             DtypeArg::Bf16 => Self::Bf16,
             DtypeArg::Q8_0 => Self::Q8_0,
+            DtypeArg::Q4_0 => Self::Q4_0,
         }
     }
 }

@@ -65,18 +65,18 @@ impl Work {
     /// Generation of `rows` texts side by side.
     pub fn generation(config: &GptConfig, formats: impl Into<DecodeFormats>, rows: usize) -> Self {
         let DecodeFormats { weights: format, kv_cache } = formats.into();
-        if format == WeightFormat::Int8 {
-            return Self::Only(Place::Cpu, "weights in int8 are for the CPU");
+        if matches!(format, WeightFormat::Int8 | WeightFormat::Int4) {
+            return Self::Only(Place::Cpu, "weights in int8 and int4 are for the CPU");
         }
         if kv_cache != KvCacheFormat::F32 {
             return Self::Only(Place::Cpu, "key-value caches in bf16 are for the CPU");
         }
-        let weights = format.bytes_of_a_step(config);
         Self::Step {
             n_layer: config.n_layer,
             rows,
-            weight_bytes: weights as f64,
-            flop: 2.0 * (weights / format.bytes()) as f64,
+            weight_bytes: format.bytes_of_a_step(config) as f64,
+            // Two for each weight, which has four bytes in f32.
+            flop: 0.5 * WeightFormat::F32.bytes_of_a_step(config) as f64,
         }
     }
 
@@ -153,7 +153,9 @@ mod tests {
                 "{rows} rows, {cores} cores, {config:?}"
             );
         }
-        assert_eq!(place(&gpt2, WeightFormat::Int8, 16, 2), Place::Cpu, "the GPU has no int8");
+        for format in [WeightFormat::Int8, WeightFormat::Int4] {
+            assert_eq!(place(&gpt2, format, 16, 2), Place::Cpu, "the GPU has no {format:?}");
+        }
         let formats = DecodeFormats { kv_cache: KvCacheFormat::Bf16, ..DecodeFormats::default() };
         assert_eq!(Work::generation(&gpt2, formats, 16).place(2).0, Place::Cpu, "the GPU's caches are in f32");
     }

@@ -80,6 +80,6 @@ fn stored_type(formats: DecodeFormats) -> Result<DType> {
     match formats.weights {
         WeightFormat::F32 => Ok(DType::F32),
         WeightFormat::Bf16 => Ok(DType::BF16),
-        WeightFormat::Int8 => Err(ModelError::Int8OnGpu),
+        WeightFormat::Int8 | WeightFormat::Int4 => Err(ModelError::IntegersOnGpu),
     }
 }

@@ -75,8 +75,7 @@ pub fn write_gguf(
         }
     }
     writer::write(path, &metadata, &tensors)?;
-    let without_blocks =
-        tensors.iter().filter(|tensor| kind == TensorType::Q8_0 && tensor.kind == TensorType::F16).count();
+    let without_blocks = tensors.iter().filter(|tensor| kind.has_blocks() && tensor.kind == TensorType::F16).count();
     Ok(GgufWritten { architecture, without_blocks })
 }
 
@@ -113,7 +112,7 @@ fn type_of(stored: &StoredTensor, kind: TensorType) -> TensorType {
     let StoredTensor { name, shape, .. } = stored;
     match shape[..] {
         [_, cols] if name != POSITIONS => match kind {
-            TensorType::Q8_0 if !cols.is_multiple_of(BLOCK) => TensorType::F16,
+            kind if kind.has_blocks() && !cols.is_multiple_of(BLOCK) => TensorType::F16,
             kind => kind,
         },
         _ => TensorType::F32,
@@ -179,6 +178,7 @@ mod tests {
             }
         }
         assert_eq!(of("token_embd.weight", &[3, 48], TensorType::Q8_0), TensorType::F16);
+        assert_eq!(of("token_embd.weight", &[3, 48], TensorType::Q4_0), TensorType::F16);
         assert_eq!(of("token_embd.weight", &[3, 48], TensorType::Bf16), TensorType::Bf16);
     }
 }

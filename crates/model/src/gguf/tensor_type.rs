@@ -2,10 +2,14 @@
 
 use half::{bf16, f16};
 
-/// The weights of a block of [`TensorType::Q8_0`], which share a scale.
-pub(super) const BLOCK: usize = 32;
-/// The bytes of such a block: an f16 and an i8 for each weight.
-const BLOCK_BYTES: usize = 2 + BLOCK;
+use crate::q4_0::{self, Q4Block};
+
+/// The weights of a block of [`TensorType::Q8_0`] and [`TensorType::Q4_0`], which share a scale.
+pub(super) const BLOCK: usize = q4_0::BLOCK;
+/// The bytes of a block of 8 bits: an f16 and an i8 for each weight.
+const Q8_BYTES: usize = 2 + BLOCK;
+/// The bytes of a block of 4 bits: an f16, and the first half of the weights in the lower halves of the bytes.
+const Q4_BYTES: usize = 2 + BLOCK / 2;
 
 /// A type in which GGUF stores numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -19,11 +23,13 @@ pub enum TensorType {
     Bf16,
     /// Blocks of 32 weights of 8 bits along a row, with a scale in f16 for each: its largest absolute weight over 127.
     Q8_0,
+    /// Blocks of 32 weights of 4 bits along a row, with a scale in f16 for each: the weight furthest from 0 over -8.
+    Q4_0,
 }
 
 impl TensorType {
     /// Every type.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0];
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4_0];
 
     /// The name, as flags write it.
     pub fn name(self) -> &'static str {
@@ -32,6 +38,7 @@ impl TensorType {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
         }
     }
 
@@ -42,6 +49,7 @@ impl TensorType {
             Self::F16 => 1,
             Self::Bf16 => 30,
             Self::Q8_0 => 8,
+            Self::Q4_0 => 2,
         }
     }
 
@@ -57,7 +65,13 @@ impl TensorType {
             Self::F16 => 1,
             Self::Bf16 => 32,
             Self::Q8_0 => 7,
+            Self::Q4_0 => 2,
         }
+    }
+
+    /// Whether its weights are in blocks, which rows must consist of.
+    pub(super) fn has_blocks(self) -> bool {
+        matches!(self, Self::Q8_0 | Self::Q4_0)
     }
 
     /// The bytes of a tensor of `rows` rows of `cols` elements; `None` where blocks do not fit a row, or nothing has that
@@ -66,14 +80,15 @@ impl TensorType {
         let row = match self {
             Self::F32 => cols.checked_mul(4)?,
             Self::F16 | Self::Bf16 => cols.checked_mul(2)?,
-            Self::Q8_0 if !cols.is_multiple_of(BLOCK) => return None,
-            Self::Q8_0 => (cols / BLOCK).checked_mul(BLOCK_BYTES)?,
+            Self::Q8_0 | Self::Q4_0 if !cols.is_multiple_of(BLOCK) => return None,
+            Self::Q8_0 => (cols / BLOCK).checked_mul(Q8_BYTES)?,
+            Self::Q4_0 => (cols / BLOCK).checked_mul(Q4_BYTES)?,
         };
         row.checked_mul(rows)
     }
 
     /// Appends the bytes of some numbers: whole blocks, where the type has blocks. Rounding is to nearest, ties to even in 16
-    /// bits and away from zero in 8, as in ggml's reference.
+    /// bits, away from zero in 8, and towards the positive integer in 4, as in ggml's reference.
     ///
     /// # Errors
     /// The first number that the type cannot hold.
@@ -92,7 +107,8 @@ impl TensorType {
                     out.extend(finite(half.is_infinite(), half.to_le_bytes(), value)?);
                 }
             }
-            Self::Q8_0 => values.chunks(BLOCK).try_for_each(|block| encode_block(block, out))?,
+            Self::Q8_0 => values.chunks(BLOCK).try_for_each(|block| encode_q8(block, out))?,
+            Self::Q4_0 => values.as_chunks().0.iter().try_for_each(|block| encode_q4(block, out))?,
         }
         Ok(())
     }
@@ -104,11 +120,20 @@ impl TensorType {
             Self::F16 => bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect(),
             Self::Bf16 => bytes.as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32()).collect(),
             Self::Q8_0 => {
-                let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
-                let block = |block: &[u8; BLOCK_BYTES]| {
+                let (blocks, _) = bytes.as_chunks::<Q8_BYTES>();
+                let block = |block: &[u8; Q8_BYTES]| {
                     let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
                     let weights: [u8; BLOCK] = std::array::from_fn(|i| block[2 + i]);
                     weights.map(|weight| f32::from(weight.cast_signed()) * scale)
+                };
+                blocks.iter().flat_map(block).collect()
+            }
+            Self::Q4_0 => {
+                let (blocks, _) = bytes.as_chunks::<Q4_BYTES>();
+                let block = |block: &[u8; Q4_BYTES]| {
+                    let scale = f16::from_le_bytes([block[0], block[1]]);
+                    let integer = |i: usize| block[2 + i % (BLOCK / 2)] >> (i / (BLOCK / 2) * 4) & 15;
+                    Q4Block { scale, integers: std::array::from_fn(integer) }.values()
                 };
                 blocks.iter().flat_map(block).collect()
             }
@@ -121,11 +146,25 @@ fn finite<T>(infinite: bool, bytes: T, value: f32) -> Result<T, f32> {
     if infinite && value.is_finite() { Err(value) } else { Ok(bytes) }
 }
 
-fn encode_block(block: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
-    if let Some(&value) = block.iter().find(|value| !value.is_finite()) {
-        return Err(value);
+/// The largest absolute value of a block.
+fn largest_of(block: &[f32]) -> Result<f32, f32> {
+    match block.iter().find(|value| !value.is_finite()) {
+        Some(&value) => Err(value),
+        None => Ok(block.iter().fold(0f32, |largest, value| largest.max(value.abs()))),
     }
-    let largest = block.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+}
+
+fn encode_q4(block: &[f32; BLOCK], out: &mut Vec<u8>) -> Result<(), f32> {
+    let largest = largest_of(block)?;
+    let Q4Block { scale, integers } = Q4Block::round(block);
+    out.extend(finite(scale.is_infinite(), scale.to_le_bytes(), largest)?);
+    let (first, second) = integers.split_at(BLOCK / 2);
+    out.extend(first.iter().zip(second).map(|(first, second)| first | second << 4));
+    Ok(())
+}
+
+fn encode_q8(block: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
+    let largest = largest_of(block)?;
     let scale = largest / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let half = f16::from_f32(scale);
@@ -172,7 +211,13 @@ mod tests {
         values[..6].copy_from_slice(&[127.0, 0.5, -0.5, 1.5, 2.4, -127.0]);
         let bytes = encoded(TensorType::Q8_0, &values);
         assert_eq!(bytes[..8], [0x00, 0x3c, 127, 1, 255, 2, 2, 129]);
-        assert_eq!(encoded(TensorType::Q8_0, &[0.0; BLOCK]), [0; BLOCK_BYTES]);
+        assert_eq!(encoded(TensorType::Q8_0, &[0.0; BLOCK]), [0; Q8_BYTES]);
+        // d = -4 / -8 = 0.5; the second half of the weights is in the upper halves of the bytes.
+        let mut values = [0.0; BLOCK];
+        (values[0], values[1], values[16], values[17]) = (-4.0, 3.4, 0.26, 4.0);
+        let bytes = encoded(TensorType::Q4_0, &values);
+        assert_eq!(bytes[..5], [0x00, 0x38, 0x90, 0xff, 0x88]);
+        assert_eq!(TensorType::Q4_0.decode(&bytes)[..2], [-4.0, 3.5]);
     }
 
     #[test]
@@ -183,7 +228,9 @@ mod tests {
         assert_eq!(TensorType::Bf16.encode(&[f32::MAX], &mut out), Err(f32::MAX));
         assert_eq!(TensorType::Q8_0.encode(&[-1e30; BLOCK], &mut out), Err(1e30));
         assert!(TensorType::Q8_0.encode(&[f32::NAN; BLOCK], &mut out).is_err_and(f32::is_nan));
-        assert_eq!(TensorType::Q8_0.bytes(3, 31), None);
+        assert_eq!(TensorType::Q4_0.encode(&[-1e30; BLOCK], &mut out), Err(1e30));
+        assert!(TensorType::Q4_0.encode(&[f32::NAN; BLOCK], &mut out).is_err_and(f32::is_nan));
+        assert_eq!((TensorType::Q8_0.bytes(3, 31), TensorType::Q4_0.bytes(3, 31)), (None, None));
         assert_eq!(TensorType::F32.bytes(usize::MAX / 4, 2), None);
     }
 }

@@ -105,8 +105,9 @@ struct DecodeLinear<'a> {
 
 impl DecodeOp for DecodeLinear<'_> {
     fn run(&mut self, step: &mut DecodeStep<'_, '_>) {
-        let (x, y) = step.values.pair(self.x, self.y);
-        self.weight.apply((step.level, step.workers), step.n, x, self.bias, y);
+        let n = step.n;
+        let (x, y, context) = step.product(self.x, self.y);
+        self.weight.apply(context, n, x, self.bias, y);
     }
 }
 

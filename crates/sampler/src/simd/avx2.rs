@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd};
+use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd, VECTOR_BYTES};
 use std::arch::x86_64::*;
 
-/// The proof that AVX2, FMA and POPCNT may run. Only [`run`] makes one.
+/// The proof that AVX2, FMA, F16C and POPCNT may run. Only [`run`] makes one.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
@@ -13,16 +13,23 @@ pub(super) struct Avx2(());
 #[derive(Clone, Copy)]
 pub(super) struct TwoRegisters(__m256, __m256);
 
+/// [`TwoRegisters`] of integers.
+#[derive(Clone, Copy)]
+pub(super) struct TwoIntegers(__m256i, __m256i);
+
 /// Whether the processor has all features that [`run`] needs.
 pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("popcnt")
 }
 
 /// Runs a kernel compiled for AVX2.
 ///
 /// # Safety
-/// The processor must have AVX2, FMA and POPCNT: see [`is_available`].
-#[target_feature(enable = "avx2,fma,popcnt")]
+/// The processor must have AVX2, FMA, F16C and POPCNT: see [`is_available`].
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
@@ -61,6 +68,36 @@ pub(super) unsafe fn sum_register(v: __m256) -> f32 {
     }
 }
 
+/// [`Simd::dot_u8_i8`] of a register. Bytes are widened to 16 bits, in which the products of a pair and their sum are exact: the
+/// instruction for bytes (`vpmaddubsw`) saturates.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+pub(super) unsafe fn dot_register(a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+    // SAFETY: these are AVX2 instructions, which the caller vouches for.
+    unsafe {
+        let [a_even, a_odd] = [_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(a)];
+        let [b_even, b_odd] = [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b)];
+        let sums = _mm256_add_epi32(_mm256_madd_epi16(a_even, b_even), _mm256_madd_epi16(a_odd, b_odd));
+        _mm256_add_epi32(c, sums)
+    }
+}
+
+/// The largest of the eight lanes of a register.
+///
+/// # Safety
+/// The processor must have AVX.
+#[inline(always)]
+pub(super) unsafe fn largest_of_register(v: __m256) -> f32 {
+    // SAFETY: as in `sum_register`.
+    unsafe {
+        let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
 impl Avx2 {
     /// Applies an operation to both registers.
     #[inline(always)]
@@ -96,11 +133,11 @@ impl Avx2 {
 impl Sealed for Avx2 {}
 
 // SAFETY, for every block below: an `Avx2` exists only inside `run`, whose caller vouches for the features. The
-// pointers come from references to sixteen elements, of which halves are accessed from 0 and from 8 on, without
-// alignment.
+// pointers come from references to vectors, of which halves are accessed, without alignment.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx2 {
     type V = TwoRegisters;
+    type I = TwoIntegers;
     const VECTORS: usize = 8;
 
     #[inline(always)]
@@ -121,12 +158,33 @@ impl Simd for Avx2 {
         TwoRegisters(half(0), half(8))
     }
     #[inline(always)]
-    fn load_i8(self, from: &[i8; LANES]) -> TwoRegisters {
-        unsafe {
-            let all = _mm_loadu_si128(from.as_ptr().cast());
-            let half = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-            TwoRegisters(half(all), half(_mm_srli_si128::<8>(all)))
-        }
+    fn load_f16(self, from: &[u16; LANES]) -> TwoRegisters {
+        let half = |at: usize| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(at).cast())) };
+        TwoRegisters(half(0), half(8))
+    }
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; VECTOR_BYTES]) -> TwoIntegers {
+        let half = |at: usize| unsafe { _mm256_loadu_si256(from.as_ptr().add(at).cast()) };
+        TwoIntegers(half(0), half(VECTOR_BYTES / 2))
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> TwoIntegers {
+        let v = unsafe { _mm256_set1_epi32(x) };
+        TwoIntegers(v, v)
+    }
+    #[inline(always)]
+    fn to_f32(self, v: TwoIntegers) -> TwoRegisters {
+        unsafe { TwoRegisters(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
+    }
+    #[inline(always)]
+    fn nibbles(self, v: TwoIntegers) -> [TwoIntegers; 2] {
+        let lower = |v| unsafe { _mm256_and_si256(v, _mm256_set1_epi8(0xf)) };
+        let upper = |v| lower(unsafe { _mm256_srli_epi32::<4>(v) });
+        [TwoIntegers(lower(v.0), lower(v.1)), TwoIntegers(upper(v.0), upper(v.1))]
+    }
+    #[inline(always)]
+    fn dot_u8_i8(self, a: TwoIntegers, b: TwoIntegers, c: TwoIntegers) -> TwoIntegers {
+        unsafe { TwoIntegers(dot_register(a.0, b.0, c.0), dot_register(a.1, b.1, c.1)) }
     }
     #[inline(always)]
     fn store(self, v: TwoRegisters, to: &mut Lanes) {
@@ -202,6 +260,22 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn sum(self, v: TwoRegisters) -> f32 {
         unsafe { sum_register(_mm256_add_ps(v.0, v.1)) }
+    }
+    #[inline(always)]
+    fn largest(self, v: TwoRegisters) -> f32 {
+        unsafe { largest_of_register(_mm256_max_ps(v.0, v.1)) }
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: TwoRegisters, to: &mut [u8; LANES]) {
+        unsafe {
+            let lowest = _mm256_set1_epi32(0xff);
+            let [low, high] = [v.0, v.1].map(|v| _mm256_and_si256(_mm256_castps_si256(v), lowest));
+            // 16 bits of lanes 0 to 3, 8 to 11, 4 to 7 and 12 to 15.
+            let words = _mm256_packus_epi32(low, high);
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        }
     }
     #[inline(always)]
     fn compress(self, mask: u16, v: TwoRegisters, to: &mut Lanes) {

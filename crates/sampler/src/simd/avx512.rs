@@ -2,14 +2,14 @@
 
 #![allow(unsafe_code)]
 
-use super::avx2::sum_register;
-use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd, bf16};
+use super::avx2::{dot_register, largest_of_register, sum_register};
+use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd, VECTOR_BYTES, bf16};
 use std::{arch::x86_64::*, mem::transmute};
 
-/// The proof that AVX-512F, FMA, POPCNT and BMI1 may run, and with `BF16` AVX512-BF16 and AVX-512BW too. Only [`run`]
-/// and [`run_bf16`] make one.
+/// The proof that AVX-512F, FMA, POPCNT and BMI1 may run, with `BF16` AVX512-BF16 and AVX-512BW too, and with `VNNI` AVX512-VNNI
+/// and AVX-512BW. Only [`run`], [`run_bf16`] and [`run_vnni`] make one.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512<const BF16: bool>(());
+pub(super) struct Avx512<const BF16: bool, const VNNI: bool>(());
 
 /// The bits of `2^(i / 8)` less `i << 20`, so that adding `n << 20` adds the bits of n above the low three alone. The
 /// table of eight is repeated, as the permutation uses the low four bits of each index.
@@ -36,13 +36,18 @@ pub(super) fn has_bf16() -> bool {
     is_available() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
 }
 
+/// Whether the processor has all features that [`run_vnni`] needs.
+pub(super) fn has_vnni() -> bool {
+    is_available() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni")
+}
+
 /// Runs a kernel compiled for AVX-512.
 ///
 /// # Safety
 /// The processor must have AVX-512F, FMA, POPCNT and BMI1: see [`is_available`].
 #[target_feature(enable = "avx512f,fma,popcnt,bmi1")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512::<false>(()))
+    kernel.run(Avx512::<false, false>(()))
 }
 
 /// Runs a kernel compiled for AVX-512 with AVX512-BF16.
@@ -51,17 +56,28 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 /// The processor must have AVX512-BF16 and AVX-512BW beside the features of [`run`]: see [`has_bf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,fma,popcnt,bmi1")]
 pub(super) unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512::<true>(()))
+    kernel.run(Avx512::<true, false>(()))
 }
 
-impl<const BF16: bool> Sealed for Avx512<BF16> {}
+/// Runs a kernel compiled for AVX-512 with AVX512-VNNI.
+///
+/// # Safety
+/// The processor must have AVX512-VNNI and AVX-512BW beside the features of [`run`]: see [`has_vnni`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,fma,popcnt,bmi1")]
+pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512::<false, true>(()))
+}
 
-// SAFETY, for every block below: an `Avx512` exists only inside `run` or, with `BF16`, `run_bf16`, whose callers vouch
-// for the features. The pointers come from references to sixteen elements and are accessed without alignment. The
+impl<const BF16: bool, const VNNI: bool> Sealed for Avx512<BF16, VNNI> {}
+
+// SAFETY, for every block below: an `Avx512` exists only inside `run` or, with `BF16`, `run_bf16`, or, with `VNNI`,
+// `run_vnni`, whose callers vouch for the features. AVX-512F includes AVX2. The pointers come from references to whole vectors,
+// of sixteen elements or of their lowest bytes, and are accessed without alignment. The
 // transmuted types are 512 bits each, any of which are valid.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl<const BF16: bool> Simd for Avx512<BF16> {
+impl<const BF16: bool, const VNNI: bool> Simd for Avx512<BF16, VNNI> {
     type V = __m512;
+    type I = __m512i;
     const VECTORS: usize = 32;
 
     #[inline(always)]
@@ -80,8 +96,39 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
-    fn load_i8(self, from: &[i8; LANES]) -> __m512 {
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) }
+    fn load_f16(self, from: &[u16; LANES]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; VECTOR_BYTES]) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    fn to_f32(self, v: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    fn nibbles(self, v: __m512i) -> [__m512i; 2] {
+        unsafe {
+            let lower = _mm512_set1_epi8(0xf);
+            [_mm512_and_si512(v, lower), _mm512_and_si512(_mm512_srli_epi32::<4>(v), lower)]
+        }
+    }
+    #[inline(always)]
+    fn dot_u8_i8(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        unsafe {
+            if VNNI {
+                return _mm512_dpbusd_epi32(c, a, b);
+            }
+            let halves = |v| (_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
+            let ((a, a_high), (b, b_high), (c, c_high)) = (halves(a), halves(b), halves(c));
+            let low = _mm512_castsi256_si512(dot_register(a, b, c));
+            _mm512_inserti64x4::<1>(low, dot_register(a_high, b_high, c_high))
+        }
     }
     #[inline(always)]
     fn store(self, v: __m512, to: &mut Lanes) {
@@ -197,6 +244,17 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             _mm512_storeu_ps(lanes.as_mut_ptr(), sums);
             lanes
         }
+    }
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        unsafe {
+            let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
+            largest_of_register(_mm256_max_ps(_mm512_castps512_ps256(v), high))
+        }
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: __m512, to: &mut [u8; LANES]) {
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v))) }
     }
     // In a register, then stored: on Zen 4 the compressing store is microcode that takes a hundred cycles.
     #[inline(always)]

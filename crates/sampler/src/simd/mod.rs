@@ -30,9 +30,9 @@
 //! # Why this is `unsafe`, and sound
 //!
 //! The vector intrinsics of a processor may only run where it has them, which the type system does not know. A [`Simd`]
-//! value is the proof: one is made only in [`SimdLevel::run`] and [`SimdLevel::run_bf16`], and a [`SimdLevel`] only
-//! from what the processor was found to have. Both have private fields, and [`Simd`] cannot be implemented elsewhere.
-//! Loads and stores go through references to sixteen elements, so no operation reaches out of bounds.
+//! value is the proof: one is made only in [`SimdLevel::run`], [`SimdLevel::run_bf16`] and [`SimdLevel::run_int8`], and a
+//! [`SimdLevel`] only from what the processor was found to have. Both have private fields, and [`Simd`] cannot be implemented elsewhere.
+//! Loads and stores go through references to whole vectors, so no operation reaches out of bounds.
 
 #![allow(unsafe_code)]
 
@@ -43,6 +43,7 @@ mod avx512;
 mod bf16;
 mod choice;
 mod exp;
+mod f16;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -61,15 +62,20 @@ pub const LANES: usize = 16;
 /// A vector in memory.
 pub type Lanes = [f32; LANES];
 
+/// The bytes of a vector.
+pub const VECTOR_BYTES: usize = 4 * LANES;
+
 mod sealed {
     /// Makes [`Simd`](super::Simd) a closed set of types.
     pub trait Sealed {}
 }
 
-/// The operations of a SIMD level on vectors of sixteen f32 lanes. Bit i of a mask stands for lane i.
+/// The operations of a SIMD level on vectors of sixteen lanes, of f32 or i32. Bit i of a mask stands for lane i.
 pub trait Simd: Sealed + Copy {
-    /// A vector in registers.
+    /// A vector of f32 in registers.
     type V: Copy;
+    /// A vector of i32 in registers, or of four bytes a lane.
+    type I: Copy;
 
     /// The number of vectors that the registers hold at once.
     const VECTORS: usize;
@@ -80,8 +86,22 @@ pub trait Simd: Sealed + Copy {
     fn load(self, from: &Lanes) -> Self::V;
     /// Loads sixteen bf16, given as their bits, and widens them.
     fn load_bf16(self, from: &[u16; LANES]) -> Self::V;
-    /// Loads sixteen integers and converts them.
-    fn load_i8(self, from: &[i8; LANES]) -> Self::V;
+    /// Loads sixteen f16, given as their bits, and widens them.
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; LANES]) -> Self::V {
+        self.load(&from.map(f16::to_f32))
+    }
+    /// Loads sixty-four bytes, four a lane.
+    fn load_bytes(self, from: &[u8; VECTOR_BYTES]) -> Self::I;
+    /// A vector with the same integer in every lane.
+    fn splat_i32(self, x: i32) -> Self::I;
+    /// Converts integers to the nearest f32, ties to even.
+    fn to_f32(self, v: Self::I) -> Self::V;
+    /// The lower and the upper half of each byte, as bytes of 0 to 15.
+    fn nibbles(self, v: Self::I) -> [Self::I; 2];
+    /// Dot products of bytes, added to `c`: in each lane, the products of the four u8 of `a` and the four i8 of `b`. The sum is
+    /// exact modulo 2^32.
+    fn dot_u8_i8(self, a: Self::I, b: Self::I, c: Self::I) -> Self::I;
     /// Stores a vector.
     fn store(self, v: Self::V, to: &mut Lanes);
     /// `a + b`.
@@ -117,6 +137,10 @@ pub trait Simd: Sealed + Copy {
     fn sums(self, v: [Self::V; LANES]) -> Lanes {
         v.map(|v| self.sum(v))
     }
+    /// The largest lane, of numbers.
+    fn largest(self, v: Self::V) -> f32;
+    /// Stores the lowest byte of the bits of each lane.
+    fn store_bytes(self, v: Self::V, to: &mut [u8; LANES]);
     /// Stores the lanes of the mask next to each other at the front of `to`. The rest of `to` becomes arbitrary.
     fn compress(self, mask: u16, v: Self::V, to: &mut Lanes);
     /// [`Simd::compress`], faster for masks that rarely have more than eight lanes.
@@ -260,6 +284,18 @@ impl SimdLevel {
         self.run(kernel)
     }
 
+    /// Runs a kernel that uses [`Simd::dot_u8_i8`]: with the instruction for it where the processor has it (AVX512-VNNI) and
+    /// this is the level that uses it, else as [`SimdLevel::run`].
+    #[inline]
+    pub fn run_int8<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Isa::Avx512 && avx512::has_vnni() {
+            // SAFETY: `has_vnni` has found all features that `run_vnni` needs.
+            return unsafe { avx512::run_vnni(kernel) };
+        }
+        self.run(kernel)
+    }
+
     /// Runs a kernel with the instructions of this level.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -279,97 +315,4 @@ impl SimdLevel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The results of every operation on a few vectors, as bits.
-    struct AllOperations;
-
-    impl Kernel for AllOperations {
-        type Output = Vec<u32>;
-
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> Vec<u32> {
-            let a: Lanes = std::array::from_fn(|i| (i as f32 - 7.3) * 1.7);
-            let mut b: Lanes = std::array::from_fn(|i| ((i * 37) % 16) as f32 * 0.9 - 6.0);
-            b[3] = a[3];
-            let (va, vb) = (s.load(&a), s.load(&b));
-            let mut out = Vec::new();
-            let mut push = |v: S::V| {
-                let mut lanes = [0.0; LANES];
-                s.store(v, &mut lanes);
-                out.extend(lanes.map(f32::to_bits));
-            };
-            push(s.splat(1.5));
-            push(s.load_bf16(&std::array::from_fn(|i| (a[i].to_bits() >> 16) as u16)));
-            push(s.load_i8(&std::array::from_fn(|i| (i as i8 - 7).wrapping_mul(18))));
-            push(s.add(va, vb));
-            push(s.sub(va, vb));
-            push(s.mul_add(va, vb, va));
-            push(s.max(va, vb));
-            push(s.keep(0b1010_0110_1100_0101, va));
-            push(s.mul(va, vb));
-            push(s.div(va, vb));
-            push(s.sqrt(s.mul(va, va)));
-            push(exp(s, s.sub(va, s.splat(20.0))));
-            push(s.exp2_eighths(s.load(&std::array::from_fn(|i| 12_582_912.0 - (i * 63) as f32 + 200.0))));
-            let (pa, pb) = (s.pairs_bf16(va, vb), s.pairs_bf16(vb, s.splat(1.01)));
-            push(pa);
-            push(s.neighbours_bf16(va, vb));
-            push(s.dot_bf16(pa, pb, va));
-            let vectors = std::array::from_fn(|i| s.add(va, s.splat(i as f32)));
-            let rows = s.transpose(vectors);
-            for row in rows {
-                let mut lanes = [0.0; LANES];
-                s.store(row, &mut lanes);
-                out.extend(lanes.map(f32::to_bits));
-            }
-            out.push(u32::from(s.ge(va, vb)));
-            out.push(u32::from(s.gt(va, vb)));
-            let mut with_nan = a;
-            with_nan[5] = f32::NAN;
-            with_nan[12] = f32::NAN;
-            out.push(u32::from(s.unordered(s.load(&with_nan), vb)));
-            out.push(s.sum(va).to_bits());
-            for mask in [0u16, 1, 0x8000, 0xffff, 0b1010_0110_1100_0101] {
-                let count = mask.count_ones() as usize;
-                let mut floats = [0.0; LANES];
-                s.compress(mask, va, &mut floats);
-                out.extend(floats[..count].iter().map(|x| x.to_bits()));
-                floats = [0.0; LANES];
-                s.compress_few(mask, va, &mut floats);
-                out.extend(floats[..count].iter().map(|x| x.to_bits()));
-                let mut numbers = [0; LANES];
-                s.compress_range(mask, 1000, &mut numbers);
-                out.extend(&numbers[..count]);
-                s.compress_integers(mask, &std::array::from_fn(|i| i as u32 * 3), &mut numbers);
-                out.extend(&numbers[..count]);
-            }
-            out.extend(s.sums(vectors).map(f32::to_bits));
-            out
-        }
-    }
-
-    #[test]
-    fn every_level_gives_the_same_bits() {
-        let expected = SimdLevel::SCALAR.run(AllOperations);
-        for level in SimdLevel::available() {
-            assert_eq!(level.run(AllOperations), expected, "{level:?}");
-            assert_eq!(level.run_bf16(AllOperations), expected, "{level:?}, bf16");
-        }
-    }
-
-    #[test]
-    fn the_scalar_level_does_what_the_names_say() {
-        let bits = SimdLevel::SCALAR.run(AllOperations);
-        assert_eq!(f32::from_bits(bits[0]), 1.5);
-        for (i, &power) in bits[12 * 16..13 * 16].iter().enumerate() {
-            let exact = ((200.0 - 63.0 * i as f64) / 8.0).exp2();
-            assert!((f64::from(f32::from_bits(power)) / exact - 1.0).abs() < 6e-8);
-        }
-        let lane = |j: usize| (j as f32 - 7.3) * 1.7;
-        for (at, &bits) in bits[16 * 16..32 * 16].iter().enumerate() {
-            assert_eq!(f32::from_bits(bits), lane(at / LANES) + (at % LANES) as f32, "transposed, {at}");
-        }
-    }
-}
+mod tests;

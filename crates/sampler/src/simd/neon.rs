@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd};
+use super::{EXP2_EIGHTHS, Kernel, LANES, Lanes, Sealed, Simd, VECTOR_BYTES};
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
@@ -49,11 +49,12 @@ fn compress_lanes<T: Copy>(mask: u16, from: impl Fn(usize) -> T, to: &mut [T; LA
 impl Sealed for Neon {}
 
 // SAFETY, for every block below: a `Neon` exists only inside `run`, whose caller vouches for NEON. The pointers come
-// from references to sixteen elements, of which quarters are accessed from 0, 4, 8 and 12 on; to four masks of lanes;
+// from references to whole vectors, of which quarters are accessed; to four masks of lanes;
 // or to the eight floats of `EXP2_EIGHTHS`.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Neon {
     type V = FourRegisters;
+    type I = [int32x4_t; 4];
     const VECTORS: usize = 8;
 
     #[inline(always)]
@@ -69,18 +70,39 @@ impl Simd for Neon {
         from_fn(|i| unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.as_ptr().add(4 * i)))) })
     }
     #[inline(always)]
-    fn load_i8(self, from: &[i8; LANES]) -> FourRegisters {
-        unsafe {
-            let all = vld1q_s8(from.as_ptr());
-            let (low, high) = (vmovl_s8(vget_low_s8(all)), vmovl_s8(vget_high_s8(all)));
-            let quarter = |half| vcvtq_f32_s32(vmovl_s16(half));
-            [
-                quarter(vget_low_s16(low)),
-                quarter(vget_high_s16(low)),
-                quarter(vget_low_s16(high)),
-                quarter(vget_high_s16(high)),
-            ]
-        }
+    fn load_bytes(self, from: &[u8; VECTOR_BYTES]) -> [int32x4_t; 4] {
+        from_fn(|i| unsafe { vreinterpretq_s32_u8(vld1q_u8(from.as_ptr().add(16 * i))) })
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> [int32x4_t; 4] {
+        [unsafe { vdupq_n_s32(x) }; 4]
+    }
+    #[inline(always)]
+    fn to_f32(self, v: [int32x4_t; 4]) -> FourRegisters {
+        v.map(|v| unsafe { vcvtq_f32_s32(v) })
+    }
+    #[inline(always)]
+    fn nibbles(self, v: [int32x4_t; 4]) -> [[int32x4_t; 4]; 2] {
+        let lower = v.map(|v| unsafe { vandq_s32(v, vdupq_n_s32(0x0f0f_0f0f)) });
+        let upper = v.map(|v| unsafe { vreinterpretq_s32_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s32(v))) });
+        [lower, upper]
+    }
+    // Bytes are widened to 16 bits, since the instructions for bytes of both kinds (i8mm) are not in every processor.
+    #[inline(always)]
+    fn dot_u8_i8(self, a: [int32x4_t; 4], b: [int32x4_t; 4], c: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        from_fn(|i| unsafe {
+            let (a, b) = (vreinterpretq_u8_s32(a[i]), vreinterpretq_s8_s32(b[i]));
+            let wide_a = [vmovl_u8(vget_low_u8(a)), vmovl_u8(vget_high_u8(a))].map(|a| vreinterpretq_s16_u16(a));
+            let wide_b = [vmovl_s8(vget_low_s8(b)), vmovl_s8(vget_high_s8(b))];
+            // The products of one lane of four bytes, then those of the next.
+            let pairs = |i: usize| {
+                let (a, b) = (wide_a[i], wide_b[i]);
+                let first = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+                let second = vmull_s16(vget_high_s16(a), vget_high_s16(b));
+                vpaddq_s32(first, second)
+            };
+            vaddq_s32(c[i], vpaddq_s32(pairs(0), pairs(1)))
+        })
     }
     #[inline(always)]
     fn store(self, v: FourRegisters, to: &mut Lanes) {
@@ -159,6 +181,19 @@ impl Simd for Neon {
             let four = vaddq_f32(eight[0], eight[1]);
             let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
             vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: FourRegisters) -> f32 {
+        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(v[0], v[1]), vmaxq_f32(v[2], v[3]))) }
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: FourRegisters, to: &mut [u8; LANES]) {
+        unsafe {
+            let words = v.map(|v| vmovn_u32(vreinterpretq_u32_f32(v)));
+            let low = vmovn_u16(vcombine_u16(words[0], words[1]));
+            let high = vmovn_u16(vcombine_u16(words[2], words[3]));
+            vst1q_u8(to.as_mut_ptr(), vcombine_u8(low, high));
         }
     }
     #[inline(always)]

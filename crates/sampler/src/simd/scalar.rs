@@ -1,7 +1,7 @@
 //! The level without vector instructions: sixteen floats, one after the other. It defines what the other levels
 //! compute.
 
-use super::{EXP2_EIGHTHS, LANES, Lanes, Sealed, Simd};
+use super::{EXP2_EIGHTHS, LANES, Lanes, Sealed, Simd, VECTOR_BYTES};
 use std::array::from_fn;
 
 /// The operations without vector instructions; no proof is needed.
@@ -25,6 +25,7 @@ impl Sealed for Scalar {}
 
 impl Simd for Scalar {
     type V = Lanes;
+    type I = [i32; LANES];
     const VECTORS: usize = 8;
 
     fn splat(self, x: f32) -> Lanes {
@@ -36,8 +37,24 @@ impl Simd for Scalar {
     fn load_bf16(self, from: &[u16; LANES]) -> Lanes {
         from.map(|x| f32::from_bits(u32::from(x) << 16))
     }
-    fn load_i8(self, from: &[i8; LANES]) -> Lanes {
-        from.map(f32::from)
+    fn load_bytes(self, from: &[u8; VECTOR_BYTES]) -> [i32; LANES] {
+        let (lanes, _) = from.as_chunks();
+        from_fn(|i| i32::from_le_bytes(lanes[i]))
+    }
+    fn splat_i32(self, x: i32) -> [i32; LANES] {
+        [x; LANES]
+    }
+    fn to_f32(self, v: [i32; LANES]) -> Lanes {
+        v.map(|x| x as f32)
+    }
+    fn nibbles(self, v: [i32; LANES]) -> [[i32; LANES]; 2] {
+        [v, v.map(|x| x >> 4)].map(|v| v.map(|x| x & 0x0f0f_0f0f))
+    }
+    fn dot_u8_i8(self, a: [i32; LANES], b: [i32; LANES], c: [i32; LANES]) -> [i32; LANES] {
+        from_fn(|i| {
+            let pairs = a[i].to_le_bytes().into_iter().zip(b[i].to_le_bytes());
+            pairs.fold(c[i], |sum, (a, b)| sum.wrapping_add(i32::from(a) * i32::from(b.cast_signed())))
+        })
     }
     fn store(self, v: Lanes, to: &mut Lanes) {
         *to = v;
@@ -89,6 +106,12 @@ impl Simd for Scalar {
             }
         }
         v[0]
+    }
+    fn largest(self, v: Lanes) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    fn store_bytes(self, v: Lanes, to: &mut [u8; LANES]) {
+        *to = v.map(|x| x.to_bits() as u8);
     }
     fn compress(self, mask: u16, v: Lanes, to: &mut Lanes) {
         compress_lanes(mask, |i| v[i], to);

@@ -21,8 +21,12 @@ use crate::{
     units::human_bytes,
 };
 
-const FORMATS: [(&str, WeightFormat); 3] =
-    [("f32", WeightFormat::F32), ("bf16", WeightFormat::Bf16), ("int8", WeightFormat::Int8)];
+const FORMATS: [(&str, WeightFormat); 4] = [
+    ("f32", WeightFormat::F32),
+    ("bf16", WeightFormat::Bf16),
+    ("int8", WeightFormat::Int8),
+    ("int4", WeightFormat::Int4),
+];
 
 pub fn run(path: &Path, as_json: bool) -> anyhow::Result<()> {
     let folder = ModelFolder::new(path);

@@ -12,24 +12,29 @@ pub enum WeightFormat {
     F32,
     /// Rounded to bf16: a token reads half as many bytes.
     Bf16,
-    /// Rounded to 8-bit integers with one f32 scale for each output channel: a token reads a quarter as many bytes.
+    /// Rounded to 8-bit integers with one f32 scale for each output channel: a token reads a quarter as many bytes. Activations
+    /// are rounded to 8 bits too where they are multiplied with weights, in groups of 32.
     Int8,
+    /// Rounded to 4-bit integers with one f16 scale for 32 weights along the inputs, the blocks of GGUF's `q4_0`: a token reads
+    /// 4.5 bits a weight. Activations are as in [`WeightFormat::Int8`].
+    Int4,
 }
 
 impl WeightFormat {
-    /// The size of a weight, in bytes.
-    pub fn bytes(self) -> usize {
+    /// The size of this many weights, in bytes: with the scales of int4, without those of int8, which are a few.
+    pub fn bytes_of(self, weights: usize) -> usize {
         match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-            Self::Int8 => 1,
+            Self::F32 => 4 * weights,
+            Self::Bf16 => 2 * weights,
+            Self::Int8 => weights,
+            Self::Int4 => weights.div_ceil(32) * (16 + 2),
         }
     }
 
     /// The bytes of weights that one step of generation reads, whatever the number of sequences: all parameters but the
     /// embedding tables, of which it reads single rows.
     pub fn bytes_of_a_step(self, config: &GptConfig) -> usize {
-        network(config).params_of_a_step() * self.bytes()
+        self.bytes_of(network(config).params_of_a_step())
     }
 }
 
@@ -59,7 +64,7 @@ impl From<WeightFormat> for DecodeFormats {
     }
 }
 
-/// The element type of stored weights: f32, bf16 as u16, or i8 without its scale.
+/// The element type of weights that are numbers: f32, or bf16 as u16.
 pub(crate) trait WeightElement: Copy + Default + Send + Sync {
     /// Loads sixteen weights as f32.
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
@@ -87,17 +92,6 @@ impl WeightElement for u16 {
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
         s.load_bf16(from)
-    }
-}
-
-impl WeightElement for i8 {
-    fn value(self) -> f32 {
-        f32::from(self)
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
-        s.load_i8(from)
     }
 }
 

@@ -6,8 +6,8 @@ use std::ops::Range;
 use tinygpt_sampler::simd::{LANES, SimdLevel};
 
 use super::{
-    DecodeFormats, DecodeOp, DecodeScratch, DecodeSetup, DecodeStep, OutputDim, Place, Positions, WeightMatrix,
-    shared_output::MIN_PARALLEL_BYTES, values::DecodeValues,
+    DecodeFormats, DecodeOp, DecodeScratch, DecodeSetup, DecodeStep, OutputDim, Place, Positions, ProductContext,
+    WeightMatrix, quantized::QuantizedRows, shared_output::MIN_PARALLEL_BYTES, values::DecodeValues,
 };
 use crate::{
     GptConfig, Network, Result,
@@ -37,7 +37,7 @@ impl<'a> Forward<'a> {
     pub(super) fn new(net: Network, params: &[ParamValues<'a>], formats: DecodeFormats) -> Result<Self> {
         check_lengths(net.params(), params.iter().map(|values| values.len()))?;
         let largest = net.matmul_params().map(|param| net.params()[param.0].len()).max().unwrap_or(0);
-        let shared = largest * formats.weights.bytes() > MIN_PARALLEL_BYTES;
+        let shared = formats.weights.bytes_of(largest) > MIN_PARALLEL_BYTES;
         Ok(Self { passes: Passes::new(net, params, formats), shared, pool: SpinPool::default() })
     }
 
@@ -138,8 +138,11 @@ impl<'a> Passes<'a> {
         let first_of_tail = net.ops.iter().rposition(|op| op.get().mixes_positions()).map_or(1, |at| at + 1);
         let decoding = |at: usize| Some(ForwardOp { op: net.ops[at].get().decoding(&setup)?, at });
         let ops: Vec<_> = (0..net.ops.len()).filter_map(decoding).collect();
-        let scratch =
-            DecodeScratch { keys: PackedKeys::new(block_size, heads.n_kv_head, heads.head_size), scores: Vec::new() };
+        let scratch = DecodeScratch {
+            keys: PackedKeys::new(block_size, heads.n_kv_head, heads.head_size),
+            scores: Vec::new(),
+            quantized: QuantizedRows::default(),
+        };
         Self {
             level: SimdLevel::detect(),
             body: ops.iter().take_while(|op| op.at < first_of_tail).count(),
@@ -173,7 +176,8 @@ impl<'a> Passes<'a> {
                 return false;
             }
         }
-        Self::logits((&self.net, &self.head, self.level), workers, 1, &self.prompt_values, logits);
+        let context = ProductContext { level: self.level, workers, quantized: &mut self.scratch.quantized };
+        Self::logits((&self.net, &self.head), context, 1, &self.prompt_values, logits);
         true
     }
 
@@ -203,21 +207,23 @@ impl<'a> Passes<'a> {
     fn step(&mut self, workers: &mut Workers<'_>, (tokens, places): (&[u32], &[Place]), logits: &mut [f32]) {
         let Self { net, level, ops, head, step_values: values, scratch, .. } = self;
         let positions = Positions::Next(places);
-        let mut step = DecodeStep { level: *level, workers, n: tokens.len(), tokens, positions, values, scratch };
+        let n = tokens.len();
+        let mut step = DecodeStep { level: *level, workers: &mut *workers, n, tokens, positions, values, scratch };
         ops.iter_mut().for_each(|op| op.op.run(&mut step));
-        Self::logits((net, head, *level), step.workers, tokens.len(), step.values, logits);
+        let context = ProductContext { level: *level, workers, quantized: &mut scratch.quantized };
+        Self::logits((net, head), context, tokens.len(), values, logits);
     }
 
     /// Computes the logits `(n, V)` of the first `n` rows of a pass.
     fn logits(
-        (net, head, level): (&Network, &WeightMatrix<'_>, SimdLevel),
-        workers: &mut Workers<'_>,
+        (net, head): (&Network, &WeightMatrix<'_>),
+        context: ProductContext<'_, '_>,
         n: usize,
         values: &DecodeValues,
         logits: &mut [f32],
     ) {
-        let hidden = values.rows(net.head.x); // (n, C)
-        head.apply_transposed((level, workers), n, hidden, logits);
+        let (hidden, level) = (values.rows(net.head.x), context.level); // (n, C)
+        head.apply_transposed(context, n, hidden, logits);
         if let Some(cap) = net.head.cap {
             // A row at a time, so that its last partial vector is where it would be alone.
             let v = net.config().vocab_size;

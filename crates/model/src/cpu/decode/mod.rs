@@ -5,6 +5,7 @@
 //! [`CpuBatchDecoder`] continues texts that begin and end at any time.
 
 mod batch;
+mod dot_products;
 mod format;
 mod forward;
 mod gemv;
@@ -12,7 +13,9 @@ mod matrix;
 mod op;
 mod panels;
 mod prefetch;
+mod quantized;
 pub(crate) mod shared_output;
+mod small_batch;
 mod tiled;
 mod values;
 
@@ -27,7 +30,7 @@ use crate::{
 pub use batch::CpuBatchDecoder;
 pub use format::{DecodeFormats, KvCacheFormat, WeightFormat};
 pub(crate) use format::{WeightElement, load_rest};
-pub(crate) use matrix::{OutputDim, WeightMatrix};
+pub(crate) use matrix::{OutputDim, ProductContext, WeightMatrix};
 pub(crate) use op::{DecodeOp, DecodeScratch, DecodeSetup, DecodeStep, Place, Positions};
 
 /// The [`Decoder`] on the CPU. In [`WeightFormat::F32`] it borrows the weights instead of copying them.

@@ -2,8 +2,14 @@
 
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::{KvCacheFormat, WeightFormat, values::DecodeValues};
-use crate::{Network, checkpoint::ParamValues, cpu::spin_pool::Workers, ops::PackedKeys, plan::ParamId};
+use super::{KvCacheFormat, ProductContext, WeightFormat, quantized::QuantizedRows, values::DecodeValues};
+use crate::{
+    Network,
+    checkpoint::ParamValues,
+    cpu::{rows::Rows, spin_pool::Workers},
+    ops::PackedKeys,
+    plan::{ParamId, Value},
+};
 
 /// What [`Operation::decoding`](crate::ops) builds an operation's form in decoding from.
 pub(crate) struct DecodeSetup<'s, 'a> {
@@ -76,6 +82,16 @@ pub(crate) struct DecodeStep<'s, 'w> {
     pub(crate) scratch: &'s mut DecodeScratch,
 }
 
+impl<'w> DecodeStep<'_, 'w> {
+    /// The inputs and the outputs, in different buffers, of a product, and what it computes with.
+    pub(crate) fn product(&mut self, read: Value, write: Value) -> (&Rows, &mut Rows, ProductContext<'_, 'w>) {
+        let (x, y) = self.values.pair(read, write);
+        let context =
+            ProductContext { level: self.level, workers: self.workers, quantized: &mut self.scratch.quantized };
+        (x, y, context)
+    }
+}
+
 /// Buffers that operations use one after the other; no content survives an operation.
 #[derive(Debug)]
 pub(crate) struct DecodeScratch {
@@ -83,6 +99,8 @@ pub(crate) struct DecodeScratch {
     pub(crate) keys: PackedKeys,
     /// Attention scores, `(slots, n_head, block_size rounded up to LANES)`.
     pub(crate) scores: Vec<f32>,
+    /// The rows that quantized weights are multiplied with.
+    pub(crate) quantized: QuantizedRows,
 }
 
 impl<'a> DecodeSetup<'_, 'a> {

@@ -7,11 +7,11 @@ use tinygpt_sampler::simd::{LANES, Simd};
 use super::format::WeightElement;
 
 /// Bytes of a cache line.
-const LINE_BYTES: usize = 64;
+pub(super) const LINE_BYTES: usize = 64;
 
 /// Prefetches the cache line at `line`, which may lie beyond the last weight. Elsewhere than on x86-64 it does nothing.
 #[inline(always)]
-fn prefetch_line<E: WeightElement>(line: *const E) {
+pub(super) fn prefetch_line<T>(line: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

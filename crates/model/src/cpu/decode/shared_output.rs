@@ -4,9 +4,13 @@
 
 use std::{marker::PhantomData, ops::Range};
 
+use rayon::prelude::*;
 use tinygpt_sampler::simd::LANES;
 
-use super::super::spin_pool::{MAX_TASKS, Workers};
+use super::super::{
+    matmul::MIN_PARALLEL_MULTIPLY_ADDS,
+    spin_pool::{MAX_TASKS, Workers},
+};
 
 /// The most outputs of a range, all rows together: 16 KiB, which stay in the first-level cache.
 const MAX_RANGE_OUTPUTS: usize = 4096;
@@ -36,6 +40,39 @@ pub(crate) fn parallel_for_columns(
     workers.parallel_for(count.div_ceil(per_task), |task| {
         (task * per_task..count.min((task + 1) * per_task)).map(range).for_each(&f);
     });
+}
+
+/// The bytes of weights from which on a task is worth its hand-over.
+const TASK_BYTES: usize = 1 << 16;
+
+/// Calls `f` with ranges that partition `0..panels`, the panels of columns of a product of `multiply_adds` that reads `bytes` of
+/// weights. The calls run on all threads where there is enough to do: on those of the pool, or, where there is none, on rayon's
+/// for a long prompt of a small model.
+pub(crate) fn parallel_for_panels(
+    workers: &mut Workers<'_>,
+    panels: usize,
+    bytes: usize,
+    multiply_adds: usize,
+    f: impl Fn(Range<usize>) + Sync,
+) {
+    let is_long = multiply_adds >= MIN_PARALLEL_MULTIPLY_ADDS;
+    if bytes <= MIN_PARALLEL_BYTES && !is_long {
+        f(0..panels);
+        return;
+    }
+    let pool = workers.num_threads() > 1;
+    let threads = if pool { workers.num_threads() } else { rayon::current_num_threads() };
+    let tasks = (bytes / TASK_BYTES).max(threads).clamp(1, MAX_TASKS.min(panels));
+    let per_task = panels.div_ceil(tasks);
+    let count = panels.div_ceil(per_task);
+    let task = |task: usize| f(task * per_task..panels.min((task + 1) * per_task));
+    if pool {
+        workers.parallel_for(count, task);
+    } else if is_long {
+        (0..count).into_par_iter().for_each(task);
+    } else {
+        (0..count).for_each(task);
+    }
 }
 
 /// An output matrix whose columns are written by several threads at the same time; its rows do not overlap.

@@ -3,6 +3,16 @@
 use super::*;
 use tinygpt_sampler::{RngDomain, philox_at};
 
+/// What a product computes with, on one thread where no workers are given.
+macro_rules! context {
+    ($level:expr) => {
+        context!($level, &mut Workers::none())
+    };
+    ($level:expr, $workers:expr) => {
+        ProductContext { level: $level, workers: $workers, quantized: &mut QuantizedRows::default() }
+    };
+}
+
 fn uniform(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|i| philox_at(seed, RngDomain::Noise, i as u64, 0)[0] as f32 / u32::MAX as f32 - 0.5).collect()
 }
@@ -24,10 +34,7 @@ fn stored(matrix: &WeightMatrix<'_>, cols: usize, output: OutputDim) -> Vec<f32>
     match &matrix.values {
         StoredWeights::F32(values) => values.to_vec(),
         StoredWeights::Bf16(values) => unpacked(values, cols, output),
-        StoredWeights::Int8 { values, scales } => {
-            let scale = |i: usize| scales[if output == OutputDim::Cols { i % cols } else { i / cols }];
-            unpacked(values, cols, output).into_iter().enumerate().map(|(i, x)| x * scale(i)).collect()
-        }
+        StoredWeights::Int8(_) | StoredWeights::Int4(_) => unreachable!("tested in `quantized/tests.rs`"),
     }
 }
 
@@ -41,8 +48,7 @@ fn rows(values: &[f32], cols: usize) -> Rows {
 fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same_in_any_company() {
     const M: usize = 70;
     for (n_in, n_out) in [(1, 1), (7, 5), (24, 48), (40, 1100), (8, 33), (300, 300)] {
-        for (format, tolerance) in [(WeightFormat::F32, 0.0), (WeightFormat::Bf16, 0.001), (WeightFormat::Int8, 0.002)]
-        {
+        for (format, tolerance) in [(WeightFormat::F32, 0.0), (WeightFormat::Bf16, 0.001)] {
             let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
             let x = rows(&uniform(M * n_in, 2), n_in);
             let linear = WeightMatrix::new(w[..].into(), n_out, OutputDim::Cols, format);
@@ -53,8 +59,8 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
             let mut expected: Option<Vec<u32>> = None;
             for level in SimdLevel::available() {
                 let (mut y, mut z) = (Rows::zeros(M, n_out), vec![0.0; M * n_out]);
-                linear.apply((level, &mut Workers::none()), M, &x, Some(&b), &mut y);
-                head.apply_transposed((level, &mut Workers::none()), M, &x, &mut z);
+                linear.apply(context!(level), M, &x, Some(&b), &mut y);
+                head.apply_transposed(context!(level), M, &x, &mut z);
                 for i in 0..M {
                     let exact = |w: &dyn Fn(usize) -> f32| -> f64 {
                         x.row(i).iter().enumerate().map(|(l, &x)| f64::from(x) * f64::from(w(l))).sum()
@@ -72,8 +78,8 @@ fn products_are_those_of_the_stored_weights_on_every_level_and_a_row_is_the_same
                     let some: Vec<f32> = (first..first + m).flat_map(|i| x.row(i).to_vec()).collect();
                     let some = rows(&some, n_in);
                     let (mut few, mut few_z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
-                    linear.apply((level, &mut Workers::none()), m, &some, Some(&b), &mut few);
-                    head.apply_transposed((level, &mut Workers::none()), m, &some, &mut few_z);
+                    linear.apply(context!(level), m, &some, Some(&b), &mut few);
+                    head.apply_transposed(context!(level), m, &some, &mut few_z);
                     for i in 0..m {
                         assert_eq!(few.row(i), y.row(first + i), "{format:?} {level:?} {n_in} {n_out}");
                     }
@@ -92,12 +98,12 @@ fn the_blocks_in_which_weights_are_packed_for_many_rows_do_not_show_in_a_bit() {
     let (n_in, n_out, m) = (3000, 205, 70);
     let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
     let x = rows(&uniform(m * n_in, 2), n_in);
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let linear = WeightMatrix::new(w[..].into(), n_out, OutputDim::Cols, format);
         for bias in [None, Some(&b[..])] {
             let product = |x: &Rows, m| {
                 let mut y = Rows::zeros(m, n_out);
-                linear.apply((SimdLevel::detect(), &mut Workers::none()), m, x, bias, &mut y);
+                linear.apply(context!(SimdLevel::detect()), m, x, bias, &mut y);
                 y
             };
             let all = product(&x, m);
@@ -124,7 +130,7 @@ fn threads_do_not_show_in_a_bit() {
     let (n_in, n_out) = (300, 715);
     assert!(n_in * n_out > MIN_PARALLEL_BYTES);
     let (w, b) = (uniform(n_in * n_out, 1), uniform(n_out, 3));
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
         let linear = WeightMatrix::new(w[..].into(), n_out, OutputDim::Cols, format);
         let head = WeightMatrix::new(w[..].into(), n_in, OutputDim::Rows, format);
         for m in [1, 3, 20, 70] {
@@ -134,8 +140,8 @@ fn threads_do_not_show_in_a_bit() {
                 pool.install(|| {
                     SpinPool::default().run(|workers| {
                         let (mut y, mut z) = (Rows::zeros(m, n_out), vec![0.0; m * n_out]);
-                        linear.apply((SimdLevel::detect(), workers), m, &x, Some(&b), &mut y);
-                        head.apply_transposed((SimdLevel::detect(), workers), m, &x, &mut z);
+                        linear.apply(context!(SimdLevel::detect(), workers), m, &x, Some(&b), &mut y);
+                        head.apply_transposed(context!(SimdLevel::detect(), workers), m, &x, &mut z);
                         (0..m).flat_map(|i| y.row(i)).chain(&z).map(|y| y.to_bits()).collect::<Vec<_>>()
                     })
                 })
