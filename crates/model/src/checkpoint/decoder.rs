@@ -13,7 +13,7 @@ use crate::{
 /// [`TensorDecoder`] elsewhere.
 ///
 /// # Errors
-/// [`ModelError::Int8OnGpu`]; when the values do not match the configuration or the device is out of memory.
+/// [`ModelError::IntegersOnGpu`]; when the values do not match the configuration or the device is out of memory.
 pub fn open_decoder<'a>(
     config: &GptConfig,
     params: &[&'a [f32]],
