@@ -205,7 +205,7 @@ fn work_that_makes_no_sense_is_refused() {
         &["train", "no-such-recipe"],
         &["decode", "small", "--rows", "0"],
         &["decode", "small", "--tokens", "0"],
-        &["decode", "small", "--weights", "int4"],
+        &["decode", "small", "--weights", "int3"],
         &["limits", "--rows", "1"],
         &["train", "small", "--device", "tpu"],
         &["decode", "small", "--device", "tpu"],

@@ -321,7 +321,9 @@ fn cpu_decoding_has_the_logits_of_the_tensor_compositions_at_every_position() {
         let ids = Tensor::from_slice(&case.ids[..case.t], (1, case.t), &CPU).unwrap();
         let expected: Vec<Vec<f64>> = gpt.forward(&ids, None).unwrap().squeeze(0).unwrap().to_vec2().unwrap();
         let slices: Vec<&[f32]> = case.values.iter().map(Vec::as_slice).collect();
-        for (format, tolerance) in [(WeightFormat::F32, 2e-5), (WeightFormat::Bf16, 6e-2), (WeightFormat::Int8, 6e-2)] {
+        // In int8 activations are rounded too, and these networks, of lively weights and a few channels, magnify that.
+        // `cpu/decode/quantized/tests.rs` holds its products to plain ones bit by bit.
+        for (format, tolerance) in [(WeightFormat::F32, 2e-5), (WeightFormat::Bf16, 6e-2), (WeightFormat::Int8, 0.15)] {
             for prompt in [1, case.t.div_ceil(2)] {
                 let mut decoder = CpuDecoder::over(case.net.clone(), &slices, ContextPolicy::Slide, format).unwrap();
                 let check = |logits: &[f32], position: usize| {
