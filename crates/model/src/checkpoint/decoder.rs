@@ -13,7 +13,8 @@ use crate::{
 /// [`TensorDecoder`] elsewhere.
 ///
 /// # Errors
-/// [`ModelError::Int8OnGpu`], [`ModelError::KvCacheOnGpu`]; when the values do not match the configuration or the device is out of memory.
+/// [`ModelError::IntegersOnGpu`], [`ModelError::KvCacheOnGpu`]; when the values do not match the configuration or the
+/// device is out of memory.
 pub fn open_decoder<'a>(
     config: &GptConfig,
     params: &[&'a [f32]],
