@@ -50,7 +50,7 @@ mod scalar;
 pub use bf16::to_bf16;
 pub use choice::SimdError;
 pub use exp::exp;
-pub(crate) use exp::exp2_scaled;
+pub(crate) use exp::exp2_scaled_of;
 
 use sealed::Sealed;
 use std::fmt;
@@ -102,6 +102,8 @@ pub trait Simd: Sealed + Copy {
     fn ge(self, a: Self::V, b: Self::V) -> u16;
     /// The mask of the lanes with `a > b`.
     fn gt(self, a: Self::V, b: Self::V) -> u16;
+    /// The mask of the lanes without `a < b`: with `a >= b`, and those in which `a` or `b` is NaN.
+    fn not_lt(self, a: Self::V, b: Self::V) -> u16;
     /// The mask of the lanes in which `a` or `b` is NaN.
     fn unordered(self, a: Self::V, b: Self::V) -> u16;
     /// `v` in the lanes of the mask, +0 in the others.
@@ -330,6 +332,8 @@ mod tests {
             with_nan[5] = f32::NAN;
             with_nan[12] = f32::NAN;
             out.push(u32::from(s.unordered(s.load(&with_nan), vb)));
+            out.push(u32::from(s.not_lt(s.load(&with_nan), vb)));
+            out.push(u32::from(s.not_lt(vb, s.load(&with_nan))));
             out.push(s.sum(va).to_bits());
             for mask in [0u16, 1, 0x8000, 0xffff, 0b1010_0110_1100_0101] {
                 let count = mask.count_ones() as usize;
