@@ -124,14 +124,12 @@ impl MaximaAndSums<'_> {
         for m in 0..VECTORS_PER_BLOCK {
             let x: [S::V; N] = std::array::from_fn(|n| s.load(&blocks[n][m]));
             let weights = self.scale.weights_of(s, x);
-            for n in 0..N {
-                max[n] = s.max(x[n], max[n]);
-                sum[n] = s.add(sum[n], weights[n]);
-            }
+            max = std::array::from_fn(|n| s.max(x[n], max[n]));
+            sum = std::array::from_fn(|n| s.add(sum[n], weights[n]));
         }
-        for n in 0..N {
-            s.store(max[n], &mut self.maxima[first + n]);
-            s.store(sum[n], &mut sums[n]);
+        for (n, (max, sum)) in max.into_iter().zip(sum).enumerate() {
+            s.store(max, &mut self.maxima[first + n]);
+            s.store(sum, &mut sums[n]);
         }
     }
 }
