@@ -3,7 +3,7 @@
 
     python3 scripts/check_llama_cpp.py [PROGRAM] [--converter CONVERT_HF_TO_GGUF]
 
-PROGRAM is target/release/tinygpt, if no other is named. Small models of the architectures gpt2, llama and qwen3, with
+PROGRAM is target/release/tinygpt, if no other is named. Small models of the architectures gpt2, llama (with the angles of Llama 3 too) and qwen3, with
 tokenizers of characters and byte-level BPE:
   ours        trained for some steps by `tinygpt train` and written by `tinygpt export`, in each type
   theirs      random models of transformers, written by the Python package gguf, in each type
@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from make_gguf_fixtures import byte_char, lively, write
+from make_gguf_fixtures import LLAMA3, byte_char, lively, write
 
 CONTEXT = 64
 PROMPT, NEW = "One day", 24
@@ -169,8 +169,8 @@ class Check:
             bound = ACTIVATIONS * self.off(whole, ours) + TOLERANCE["f32"][0]
             self.report(f"{name}, {dtype}", "llama.cpp from the weights as they were", self.off(whole, theirs), bound)
 
-    def ours(self, family, tokenizer, keys):
-        name = f"ours: {family}, {tokenizer}"
+    def ours(self, family, tokenizer, keys, note=""):
+        name = f"ours: {family}, {tokenizer}{note}"
         folder = self.place / name.replace(": ", "-").replace(", ", "-")
         keys = {
             "model.n_head": 4, "model.n_embd": 64, "model.n_layer": 2, "model.block_size": CONTEXT, "data.tokenizer": tokenizer,
@@ -195,24 +195,24 @@ class Check:
         for dtype in BLOCKS:
             self.blocks(name, dtype, files["f32"], files[dtype])
 
-    def theirs(self, family, model):
-        name = f"theirs: {family}"
+    def theirs(self, name, model):
+        family, name = ("llama" if name == "llama3" else name), f"theirs: {name}"
         alphabet = sorted(set(TEXT + PROMPT + "\né€"))
         tokens = ["".join(map(byte_char, char.encode())) for char in alphabet]
         merges = ["Ã ©", "â Ĥ", "âĤ ¬"]  # the bytes of é and of €
         model = lively(model(len(tokens)))
 
         def path_of(dtype):
-            path = self.place / f"{family}-{dtype}.gguf"
+            path = self.place / f"{name.removeprefix('theirs: ')}-{dtype}.gguf"
             # Each file is of the weights of the one before, rounded: f32 comes first, and is not rounded.
             write(path, family, gguf.GGMLQuantizationType[TYPES[dtype]], model, tokens, merges)
             return path
 
         self.every_type(name, path_of, alphabet.index("\n"), "".join(alphabet) + TEXT, family)
 
-    def converted(self, family, model, converter):
-        name = f"converted: {family}"
-        folder = self.place / f"converted-{family}"
+    def converted(self, name, model, converter):
+        folder = self.place / f"converted-{name}"
+        family, name = ("llama" if name == "llama3" else name), f"converted: {name}"
         merges = [["O", "n"], ["On", "e"], ["Ġ", "d"]]
         tokens = [*map(byte_char, range(256)), *map("".join, merges)]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -229,7 +229,7 @@ class Check:
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
 
         def path_of(dtype):
-            path = self.place / f"converted-{family}-{dtype}.gguf"
+            path = folder.with_suffix(f".{dtype}.gguf")
             wrapped = [sys.executable, "-c", CONVERTER, converter.parent, converter]
             self.run([*wrapped, folder, "--outfile", path, "--outtype", dtype])
             return path
@@ -246,6 +246,8 @@ def transformers_models():
     return {
         "gpt2": lambda n: GPT2LMHeadModel(GPT2Config(vocab_size=n, n_ctx=CONTEXT, **gpt2)),
         "llama": lambda n: LlamaForCausalLM(LlamaConfig(vocab_size=n, tie_word_embeddings=False, **common)),
+        "llama3": lambda n: LlamaForCausalLM(
+            LlamaConfig(vocab_size=n, tie_word_embeddings=False, rope_parameters=LLAMA3, **common)),
         "qwen3": lambda n: Qwen3ForCausalLM(Qwen3Config(vocab_size=n, tie_word_embeddings=True, **common)),
     }
 
@@ -264,6 +266,8 @@ def main():
         check.ours("gpt2", "bpe", {"model.mlp": "gelu_new", "model.bias": True})
         check.ours("gpt2", "char", {"model.mlp": "gelu"})
         check.ours("llama", "char", {"model.n_kv_head": 2, "model.tie_embeddings": False, "model.rope_theta": 5000.0})
+        angles = {"model.rope_scaling": "llama3", "model.rope_factor": 8.0, "model.rope_original_block_size": 30}
+        check.ours("llama", "char", angles, ", angles of Llama 3")
         check.ours("qwen3", "bpe", {"model.n_kv_head": 1})
         for family, model in transformers_models().items():
             check.theirs(family, model)

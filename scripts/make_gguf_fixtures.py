@@ -7,6 +7,7 @@ Random models of transformers, one of each architecture, written as convert_hf_t
 Llama's queries and keys included):
   gpt2-q8_0.gguf    byte-level BPE with a special token; the head has a tensor of its own, as in files of older converters
   llama-f16.gguf    characters, an untied head, grouped heads
+  llama3-f16.gguf   the same with the angles of Llama 3, one pair of a head interpolated
   qwen3-bf16.gguf   characters
   qwen3-q4_0.gguf   the same model
 `expected.json` has, for each, a text, its ids, and the logits of transformers behind it, computed from the rounded weights.
@@ -26,6 +27,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 CONTEXT, C, HEADS, HIDDEN = 12, 32, 4, 64
 NORMAL, CONTROL = 1, 3
 TYPES = gguf.GGMLQuantizationType
+# Of heads with four pairs the first stays, the second is interpolated, and the others are divided by the factor.
+LLAMA3 = dict(
+    rope_type="llama3", rope_theta=100.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=40)
 
 
 def byte_char(byte):
@@ -56,6 +60,22 @@ def chars():
 def permute(rows, heads):
     """LlamaModel.permute of the converter."""
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+
+
+def rope_factors(config):
+    """LlamaModel.generate_extra_tensors of the converter."""
+    rope = config.rope_parameters
+    if rope["rope_type"] != "llama3":
+        return None
+    factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
+    context = rope["original_max_position_embeddings"]
+    factors = []
+    for channel in range(0, config.head_dim, 2):
+        wavelength = 2 * np.pi * rope["rope_theta"] ** (channel / config.head_dim)
+        smooth = (context / wavelength - low) / (high - low)
+        scaled = 1 / ((1 - smooth) / factor + smooth)
+        factors.append(1 if wavelength < context / high else factor if wavelength > context / low else scaled)
+    return np.array(factors, dtype=np.float32)
 
 
 def write(path, architecture, kind, model, tokens, merges, special=None):
@@ -109,6 +129,9 @@ def write(path, architecture, kind, model, tokens, merges, special=None):
             n = heads if ".attn_q." in new else kv_heads
             rounded = rounded.reshape(n, values.shape[0] // n // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)
         tensor.copy_(torch.from_numpy(np.ascontiguousarray(rounded)))
+    factors = rope_factors(config) if architecture == "llama" else None
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -144,15 +167,19 @@ def main():
         vocab_size=len(bpe_tokens), n_positions=CONTEXT, n_embd=C, n_layer=1, n_head=HEADS, bos_token_id=None, eos_token_id=None,
     )))
     llama = lively(LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2, tie_word_embeddings=False)))
+    llama3 = lively(LlamaForCausalLM(LlamaConfig(
+        **common | dict(max_position_embeddings=64), num_key_value_heads=2, tie_word_embeddings=False, rope_parameters=LLAMA3)))
     qwen3 = lively(Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=1, tie_word_embeddings=True)))
     small = lively(Qwen3ForCausalLM(qwen3.config))
     write(out / "gpt2-q8_0.gguf", "gpt2", TYPES.Q8_0, gpt2, bpe_tokens, merges, special="<|endoftext|>")
     write(out / "llama-f16.gguf", "llama", TYPES.F16, llama, tokens, char_merges)
+    write(out / "llama3-f16.gguf", "llama", TYPES.F16, llama3, tokens, char_merges)
     write(out / "qwen3-bf16.gguf", "qwen3", TYPES.BF16, qwen3, tokens, char_merges)
     write(out / "qwen3-q4_0.gguf", "qwen3", TYPES.Q4_0, small, tokens, char_merges)
     answers = {
         "gpt2-q8_0.gguf": expected(gpt2, bpe_text, bpe_row),
         "llama-f16.gguf": expected(llama, text, row),
+        "llama3-f16.gguf": expected(llama3, text, row),
         "qwen3-bf16.gguf": expected(qwen3, text, row),
         "qwen3-q4_0.gguf": expected(small, text, row),
     }

@@ -114,6 +114,12 @@ fn gpt2(bias: bool, mlp: Mlp) -> GptConfig {
     GptConfig { vocab_size: 4, block_size: 8, n_layer: 2, n_head: 4, n_embd: 32, bias, mlp, ..GptConfig::default() }
 }
 
+/// A Llama with heads of four pairs, of which two keep their angles and two are interpolated.
+fn waves() -> GptConfig {
+    let wide = GptConfig { n_embd: 32, mlp_hidden: 64, ..llama3(&llama(false)) };
+    GptConfig { rope_theta: 10.0, rope_original_block_size: 40, ..wide }
+}
+
 /// Writes a model with lively weights; gives them.
 fn export(path: &Path, config: &GptConfig, tokenizer: &Tokenizer, kind: TensorType) -> Vec<Vec<f32>> {
     let params = lively_params(config, 7);
@@ -178,6 +184,7 @@ fn a_model_comes_back_from_each_type_within_its_rounding_and_is_written_alike_ag
         GptConfig { tie_embeddings: false, n_kv_head: 1, ..wide(true) },
         GptConfig { head_size: 6, norm_eps: 3e-5, ..wide(true) },
         GptConfig { rope_scaling: RopeScaling::Linear, rope_factor: 4.0, head_size: 10, ..wide(false) },
+        waves(),
     ] {
         for kind in TensorType::ALL {
             let params = export(&path, &config, &tokenizer(), kind);
@@ -352,7 +359,11 @@ fn a_model_of_no_architecture_is_not_written_as_gguf_and_its_keys_are_named() {
     for (config, message_part) in [
         (gpt2(true, Mlp::Relu2), "model.mlp"),
         (GptConfig { logit_cap: 3.0, ..llama(false) }, "LlamaForCausalLM needs model.logit_cap = 0, which is 3"),
-        (llama3(&llama(false)), "its angles are scaled by model.rope_scaling = \"llama3\""),
+        (
+            llama3(&llama(true)),
+            "its angles are scaled by model.rope_scaling = \"llama3\", which llama.cpp has for a Llama alone",
+        ),
+        (GptConfig { rope_theta: 1e39, ..llama(false) }, "a number of its angles"),
     ] {
         let params = init_params(&config, 1);
         let slices: Vec<&[f32]> = params.iter().map(Vec::as_slice).collect();
@@ -362,6 +373,26 @@ fn a_model_of_no_architecture_is_not_written_as_gguf_and_its_keys_are_named() {
         assert!(message.contains("cannot be written as GGUF") && message.contains(message_part), "{message}");
         assert!(!path.exists());
     }
+}
+
+#[test]
+fn angles_of_llama_3_are_the_tensor_of_llama_cpp_and_open_without_the_keys_of_our_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let published = GptConfig { rope_high_freq_factor: 4.0, ..waves() };
+    export(&path, &published, &tokenizer(), TensorType::Q8_0);
+    let (content, found) = read_gguf(&path);
+    let factors: Vec<f32> = found["rope_freqs.weight"].to_vec1().unwrap();
+    // Of 6.4, 3.6, 2.0 and 1.1 waves in the context of pretraining the first are more than 4.
+    for (factor, expected) in factors.iter().zip([1.0, 1.139_610, 2.378_079, 6.115_249]) {
+        assert!((factor / expected - 1.0).abs() < 1e-5, "{factors:?}");
+    }
+    assert_eq!(content.metadata["tinygpt.rope.original_context_length"].to_u32().unwrap(), 40);
+    // The last wave is longer than the context of pretraining: its factor is the whole one.
+    let longer = GptConfig { rope_theta: 40.0, ..published };
+    export(&path, &longer, &tokenizer(), TensorType::F16);
+    let foreign = patched(&fs::read(&path).unwrap(), b"tinygpt.rope.factor", b"another.rope.number");
+    assert_eq!(GgufFile::from_bytes(foreign).config().unwrap(), longer);
 }
 
 /// Reads all of a file; gives the message where it is refused.
@@ -386,7 +417,10 @@ fn patched(file: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 #[test]
 fn what_contradicts_itself_or_is_not_computed_here_is_refused_by_name() {
     let gpt2 = file(&gpt2(false, Mlp::Gelu), TensorType::F32);
+    let linear = GptConfig { rope_scaling: RopeScaling::Linear, rope_factor: 4.0, ..llama(false) };
+    let (scaled, linear) = (file(&waves(), TensorType::F16), file(&linear, TensorType::F16));
     let llama = file(&llama(false), TensorType::F16);
+    assert_eq!((read(scaled.clone()), read(linear.clone())), (None, None));
     assert_eq!(read(gpt2.clone()), None);
     assert_eq!(read(llama.clone()), None);
     // A key, its type (of a u32 or an f32), and its value.
@@ -453,6 +487,26 @@ fn what_contradicts_itself_or_is_not_computed_here_is_refused_by_name() {
             "`llama.attention.value_length` is 4; this program supports 8 only",
         ),
         (changed(&llama, "llama.rope.dimension_count", 4, 2), "`llama.rope.dimension_count` is 2"),
+        (
+            changed(&scaled, "tinygpt.rope.original_context_length", 40, 41),
+            "rope_freqs.weight is not what Llama 3's scaling",
+        ),
+        (
+            patched(&scaled, b"tinygpt.rope.factor", b"tinygpt.rope.fakter"),
+            "rope_freqs.weight is not what Llama 3's scaling",
+        ),
+        (
+            patched(&scaled, b"llama.rope.freq_base", b"qwen3.rope.freq_base"),
+            "rope_freqs.weight is not what Llama 3's scaling",
+        ),
+        (
+            patched(
+                &linear,
+                b"llama.rope.scaling.type\x08\0\0\0\x06\0\0\0\0\0\0\0linear",
+                b"llama.rope.scaling.type\x08\0\0\0\x06\0\0\0\0\0\0\0longer",
+            ),
+            "`llama.rope.scaling.type` is \"longer\"; this program supports \"none\" and \"linear\" only",
+        ),
         (
             patched(&llama, b"blk.0.attn_q.weight", b"blk.0.attn_z.weight"),
             "blk.0.attn_z.weight is none that this program has a use",

@@ -57,8 +57,16 @@ impl RopeFrequencies {
 
     /// The frequencies of the `n` pairs of a head's channels, from high to low.
     pub fn of_pairs(&self, n: usize) -> Vec<f64> {
-        let unscaled = |i: usize| self.theta.powf(-(i as f64) / n as f64);
-        (0..n).map(unscaled).map(|frequency| frequency / self.divisor(frequency)).collect()
+        self.unscaled_of_pairs(n).map(|frequency| frequency / self.divisor(frequency)).collect()
+    }
+
+    /// By what scaling divides the frequency of each of the `n` pairs.
+    pub(crate) fn divisors_of_pairs(&self, n: usize) -> Vec<f64> {
+        self.unscaled_of_pairs(n).map(|frequency| self.divisor(frequency)).collect()
+    }
+
+    fn unscaled_of_pairs(&self, n: usize) -> impl Iterator<Item = f64> {
+        (0..n).map(move |i| self.theta.powf(-(i as f64) / n as f64))
     }
 
     /// By what scaling divides a frequency.

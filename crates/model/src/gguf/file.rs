@@ -10,6 +10,7 @@ use super::{
     Gguf, TensorType, interleaved_heads,
     keys::{self, OUTPUT},
     reader::Tensor,
+    rope::ROPE_FACTORS,
     tokenizer,
 };
 use crate::{
@@ -140,6 +141,9 @@ fn pieces(gguf: &Gguf<'_>, file: &[u8], config: &GptConfig) -> Result<Vec<Vec<Pi
     }
     if config.tie_embeddings {
         used.insert(OUTPUT.to_owned()); // a copy of the embedding, if it is there
+    }
+    if architecture == Architecture::Llama {
+        used.insert(ROPE_FACTORS.to_owned()); // no parameter: the configuration says what it has
     }
     let mut unused: Vec<&str> = gguf.tensor_names().filter(|name| !used.contains(*name)).collect();
     unused.sort_unstable();

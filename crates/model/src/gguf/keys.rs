@@ -1,7 +1,7 @@
 //! The shape of a model in GGUF's metadata, there and back. What llama.cpp takes for granted of an architecture but is not so of
 //! every network here stands under keys of our own, `tinygpt.*`, which it passes over.
 
-use super::{Gguf, TensorType, writer::GgufValue};
+use super::{Gguf, TensorType, rope, writer::GgufValue};
 use crate::{
     GptConfig, Mlp,
     config::{Architecture, Norm, Position, RopeScaling},
@@ -247,9 +247,15 @@ impl Keys<'_, '_> {
         }
     }
 
-    /// How the angles are scaled. That of Llama 3 is no key but a tensor of factors, which no architecture has here.
+    /// How the angles are scaled, by keys or, as Llama 3's, by a tensor of factors.
     fn rope_scaling(&self, config: &mut GptConfig) -> Result<(), String> {
         let name = self.name("rope.scaling.type");
+        if self.architecture == Architecture::Llama {
+            rope::read(self.gguf, config)?;
+        }
+        if config.rope_scaling != RopeScaling::None && !matches!(self.gguf.text(&name)?, None | Some("none")) {
+            return Err(format!("its angles are scaled twice, by `{name}` and by its tensor {}", rope::ROPE_FACTORS));
+        }
         match self.gguf.text(&name)? {
             None | Some("none") => Ok(()),
             Some("linear") => {

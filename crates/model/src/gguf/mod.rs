@@ -9,6 +9,7 @@ mod file;
 mod format;
 mod keys;
 mod reader;
+mod rope;
 mod tensor_type;
 mod tokenizer;
 mod writer;
@@ -43,7 +44,8 @@ pub struct GgufWritten {
 /// llama.cpp would otherwise take the token with the id 11.
 ///
 /// # Errors
-/// [`ModelError::NoGguf`] where the network is of no architecture of Hugging Face, or the tokenizer is neither of characters nor
+/// [`ModelError::NoGguf`] where the network is of no architecture of Hugging Face, or is a Qwen3 whose angles are scaled as Llama 3's,
+/// or the tokenizer is neither of characters nor
 /// a byte-level BPE with the words of GPT-2, Llama 3 or Qwen; when the parameters do not match the configuration, a weight is
 /// too large for the type, or the disk is full.
 pub fn write_gguf(
@@ -55,16 +57,21 @@ pub fn write_gguf(
     kind: TensorType,
 ) -> Result<GgufWritten> {
     let architecture = config.architecture().map_err(|blame| ModelError::NoGguf { reason: blame.to_string() })?;
-    if config.rope_scaling == RopeScaling::Llama3 {
-        let reason = "its angles are scaled by model.rope_scaling = \"llama3\"; \"none\" and \"linear\" are written";
+    let llama3 = config.rope_scaling == RopeScaling::Llama3;
+    if llama3 && architecture != Architecture::Llama {
+        let reason = "its angles are scaled by model.rope_scaling = \"llama3\", which llama.cpp has for a Llama alone";
         return Err(ModelError::NoGguf { reason: reason.into() });
     }
-    if [config.rope_theta, config.rope_factor].iter().any(|&number| !(number as f32).is_finite()) {
-        let reason = "its rope_theta or rope_factor is larger than a number of 32 bits";
+    let numbers = [config.rope_theta, config.rope_factor, config.rope_low_freq_factor, config.rope_high_freq_factor];
+    if numbers.iter().any(|&number| !(number as f32).is_finite()) {
+        let reason = "a number of its angles (rope_theta, rope_factor) is larger than one of 32 bits";
         return Err(ModelError::NoGguf { reason: reason.into() });
     }
     check_values(&param_specs(config), params)?;
     let mut metadata = keys::describe(config, architecture, kind, name);
+    if llama3 {
+        metadata.extend(rope::describe(config));
+    }
     metadata.extend(tokenizer::describe(tokenizer, config.vocab_size)?);
     let in_file = params_of_file(config, params);
     let mut tensors = Vec::new();
@@ -73,6 +80,11 @@ pub fn write_gguf(
             let interleaved = interleaved_heads(&stored, architecture, config);
             tensors.push(GgufTensor { kind: type_of(&stored, kind), stored, param, interleaved });
         }
+    }
+    let factors = if llama3 { rope::factors(config) } else { Vec::new() };
+    if llama3 {
+        let stored = StoredTensor { name: rope::ROPE_FACTORS.into(), shape: vec![factors.len()], columns: None };
+        tensors.push(GgufTensor { kind: TensorType::F32, stored, param: &factors, interleaved: None });
     }
     writer::write(path, &metadata, &tensors)?;
     let without_blocks = tensors.iter().filter(|tensor| kind.has_blocks() && tensor.kind == TensorType::F16).count();

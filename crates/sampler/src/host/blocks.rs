@@ -23,9 +23,22 @@ impl<'a> Blocks<'a> {
     pub(super) fn new(row: &'a [f32], padding: f32) -> Self {
         let full = row.as_chunks::<LANES>().0.as_chunks::<VECTORS_PER_BLOCK>().0;
         let rest = &row[full.len() * BLOCK..];
-        let mut tail = [[padding; LANES]; VECTORS_PER_BLOCK];
-        tail.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
-        Self { full, tail, count: row.len().div_ceil(BLOCK) }
+        let mut blocks = Self { full, tail: [[padding; LANES]; VECTORS_PER_BLOCK], count: row.len().div_ceil(BLOCK) };
+        blocks.tail.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
+        blocks
+    }
+
+    /// The blocks that lie in the slice. A kernel of few operations goes over these, and then over the tail: where it is one
+    /// loop, the choice between the two is made at every vector.
+    #[inline(always)]
+    pub(super) fn full(&self) -> &'a [Block] {
+        self.full
+    }
+
+    /// The rest of the slice, padded; nothing but padding if `count` is that of the full blocks.
+    #[inline(always)]
+    pub(super) fn tail(&self) -> &Block {
+        &self.tail
     }
 
     #[inline(always)]

@@ -2,7 +2,8 @@
 //! of two pivots, and narrowing to the values between them.
 
 use super::blocks::{BLOCK, Blocks, VECTORS_PER_BLOCK};
-use super::row_kernels::lanes_at;
+use super::row_kernels::{lanes_at, sums_of};
+use super::softmax_scale::SoftmaxScale;
 use crate::simd::{Kernel, LANES, Lanes, Simd};
 use std::ops::RangeInclusive;
 
@@ -96,6 +97,76 @@ impl Kernel for MassAtPivots<'_> {
             not_below += f64::from(s.sum(not_below_sum));
         }
         (above, not_below)
+    }
+}
+
+/// Computes the weights of a list, sums them, and copies the elements with values from `low` to `high` to the front of the `to`
+/// buffers, as [`CompressRange`] does. `weights` must have room for whole blocks; the rest of the last one gets weights of 0.
+pub(super) struct WeighAndCompress<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) scale: SoftmaxScale,
+    pub(super) low: f32,
+    pub(super) high: f32,
+    pub(super) weights: &'a mut [f32],
+    pub(super) to_values: &'a mut [f32],
+    pub(super) to_weights: &'a mut [f32],
+    pub(super) to_positions: &'a mut [u32],
+}
+
+/// What [`WeighAndCompress`] finds of a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weighed {
+    /// The sum of all weights.
+    pub(super) total: f64,
+    /// The sum of the weights of the values above `high`.
+    pub(super) above: f64,
+    /// The sum of the weights of the values that are not below `low`.
+    pub(super) not_below: f64,
+    /// How many values are from `low` to `high`.
+    pub(super) between: usize,
+}
+
+impl Kernel for WeighAndCompress<'_> {
+    type Output = Weighed;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Weighed {
+        let Self { values, scale, low, high, weights, to_values, to_weights, to_positions } = self;
+        let blocks = Blocks::new(values, f32::NEG_INFINITY);
+        let (low, high) = (s.splat(low), s.splat(high));
+        let mut sums = [0.0; 3];
+        let mut between = 0;
+        let weights = &mut weights.as_chunks_mut::<LANES>().0[..blocks.count * VECTORS_PER_BLOCK];
+        for (group, weights) in weights.chunks_mut(LANES * VECTORS_PER_BLOCK).enumerate() {
+            // The lanes of the sums of each block, and zeros: of all weights, of those above `high`, and of those not below `low`.
+            let mut lanes = [[[0.0; LANES]; LANES]; 3];
+            for (n, weights) in weights.chunks_exact_mut(VECTORS_PER_BLOCK).enumerate() {
+                let block = group * LANES + n;
+                let (mut all, mut above, mut not_below) = (s.splat(0.0), s.splat(0.0), s.splat(0.0));
+                for (m, (x, weights)) in blocks.get(block).iter().zip(weights).enumerate() {
+                    let x = s.load(x);
+                    let w = scale.weights(s, x);
+                    s.store(w, weights);
+                    let (is_above, is_not_below) = (s.gt(x, high), s.ge(x, low));
+                    all = s.add(all, w);
+                    above = s.add(above, s.keep(is_above, w));
+                    not_below = s.add(not_below, s.keep(is_not_below, w));
+                    let mask = is_not_below & !is_above;
+                    s.compress(mask, x, lanes_at(to_values, between));
+                    s.compress(mask, w, lanes_at(to_weights, between));
+                    s.compress_range(mask, (block * BLOCK + m * LANES) as u32, lanes_at(to_positions, between));
+                    between += mask.count_ones() as usize;
+                }
+                for (sum, lanes) in [all, above, not_below].into_iter().zip(&mut lanes) {
+                    s.store(sum, &mut lanes[n]);
+                }
+            }
+            for (sum, lanes) in sums.iter_mut().zip(&lanes) {
+                *sum += sums_of(s, lanes).into_iter().map(f64::from).sum::<f64>();
+            }
+        }
+        let [total, above, not_below] = sums;
+        Weighed { total, above, not_below, between }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The search for the cut where the largest values of a list reach a given mass: a quickselect by weight.
 //!
-//! Each step takes two pivots from a sample of the list, sums the weights above and between them in one pass, and goes
-//! on with the part in which the mass is reached. Short lists are sorted.
+//! Each step takes two pivots, sums the weights above and between them in one pass, and goes on with the part in which the mass is
+//! reached. The first pivots may be given; others are interpolated between those before, or where that has missed, come from a
+//! sample of the list. Short lists are sorted.
 
-use super::cut::{CompressRange, Cut, MassAtPivots};
+use super::cut::{CompressRange, Cut, MassAtPivots, WeighAndCompress, Weighed};
+use super::softmax_scale::SoftmaxScale;
 use crate::simd::{LANES, SimdLevel};
 use std::ops::RangeInclusive;
 
@@ -18,6 +20,8 @@ const LONG_PIVOT_SAMPLE: usize = 63;
 /// The number of sampled elements between each of the two and the best guess. A quarter of the list lies between the
 /// two, and almost always the cut.
 const PIVOT_MARGIN: usize = 8;
+/// How far off an interpolated pivot may be since the weight is not spread evenly, as a share of the range.
+const INTERPOLATION_BIAS: f64 = 0.06;
 /// After so many steps the rest is sorted, so that unlucky pivots do not cost more than a sort.
 const MAX_PIVOT_STEPS: usize = 40;
 
@@ -47,6 +51,33 @@ struct ListView<'a> {
     positions: Option<&'a [u32]>,
 }
 
+/// What is known of the elements that are left to search.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    /// The weight above them.
+    above: f64,
+    /// Their weight.
+    within: f64,
+    /// No value is lower.
+    low: f32,
+    /// No value is higher.
+    high: f32,
+}
+
+impl Rest {
+    /// Two values that are likely to enclose the one below which the weights of `len` elements sum to `dropped`, if these are spread
+    /// evenly from the lowest to the highest. None if the values have no bounds, or these leave no room.
+    fn interpolated_pivots(&self, dropped: f64, len: usize) -> Option<(f32, f32)> {
+        let margin = INTERPOLATION_BIAS + 1.0 / (len as f64).sqrt();
+        let share = dropped / self.within;
+        let (low, width) = (f64::from(self.low), f64::from(self.high) - f64::from(self.low));
+        let pivot = |share: f64| (low + width * share.clamp(0.0, 1.0)) as f32;
+        let (from, to) = (pivot(share - margin), pivot(share + margin));
+        let narrows = (self.low < from || to < self.high) && from < to;
+        (width.is_finite() && narrows).then_some((from, to))
+    }
+}
+
 impl ListView<'_> {
     fn position(&self, n: usize) -> u32 {
         self.positions.map_or(n as u32, |positions| positions[n])
@@ -67,47 +98,100 @@ impl CutSearch {
         target: f64,
         total: f64,
     ) -> Cut {
+        let all = Rest { above: 0.0, within: total, low: f32::NEG_INFINITY, high: f32::INFINITY };
+        self.cut_in(level, (values, weights), false, all, target)
+    }
+
+    /// Computes the weights of a list and lists those elements anew that are between two pivots, which are likely to enclose
+    /// the cut of [`CutSearch::cut_between`]. `weights` must have room for whole blocks.
+    pub(super) fn weigh_between(
+        &mut self,
+        level: SimdLevel,
+        values: &[f32],
+        scale: SoftmaxScale,
+        pivots: (f32, f32),
+        weights: &mut [f32],
+    ) -> Weighed {
+        let (list, (low, high)) = (&mut self.lists[0], pivots);
+        list.make_room(values.len());
+        let NarrowedList { values: to_values, weights: to_weights, positions: to_positions, len } = list;
+        let weighed =
+            level.run(WeighAndCompress { values, scale, low, high, weights, to_values, to_weights, to_positions });
+        *len = weighed.between;
+        weighed
+    }
+
+    /// [`CutSearch::cut_at_mass`] after [`CutSearch::weigh_between`] of the same values with these pivots.
+    pub(super) fn cut_between(
+        &mut self,
+        level: SimdLevel,
+        values: &[f32],
+        weights: &[f32],
+        target: f64,
+        (low, high): (f32, f32),
+        weighed: &Weighed,
+    ) -> Cut {
+        if weighed.above < target && weighed.not_below >= target && weighed.between > 0 {
+            let rest = Rest { above: weighed.above, within: weighed.not_below - weighed.above, low, high };
+            self.cut_in(level, (values, weights), true, rest, target)
+        } else {
+            self.cut_at_mass(level, values, weights, target, weighed.total)
+        }
+    }
+
+    /// The search for a cut in the elements that are left: those of `self.lists[0]` if `narrowed`, else all.
+    fn cut_in(
+        &mut self,
+        level: SimdLevel,
+        (values, weights): (&[f32], &[f32]),
+        mut narrowed: bool,
+        mut rest: Rest,
+        target: f64,
+    ) -> Cut {
         // The smallest number above 0, so that a target of 0 keeps one element.
         let target = target.max(f64::MIN_POSITIVE);
-        let (mut above, mut within) = (0.0, total);
         let [list, spare] = &mut self.lists;
-        let mut narrowed = false;
+        let mut interpolates = true;
         for _ in 0..MAX_PIVOT_STEPS {
             let view = if narrowed { list.view() } else { ListView { values, weights, positions: None } };
             if view.values.len() <= MAX_SORTED {
                 break;
             }
-            let dropped = above + within - target;
-            let (low, high) = if narrowed || view.values.len() < MIN_LONG {
+            let dropped = rest.above + rest.within - target;
+            let interpolated = rest.interpolated_pivots(dropped, view.values.len()).filter(|_| interpolates);
+            let (low, high) = if let Some(pivots) = interpolated {
+                pivots
+            } else if narrowed || view.values.len() < MIN_LONG {
                 pivots::<PIVOT_SAMPLE>(view, dropped, 0)
             } else {
                 pivots::<LONG_PIVOT_SAMPLE>(view, dropped, PIVOT_MARGIN)
             };
             let (over, reached) = level.run(MassAtPivots { values: view.values, weights: view.weights, low, high });
-            let range = if above + over >= target {
-                within = over;
-                high.next_up()..=f32::INFINITY
-            } else if above + reached < target {
-                above += reached;
-                within -= reached;
-                f32::NEG_INFINITY..=low.next_down()
+            if rest.above + over >= target {
+                rest = Rest { within: over, low: high.next_up(), ..rest };
+                interpolates = false;
+            } else if rest.above + reached < target {
+                rest.above += reached;
+                rest.within -= reached;
+                rest.high = low.next_down();
+                interpolates = false;
             } else if low < high {
-                above += over;
-                within = reached - over;
-                low..=high
+                rest = Rest { above: rest.above + over, within: reached - over, low, high };
             } else {
-                return cut_ties(view, low, above + over, target);
-            };
-            if !spare.fill_from(level, view, range) {
+                return cut_ties(view, low, rest.above + over, target);
+            }
+            if !spare.fill_from(level, view, rest.low..=rest.high) {
                 // No element is below the pivot, and rounding kept the sum short of the target: all elements are kept.
                 return cut_ties(view, low, 0.0, f64::INFINITY);
             }
+            // Many equal values are not spread evenly.
+            interpolates &= spare.len < view.values.len() / 2;
             std::mem::swap(list, spare);
             narrowed = true;
         }
         let view = if narrowed { list.view() } else { ListView { values, weights, positions: None } };
         sort_descending(view, &mut self.keys);
-        cut_keys(&self.keys, weights, above, target)
+        cut_keys(&self.keys, weights, rest.above, target)
     }
 
     /// The cut of a short list by top-k and then by top-p: of the first `count` elements in falling order, the fewest
@@ -135,14 +219,19 @@ impl NarrowedList {
         }
     }
 
-    /// Replaces the list by the elements of `from` with values in the range; false if there are none.
-    fn fill_from(&mut self, level: SimdLevel, from: ListView<'_>, range: RangeInclusive<f32>) -> bool {
-        let room = from.values.len() + LANES;
+    /// Makes room for so many elements, and for a vector more.
+    fn make_room(&mut self, len: usize) {
+        let room = len + LANES;
         if self.values.len() < room {
             self.values.resize(room, 0.0);
             self.weights.resize(room, 0.0);
             self.positions.resize(room, 0);
         }
+    }
+
+    /// Replaces the list by the elements of `from` with values in the range; false if there are none.
+    fn fill_from(&mut self, level: SimdLevel, from: ListView<'_>, range: RangeInclusive<f32>) -> bool {
+        self.make_room(from.values.len());
         self.len = level.run(CompressRange {
             range,
             values: from.values,
@@ -290,6 +379,40 @@ mod tests {
                         let found = search.cut_at_mass(level, &values, w, target, total);
                         assert_eq!(found, cut, "{name} {case} {share} {level:?}");
                     }
+                }
+            }
+        }
+    }
+
+    /// At this temperature the weights of whole numbers are powers of two, whose sums are exact in any order.
+    const POWERS_OF_TWO: f64 = std::f64::consts::LOG2_E;
+
+    #[test]
+    fn the_cut_between_pivots_is_that_of_a_full_sort_wherever_these_are() {
+        let mut search = CutSearch::default();
+        for case in 0..200u64 {
+            let length = 1 + (uniform(5, case, 0) * 9000.0) as usize;
+            let distinct = [1.0, 4.0, 12.0][case as usize % 3];
+            let values: Vec<f32> =
+                (0..length).map(|n| (uniform(6, case, n as u64) * distinct).floor() as f32 - 12.0).collect();
+            let scale = SoftmaxScale::new(-2.0, POWERS_OF_TWO);
+            let weights: Vec<f32> = values.iter().map(|x| (x + 2.0).exp2()).collect();
+            let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+            let pivot = |n| (uniform(7, case, n) * 16.0) as f32 - 14.0;
+            let pivots = (pivot(0).min(pivot(1)), pivot(0).max(pivot(1)));
+            let above: f64 =
+                values.iter().zip(&weights).filter(|(x, _)| **x > pivots.1).map(|(_, &w)| f64::from(w)).sum();
+            for share in [0.0, uniform(8, case, 0), uniform(8, case, 1), 1.0] {
+                let target = (share * total * 4096.0).floor() / 4096.0;
+                let cut = expected(&values, &weights, target);
+                for level in SimdLevel::available() {
+                    let mut written = vec![f32::NAN; length.next_multiple_of(256)];
+                    let weighed = search.weigh_between(level, &values, scale, pivots, &mut written);
+                    assert_eq!(written[..length], weights);
+                    assert!(written[length..].iter().all(|&w| w == 0.0));
+                    assert_eq!((weighed.total, weighed.above), (total, above));
+                    let found = search.cut_between(level, &values, &weights, target, pivots, &weighed);
+                    assert_eq!(found, cut, "{case} {share} {pivots:?} {level:?}");
                 }
             }
         }

@@ -7,6 +7,7 @@
 //! - `row_kernels`: the passes over a whole row (maxima, sums, collecting what reaches a threshold);
 //! - `softmax_scale`: from logits to weights, `exp((x - origin) / temperature)`;
 //! - `shortlist`: the few logits among which top-k, top-p or min-p cut;
+//! - `nucleus`: where that of top-p may be, by a sample of the row;
 //! - `cut` and `cut_search`: where the cut is, found by pivots instead of a sort;
 //! - `f64_selection`: the same in f64, for temperatures and top-p where f32 would not be exact, and all other rules;
 //! - `sharing`: whether a batch is worth more than one thread;
@@ -16,6 +17,7 @@ mod blocks;
 mod cut;
 mod cut_search;
 mod f64_selection;
+mod nucleus;
 mod read_limit;
 mod row_kernels;
 mod selection;

@@ -8,14 +8,16 @@
 //! - greedy: the first token of the largest logit, in the first block that has it;
 //! - top-k: the k-th largest lane maximum is a lower bound of the k-th largest logit. The logits that reach it (rarely
 //!   many more than k, from few blocks) are the shortlist, which is cut at exactly k, then at top-p;
-//! - top-p without top-k: the shortlist is what reaches a threshold guessed from the sample or, if the mass of that is
-//!   less than p, all but the lightest tokens; it is cut where the heaviest tokens reach p;
+//! - top-p without top-k (`nucleus`): the shortlist is what reaches a threshold guessed from the sample or, if the mass of that is
+//!   less than p, all but the lightest tokens; it is cut where the heaviest tokens reach p, most often between two logits that the
+//!   sample suggests too;
 //! - min-p alone: the shortlist is what reaches the smallest logit that qualifies;
 //! - none of these: the draw finds its block by the block sums, and computes the weights of that block alone.
 
 use super::blocks::BLOCK;
 use super::cut_search::{from_total_order_key, total_order_key};
 use super::f64_selection::{self, RowNumbers, WeightedToken};
+use super::nucleus::Nucleus;
 use super::row_kernels::{FirstBlockReaching, LaneMaxima, MaximaAndSums, RowMax, sample_vectors};
 use super::shortlist::{RowScan, Shortlist, find_block, find_in_block};
 use super::softmax_scale::{BlockSums, SoftmaxScale, SoftmaxWeights};
@@ -121,11 +123,12 @@ impl Selection {
         }
         self.kind = SelectionKind::Shortlist;
         let Self { max, maxima, sample, scale, shortlist, .. } = self;
-        let scan = RowScan { row, max: *max, maxima, sample, scale: *scale };
+        let scan = RowScan { row, max: *max, maxima, scale: *scale };
         if top_k {
             shortlist.keep_top_k(scan, params.top_k, params.top_p);
         } else if top_p {
-            shortlist.keep_top_p(scan, params.top_p, temperature, self.total_weight);
+            let nucleus = Nucleus { top_p: params.top_p, temperature, origin: scale.origin };
+            shortlist.keep_nucleus(scan, nucleus, sample, self.total_weight);
         } else {
             shortlist.keep_at_least(scan, min_p_threshold(*max, temperature, params.min_p));
         }
@@ -219,28 +222,33 @@ impl Selection {
 
     /// Finds the largest logit, the lane maxima, and the sums of all weights; chooses the scale.
     fn scan_maxima_and_weights(&mut self, row: &[f32], temperature: f64) -> Result<(), SamplingError> {
-        let Self { level, max, maxima, sample, block_sums, .. } = self;
-        sample.clear();
-        if row.len() >= MIN_SAMPLED_ROW {
-            sample_vectors(row, BLOCKS_PER_SAMPLED_VECTOR, sample);
-        }
-        let origin = level.run(RowMax { row: sample.as_flattened() });
+        let origin = self.sample(row);
         if origin.is_finite() {
             // Weights relative to a large logit need not wait for the largest: one read of the row instead of two.
+            let Self { level, maxima, block_sums, .. } = self;
             let scale = SoftmaxScale::new(origin, temperature);
-            let may_have_nan;
-            (*max, may_have_nan) = level.run(MaximaAndSums { row, scale, maxima, block_sums });
-            self.scale = scale;
-            self.check(row, may_have_nan)?;
-        } else {
-            self.scan_maxima(row)?;
+            let max = level.run(MaximaAndSums { row, scale, maxima, block_sums });
+            let total_weight: f64 = self.block_sums.iter().sum();
+            // Neither a NaN nor a +infinity, and the guess at the largest was not too far off.
+            if total_weight.is_finite() && max < f32::INFINITY && scale.is_near(max) {
+                (self.scale, self.max, self.total_weight) = (scale, max, total_weight);
+                return Ok(());
+            }
         }
-        if !(origin.is_finite() && self.scale.is_near(self.max)) {
-            self.scale = SoftmaxScale::new(self.max, temperature);
-            self.level.run(BlockSums { row, scale: self.scale, block_sums: &mut self.block_sums });
-        }
+        self.scan_maxima(row)?;
+        self.scale = SoftmaxScale::new(self.max, temperature);
+        self.level.run(BlockSums { row, scale: self.scale, block_sums: &mut self.block_sums });
         self.total_weight = self.block_sums.iter().sum();
         Ok(())
+    }
+
+    /// Samples a long row; returns the largest logit of the sample, -infinity of a short row.
+    fn sample(&mut self, row: &[f32]) -> f32 {
+        self.sample.clear();
+        if row.len() >= MIN_SAMPLED_ROW {
+            sample_vectors(row, BLOCKS_PER_SAMPLED_VECTOR, &mut self.sample);
+        }
+        self.level.run(RowMax { row: self.sample.as_flattened() })
     }
 
     /// Refuses a row with a NaN, a +infinity or no finite logit.

@@ -6,7 +6,8 @@
 use super::blocks::BLOCK;
 use super::cut::{ApplyCut, Cut};
 use super::cut_search::CutSearch;
-use super::row_kernels::{CollectDense, CollectSparse, CountAtLeast, FoldMaxima, MassBelow};
+use super::nucleus::{LowerTail, Nucleus};
+use super::row_kernels::{CollectDense, CollectSparse, CountAtLeast, FoldMaxima};
 use super::softmax_scale::{SoftmaxScale, SoftmaxWeights};
 use crate::simd::{LANES, Lanes, SimdLevel};
 
@@ -19,8 +20,8 @@ const MAX_SORTED: usize = 160;
 const BLOCKS_PER_FOLD: usize = 4;
 /// The most bisection steps in the search for that bound, which need not be tight.
 const BISECTION_STEPS: usize = 16;
-/// The fraction of the mass outside the nucleus that a guessed threshold keeps in the shortlist, as the sample that it
-/// is guessed from is not exact.
+/// The fraction of the weight outside the nucleus that a guessed threshold keeps in the shortlist, as the samples that it is
+/// guessed from are not exact.
 const GUESS_SLACK: f64 = 0.25;
 
 /// A row and what the first pass has found of it.
@@ -31,8 +32,6 @@ pub(super) struct RowScan<'a> {
     pub(super) max: f32,
     /// The lane maxima of each block.
     pub(super) maxima: &'a [Lanes],
-    /// A sample of the logits, spread over the row; empty for a short row.
-    pub(super) sample: &'a [Lanes],
     pub(super) scale: SoftmaxScale,
 }
 
@@ -89,7 +88,7 @@ impl Shortlist {
         if k < scan.row.len() / (2 * LANES) {
             self.collect_sparse(scan, threshold);
         } else {
-            self.collect_dense(scan, threshold);
+            self.collect_dense(scan.row, threshold);
         }
         if self.len <= MAX_SORTED {
             self.weigh(scan.scale);
@@ -109,26 +108,52 @@ impl Shortlist {
         }
     }
 
-    /// Keeps the nucleus of `top_p`, below 1, of a row whose weights sum to `total_weight`.
-    pub(super) fn keep_top_p(&mut self, scan: RowScan<'_>, top_p: f64, temperature: f64, total_weight: f64) {
-        // Together, all tokens lighter than (1 - p) / V of the total weigh less than 1 - p of it, so they are outside
-        // of the nucleus. The threshold is a little lower, for the rounding of weights: a longer shortlist is never
-        // wrong.
-        let outside = (1.0 - top_p) * total_weight;
-        let lightest = outside / scan.row.len() as f64;
-        let threshold = f64::from(scan.scale.origin) + temperature * (lightest.ln() - 1e-4);
-        let threshold = (threshold as f32).next_down().max(f32::MIN);
-        let guess =
-            if scan.sample.is_empty() { threshold } else { self.guess_nucleus_threshold(scan, threshold, outside) };
-        self.collect_dense(scan, guess);
-        self.weigh(scan.scale);
-        let target = top_p * total_weight;
-        // The nucleus is in the shortlist if the shortlist has its mass; otherwise the guess was too high.
-        if self.total_weight < target * (1.0 + 1e-6) {
-            self.collect_dense(scan, threshold);
-            self.weigh(scan.scale);
+    /// Keeps the nucleus of a row whose weights sum to `total_weight`. The origin of the weights is the largest logit of `sample`,
+    /// some vectors of the row; a short row has none.
+    pub(super) fn keep_nucleus(&mut self, scan: RowScan<'_>, nucleus: Nucleus, sample: &[Lanes], total_weight: f64) {
+        let certain = nucleus.certain_threshold(total_weight, scan.row.len());
+        if !sample.is_empty() && self.keep_guessed_nucleus(scan, nucleus, sample, total_weight, certain) {
+            return;
         }
-        self.tighten_to_mass(target);
+        self.collect_dense(scan.row, certain);
+        self.weigh(scan.scale);
+        self.tighten_to_mass(nucleus.top_p * total_weight);
+    }
+
+    /// Keeps the nucleus by what a sample of the row suggests; false if that was no good guess.
+    fn keep_guessed_nucleus(
+        &mut self,
+        scan: RowScan<'_>,
+        nucleus: Nucleus,
+        sample: &[Lanes],
+        total_weight: f64,
+        certain: f32,
+    ) -> bool {
+        let RowScan { row, scale, .. } = scan;
+        ensure_len(&mut self.weights, sample.as_flattened().len().next_multiple_of(BLOCK), 0.0);
+        let tail = LowerTail::of_sample(self.level, sample, row.len(), scale, certain, scan.max, &mut self.weights);
+        let (target, outside) = (nucleus.top_p * total_weight, nucleus.outside(total_weight));
+        let threshold = tail.threshold((1.0 - GUESS_SLACK) * outside);
+        if tail.is_last(threshold) {
+            // A row of a few heavy tokens; or one of many equal ones, of which the sample does not tell how many are in the nucleus.
+            let reaching = self.level.run(CountAtLeast { values: scan.maxima, threshold });
+            if reaching > scan.maxima.len() * LANES / 8 {
+                return false;
+            }
+            self.collect_sparse(scan, threshold);
+        } else {
+            self.collect_dense(row, threshold);
+        }
+        ensure_len(&mut self.weights, self.len.next_multiple_of(BLOCK), 0.0);
+        let (values, weights) = (&self.values[..self.len], &mut self.weights);
+        let pivots = tail.pivots(outside);
+        let weighed = self.search.weigh_between(self.level, values, scale, pivots, weights);
+        // The nucleus is in the shortlist if the shortlist has its weight.
+        if weighed.total < target * (1.0 + 1e-6) {
+            return false;
+        }
+        self.cut = self.search.cut_between(self.level, values, &weights[..self.len], target, pivots, &weighed);
+        true
     }
 
     /// Makes the cut drop all logits below `threshold` too.
@@ -197,10 +222,10 @@ impl Shortlist {
     }
 
     /// Fills the shortlist; for thresholds that most blocks reach.
-    fn collect_dense(&mut self, scan: RowScan<'_>, threshold: f32) {
-        self.reset(scan.row.len(), threshold);
+    fn collect_dense(&mut self, row: &[f32], threshold: f32) {
+        self.reset(row.len(), threshold);
         let (values, block_starts) = (&mut self.values[..], &mut self.block_starts[..]);
-        self.len = self.level.run(CollectDense { row: scan.row, threshold, values, block_starts });
+        self.len = self.level.run(CollectDense { row, threshold, values, block_starts });
     }
 
     /// Removes the cut and makes room for a whole row.
@@ -260,26 +285,6 @@ impl Shortlist {
             }
         }
         low
-    }
-
-    /// A threshold, not below `threshold`, that keeps somewhat more than the nucleus if the sample represents the row;
-    /// `outside` is the weight of all tokens outside the nucleus.
-    fn guess_nucleus_threshold(&mut self, scan: RowScan<'_>, threshold: f32, outside: f64) -> f32 {
-        let sample = scan.sample.as_flattened();
-        ensure_len(&mut self.weights, sample.len().next_multiple_of(BLOCK), 0.0);
-        let (scale, weights) = (scan.scale, &mut self.weights[..]);
-        self.level.run(SoftmaxWeights { values: sample, scale, weights, block_sums: None });
-        // The weight of the sample below each of sixteen equally spaced thresholds up to the largest logit.
-        let step = (scan.max - threshold) / LANES as f32;
-        let thresholds: Lanes = std::array::from_fn(|n| threshold + n as f32 * step);
-        let weights = &self.weights[..sample.len()];
-        let below = self.level.run(MassBelow { values: sample, weights, thresholds: &thresholds });
-        let outside = ((1.0 - GUESS_SLACK) * outside * sample.len() as f64 / scan.row.len() as f64) as f32;
-        // Interpolates linearly between the last threshold with less than that below it and the next. The weight is
-        // convex in the threshold, so this is rather too low than too high.
-        let n = below.iter().rposition(|&below| below <= outside).unwrap_or(0);
-        let fraction = below.get(n + 1).map_or(0.0, |next| (outside - below[n]) / (next - below[n]));
-        (thresholds[n] + step * fraction.clamp(0.0, 1.0)).max(threshold)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From logits to softmax weights: `exp((x - origin) / temperature)` on vectors, and sums of weights.
 
-use super::blocks::{Blocks, VECTORS_PER_BLOCK};
-use crate::simd::{Kernel, LANES, Simd, exp2_scaled};
+use super::blocks::{Block, Blocks, VECTORS_PER_BLOCK};
+use crate::simd::{Kernel, LANES, Simd, exp2_scaled_of};
 
 /// The weight of a logit x at a temperature: `exp((x - origin) / temperature)`. A logit equal to the origin weighs 1.
 ///
@@ -39,12 +39,31 @@ impl SoftmaxScale {
         (f64::from(max) - f64::from(self.origin)) * f64::from(self.factor_high) <= 8.0 * 24.0
     }
 
-    /// The weights of sixteen logits.
+    /// The weights of sixteen logits. That of NaN, and of logits whose distance from the origin is beyond f32, is NaN; that of
+    /// logits that are not near the origin ([`SoftmaxScale::is_near`]) may be any number.
     #[inline(always)]
     pub(super) fn weights<S: Simd>(&self, s: S, x: S::V) -> S::V {
-        let distance = s.sub(x, s.splat(self.origin));
-        let inside = s.ge(distance, s.splat(self.min_distance));
-        s.keep(inside, exp2_scaled(s, distance, s.splat(self.factor_high), s.splat(self.factor_low)))
+        let [weights] = self.weights_of(s, [x]);
+        weights
+    }
+
+    /// [`SoftmaxScale::weights`] of several vectors.
+    #[inline(always)]
+    pub(super) fn weights_of<S: Simd, const N: usize>(&self, s: S, x: [S::V; N]) -> [S::V; N] {
+        let distance: [S::V; N] = std::array::from_fn(|n| s.sub(x[n], s.splat(self.origin)));
+        let inside: [u16; N] = std::array::from_fn(|n| s.not_lt(distance[n], s.splat(self.min_distance)));
+        let weights = exp2_scaled_of(s, distance, s.splat(self.factor_high), s.splat(self.factor_low));
+        std::array::from_fn(|n| s.keep(inside[n], weights[n]))
+    }
+
+    /// The sum of the weights of a block.
+    #[inline(always)]
+    pub(super) fn block_sum<S: Simd>(&self, s: S, block: &Block) -> f64 {
+        let mut sum = s.splat(0.0);
+        for lanes in block {
+            sum = s.add(sum, self.weights(s, s.load(lanes)));
+        }
+        f64::from(s.sum(sum))
     }
 }
 
@@ -63,11 +82,7 @@ impl Kernel for BlockSums<'_> {
         let blocks = Blocks::new(self.row, f32::NEG_INFINITY);
         self.block_sums.clear();
         for n in 0..blocks.count {
-            let mut sum = s.splat(0.0);
-            for lanes in blocks.get(n) {
-                sum = s.add(sum, self.scale.weights(s, s.load(lanes)));
-            }
-            self.block_sums.push(f64::from(s.sum(sum)));
+            self.block_sums.push(self.scale.block_sum(s, blocks.get(n)));
         }
     }
 }

@@ -230,6 +230,10 @@ impl Simd for Avx2 {
         self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(a, b) })
     }
     #[inline(always)]
+    fn not_lt(self, a: TwoRegisters, b: TwoRegisters) -> u16 {
+        self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_NLT_UQ>(a, b) })
+    }
+    #[inline(always)]
     fn unordered(self, a: TwoRegisters, b: TwoRegisters) -> u16 {
         self.masks(a, b, |a, b| unsafe { _mm256_cmp_ps::<_CMP_UNORD_Q>(a, b) })
     }

@@ -196,6 +196,10 @@ impl<const BF16: bool, const VNNI: bool> Simd for Avx512<BF16, VNNI> {
         unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
     }
     #[inline(always)]
+    fn not_lt(self, a: __m512, b: __m512) -> u16 {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b) }
+    }
+    #[inline(always)]
     fn unordered(self, a: __m512, b: __m512) -> u16 {
         unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b) }
     }

@@ -28,12 +28,23 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
 /// float, `2^(r/8)` is a cubic.
 #[inline(always)]
 pub(crate) fn exp2_scaled<S: Simd>(s: S, x: S::V, high: S::V, low: S::V) -> S::V {
+    let [power] = exp2_scaled_of(s, [x], high, low);
+    power
+}
+
+/// [`exp2_scaled`] of several vectors, step by step: a processor then waits for none of them, though it sees only the next hundred or
+/// so of instructions.
+#[inline(always)]
+pub(crate) fn exp2_scaled_of<S: Simd, const N: usize>(s: S, x: [S::V; N], high: S::V, low: S::V) -> [S::V; N] {
     // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.
     let magic = s.splat(12_582_912.0);
-    let shifted = s.mul_add(x, high, magic);
-    let minus_whole = s.sub(magic, shifted);
-    let rest = s.mul_add(x, low, s.mul_add(x, high, minus_whole));
-    let slope = s.mul_add(s.mul_add(s.splat(CUBE), rest, s.splat(SQUARE)), rest, s.splat(LINEAR));
-    let whole = s.exp2_eighths(shifted);
-    s.mul_add(whole, s.mul(slope, rest), whole)
+    let shifted: [S::V; N] = std::array::from_fn(|n| s.mul_add(x[n], high, magic));
+    let minus_whole: [S::V; N] = std::array::from_fn(|n| s.sub(magic, shifted[n]));
+    let rest: [S::V; N] = std::array::from_fn(|n| s.mul_add(x[n], high, minus_whole[n]));
+    let rest: [S::V; N] = std::array::from_fn(|n| s.mul_add(x[n], low, rest[n]));
+    let slope: [S::V; N] = std::array::from_fn(|n| s.mul_add(s.splat(CUBE), rest[n], s.splat(SQUARE)));
+    let slope: [S::V; N] = std::array::from_fn(|n| s.mul_add(slope[n], rest[n], s.splat(LINEAR)));
+    let whole: [S::V; N] = std::array::from_fn(|n| s.exp2_eighths(shifted[n]));
+    let slope: [S::V; N] = std::array::from_fn(|n| s.mul(slope[n], rest[n]));
+    std::array::from_fn(|n| s.mul_add(whole[n], slope[n], whole[n]))
 }

@@ -51,7 +51,7 @@ mod scalar;
 pub use bf16::to_bf16;
 pub use choice::SimdError;
 pub use exp::exp;
-pub(crate) use exp::exp2_scaled;
+pub(crate) use exp::exp2_scaled_of;
 
 use sealed::Sealed;
 use std::fmt;
@@ -122,6 +122,8 @@ pub trait Simd: Sealed + Copy {
     fn ge(self, a: Self::V, b: Self::V) -> u16;
     /// The mask of the lanes with `a > b`.
     fn gt(self, a: Self::V, b: Self::V) -> u16;
+    /// The mask of the lanes without `a < b`: with `a >= b`, and those in which `a` or `b` is NaN.
+    fn not_lt(self, a: Self::V, b: Self::V) -> u16;
     /// The mask of the lanes in which `a` or `b` is NaN.
     fn unordered(self, a: Self::V, b: Self::V) -> u16;
     /// `v` in the lanes of the mask, +0 in the others.

@@ -147,6 +147,10 @@ impl Simd for Neon {
         self.masks(|i| unsafe { vcgtq_f32(a[i], b[i]) })
     }
     #[inline(always)]
+    fn not_lt(self, a: FourRegisters, b: FourRegisters) -> u16 {
+        self.masks(|i| unsafe { vmvnq_u32(vcltq_f32(a[i], b[i])) })
+    }
+    #[inline(always)]
     fn unordered(self, a: FourRegisters, b: FourRegisters) -> u16 {
         self.masks(|i| unsafe { vmvnq_u32(vandq_u32(vceqq_f32(a[i], a[i]), vceqq_f32(b[i], b[i]))) })
     }

@@ -2,7 +2,7 @@
 //! compute.
 
 use super::{EXP2_EIGHTHS, LANES, Lanes, Sealed, Simd, VECTOR_BYTES};
-use std::array::from_fn;
+use std::{array::from_fn, cmp::Ordering};
 
 /// The operations without vector instructions; no proof is needed.
 #[derive(Clone, Copy)]
@@ -85,6 +85,10 @@ impl Simd for Scalar {
     }
     fn gt(self, a: Lanes, b: Lanes) -> u16 {
         mask(|i| a[i] > b[i])
+    }
+    fn not_lt(self, a: Lanes, b: Lanes) -> u16 {
+        // Not `a >= b`, which NaN fails.
+        mask(|i| !matches!(a[i].partial_cmp(&b[i]), Some(Ordering::Less)))
     }
     fn unordered(self, a: Lanes, b: Lanes) -> u16 {
         mask(|i| a[i].is_nan() || b[i].is_nan())

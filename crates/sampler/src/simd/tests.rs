@@ -56,6 +56,8 @@ impl Kernel for AllOperations {
         with_nan[5] = f32::NAN;
         with_nan[12] = f32::NAN;
         out.push(u32::from(s.unordered(s.load(&with_nan), vb)));
+        out.push(u32::from(s.not_lt(s.load(&with_nan), vb)));
+        out.push(u32::from(s.not_lt(vb, s.load(&with_nan))));
         out.push(s.sum(va).to_bits());
         for mask in [0u16, 1, 0x8000, 0xffff, 0b1010_0110_1100_0101] {
             let count = mask.count_ones() as usize;
