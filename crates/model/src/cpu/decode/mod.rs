@@ -1,5 +1,6 @@
-//! Generation on the CPU. A prompt is computed with the matrix products and the attention of training; then every step
-//! computes one position of each sequence and reads every weight once.
+//! Generation on the CPU. A prompt is computed with the attention of training and, where weights are f32 or bf16, with its matrix
+//! products; then every step computes one position of each sequence and reads every weight once. Weights of 8 and 4 bits have
+//! products of their own (`quantized/`), for prompts and steps.
 //!
 //! `forward.rs` is the network. [`CpuDecoder`] continues one prompt in rows that have the same length;
 //! [`CpuBatchDecoder`] continues texts that begin and end at any time.

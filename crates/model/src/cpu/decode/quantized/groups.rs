@@ -108,11 +108,11 @@ impl WeightGroup for Int4Group {
 
     fn quantize(block: &Block, _: &[f32; PANEL]) -> Self {
         let mut group = Self { integers: [[0; VECTOR_BYTES]; QUADS], scales: [[0; LANES]; HALVES] };
-        for j in 0..PANEL {
+        for (j, group_scale) in group.scales.as_flattened_mut().iter_mut().enumerate() {
             let Q4Block { scale, integers } = Q4Block::round(&std::array::from_fn(|l| block[l][j]));
             let (half, lane) = (j / LANES, j % LANES);
             // An infinite scale would give infinite outputs, or, of a sum of 0, NaN.
-            group.scales[half][lane] = if scale.is_finite() { scale } else { f16::NAN }.to_bits();
+            *group_scale = if scale.is_finite() { scale } else { f16::NAN }.to_bits();
             let (quads, _) = integers.as_chunks::<QUAD>();
             for (bytes, quad) in group.integers.iter_mut().zip(quads) {
                 let bytes = &mut bytes[lane * QUAD..][..QUAD];

@@ -101,8 +101,8 @@ impl<G: WeightGroup> PanelProducts<'_, G> {
                         prefetch_quad(group, quad);
                     }
                     let mut w = [s.splat_i32(0); NV];
-                    for v in 0..NV {
-                        w[v] = group.load(s, quad, first + v);
+                    for (half, w) in (first..).zip(&mut w) {
+                        *w = group.load(s, quad, half);
                     }
                     for i in 0..MR {
                         let x = s.splat_i32(rows[i][g].quads[quad]);
