@@ -323,7 +323,7 @@ fn cpu_decoding_has_the_logits_of_the_tensor_compositions_at_every_position() {
         let slices: Vec<&[f32]> = case.values.iter().map(Vec::as_slice).collect();
         // In int8 activations are rounded too, and these networks, of lively weights and a few channels, magnify that.
         // `cpu/decode/quantized/tests.rs` holds its products to plain ones bit by bit.
-        for (format, tolerance) in [(WeightFormat::F32, 2e-5), (WeightFormat::Bf16, 6e-2), (WeightFormat::Int8, 0.15)] {
+        for (format, tolerance) in [(WeightFormat::F32, 2e-5), (WeightFormat::Bf16, 6e-2), (WeightFormat::Int8, 0.2)] {
             for prompt in [1, case.t.div_ceil(2)] {
                 let mut decoder = CpuDecoder::over(case.net.clone(), &slices, ContextPolicy::Slide, format).unwrap();
                 let check = |logits: &[f32], position: usize| {
@@ -331,7 +331,11 @@ fn cpu_decoding_has_the_logits_of_the_tensor_compositions_at_every_position() {
                         let expected = &expected[position];
                         let largest = expected.iter().fold(1.0f64, |max, x| max.max(x.abs()));
                         let off = row.iter().zip(expected).fold(0f64, |max, (a, b)| max.max((f64::from(*a) - b).abs()));
-                        assert!(off < tolerance * largest, "{format:?} at {position}: {off}: {}", case.label);
+                        assert!(
+                            off < tolerance * largest,
+                            "{format:?} at {position}: {off} of {largest}: {}",
+                            case.label
+                        );
                     }
                 };
                 check(&decoder.start(&case.ids[..prompt], 2).unwrap().to_host().unwrap(), prompt - 1);
