@@ -384,7 +384,7 @@ fn angles_of_llama_3_are_the_tensor_of_llama_cpp_and_open_without_the_keys_of_ou
     let (content, found) = read_gguf(&path);
     let factors: Vec<f32> = found["rope_freqs.weight"].to_vec1().unwrap();
     // Of 6.4, 3.6, 2.0 and 1.1 waves in the context of pretraining the first are more than 4.
-    for (factor, expected) in factors.iter().zip([1.0, 1.139_610, 2.378_079, 6.115_249]) {
+    for (factor, expected) in factors.iter().zip([1.0, 1.139_61, 2.378_079, 6.115_249]) {
         assert!((factor / expected - 1.0).abs() < 1e-5, "{factors:?}");
     }
     assert_eq!(content.metadata["tinygpt.rope.original_context_length"].to_u32().unwrap(), 40);

@@ -121,8 +121,9 @@ impl MaximaAndSums<'_> {
         let blocks: [&Block; N] = std::array::from_fn(|n| blocks.get(first + n));
         let mut max = [s.splat(f32::NEG_INFINITY); N];
         let mut sum = [s.splat(0.0); N];
+        let vector = |block: usize, at: usize| s.load(&blocks[block][at]);
         for m in 0..VECTORS_PER_BLOCK {
-            let x: [S::V; N] = std::array::from_fn(|n| s.load(&blocks[n][m]));
+            let x: [S::V; N] = std::array::from_fn(|n| vector(n, m));
             let weights = self.scale.weights_of(s, x);
             max = std::array::from_fn(|n| s.max(x[n], max[n]));
             sum = std::array::from_fn(|n| s.add(sum[n], weights[n]));
