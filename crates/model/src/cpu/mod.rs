@@ -12,6 +12,7 @@ pub(crate) mod operand;
 mod orthogonal;
 pub(crate) mod packed;
 mod precision;
+mod prefetch;
 pub(crate) mod rows;
 pub(crate) mod spin_pool;
 pub mod training;
