@@ -36,7 +36,6 @@ impl Sequence {
     /// Allocates the buffers for sequences of up to `block_size` positions.
     pub(crate) fn new(lowered: &Lowered, setup: &TrainSetup<'_>) -> Self {
         let &TrainSetup { net, precision, block_size } = setup;
-        let head_size = net.config().head_size();
         let widest = net.cols.iter().copied().max().unwrap_or(0);
         Self {
             t: 0,
@@ -44,7 +43,7 @@ impl Sequence {
             values: Buffers::new(precision, block_size, &lowered.values, &lowered.value_buffers),
             grads: Buffers::new(precision, block_size, &lowered.grads, &lowered.grad_buffers),
             scratch: OperandScratch::new(precision, block_size, widest),
-            attention: AttentionScratch::new(block_size, head_size),
+            attention: AttentionScratch::new(precision, block_size, net.config().heads()),
         }
     }
 
