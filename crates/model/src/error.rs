@@ -30,10 +30,10 @@ pub enum ModelError {
         /// What is allowed.
         reason: String,
     },
-    /// Products of bf16 on a processor that has none.
+    /// Products of bf16 on a processor without instructions for them, where those of f32 are faster.
     #[error(
-        "bf16 needs a CPU with AVX512-BF16 (AMD from Zen 4 on, Intel from Sapphire Rapids on), which this one is not; \
-         use f32"
+        "bf16 needs a CPU with AVX512-BF16 (AMD from Zen 4 on, Intel from Sapphire Rapids on): on this one it would be \
+         slower than f32; use f32"
     )]
     NoBf16,
     /// Products of f16 on the CPU.

@@ -314,7 +314,7 @@ fn files_of_the_python_package_open_and_give_the_logits_of_transformers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gguf");
     let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
     let files = expected.as_object().unwrap();
-    assert_eq!(files.len(), 4);
+    assert_eq!(files.len(), 5);
     for (name, expected) in files {
         let checkpoint = Checkpoint::open(folder.join(name)).unwrap();
         let text = expected["text"].as_str().unwrap();

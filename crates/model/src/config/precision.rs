@@ -3,8 +3,8 @@
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
-/// What the operands of products are rounded to in training: those of linear layers and head, and on a GPU those of
-/// attention. Sums, and all else, are f32.
+/// What the operands of products are rounded to in training: those of linear layers, head and attention.
+/// Sums, and all else, are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {

@@ -8,7 +8,7 @@
 
 use tinygpt_sampler::simd::{Kernel, LANES, Lanes, Simd, SimdLevel};
 
-use super::rows::Rows;
+use super::{prefetch::prefetch_line, rows::Rows};
 
 /// The columns of a panel of packed weights.
 pub(crate) const PANEL: usize = 32;
@@ -101,6 +101,12 @@ impl<'a, E: Element> Right<'a, E> {
         Self { data: x.at(from, col), row: x.ld, panel: PANEL }
     }
 
+    /// Where element (l, col) is, which may lie behind the last.
+    #[inline(always)]
+    fn at(&self, l: usize, col: usize) -> *const E {
+        self.data.as_ptr().wrapping_add(col / PANEL * self.panel + l * self.row + col % PANEL)
+    }
+
     /// A sequence of panels, `(n / 32, k, 32)`.
     pub(crate) fn panels(data: &'a [E], k: usize) -> Self {
         Self { data, row: PANEL, panel: PANEL * k }
@@ -131,33 +137,62 @@ pub(crate) fn matmul<E: Element>(
     out: &mut [f32],
     ld: usize,
 ) {
+    matmul_sum(level, (m, n), &[Term { a, b, k }], accumulate, out, ld);
+}
+
+/// A product `a (m, k) b (k, n)` of a sum.
+#[derive(Clone, Copy)]
+pub(crate) struct Term<'a, E = f32> {
+    pub(crate) a: Left<'a, E>,
+    pub(crate) b: Right<'a, E>,
+    pub(crate) k: usize,
+}
+
+/// Computes `out (m, n) = accumulate + the sum of all terms`, in their order, as calls of [`matmul`] one after the other would.
+/// Left operands are all given by rows, or all by columns.
+///
+/// # Panics
+/// As [`matmul`], for any of them.
+pub(crate) fn matmul_sum<E: Element>(
+    level: SimdLevel,
+    (m, n): (usize, usize),
+    terms: &[Term<'_, E>],
+    accumulate: Accumulate<'_>,
+    out: &mut [f32],
+    ld: usize,
+) {
     if m == 0 || n == 0 {
         return;
     }
     // The kernel loads sixteen elements as sixteen floats.
     const { assert!(size_of::<E>() == size_of::<f32>() && align_of::<E>() == align_of::<f32>()) };
-    assert!(k > 0, "inner index");
     // The unsafe code of the kernel relies on these assertions.
-    assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len(), "left operand");
     let last_panel = (n - 1) / PANEL;
     let last_vector = (n - 1) % PANEL / LANES;
-    let reads = |panel: usize, vectors: usize| panel * b.panel + (k - 1) * b.row + vectors * LANES;
-    assert!(reads(last_panel, last_vector + 1) <= b.data.len(), "right operand");
-    // All panels but the last are read whole; those of an unpacked matrix overlap, so the last but one may reach further.
-    assert!(last_panel == 0 || reads(last_panel - 1, PANEL / LANES) <= b.data.len(), "right operand");
+    assert!(!terms.is_empty(), "a sum of no terms");
+    let by_columns = terms.iter().all(|term| term.a.row == 1);
+    for &Term { a, b, k } in terms {
+        assert!(k > 0, "inner index");
+        assert!(by_columns || a.col == 1, "left operands by rows and by columns");
+        assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len(), "left operand");
+        let reads = |panel: usize, vectors: usize| panel * b.panel + (k - 1) * b.row + vectors * LANES;
+        assert!(reads(last_panel, last_vector + 1) <= b.data.len(), "right operand");
+        // All panels but the last are read whole; those of an unpacked matrix overlap, so the last but one may reach further.
+        assert!(last_panel == 0 || reads(last_panel - 1, PANEL / LANES) <= b.data.len(), "right operand");
+    }
     assert!((m - 1) * ld + n <= out.len() && (m == 1 || n <= ld), "output");
     if let Accumulate::Row(row) = accumulate {
         assert_eq!(row.len(), n, "start");
     }
-    E::run(level, MatmulKernel { m, n, k, a, b, accumulate, out, ld });
+    E::run(level, MatmulKernel { m, n, terms, by_columns, accumulate, out, ld });
 }
 
 struct MatmulKernel<'a, E> {
     m: usize,
     n: usize,
-    k: usize,
-    a: Left<'a, E>,
-    b: Right<'a, E>,
+    terms: &'a [Term<'a, E>],
+    /// Whether the left operands are given by columns.
+    by_columns: bool,
     accumulate: Accumulate<'a>,
     out: &'a mut [f32],
     ld: usize,
@@ -168,68 +203,111 @@ impl<E: Element> Kernel for MatmulKernel<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if S::VECTORS >= 32 { self.tiles::<S, 12, 2>(s) } else { self.tiles::<S, 6, 1>(s) }
+        match (S::VECTORS >= 32, self.by_columns) {
+            (true, false) => self.tiles::<S, 12, 2, false>(s),
+            (true, true) => self.tiles::<S, 12, 2, true>(s),
+            (false, false) => self.tiles::<S, 6, 1, false>(s),
+            (false, true) => self.tiles::<S, 6, 1, true>(s),
+        }
     }
 }
 
 impl<E: Element> MatmulKernel<'_, E> {
     /// Computes the output in tiles of up to `MR` rows and `NV` vectors, as many sums as fit the registers beside a row of
-    /// the right operand.
+    /// the right operand. A tile accumulates up to [`DEPTH`] inner indices: a stretch of one term, or several short terms.
     #[inline(always)]
-    fn tiles<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
-        let Self { m, n, k, a, b, accumulate, out, ld } = self;
-        for l in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - l);
-            let mut j = 0;
-            while j < n {
-                let wide = n - j > LANES && NV == 2;
-                let cols = if wide { (2 * LANES).min(n - j) } else { LANES.min(n - j) };
-                let mut i = 0;
-                while i < m {
-                    // Tiles of about equal height, since few rows do not hide the latency of multiply-adds.
-                    let rows = (m - i).div_ceil((m - i).div_ceil(MR));
-                    // SAFETY: row i + rows - 1 < m, column j + cols - 1 < n and inner index l + depth - 1 < k, so by the
-                    // assertions of `matmul` all that the tile reads and writes lies in the slices.
-                    unsafe {
-                        let tile = MicroTile {
-                            depth,
-                            a: a.data.as_ptr().add(i * a.row + l * a.col),
-                            a_row: a.row,
-                            a_col: a.col,
-                            b: b.data.as_ptr().add(j / PANEL * b.panel + j % PANEL + l * b.row),
-                            b_row: b.row,
-                            start: match accumulate {
-                                _ if l > 0 => TileInit::Add,
-                                Accumulate::Zero => TileInit::Zero,
-                                Accumulate::Row(row) => TileInit::Row(row.as_ptr().add(j)),
-                                Accumulate::Add => TileInit::Add,
-                            },
-                            out: out.as_mut_ptr().add(i * ld + j),
-                            ld,
-                            cols,
-                        };
-                        if wide { tile.of_rows::<S, 2>(s, rows) } else { tile.of_rows::<S, 1>(s, rows) }
-                    }
-                    i += rows;
-                }
-                j += cols;
+    fn tiles<S: Simd, const MR: usize, const NV: usize, const COLUMNS: bool>(mut self, s: S) {
+        let mut rest = self.terms;
+        while let Some(first) = rest.first() {
+            let mut depth = first.k;
+            let more = rest[1..].iter().take_while(|term| {
+                depth += term.k;
+                depth <= DEPTH
+            });
+            let (terms, later) = rest.split_at(1 + more.count());
+            for l in (0..first.k).step_by(DEPTH) {
+                self.stretch::<S, MR, NV, COLUMNS>(s, terms, l);
+                self.accumulate = Accumulate::Add;
             }
+            rest = later;
+        }
+    }
+
+    /// Adds terms from inner index `l` on, up to [`DEPTH`] of each.
+    #[inline(always)]
+    fn stretch<S: Simd, const MR: usize, const NV: usize, const COLUMNS: bool>(
+        &mut self,
+        s: S,
+        terms: &[Term<'_, E>],
+        l: usize,
+    ) {
+        let &mut Self { m, n, accumulate, ref mut out, ld, .. } = self;
+        // Sums of few products are attention's, whose output is near.
+        let far = terms.len() > 1 || terms[0].k >= 64;
+        let mut j = 0;
+        while j < n {
+            let cols = if n - j > LANES && NV == 2 { (2 * LANES).min(n - j) } else { LANES.min(n - j) };
+            let mut i = 0;
+            while i < m {
+                // Tiles of about equal height, since few rows do not hide the latency of multiply-adds.
+                let tiles = (m - i).div_ceil(MR);
+                let rows = (m - i).div_ceil(tiles);
+                // The last tiles of some columns prefetch the next columns, one cache line of each row.
+                let ahead = match () {
+                    () if tiles <= NV && j + cols < n => Ahead::Right { col: j + cols + (tiles - 1) * LANES },
+                    () if j == 0 => Ahead::Left,
+                    () => Ahead::Nothing,
+                };
+                let at = out.as_mut_ptr().wrapping_add(i * ld + j);
+                if let (true, Accumulate::Add) = (far, accumulate) {
+                    let next = if tiles > 1 { (i + rows) * ld + j } else { j + cols };
+                    prefetch_tile::<MR, NV>(out.as_ptr().wrapping_add(next), ld);
+                }
+                let start = match accumulate {
+                    Accumulate::Zero => TileInit::Zero,
+                    Accumulate::Row(row) => TileInit::Row(row.as_ptr().wrapping_add(j)),
+                    Accumulate::Add => TileInit::Add,
+                };
+                let tile = MicroTile { terms, row: i, col: j, l, start, out: at, ld, cols, ahead };
+                // SAFETY: row i + rows - 1 < m, column j + cols - 1 < n and l is less than the k of each term, so by the
+                // assertions of `matmul_sum` all that the tile reads and writes lies in the slices.
+                unsafe {
+                    if cols > LANES {
+                        tile.of_rows::<S, MR, 2, COLUMNS>(s, rows);
+                    } else {
+                        tile.of_rows::<S, MR, 1, COLUMNS>(s, rows);
+                    }
+                }
+                i += rows;
+            }
+            j += cols;
+        }
+    }
+}
+
+/// Prefetches `NV` cache lines of each of `MR` rows of the output, which may end before them.
+#[inline(always)]
+fn prefetch_tile<const MR: usize, const NV: usize>(first: *const f32, ld: usize) {
+    for row in 0..MR {
+        for v in 0..NV {
+            prefetch_line(first.wrapping_add(row * ld + v * LANES));
         }
     }
 }
 
 /// A tile of the output whose sums are held in registers (BLIS's micro-kernel): up to twelve rows of one or two vectors.
-struct MicroTile<E> {
-    depth: usize,
-    a: *const E,
-    a_row: usize,
-    a_col: usize,
-    b: *const E,
-    b_row: usize,
+struct MicroTile<'a, E> {
+    terms: &'a [Term<'a, E>],
+    /// The first row and the first column of the tile.
+    row: usize,
+    col: usize,
+    /// The first inner index of each term.
+    l: usize,
     start: TileInit,
     out: *mut f32,
     ld: usize,
     cols: usize,
+    ahead: Ahead,
 }
 
 /// [`Accumulate`] of one tile.
@@ -239,28 +317,57 @@ enum TileInit {
     Add,
 }
 
-impl<E: Element> MicroTile<E> {
-    /// Computes the tile with `rows` rows, at most 12.
+/// What a tile prefetches for later ones: a cache line at each inner index. The hardware sees neither the next panel nor the next
+/// rows of an operand coming, and both may lie in the third-level cache.
+enum Ahead {
+    /// The right operands from a column on.
+    Right {
+        /// The column.
+        col: usize,
+    },
+    /// The next rows of left operands that are given by columns.
+    Left,
+    Nothing,
+}
+
+/// A pointer of which the compiler knows nothing.
+///
+/// What it knows of the rows of a tile makes it go from each to the next by an addition, eleven more instructions at each inner index.
+/// A core that decodes for two threads then has too few of them for its multiply-adds.
+#[inline(always)]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(unused_mut, reason = "no assembler"))]
+fn opaque<T>(mut pointer: *const T) -> *const T {
+    // SAFETY: no instruction, so the pointer keeps its value.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through the pointer here")]
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+    }
+    pointer
+}
+
+impl<E: Element> MicroTile<'_, E> {
+    /// Computes the tile with `rows` rows, at most `MR`.
     ///
     /// # Safety
     /// As [`MicroTile::compute`] with `MR = rows`.
     #[inline(always)]
-    unsafe fn of_rows<S: Simd, const NV: usize>(self, s: S, rows: usize) {
+    unsafe fn of_rows<S: Simd, const MR: usize, const NV: usize, const COLUMNS: bool>(self, s: S, rows: usize) {
         // SAFETY: the caller upholds the contract.
         unsafe {
             match rows {
-                1 => self.compute::<S, 1, NV>(s),
-                2 => self.compute::<S, 2, NV>(s),
-                3 => self.compute::<S, 3, NV>(s),
-                4 => self.compute::<S, 4, NV>(s),
-                5 => self.compute::<S, 5, NV>(s),
-                6 => self.compute::<S, 6, NV>(s),
-                7 => self.compute::<S, 7, NV>(s),
-                8 => self.compute::<S, 8, NV>(s),
-                9 => self.compute::<S, 9, NV>(s),
-                10 => self.compute::<S, 10, NV>(s),
-                11 => self.compute::<S, 11, NV>(s),
-                _ => self.compute::<S, 12, NV>(s),
+                1 => self.compute::<S, 1, NV, COLUMNS>(s),
+                2 => self.compute::<S, 2, NV, COLUMNS>(s),
+                3 => self.compute::<S, 3, NV, COLUMNS>(s),
+                4 => self.compute::<S, 4, NV, COLUMNS>(s),
+                5 => self.compute::<S, 5, NV, COLUMNS>(s),
+                6 => self.compute::<S, 6, NV, COLUMNS>(s),
+                7 if MR >= 7 => self.compute::<S, 7, NV, COLUMNS>(s),
+                8 if MR >= 8 => self.compute::<S, 8, NV, COLUMNS>(s),
+                9 if MR >= 9 => self.compute::<S, 9, NV, COLUMNS>(s),
+                10 if MR >= 10 => self.compute::<S, 10, NV, COLUMNS>(s),
+                11 if MR >= 11 => self.compute::<S, 11, NV, COLUMNS>(s),
+                _ => self.compute::<S, MR, NV, COLUMNS>(s),
             }
         }
     }
@@ -268,10 +375,11 @@ impl<E: Element> MicroTile<E> {
     /// Computes the tile.
     ///
     /// # Safety
-    /// `a` must have `MR` rows and `depth` columns, `b` `depth` rows of `NV` whole vectors, `out` and `start` `MR` rows
-    /// of `cols` floats, of which at least one and at most `NV` vectors.
+    /// From the tile's first row and column and inner index l on, the left operand of each term must have `MR` rows, its right operand
+    /// `NV` whole vectors of columns, and both an inner index, `out` and `start` `MR` rows of `cols` floats, of which at least
+    /// one and at most `NV` vectors. With `COLUMNS`, left operands are given by columns, otherwise by rows.
     #[inline(always)]
-    unsafe fn compute<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
+    unsafe fn compute<S: Simd, const MR: usize, const NV: usize, const COLUMNS: bool>(self, s: S) {
         let whole = self.cols == NV * LANES;
         let zero = s.splat(0.0);
         let mut acc = [[zero; NV]; MR];
@@ -294,18 +402,36 @@ impl<E: Element> MicroTile<E> {
                     }
                 }
             }
-            let (mut a, mut b) = (self.a, self.b);
-            for _ in 0..self.depth {
-                let right: [S::V; NV] = std::array::from_fn(|v| s.load(&*b.add(v * LANES).cast::<Lanes>()));
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let left = s.splat((*a.add(i * self.a_row)).lane());
-                    for (acc, right) in acc.iter_mut().zip(right) {
-                        *acc = E::mul_add(s, left, right, *acc);
+            for term in self.terms {
+                let (a_row, a_col) = if COLUMNS { (1, term.a.col) } else { (term.a.row, 1) };
+                let mut a = term.a.data.as_ptr().add(self.row * a_row + self.l * a_col);
+                let mut b = term.b.at(self.l, self.col);
+                let (mut ahead, ahead_row) = match self.ahead {
+                    Ahead::Right { col } => (term.b.at(self.l, col), term.b.row),
+                    Ahead::Left if COLUMNS => (a.wrapping_add(2 * MR - 1), a_col),
+                    _ => (b, term.b.row),
+                };
+                for _ in 0..DEPTH.min(term.k - self.l) {
+                    let right: [S::V; NV] = std::array::from_fn(|v| s.load(&*b.add(v * LANES).cast::<Lanes>()));
+                    a = opaque(a);
+                    let mut rows = a;
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        // A distance of four rows is more than an instruction adds to an address.
+                        if !COLUMNS && i > 0 && i % 4 == 0 {
+                            rows = opaque(rows.wrapping_add(4 * a_row));
+                        }
+                        let row = if COLUMNS { rows.add(i) } else { rows.add(i % 4 * a_row) };
+                        let left = s.splat((*row).lane());
+                        for (acc, right) in acc.iter_mut().zip(right) {
+                            *acc = E::mul_add(s, left, right, *acc);
+                        }
                     }
+                    prefetch_line(ahead);
+                    // After the last step they may point beyond the operands, and are not read.
+                    a = a.wrapping_add(a_col);
+                    b = b.wrapping_add(term.b.row);
+                    ahead = ahead.wrapping_add(ahead_row);
                 }
-                // After the last step they may point beyond the operands, and are not read.
-                a = a.wrapping_add(self.a_col);
-                b = b.wrapping_add(self.b_row);
             }
             for (i, acc) in acc.iter().enumerate() {
                 let to = self.out.add(i * self.ld);
@@ -334,6 +460,37 @@ mod tests {
     /// The reference: one chain of fused multiply-adds.
     fn chain(start: f32, a: impl Iterator<Item = f32>, b: impl Iterator<Item = f32>) -> f32 {
         a.zip(b).fold(start, |sum, (a, b)| a.mul_add(b, sum))
+    }
+
+    #[test]
+    fn a_sum_of_products_is_the_products_one_after_the_other() {
+        let (m, n) = (27, 70);
+        // Short terms that a tile takes together, one that takes several tiles, and such that fill a tile exactly.
+        let depths = [5, 40, 600, 1, 200, 56, 128, 128, 9];
+        let columns: Vec<_> = depths.iter().map(|&k| (k, random(k, m, k as u64), random(k, n, 7 + k as u64))).collect();
+        let rows: Vec<_> = depths.iter().map(|&k| (k, random(m, k, k as u64), random(k, n, 7 + k as u64))).collect();
+        for level in SimdLevel::available() {
+            for by_columns in [true, false] {
+                let terms: Vec<_> = (if by_columns { &columns } else { &rows })
+                    .iter()
+                    .map(|(k, a, b)| {
+                        let a = if by_columns { Left::columns(a, 0, 0) } else { Left::rows(a, 0, 0) };
+                        Term { a, b: Right::rows(b, 0, 0), k: *k }
+                    })
+                    .collect();
+                let start = random(1, n, 3);
+                for start in [Accumulate::Zero, Accumulate::Row(start.row(0)), Accumulate::Add] {
+                    let (mut sum, mut expected) = (random(m, n, 1), random(m, n, 1));
+                    let ld = sum.ld;
+                    matmul_sum(level, (m, n), &terms, start, sum.at_mut(0, 0), ld);
+                    for (i, &Term { a, b, k }) in terms.iter().enumerate() {
+                        let start = if i == 0 { start } else { Accumulate::Add };
+                        matmul(level, (m, n, k), a, b, start, expected.at_mut(0, 0), ld);
+                    }
+                    assert_eq!(flat(&sum, m), flat(&expected, m), "{level:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,13 +5,14 @@
 //! written with: padded matrices, matrix products, a spin pool. Kernels are written once for all processors, over sixteen
 //! lanes ([`tinygpt_sampler::simd`]), and give the same bits with any vector instructions.
 
-mod bf16;
+pub(crate) mod bf16;
 pub mod decode;
 pub(crate) mod matmul;
 pub(crate) mod operand;
 mod orthogonal;
 pub(crate) mod packed;
 mod precision;
+mod prefetch;
 pub(crate) mod rows;
 pub(crate) mod spin_pool;
 pub mod training;

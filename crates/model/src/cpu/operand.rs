@@ -1,4 +1,4 @@
-//! The operands of the products of linear layers and head, in f32 or bf16. No other file depends on which of the two.
+//! The operands of the products of linear layers and head, in f32 or bf16. Those of attention are in `ops/attention/`.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use tinygpt_sampler::simd::SimdLevel;
 
 use super::{
     CpuPrecision, bf16,
-    matmul::{Accumulate, Left, Pair, Right, matmul},
+    matmul::{Accumulate, Left, Pair, Right, Term, matmul, matmul_sum},
     packed::Panels,
     rows::Rows,
 };
@@ -178,21 +178,41 @@ impl Operand {
             }
         }
     }
+}
 
-    /// Adds rows `first..` of `x^T y` to those rows of a gradient, `(m, n)`. `y` is the range `rows` of `right`, which starts
-    /// at an even row; `x` is as many rows of this operand, from its first on.
-    pub(crate) fn add_outer(&self, level: SimdLevel, first: usize, right: &Self, rows: Range<usize>, grad: &mut [f32]) {
-        let (n, k, from) = (right.cols(), rows.len(), rows.start);
-        let m = grad.len() / n;
-        match (&self.columns, &right.columns) {
-            (Some(x), Some(y)) => {
-                let (left, right) = (Left::columns(x, 0, first), Right::rows(y, from / 2, 0));
-                matmul(level, (m, n, k.div_ceil(2)), left, right, Accumulate::Add, grad, n);
-            }
-            _ => {
-                let (left, right) = (Left::columns(&self.rows, 0, first), Right::rows(&right.rows, from, 0));
-                matmul(level, (m, n, k), left, right, Accumulate::Add, grad, n);
-            }
+/// A product `x^T y` of a sum ([`add_outer_products`]).
+pub(crate) struct OuterProduct<'a> {
+    /// As many rows as `rows` has, from the first on.
+    pub(crate) x: &'a Operand,
+    pub(crate) y: &'a Operand,
+    /// The rows of `y`, of which the first is even.
+    pub(crate) rows: Range<usize>,
+}
+
+impl<'a> OuterProduct<'a> {
+    /// The term of rows `first..` in bf16; nothing in f32.
+    fn pairs(&self, first: usize) -> Option<Term<'a, Pair>> {
+        let (x, y) = (self.x.columns.as_ref()?, self.y.columns.as_ref()?);
+        let (a, b) = (Left::columns(x, 0, first), Right::rows(y, self.rows.start / 2, 0));
+        Some(Term { a, b, k: self.rows.len().div_ceil(2) })
+    }
+
+    /// The term of rows `first..` in f32.
+    fn floats(&self, first: usize) -> Term<'a> {
+        let (a, b) = (Left::columns(&self.x.rows, 0, first), Right::rows(&self.y.rows, self.rows.start, 0));
+        Term { a, b, k: self.rows.len() }
+    }
+}
+
+/// Adds rows `first..` of a sum of products `x^T y`, in their order, to those rows of a gradient, `(m, n)`.
+pub(crate) fn add_outer_products(level: SimdLevel, first: usize, products: &[OuterProduct<'_>], grad: &mut [f32]) {
+    let Some(n) = products.first().map(|product| product.y.cols()) else { return };
+    let shape = (grad.len() / n, n);
+    match products.iter().map(|product| product.pairs(first)).collect::<Option<Vec<_>>>() {
+        Some(terms) => matmul_sum(level, shape, &terms, Accumulate::Add, grad, n),
+        None => {
+            let terms: Vec<_> = products.iter().map(|product| product.floats(first)).collect();
+            matmul_sum(level, shape, &terms, Accumulate::Add, grad, n);
         }
     }
 }

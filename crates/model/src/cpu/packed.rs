@@ -62,12 +62,12 @@ impl Panels {
 }
 
 /// Fills a panel `(k, 32)` whose column j is `row(j) (k)`, for the first `width` columns.
-fn transpose_panel<'a>(panel: &mut [f32], k: usize, width: usize, row: impl Fn(usize) -> &'a [f32]) {
+fn transpose_panel<'a, E: Element + 'a>(panel: &mut [E], k: usize, width: usize, row: impl Fn(usize) -> &'a [E]) {
     // Sixteen rows of the source at a time, so that whole cache lines are written.
     for from in (0..width).step_by(LANES) {
         let lanes = LANES.min(width - from);
         if lanes == LANES {
-            let rows: [&[f32]; LANES] = std::array::from_fn(|j| row(from + j));
+            let rows: [&[E]; LANES] = std::array::from_fn(|j| row(from + j));
             for l in 0..k {
                 let to = &mut panel[l * PANEL + from..][..LANES];
                 for (to, row) in to.iter_mut().zip(rows) {
@@ -85,19 +85,19 @@ fn transpose_panel<'a>(panel: &mut [f32], k: usize, width: usize, row: impl Fn(u
 }
 
 /// Packs the transpose of the block `x[..rows, col..col + k]` into `to`, which [`transposed`] reads.
-pub(crate) fn pack_rows_transposed(x: &Rows, rows: usize, col: usize, k: usize, to: &mut [f32]) {
+pub(crate) fn pack_rows_transposed<E: Element>(x: &Rows<E>, rows: usize, col: usize, k: usize, to: &mut [E]) {
     for (p, panel) in to.chunks_exact_mut(PANEL * k).take(rows.div_ceil(PANEL)).enumerate() {
         let width = PANEL.min(rows - p * PANEL);
         transpose_panel(panel, k, width, |j| &x.at(p * PANEL + j, col)[..k]);
     }
 }
 
-/// The number of floats that [`pack_rows_transposed`] writes.
+/// The number of elements that [`pack_rows_transposed`] writes.
 pub(crate) fn transposed_len(rows: usize, k: usize) -> usize {
     rows.div_ceil(PANEL) * PANEL * k
 }
 
 /// The matrix `(k, rows)` packed by [`pack_rows_transposed`], from column `32 * panel` on, as the right operand of a product.
-pub(crate) fn transposed(packed: &[f32], k: usize, panel: usize) -> Right<'_> {
+pub(crate) fn transposed<E: Element>(packed: &[E], k: usize, panel: usize) -> Right<'_, E> {
     Right::panels(&packed[panel * PANEL * k..], k)
 }

@@ -4,7 +4,7 @@ use tinygpt_sampler::simd::SimdLevel;
 
 use crate::{ModelError, Precision, Result};
 
-/// The precision to which CPU training rounds the operands of linear layers and head. The CPU has neither f16 nor tf32.
+/// The precision to which CPU training rounds the operands of linear layers, head and attention. The CPU has neither f16 nor tf32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CpuPrecision {
     /// f32, not rounded.
@@ -47,6 +47,8 @@ mod tests {
             assert_eq!(refusal(Precision::Tf32, level).unwrap(), "tf32 is for CUDA GPUs; on the CPU, use f32 or bf16");
         }
         let without = SimdLevel::available().pop().unwrap();
-        assert!(refusal(Precision::Bf16, without).unwrap().starts_with("bf16 needs a CPU with AVX512-BF16"));
+        let refused = refusal(Precision::Bf16, without).unwrap();
+        assert!(refused.starts_with("bf16 needs a CPU with AVX512-BF16"), "{refused}");
+        assert!(refused.ends_with("on this one it would be slower than f32; use f32"), "{refused}");
     }
 }

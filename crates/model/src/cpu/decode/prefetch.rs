@@ -5,22 +5,10 @@
 use tinygpt_sampler::simd::{LANES, Simd};
 
 use super::format::WeightElement;
+use crate::cpu::prefetch::prefetch_line;
 
 /// Bytes of a cache line.
 pub(super) const LINE_BYTES: usize = 64;
-
-/// Prefetches the cache line at `line`, which may lie beyond the last weight. Elsewhere than on x86-64 it does nothing.
-#[inline(always)]
-pub(super) fn prefetch_line<T>(line: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: prefetching reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
-}
 
 /// Prefetches the cache lines of N vectors that begin `ahead` elements after the start of `weights`.
 #[inline(always)]

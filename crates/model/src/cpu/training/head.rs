@@ -7,6 +7,7 @@ use tinygpt_sampler::simd::SimdLevel;
 use super::{CpuGpt, CpuReference, Sequence, Weights};
 use crate::{
     Network,
+    cpu::operand::add_outer_products,
     ops::head_training::{GRAD_TASK_ROWS, HeadTask, HeadWorkspace, ReferenceHead, TASK_ROWS},
 };
 
@@ -89,10 +90,10 @@ pub(super) fn run_head(
         );
         if let Some((grad, _)) = &mut grad {
             let c = packed.weight.n();
+            let products: Vec<_> =
+                tasks.iter().zip(&*workspaces).map(|(task, workspace)| workspace.weight_grads(task)).collect();
             grad.par_chunks_mut(GRAD_TASK_ROWS * c).enumerate().for_each(|(i, grad)| {
-                for (task, workspace) in tasks.iter().zip(&*workspaces) {
-                    workspace.add_weight_grads(level, i * GRAD_TASK_ROWS, grad, task);
-                }
+                add_outer_products(level, i * GRAD_TASK_ROWS, &products, grad);
             });
         }
     }

@@ -26,6 +26,7 @@ use self::{
 };
 use super::{
     CpuPrecision,
+    operand::add_outer_products,
     rows::{Aligned, Rows},
 };
 use crate::{
@@ -41,12 +42,13 @@ pub use op::RowDropout;
 pub(crate) use op::{TrainOp, TrainPass, TrainSetup};
 pub(crate) use weights::PackedMatrix;
 
-/// The fewest rows (sequences times positions) in flight at a time. Few enough for their activations to stay in the cache,
-/// many enough to make up for a pass over the weights' gradients.
-const MIN_ROWS_IN_FLIGHT: usize = 256;
+/// The fewest rows (sequences times positions) in flight at a time: as few as make up for a pass over the weights' gradients, since
+/// the activations of few stay in the second-level cache.
+const MIN_ROWS_IN_FLIGHT: usize = 64;
 
-/// The rows of a weight's gradient that one task computes.
-const GRAD_TASK_ROWS: usize = 32;
+/// The rows of a weight's gradient that one task computes: as many as leave each thread some 16 tasks. A task reads the operand `dy`
+/// of all sequences once, so that few rows cost more memory traffic.
+const GRAD_TASK_ROWS: std::ops::RangeInclusive<usize> = 32..=128;
 
 /// A borrowed batch: inputs and targets of `rows` windows of `cols` tokens.
 #[derive(Debug, Clone, Copy)]
@@ -90,8 +92,8 @@ pub struct CpuReference {
 }
 
 impl CpuGpt {
-    /// Creates a model with these parameter values, in parameter order. The products of linear layers and head are computed
-    /// in `precision`.
+    /// Creates a model with these parameter values, in parameter order. The products of linear layers, head and attention are
+    /// computed in `precision`.
     ///
     /// # Errors
     /// When the configuration is invalid or the values do not match it.
@@ -145,7 +147,7 @@ impl CpuGpt {
         &self.weights.layout
     }
 
-    /// The precision of the products of linear layers and head.
+    /// The precision of the products of linear layers, head and attention.
     pub fn precision(&self) -> CpuPrecision {
         self.precision
     }
@@ -349,7 +351,7 @@ fn forward(
 }
 
 /// Adds `x^T dy` of each sequence to the flat gradients of the weight matrices of all linear layers. A task computes
-/// [`GRAD_TASK_ROWS`] rows of one matrix over all sequences in order.
+/// some rows of one matrix over all sequences in order.
 fn matrix_grads(
     level: SimdLevel,
     layout: &ParamLayout,
@@ -357,6 +359,9 @@ fn matrix_grads(
     sequences: &[Sequence],
     grads: &mut [f32],
 ) {
+    let rows: usize = matrices.iter().map(|matrix| layout.specs[matrix.weight.0].shape[0]).sum();
+    let (least, most) = GRAD_TASK_ROWS.into_inner();
+    let task_rows = 1 << (rows / (16 * rayon::current_num_threads())).clamp(least, most).ilog2();
     // The tasks own disjoint slices of the flat gradients, split off in the order of the matrices.
     let mut tasks = Vec::new();
     let (mut rest, mut end) = (grads, 0);
@@ -366,14 +371,12 @@ fn matrix_grads(
         (matrix, rest) = std::mem::take(&mut rest)[range.start - end..].split_at_mut(range.len());
         end = range.end;
         let n_out = layout.specs[weight.0].shape[1];
-        for (i, grad) in matrix.chunks_mut(GRAD_TASK_ROWS * n_out).enumerate() {
-            tasks.push((x, y, i * GRAD_TASK_ROWS, grad));
+        for (i, grad) in matrix.chunks_mut(task_rows * n_out).enumerate() {
+            tasks.push((x, y, i * task_rows, grad));
         }
     }
     tasks.into_par_iter().for_each(|(x, y, first, grad)| {
-        for sequence in sequences {
-            let (x, dy) = sequence.operands(x, y);
-            x.add_outer(level, first, dy, 0..sequence.t, grad);
-        }
+        let products: Vec<_> = sequences.iter().map(|sequence| sequence.weight_grad(x, y)).collect();
+        add_outer_products(level, first, &products, grad);
     });
 }

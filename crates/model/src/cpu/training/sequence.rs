@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cpu::{
         matmul::Pair,
-        operand::{Operand, OperandScratch},
+        operand::{Operand, OperandScratch, OuterProduct},
         rows::Rows,
     },
     ops::AttentionScratch,
@@ -36,7 +36,6 @@ impl Sequence {
     /// Allocates the buffers for sequences of up to `block_size` positions.
     pub(crate) fn new(lowered: &Lowered, setup: &TrainSetup<'_>) -> Self {
         let &TrainSetup { net, precision, block_size } = setup;
-        let head_size = net.config().head_size();
         let widest = net.cols.iter().copied().max().unwrap_or(0);
         Self {
             t: 0,
@@ -44,7 +43,7 @@ impl Sequence {
             values: Buffers::new(precision, block_size, &lowered.values, &lowered.value_buffers),
             grads: Buffers::new(precision, block_size, &lowered.grads, &lowered.grad_buffers),
             scratch: OperandScratch::new(precision, block_size, widest),
-            attention: AttentionScratch::new(block_size, head_size),
+            attention: AttentionScratch::new(precision, block_size, net.config().heads()),
         }
     }
 
@@ -69,7 +68,7 @@ impl Sequence {
     }
 
     /// The backward pass, from the gradient of the hidden states `(T, C)` to that of the embeddings, `dx (T, C)`. The
-    /// operands of the weights' gradients stay in the buffers ([`Sequence::operands`]).
+    /// operands of the weights' gradients stay in the buffers ([`Sequence::weight_grad`]).
     pub(crate) fn backward(
         &mut self,
         level: SimdLevel,
@@ -89,9 +88,9 @@ impl Sequence {
         std::mem::swap(pass.grads.get_mut(lowered.embedded).kept_rows_mut(), dx);
     }
 
-    /// The operands of a weight's gradient: the input `x (T, in)`, and the gradient of the output `y (T, out)`.
-    pub(crate) fn operands(&self, x: Value, y: Value) -> (&Operand, &Operand) {
-        (self.values.get(x), self.grads.get(y))
+    /// The gradient of a weight, from the input `x (T, in)` and the gradient of the output `y (T, out)`.
+    pub(crate) fn weight_grad(&self, x: Value, y: Value) -> OuterProduct<'_> {
+        OuterProduct { x: self.values.get(x), y: self.grads.get(y), rows: 0..self.t }
     }
 
     /// The hidden states `(T, C)`, their quantized rows, and the rows of their gradient `(T, C)`.

@@ -2,13 +2,14 @@
 //! before it (Vaswani et al., 2017). A head of keys and values may serve several heads of queries (Ainslie et al., 2023,
 //! "GQA").
 //!
-//! `tensors.rs` computes it on candle tensors, over whole batches; `training.rs` on the CPU, for one sequence in tiles;
-//! `prompt.rs` does so on all threads; `decode.rs` computes one new position of each sequence with cached keys and values
-//! (`kv_cache.rs`).
+//! `tensors.rs` computes it on candle tensors, over whole batches; `training.rs` on the CPU, for one sequence in tiles, with products
+//! of the operands of `operands.rs`; `prompt.rs` does so on all threads; `decode.rs` computes one new position of each sequence
+//! with cached keys and values (`kv_cache.rs`).
 
 mod decode;
 mod kv_cache;
 mod maps;
+mod operands;
 mod prompt;
 mod tensors;
 mod training;

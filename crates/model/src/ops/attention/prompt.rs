@@ -3,7 +3,10 @@
 use rayon::prelude::*;
 use tinygpt_sampler::simd::SimdLevel;
 
-use super::training::{AttentionShape, QUERIES, TileScratch, attend};
+use super::{
+    operands::Matrix,
+    training::{AttentionShape, QUERIES, TileScratch, attend},
+};
 use crate::cpu::{
     matmul::MIN_PARALLEL_MULTIPLY_ADDS,
     packed::{pack_rows_transposed, transposed_len},
@@ -38,10 +41,10 @@ pub(super) fn prompt_attention(
     let pack = |(kv_head, keys): (usize, &mut Aligned)| {
         pack_rows_transposed(qkv, t, shape.keys_of(kv_head), heads.head_size, keys);
     };
-    let attend_tile = |keys: &[Aligned], scratch: &mut TileScratch, q: usize, y: &mut [f32]| {
+    let attend_tile = |keys: &[Aligned], scratch: &mut TileScratch<f32>, q: usize, y: &mut [f32]| {
         for head in 0..heads.n_head {
             let (out, keys) = (&mut y[head * heads.head_size..], &keys[heads.kv_head(head)]);
-            attend(level, shape, (qkv, keys), (head, q), None, scratch, (out, ld));
+            attend(level, shape, (Matrix::of(qkv), keys), (head, q), None, scratch, (out, ld));
         }
     };
     if multiply_adds < MIN_PARALLEL_MULTIPLY_ADDS {
@@ -60,7 +63,11 @@ pub(super) fn prompt_attention(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Heads, cpu::rows::tests::random, ops::attention::training};
+    use crate::{
+        config::Heads,
+        cpu::{CpuPrecision, rows::tests::random},
+        ops::attention::training,
+    };
 
     #[test]
     fn a_prompt_has_the_bits_of_a_sequence_in_training_on_any_number_of_threads() {
@@ -74,7 +81,7 @@ mod tests {
             let qkv = random(t, heads.qkv().iter().sum(), 7);
             for level in SimdLevel::available() {
                 let mut expected = Rows::zeros(t, cols);
-                let mut scratch = training::AttentionScratch::new(t, head_size);
+                let mut scratch = training::AttentionScratch::new(CpuPrecision::F32, t, heads);
                 training::forward(level, shape, &qkv, None, &mut expected, &mut vec![0.0; n_head * t], &mut scratch);
                 for threads in [1, 2, 3, 7] {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

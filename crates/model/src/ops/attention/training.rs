@@ -7,11 +7,13 @@
 
 use tinygpt_sampler::simd::{Kernel, LANES, Simd, SimdLevel, exp};
 
+use super::operands::{AttentionElement, Matrix};
 use crate::{
     config::Heads,
     cpu::{
-        matmul::{Accumulate, Left, Right, matmul},
-        packed::{pack_rows_transposed, transposed, transposed_len},
+        CpuPrecision,
+        matmul::{Accumulate, Left, Pair, Right, matmul},
+        packed::{transposed, transposed_len},
         rows::{Aligned, Rows},
         vectors,
     },
@@ -64,44 +66,76 @@ pub(crate) struct AttentionDropout<'a> {
     pub(crate) scale: f32,
 }
 
-/// The buffers of one sequence.
+/// The buffers of one sequence, for products of f32 or of bf16.
 #[derive(Debug)]
-pub(crate) struct AttentionScratch {
+pub(crate) enum AttentionScratch {
+    F32(Box<Scratch<f32>>),
+    Bf16(Box<Scratch<Pair>>),
+}
+
+/// [`AttentionScratch`] for operands of one type.
+#[derive(Debug)]
+pub(crate) struct Scratch<E: AttentionElement> {
+    /// The queries, keys and values, rounded.
+    qkv: E::Rounded,
+    /// The gradient of the output, rounded.
+    dy: E::Rounded,
     /// The keys of a head, transposed and packed, `(hs, T)`.
-    keys: Aligned,
+    keys: Aligned<E>,
     /// The values of a head, transposed and packed, `(hs, T)`.
-    values: Aligned,
-    tile: TileScratch,
+    values: Aligned<E>,
+    tile: TileScratch<E>,
     /// Gradients of the weights, then of the scores, `(QUERIES, KEYS)`.
     grads: Rows,
+    /// The gradients of the scores, rounded.
+    rounded_grads: E::Rounded,
 }
 
 /// The buffers of a tile of queries.
 #[derive(Debug)]
-pub(super) struct TileScratch {
+pub(super) struct TileScratch<E: AttentionElement> {
     /// Scores, then weights, `(QUERIES, KEYS)`.
     weights: Rows,
+    /// The weights, rounded.
+    rounded: E::Rounded,
     /// The running maximum of each query's scores.
     max: [f32; QUERIES],
     /// The running sum of each query's weights; in the backward pass, the dot product of its output and its gradient.
     sum: [f32; QUERIES],
 }
 
-impl TileScratch {
+impl<E: AttentionElement> TileScratch<E> {
     pub(super) fn new() -> Self {
-        Self { weights: Rows::zeros(QUERIES, KEYS), max: [0.0; QUERIES], sum: [0.0; QUERIES] }
+        Self {
+            weights: Rows::zeros(QUERIES, KEYS),
+            rounded: E::rounded(QUERIES, KEYS),
+            max: [0.0; QUERIES],
+            sum: [0.0; QUERIES],
+        }
     }
 }
 
 impl AttentionScratch {
-    /// Allocates buffers for sequences of up to `t` positions.
-    pub(crate) fn new(t: usize, head_size: usize) -> Self {
-        let packed = transposed_len(t, head_size);
+    /// Allocates buffers for sequences of up to `t` positions. Heads of an odd size cannot be read in pairs, and stay in f32.
+    pub(crate) fn new(precision: CpuPrecision, t: usize, heads: Heads) -> Self {
+        match precision {
+            CpuPrecision::Bf16 if heads.head_size.is_multiple_of(2) => Self::Bf16(Box::new(Scratch::new(t, heads))),
+            CpuPrecision::F32 | CpuPrecision::Bf16 => Self::F32(Box::new(Scratch::new(t, heads))),
+        }
+    }
+}
+
+impl<E: AttentionElement> Scratch<E> {
+    fn new(t: usize, heads: Heads) -> Self {
+        let packed = transposed_len(t, E::inner(heads.head_size));
         Self {
+            qkv: E::rounded(t, heads.qkv().iter().sum()),
+            dy: E::rounded(t, heads.n_head * heads.head_size),
             keys: Aligned::zeros(packed),
             values: Aligned::zeros(packed),
             tile: TileScratch::new(),
             grads: Rows::zeros(QUERIES, KEYS),
+            rounded_grads: E::rounded(QUERIES, KEYS),
         }
     }
 }
@@ -139,16 +173,32 @@ pub(crate) fn forward(
     lse: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
+    match scratch {
+        AttentionScratch::F32(scratch) => forward_in::<f32>(level, shape, qkv, dropped, y, lse, scratch),
+        AttentionScratch::Bf16(scratch) => forward_in::<Pair>(level, shape, qkv, dropped, y, lse, scratch),
+    }
+}
+
+fn forward_in<E: AttentionElement>(
+    level: SimdLevel,
+    shape: AttentionShape,
+    qkv: &Rows,
+    dropped: Option<AttentionDropout<'_>>,
+    y: &mut Rows,
+    lse: &mut [f32],
+    scratch: &mut Scratch<E>,
+) {
     let AttentionShape { t, heads: Heads { n_head, head_size: hs, .. } } = shape;
     let ld = y.ld;
+    let Scratch { qkv: rounded, keys, tile, .. } = scratch;
+    let qkv = E::operand(level, t, qkv, rounded);
     for head in 0..n_head {
         let (q_at, k_at, _) = shape.channels(head);
         if shape.first_of_kv_head(head) {
-            pack_rows_transposed(qkv, t, k_at, hs, &mut scratch.keys);
+            qkv.pack_transposed(t, k_at, hs, keys);
         }
         for q in (0..t).step_by(QUERIES) {
             let keep = dropped.map(|d| (d, head * t + q));
-            let AttentionScratch { keys, tile, .. } = scratch;
             attend(level, shape, (qkv, keys), (head, q), keep, tile, (y.at_mut(q, q_at), ld));
             for (lse, (max, sum)) in lse[head * t + q..(head + 1) * t].iter_mut().zip(tile.max.iter().zip(&tile.sum)) {
                 *lse = max + sum.ln();
@@ -159,26 +209,27 @@ pub(crate) fn forward(
 
 /// Computes the outputs `(rows, hs)` of the queries of a head from `q` on, [`QUERIES`] at most, which lie in `out` with a leading
 /// dimension. `keys` are those of the head, transposed and packed; `keep` is the dropout and the row of the first query in it.
-pub(super) fn attend(
+pub(super) fn attend<E: AttentionElement>(
     level: SimdLevel,
     shape: AttentionShape,
-    (qkv, keys): (&Rows, &[f32]),
+    (qkv, keys): (Matrix<'_, E>, &[E]),
     (head, q): (usize, usize),
     keep: Option<(AttentionDropout<'_>, usize)>,
-    scratch: &mut TileScratch,
+    scratch: &mut TileScratch<E>,
     (out, ld): (&mut [f32], usize),
 ) {
     let (hs, (q_at, _, v_at)) = (shape.heads.head_size, shape.channels(head));
     let rows = QUERIES.min(shape.t - q);
-    let TileScratch { weights, max, sum } = scratch;
+    let TileScratch { weights, rounded, max, sum } = scratch;
     max.fill(f32::NEG_INFINITY);
     sum.fill(0.0);
     for tile in tiles(q, rows) {
-        scores(level, tile, Left::rows(qkv, q, q_at), keys, hs, weights);
+        scores(level, tile, qkv.left(q, q_at), keys, hs, weights);
         level.run(OnlineSoftmax { tile, scale: shape.scale(), keep, weights, max, sum, out, ld, hs });
         let accumulate = if tile.k == 0 { Accumulate::Zero } else { Accumulate::Add };
-        let (left, right) = (Left::rows(weights, 0, 0), Right::rows(qkv, tile.k, v_at));
-        matmul(level, (rows, hs, tile.cols), left, right, accumulate, out, ld);
+        let weights = E::operand(level, rows, weights, rounded);
+        let (left, right) = (weights.left(0, 0), qkv.right(tile.k, v_at));
+        matmul(level, (rows, hs, E::inner(tile.cols)), left, right, accumulate, out, ld);
     }
     for (i, sum) in sum.iter().enumerate().take(rows) {
         let factor = 1.0 / sum;
@@ -187,10 +238,17 @@ pub(super) fn attend(
 }
 
 /// Computes the scores `(rows, cols)` of a tile, unscaled and unmasked.
-fn scores(level: SimdLevel, tile: ScoreTile, queries: Left<'_>, keys: &[f32], hs: usize, out: &mut Rows) {
-    let ld = out.ld;
-    let right = transposed(keys, hs, tile.k / 32);
-    matmul(level, (tile.rows, tile.cols, hs), queries, right, Accumulate::Zero, out.at_mut(0, 0), ld);
+fn scores<E: AttentionElement>(
+    level: SimdLevel,
+    tile: ScoreTile,
+    queries: Left<'_, E>,
+    keys: &[E],
+    hs: usize,
+    out: &mut Rows,
+) {
+    let (ld, inner) = (out.ld, E::inner(hs));
+    let right = transposed(keys, inner, tile.k / 32);
+    matmul(level, (tile.rows, tile.cols, inner), queries, right, Accumulate::Zero, out.at_mut(0, 0), ld);
 }
 
 /// Turns the scores of a tile into weights relative to each query's running maximum, after dropout, and rescales the
@@ -272,47 +330,68 @@ pub(crate) fn backward(
     shape: AttentionShape,
     qkv: &Rows,
     dropped: Option<AttentionDropout<'_>>,
-    (y, lse): (&Rows, &[f32]),
+    results: (&Rows, &[f32]),
     dy: &Rows,
     dqkv: &mut Rows,
     scratch: &mut AttentionScratch,
 ) {
+    match scratch {
+        AttentionScratch::F32(scratch) => backward_in::<f32>(level, shape, qkv, dropped, results, dy, dqkv, scratch),
+        AttentionScratch::Bf16(scratch) => backward_in::<Pair>(level, shape, qkv, dropped, results, dy, dqkv, scratch),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "those of `backward`")]
+fn backward_in<E: AttentionElement>(
+    level: SimdLevel,
+    shape: AttentionShape,
+    qkv: &Rows,
+    dropped: Option<AttentionDropout<'_>>,
+    (y, lse): (&Rows, &[f32]),
+    dy_rows: &Rows,
+    dqkv: &mut Rows,
+    scratch: &mut Scratch<E>,
+) {
     let AttentionShape { t, heads: Heads { n_head, head_size: hs, .. } } = shape;
     let ld = dqkv.ld;
+    let Scratch { qkv: rounded_qkv, dy: rounded_dy, keys, values, tile, grads, rounded_grads } = scratch;
+    let TileScratch { weights, rounded, sum, .. } = tile;
+    let qkv = E::operand(level, t, qkv, rounded_qkv);
+    let dy = E::operand(level, t, dy_rows, rounded_dy);
     for head in 0..n_head {
         let (q_at, k_at, v_at) = shape.channels(head);
         // Later heads of queries add to the gradients of the keys and values that they share.
         let first_head = shape.first_of_kv_head(head);
         if first_head {
-            pack_rows_transposed(qkv, t, k_at, hs, &mut scratch.keys);
-            pack_rows_transposed(qkv, t, v_at, hs, &mut scratch.values);
+            qkv.pack_transposed(t, k_at, hs, keys);
+            qkv.pack_transposed(t, v_at, hs, values);
         }
         for q in (0..t).step_by(QUERIES) {
             let rows = QUERIES.min(t - q);
-            let AttentionScratch { keys, values, tile: TileScratch { weights, sum, .. }, grads } = scratch;
             // The row sums of dP * P are those of dO * O (FlashAttention, appendix B).
             for (i, sum) in sum.iter_mut().enumerate().take(rows) {
-                *sum = level.run(Dot { a: &y.at(q + i, q_at)[..hs], b: &dy.at(q + i, q_at)[..hs] });
+                *sum = level.run(Dot { a: &y.at(q + i, q_at)[..hs], b: &dy_rows.at(q + i, q_at)[..hs] });
             }
             for tile in tiles(q, rows) {
                 let ScoreTile { k, cols, .. } = tile;
-                scores(level, tile, Left::rows(qkv, q, q_at), keys, hs, weights);
-                scores(level, tile, Left::rows(dy, q, q_at), values, hs, grads);
+                scores(level, tile, qkv.left(q, q_at), keys, hs, weights);
+                scores(level, tile, dy.left(q, q_at), values, hs, grads);
                 let keep = dropped.map(|d| (d, head * t + q));
                 let lse = &lse[head * t + q..];
                 level.run(SoftmaxBackward { tile, scale: shape.scale(), keep, lse, sum, weights, grads });
+                let weights = E::operand(level, rows, weights, rounded);
+                let grads = E::operand(level, rows, grads, rounded_grads);
                 // The first queries that attend to these keys overwrite their gradients, later ones add. A tile of keys is
                 // two tiles of queries, so the second half of its rows is first written by the second of them.
                 let first = if first_head && q == k { Accumulate::Zero } else { Accumulate::Add };
                 let new_from = if first_head && q > k && q < k + KEYS { q - k } else { cols };
-                let queries = Right::rows(qkv, q, q_at);
-                let (left, right) = (Left::columns(weights, 0, 0), Right::rows(dy, q, q_at));
-                add_new(level, (cols, hs, rows), new_from, left, right, first, dqkv.at_mut(k, v_at), ld);
-                let left = Left::columns(grads, 0, 0);
-                add_new(level, (cols, hs, rows), new_from, left, queries, first, dqkv.at_mut(k, k_at), ld);
+                let (queries, of_keys) = (qkv.right(q, q_at), (cols, hs, E::inner(rows)));
+                let (left, right) = (weights.left_transposed(), dy.right(q, q_at));
+                add_new(level, of_keys, new_from, left, right, first, dqkv.at_mut(k, v_at), ld);
+                add_new(level, of_keys, new_from, grads.left_transposed(), queries, first, dqkv.at_mut(k, k_at), ld);
                 let accumulate = if k == 0 { Accumulate::Zero } else { Accumulate::Add };
-                let (left, right) = (Left::rows(grads, 0, 0), Right::rows(qkv, k, k_at));
-                matmul(level, (rows, hs, cols), left, right, accumulate, dqkv.at_mut(q, q_at), ld);
+                let (of_queries, keys) = ((rows, hs, E::inner(cols)), qkv.right(k, k_at));
+                matmul(level, of_queries, grads.left(0, 0), keys, accumulate, dqkv.at_mut(q, q_at), ld);
             }
         }
     }
@@ -320,12 +399,12 @@ pub(crate) fn backward(
 
 /// A [`matmul`] whose output rows from `new_from` on hold no sum yet, and are zeroed first.
 #[expect(clippy::too_many_arguments, reason = "it has the arguments of `matmul` and one more")]
-fn add_new(
+fn add_new<E: AttentionElement>(
     level: SimdLevel,
     shape: (usize, usize, usize),
     new_from: usize,
-    left: Left<'_>,
-    right: Right<'_>,
+    left: Left<'_, E>,
+    right: Right<'_, E>,
     accumulate: Accumulate<'_>,
     out: &mut [f32],
     ld: usize,

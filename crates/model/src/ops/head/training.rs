@@ -7,7 +7,7 @@ use super::LogitCap;
 use crate::cpu::{
     CpuPrecision,
     matmul::{Accumulate, Pair},
-    operand::{Operand, OperandScratch, Storage},
+    operand::{Operand, OperandScratch, OuterProduct, Storage},
     rows::Rows,
     training::PackedMatrix,
     vectors,
@@ -144,9 +144,9 @@ impl HeadWorkspace {
         }
     }
 
-    /// Adds the contribution of the task that was run last to rows `first..` of the gradient `(V, C)` of the head's weights.
-    pub(crate) fn add_weight_grads(&self, level: SimdLevel, first: usize, grad: &mut [f32], task: &HeadTask<'_>) {
-        self.logits.add_outer(level, first, task.hidden, task.rows(), grad);
+    /// The contribution of the task that was run last to the gradient `(V, C)` of the head's weights.
+    pub(crate) fn weight_grads<'a>(&'a self, task: &'a HeadTask<'_>) -> OuterProduct<'a> {
+        OuterProduct { x: &self.logits, y: task.hidden, rows: task.rows() }
     }
 }
 

@@ -8,8 +8,8 @@ use tinygpt_sampler::simd::{Kernel, LANES, Simd};
 
 use super::{
     super::{
-        super::vectors,
-        prefetch::{LINE_BYTES, prefetch_line},
+        super::{prefetch::prefetch_line, vectors},
+        prefetch::LINE_BYTES,
         shared_output::SharedOutput,
     },
     QuantizedMatrix,
