@@ -4,6 +4,8 @@ use half::f16;
 
 /// The weights of a block, which share a scale.
 pub(crate) const BLOCK: usize = 32;
+/// The bytes of a block: its scale, and two integers in each byte.
+pub(crate) const BLOCK_BYTES: usize = size_of::<f16>() + BLOCK / 2;
 /// The integer that stands for 0.
 pub(crate) const ZERO_POINT: u8 = 8;
 

@@ -36,14 +36,14 @@ const TOKENIZER: &str = "tokenizer.json";
 const GPT2_TOKENIZER: [&str; 2] = ["vocab.json", "merges.txt"];
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
-/// What belongs to a model beside its shape and weights, as far as it has them.
+/// What belongs to a model beside its weights, as far as it has them. The tokenizer comes last, so where it is all else is.
 const DESCRIPTION: &[&str] = &[
     CONFIG,
     ADAPTER_CONFIG,
     "generation_config.json",
-    TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
+    TOKENIZER,
     GPT2_TOKENIZER[0],
     GPT2_TOKENIZER[1],
 ];

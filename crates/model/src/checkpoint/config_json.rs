@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{MODEL_FORMAT, check_format};
+use super::{FloatType, MODEL_FORMAT, check_format};
 use crate::{
     GptConfig, Tokenizer,
     config::{Architecture, Norm},
@@ -43,18 +43,18 @@ impl Boundaries {
 }
 
 /// The content of the file.
-pub(super) fn write(config: &GptConfig, boundaries: Boundaries) -> Value {
+pub(super) fn write(config: &GptConfig, boundaries: Boundaries, kind: FloatType) -> Value {
     match config.architecture() {
-        Ok(Architecture::Gpt2) => gpt2::write(config, boundaries),
-        Ok(Architecture::Qwen3) => llama::write(config, Architecture::Qwen3, boundaries),
-        Ok(Architecture::Llama) => llama::write(config, Architecture::Llama, boundaries),
+        Ok(Architecture::Gpt2) => gpt2::write(config, boundaries, kind),
+        Ok(Architecture::Qwen3) => llama::write(config, Architecture::Qwen3, boundaries, kind),
+        Ok(Architecture::Llama) => llama::write(config, Architecture::Llama, boundaries, kind),
         Err(_) => json!({
             "architectures": ["TinyGptForCausalLM"],
             "model_type": OWN_TYPE,
             "vocab_size": config.vocab_size,
             "bos_token_id": boundaries.begin,
             "eos_token_id": boundaries.end,
-            "torch_dtype": "float32",
+            "torch_dtype": kind.torch_name(),
             "tinygpt": { "format": MODEL_FORMAT, "model": config },
         }),
     }

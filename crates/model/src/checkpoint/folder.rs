@@ -79,9 +79,7 @@ impl ModelFolder {
         atomic::write(&self.path.join(TOKENIZER_FILE), tokenizer.json())?;
         write_json(TOKENIZER_CONFIG_FILE, &tokenizer.tokenizer_config(config.block_size))?;
         write_json(GENERATION_FILE, &defaults.to_json(tokenizer))?;
-        let mut description = config_json::write(config, Boundaries::of(tokenizer));
-        description["torch_dtype"] = kind.torch_name().into();
-        Ok(write_json(CONFIG_FILE, &description)?)
+        Ok(write_json(CONFIG_FILE, &config_json::write(config, Boundaries::of(tokenizer), kind))?)
     }
 
     /// Writes the weights, given in parameter order. Where a GPT-2 has no biases, zeros are written, since Hugging Face's

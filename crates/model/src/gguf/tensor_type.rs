@@ -9,7 +9,7 @@ pub(super) const BLOCK: usize = q4_0::BLOCK;
 /// The bytes of a block of 8 bits: an f16 and an i8 for each weight.
 const Q8_BYTES: usize = 2 + BLOCK;
 /// The bytes of a block of 4 bits: an f16, and the first half of the weights in the lower halves of the bytes.
-const Q4_BYTES: usize = 2 + BLOCK / 2;
+const Q4_BYTES: usize = q4_0::BLOCK_BYTES;
 
 /// A type in which GGUF stores numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

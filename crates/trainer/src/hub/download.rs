@@ -40,24 +40,21 @@ impl Download<'_> {
         let info = self.patiently(|| self.repo.info())?;
         let there = names(&info);
         let has = |file: &str| there.contains(&file);
-        let weights: &[&str] = match () {
-            () if has(WEIGHTS) && has(CONFIG) => &[WEIGHTS],
-            () if has(WEIGHTS_INDEX) && has(CONFIG) => &[WEIGHTS_INDEX],
-            () if has(ADAPTER_WEIGHTS) => &[ADAPTER_WEIGHTS],
+        let weights = match () {
+            () if has(WEIGHTS) && has(CONFIG) => WEIGHTS,
+            () if has(WEIGHTS_INDEX) && has(CONFIG) => WEIGHTS_INDEX,
+            () if has(ADAPTER_WEIGHTS) => ADAPTER_WEIGHTS,
             () => return Err(self.no_weights(&there)),
         };
-        let mut folder = None;
-        for file in DESCRIPTION.iter().filter(|file| has(file)).chain(weights) {
-            let path = self.file(file, &info.sha, progress)?;
-            if *file == WEIGHTS_INDEX {
-                let shards = shards(&path).map_err(|reason| self.wrong(file, reason))?;
-                for shard in &shards {
-                    self.file(shard, &info.sha, progress)?;
-                }
+        self.description(&info, progress)?;
+        let path = self.file(weights, &info.sha, progress)?;
+        if weights == WEIGHTS_INDEX {
+            let shards = shards(&path).map_err(|reason| self.wrong(weights, reason))?;
+            for shard in &shards {
+                self.file(shard, &info.sha, progress)?;
             }
-            folder = path.parent().map(Path::to_owned);
         }
-        folder.ok_or_else(|| self.no_weights(&there))
+        path.parent().map(Path::to_owned).ok_or_else(|| self.no_weights(&there))
     }
 
     /// Downloads what describes the model, its tokenizer among it; gives its folder in the cache.
@@ -68,15 +65,20 @@ impl Download<'_> {
         if !has(TOKENIZER) && !GPT2_TOKENIZER.into_iter().all(has) {
             return Err(self.lacks(TOKENIZER, format!("it has {} files, none of that name", there.len())));
         }
-        let mut folder = None;
-        // The tokenizer comes last, so where it is all else is.
-        let is_tokenizer = |file: &str| file == TOKENIZER || GPT2_TOKENIZER.contains(&file);
-        let (tokenizer, beside): (Vec<&str>, Vec<&str>) =
-            DESCRIPTION.iter().copied().filter(|file| has(file)).partition(|file| is_tokenizer(file));
-        for file in beside.into_iter().chain(tokenizer) {
+        self.description(&info, progress)?.ok_or_else(|| self.no_weights(&there))
+    }
+
+    /// Downloads what belongs to a model beside its weights; gives its folder, where there is any of it.
+    fn description(
+        &self,
+        info: &RepoInfo,
+        progress: &mut impl FnMut(&str, u64, u64),
+    ) -> Result<Option<PathBuf>, HubError> {
+        let (there, mut folder) = (names(info), None);
+        for file in DESCRIPTION.iter().filter(|file| there.contains(file)) {
             folder = self.file(file, &info.sha, progress)?.parent().map(Path::to_owned);
         }
-        folder.ok_or_else(|| self.no_weights(&there))
+        Ok(folder)
     }
 
     fn no_weights(&self, there: &[&str]) -> HubError {

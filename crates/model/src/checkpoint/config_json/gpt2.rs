@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Boundaries, MODEL_FORMAT, check_supported, flag, norm_eps, number};
+use super::{Boundaries, FloatType, MODEL_FORMAT, check_supported, flag, norm_eps, number};
 use crate::{GptConfig, Mlp, config::Norm};
 
 /// What Hugging Face needs, and what is true. Its own defaults would be gelu_new and token 50256.
-pub(super) fn write(config: &GptConfig, boundaries: Boundaries) -> Value {
+pub(super) fn write(config: &GptConfig, boundaries: Boundaries, kind: FloatType) -> Value {
     // Null is 4 n_embd.
     let n_inner = (config.hidden() != 4 * config.n_embd).then(|| config.hidden());
     json!({
@@ -27,7 +27,7 @@ pub(super) fn write(config: &GptConfig, boundaries: Boundaries) -> Value {
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": boundaries.begin,
         "eos_token_id": boundaries.end,
-        "torch_dtype": "float32",
+        "torch_dtype": kind.torch_name(),
         "tinygpt": { "format": MODEL_FORMAT, "bias": config.bias },
     })
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Boundaries, MODEL_FORMAT, check_supported, flag, norm_eps, number, optional_number, same};
+use super::{Boundaries, FloatType, MODEL_FORMAT, check_supported, flag, norm_eps, number, optional_number, same};
 use crate::{
     GptConfig, Mlp,
     config::{Architecture, Norm, Position, RopeFrequencies, RopeScaling},
@@ -17,7 +17,7 @@ const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// What Hugging Face needs, and what is true. Angles, and the type of the weights, stand under the keys of `transformers` 4
 /// and under those of 5. Its dropout is that of attention's weights alone; ours is kept beside it.
-pub(super) fn write(config: &GptConfig, architecture: Architecture, boundaries: Boundaries) -> Value {
+pub(super) fn write(config: &GptConfig, architecture: Architecture, boundaries: Boundaries, kind: FloatType) -> Value {
     let mut file = json!({
         "architectures": [architecture.class()],
         "model_type": architecture.model_type(),
@@ -41,7 +41,7 @@ pub(super) fn write(config: &GptConfig, architecture: Architecture, boundaries: 
         "bos_token_id": boundaries.begin,
         "eos_token_id": boundaries.end,
         "dtype": "float32",
-        "torch_dtype": "float32",
+        "torch_dtype": kind.torch_name(),
     });
     write_rope(&mut file, config);
     match architecture {

@@ -2,7 +2,7 @@
 
 use tinygpt_sampler::simd::{LANES, Simd};
 
-use crate::{GptConfig, network};
+use crate::{GptConfig, network, q4_0};
 
 /// The format in which generation stores the model's matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +27,7 @@ impl WeightFormat {
             Self::F32 => 4 * weights,
             Self::Bf16 => 2 * weights,
             Self::Int8 => weights,
-            Self::Int4 => weights.div_ceil(32) * (16 + 2),
+            Self::Int4 => weights.div_ceil(q4_0::BLOCK) * q4_0::BLOCK_BYTES,
         }
     }
 
